@@ -1,0 +1,1 @@
+"""One thin script per stage of dvc.yaml: read, call, write, log."""

@@ -1,0 +1,19 @@
+"""Fetch a dataset's files, or draw them."""
+
+from __future__ import annotations
+
+from stages.runner import run_stage
+from twinlens import datasets, paths
+from twinlens.costs import Cost
+from twinlens.params import read_params
+
+
+def main(dataset: str) -> None:
+    """Leave a manifest of what was fetched; archives stay in the download cache."""
+    cost = Cost()
+    files = datasets.adapter(read_params().datasets[dataset]).download(paths.raw(dataset))
+    cost.write(paths.cost("download", dataset), items=files)
+
+
+if __name__ == "__main__":
+    run_stage(main)

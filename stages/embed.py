@@ -1,0 +1,58 @@
+"""Turn the pool's pictures and texts into unit vectors with every tower the model has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from stages.runner import run_stage
+from twinlens import encoders, paths, tables
+from twinlens.cards import ModelCard, Tower
+from twinlens.costs import Cost
+from twinlens.placement import place
+from twinlens.encoders.towers import TowerJob
+from twinlens.encoders.weights import identity
+from twinlens.errors import DataError
+from twinlens.params import read_params
+from twinlens.scratch import prune, publishing
+from twinlens.sources import IMAGES, text_sources
+
+
+def main(dataset: str, model: str) -> None:
+    """Write one file of vectors and one of ids for the pictures and for each kind of text."""
+    params = read_params()
+    card, placement = params.models[model], place(params.compute.device)
+    cost = Cost(placement.name)
+    groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
+    pool = groups.filter("in_pool")
+    texts = text_sources(
+        pool,
+        tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS),
+        tables.read_table(paths.captioned(dataset, params.captioner) / "captions.parquet", tables.GENERATED),
+    )
+    with publishing(paths.embedded(dataset, model)) as draft:
+        for role, tower in card.towers().items():
+            job = TowerJob(tower, _weights(role, tower, card, dataset, model), placement, params.compute, cost)
+            if role in ("joint", "image"):
+                job.pictures(IMAGES, paths.resized(dataset), pool, draft)
+            if role in ("joint", "text"):
+                for name, source in texts.items():
+                    job.texts(name, source, draft)
+    prune()
+    cost.write(paths.cost("embed", dataset, model), items=len(pool), seconds=cost.seconds_of_parts())
+
+
+def _weights(role: str, tower: Tower, card: ModelCard, dataset: str, model: str) -> Path:
+    """Where the weights are; those of a pretrained tower must be the ones that `train` noted."""
+    trained = paths.trained(dataset, model)
+    if card.train is not None:
+        return trained / "weights"
+    path = encoders.locate(tower)
+    noted = json.loads((trained / "weights.json").read_text())
+    if identity(path) != noted[role]:
+        raise DataError(f"{path} is not what `train` found there: `dvc repro -f train`")
+    return path
+
+
+if __name__ == "__main__":
+    run_stage(main)

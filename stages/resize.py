@@ -1,0 +1,37 @@
+"""Bring every picture to one size and format, and set aside what cannot be read."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+from stages.runner import run_stage
+from twinlens import datasets, paths, tables
+from twinlens.costs import Cost
+from twinlens.params import read_params
+from twinlens.resizing import resize_pictures
+from twinlens.scratch import publishing
+
+log = logging.getLogger("twinlens")
+
+
+def main(dataset: str) -> None:
+    """Write shards of JPEGs, their index, and notes on pictures mended or set aside."""
+    cost, params = Cost(), read_params()
+    images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
+    files = images["file"].to_list()
+    raw = datasets.adapter(params.datasets[dataset]).read_pictures(paths.raw(dataset), files)
+    pictures = zip(images["image_id"].to_list(), files, raw, strict=True)
+    with publishing(paths.resized(dataset)) as draft:
+        resized = resize_pictures(pictures, len(files), params.resize, draft, params.compute.decode_threads)
+        tables.write_table(resized.index, draft / "index.parquet", tables.INDEX)
+        tables.write_table(resized.notes, draft / "notes.parquet", tables.NOTES)
+    aside = resized.notes.filter(~resized.notes["kept"])
+    for note, n in Counter(resized.notes["note"]).most_common(10):
+        log.info("  %d x %s", n, note)
+    log.info("%s: %s pictures ready, %s set aside", dataset, f"{len(resized.index):,}", f"{len(aside):,}")
+    cost.write(paths.cost("resize", dataset), items=len(files))
+
+
+if __name__ == "__main__":
+    run_stage(main)

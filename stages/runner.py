@@ -1,0 +1,53 @@
+"""What every stage script starts with: names from the command line, a quiet log, readable failures."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from twinlens.errors import TwinLensError
+
+log = logging.getLogger("twinlens")
+
+
+def run_stage(main: Callable[..., None]) -> None:
+    """Call `main` with the names it takes (`dataset`, `model`, `captioner`) from the command line.
+
+    A `TwinLensError` ends the stage with its message and no traceback; anything else is a defect
+    of the project and keeps its traceback.
+    """
+    parser = argparse.ArgumentParser(description=inspect.getdoc(sys.modules[main.__module__]))
+    for name in inspect.signature(main).parameters:
+        parser.add_argument(f"--{name}", required=True, help=f"a key of `{name}s` in params.yaml")
+    arguments = vars(parser.parse_args())
+    _quieten()
+    stage = Path(sys.argv[0]).stem
+    try:
+        main(**arguments)
+    except TwinLensError as error:
+        sys.exit(f"{stage}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{stage}: interrupted; finished parts are kept, run again to go on")
+
+
+def _quieten() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    for name, value in {
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DISABLE_SAFETENSORS_CONVERSION": "1",  # a background thread that calls the hub
+    }.items():
+        os.environ.setdefault(name, value)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # downloads; on a terminal they show
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|timm|open_clip|transformers)\b.*")

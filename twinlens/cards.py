@@ -1,0 +1,227 @@
+"""Cards: what `params.yaml` says of one dataset, one model or one captioner.
+
+A card is data. It names where something comes from (with a pinned revision), under which licence,
+and what it needs; the code that loads it is chosen by the card's family. Everything on a card
+decides a result; where and how fast it runs is in `params.compute`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, model_validator
+
+
+class Card(BaseModel):
+    """Base of all cards: unknown keys are errors, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---------------------------------------------------------------- training
+
+
+class Recipe(Card):
+    """How a card that learns is trained: seeded, so that the same recipe gives the same weights."""
+
+    epochs: PositiveInt
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon for matrices, adamw for the rest
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of all steps; cosine to zero after it
+    captions: Literal["first", "random"] = "random"  # of each picture: always the first, or a new draw an epoch
+    seed: int = 0
+
+
+class ContrastiveRecipe(Recipe):
+    """Symmetric InfoNCE over the batch (CLIP, Radford et al. 2021)."""
+
+    objective: Literal["clip"]
+
+
+class CaptioningRecipe(Recipe):
+    """Next-word cross entropy given the picture (the LM loss of BLIP, Li et al. 2022)."""
+
+    objective: Literal["captioning"]
+
+
+# ---------------------------------------------------------------- towers
+
+
+class Weights(Card):
+    """Where weights come from; a local `checkpoint` is taken instead of the hub when given."""
+
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")  # commit of the hub repository
+    checkpoint: str | None = None  # file or folder; ~ and $VARIABLES are expanded
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")  # of the checkpoint file, checked
+    licence: str | None = None
+
+
+class OpenClipTower(Weights):
+    """Both towers of an open_clip model: `open_clip` is the architecture, `pretrained` the tag."""
+
+    family: ClassVar[str] = "open_clip"
+    open_clip: str
+    pretrained: str | None = None
+    architecture: dict[str, Any] | None = None  # an architecture of your own: embed_dim, vision_cfg, text_cfg
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.open_clip == "custom") != (self.architecture is not None):
+            raise ValueError("`architecture` goes with `open_clip: custom`, and only with it")
+        if self.open_clip == "custom" and self.pretrained:
+            raise ValueError("a custom architecture has no `pretrained` tag; give `checkpoint` or `train`")
+        return self
+
+
+class TimmTower(Weights):
+    """The pooled features of a timm image model (no classifier), in eval mode, with its own transform."""
+
+    family: ClassVar[str] = "timm"
+    timm: str  # architecture.tag as timm writes it
+    kwargs: dict[str, Any] = {}  # for timm.create_model
+    preprocess: dict[str, Any] = {}  # overrides of the transform that timm records: mean, std, crop_pct, ...
+
+
+class SentenceTransformersTower(Weights):
+    """A sentence-transformers text model with its own pooling."""
+
+    family: ClassVar[str] = "sentence_transformers"
+    sentence_transformers: str  # hub repository
+    prompt: str = ""  # put before every text
+
+
+class TransformersTower(Weights):
+    """A transformers model: both towers (CLIP, SigLIP, ...) or a text encoder with a pooling."""
+
+    family: ClassVar[str] = "transformers"
+    transformers: str  # hub repository
+    pooling: Literal["mean", "cls"] | None = None  # for text-only models
+    prompt: str = ""
+    trust_remote_code: bool = False
+    code_revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+
+    @model_validator(mode="after")
+    def _remote_code_is_pinned(self) -> Self:
+        if self.trust_remote_code and not (self.revision and self.code_revision) and not self.checkpoint:
+            raise ValueError("trust_remote_code runs a stranger's code: pin `revision` and `code_revision`")
+        return self
+
+
+_FAMILIES = ("open_clip", "timm", "sentence_transformers", "transformers")
+
+
+def _family(value: Any) -> str | None:
+    """The family of a tower is the key that names it."""
+    if isinstance(value, Weights):
+        return getattr(value, "family", None)
+    found = [family for family in _FAMILIES if isinstance(value, dict) and family in value]
+    return found[0] if len(found) == 1 else None
+
+
+_BY_FAMILY = Discriminator(
+    _family,
+    custom_error_type="tower_family",
+    custom_error_message="a tower is named by one key: `open_clip`, `timm` (pictures only), "
+    "`sentence_transformers` (words only) or `transformers`",
+)
+_OpenClip = Annotated[OpenClipTower, Tag("open_clip")]
+_Timm = Annotated[TimmTower, Tag("timm")]
+_SentenceTransformers = Annotated[SentenceTransformersTower, Tag("sentence_transformers")]
+_Transformers = Annotated[TransformersTower, Tag("transformers")]
+
+JointTower = Annotated[_OpenClip | _Transformers, _BY_FAMILY]
+ImageTower = Annotated[_OpenClip | _Timm | _Transformers, _BY_FAMILY]
+TextTower = Annotated[_OpenClip | _SentenceTransformers | _Transformers, _BY_FAMILY]
+Tower = OpenClipTower | TimmTower | SentenceTransformersTower | TransformersTower
+
+
+class ModelCard(Card):
+    """One way of embedding: a joint pair of towers, or an image tower, a text tower, or one of each.
+
+    Only a joint pair puts pictures and words into one space, so only it can rank pictures by a
+    caption's words; separate towers still compare like with like.
+    """
+
+    joint: JointTower | None = None
+    image: ImageTower | None = None
+    text: TextTower | None = None
+    train: ContrastiveRecipe | None = None
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _some_tower(self) -> Self:
+        if self.joint is not None and (self.image is not None or self.text is not None):
+            raise ValueError("`joint` holds both towers: leave out `image` and `text`")
+        if self.joint is None and self.image is None and self.text is None:
+            raise ValueError("name a tower: `joint`, or `image`, `text` or both")
+        if self.train is not None and not isinstance(self.joint, OpenClipTower):
+            raise ValueError("`train` needs a joint open_clip tower")
+        if isinstance(self.joint, OpenClipTower) and self.joint.open_clip == "custom":
+            if self.train is None and self.joint.checkpoint is None:
+                raise ValueError("a custom architecture needs `train` or a `checkpoint`: it has no weights")
+        if isinstance(self.joint, TransformersTower) and self.joint.pooling:
+            raise ValueError("`pooling` is for a text tower; a joint transformers model pools by itself")
+        return self
+
+    def towers(self) -> dict[str, Tower]:
+        """The towers by role: `joint`, or `image`, `text` or both."""
+        named = {"joint": self.joint, "image": self.image, "text": self.text}
+        return {role: tower for role, tower in named.items() if tower is not None}
+
+
+# ---------------------------------------------------------------- captioners
+
+
+class CaptionerCard(Weights):
+    """An image-to-text model of transformers, and how its words are searched for."""
+
+    captioner: Literal["blip", "blip2", "git"]
+    hub: str | None = None
+    architecture: dict[str, Any] | None = None  # of a small model of your own: text_config, vision_config
+    train: CaptioningRecipe | None = None
+    max_new_tokens: PositiveInt = 20
+    num_beams: PositiveInt = 1
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = [self.hub is not None, self.checkpoint is not None, self.architecture is not None]
+        if self.architecture is not None and self.train is None:
+            raise ValueError("an `architecture` without `train` has no weights")
+        if self.train is not None and (self.captioner != "blip" or self.architecture is None):
+            raise ValueError("only a `blip` with an `architecture` of its own is trained here")
+        if not any(sources):
+            raise ValueError("name a source: `hub`, `checkpoint`, or `architecture` with `train`")
+        return self
+
+
+# ---------------------------------------------------------------- datasets
+
+
+class ScenesCard(Card):
+    """Pictures drawn by the project itself."""
+
+    adapter: Literal["scenes"]
+    seed: int = 0
+    train: PositiveInt
+    val: PositiveInt
+    test: PositiveInt
+    side_px: Annotated[int, Field(ge=32, le=1024)] = 128
+    pool: Literal["all", "train", "val", "test"] = "test"  # the pictures that are queries and items
+    licence: str | None = None
+
+
+class CocoCard(Card):
+    """COCO 2017 as its publishers ship it: zip archives of photos and of JSON annotations."""
+
+    adapter: Literal["coco"]
+    parts: list[Literal["train2017", "val2017"]] = Field(min_length=1)
+    source: str | None = None  # a folder or mirror that holds the archives; the publishers' site if absent
+    verify: bool = True  # against the publishers' sizes and SHA-256; a folder of your own may hold a subset
+    pool: Literal["all", "train", "val"] = "all"
+    licence: str | None = None
+
+
+DatasetCard = Annotated[ScenesCard | CocoCard, Field(discriminator="adapter")]

@@ -1,0 +1,29 @@
+"""What every dataset adapter offers. One file per adapter beside this one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from twinlens.filtering import Annotations
+
+
+class DatasetAdapter(Protocol):
+    """Turns what a dataset's publishers ship into the project's own tables."""
+
+    def download(self, raw: Path) -> int:
+        """Fetch or draw everything into `raw` (a manifest, at least); returns the number of files or pictures.
+
+        Raises:
+            FetchError: something could not be had; the message names it and the ways on.
+        """
+        ...
+
+    def annotations(self, raw: Path) -> Annotations:
+        """All pictures and captions that the dataset's own files list, bad ones too."""
+        ...
+
+    def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | None]:
+        """The bytes of each of `files` in turn; None where a listed picture is not there."""
+        ...

@@ -1,0 +1,111 @@
+"""One tower at work on all that it can read, its vectors kept per tower rather than per card.
+
+Two cards that share a tower, or one card under another captioner, find the finished vectors in the
+scratch folder, because the key says what decides them and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from twinlens import encoders
+from twinlens.cards import Tower
+from twinlens.costs import Cost
+from twinlens.encoders.base import Loaded
+from twinlens.placement import Placement
+from twinlens.encoders.embed import PICTURES_PER_PART, TEXTS_PER_PART, collect, embed_pictures, embed_texts, is_complete
+from twinlens.encoders.weights import identity
+from twinlens.params import ComputeParams
+from twinlens.scratch import Scratch, code_digest, digest, fingerprint
+from twinlens.tables import VECTORS, write_table
+
+log = logging.getLogger("twinlens")
+
+PACKAGES = {"open_clip": "open_clip_torch", "sentence_transformers": "sentence-transformers"}
+NOT_IDENTITY = {"checkpoint", "sha256", "licence", "revision", "code_revision"}  # the weights' own digest says it better
+
+
+class TowerJob:
+    """A tower with its weights, loaded when the first vector is missing."""
+
+    def __init__(self, tower: Tower, weights: Path, placement: Placement, compute: ComputeParams, cost: Cost) -> None:
+        self.tower, self.weights, self.placement, self.compute, self.cost = tower, weights, placement, compute, cost
+
+    @cached_property
+    def identity(self) -> dict[str, object]:
+        """What decides a vector, besides what is embedded."""
+        package = PACKAGES.get(self.tower.family, self.tower.family)
+        return {
+            "tower": self.tower.model_dump(mode="json", exclude=NOT_IDENTITY),
+            "weights": identity(self.weights),
+            "placement": self.placement.name,
+            "libraries": {name: version(name) for name in ("torch", package)},
+            "code": code_digest(
+                "pixels.py",
+                "encoders/base.py",
+                "encoders/embed.py",
+                "encoders/image_processor.py",
+                f"encoders/{self.tower.family}.py",
+            ),
+        }
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """The encoders."""
+        return encoders.load(self.tower, self.weights, self.placement)
+
+    def pictures(self, name: str, shards: Path, pool: pl.DataFrame, out: Path) -> None:
+        """Embed pictures into `out` as `<name>.npy` and `<name>.parquet`."""
+        key = fingerprint(pictures=digest(pool["sha256"]), ids=digest(pool["image_id"]), **self.identity)
+        with Scratch("embed", key) as scratch:
+            if not is_complete(scratch, len(pool), PICTURES_PER_PART):
+                encoder = self.loaded.image
+                assert encoder is not None
+                scratch.note("tower", parameters=encoder.parameters)
+                embed_pictures(
+                    encoder,
+                    shards,
+                    pool,
+                    scratch,
+                    self.placement,
+                    batch=self.compute.image_batch,
+                    decode_threads=self.compute.decode_threads,
+                )
+            ids = pool.select(pl.col("image_id").alias("id"), "image_id")
+            self._collect(name, scratch, ids, out)
+
+    def texts(self, name: str, texts: pl.DataFrame, out: Path) -> None:
+        """Embed texts (`id`, `image_id`, `text`) into `out` as `<name>.npy` and `<name>.parquet`."""
+        key = fingerprint(texts=digest(texts["text"]), **self.identity)
+        with Scratch("embed", key) as scratch:
+            if not is_complete(scratch, len(texts), TEXTS_PER_PART):
+                encoder = self.loaded.text
+                assert encoder is not None
+                scratch.note("tower", parameters=encoder.parameters)
+                words, ids = texts["text"].to_list(), texts["id"].to_list()
+                embed_texts(encoder, words, ids, scratch, self.placement, batch=self.compute.text_batch)
+            truncated = int(scratch.total("truncated"))
+            if truncated:
+                log.info("%s: %s of %s texts are longer than the tower reads", name, f"{truncated:,}", f"{len(texts):,}")
+            self._collect(name, scratch, texts, out, truncated=truncated)
+
+    def _collect(self, name: str, scratch: Scratch, ids: pl.DataFrame, out: Path, **figures: float) -> None:
+        dim = collect(scratch, len(ids), out / f"{name}.npy")
+        write_table(ids, out / f"{name}.parquet", VECTORS)
+        self.cost.add(
+            name,
+            seconds=scratch.total("seconds"),
+            items=len(ids),
+            parameters=int(scratch.total("parameters")),
+            dim=dim,
+            vector_bytes=4 * dim,
+            **figures,
+        )
+        if self.placement.device.type == "cuda":
+            torch.cuda.empty_cache()

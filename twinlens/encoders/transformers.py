@@ -1,0 +1,150 @@
+"""transformers models: both towers of the CLIP and SigLIP kind, or a text encoder with a pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float32, UInt8
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_log
+
+from twinlens.cards import TransformersTower
+from twinlens.encoders.base import Loaded, count_parameters, normalised
+from twinlens.placement import Placement
+from twinlens.encoders.image_processor import pixel_spec
+from twinlens.encoders.weights import hub_folder, local_checkpoint
+from twinlens.errors import DataError, ParamsError
+from twinlens.pixels import PixelSpec
+
+transformers_log.disable_progress_bar()  # of loading and saving, which take no time
+
+FILES = ["*.json", "*.txt", "*.model", "*.py"]
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def locate(card: TransformersTower) -> Path:
+    """The model's folder.
+
+    Raises:
+        FetchError: it cannot be had.
+    """
+    if (path := local_checkpoint(card)) is not None:
+        return path
+    for name in WEIGHTS:
+        folder = hub_folder(card.transformers, card.revision, [*FILES, name])
+        if (folder / name).exists():
+            return folder
+    raise DataError(f"{card.transformers} holds none of {', '.join(WEIGHTS)}")
+
+
+def load(card: TransformersTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
+    """Both towers of a joint model, or the text tower of a text model.
+
+    Raises:
+        DataError: the model cannot be loaded, its remote code does not run with this transformers,
+            or it offers neither pair of towers nor text states.
+    """
+    remote: dict[str, Any] = {"trust_remote_code": card.trust_remote_code}
+    if card.code_revision:
+        remote["code_revision"] = card.code_revision
+    try:
+        config = AutoConfig.from_pretrained(path, **remote)
+        if random_weights:
+            model = AutoModel.from_config(config, **remote)
+        else:
+            # dtype is given because the default is the checkpoint's, half precision for many
+            model = AutoModel.from_pretrained(path, dtype=torch.float32, local_files_only=True, **remote)
+        tokenizer = AutoTokenizer.from_pretrained(path, **remote)
+    except (ImportError, AttributeError) as error:
+        if not card.trust_remote_code:
+            raise DataError(f"{card.transformers} could not be loaded: {error}") from None
+        raise DataError(
+            f"{card.transformers} brings code of its own, which does not run with this transformers: {error}. "
+            "Run it in an environment with the release it was written for (its page names it)"
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{card.transformers} could not be loaded from {path}: {str(error)[:300]}") from None
+    model = model.eval().to(placement.device, placement.dtype)
+    if card.pooling is not None:
+        return Loaded(None, _PooledText(model, tokenizer, card, placement))
+    if not (hasattr(model, "get_image_features") or hasattr(model, "encode_image")):
+        raise ParamsError(f"{card.transformers} has no pair of towers: as a text tower it needs `pooling: mean` or `cls`")
+    processor = AutoImageProcessor.from_pretrained(path, **remote)
+    return Loaded(_Image(model, pixel_spec(processor), placement), _Text(model, tokenizer, card, placement))
+
+
+def _vectors(output: Any) -> Float32[torch.Tensor, "rows dim"]:
+    # transformers 5 returns an output object where 4 returned the vectors
+    found = getattr(output, "pooler_output", output)
+    assert isinstance(found, torch.Tensor)
+    return found.float().cpu()
+
+
+class _Image:
+    def __init__(self, model: Any, pixels: PixelSpec, placement: Placement) -> None:
+        self.model, self.pixels, self.placement = model, pixels, placement
+        self.parameters = count_parameters(getattr(model, "vision_model", model))
+
+    def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
+        pixels = normalised(pictures, self.pixels, self.placement)
+        if hasattr(self.model, "get_image_features"):
+            return _vectors(self.model.get_image_features(pixel_values=pixels))
+        return _vectors(self.model.encode_image(pixels))
+
+
+class _Tokens:
+    """A tokenizer, the longest text the model reads, and the padding it was trained with."""
+
+    def __init__(self, model: Any, tokenizer: Any, card: TransformersTower, placement: Placement) -> None:
+        self.tokenizer, self.prompt, self.placement = tokenizer, card.prompt, placement
+        config = getattr(model.config, "text_config", model.config)
+        positions = int(getattr(config, "max_position_embeddings", 512))
+        if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
+            positions -= 2  # its positions start after the padding's
+        self.max_tokens = min(positions, int(tokenizer.model_max_length))
+        # SigLIP pools at the last position of a text padded to full length: less padding, another vector.
+        self.padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        ids = self.tokenizer([self.prompt + text for text in texts], truncation=False, verbose=False).input_ids
+        return [len(row) for row in ids]
+
+    def tokens(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        encoded = self.tokenizer(
+            [self.prompt + text for text in texts],
+            truncation=True,
+            max_length=self.max_tokens,
+            padding=self.padding,
+            return_tensors="pt",
+        )
+        return {name: value.to(self.placement.device) for name, value in encoded.items()}
+
+
+class _Text(_Tokens):
+    def __init__(self, model: Any, tokenizer: Any, card: TransformersTower, placement: Placement) -> None:
+        super().__init__(model, tokenizer, card, placement)
+        self.model = model
+        self.parameters = count_parameters(getattr(model, "text_model", model))
+
+    def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:
+        if hasattr(self.model, "get_text_features"):
+            return _vectors(self.model.get_text_features(**self.tokens(texts)))
+        return _vectors(torch.as_tensor(self.model.encode_text([self.prompt + text for text in texts])))
+
+
+class _PooledText(_Tokens):
+    def __init__(self, model: Any, tokenizer: Any, card: TransformersTower, placement: Placement) -> None:
+        super().__init__(model, tokenizer, card, placement)
+        self.model, self.pooling = model, card.pooling
+        self.parameters = count_parameters(model)
+
+    def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:
+        tokens = self.tokens(texts)
+        states = self.model(**tokens).last_hidden_state.float()  # (texts, tokens, dim)
+        if self.pooling == "cls":
+            return states[:, 0].cpu()
+        kept = tokens["attention_mask"][:, :, None].float()
+        return ((states * kept).sum(dim=1) / kept.sum(dim=1)).cpu()

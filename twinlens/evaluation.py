@@ -1,0 +1,143 @@
+"""From runs to numbers: every measure of every query, their means, and the curves to plot.
+
+Nothing here knows a model or a vector; what is measured is what the runs say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32, Int
+
+from twinlens import tables
+from twinlens.errors import DataError
+from twinlens.measures import Relevance, Values, chance_hit_at, macro_mean, measure_all, median_rank
+from twinlens.params import EvaluateParams
+from twinlens.published import object_set_measures
+from twinlens.referee import check_sample
+from twinlens.runs import read_run
+
+DIGITS = 6
+MACRO = ("mrr", "ndcg", "hit")  # over groups, for the task whose groups differ in size
+CURVES = ("hit", "ndcg")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The queries and items of a task, as the `rank` stage wrote them."""
+
+    name: str
+    folder: Path
+    queries: pl.DataFrame
+    items: pl.DataFrame
+    query_groups: Int[np.ndarray, " queries"]
+    item_groups: Int[np.ndarray, " items"]
+    excludes_self: bool
+
+    @classmethod
+    def read(cls, folder: Path) -> Pool:
+        """Read a task's folder."""
+        queries = tables.read_table(folder / "queries.parquet", tables.QUERIES)
+        items = tables.read_table(folder / "items.parquet", tables.ITEMS)
+        names = pl.concat([queries["group"], items["group"]]).unique(maintain_order=True)
+        codes = pl.DataFrame({"group": names, "code": np.arange(len(names))})
+        return cls(
+            folder.name,
+            folder,
+            queries,
+            items,
+            queries.join(codes, on="group", how="left", maintain_order="left")["code"].to_numpy(),
+            items.join(codes, on="group", how="left", maintain_order="left")["code"].to_numpy(),
+            excludes_self=folder.name == "object_sets",
+        )
+
+    @property
+    def retrievers(self) -> list[str]:
+        """Those that have a run here."""
+        return sorted(path.stem for path in (self.folder / "runs").glob("*.parquet"))
+
+    def describe(self, dataset: str, split: str, k: int) -> dict[str, Any]:
+        """What every number of this task is about."""
+        candidates = len(self.items) - self.excludes_self
+        chance = chance_hit_at(candidates, self.queries["relevant"].to_numpy(), k)
+        return {
+            "dataset": dataset,
+            "split": split,
+            "queries": len(self.queries),
+            "items": len(self.items),
+            f"chance_hit_at_{k}": round(chance, DIGITS),
+        }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One retriever on one task."""
+
+    means: dict[str, float]
+    as_published: dict[str, float]
+    curves: dict[str, list[float]]  # by measure, from k = 1 on
+    per_query: pl.DataFrame
+    compared: int  # values that torchmetrics confirmed
+
+
+def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
+    """Measure one run.
+
+    Raises:
+        DataError: the run does not fit its pool, or torchmetrics disagrees.
+    """
+    relevance, scores = _read_relevance(pool, retriever)
+    relevant = pool.queries["relevant"].to_numpy()
+    first_hits = _read_first_hits(pool, retriever)
+    values = measure_all(relevance, relevant, params.ks)
+    compared = check_sample(values, relevance, relevant, params.ks, params.referee_queries, params.seed)
+    means = {name: round(float(value.mean()), DIGITS) for name, value in values.items()}
+    means["median_rank"] = median_rank(first_hits)
+    if pool.excludes_self:
+        _, groups = np.unique(pool.query_groups, return_inverse=True)
+        for name in MACRO:
+            key = f"{name}_at_{params.ks[-1]}"
+            means[f"macro_{key}"] = round(macro_mean(values[key], groups), DIGITS)
+    published = {name: round(float(v.mean()), DIGITS) for name, v in object_set_measures(relevance).items()}
+    per_query = pool.queries.with_columns(
+        first_hit=pl.Series(first_hits), tied=pl.Series(tied_at(scores, params.ks[-1]))
+    ).with_columns(pl.Series(name, value) for name, value in values.items())
+    return Measured(means, published, _curves(relevance, relevant), per_query, compared)
+
+
+def tied_at(scores: Float32[np.ndarray, "queries depth"], k: int) -> np.ndarray:
+    """Whether items of equal score stand on both sides of the cut at k, so that only their order in the pool decides."""
+    if scores.shape[1] <= k:
+        return np.zeros(len(scores), dtype=bool)
+    return scores[:, k - 1] == scores[:, k]
+
+
+def _read_relevance(pool: Pool, retriever: str) -> tuple[Relevance, Float32[np.ndarray, "queries depth"]]:
+    relevance, scores = [], []
+    path = pool.folder / "runs" / f"{retriever}.parquet"
+    query_ids, item_ids = pool.queries["query_id"].to_list(), pool.items["item_id"].to_list()
+    for first, rows, of_rows in read_run(path, query_ids, item_ids):
+        wanted = pool.query_groups[first : first + len(rows)]
+        relevance.append(pool.item_groups[rows] == wanted[:, None])
+        scores.append(of_rows)
+    return np.concatenate(relevance), np.concatenate(scores)
+
+
+def _read_first_hits(pool: Pool, retriever: str) -> Int[np.ndarray, " queries"]:
+    path = pool.folder / "first_hits" / f"{retriever}.parquet"
+    table = tables.read_table(path, tables.FIRST_HITS)
+    if table["query_id"].to_list() != pool.queries["query_id"].to_list():
+        raise DataError(f"{path} is not about the queries of its task: `dvc repro -f rank`")
+    return table["rank"].to_numpy()
+
+
+def _curves(relevance: Relevance, relevant: Values) -> dict[str, list[float]]:
+    every = measure_all(relevance, relevant, range(1, relevance.shape[1] + 1), CURVES)
+    return {
+        name: [round(float(every[f"{name}_at_{k}"].mean()), DIGITS) for k in range(1, relevance.shape[1] + 1)]
+        for name in CURVES
+    }

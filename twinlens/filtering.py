@@ -1,0 +1,141 @@
+"""Which pictures and captions of a dataset are kept: pure rules on rows, every drop with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from twinlens.errors import DataError
+from twinlens.params import FilterParams
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """A picture as a dataset's own files list it."""
+
+    image_id: str
+    file: str
+    split: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RawCaption:
+    """A caption as a dataset's own files list it, in their order."""
+
+    image_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Everything a dataset's files say of its pictures."""
+
+    images: list[RawImage]
+    captions: list[RawCaption]
+
+
+@dataclass
+class Kept:
+    """The tables of the `filter` stage."""
+
+    images: pl.DataFrame
+    captions: pl.DataFrame
+    dropped: pl.DataFrame
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def apply_rules(annotations: Annotations, params: FilterParams) -> Kept:
+    """Keep what can be used; list the rest with the rule that dropped it.
+
+    Raises:
+        DataError: nothing is left, or a split has an unknown name.
+    """
+    dropped: list[tuple[str, str, str, str]] = []
+    images = _unique_images(annotations.images, dropped)
+    captions = _usable_captions(annotations.captions, images, dropped)
+    described = {image_id for image_id, _ in captions}
+    kept = []
+    for image in images.values():
+        if params.require_caption and image.image_id not in described:
+            dropped.append(("image", image.image_id, "require_caption", "no usable caption"))
+        elif params.require_label and not image.labels:
+            dropped.append(("image", image.image_id, "require_label", "no labelled object"))
+        else:
+            kept.append(image)
+    if not kept:
+        raise DataError(
+            f"no picture of {len(annotations.images)} is left after filtering; the first drops: {dropped[:3]}"
+        )
+    kept_ids = {image.image_id for image in kept}
+    counts = {
+        "images": {"found": len(annotations.images), "kept": len(kept)},
+        "captions": {"found": len(annotations.captions), "kept": sum(i in kept_ids for i, _ in captions)},
+    }
+    return Kept(
+        images=pl.DataFrame(
+            {
+                "image_id": [image.image_id for image in kept],
+                "file": [image.file for image in kept],
+                "split": [image.split for image in kept],
+                "labels": [sorted(set(image.labels)) for image in kept],
+            },
+            schema={"image_id": pl.String, "file": pl.String, "split": pl.String, "labels": pl.List(pl.String)},
+        ),
+        captions=_numbered((image_id, text) for image_id, text in captions if image_id in kept_ids),
+        dropped=pl.DataFrame(dropped, schema=dict.fromkeys(("kind", "id", "rule", "reason"), pl.String), orient="row"),
+        counts=counts,
+    )
+
+
+def _unique_images(images: list[RawImage], dropped: list[tuple[str, str, str, str]]) -> dict[str, RawImage]:
+    unique: dict[str, RawImage] = {}
+    for image in images:
+        if image.split not in SPLITS:
+            raise DataError(f"image {image.image_id} is in split '{image.split}'; known splits: {', '.join(SPLITS)}")
+        if image.image_id in unique:
+            reason = f"{image.file} has the id of {unique[image.image_id].file}"
+            dropped.append(("image", image.image_id, "duplicate_id", reason))
+        else:
+            unique[image.image_id] = image
+    return unique
+
+
+def _usable_captions(
+    captions: list[RawCaption], images: dict[str, RawImage], dropped: list[tuple[str, str, str, str]]
+) -> list[tuple[str, str]]:
+    usable = []
+    for caption in captions:
+        text = " ".join(caption.text.split())
+        if caption.image_id not in images:
+            dropped.append(("caption", caption.image_id, "unknown_image", f"no such image: {printable(text)[:80]!r}"))
+        elif not text:
+            dropped.append(("caption", caption.image_id, "empty", "empty caption"))
+        elif not is_unicode(text):
+            dropped.append(("caption", caption.image_id, "not_utf8", f"not UTF-8: {printable(text)[:80]!r}"))
+        else:
+            usable.append((caption.image_id, text))
+    return usable
+
+
+def _numbered(captions: Iterable[tuple[str, str]]) -> pl.DataFrame:
+    seen: dict[str, int] = {}
+    rows = []
+    for image_id, text in captions:
+        n = seen[image_id] = seen.get(image_id, -1) + 1
+        rows.append((f"{image_id}#{n}", image_id, text))
+    return pl.DataFrame(rows, schema=dict.fromkeys(("caption_id", "image_id", "text"), pl.String), orient="row")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text is whole: bytes that were no UTF-8 have been read as lone surrogates."""
+    return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
+
+
+def printable(text: str) -> str:
+    """The text with its broken bytes shown as such."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,201 @@
+"""`params.yaml` as types: every value is checked before anything slow runs.
+
+Values have their home in `params.yaml`; bounds have theirs here. A stage reads the whole file, so
+a mistake anywhere in it is found by whichever stage runs first.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from twinlens.cards import CaptionerCard, DatasetCard, ModelCard
+from twinlens.errors import ParamsError, nearest
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # no dots: DVC splits keys on them; no +: `-S` refuses it in a key
+
+
+class Section(BaseModel):
+    """One section of params.yaml: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FilterParams(Section):
+    """Which rows of a dataset's annotations are kept."""
+
+    require_caption: bool  # drop pictures that no caption describes
+    require_label: bool  # drop pictures without a labelled object
+
+
+class ResizeParams(Section):
+    """The one copy of the pixels that every later stage reads."""
+
+    shortest_side_px: PositiveInt | None  # larger pictures shrink to it, smaller keep their bytes; null: never
+    min_side_px: PositiveInt  # smaller pictures are set aside
+    max_megapixels: Annotated[float, Field(gt=0)]  # larger pictures are set aside, undecoded
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]  # of pictures that had to be written anew
+    images_per_shard: PositiveInt
+
+
+class GroupParams(Section):
+    """What counts as the same thing."""
+
+    min_group_size: Annotated[int, Field(ge=2)]  # an object set needs this many pictures to be searched for
+
+
+class RankParams(Section):
+    """How the runs are made."""
+
+    depth: PositiveInt  # items kept per query
+    image_weight: Annotated[float, Field(gt=0, lt=1)]  # share of the score that the pixels have beside the words
+    seed: int  # of the draw of one caption a picture
+
+
+class EvaluateParams(Section):
+    """What is measured on the runs."""
+
+    referee_queries: PositiveInt  # per run, recomputed through torchmetrics
+    seed: int
+    ks: list[PositiveInt] = Field(min_length=1)
+
+
+class ComputeParams(Section):
+    """Where and how fast: never part of a result's identity, so no stage depends on it."""
+
+    device: str  # auto, cpu, cuda, cuda:1, mps
+    decode_threads: PositiveInt
+    image_batch: PositiveInt | None  # null: what suits the device
+    text_batch: PositiveInt | None
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    dataset: str
+    model: str
+    captioner: str
+    filter: FilterParams
+    resize: ResizeParams
+    group: GroupParams
+    rank: RankParams
+    compute: ComputeParams
+    datasets: dict[str, DatasetCard]
+    models: dict[str, ModelCard]
+    captioners: dict[str, CaptionerCard]
+    evaluate: EvaluateParams
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        for key, cards in (("dataset", self.datasets), ("model", self.models), ("captioner", self.captioners)):
+            name = getattr(self, key)
+            if name not in cards:
+                raise ValueError(f"{key}: '{name}' has no card under `{key}s` ({nearest(name, cards)})")
+            for card in cards:
+                if not NAME.fullmatch(card):
+                    raise ValueError(f"{key}s: '{card}' is not a usable name; lower-case letters, digits, - and _ only")
+        if self.evaluate.ks != sorted(set(self.evaluate.ks)):
+            raise ValueError(f"evaluate.ks: {self.evaluate.ks} must rise and hold no value twice")
+        if self.evaluate.ks[-1] > self.rank.depth:
+            raise ValueError(
+                f"evaluate.ks: {self.evaluate.ks[-1]} is more than rank.depth, {self.rank.depth}: "
+                "the runs are not that deep; raise rank.depth"
+            )
+        return self
+
+    @property
+    def dataset_card(self) -> DatasetCard:
+        """The active dataset's card."""
+        return self.datasets[self.dataset]
+
+    @property
+    def model_card(self) -> ModelCard:
+        """The active model's card."""
+        return self.models[self.model]
+
+    @property
+    def captioner_card(self) -> CaptionerCard:
+        """The active captioner's card."""
+        return self.captioners[self.captioner]
+
+
+def read_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        ParamsError: the file is missing, is not YAML, or holds a value that is not allowed; the
+            message names each key, what was found, what is wanted and the nearest valid name.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is not here: run from the root of the repository") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path} should hold keys and values, found {type(raw).__name__}")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise ParamsError(_explain(error, raw, path)) from None
+
+
+def _explain(error: ValidationError, raw: dict[str, Any], path: str | Path) -> str:
+    lines = [f"{path} has {error.error_count()} problem(s); nothing was run:"]
+    for problem in error.errors():
+        where = _key_path(problem["loc"], raw)
+        key = ".".join(str(part) for part in where)
+        if problem["type"] == "extra_forbidden":
+            allowed = _allowed_keys(where[:-1])
+            hint = nearest(str(where[-1]), allowed) if allowed else "remove it"
+            lines.append(f"  - {key}: no such key ({hint})")
+        elif problem["type"] == "missing":
+            lines.append(f"  - {key}: missing")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            found = "" if problem["type"] == "value_error" else f", found {problem['input']!r}"
+            lines.append(f"  - {key}: {message}{found}" if key else f"  - {message}")
+    return "\n".join(lines)
+
+
+def _key_path(loc: tuple[Any, ...], raw: dict[str, Any]) -> list[Any]:
+    """A pydantic location as a path in the file: without the tags that name a union's member."""
+    path: list[Any] = []
+    node: Any = raw
+    for i, step in enumerate(loc):
+        last = i == len(loc) - 1
+        inside = isinstance(node, dict) and step in node
+        if inside and (last or isinstance(node[step], (dict, list))):
+            path.append(step)
+            node = node[step]
+        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+            path.append(step)
+            node = node[step]
+        elif last and isinstance(step, str):  # a missing key
+            path.append(step)
+    return path
+
+
+def _allowed_keys(where: list[Any]) -> list[str]:
+    """The keys that the file may hold at `where`."""
+    sections: list[type[BaseModel]] = [Params]
+    for step in where:
+        following: list[type[BaseModel]] = []
+        for section in sections:
+            field = section.model_fields.get(str(step))
+            following += _models_in(field.annotation) if field else []
+        # a step that is no field is the name of a card: the candidates stay the same
+        sections = following or sections
+    keys = {key for section in sections for key in section.model_fields}
+    return sorted(keys)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+

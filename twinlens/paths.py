@@ -1,0 +1,91 @@
+"""Where every artefact lies. The same folders stand in dvc.yaml, each once.
+
+The functions take names and return paths relative to the repository's root, which is where
+DVC runs every stage.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+DATA = Path("data")
+METRICS = Path("metrics")
+
+
+def params_ok() -> Path:
+    """A constant file: it stands when params.yaml has been checked."""
+    return DATA / "params.ok"
+
+
+def raw(dataset: str) -> Path:
+    """What was downloaded or drawn: a manifest, and pixels where there is no archive."""
+    return DATA / "raw" / dataset
+
+
+def filtered(dataset: str) -> Path:
+    """`images`, `captions` and `dropped` tables."""
+    return DATA / "filtered" / dataset
+
+
+def resized(dataset: str) -> Path:
+    """Shards of JPEG bytes, their `index`, and `notes` on pictures mended or set aside."""
+    return DATA / "resized" / dataset
+
+
+def grouped(dataset: str) -> Path:
+    """Every usable picture with its split, its object set and whether it is in the pool."""
+    return DATA / "grouped" / dataset
+
+
+def captioned(dataset: str, captioner: str) -> Path:
+    """Generated captions of the pool."""
+    return DATA / "captioned" / dataset / captioner
+
+
+def trained(dataset: str, model: str) -> Path:
+    """Trained weights, or a note that the card needs no training."""
+    return DATA / "trained" / dataset / model
+
+
+def embedded(dataset: str, model: str) -> Path:
+    """Unit vectors and their ids, one pair of files for each source."""
+    return DATA / "embedded" / dataset / model
+
+
+def ranked(dataset: str, model: str) -> Path:
+    """Runs, with the queries and items they are about, one folder a task."""
+    return DATA / "ranked" / dataset / model
+
+
+def evaluated(dataset: str, model: str) -> Path:
+    """Every measure of every query."""
+    return DATA / "evaluated" / dataset / model
+
+
+def cost(stage: str, *names: str) -> Path:
+    """What a stage's work took: beside its output, because time differs when bytes do not."""
+    return (DATA / "costs" / stage).joinpath(*names).with_suffix(".json")
+
+
+def scratch() -> Path:
+    """Finished parts of unfinished work. Survives a killed run and is shared by temporary workspaces.
+
+    `DVC_ROOT` is the main checkout even inside `dvc exp run --temp` or `--queue`.
+    """
+    if own := os.environ.get("TWINLENS_SCRATCH"):
+        return Path(own)
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".dvc" / "tmp" / "twinlens"
+
+
+def downloads() -> Path:
+    """Downloaded archives, outside DVC: they are large, and their publishers keep them."""
+    if own := os.environ.get("TWINLENS_DOWNLOADS"):
+        return Path(own).expanduser()
+    return Path("~/.cache/twinlens/downloads").expanduser()
+
+
+def expand(location: str) -> Path:
+    """A path from a card: ~ and $VARIABLES expanded; relative ones start at the main checkout."""
+    path = Path(os.path.expandvars(location)).expanduser()
+    return path if path.is_absolute() else Path(os.environ.get("DVC_ROOT", ".")) / path

@@ -1,0 +1,54 @@
+"""Progress bars on a terminal; a line now and then where there is none (CI, log files)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+log = logging.getLogger("twinlens")
+
+LINE_EVERY_S = 15.0  # where standard error is no terminal
+WORTH_A_LINE_S = 2.0  # what was done faster is not worth one
+
+
+class Progress:
+    """`with Progress("embed images", total=5000, unit="img") as bar: bar.add(32)`."""
+
+    def __init__(self, what: str, total: int, unit: str = "it", done: int = 0, scale: bool = False) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.count = self.start_count = done
+        self.started = self.last_line = time.monotonic()
+        self.terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            desc=what, total=total, unit=unit, unit_scale=scale, initial=done, disable=not self.terminal, leave=False
+        )
+
+    def add(self, n: int, **figures: float | str) -> None:
+        """Count `n` more as done; `figures` (a loss, say) are shown beside the rate."""
+        self.count += n
+        self.bar.update(n)
+        if figures:
+            self.bar.set_postfix(figures, refresh=False)
+        now = time.monotonic()
+        if not self.terminal and now - self.last_line >= LINE_EVERY_S:
+            self.last_line = now
+            log.info("%s: %s of %s (%s)", self.what, f"{self.count:,}", f"{self.total:,}", self.rate())
+
+    def rate(self) -> str:
+        """What was done per second since the start, in words."""
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        return f"{(self.count - self.start_count) / elapsed:,.1f} {self.unit}/s"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.close()
+        elapsed = time.monotonic() - self.started
+        if kind is None and self.count > self.start_count and elapsed >= WORTH_A_LINE_S:
+            log.info("%s: %s in %.1f s (%s)", self.what, f"{self.count:,}", elapsed, self.rate())

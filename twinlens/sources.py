@@ -1,0 +1,38 @@
+"""What the pool's pictures are fed as: pixels, and three kinds of text."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from twinlens.errors import DataError
+
+IMAGES, CAPTIONS, JOINED, GENERATED = "images", "captions", "captions_joined", "captions_generated"
+TEXTS = (CAPTIONS, JOINED, GENERATED)
+
+
+def text_sources(pool: pl.DataFrame, captions: pl.DataFrame, generated: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """The texts of the pool as tables of `id`, `image_id` and `text`, in the order of the pool.
+
+    * `captions`: every human caption by itself;
+    * `captions_joined`: all human captions of a picture, joined by blanks in file order;
+    * `captions_generated`: the captioner's.
+
+    Args:
+        pool: `image_id`.
+        captions: table CAPTIONS.
+        generated: table GENERATED.
+
+    Raises:
+        DataError: the generated captions are not those of the pool.
+    """
+    if generated["image_id"].to_list() != pool["image_id"].to_list():
+        raise DataError("the generated captions are not those of the pool: `dvc repro -f caption`")
+    order = pl.DataFrame({"image_id": pool["image_id"], "position": np.arange(len(pool))})
+    mine = captions.join(order, on="image_id", how="inner", maintain_order="left").sort("position", maintain_order=True)
+    joined = mine.group_by("image_id", maintain_order=True).agg(pl.col("text").str.join(" "))
+    return {
+        CAPTIONS: mine.select(pl.col("caption_id").alias("id"), "image_id", "text"),
+        JOINED: joined.select(pl.col("image_id").alias("id"), "image_id", "text"),
+        GENERATED: generated.select(pl.col("image_id").alias("id"), "image_id", "text"),
+    }

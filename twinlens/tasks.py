@@ -1,0 +1,223 @@
+"""The retrieval tasks, and which retrievers a set of vectors allows.
+
+A task is queries, items and a relevance rule, and the rule is always equality of a group: the
+object set, or the picture itself. A retriever is one way to represent what is searched, named by
+what a picture is fed as: its pixels (`image`), its captions, or both. So every row of a result
+answers "which model, fed with what".
+
+| task | queries | items | retrievers |
+|---|---|---|---|
+| `object_sets` | pictures that share their object set | the same, but for the query | all |
+| `caption_to_image` | every human caption | every picture | those without human captions |
+| `image_to_caption` | every picture | every human caption | those without human captions |
+
+In the last two a picture stands for itself by its pixels (needs a joint model), by its generated
+caption, or by both; its human captions are the other side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32, Int
+
+from twinlens.errors import DataError
+from twinlens.fusion import concatenate
+from twinlens.params import RankParams
+from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED
+
+Rows = Float32[np.ndarray, "rows dim"]
+Pair = tuple[Rows, Rows]  # vectors of the queries and of the items
+
+@dataclass(frozen=True)
+class Vectors:
+    """Unit vectors of one source, in the order of their ids."""
+
+    ids: list[str]
+    image_ids: list[str]  # the picture each one is of
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Task:
+    """Who searches what; `retrievers` make their vectors only when called."""
+
+    name: str
+    query_ids: list[str]
+    query_images: list[str]  # the picture each query is about: queries about one picture are not independent
+    query_groups: Int[np.ndarray, " queries"]
+    item_ids: list[str]
+    item_groups: Int[np.ndarray, " items"]
+    group_names: list[str]
+    own_rows: Int[np.ndarray, " queries"] | None  # the item that is the query itself
+    retrievers: dict[str, Callable[[], Pair]] = field(default_factory=dict)
+
+    def relevant_counts(self) -> Int[np.ndarray, " queries"]:
+        """R of every query: items of its group, itself left out."""
+        counts = np.bincount(self.item_groups, minlength=len(self.group_names))[self.query_groups]
+        return counts if self.own_rows is None else counts - (self.own_rows >= 0)
+
+
+def check_unit_rows(rows: Rows, ids: list[str], source: str) -> None:
+    """Refuse vectors that no encoder should have left: not finite, not of unit length, or all the same.
+
+    Raises:
+        DataError: names the first rows.
+    """
+    for start in range(0, len(rows), 65_536):  # a block at a time, as the vectors may be a memory map
+        length = np.linalg.norm(rows[start : start + 65_536], axis=1)
+        bad = start + np.flatnonzero(~(np.abs(length - 1.0) < 1e-3))  # NaN is not less than anything
+        if bad.size:
+            named = ", ".join(f"{ids[row]} ({length[row - start]:.4g})" for row in bad[:5])
+            raise DataError(f"{source}: vectors are not of unit length, first {named}: `dvc repro -f embed`")
+    if len(rows) > 2 and np.ptp(rows[: 65_536 : max(1, len(rows) // 64)], axis=0).max() < 1e-6:
+        raise DataError(f"{source}: all vectors are the same: the model has collapsed")
+
+
+def build(sources: dict[str, Vectors], groups: pl.DataFrame, params: RankParams, joint: bool) -> list[Task]:
+    """The tasks, each with the retrievers that `sources` allow.
+
+    Args:
+        sources: by name, out of IMAGES, CAPTIONS, JOINED and GENERATED.
+        groups: table GROUPS; the pool's pictures in the order of `sources[IMAGES]`.
+        params: the weight of pixels beside words, and the seed of the random caption.
+        joint: whether pixels and words share one space.
+
+    Raises:
+        DataError: the ids of a source are not those of the pool.
+    """
+    pool = groups.filter("in_pool")
+    pool_ids = pool["image_id"].to_list()
+    for name in (IMAGES, GENERATED):
+        if name in sources and sources[name].ids != pool_ids:
+            raise DataError(f"{name}: the vectors' ids are not the pool's pictures: `dvc repro -f embed`")
+    built = [_object_sets(sources, pool, params)]
+    if CAPTIONS in sources:
+        built += _caption_tasks(sources, pool_ids, params, joint)
+    return [task for task in built if task.retrievers and task.query_ids]
+
+
+def _object_sets(sources: dict[str, Vectors], pool: pl.DataFrame, params: RankParams) -> Task:
+    chosen = np.flatnonzero(pool["object_set"].is_not_null().to_numpy())
+    ids = pool["image_id"].gather(chosen).to_list()
+    names, codes = np.unique(pool["object_set"].gather(chosen).to_numpy().astype(str), return_inverse=True)
+    task = Task(
+        "object_sets",
+        query_ids=ids,
+        query_images=ids,
+        query_groups=codes,
+        item_ids=ids,
+        item_groups=codes,
+        group_names=names.tolist(),
+        own_rows=np.arange(len(ids)),
+    )
+
+    def of_pictures(name: str) -> Rows:
+        return np.asarray(sources[name].rows[chosen])
+
+    def of_joined() -> Rows:
+        source = sources[JOINED]
+        row_of = {image_id: row for row, image_id in enumerate(source.ids)}
+        return np.asarray(source.rows[[row_of[image_id] for image_id in ids]])
+
+    def of_random() -> Rows:
+        source = sources[CAPTIONS]
+        return np.asarray(source.rows[one_caption_each(source.image_ids, ids, params.seed)])
+
+    def searched_by(make: Callable[[], Rows]) -> Callable[[], Pair]:
+        def pair() -> Pair:
+            rows = make()
+            return rows, rows
+
+        return pair
+
+    def with_pixels(make: Callable[[], Rows]) -> Callable[[], Pair]:
+        return searched_by(lambda: concatenate(of_pictures(IMAGES), make(), params.image_weight))
+
+    if IMAGES in sources:
+        task.retrievers["image"] = searched_by(lambda: of_pictures(IMAGES))
+    if CAPTIONS in sources:
+        task.retrievers["captions_joined"] = searched_by(of_joined)
+        task.retrievers["caption_random"] = searched_by(of_random)
+        task.retrievers["caption_generated"] = searched_by(lambda: of_pictures(GENERATED))
+    if IMAGES in sources and CAPTIONS in sources:
+        task.retrievers["image_and_captions_joined"] = with_pixels(of_joined)
+        task.retrievers["image_and_caption_generated"] = with_pixels(lambda: of_pictures(GENERATED))
+    return task
+
+
+def _caption_tasks(sources: dict[str, Vectors], pool_ids: list[str], params: RankParams, joint: bool) -> list[Task]:
+    captions = sources[CAPTIONS]
+    code_of = {image_id: code for code, image_id in enumerate(pool_ids)}
+    caption_groups = np.array([code_of[image_id] for image_id in captions.image_ids])
+    described = np.unique(caption_groups)  # a picture without a caption can be found, but cannot search
+
+    def whole() -> Rows:
+        return np.asarray(captions.rows)
+
+    def of_pictures(name: str) -> Rows:
+        return np.asarray(sources[name].rows)
+
+    # (vectors of the captions, vectors of the pictures)
+    pairs: dict[str, Callable[[], Pair]] = {}
+    if joint:
+        pairs["image"] = lambda: (whole(), of_pictures(IMAGES))
+    pairs["caption_generated"] = lambda: (whole(), of_pictures(GENERATED))
+    if joint:
+        pairs["image_and_caption_generated"] = lambda: (
+            concatenate(whole(), whole(), params.image_weight),
+            concatenate(of_pictures(IMAGES), of_pictures(GENERATED), params.image_weight),
+        )
+
+    def turned(pair: Callable[[], Pair]) -> Callable[[], Pair]:
+        def other_way() -> Pair:
+            of_captions, pictures = pair()
+            return pictures[described], of_captions
+
+        return other_way
+
+    described_ids = [pool_ids[code] for code in described]
+    return [
+        Task(
+            "caption_to_image",
+            query_ids=captions.ids,
+            query_images=captions.image_ids,
+            query_groups=caption_groups,
+            item_ids=pool_ids,
+            item_groups=np.arange(len(pool_ids)),
+            group_names=pool_ids,
+            own_rows=None,
+            retrievers=pairs,
+        ),
+        Task(
+            "image_to_caption",
+            query_ids=described_ids,
+            query_images=described_ids,
+            query_groups=described,
+            item_ids=captions.ids,
+            item_groups=caption_groups,
+            group_names=pool_ids,
+            own_rows=None,
+            retrievers={name: turned(pair) for name, pair in pairs.items()},
+        ),
+    ]
+
+
+def one_caption_each(image_ids: list[str], wanted: list[str], seed: int) -> Int[np.ndarray, " wanted"]:
+    """The row of one caption of each wanted picture, drawn evenly and by seed.
+
+    Args:
+        image_ids: the picture of each caption row; a picture's captions stand together.
+        wanted: pictures, each of which has a caption.
+        seed: of the draw; the draw of a picture does not depend on which others are wanted.
+    """
+    first: dict[str, int] = {}
+    count: dict[str, int] = {}
+    for row, image_id in enumerate(image_ids):
+        first.setdefault(image_id, row)
+        count[image_id] = count.get(image_id, 0) + 1
+    share = dict(zip(first, np.random.default_rng(seed).random(len(first)), strict=True))
+    return np.array([first[i] + int(share[i] * count[i]) for i in wanted])

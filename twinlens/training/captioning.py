@@ -1,0 +1,101 @@
+"""Training a small BLIP from nothing: the next word of a caption, given the picture and the words before."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
+from transformers.utils import logging as transformers_log
+
+from twinlens.cards import CaptionerCard
+from twinlens.encoders.base import normalised
+from twinlens.placement import Placement
+from twinlens.encoders.image_processor import pixel_spec
+from twinlens.scratch import Scratch
+from twinlens.training.data import Material, PixelStore, Split, Trained, training_key
+from twinlens.training.loop import Batch, fit
+from twinlens.training.vocabulary import learn_tokenizer
+
+transformers_log.disable_progress_bar()  # of loading and saving, which take no time
+
+HALF = (0.5, 0.5, 0.5)
+
+
+def train_captioner(card: CaptionerCard, material: Material, placement: Placement, out: Path) -> Trained:
+    """Train a custom BLIP architecture; write it in transformers' own layout into `out`.
+
+    Raises:
+        DataError: the splits cannot be trained on, or a loss is useless.
+    """
+    train, val = material.splits()
+    trainer = _Trainer(card, train, val, placement)
+    decoding = {"max_new_tokens", "num_beams", "note", "licence"}  # how words are searched for later on
+    described = card.model_dump(mode="json", exclude=decoding)
+    key = training_key(described, train, val, placement.name, "training/captioning.py")
+    with Scratch("train", key) as scratch:
+        rows = trainer.run(material.store(train, trainer.pixels), material.store(val, trainer.pixels), scratch)
+        trainer.write(out)
+        return Trained(rows, scratch.total("seconds"), len(train.pictures))
+
+
+class _Trainer:
+    def __init__(self, card: CaptionerCard, train: Split, val: Split, placement: Placement) -> None:
+        assert card.train is not None
+        self.recipe, self.train, self.val, self.placement = card.train, train, val, placement
+        self.tokenizer = learn_tokenizer(train.captions)
+        config = copy.deepcopy(card.architecture or {})
+        special = {
+            "bos_token_id": self.tokenizer.bos_token_id,
+            "eos_token_id": self.tokenizer.eos_token_id,
+            "sep_token_id": self.tokenizer.eos_token_id,
+            "pad_token_id": self.tokenizer.pad_token_id,
+        }
+        config["text_config"] |= special | {"vocab_size": len(self.tokenizer)}
+        size = int(config["vision_config"]["image_size"])
+        self.processor = BlipImageProcessor(
+            size={"height": size, "width": size}, image_mean=HALF, image_std=HALF, resample=3
+        )
+        self.pixels = pixel_spec(self.processor)
+        torch.manual_seed(self.recipe.seed)
+        self.model = BlipForConditionalGeneration(BlipConfig(**config)).to(placement.device)
+        self.longest = int(config["text_config"]["max_position_embeddings"])
+        self.tokens, self.val_tokens = self._tokenized(train.captions), self._tokenized(val.captions)
+
+    def _tokenized(self, texts: list[str]) -> torch.Tensor:
+        return self.tokenizer(
+            texts, padding="longest", truncation=True, max_length=self.longest, return_tensors="pt"
+        ).input_ids
+
+    def run(self, pictures: PixelStore, val_pictures: PixelStore, scratch: Scratch) -> list[dict[str, float]]:
+        def loss_of(batch: Batch) -> torch.Tensor:
+            rows, captions = batch
+            return self._loss(pictures[rows], self.tokens[captions])
+
+        def validate() -> dict[str, float]:
+            first = np.array([rows[0] for rows in self.val.captions_of])
+            pieces = [np.arange(start, min(start + 100, len(first))) for start in range(0, len(first), 100)]
+            with torch.inference_mode():
+                losses = [float(self._loss(val_pictures[rows], self.val_tokens[first[rows]])) for rows in pieces]
+            return {"val_loss": float(np.average(losses, weights=[len(rows) for rows in pieces]))}
+
+        return fit(self.model, self.recipe, self.train.captions_of, loss_of, validate, scratch)
+
+    def write(self, out: Path) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(out)
+        self.tokenizer.save_pretrained(out)
+        self.processor.save_pretrained(out)
+
+    def _loss(self, pictures: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of each word given those before it; padding does not count."""
+        length = int((tokens != self.tokenizer.pad_token_id).sum(dim=1).max())
+        tokens = tokens[:, :length].to(self.placement.device)
+        seen = self.model.vision_model(pixel_values=normalised(pictures, self.pixels, self.placement))[0]
+        mask = (tokens != self.tokenizer.pad_token_id).long()
+        logits = self.model.text_decoder(input_ids=tokens, attention_mask=mask, encoder_hidden_states=seen).logits
+        return torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=int(self.tokenizer.pad_token_id)
+        )

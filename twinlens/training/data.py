@@ -1,0 +1,149 @@
+"""What a model is trained on: pictures decoded once, and their captions, of one split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Int, UInt8
+
+from twinlens.errors import DataError
+from twinlens.pixels import PixelSpec, ahead, decode_and_fit
+from twinlens.progress import Progress
+from twinlens.scratch import Scratch, code_digest, digest, fingerprint
+from twinlens.tables import iter_pixels
+
+PER_PART = 2048
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures of one split with their captions; a picture without a caption is left out."""
+
+    pictures: pl.DataFrame  # image_id, shard, row, sha256
+    captions: list[str]
+    captions_of: list[Int[np.ndarray, " captions"]]  # rows of `captions`, a picture
+
+
+def read_split(groups: pl.DataFrame, captions: pl.DataFrame, split: str) -> Split:
+    """The pictures and captions of a split.
+
+    Args:
+        groups: table GROUPS.
+        captions: table CAPTIONS.
+        split: train, val or test.
+
+    Raises:
+        DataError: the split has no captioned picture.
+    """
+    wanted = groups.filter(split=split).join(captions.select("image_id").unique(), on="image_id", how="semi")
+    if wanted.is_empty():
+        raise DataError(f"split '{split}' has no captioned picture to train on")
+    order = pl.DataFrame({"image_id": wanted["image_id"], "picture": np.arange(len(wanted))})
+    mine = captions.join(order, on="image_id", how="inner", maintain_order="left").sort("picture", maintain_order=True)
+    bounds = np.flatnonzero(np.diff(mine["picture"].to_numpy())) + 1
+    return Split(wanted, mine["text"].to_list(), np.split(np.arange(len(mine)), bounds))
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything a trainer reads: the tables, the shards, and how many threads decode them."""
+
+    groups: pl.DataFrame  # table GROUPS
+    captions: pl.DataFrame  # table CAPTIONS
+    shards: Path
+    decode_threads: int
+
+    def splits(self) -> tuple[Split, Split]:
+        """The training and the validation split.
+
+        Raises:
+            DataError: a split is empty, or they or the pool share a picture.
+        """
+        train, val = (read_split(self.groups, self.captions, name) for name in ("train", "val"))
+        check_disjoint(train.pictures, val.pictures, "the validation split")
+        check_disjoint(train.pictures, self.groups.filter("in_pool"), "the pool")
+        return train, val
+
+    def store(self, split: Split, spec: PixelSpec) -> PixelStore:
+        """The pictures of a split as a model reads them."""
+        return PixelStore(self.shards, split.pictures, spec, self.decode_threads)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training left behind, besides the weights."""
+
+    log: list[dict[str, float]]  # a row an epoch
+    seconds: float  # of all epochs, in whichever run they were made
+    pictures: int
+
+
+def check_disjoint(train: pl.DataFrame, measured: pl.DataFrame, name: str) -> None:
+    """Refuse to train on what is measured.
+
+    Raises:
+        DataError: a picture, by id or by its bytes, is on both sides.
+    """
+    for column, what in (("image_id", "id"), ("sha256", "bytes")):
+        both = set(train[column]) & set(measured[column])
+        if both:
+            raise DataError(
+                f"{len(both)} training pictures are in {name} too, by their {what}; the first: {min(both)}. "
+                "Choose a `pool` on the dataset's card that training does not touch"
+            )
+
+
+def training_key(card: dict[str, Any], train: Split, val: Split, device: str, *modules: str) -> str:
+    """The fingerprint of a training: everything that decides its weights."""
+    return fingerprint(
+        card=card,
+        pictures=[digest(split.pictures["sha256"]) for split in (train, val)],
+        captions=[digest(split.captions) for split in (train, val)],
+        device=device,
+        torch=torch.__version__,
+        code=code_digest("pixels.py", "training/loop.py", "training/data.py", "training/vocabulary.py", *modules),
+    )
+
+
+class PixelStore:
+    """Pictures as a model reads them, decoded once into files and mapped into memory.
+
+    Training reads every picture many times, in another order each time: decoding them once costs a
+    fraction of one epoch, and the maps cost no memory that is not read.
+    """
+
+    def __init__(self, shards: Path, pictures: pl.DataFrame, spec: PixelSpec, threads: int) -> None:
+        key = fingerprint(pictures=digest(pictures["sha256"]), spec=repr(spec))
+        self.spec = spec
+        with Scratch("pixels", key) as scratch:
+            starts = range(0, len(pictures), PER_PART)
+            names = {f"part-{n:05d}.npy": pictures[start : start + PER_PART] for n, start in enumerate(starts)}
+            missing = {name: rows for name, rows in names.items() if not scratch.has(name)}
+            todo = pl.concat(list(missing.values())) if missing else pictures[:0]
+            jpegs = (jpeg for _, jpeg in iter_pixels(shards, todo))
+            decoded = ahead(lambda jpeg: decode_and_fit(jpeg, spec), jpegs, threads, waiting=64)
+            with Progress("decode", total=len(pictures), unit="img", done=len(pictures) - len(todo)) as bar:
+                for name, rows in missing.items():
+                    part = np.stack([next(decoded).numpy() for _ in range(len(rows))])
+                    scratch.put(name, lambda path, part=part: _save(path, part))  # type: ignore[misc]
+                    bar.add(len(rows))
+            self.parts = [np.load(scratch.path(name), mmap_mode="r") for name in names]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, rows: Int[np.ndarray, " batch"]) -> UInt8[torch.Tensor, "batch 3 height width"]:
+        batch = np.empty((len(rows), 3, self.spec.height, self.spec.width), dtype=np.uint8)
+        for i, row in enumerate(rows):
+            batch[i] = self.parts[row // PER_PART][row % PER_PART]
+        return torch.from_numpy(batch)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
