@@ -33,6 +33,10 @@ def main(dataset: str, captioner: str) -> None:
     cost = Cost(placement.name)
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
     pool = groups.filter("in_pool")
+    if card.captioner == "none":
+        write_captions(pool[:0], [], paths.captioned(dataset, captioner))
+        cost.write(paths.cost("caption", dataset, captioner), items=0)
+        return
     with publishing(paths.captioned(dataset, captioner)) as draft:
         if card.train is None:
             weights = captioners.locate(card)
@@ -55,11 +59,16 @@ def main(dataset: str, captioner: str) -> None:
                 decode_threads=compute.decode_threads,
             )
             seconds = scratch.total("seconds")
-        generated = pl.DataFrame({"image_id": pool["image_id"], "text": texts})
-        tables.write_table(generated, draft / "captions.parquet", tables.GENERATED)
+        write_captions(pool, texts, draft)
     cost.add("caption", seconds=seconds, items=len(pool), parameters=loaded.parameters)
     log.info("%s: %s captions, for example: %s", captioner, f"{len(texts):,}", "; ".join(texts[:3]))
     cost.write(paths.cost("caption", dataset, captioner), items=len(pool), seconds=cost.seconds_of_parts())
+
+
+def write_captions(pool: pl.DataFrame, texts: list[str], out: Path) -> None:
+    """Write one text a picture."""
+    table = pl.DataFrame({"image_id": pool["image_id"], "text": pl.Series(texts, dtype=pl.String)})
+    tables.write_table(table, out / "captions.parquet", tables.GENERATED)
 
 
 def _key(card: CaptionerCard, weights: Path, pool: pl.DataFrame, placement: Placement) -> str:

@@ -177,7 +177,7 @@ class ModelCard(Card):
 class CaptionerCard(Weights):
     """An image-to-text model of transformers, and how its words are searched for."""
 
-    captioner: Literal["blip", "blip2", "git"]
+    captioner: Literal["none", "blip", "blip2", "git"]
     hub: str | None = None
     architecture: dict[str, Any] | None = None  # of a small model of your own: text_config, vision_config
     train: CaptioningRecipe | None = None
@@ -192,7 +192,10 @@ class CaptionerCard(Weights):
             raise ValueError("an `architecture` without `train` has no weights")
         if self.train is not None and (self.captioner != "blip" or self.architecture is None):
             raise ValueError("only a `blip` with an `architecture` of its own is trained here")
-        if not any(sources):
+        if self.captioner == "none":
+            if any(sources):
+                raise ValueError("`captioner: none` has no source")
+        elif not any(sources):
             raise ValueError("name a source: `hub`, `checkpoint`, or `architecture` with `train`")
         return self
 

@@ -35,6 +35,8 @@ def caption_figures(generated: pl.DataFrame, images: pl.DataFrame) -> dict[str, 
         generated: `image_id`, `text`.
         images: `image_id`, `labels`.
     """
+    if generated.is_empty():
+        return {"captions": 0}
     joined = generated.join(images, on="image_id", how="left", maintain_order="left")
     vocabulary = sorted({label for labels in images["labels"] for label in labels})
     figures: dict[str, float] = {

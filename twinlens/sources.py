@@ -16,7 +16,7 @@ def text_sources(pool: pl.DataFrame, captions: pl.DataFrame, generated: pl.DataF
 
     * `captions`: every human caption by itself;
     * `captions_joined`: all human captions of a picture, joined by blanks in file order;
-    * `captions_generated`: the captioner's.
+    * `captions_generated`: the captioner's; left out where there is none.
 
     Args:
         pool: `image_id`.
@@ -26,13 +26,14 @@ def text_sources(pool: pl.DataFrame, captions: pl.DataFrame, generated: pl.DataF
     Raises:
         DataError: the generated captions are not those of the pool.
     """
-    if generated["image_id"].to_list() != pool["image_id"].to_list():
+    if len(generated) and generated["image_id"].to_list() != pool["image_id"].to_list():
         raise DataError("the generated captions are not those of the pool: `dvc repro -f caption`")
     order = pl.DataFrame({"image_id": pool["image_id"], "position": np.arange(len(pool))})
     mine = captions.join(order, on="image_id", how="inner", maintain_order="left").sort("position", maintain_order=True)
     joined = mine.group_by("image_id", maintain_order=True).agg(pl.col("text").str.join(" "))
-    return {
+    sources = {
         CAPTIONS: mine.select(pl.col("caption_id").alias("id"), "image_id", "text"),
         JOINED: joined.select(pl.col("image_id").alias("id"), "image_id", "text"),
         GENERATED: generated.select(pl.col("image_id").alias("id"), "image_id", "text"),
     }
+    return {name: table for name, table in sources.items() if len(table)}

@@ -139,13 +139,16 @@ def _object_sets(sources: dict[str, Vectors], pool: pl.DataFrame, params: RankPa
 
     if IMAGES in sources:
         task.retrievers["image"] = searched_by(lambda: of_pictures(IMAGES))
+    words: dict[str, Callable[[], Rows]] = {}
     if CAPTIONS in sources:
-        task.retrievers["captions_joined"] = searched_by(of_joined)
-        task.retrievers["caption_random"] = searched_by(of_random)
-        task.retrievers["caption_generated"] = searched_by(lambda: of_pictures(GENERATED))
-    if IMAGES in sources and CAPTIONS in sources:
-        task.retrievers["image_and_captions_joined"] = with_pixels(of_joined)
-        task.retrievers["image_and_caption_generated"] = with_pixels(lambda: of_pictures(GENERATED))
+        words["captions_joined"], words["caption_random"] = of_joined, of_random
+    if GENERATED in sources:
+        words["caption_generated"] = lambda: of_pictures(GENERATED)
+    task.retrievers.update({name: searched_by(make) for name, make in words.items()})
+    if IMAGES in sources:
+        task.retrievers.update(
+            {f"image_and_{name}": with_pixels(words[name]) for name in words if name != "caption_random"}
+        )
     return task
 
 
@@ -165,8 +168,9 @@ def _caption_tasks(sources: dict[str, Vectors], pool_ids: list[str], params: Ran
     pairs: dict[str, Callable[[], Pair]] = {}
     if joint:
         pairs["image"] = lambda: (whole(), of_pictures(IMAGES))
-    pairs["caption_generated"] = lambda: (whole(), of_pictures(GENERATED))
-    if joint:
+    if GENERATED in sources:
+        pairs["caption_generated"] = lambda: (whole(), of_pictures(GENERATED))
+    if joint and GENERATED in sources:
         pairs["image_and_caption_generated"] = lambda: (
             concatenate(whole(), whole(), params.image_weight),
             concatenate(of_pictures(IMAGES), of_pictures(GENERATED), params.image_weight),
