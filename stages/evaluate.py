@@ -13,7 +13,7 @@ from twinlens.costs import Cost
 from twinlens.evaluation import Pool, measure_run
 from twinlens.naming import caption_figures
 from twinlens.params import read_params
-from twinlens.reporting import cost_summary, curve_rows, quality_cost_rows, results_table, write_csv
+from twinlens.reporting import cost_summary, curve_rows, quality_cost_rows, results_table, summary, write_csv
 from twinlens.scratch import publishing
 
 log = logging.getLogger("twinlens")
@@ -22,7 +22,7 @@ log = logging.getLogger("twinlens")
 def main(dataset: str, model: str, captioner: str) -> None:
     """Write metrics/*.json, the data of the plots, and per-query values."""
     cost, params = Cost(), read_params()
-    ranked = paths.ranked(dataset, model)
+    ranked, k = paths.ranked(dataset, model), params.evaluate.ks[-1]
     split = json.loads((ranked / "pool.json").read_text())["split"]
     retrieval: dict[str, Any] = {}
     published: dict[str, Any] = {}
@@ -30,7 +30,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     with publishing(paths.evaluated(dataset, model)) as draft:
         for folder in sorted(path for path in ranked.iterdir() if path.is_dir()):
             pool = Pool.read(folder)
-            described = {"pool": pool.describe(dataset, split, params.evaluate.ks[-1])}
+            described = {"pool": pool.describe(dataset, split, k)}
             retrieval[pool.name], published[pool.name] = dict(described), dict(described)
             for retriever in pool.retrievers:
                 measured = measure_run(pool, retriever, params.evaluate)
@@ -50,8 +50,10 @@ def main(dataset: str, model: str, captioner: str) -> None:
     cost.write(paths.cost("evaluate", dataset, model), items=measured_queries)
     costs = cost_summary(dataset, model, captioner)
     write_json(costs, paths.METRICS / "cost.json")
-    write_csv(quality_cost_rows(retrieval, costs, params.evaluate.ks[-1]), paths.METRICS / "quality_cost.csv")
-    log.info("torchmetrics agrees on %s values\n\n%s", f"{compared:,}", results_table(retrieval, params.evaluate.ks[-1]))
+    against_cost = quality_cost_rows(retrieval, costs, k)
+    write_csv(against_cost, paths.METRICS / "quality_cost.csv")
+    write_json(summary(retrieval, against_cost, k), paths.METRICS / "summary.json")
+    log.info("torchmetrics agrees on %s values\n\n%s\n", f"{compared:,}", results_table(retrieval, k))
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:

@@ -7,7 +7,10 @@ DVC runs every stage.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+from twinlens.errors import FetchError
 
 DATA = Path("data")
 METRICS = Path("metrics")
@@ -86,6 +89,13 @@ def downloads() -> Path:
 
 
 def expand(location: str) -> Path:
-    """A path from a card: ~ and $VARIABLES expanded; relative ones start at the main checkout."""
-    path = Path(os.path.expandvars(location)).expanduser()
+    """A path from a card: ~ and $VARIABLES expanded; relative ones start at the main checkout.
+
+    Raises:
+        FetchError: a variable is not set.
+    """
+    expanded = os.path.expandvars(location)
+    if unset := re.findall(r"\$\{?(\w+)", expanded):
+        raise FetchError(f"{location}: the environment variable {unset[0]} is not set")
+    path = Path(expanded).expanduser()
     return path if path.is_absolute() else Path(os.environ.get("DVC_ROOT", ".")) / path

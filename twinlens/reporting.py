@@ -24,6 +24,19 @@ def results_table(retrieval: dict[str, Any], k: int) -> str:
     return markdown(["task", "searched by", *measures, "median_rank"], rows)
 
 
+def summary(retrieval: dict[str, Any], rows: list[dict[str, Any]], k: int) -> dict[str, Any]:
+    """The few numbers to look at first: measure, then task, then retriever, and what each retriever costs."""
+    short: dict[str, Any] = {}
+    for measure in ("hit", "ndcg", "mrr"):
+        short[f"{measure}_at_{k}"] = {
+            task: {name: values[f"{measure}_at_{k}"] for name, values in retrieval[task].items() if name != "pool"}
+            for task in TASKS
+            if task in retrieval
+        }
+    short["ms_per_picture"] = {row["retriever"]: row["ms_per_picture"] for row in rows}
+    return short
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table whose columns line up in a terminal too; numbers stand at the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
