@@ -15,9 +15,9 @@ from twinlens.captioners import transformers as captioners
 from twinlens.captioners.caption import caption_pictures
 from twinlens.cards import CaptionerCard
 from twinlens.costs import Cost
-from twinlens.placement import Placement, place
 from twinlens.encoders.weights import identity
 from twinlens.params import read_params
+from twinlens.placement import Placement, place
 from twinlens.scratch import Scratch, code_digest, digest, fingerprint, publishing
 from twinlens.training.captioning import train_captioner
 from twinlens.training.data import Material

@@ -9,11 +9,11 @@ from stages.runner import run_stage
 from twinlens import encoders, paths, tables
 from twinlens.cards import ModelCard, Tower
 from twinlens.costs import Cost
-from twinlens.placement import place
 from twinlens.encoders.towers import TowerJob
 from twinlens.encoders.weights import identity
 from twinlens.errors import DataError
 from twinlens.params import read_params
+from twinlens.placement import place
 from twinlens.scratch import prune, publishing
 from twinlens.sources import IMAGES, text_sources
 

@@ -12,9 +12,9 @@ import polars as pl
 from stages.runner import run_stage
 from twinlens import paths, tables
 from twinlens.costs import Cost
-from twinlens.placement import place
 from twinlens.neighbours import nearest
 from twinlens.params import read_params
+from twinlens.placement import place
 from twinlens.progress import Progress
 from twinlens.runs import RunWriter
 from twinlens.scratch import publishing
@@ -88,6 +88,7 @@ def search(task: Task, retriever: str, depth: int, device: str, folder: Path) ->
             device=device,
         ):
             run.add(found.first_query, found.rows, found.scores)
+            assert found.first_hit is not None  # groups were given
             first_hits.append(found.first_hit)
             bar.add(len(found.rows))
     ranks = {"query_id": task.query_ids, "rank": np.concatenate(first_hits)}

@@ -11,9 +11,9 @@ from stages.runner import run_stage
 from twinlens import encoders, paths, tables
 from twinlens.cards import OpenClipTower
 from twinlens.costs import Cost
-from twinlens.placement import Placement, place
 from twinlens.encoders.weights import identity
 from twinlens.params import read_params
+from twinlens.placement import Placement, place
 from twinlens.scratch import publishing
 from twinlens.training.data import Material
 from twinlens.training.loop import write_log

@@ -1,0 +1,1 @@
+"""TwinLens: which image-text embedding, fed with what, finds the right picture, and what it costs."""

@@ -158,9 +158,9 @@ class ModelCard(Card):
             raise ValueError("name a tower: `joint`, or `image`, `text` or both")
         if self.train is not None and not isinstance(self.joint, OpenClipTower):
             raise ValueError("`train` needs a joint open_clip tower")
-        if isinstance(self.joint, OpenClipTower) and self.joint.open_clip == "custom":
-            if self.train is None and self.joint.checkpoint is None:
-                raise ValueError("a custom architecture needs `train` or a `checkpoint`: it has no weights")
+        custom = isinstance(self.joint, OpenClipTower) and self.joint.open_clip == "custom"
+        if custom and self.train is None and self.joint is not None and self.joint.checkpoint is None:
+            raise ValueError("a custom architecture needs `train` or a `checkpoint`: it has no weights")
         if isinstance(self.joint, TransformersTower) and self.joint.pooling:
             raise ValueError("`pooling` is for a text tower; a joint transformers model pools by itself")
         return self

@@ -110,7 +110,7 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
 
 
 def tied_at(scores: Float32[np.ndarray, "queries depth"], k: int) -> np.ndarray:
-    """Whether items of equal score stand on both sides of the cut at k, so that only their order in the pool decides."""
+    """Whether equal scores stand on both sides of the cut at k, so that only the order of the pool decides."""
     if scores.shape[1] <= k:
         return np.zeros(len(scores), dtype=bool)
     return scores[:, k - 1] == scores[:, k]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -80,7 +79,7 @@ def download(wanted: Wanted, url: str, folder: Path, *, advice: str = "") -> Pat
                     f"{url} has SHA-256 {found}, expected {wanted.sha256}: it is another file, or was damaged on "
                     f"the way; the copy was removed.{advice}"
                 )
-        os.replace(part, final)
+        part.replace(final)
         return final
 
 

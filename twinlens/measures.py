@@ -32,12 +32,12 @@ Values = Float64[np.ndarray, " queries"]
 
 def hit_at(relevance: Relevance, relevant: Relevant, k: int) -> Values:
     """1 where any of the first k items is relevant."""
-    return relevance[:, :k].any(axis=1).astype(np.float64)
+    return np.asarray(relevance[:, :k].any(axis=1), dtype=np.float64)
 
 
 def recall_at(relevance: Relevance, relevant: Relevant, k: int) -> Values:
     """Share of the pool's relevant items that stand among the first k."""
-    return relevance[:, :k].sum(axis=1) / relevant
+    return np.asarray(relevance[:, :k].sum(axis=1) / relevant)
 
 
 def precision_at(relevance: Relevance, relevant: Relevant, k: int) -> Values:

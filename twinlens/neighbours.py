@@ -68,7 +68,7 @@ def nearest(
     if query_groups is not None and item_groups is not None:
         members = _Members.of(item_groups, 1 + max(int(query_groups.max()), int(item_groups.max())))
     tolerance = float32_error(queries.shape[1])
-    with _full_float32():
+    with _FullFloat32():
         for start in range(0, len(queries), step):
             block = np.array(queries[start : start + step], dtype=np.float32, order="C")
             product = torch.from_numpy(block).to(device) @ on_device.T  # (queries of the block, items)
@@ -196,7 +196,7 @@ def _first_hit(
     return ranks
 
 
-class _full_float32:
+class _FullFloat32:
     """Float32 products in float32, also where a GPU would rather round them to TF32."""
 
     def __enter__(self) -> None:

@@ -169,10 +169,9 @@ def _key_path(loc: tuple[Any, ...], raw: dict[str, Any]) -> list[Any]:
     for i, step in enumerate(loc):
         last = i == len(loc) - 1
         inside = isinstance(node, dict) and step in node
-        if inside and (last or isinstance(node[step], (dict, list))):
-            path.append(step)
-            node = node[step]
-        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+        if (inside and (last or isinstance(node[step], (dict, list)))) or (
+            isinstance(node, list) and isinstance(step, int) and step < len(node)
+        ):
             path.append(step)
             node = node[step]
         elif last and isinstance(step, str):  # a missing key
@@ -198,4 +197,3 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models_in(part)]
-

@@ -30,7 +30,7 @@ ORIENTATION = 0x0112  # the EXIF tag
 WHITE = (255, 255, 255)
 
 
-class BadPicture(DataError):
+class BadPictureError(DataError):
     """A picture that has to be set aside; the message is the reason."""
 
 
@@ -58,12 +58,12 @@ def prepare_jpeg(
     A JPEG that already is one keeps its bytes; it is still decoded once, so that damage is found here.
 
     Raises:
-        BadPicture: empty, no picture, damaged, too large or too small.
+        BadPictureError: empty, no picture, damaged, too large or too small.
     """
     picture, header, mended = open_picture(raw, max_megapixels=max_megapixels, name=name)
     height, width = picture.shape[:2]
     if min(height, width) < min_side_px:
-        raise BadPicture(f"{width} x {height} px: a side is under {min_side_px} px")
+        raise BadPictureError(f"{width} x {height} px: a side is under {min_side_px} px")
     plain = header.format == "JPEG" and not mended
     if shortest_side_px is not None and min(height, width) > shortest_side_px:
         picture = to_numpy(resize(to_tensor(picture), *scaled(height, width, shortest_side_px)))
@@ -94,19 +94,19 @@ def open_picture(
         ending is not the file's format.
 
     Raises:
-        BadPicture: empty, no picture, damaged or larger than `max_megapixels`.
+        BadPictureError: empty, no picture, damaged or larger than `max_megapixels`.
     """
     if not raw:
-        raise BadPicture("empty file")
+        raise BadPictureError("empty file")
     try:
         image = Image.open(io.BytesIO(raw))
     except UnidentifiedImageError:
-        raise BadPicture(f"not a picture: starts with {raw[:12]!r}") from None
+        raise BadPictureError(f"not a picture: starts with {raw[:12]!r}") from None
     except Exception as error:  # PIL's decoders raise whatever the bytes lead them to
-        raise BadPicture(f"damaged header: {error}") from None
+        raise BadPictureError(f"damaged header: {error}") from None
     header = Header(image.format or "?", *image.size)
     if header.width * header.height > max_megapixels * 1e6:
-        raise BadPicture(f"{header.width} x {header.height} px: over {max_megapixels:g} megapixels")
+        raise BadPictureError(f"{header.width} x {header.height} px: over {max_megapixels:g} megapixels")
     try:
         mended = _peculiarities(image, name)
         if header.format == "JPEG" and image.mode in ("RGB", "L"):
@@ -115,7 +115,7 @@ def open_picture(
             pixels = np.asarray(_to_rgb(image))
         orientation = int(image.getexif().get(ORIENTATION, 1))
     except Exception as error:
-        raise BadPicture(f"damaged: {error}") from None
+        raise BadPictureError(f"damaged: {error}") from None
     if orientation in UPRIGHT:
         pixels = UPRIGHT[orientation](pixels)
         mended = (*mended, "turned upright as its EXIF says")
@@ -221,12 +221,13 @@ def fit(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.T
     """Bring an upright RGB picture to what a model reads."""
     _, height, width = picture.shape
     if spec.mode == "squash":
-        inner = spec.resize_px or spec.height
-        return _crop_middle(resize(picture, inner, inner * spec.width // spec.height, spec.interpolation), spec)
+        scaled_px = spec.resize_px or spec.height
+        squashed = resize(picture, scaled_px, scaled_px * spec.width // spec.height, spec.interpolation)
+        return _crop_middle(squashed, spec)
     if spec.mode == "longest":
         scale = min(spec.height / height, spec.width / width)
-        inner = max(1, round(height * scale)), max(1, round(width * scale))
-        return _pad(resize(picture, *inner, spec.interpolation), spec)
+        inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
+        return _pad(resize(picture, inner_height, inner_width, spec.interpolation), spec)
     shorter = spec.resize_px or min(spec.height, spec.width)
     picture = resize(picture, *scaled(height, width, shorter), spec.interpolation)
     return _crop_middle(_pad(picture, spec), spec)

@@ -40,6 +40,8 @@ def place(device: str) -> Placement:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ParamsError(f"compute.device: '{device}' is not here ({str(error).splitlines()[0]}); try `auto`") from None
+        raise ParamsError(
+            f"compute.device: '{device}' is not here ({str(error).splitlines()[0]}); try `auto`"
+        ) from None
     bf16 = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
     return Placement(chosen, torch.bfloat16 if bf16 else torch.float32)

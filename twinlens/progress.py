@@ -47,7 +47,9 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.close()
         elapsed = time.monotonic() - self.started
         if kind is None and self.count > self.start_count and elapsed >= WORTH_A_LINE_S:

@@ -73,7 +73,9 @@ def check_sample(
                 ours = float(values[f"{name}_at_{k}"][query])
                 compared += 1
                 if not abs(ours - theirs) <= TOLERANCE:
-                    raise DataError(f"{name}_at_{k} of query {query} is {ours:.8f} here and {theirs:.8f} in torchmetrics")
+                    raise DataError(
+                        f"{name}_at_{k} of query {query} is {ours:.8f} here and {theirs:.8f} in torchmetrics"
+                    )
     return compared
 
 

@@ -27,7 +27,7 @@ def results_table(retrieval: dict[str, Any], k: int) -> str:
 def summary(retrieval: dict[str, Any], rows: list[dict[str, Any]], k: int) -> dict[str, Any]:
     """The few numbers to look at first: measure, then task, then retriever, and what each retriever costs."""
     short: dict[str, Any] = {}
-    for measure in ("hit", "ndcg", "mrr"):
+    for measure in ("hit", "ndcg"):
         short[f"{measure}_at_{k}"] = {
             task: {name: values[f"{measure}_at_{k}"] for name, values in retrieval[task].items() if name != "pool"}
             for task in TASKS

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from twinlens import tables
 from twinlens.errors import DataError
 from twinlens.params import ResizeParams
-from twinlens.pixels import BadPicture, Prepared, ahead, prepare_jpeg
+from twinlens.pixels import BadPictureError, Prepared, ahead, prepare_jpeg
 from twinlens.progress import Progress
 
 
@@ -60,7 +60,7 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
                 quality=params.jpeg_quality,
                 name=file,
             )
-        except BadPicture as bad:
+        except BadPictureError as bad:
             return image_id, str(bad)
 
     def flush(number: int) -> None:

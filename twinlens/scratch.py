@@ -79,7 +79,7 @@ class Scratch:
             if part.is_file():
                 with part.open("rb") as file:
                     os.fsync(file.fileno())
-            os.replace(part, final)
+            part.replace(final)
         finally:
             if part.is_dir():
                 shutil.rmtree(part)
@@ -113,7 +113,9 @@ class Scratch:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._lock.close()
 
 
@@ -130,7 +132,7 @@ def publishing(out: Path) -> Iterator[Path]:
     try:
         yield draft
         shutil.rmtree(out, ignore_errors=True)
-        os.replace(draft, out)
+        draft.replace(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

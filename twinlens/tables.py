@@ -36,9 +36,7 @@ IMAGES = _columns(
 CAPTIONS = _columns(caption_id=_text, image_id=_text, text=_text)  # caption_id: "<image_id>#<n>", n from 0
 DROPPED = _columns(kind=_text, id=_text, rule=_text, reason=_text)  # kind: image or caption
 PIXELS = _columns(image_id=_text, jpeg=pa.binary())
-INDEX = _columns(
-    image_id=_text, shard=pa.int32(), row=pa.int32(), width=pa.int32(), height=pa.int32(), sha256=_text
-)
+INDEX = _columns(image_id=_text, shard=pa.int32(), row=pa.int32(), width=pa.int32(), height=pa.int32(), sha256=_text)
 NOTES = _columns(image_id=_text, kept=pa.bool_(), note=_text)  # mended (kept) or set aside (not)
 GROUPS = _columns(
     image_id=_text,

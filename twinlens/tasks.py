@@ -32,6 +32,7 @@ from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED
 Rows = Float32[np.ndarray, "rows dim"]
 Pair = tuple[Rows, Rows]  # vectors of the queries and of the items
 
+
 @dataclass(frozen=True)
 class Vectors:
     """Unit vectors of one source, in the order of their ids."""
@@ -115,41 +116,40 @@ def _object_sets(sources: dict[str, Vectors], pool: pl.DataFrame, params: RankPa
         own_rows=np.arange(len(ids)),
     )
 
-    def of_pictures(name: str) -> Rows:
-        return np.asarray(sources[name].rows[chosen])
-
-    def of_joined() -> Rows:
-        source = sources[JOINED]
-        row_of = {image_id: row for row, image_id in enumerate(source.ids)}
-        return np.asarray(source.rows[[row_of[image_id] for image_id in ids]])
-
-    def of_random() -> Rows:
-        source = sources[CAPTIONS]
-        return np.asarray(source.rows[one_caption_each(source.image_ids, ids, params.seed)])
-
-    def searched_by(make: Callable[[], Rows]) -> Callable[[], Pair]:
-        def pair() -> Pair:
-            rows = make()
-            return rows, rows
-
-        return pair
-
-    def with_pixels(make: Callable[[], Rows]) -> Callable[[], Pair]:
-        return searched_by(lambda: concatenate(of_pictures(IMAGES), make(), params.image_weight))
-
-    if IMAGES in sources:
-        task.retrievers["image"] = searched_by(lambda: of_pictures(IMAGES))
     words: dict[str, Callable[[], Rows]] = {}
     if CAPTIONS in sources:
-        words["captions_joined"], words["caption_random"] = of_joined, of_random
+        words["captions_joined"] = lambda: _rows_of(sources[JOINED], ids)
+        words["caption_random"] = lambda: _one_caption(sources[CAPTIONS], ids, params.seed)
     if GENERATED in sources:
-        words["caption_generated"] = lambda: of_pictures(GENERATED)
-    task.retrievers.update({name: searched_by(make) for name, make in words.items()})
+        words["caption_generated"] = lambda: _rows_of(sources[GENERATED], ids)
     if IMAGES in sources:
-        task.retrievers.update(
-            {f"image_and_{name}": with_pixels(words[name]) for name in words if name != "caption_random"}
-        )
+        task.retrievers["image"] = _by_themselves(lambda: _rows_of(sources[IMAGES], ids))
+    task.retrievers.update({name: _by_themselves(make) for name, make in words.items()})
+    if IMAGES in sources:
+        for name in sorted(words.keys() - {"caption_random"}):
+            task.retrievers[f"image_and_{name}"] = _with_pixels(sources[IMAGES], words[name], ids, params.image_weight)
     return task
+
+
+def _by_themselves(make: Callable[[], Rows]) -> Callable[[], Pair]:
+    def pair() -> Pair:
+        rows = make()
+        return rows, rows
+
+    return pair
+
+
+def _with_pixels(images: Vectors, words: Callable[[], Rows], ids: list[str], image_weight: float) -> Callable[[], Pair]:
+    return _by_themselves(lambda: concatenate(_rows_of(images, ids), words(), image_weight))
+
+
+def _rows_of(source: Vectors, ids: list[str]) -> Rows:
+    row_of = {own: row for row, own in enumerate(source.ids)}
+    return np.asarray(source.rows[[row_of[image_id] for image_id in ids]])
+
+
+def _one_caption(source: Vectors, ids: list[str], seed: int) -> Rows:
+    return np.asarray(source.rows[one_caption_each(source.image_ids, ids, seed)])
 
 
 def _caption_tasks(sources: dict[str, Vectors], pool_ids: list[str], params: RankParams, joint: bool) -> list[Task]:

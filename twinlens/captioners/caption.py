@@ -10,8 +10,8 @@ import polars as pl
 import torch
 
 from twinlens.captioners.transformers import Captioner
-from twinlens.placement import Placement
 from twinlens.pixels import ahead, batch_pixels
+from twinlens.placement import Placement
 from twinlens.progress import Progress
 from twinlens.scratch import Scratch
 from twinlens.tables import iter_pixels
@@ -51,7 +51,9 @@ def caption_pictures(
     pictures = iter_pixels(shards, todo)
 
     def tasks() -> list[tuple[str, int]]:
-        return [(name, min(batch, len(spans[name]) - at)) for name in missing for at in range(0, len(spans[name]), batch)]
+        return [
+            (name, min(batch, len(spans[name]) - at)) for name in missing for at in range(0, len(spans[name]), batch)
+        ]
 
     def read(jpegs: list[bytes]) -> torch.Tensor:
         return batch_pixels(jpegs, captioner.pixels)

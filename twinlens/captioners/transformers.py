@@ -13,10 +13,10 @@ from transformers.utils import logging as transformers_log
 
 from twinlens.cards import CaptionerCard
 from twinlens.encoders.base import count_parameters, normalised
-from twinlens.placement import Placement
 from twinlens.encoders.image_processor import pixel_spec
 from twinlens.encoders.weights import hub_folder, local_checkpoint
 from twinlens.errors import DataError
+from twinlens.placement import Placement
 
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
 

@@ -46,16 +46,20 @@ class Pen:
         return self.left + x * self.side, self.top + y * self.side
 
     def rect(self, x0: float, y0: float, x1: float, y1: float, fill: Colour | None = None, r: float = 0.0) -> None:
+        """A filled rectangle from one corner to the other, `r` its corners' radius."""
         box = (*self._at(x0, y0), *self._at(x1, y1))
         self.draw.rounded_rectangle(box, radius=r * self.side, fill=fill or self.colour)
 
     def oval(self, x0: float, y0: float, x1: float, y1: float, fill: Colour | None = None) -> None:
+        """A filled ellipse inside a box."""
         self.draw.ellipse((*self._at(x0, y0), *self._at(x1, y1)), fill=fill or self.colour)
 
     def poly(self, *points: Point, fill: Colour | None = None) -> None:
+        """A filled polygon."""
         self.draw.polygon([self._at(*p) for p in points], fill=fill or self.colour)
 
     def line(self, *points: Point, width: float, fill: Colour | None = None) -> None:
+        """A line through points."""
         self.draw.line(
             [self._at(*p) for p in points],
             fill=fill or self.colour,
@@ -64,13 +68,16 @@ class Pen:
         )
 
     def ring(self, x: float, y: float, radius: float, width: float, stroke: Colour | None = None) -> None:
+        """A circle that is not filled."""
         box = (*self._at(x - radius, y - radius), *self._at(x + radius, y + radius))
         self.draw.ellipse(box, outline=stroke or self.colour, width=max(1, round(width * self.side)))
 
     def pie(self, x0: float, y0: float, x1: float, y1: float, start: float, end: float) -> None:
+        """A sector of the ellipse inside a box, angles in degrees clockwise from the right."""
         self.draw.pieslice((*self._at(x0, y0), *self._at(x1, y1)), start, end, fill=self.colour)
 
     def wheel(self, x: float, y: float, radius: float) -> None:
+        """A tyre with its rim."""
         self.oval(x - radius, y - radius, x + radius, y + radius, DARK)
         self.oval(x - radius / 2.2, y - radius / 2.2, x + radius / 2.2, y + radius / 2.2, STEEL)
 
@@ -227,7 +234,7 @@ def draw_scene(background: str, things: list[Thing], side_px: int, rng: np.rando
     draw.rectangle((0, line, canvas_px, canvas_px), fill=tuple(int(v) for v in ground))
     for thing in things:
         base = np.array(COLOURS[thing.colour]) + rng.integers(-10, 11, size=3)
-        colour = tuple(int(v) for v in base.clip(0, 255))
-        pen = Pen(draw, thing.left * canvas_px, thing.top * canvas_px, thing.side * canvas_px, colour)
+        red, green, blue = (int(v) for v in base.clip(0, 255))
+        pen = Pen(draw, thing.left * canvas_px, thing.top * canvas_px, thing.side * canvas_px, (red, green, blue))
         OBJECTS[thing.category](pen)
     return picture.reduce(SUPERSAMPLING)

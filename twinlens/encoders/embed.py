@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float32
 
 from twinlens.encoders.base import ImageEncoder, TextEncoder
-from twinlens.placement import Placement
 from twinlens.errors import DataError
 from twinlens.pixels import ahead, batch_pixels
+from twinlens.placement import Placement
 from twinlens.progress import Progress
 from twinlens.scratch import Scratch
 from twinlens.tables import iter_pixels
@@ -84,7 +84,13 @@ def embed_pictures(
 
 
 def embed_texts(
-    encoder: TextEncoder, texts: Sequence[str], ids: Sequence[str], scratch: Scratch, placement: Placement, *, batch: int | None = None
+    encoder: TextEncoder,
+    texts: Sequence[str],
+    ids: Sequence[str],
+    scratch: Scratch,
+    placement: Placement,
+    *,
+    batch: int | None = None,
 ) -> None:
     """Fill `scratch` with the unit vectors of texts; notes how many the tower could not read to their end.
 

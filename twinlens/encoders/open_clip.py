@@ -16,12 +16,12 @@ from open_clip.transformer import text_global_pool
 
 from twinlens.cards import OpenClipTower
 from twinlens.encoders.base import Loaded, count_parameters, normalised
-from twinlens.placement import Placement
 from twinlens.encoders.weights import hub_folder, local_checkpoint
 from twinlens.errors import DataError, ParamsError, nearest
 from twinlens.fetch import Wanted, download
 from twinlens.paths import downloads
 from twinlens.pixels import PixelSpec
+from twinlens.placement import Placement
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")  # first found is taken
 TOKENIZER = ["tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.model"]

@@ -11,9 +11,9 @@ from sentence_transformers import SentenceTransformer
 
 from twinlens.cards import SentenceTransformersTower
 from twinlens.encoders.base import Loaded, count_parameters
-from twinlens.placement import Placement
 from twinlens.encoders.weights import hub_folder, local_checkpoint
 from twinlens.errors import DataError
+from twinlens.placement import Placement
 
 FILES = ["*.json", "*.txt", "*.model", "*/config.json", "*/model.safetensors"]
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")

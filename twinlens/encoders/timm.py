@@ -12,10 +12,10 @@ from jaxtyping import Float32, UInt8
 
 from twinlens.cards import TimmTower
 from twinlens.encoders.base import Loaded, count_parameters, normalised
-from twinlens.placement import Placement
 from twinlens.encoders.weights import hub_folder, local_checkpoint
 from twinlens.errors import DataError, ParamsError, nearest
 from twinlens.pixels import PixelSpec
+from twinlens.placement import Placement
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -67,7 +67,7 @@ def load(card: TimmTower, path: Path, placement: Placement, random_weights: bool
 
 
 def pixel_spec(config: dict[str, Any]) -> PixelSpec:
-    """timm's data configuration as ours: the evaluation transform of `timm.data.create_transform`."""
+    """Timm's data configuration as ours: the evaluation transform of `timm.data.create_transform`."""
     _, height, width = config["input_size"]
     if config.get("crop_mode") not in (None, "center", "squash"):
         raise ParamsError(f"timm's crop_mode '{config['crop_mode']}' is not known here; center and squash are")

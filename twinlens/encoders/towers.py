@@ -18,17 +18,23 @@ from twinlens import encoders
 from twinlens.cards import Tower
 from twinlens.costs import Cost
 from twinlens.encoders.base import Loaded
-from twinlens.placement import Placement
 from twinlens.encoders.embed import PICTURES_PER_PART, TEXTS_PER_PART, collect, embed_pictures, embed_texts, is_complete
 from twinlens.encoders.weights import identity
 from twinlens.params import ComputeParams
+from twinlens.placement import Placement
 from twinlens.scratch import Scratch, code_digest, digest, fingerprint
 from twinlens.tables import VECTORS, write_table
 
 log = logging.getLogger("twinlens")
 
 PACKAGES = {"open_clip": "open_clip_torch", "sentence_transformers": "sentence-transformers"}
-NOT_IDENTITY = {"checkpoint", "sha256", "licence", "revision", "code_revision"}  # the weights' own digest says it better
+NOT_IDENTITY = {
+    "checkpoint",
+    "sha256",
+    "licence",
+    "revision",
+    "code_revision",
+}  # the weights' own digest says it better
 
 
 class TowerJob:
@@ -92,7 +98,9 @@ class TowerJob:
                 embed_texts(encoder, words, ids, scratch, self.placement, batch=self.compute.text_batch)
             truncated = int(scratch.total("truncated"))
             if truncated:
-                log.info("%s: %s of %s texts are longer than the tower reads", name, f"{truncated:,}", f"{len(texts):,}")
+                log.info(
+                    "%s: %s of %s texts are longer than the tower reads", name, f"{truncated:,}", f"{len(texts):,}"
+                )
             self._collect(name, scratch, texts, out, truncated=truncated)
 
     def _collect(self, name: str, scratch: Scratch, ids: pl.DataFrame, out: Path, **figures: float) -> None:

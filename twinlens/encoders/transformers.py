@@ -13,11 +13,11 @@ from transformers.utils import logging as transformers_log
 
 from twinlens.cards import TransformersTower
 from twinlens.encoders.base import Loaded, count_parameters, normalised
-from twinlens.placement import Placement
 from twinlens.encoders.image_processor import pixel_spec
 from twinlens.encoders.weights import hub_folder, local_checkpoint
 from twinlens.errors import DataError, ParamsError
 from twinlens.pixels import PixelSpec
+from twinlens.placement import Placement
 
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
 
@@ -71,7 +71,9 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
     if card.pooling is not None:
         return Loaded(None, _PooledText(model, tokenizer, card, placement))
     if not (hasattr(model, "get_image_features") or hasattr(model, "encode_image")):
-        raise ParamsError(f"{card.transformers} has no pair of towers: as a text tower it needs `pooling: mean` or `cls`")
+        raise ParamsError(
+            f"{card.transformers} has no pair of towers: as a text tower it needs `pooling: mean` or `cls`"
+        )
     processor = AutoImageProcessor.from_pretrained(path, **remote)
     return Loaded(_Image(model, pixel_spec(processor), placement), _Text(model, tokenizer, card, placement))
 

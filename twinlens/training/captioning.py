@@ -12,8 +12,8 @@ from transformers.utils import logging as transformers_log
 
 from twinlens.cards import CaptionerCard
 from twinlens.encoders.base import normalised
-from twinlens.placement import Placement
 from twinlens.encoders.image_processor import pixel_spec
+from twinlens.placement import Placement
 from twinlens.scratch import Scratch
 from twinlens.training.data import Material, PixelStore, Split, Trained, training_key
 from twinlens.training.loop import Batch, fit

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from twinlens.cards import ContrastiveRecipe, OpenClipTower
 from twinlens.encoders.base import normalised
-from twinlens.placement import Placement
 from twinlens.encoders.open_clip import encode_text, pixel_spec
+from twinlens.placement import Placement
 from twinlens.scratch import Scratch
 from twinlens.training.data import Material, PixelStore, Split, Trained, training_key
 from twinlens.training.loop import Batch, fit
@@ -115,5 +115,3 @@ def symmetric_cross_entropy(logits: Float32[torch.Tensor, "pictures texts"]) -> 
     own = torch.arange(len(logits), device=logits.device)
     by_picture = torch.nn.functional.cross_entropy(logits, own)
     return (by_picture + torch.nn.functional.cross_entropy(logits.T, own)) / 2
-
-

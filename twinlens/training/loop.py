@@ -52,7 +52,9 @@ def fit(
     """
     steps = len(captions_of) // recipe.batch_size
     if steps < 1:
-        raise DataError(f"train.batch_size is {recipe.batch_size}, but the training split has {len(captions_of)} pictures")
+        raise DataError(
+            f"train.batch_size is {recipe.batch_size}, but the training split has {len(captions_of)} pictures"
+        )
     optimisers = _optimisers(model, recipe)
     rows: list[dict[str, float]] = []
     if scratch.has(CHECKPOINT):
@@ -125,7 +127,9 @@ def _optimisers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Opti
     """
     decay = recipe.weight_decay
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    matrices = [p for name, p in trained.items() if p.ndim == 2 and "embed" not in name and "decoder.weight" not in name]
+    matrices = [
+        p for name, p in trained.items() if p.ndim == 2 and "embed" not in name and "decoder.weight" not in name
+    ]
     if recipe.optimizer == "adamw":
         flat = [p for p in trained.values() if p.ndim < 2]  # biases, norms and the temperature are not decayed
         rest = [p for p in trained.values() if p.ndim >= 2]

@@ -1,0 +1,45 @@
+# make repro   set up and run the pipeline on the embedded default
+# make test    set up, then style, types and tests
+# make check   style and types only
+# make bench   the benchmarks
+VENV ?= .venv
+PYTHON ?= python3
+UV := uv==0.13.8
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: setup repro test check bench requirements clean-scratch
+
+setup: $(VENV)/.ready
+
+repro: setup
+	dvc repro
+
+test: check
+	pytest
+
+check: setup
+	ruff check .
+	ruff format --check .
+	mypy
+
+bench: setup
+	python -m benchmarks.run
+
+# Pins for every platform, without addresses of package indexes.
+requirements: setup
+	uv pip compile pyproject.toml --universal --all-extras --python-version 3.11 \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate -o requirements.txt
+
+# Finished parts that are kept for resuming and for other models that share a tower.
+clean-scratch:
+	rm -rf .dvc/tmp/twinlens
+
+# Every stage is a process of its own, so libraries are compiled to bytecode once, here.
+$(VENV)/.ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "TwinLens needs Python 3.11 or newer; this is $$($(PYTHON) --version). Name another: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --disable-pip-version-check $(UV)
+	uv pip install --quiet --compile-bytecode -r requirements.txt || python -m pip install --quiet -r requirements.txt
+	python -m twinlens.offline_plots
+	touch $@
