@@ -7,7 +7,7 @@ PYTHON ?= python3
 UV := uv==0.13.8
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro test check bench requirements clean-scratch
+.PHONY: setup repro test check bench readme requirements clean-scratch
 
 setup: $(VENV)/.ready
 
@@ -24,6 +24,10 @@ check: setup
 
 bench: setup
 	python -m benchmarks.run
+
+# The result tables of the README, from the numbers they show.
+readme: setup
+	python -m twinlens.readme
 
 # Pins for every platform, without addresses of package indexes.
 requirements: setup

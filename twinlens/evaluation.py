@@ -5,7 +5,8 @@ Nothing here knows a model or a vector; what is measured is what the runs say.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from twinlens import tables
 from twinlens.errors import DataError
 from twinlens.measures import Relevance, Values, chance_hit_at, macro_mean, measure_all, median_rank
 from twinlens.params import EvaluateParams
+from twinlens.progress import Progress
 from twinlens.published import object_set_measures
 from twinlens.referee import check_sample
+from twinlens.reporting import curve_rows
 from twinlens.runs import read_run
 
 DIGITS = 6
@@ -71,6 +74,50 @@ class Pool:
             "items": len(self.items),
             f"chance_hit_at_{k}": round(chance, DIGITS),
         }
+
+
+@dataclass
+class Results:
+    """What the `evaluate` stage found, by task and retriever."""
+
+    retrieval: dict[str, Any] = field(default_factory=dict)
+    as_published: dict[str, Any] = field(default_factory=dict)
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    queries: int = 0
+    compared: int = 0  # values that torchmetrics confirmed
+
+
+def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, out: Path) -> Results:
+    """Measure every run of every task; write the values of every query below `out`.
+
+    Args:
+        ranked: folder of the `rank` stage.
+        dataset: its name, to be stored beside the numbers.
+        params: the cuts, and how much is measured twice.
+        out: a folder; `<task>/<retriever>.parquet` are written there.
+
+    Raises:
+        DataError: a run does not fit its pool, or torchmetrics disagrees.
+    """
+    split = json.loads((ranked / "pool.json").read_text())["split"]
+    pools = [Pool.read(folder) for folder in sorted(path for path in ranked.iterdir() if path.is_dir())]
+    results = Results()
+    with Progress("evaluate", total=sum(len(pool.retrievers) for pool in pools), unit="run") as bar:
+        for pool in pools:
+            described = pool.describe(dataset, split, params.ks[-1])
+            results.retrieval[pool.name] = {"pool": described}
+            results.as_published[pool.name] = {"pool": described}
+            for retriever in pool.retrievers:
+                measured = measure_run(pool, retriever, params)
+                results.retrieval[pool.name][retriever] = measured.means
+                results.as_published[pool.name][retriever] = measured.as_published
+                results.curves += curve_rows(pool.name, retriever, measured.curves)
+                results.queries += len(measured.per_query)
+                results.compared += measured.compared
+                (out / pool.name).mkdir(parents=True, exist_ok=True)
+                measured.per_query.write_parquet(out / pool.name / f"{retriever}.parquet")
+                bar.add(1)
+    return results
 
 
 @dataclass(frozen=True)

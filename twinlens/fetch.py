@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from twinlens.progress import Progress
 
 log = logging.getLogger("twinlens")
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16  # at most this much of what came is lost when a connection breaks
 TIMEOUT_S = (10, 60)  # to connect, and between two pieces
 ATTEMPTS = 5
 FIRST_WAIT_S = 1.0  # doubled after each attempt
@@ -120,17 +121,18 @@ def _fetch_rest(wanted: Wanted, url: str, part: Path) -> None:
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as answer:
         if answer.status_code in RETRIED:
             raise _Interrupted(f"the host answered {answer.status_code} {answer.reason}")
-        if answer.status_code == 416:  # what we have is not part of what is there
+        etag = answer.headers.get("ETag")
+        if answer.status_code == 416 or (answer.status_code == 206 and etag != headers.get("If-Range", etag)):
             part.unlink()
-            raise _Interrupted("the file at the host is shorter than the part fetched before")
+            raise _Interrupted("what was fetched before is no part of the file that the host has now")
         answer.raise_for_status()
         if answer.status_code != 206:
             have = 0  # the host sends the whole file
-        total = _expected_size(wanted, answer, have)
         if "text/html" in answer.headers.get("Content-Type", "") and not wanted.name.endswith((".html", ".htm")):
             raise requests.RequestException("the host sent a web page instead of the file")
+        total = _expected_size(wanted, answer, have)
         _check_room(part, (total or 0) - have)
-        if etag := answer.headers.get("ETag"):
+        if etag:
             stamp.write_text(etag)
         _save(answer, part, have, total, wanted.name)
     stamp.unlink(missing_ok=True)
@@ -145,16 +147,21 @@ def _expected_size(wanted: Wanted, answer: requests.Response, have: int) -> int 
 
 
 def _save(answer: requests.Response, part: Path, have: int, total: int | None, name: str) -> None:
+    broken = False
     with (
         part.open("ab" if have else "wb") as file,
         Progress(name, total=total or 0, unit="B", done=have, scale=True) as bar,
     ):
-        for chunk in answer.iter_content(CHUNK):
-            file.write(chunk)
-            bar.add(len(chunk))
+        try:
+            for chunk in answer.iter_content(CHUNK):
+                file.write(chunk)
+                bar.add(len(chunk))
+        except requests.exceptions.ChunkedEncodingError:  # so requests calls any answer that ends early
+            broken = True
     size = part.stat().st_size
-    if total is not None and size != total:
-        raise _Interrupted(f"the connection ended after {size:,} of {total:,} bytes")
+    if broken or (total is not None and size != total):
+        known = "" if total is None else f" of {total:,}"
+        raise _Interrupted(f"the connection ended after {size:,}{known} bytes")
 
 
 def _check_room(part: Path, needed: int) -> None:
@@ -183,5 +190,4 @@ def sha256_of(path: Path) -> str:
 def _short(error: BaseException) -> str:
     """An error's message without the nesting that HTTP libraries put around it."""
     reason = getattr(error.args[0], "reason", None) if error.args else None
-    text = str(reason or error)
-    return text.split(": ", 1)[1] if text.startswith("<") and ": " in text else text
+    return re.sub(r"^(<.*?>|HTTPS?Connection(Pool)?\(.*?\)): ", "", str(reason or error))

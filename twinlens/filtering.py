@@ -72,9 +72,11 @@ def apply_rules(annotations: Annotations, params: FilterParams) -> Kept:
             f"no picture of {len(annotations.images)} is left after filtering; the first drops: {dropped[:3]}"
         )
     kept_ids = {image.image_id for image in kept}
+    orphans = [image_id for image_id, _ in captions if image_id not in kept_ids]
+    dropped += [("caption", image_id, "dropped_image", "its picture was dropped") for image_id in orphans]
     counts = {
         "images": {"found": len(annotations.images), "kept": len(kept)},
-        "captions": {"found": len(annotations.captions), "kept": sum(i in kept_ids for i, _ in captions)},
+        "captions": {"found": len(annotations.captions), "kept": len(captions) - len(orphans)},
     }
     return Kept(
         images=pl.DataFrame(
@@ -97,7 +99,11 @@ def _unique_images(images: list[RawImage], dropped: list[tuple[str, str, str, st
     for image in images:
         if image.split not in SPLITS:
             raise DataError(f"image {image.image_id} is in split '{image.split}'; known splits: {', '.join(SPLITS)}")
-        if image.image_id in unique:
+        names = (image.image_id, image.file, *image.labels)
+        if not all(is_unicode(name) for name in names):
+            reason = f"not UTF-8: {printable(', '.join(names))[:80]!r}"
+            dropped.append(("image", printable(image.image_id), "not_utf8", reason))
+        elif image.image_id in unique:
             reason = f"{image.file} has the id of {unique[image.image_id].file}"
             dropped.append(("image", image.image_id, "duplicate_id", reason))
         else:
@@ -112,7 +118,8 @@ def _usable_captions(
     for caption in captions:
         text = " ".join(caption.text.split())
         if caption.image_id not in images:
-            dropped.append(("caption", caption.image_id, "unknown_image", f"no such image: {printable(text)[:80]!r}"))
+            reason = f"no such image: {printable(text)[:80]!r}"
+            dropped.append(("caption", printable(caption.image_id), "unknown_image", reason))
         elif not text:
             dropped.append(("caption", caption.image_id, "empty", "empty caption"))
         elif not is_unicode(text):

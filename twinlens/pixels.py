@@ -28,6 +28,7 @@ Image.MAX_IMAGE_PIXELS = None  # our own limit is checked from the header, befor
 
 ORIENTATION = 0x0112  # the EXIF tag
 WHITE = (255, 255, 255)
+LONGEST_JPEG_PX = 65_500  # libjpeg's limit
 
 
 class BadPictureError(DataError):
@@ -58,7 +59,7 @@ def prepare_jpeg(
     A JPEG that already is one keeps its bytes; it is still decoded once, so that damage is found here.
 
     Raises:
-        BadPictureError: empty, no picture, damaged, too large or too small.
+        BadPictureError: empty, no picture, damaged, too large, too small or too long.
     """
     picture, header, mended = open_picture(raw, max_megapixels=max_megapixels, name=name)
     height, width = picture.shape[:2]
@@ -70,6 +71,8 @@ def prepare_jpeg(
         height, width = picture.shape[:2]
     elif plain:
         return Prepared(raw, width, height, ())
+    if max(height, width) > LONGEST_JPEG_PX:
+        raise BadPictureError(f"{width} x {height} px: a JPEG's sides end at {LONGEST_JPEG_PX} px")
     jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=quality, colorsubsampling="444")
     return Prepared(jpeg, width, height, mended)
 
@@ -112,8 +115,8 @@ def open_picture(
         if header.format == "JPEG" and image.mode in ("RGB", "L"):
             pixels = simplejpeg.decode_jpeg(raw, colorspace="RGB")  # strict: a truncated file is an error
         else:
-            pixels = np.asarray(_to_rgb(image))
-        orientation = int(image.getexif().get(ORIENTATION, 1))
+            pixels = np.array(_to_rgb(image))  # PIL's own memory is read-only, which torch warns of
+        orientation = image.getexif().get(ORIENTATION)  # anything, where the block is broken
     except Exception as error:
         raise BadPictureError(f"damaged: {error}") from None
     if orientation in UPRIGHT:
@@ -152,6 +155,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     if image.mode.startswith(("I", "F")):  # 16 or 32 bits a sample: PIL's own conversion clips at 255
         values = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("it holds samples that are no numbers")
         top = max(65_535.0 if image.mode.startswith("I") else 1e-9, float(values.max()))
         return Image.fromarray((values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
@@ -207,8 +212,9 @@ def resize(
 ) -> UInt8[torch.Tensor, "3 height width"]:
     """Resize with antialiasing on uint8, horizontally first.
 
-    PIL gives the same picture within one grey level when it works in that order too (it may take
-    the vertical pass first when that is cheaper, which moves a few pixels at hard edges further).
+    PIL gives the same picture within one grey level when it works in that order too (two, in a few
+    samples of a million, when a picture is enlarged). It may take the vertical pass first when that
+    is cheaper, which moves a few pixels at hard edges further.
     """
     if picture.shape[1:] == (height, width):
         return picture
@@ -223,7 +229,7 @@ def fit(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.T
     if spec.mode == "squash":
         scaled_px = spec.resize_px or spec.height
         squashed = resize(picture, scaled_px, scaled_px * spec.width // spec.height, spec.interpolation)
-        return _crop_middle(squashed, spec)
+        return _crop_middle(_pad(squashed, spec), spec)
     if spec.mode == "longest":
         scale = min(spec.height / height, spec.width / width)
         inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))

@@ -111,6 +111,12 @@ def quality_cost_rows(retrieval: dict[str, Any], costs: dict[str, Any], k: int) 
     return rows
 
 
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """Write a metrics file, stable in git."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     """Write rows as CSV."""
     with path.open("w", newline="", encoding="utf-8") as file:

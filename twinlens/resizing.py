@@ -26,14 +26,14 @@ class Resized:
     notes: pl.DataFrame  # table NOTES
 
 
-Picture = tuple[str, str, bytes | None]  # image_id, file, bytes
+Picture = tuple[str, str, bytes | str]  # image_id, file, bytes or the reason why there are none
 
 
 def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParams, out: Path, threads: int) -> Resized:
     """Write shards of upright RGB JPEGs into `out`, a shard in memory at a time.
 
     Args:
-        pictures: what the dataset lists, in order; None as bytes where the picture is not there.
+        pictures: what the dataset lists, in order; a reason instead of bytes where they cannot be had.
         total: how many, for the progress bar.
         params: the limits and the size.
         out: a folder, made if need be.
@@ -49,8 +49,8 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
 
     def prepare(picture: Picture) -> tuple[str, Prepared | str]:
         image_id, file, raw = picture
-        if raw is None:
-            return image_id, "listed, but not in the archive"
+        if isinstance(raw, str):
+            return image_id, raw
         try:
             return image_id, prepare_jpeg(
                 raw,
@@ -86,7 +86,8 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
     if shard:
         flush(number)
     if not index:
-        raise DataError(f"none of {total} pictures is usable; the first was set aside because: {notes[0][2]}")
+        why = f"; the first was set aside because: {notes[0][2]}" if notes else ""
+        raise DataError(f"none of {total} pictures is usable{why}")
     columns = ["image_id", "shard", "row", "width", "height", "sha256"]
     return Resized(
         pl.DataFrame(index, schema=columns, orient="row"),

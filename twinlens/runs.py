@@ -16,6 +16,11 @@ from jaxtyping import Float32, Int
 from twinlens.errors import DataError
 from twinlens.tables import RUN
 
+Rows = Int[np.ndarray, "queries depth"]  # of the items, best first
+Scores = Float32[np.ndarray, "queries depth"]
+
+ROWS_PER_GROUP = 1_000_000
+
 
 class RunWriter:
     """`with RunWriter(path, query_ids, item_ids) as run: run.add(first_query, rows, scores)`."""
@@ -24,37 +29,45 @@ class RunWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.writer = pq.ParquetWriter(path, RUN, compression="zstd")
         self.query_ids, self.item_ids = query_ids, pa.array(item_ids, pa.string())
+        self.written = 0  # queries
+        self.waiting: list[tuple[Rows, Scores]] = []
 
-    def add(
-        self, first_query: int, rows: Int[np.ndarray, "queries depth"], scores: Float32[np.ndarray, "queries depth"]
-    ) -> None:
-        """Write the lists of a block of queries, best first."""
+    def add(self, first_query: int, rows: Rows, scores: Scores) -> None:
+        """Add the lists of the next block of queries, best first."""
+        assert first_query == self.written + sum(len(block) for block, _ in self.waiting)
+        self.waiting.append((rows, scores))
+        if sum(block.size for block, _ in self.waiting) >= ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write what waits as one row group: small groups would each hold the names of all items."""
+        if not self.waiting:
+            return
+        rows, scores = (np.concatenate(parts) for parts in zip(*self.waiting, strict=True))
         count, depth = rows.shape
-        names = pa.array(self.query_ids[first_query : first_query + count], pa.string())
+        names = pa.array(self.query_ids[self.written : self.written + count], pa.string())
         queries = np.repeat(np.arange(count, dtype=np.int32), depth)
         ranks = np.tile(np.arange(1, depth + 1, dtype=np.int32), count)
-        self.writer.write_table(
-            pa.Table.from_arrays(
-                [
-                    pa.DictionaryArray.from_arrays(pa.array(queries), names),
-                    pa.DictionaryArray.from_arrays(pa.array(rows.ravel().astype(np.int32)), self.item_ids),
-                    pa.array(ranks),
-                    pa.array(scores.ravel().astype(np.float32)),
-                ],
-                schema=RUN,
-            )
-        )
+        columns = [
+            pa.DictionaryArray.from_arrays(pa.array(queries), names),
+            pa.DictionaryArray.from_arrays(pa.array(rows.ravel().astype(np.int32)), self.item_ids),
+            pa.array(ranks),
+            pa.array(scores.ravel().astype(np.float32)),
+        ]
+        self.writer.write_table(pa.Table.from_arrays(columns, schema=RUN), row_group_size=rows.size)
+        self.written += count
+        self.waiting.clear()
 
     def __enter__(self) -> RunWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
         self.writer.close()
 
 
-def read_run(
-    path: Path, query_ids: list[str], item_ids: list[str]
-) -> Iterator[tuple[int, Int[np.ndarray, "queries depth"], Float32[np.ndarray, "queries depth"]]]:
+def read_run(path: Path, query_ids: list[str], item_ids: list[str]) -> Iterator[tuple[int, Rows, Scores]]:
     """The lists of a run, a block of queries at a time.
 
     Args:

@@ -126,8 +126,10 @@ def _write_text(path: Path, text: str) -> None:
 @contextmanager
 def publishing(out: Path) -> Iterator[Path]:
     """A folder to fill that becomes `out` when it is whole; nothing half-written ever bears that name."""
+    for leftover in out.parent.glob(f".draft-*-{out.name}"):
+        if not _is_running(int(leftover.name.split("-")[1])):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
     draft = out.parent / f".draft-{os.getpid()}-{out.name}"
-    shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
         yield draft
@@ -135,6 +137,16 @@ def publishing(out: Path) -> Iterator[Path]:
         draft.replace(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return process != os.getpid()
 
 
 def prune(keep_days: float = KEEP_DAYS) -> list[Path]:

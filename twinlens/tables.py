@@ -112,14 +112,19 @@ def iter_pixels(folder: Path, rows: pl.DataFrame) -> Iterator[tuple[str, bytes]]
 
     Yields:
         image_id and bytes, in the order of `rows`.
+
+    Raises:
+        DataError: a picture is not where `rows` say.
     """
     shard, table = -1, None
     for image_id, at_shard, row in rows.select("image_id", "shard", "row").iter_rows():
+        path = shard_path(folder, at_shard)
         if at_shard != shard or table is None:
-            shard, table = at_shard, pq.read_table(shard_path(folder, at_shard))
-        if table["image_id"][row].as_py() != image_id:
+            shard, table = at_shard, pq.read_table(path) if path.exists() else PIXELS.empty_table()
+        found = table["image_id"][row].as_py() if row < len(table) else "not there"
+        if found != image_id:
             raise DataError(
-                f"{shard_path(folder, shard)}: row {row} is {table['image_id'][row]}, expected {image_id}; "
+                f"{path}: row {row} is {found}, expected {image_id}; "
                 "the shards and their index do not belong together: `dvc repro -f resize`"
             )
         yield image_id, table["jpeg"][row].as_py()

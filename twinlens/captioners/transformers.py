@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_log
 from twinlens.cards import CaptionerCard
 from twinlens.encoders.base import count_parameters, normalised
 from twinlens.encoders.image_processor import pixel_spec
-from twinlens.encoders.weights import hub_folder, local_checkpoint
+from twinlens.encoders.weights import UNREADABLE, hub_weights, local_checkpoint, refuse_gaps, refuse_wordless
 from twinlens.errors import DataError
 from twinlens.placement import Placement
 
@@ -60,11 +60,7 @@ def locate(card: CaptionerCard) -> Path:
     if (path := local_checkpoint(card)) is not None:
         return path
     assert card.hub is not None
-    for pattern in WEIGHTS:
-        folder = hub_folder(card.hub, card.revision, [*FILES, pattern])
-        if any(folder.glob(pattern)):
-            return folder
-    raise DataError(f"{card.hub} holds none of {', '.join(WEIGHTS)}")
+    return hub_weights(card.hub, card.revision, WEIGHTS, FILES)
 
 
 def load(card: CaptionerCard, path: Path, placement: Placement) -> Captioner:
@@ -75,11 +71,12 @@ def load(card: CaptionerCard, path: Path, placement: Placement) -> Captioner:
     """
     try:
         # dtype is given because the default is the checkpoint's, half precision for many
-        model = getattr(transformers, CLASSES[card.captioner]).from_pretrained(
-            path, dtype=torch.float32, local_files_only=True
+        model, report = getattr(transformers, CLASSES[card.captioner]).from_pretrained(
+            path, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
-        return Captioner(
-            model, AutoTokenizer.from_pretrained(path), AutoImageProcessor.from_pretrained(path), card, placement
-        )
-    except (OSError, ValueError, RuntimeError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        refuse_gaps(model, report, path)
+        refuse_wordless(tokenizer, path)
+        return Captioner(model, tokenizer, AutoImageProcessor.from_pretrained(path), card, placement)
+    except UNREADABLE as error:
         raise DataError(f"{path} does not hold a {card.captioner} model: {str(error)[:300]}") from None

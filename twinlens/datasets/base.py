@@ -8,6 +8,8 @@ from typing import Protocol
 
 from twinlens.filtering import Annotations
 
+MISSING = "listed, but not there"  # the commonest reason
+
 
 class DatasetAdapter(Protocol):
     """Turns what a dataset's publishers ship into the project's own tables."""
@@ -24,6 +26,6 @@ class DatasetAdapter(Protocol):
         """All pictures and captions that the dataset's own files list, bad ones too."""
         ...
 
-    def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | None]:
-        """The bytes of each of `files` in turn; None where a listed picture is not there."""
+    def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
+        """The bytes of each of `files` in turn, or the reason why a listed picture cannot be had."""
         ...

@@ -19,6 +19,7 @@ import msgspec
 
 from twinlens import paths
 from twinlens.cards import CocoCard
+from twinlens.datasets.base import MISSING
 from twinlens.errors import DataError, FetchError
 from twinlens.fetch import Wanted, download, is_url, sha256_of
 from twinlens.filtering import Annotations, RawCaption, RawImage
@@ -124,8 +125,8 @@ class Coco:
                 captions += [RawCaption(_image_id(entry.image_id), entry.caption) for entry in described.annotations]
         return Annotations(images, captions)
 
-    def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | None]:
-        """JPEG bytes from the archives."""
+    def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
+        """JPEG bytes from the archives, or why there are none."""
         archives: dict[str, zipfile.ZipFile] = {}
         try:
             for file in files:
@@ -206,17 +207,18 @@ def _read_json(archive: zipfile.ZipFile, name: str) -> CocoFile:
     try:
         try:
             return msgspec.json.decode(raw, type=CocoFile)
-        except UnicodeDecodeError:
-            # Broken bytes become lone surrogates: the captions that hold them are dropped by name, not the file.
+        except (UnicodeDecodeError, msgspec.DecodeError):
+            # Broken bytes and halves of escaped pairs become lone surrogates: the captions that hold them are
+            # dropped by name, not the file.
             return msgspec.convert(json.loads(raw.decode("utf-8", "surrogateescape")), type=CocoFile)
     except ValueError as error:
         raise DataError(f"{archive.filename}: {name} is not as COCO writes it: {error}") from None
 
 
-def _read_member(archive: zipfile.ZipFile, name: str) -> bytes | None:
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes | str:
     try:
         return archive.read(name)
     except KeyError:
-        return None
-    except (zipfile.BadZipFile, zlib.error, EOFError):
-        return b""  # its checksum is wrong: set aside like any damaged picture
+        return MISSING
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        return f"damaged in the archive: {error}"

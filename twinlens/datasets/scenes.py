@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import simplejpeg
 
 from twinlens.cards import ScenesCard
+from twinlens.datasets.base import MISSING
 from twinlens.datasets.drawing import BACKGROUNDS, COLOURS, OBJECTS, Thing, draw_scene
 from twinlens.filtering import SPLITS, Annotations, RawCaption, RawImage
 from twinlens.progress import Progress
@@ -156,21 +157,22 @@ class Scenes:
                 captions += [RawCaption(row["image_id"], text) for text in row["captions"]]
         return Annotations(images, captions)
 
-    def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | None]:
-        """JPEG bytes, one shard in memory at a time; `files` in the order of `annotations`."""
-        wanted = iter(files)
-        want = next(wanted, None)
-        for path in sorted(raw.glob("drawn-*.parquet")):
-            if want is None:
-                return
-            table = pq.read_table(path, columns=["file", "jpeg"])
-            rows = {name: row for row, name in enumerate(table["file"].to_pylist())}
-            while want in rows:
-                yield table["jpeg"][rows[want]].as_py()
-                want = next(wanted, None)
-        while want is not None:
-            yield None
-            want = next(wanted, None)
+    def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
+        """JPEG bytes, one shard in memory at a time while `files` are in the order of `annotations`."""
+        places = {
+            file: (path, row)
+            for path in sorted(raw.glob("drawn-*.parquet"))
+            for row, file in enumerate(pq.read_table(path, columns=["file"])["file"].to_pylist())
+        }
+        held: Path | None = None
+        for file in files:
+            if file not in places:
+                yield MISSING
+                continue
+            path, row = places[file]
+            if path != held:
+                held, jpegs = path, pq.read_table(path, columns=["jpeg"])["jpeg"]
+            yield jpegs[row].as_py()
 
 
 def _shard(folder: Path, number: int) -> Path:

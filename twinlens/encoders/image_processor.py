@@ -16,12 +16,13 @@ def pixel_spec(processor: Any) -> PixelSpec:
     """
     size = dict(processor.size)
     crop = dict(processor.crop_size) if getattr(processor, "do_center_crop", False) else None
-    resample = int(getattr(processor, "resample", 3) or 3)
-    if resample not in (2, 3):  # PIL's bilinear and bicubic
+    resample = getattr(processor, "resample", None)
+    if resample not in (None, 2, 3):  # PIL's bilinear and bicubic
         raise DataError(f"the image processor resamples by method {resample}; 2 (bilinear) and 3 (bicubic) are known")
+    plain = not getattr(processor, "do_normalize", True)  # samples from 0 to 1, as they are
     common: dict[str, Any] = {
-        "mean": tuple(processor.image_mean),
-        "std": tuple(processor.image_std),
+        "mean": (0.0, 0.0, 0.0) if plain else tuple(processor.image_mean),
+        "std": (1.0, 1.0, 1.0) if plain else tuple(processor.image_std),
         "interpolation": "bilinear" if resample == 2 else "bicubic",
     }
     if "shortest_edge" in size:

@@ -16,7 +16,7 @@ from open_clip.transformer import text_global_pool
 
 from twinlens.cards import OpenClipTower
 from twinlens.encoders.base import Loaded, count_parameters, normalised
-from twinlens.encoders.weights import hub_folder, local_checkpoint
+from twinlens.encoders.weights import UNREADABLE, hub_folder, hub_weights, local_checkpoint
 from twinlens.errors import DataError, ParamsError, nearest
 from twinlens.fetch import Wanted, download
 from twinlens.paths import downloads
@@ -24,6 +24,7 @@ from twinlens.pixels import PixelSpec
 from twinlens.placement import Placement
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")  # first found is taken
+TRANSFORM = ("mean", "std", "interpolation", "resize_mode")
 TOKENIZER = ["tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.model"]
 
 
@@ -36,21 +37,20 @@ def locate(card: OpenClipTower) -> Path:
     """
     if card.open_clip != "custom" and card.open_clip not in open_clip.list_models():
         raise ParamsError(f"open_clip has no '{card.open_clip}' ({nearest(card.open_clip, open_clip.list_models())})")
+    tag = _tag(card) if card.pretrained is not None else None  # a checkpoint may be of a tag too
     if (path := local_checkpoint(card)) is not None:
+        if card.open_clip == "custom" and path.is_file():
+            raise ParamsError(f"{path}: the `checkpoint` of a custom architecture is a folder in open_clip's own layout")
         return path
-    if card.pretrained is None:
+    if tag is None:
         raise ParamsError(f"the card of {card.open_clip} names neither `pretrained` nor `checkpoint`")
-    tag = _tag(card)
     if not tag.get("hf_hub"):
         url = str(tag["url"])
         return download(Wanted(url.rsplit("/", 1)[-1]), url, downloads() / "open_clip")
-    repo = str(tag["hf_hub"]).rstrip("/")
-    folder = hub_folder(repo, card.revision, [WEIGHTS[0], "open_clip_config.json", *TOKENIZER])
-    for name in WEIGHTS[1:]:
-        if any((folder / weights).exists() for weights in WEIGHTS):
-            break
-        folder = hub_folder(repo, card.revision, [name])
-    return _weights_in(folder)
+    repo, _, name = str(tag["hf_hub"]).rpartition("/")  # owner/name/, or owner/name/file
+    names = (name,) if name else WEIGHTS
+    folder = hub_weights(repo, card.revision, names, ["open_clip_config.json", *TOKENIZER])
+    return _weights_in(folder, names)
 
 
 def _tag(card: OpenClipTower) -> dict[str, Any]:
@@ -69,11 +69,11 @@ def _tag(card: OpenClipTower) -> dict[str, Any]:
     return dict(tag)
 
 
-def _weights_in(folder: Path) -> Path:
-    for name in WEIGHTS:
+def _weights_in(folder: Path, names: Sequence[str] = WEIGHTS) -> Path:
+    for name in names:
         if (folder / name).exists():
             return folder / name
-    raise DataError(f"{folder} holds no weights; looked for {', '.join(WEIGHTS)}")
+    raise DataError(f"{folder} holds no weights; looked for {', '.join(names)}")
 
 
 def load(card: OpenClipTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
@@ -106,7 +106,7 @@ def load(card: OpenClipTower, path: Path, placement: Placement, random_weights: 
                 pretrained_text=False,
             )
             tokenizer = _tokenizer(card, path)
-    except RuntimeError as error:
+    except (*UNREADABLE, AssertionError) as error:  # open_clip asserts the sizes of some of them
         raise DataError(f"{path} does not hold the weights of {card.open_clip}: {str(error)[:300]}") from None
     finally:
         quiet.setLevel(level)
@@ -120,11 +120,12 @@ def wrap(model: Any, tokenizer: Any, placement: Placement) -> Loaded:
 
 
 def _preprocess(card: OpenClipTower) -> dict[str, Any]:
-    # A bare file says nothing of the transform: it is its tag's (SigLIP's differs from CLIP's).
-    if card.pretrained is None:
-        return {}
-    tag = get_pretrained_cfg(card.open_clip, card.pretrained)
-    return {key: tag[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in tag}
+    # A bare file says nothing of the transform: it is its tag's (SigLIP's differs from CLIP's), or without
+    # a tag the commonest among those of the architecture.
+    tags = [card.pretrained] if card.pretrained else list_pretrained_tags_by_model(card.open_clip)
+    known = [get_pretrained_cfg(card.open_clip, tag) for tag in tags]
+    transforms = [{key: tag[key] for key in TRANSFORM if key in tag} for tag in known]
+    return max(transforms, key=transforms.count, default={})
 
 
 def _tokenizer(card: OpenClipTower, weights: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from sentence_transformers import SentenceTransformer
 
 from twinlens.cards import SentenceTransformersTower
 from twinlens.encoders.base import Loaded, count_parameters
-from twinlens.encoders.weights import hub_folder, local_checkpoint
+from twinlens.encoders.weights import UNREADABLE, hub_folder, local_checkpoint, refuse_wordless
 from twinlens.errors import DataError
 from twinlens.placement import Placement
 
-FILES = ["*.json", "*.txt", "*.model", "*/config.json", "*/model.safetensors"]
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+FILES = ["*.json", "*.txt", "*.model"]
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of each module that has any; the first found is taken
 
 
 def locate(card: SentenceTransformersTower) -> Path:
@@ -28,20 +29,34 @@ def locate(card: SentenceTransformersTower) -> Path:
     """
     folder = local_checkpoint(card)
     if folder is None:
+        folder = hub_folder(card.sentence_transformers, card.revision, FILES)
         for name in WEIGHTS:
-            folder = hub_folder(card.sentence_transformers, card.revision, [*FILES, name])
-            if (folder / name).exists():
-                break
-    assert folder is not None
-    if not (folder / "modules.json").exists():
-        # the library would silently take the mean over tokens, which is wrong for every CLS model
-        raise DataError(f"{folder} has no modules.json, so it does not say how its vectors are pooled")
+            lacking = [module for module in _modules(folder) if not any((module / w).exists() for w in WEIGHTS)]
+            wanted = [(module / name).relative_to(folder).as_posix() for module in lacking]
+            folder = hub_folder(card.sentence_transformers, card.revision, [*FILES, *wanted])
+    _modules(folder)
     return folder
 
 
+def _modules(folder: Path) -> list[Path]:
+    """The folders of the model's modules (transformer, pooling, ...), most of which have no weights."""
+    if not (folder / "modules.json").exists():
+        # the library would silently take the mean over tokens, which is wrong for every CLS model
+        raise DataError(f"{folder} has no modules.json, so it does not say how its vectors are pooled")
+    return [folder / module["path"] for module in json.loads((folder / "modules.json").read_text(encoding="utf-8"))]
+
+
 def load(card: SentenceTransformersTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """The text tower."""
-    model = SentenceTransformer(str(path), device=str(placement.device), local_files_only=True)
+    """The text tower.
+
+    Raises:
+        DataError: the folder does not hold such a model.
+    """
+    try:
+        model = SentenceTransformer(str(path), device=str(placement.device), local_files_only=True)
+    except (*UNREADABLE, ImportError, TypeError) as error:
+        raise DataError(f"{path} does not hold a sentence-transformers model: {str(error)[:300]}") from None
+    refuse_wordless(model.tokenizer, path)
     return Loaded(None, _Text(model.to(placement.dtype).eval(), card.prompt))
 
 
@@ -58,7 +73,7 @@ class _Text:
     def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:
         vectors = self.model.encode(
             list(texts),
-            prompt=self.prompt or None,
+            prompt=self.prompt,  # None would let the model's own default in, unseen
             batch_size=len(texts),
             convert_to_tensor=True,
             show_progress_bar=False,

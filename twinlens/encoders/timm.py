@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxtyping import Float32, UInt8
 
 from twinlens.cards import TimmTower
 from twinlens.encoders.base import Loaded, count_parameters, normalised
-from twinlens.encoders.weights import hub_folder, local_checkpoint
+from twinlens.encoders.weights import UNREADABLE, hub_weights, local_checkpoint
 from twinlens.errors import DataError, ParamsError, nearest
 from twinlens.pixels import PixelSpec
 from twinlens.placement import Placement
@@ -24,7 +25,7 @@ def locate(card: TimmTower) -> Path:
     """The weights' file.
 
     Raises:
-        ParamsError: timm has no such model.
+        ParamsError: timm has no such model, or no such weights of it.
         FetchError: the weights cannot be had.
     """
     architecture = card.timm.split(".", 1)[0]
@@ -34,11 +35,12 @@ def locate(card: TimmTower) -> Path:
         return path
     if "." not in card.timm:
         raise ParamsError(f"'{card.timm}' names no weights: write architecture.tag, or give a `checkpoint`")
-    for name in WEIGHTS:
-        folder = hub_folder(f"timm/{card.timm}", card.revision, [name, "config.json"])
-        if (folder / name).exists():
-            return folder / name
-    raise DataError(f"timm/{card.timm} holds none of {', '.join(WEIGHTS)}")
+    tags = timm.list_pretrained(f"{architecture}.*")
+    if card.timm not in tags:
+        raise ParamsError(f"timm has no weights '{card.timm}' ({nearest(card.timm, tags)})")
+    repo = timm.get_pretrained_cfg(card.timm).hf_hub_id or f"timm/{card.timm}"
+    folder = hub_weights(repo, card.revision, WEIGHTS, ["config.json"])
+    return next(folder / name for name in WEIGHTS if (folder / name).exists())
 
 
 def _similar(architecture: str) -> list[str]:
@@ -49,15 +51,18 @@ def load(card: TimmTower, path: Path, placement: Placement, random_weights: bool
     """The image tower.
 
     Raises:
+        ParamsError: timm does not take the card's `kwargs`, or its transform has no such key.
         DataError: the weights do not fit the architecture.
     """
-    # `checkpoint_path` wants the classifier's weights too, so the head goes after loading.
     try:
-        model = timm.create_model(
-            card.timm, pretrained=False, checkpoint_path="" if random_weights else str(path), **card.kwargs
-        )
+        model = timm.create_model(card.timm, pretrained=False, **card.kwargs)
     except (RuntimeError, TypeError) as error:
-        raise DataError(f"{path} does not hold the weights of timm's {card.timm}: {str(error)[:300]}") from None
+        raise ParamsError(f"timm cannot build '{card.timm}' with kwargs {card.kwargs}: {error}") from None
+    if not random_weights:
+        try:  # with the classifier's weights, which are in the file; it goes afterwards
+            timm.models.load_checkpoint(model, str(path))
+        except UNREADABLE as error:
+            raise DataError(f"{path} does not hold the weights of timm's {card.timm}: {str(error)[:300]}") from None
     model.reset_classifier(0)
     config = timm.data.resolve_model_data_config(model)
     if unknown := set(card.preprocess) - set(config):
@@ -71,15 +76,18 @@ def pixel_spec(config: dict[str, Any]) -> PixelSpec:
     _, height, width = config["input_size"]
     if config.get("crop_mode") not in (None, "center", "squash"):
         raise ParamsError(f"timm's crop_mode '{config['crop_mode']}' is not known here; center and squash are")
+    squash = config.get("crop_mode") == "squash"
+    if height != width and not squash:
+        raise ParamsError(f"a model that reads {width} x {height} px needs `crop_mode: squash` under `preprocess`")
     return PixelSpec(
         height=height,
         width=width,
-        mode="squash" if config.get("crop_mode") == "squash" else "shortest",
+        mode="squash" if squash else "shortest",
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
         # a picture is scaled to size / crop_pct, rounded down, and its middle is kept
-        resize_px=int(min(height, width) // config["crop_pct"]),
+        resize_px=math.floor(height / config["crop_pct"]),  # not //: 288 // 0.9 is 319
     )
 
 

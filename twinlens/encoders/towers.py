@@ -28,13 +28,7 @@ from twinlens.tables import VECTORS, write_table
 log = logging.getLogger("twinlens")
 
 PACKAGES = {"open_clip": "open_clip_torch", "sentence_transformers": "sentence-transformers"}
-NOT_IDENTITY = {
-    "checkpoint",
-    "sha256",
-    "licence",
-    "revision",
-    "code_revision",
-}  # the weights' own digest says it better
+NOT_IDENTITY = {"checkpoint", "sha256", "licence", "revision"}  # the weights' own digest says it better
 
 
 class TowerJob:

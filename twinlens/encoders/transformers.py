@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_log
 from twinlens.cards import TransformersTower
 from twinlens.encoders.base import Loaded, count_parameters, normalised
 from twinlens.encoders.image_processor import pixel_spec
-from twinlens.encoders.weights import hub_folder, local_checkpoint
+from twinlens.encoders.weights import UNREADABLE, hub_weights, local_checkpoint, refuse_gaps, refuse_wordless
 from twinlens.errors import DataError, ParamsError
 from twinlens.pixels import PixelSpec
 from twinlens.placement import Placement
@@ -22,7 +22,7 @@ from twinlens.placement import Placement
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
 
 FILES = ["*.json", "*.txt", "*.model", "*.py"]
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # large models come in several files
 
 
 def locate(card: TransformersTower) -> Path:
@@ -33,11 +33,7 @@ def locate(card: TransformersTower) -> Path:
     """
     if (path := local_checkpoint(card)) is not None:
         return path
-    for name in WEIGHTS:
-        folder = hub_folder(card.transformers, card.revision, [*FILES, name])
-        if (folder / name).exists():
-            return folder
-    raise DataError(f"{card.transformers} holds none of {', '.join(WEIGHTS)}")
+    return hub_weights(card.transformers, card.revision, WEIGHTS, FILES)
 
 
 def load(card: TransformersTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
@@ -56,8 +52,15 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
             model = AutoModel.from_config(config, **remote)
         else:
             # dtype is given because the default is the checkpoint's, half precision for many
-            model = AutoModel.from_pretrained(path, dtype=torch.float32, local_files_only=True, **remote)
+            model, report = AutoModel.from_pretrained(
+                path, dtype=torch.float32, local_files_only=True, output_loading_info=True, **remote
+            )
+            # many text models are published without the pooler, which `mean` and `cls` do not use
+            refuse_gaps(model, report, path, unused="pooler." if card.pooling else None)
         tokenizer = AutoTokenizer.from_pretrained(path, **remote)
+        refuse_wordless(tokenizer, path)
+        joint = hasattr(model, "get_image_features") or hasattr(model, "encode_image")
+        processor = AutoImageProcessor.from_pretrained(path, **remote) if joint and card.pooling is None else None
     except (ImportError, AttributeError) as error:
         if not card.trust_remote_code:
             raise DataError(f"{card.transformers} could not be loaded: {error}") from None
@@ -65,16 +68,15 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
             f"{card.transformers} brings code of its own, which does not run with this transformers: {error}. "
             "Run it in an environment with the release it was written for (its page names it)"
         ) from None
-    except (OSError, ValueError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{card.transformers} could not be loaded from {path}: {str(error)[:300]}") from None
     model = model.eval().to(placement.device, placement.dtype)
     if card.pooling is not None:
         return Loaded(None, _PooledText(model, tokenizer, card, placement))
-    if not (hasattr(model, "get_image_features") or hasattr(model, "encode_image")):
+    if processor is None:
         raise ParamsError(
             f"{card.transformers} has no pair of towers: as a text tower it needs `pooling: mean` or `cls`"
         )
-    processor = AutoImageProcessor.from_pretrained(path, **remote)
     return Loaded(_Image(model, pixel_spec(processor), placement), _Text(model, tokenizer, card, placement))
 
 
@@ -107,8 +109,9 @@ class _Tokens:
         if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
             positions -= 2  # its positions start after the padding's
         self.max_tokens = min(positions, int(tokenizer.model_max_length))
-        # SigLIP pools at the last position of a text padded to full length: less padding, another vector.
-        self.padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
+        # SigLIP pools at the last position of a text padded to full length, and looks at the padding as at words:
+        # less padding, or a mask over it, gives another vector.
+        self.siglip = str(model.config.model_type).startswith("siglip")
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         ids = self.tokenizer([self.prompt + text for text in texts], truncation=False, verbose=False).input_ids
@@ -119,10 +122,11 @@ class _Tokens:
             [self.prompt + text for text in texts],
             truncation=True,
             max_length=self.max_tokens,
-            padding=self.padding,
+            padding="max_length" if self.siglip else "longest",
             return_tensors="pt",
         )
-        return {name: value.to(self.placement.device) for name, value in encoded.items()}
+        unwanted = ("attention_mask",) if self.siglip else ()
+        return {name: value.to(self.placement.device) for name, value in encoded.items() if name not in unwanted}
 
 
 class _Text(_Tokens):

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+
+import torch
+from safetensors import SafetensorError
 
 from twinlens import paths
 from twinlens.cards import Weights
 from twinlens.errors import DataError, FetchError
 from twinlens.fetch import sha256_of
+
+# What the libraries raise for weights that do not fit, are cut short, or are something else.
+UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, UnpicklingError, SafetensorError)
+
+HUB_ANSWERS_IN_S = 10.0  # or counts as out of reach
+HUB_COPY = re.compile(r"/models--[^/]+/snapshots/(?P<commit>[0-9a-f]{40})(?:/(?P<file>.*))?$")
+HIDDEN = re.compile(r"(^|/)\.")
 
 
 def local_checkpoint(card: Weights) -> Path | None:
@@ -30,6 +43,55 @@ def local_checkpoint(card: Weights) -> Path | None:
     return path
 
 
+def refuse_gaps(model: torch.nn.Module, report: dict[str, Any], path: Path, unused: str | None = None) -> None:
+    """Refuse a transformers model of which a part was not in its files: the library fills it with random numbers.
+
+    Args:
+        model: as loaded.
+        report: the library's own, of `output_loading_info`.
+        path: where it was loaded from, for the message.
+        unused: start of the names of parts that are not used.
+
+    Raises:
+        DataError: a matrix is missing.
+    """
+    shapes = {name: value.ndim for name, value in model.named_parameters()}
+    gaps = sorted(name for name in report["missing_keys"] if shapes.get(name, 0) > 1)
+    gaps = [name for name in gaps if unused is None or unused not in name]
+    if gaps:
+        raise DataError(f"{path} lacks {len(gaps)} of the model's matrices, the first is {gaps[0]}: another kind of model?")
+
+
+def refuse_wordless(tokenizer: Any, path: Path) -> None:
+    """Refuse a tokenizer whose files are missing: transformers then makes one to which every word is unknown.
+
+    Raises:
+        DataError: it knows nothing but its special tokens.
+    """
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise DataError(f"{path} lacks the tokenizer's files (tokenizer.json, or a vocabulary)")
+
+
+def hub_weights(repo: str, revision: str | None, weights: Sequence[str], others: list[str]) -> Path:
+    """A local copy of a hub repository, with the first kind of weights that it holds and no other.
+
+    Args:
+        repo: `owner/name`.
+        revision: a commit; without one, whatever the hub serves today.
+        weights: file names, with wildcards, best first.
+        others: the files wanted besides.
+
+    Raises:
+        FetchError: the hub cannot be reached, has no such repository or wants its terms accepted.
+        DataError: the repository holds none of `weights`.
+    """
+    for name in weights:
+        folder = hub_folder(repo, revision, [*others, name])
+        if any(folder.glob(name)):
+            return folder
+    raise DataError(f"{repo}, as copied to {folder}, holds none of {', '.join(weights)}")
+
+
 def hub_folder(repo: str, revision: str | None, patterns: list[str]) -> Path:
     """A local copy of the wanted files of a hub repository, from the cache where they are there.
 
@@ -42,29 +104,65 @@ def hub_folder(repo: str, revision: str | None, patterns: list[str]) -> Path:
         FetchError: the hub cannot be reached, has no such repository or wants its terms accepted.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
-    ways_on = (
+    refusal = _refusal(repo, revision)
+    try:
+        found = snapshot_download(
+            repo, revision=revision, allow_patterns=patterns, local_files_only=refusal is not None
+        )
+    except Exception as error:  # of the hub's client, of the HTTP library below it, or of the disk
+        raise FetchError(_explained(refusal or error, repo, revision, reached=refusal is None)) from None
+    return Path(found)
+
+
+def _refusal(repo: str, revision: str | None) -> Exception | None:
+    """Why the hub will not hand out a repository; None where it may.
+
+    Asked once and with a limit, because `snapshot_download` asks six times with pauses (23 seconds where
+    connections are refused) and without one (no end was seen where packets are dropped).
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().model_info(repo, revision=revision, timeout=HUB_ANSWERS_IN_S)
+    except HfHubHTTPError as error:
+        busy = error.response.status_code == 429 or error.response.status_code >= 500
+        return None if busy else error  # `snapshot_download` has the patience
+    except Exception as error:  # no connection, no answer in time, offline mode, a name that is none
+        return error
+    return None
+
+
+def _explained(error: Exception, repo: str, revision: str | None, reached: bool) -> str:
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    at = f"{repo} at revision {revision}" if revision else repo
+    if isinstance(error, GatedRepoError):
+        return f"{repo} asks for its terms to be accepted: do so at https://huggingface.co/{repo}, then `hf auth login`"
+    if isinstance(error, RevisionNotFoundError):
+        return f"the hub has no {at}: `revision` is the full hash of one of the repository's commits"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"the hub has no {repo}, or it is private: check the name on the card, or `hf auth login`"
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    what = (
+        "could not be had from the hub"
+        if reached or isinstance(error, HfHubHTTPError)
+        else "is not in the local cache, and the hub cannot be reached"
+    )
+    return (
+        f"{at} {what}: {lines[0].rstrip('.')}. "
         "Two ways on: fetch it elsewhere and name the folder or file as `checkpoint` on the card, "
         "or name a mirror in the environment, HF_ENDPOINT=https://..."
     )
-    at = f"{repo} at revision {revision}" if revision else repo
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except GatedRepoError:
-        raise FetchError(
-            f"{repo} asks for its terms to be accepted: do so at https://huggingface.co/{repo}, then `hf auth login`"
-        ) from None
-    except LocalEntryNotFoundError:
-        raise FetchError(f"{at} is not in the local cache, and the hub cannot be reached. {ways_on}") from None
-    except (HfHubHTTPError, OSError) as error:
-        raise FetchError(f"{at} could not be had from the hub: {str(error).splitlines()[0]}. {ways_on}") from None
 
 
 def identity(path: Path) -> dict[str, Any]:
     """What identifies weights wherever they lie: the commit of a hub copy, the SHA-256 of anything else."""
-    if "snapshots" in path.parts:  # the hub's cache: .../snapshots/<commit>/<file>
-        at = path.parts.index("snapshots") + 1
-        return {"commit": path.parts[at], "file": "/".join(path.parts[at + 1 :])}
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return {"sha256": {file.relative_to(path.parent).as_posix(): sha256_of(file) for file in files}}
+    if hub_copy := HUB_COPY.search(path.as_posix()):
+        return {"commit": hub_copy["commit"], "file": hub_copy["file"] or ""}
+    if path.is_file():
+        return {"sha256": {path.name: sha256_of(path)}}
+    files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
+    # names with a dot in front (.cache, .gitattributes) are notes of whoever fetched the folder
+    return {"sha256": {name: sha256_of(file) for name, file in files.items() if not HIDDEN.search(name)}}

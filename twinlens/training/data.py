@@ -118,7 +118,7 @@ class PixelStore:
     """
 
     def __init__(self, shards: Path, pictures: pl.DataFrame, spec: PixelSpec, threads: int) -> None:
-        key = fingerprint(pictures=digest(pictures["sha256"]), spec=repr(spec))
+        key = fingerprint(pictures=digest(pictures["sha256"]), spec=repr(spec), code=code_digest("pixels.py"))
         self.spec = spec
         with Scratch("pixels", key) as scratch:
             starts = range(0, len(pictures), PER_PART)

@@ -1,0 +1,83 @@
+"""Run the benchmarks and write their table.
+
+python -m benchmarks.run                                    # everything but memory, minutes
+python -m benchmarks.run --only neighbours --rounds 9
+python -m benchmarks.run --photos ../photos/val2017.zip     # on photos of one's own
+python -m benchmarks.run --only memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from benchmarks.paired import Row
+from twinlens.reporting import markdown
+
+MODULES = {"measures": "ranking", "neighbours": "ranking"}
+SECTIONS = ("decoding", "embedding", "measures", "neighbours", "cuda", "memory")
+
+
+def main() -> None:
+    """Measure and print; `--write` keeps the table in benchmarks/."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=[s for s in SECTIONS if s != "memory"])
+    parser.add_argument("--photos", type=Path, help="a zip archive or a folder of JPEGs; drawn ones if absent")
+    parser.add_argument("--count", type=int, default=256, help="pictures")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1), help="that decode, on a GPU")
+    parser.add_argument("--small", action="store_true", help="tiny models in the cuda section, to try the script")
+    parser.add_argument("--write", type=Path, help="a Markdown file to write the table to")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["TWINLENS_SCRATCH"] = scratch
+        rows = [row for section in options.only for row in measure(section, options)]
+    table = markdown(
+        ["what", "measured", "against", "ratio", "wanted"],
+        [[row.what, row.figure, row.against, row.ratio, row.wanted] for row in rows],
+    )
+    text = f"{surroundings()}\n\n{table}\n"
+    print(text)
+    if options.write:
+        options.write.write_text(text, encoding="utf-8")
+
+
+def measure(section: str, options: argparse.Namespace) -> list[Row]:
+    """The rows of one section; its libraries are imported only then."""
+    module = import_module(f"benchmarks.{MODULES.get(section, section)}")
+    photos, device, count, rounds = options.photos, options.device, options.count, options.rounds
+    match section:
+        case "decoding":
+            rows = module.run(photos, count, rounds)
+        case "embedding":
+            rows = module.run(photos, device, count, rounds)
+        case "measures":
+            rows = module.measures(100_000, 10, rounds)
+        case "neighbours":
+            rows = module.neighbours(20_000, 768, 10, rounds)
+        case "memory":
+            rows = module.run(2_000, 5)
+        case _ if torch.cuda.is_available() or options.small:
+            rows = module.run(photos, device, count, options.threads, options.small)
+        case _:
+            rows = [Row("cuda", "no CUDA device here: not measured", "", "")]
+    return list(rows)
+
+
+def surroundings() -> str:
+    """The machine and the libraries, in a line."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "simplejpeg", "pillow", "numpy"))
+    return f"{os.cpu_count()} cores ({platform.machine()}), {device}; Python {platform.python_version()}, {libraries}."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Dataset adapters, each against tiny copies of its publisher's layout."""

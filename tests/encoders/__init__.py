@@ -1,0 +1,1 @@
+"""Tests of the encoders: each family against its own library."""

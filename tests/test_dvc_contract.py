@@ -1,0 +1,219 @@
+"""What DVC runs and what it does not: proved by running it in clones of the project."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.workspace import RAN, Workspace, clone
+
+pytestmark = pytest.mark.slow
+
+ALL = ["validate", "download", "filter", "resize", "group", "caption", "train", "embed", "rank", "evaluate"]
+OF_THE_MODEL = ["train", "embed", "rank", "evaluate"]
+GUARD = "validate"  # checks params.yaml in a moment; it runs when one of the three names changes
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A clone in which the whole pipeline has run once, undisturbed, and is committed."""
+    workspace = clone(tmp_path_factory.mktemp("finished") / "clone")
+    assert workspace.ran("dvc", "repro") == ALL
+    workspace.commit("the first results")
+    return workspace
+
+
+@pytest.fixture
+def workspace(finished: Workspace, tmp_path: Path) -> Workspace:
+    return finished.copy(tmp_path / "clone")
+
+
+def test_a_second_repro_runs_nothing(workspace: Workspace) -> None:
+    assert workspace.ran("dvc", "repro") == []
+
+
+def test_editing_or_adding_another_models_card_runs_nothing(workspace: Workspace) -> None:
+    workspace.change(
+        {
+            "models.clip-other.train.epochs": 7,
+            "models.vit-l-14.joint.licence": "another",
+            "models.brand-new": {"image": {"timm": "resnet50.a1_in1k"}},
+            "captioners.blip-base.num_beams": 3,
+            "datasets.coco.pool": "val",
+        }
+    )
+    assert workspace.ran("dvc", "repro") == []
+
+
+def test_batch_size_device_and_workers_rerun_nothing(workspace: Workspace) -> None:
+    workspace.change(
+        {"compute.device": "cpu", "compute.image_batch": 7, "compute.text_batch": 9, "compute.decode_threads": 1}
+    )
+    assert workspace.ran("dvc", "repro") == []
+
+
+def test_another_model_reruns_only_what_depends_on_it_and_switching_back_runs_nothing(workspace: Workspace) -> None:
+    assert workspace.ran("dvc", "exp", "run", "-S", "model=clip-other") == [GUARD, *OF_THE_MODEL]
+    other = json.loads((workspace.folder / "metrics/retrieval.json").read_text())
+    assert workspace.ran("dvc", "exp", "run", "-S", "model=clip-scenes") == []
+    back = json.loads((workspace.folder / "metrics/retrieval.json").read_text())
+    assert back != other
+    assert workspace.run("git", "diff", "--stat", "metrics") == ""  # what was committed, to the byte
+    assert workspace.ran("dvc", "exp", "run", "-S", "model=clip-other") == []
+
+
+def test_changing_k_reruns_only_evaluate(workspace: Workspace) -> None:
+    assert workspace.ran("dvc", "exp", "run", "-S", "evaluate.ks=[1,3]") == ["evaluate"]
+    measured = json.loads((workspace.folder / "metrics/retrieval.json").read_text())
+    assert {"hit_at_1", "hit_at_3"} <= set(measured["object_sets"]["image"])
+    assert "hit_at_10" not in measured["object_sets"]["image"]
+
+
+def test_changing_the_captioner_reruns_only_caption_and_what_reads_captions(workspace: Workspace) -> None:
+    ran = workspace.ran("dvc", "exp", "run", "-S", "captioner=none")
+    assert ran == [GUARD, "caption", "embed", "rank", "evaluate"]
+    assert workspace.ran("dvc", "exp", "run", "-S", "captioner=blip-scenes") == []
+
+
+def test_an_unknown_name_is_refused_before_any_stage_runs(tmp_path: Path) -> None:
+    fresh = clone(tmp_path / "clone")
+    printed = fresh.run("dvc", "exp", "run", "-S", "model=vit-l14", check=False)
+    assert "model: 'vit-l14' has no card under `models` (did you mean 'vit-l-14'?" in printed
+    assert "failed to reproduce 'validate'" in printed
+    assert "Traceback" not in printed
+    assert RAN.findall(printed) == ["validate"]
+
+
+def test_an_unknown_name_is_refused_where_everything_upstream_has_run(workspace: Workspace) -> None:
+    for name, wrong in (("model", "vit-l14"), ("dataset", "coc"), ("captioner", "blip-bse")):
+        workspace.change({name: wrong})
+        printed = workspace.run("dvc", "repro", check=False)
+        assert f"{name}: '{wrong}' has no card" in printed
+        workspace.run("git", "checkout", "-q", "params.yaml")
+
+
+def test_metrics_diff_between_two_models_is_one_table(workspace: Workspace) -> None:
+    workspace.run("dvc", "exp", "run", "-S", "model=clip-other")
+    lines = workspace.run("dvc", "metrics", "diff", "--targets", "metrics/summary.json").splitlines()
+    assert lines[0].split() == ["Path", "Metric", "HEAD", "workspace", "Change"]
+    row = next(line for line in lines if "hit_at_10.caption_to_image.image " in line).split()
+    assert float(row[4]) == pytest.approx(float(row[3]) - float(row[2]), abs=1e-4)
+    whole = workspace.run("dvc", "metrics", "diff")
+    assert "object_sets.image.ndcg_at_10" in whole
+    assert "object_sets.image.map" in whole  # as published
+
+
+def test_a_queued_sweep_runs_and_exp_show_has_a_row_for_each(workspace: Workspace) -> None:
+    workspace.run("dvc", "exp", "run", "--queue", "-S", "model=clip-scenes,clip-other")
+    with (workspace.folder / "queue.log").open("w") as log:  # the workers inherit the output: not a pipe
+        subprocess.run(
+            ["dvc", "queue", "start"], cwd=workspace.folder, env=workspace.environment, stdout=log, stderr=log
+        )
+    deadline = time.monotonic() + 600
+    while "Queued" in (status := workspace.run("dvc", "queue", "status")) or "Running" in status:
+        assert time.monotonic() < deadline, status
+        time.sleep(2)
+    assert status.count("Success") == 2, workspace.run("dvc", "queue", "status")
+    shown = json.loads(workspace.run("dvc", "exp", "show", "--json"))
+    head = next(entry for entry in shown if entry["rev"] != "workspace")
+    models = sorted(e["revs"][0]["data"]["params"]["params.yaml"]["data"]["model"] for e in head["experiments"])
+    assert models == ["clip-other", "clip-scenes"]
+    values = [e["revs"][0]["data"]["metrics"]["metrics/summary.json"]["data"] for e in head["experiments"]]
+    assert values[0]["hit_at_10"] != values[1]["hit_at_10"]
+
+
+def test_plots_draw_measures_against_k_and_quality_against_cost(workspace: Workspace) -> None:
+    workspace.run("python", "-m", "twinlens.offline_plots")
+    workspace.run("dvc", "plots", "show", "-o", "plots")
+    page = (workspace.folder / "plots/index.html").read_text(encoding="utf-8")
+    assert "cdn.jsdelivr.net/npm/vega@" not in page  # opens without a network
+    assert "Hit and nDCG against k" in page
+    assert "Quality against cost" in page
+    assert '"retriever": "image_and_captions_joined"' in page
+    assert "ms_per_picture" in page
+
+
+def test_costs_are_recorded_by_stage_and_by_tower(finished: Workspace) -> None:
+    costs = json.loads((finished.folder / "metrics/cost.json").read_text())
+    assert list(costs["stages"]) == ALL[1:]
+    for stage in costs["stages"].values():
+        assert stage["seconds"] > 0
+        assert stage["peak_host_mb"] > 10
+    image, text = costs["parts"]["embed_images"], costs["parts"]["embed_captions"]
+    assert image["vector_bytes"] == 4 * image["dim"]
+    assert image["items"] == 400
+    assert text["items"] == 2000
+    assert image["parameters"] > 0
+    assert text["parameters"] > 0
+    assert costs["parts"]["caption_train"]["items"] == 256
+
+
+def test_every_scenario_comes_out_of_one_run(finished: Workspace) -> None:
+    for file in ("retrieval", "as_published"):
+        tasks = json.loads((finished.folder / f"metrics/{file}.json").read_text())
+        assert set(tasks) == {"object_sets", "caption_to_image", "image_to_caption"}
+        assert set(tasks["object_sets"]) == {
+            "pool",
+            "image",
+            "captions_joined",
+            "caption_random",
+            "caption_generated",
+            "image_and_captions_joined",
+            "image_and_caption_generated",
+        }
+        assert tasks["caption_to_image"]["pool"]["queries"] == 2000
+        assert tasks["caption_to_image"]["pool"]["items"] == 400
+
+
+def kill_when(workspace: Workspace, reached: Callable[[], bool]) -> None:
+    """Start `dvc repro` and kill it with all its children once something has been reached."""
+    process = subprocess.Popen(
+        ["dvc", "repro"],
+        cwd=workspace.folder,
+        env=workspace.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 600
+    while not reached():
+        assert process.poll() is None, "the pipeline ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_in_caption_train_and_embed_it_resumes_and_ends_byte_identical(
+    finished: Workspace, tmp_path: Path
+) -> None:
+    disturbed = clone(tmp_path / "clone")
+    scratch, data = disturbed.folder / ".dvc/tmp/twinlens", disturbed.folder / "data"
+
+    def trained(count: int) -> Callable[[], bool]:
+        return lambda: len(list(scratch.glob("train/*/epoch.pt"))) == count
+
+    def parts(kind: str) -> Callable[[], bool]:
+        return lambda: any(scratch.glob(f"{kind}/*/part-*.[jn][sp][oy]*"))
+
+    kill_when(disturbed, trained(1))  # after the captioner's first epoch of two
+    assert not (data / "captioned").exists() or not any((data / "captioned").rglob("captions.parquet"))
+    kill_when(disturbed, parts("caption"))
+    kill_when(disturbed, trained(2))  # after the model's first epoch of two
+    kill_when(disturbed, parts("embed"))
+    made = {path.name for path in scratch.glob("caption/*/part-*.json")}
+    finished_at = {path: path.stat().st_mtime_ns for path in scratch.glob("caption/*/part-*.json")}
+    disturbed.run("dvc", "repro")
+    assert made == {f"part-0000{n}.json" for n in range(4)}
+    assert all(path.stat().st_mtime_ns == then for path, then in finished_at.items())  # nothing was made twice
+    kinds = ("captioned", "trained", "embedded", "ranked", "evaluated")
+    before, after = finished.digests(*kinds), disturbed.digests(*kinds)
+    assert before.keys() == after.keys()
+    assert [name for name in before if before[name] != after[name]] == []

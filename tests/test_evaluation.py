@@ -1,0 +1,130 @@
+"""From runs to numbers: on a pool made by hand, and checked with trec_eval from the files alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import pytrec_eval
+
+from stages.rank import search, write_pool
+from twinlens.errors import DataError
+from twinlens.evaluation import Pool, measure_run, tied_at
+from twinlens.params import EvaluateParams, RankParams
+from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED
+from twinlens.tasks import Vectors, build
+
+PARAMS = EvaluateParams(ks=[1, 5, 10], referee_queries=5, seed=0)
+COUNT = 60
+
+
+def vectors(ids: list[str], image_ids: list[str], seed: int) -> Vectors:
+    rows = np.random.default_rng(seed).standard_normal((len(ids), 5))
+    return Vectors(ids, image_ids, (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the `rank` stage writes, for random vectors."""
+    folder = tmp_path_factory.mktemp("ranked")
+    images = [f"i{n:02d}" for n in range(COUNT)]
+    groups = pl.DataFrame(
+        {
+            "image_id": images,
+            "in_pool": [True] * COUNT,
+            "object_set": [("cat", "cat,dog", "car")[n % 3] for n in range(COUNT)],
+        }
+    )
+    of_captions = [i for i in images for _ in range(5)]
+    sources = {
+        IMAGES: vectors(images, images, 1),
+        CAPTIONS: vectors([f"{i}#{n % 5}" for n, i in enumerate(of_captions)], of_captions, 2),
+        JOINED: vectors(images, images, 3),
+        GENERATED: vectors(images, images, 4),
+    }
+    for task in build(sources, groups, RankParams(depth=20, image_weight=0.5, seed=0), joint=True):
+        write_pool(task, folder / task.name)
+        for retriever in task.retrievers:
+            search(task, retriever, 20, "cpu", folder / task.name)
+    return folder
+
+
+@pytest.mark.parametrize("task", ["object_sets", "caption_to_image", "image_to_caption"])
+def test_anyone_can_check_a_number_with_trec_eval_from_the_files_alone(ranked: Path, task: str) -> None:
+    measured = measure_run(Pool.read(ranked / task), "image", PARAMS)
+    queries = pl.read_parquet(ranked / task / "queries.parquet")
+    items = pl.read_parquet(ranked / task / "items.parquet")
+    run = pl.read_parquet(ranked / task / "runs/image.parquet").cast({"query_id": pl.String, "item_id": pl.String})
+    relevant = queries.join(items, on="group")
+    if task == "object_sets":
+        relevant = relevant.filter(pl.col("query_id") != pl.col("item_id"))
+    qrels: dict[str, dict[str, int]] = {}
+    for query, item in relevant.select("query_id", "item_id").iter_rows():
+        qrels.setdefault(query, {})[item] = 1
+    lists: dict[str, dict[str, float]] = {}
+    for query, item, rank in run.select("query_id", "item_id", "rank").iter_rows():
+        lists.setdefault(query, {})[item] = -float(rank)
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "map_cut.5", "P.5", "recall.10", "success.1"})
+    values = theirs.evaluate(lists)
+    for ours, name in (
+        ("ndcg_at_10", "ndcg_cut_10"),
+        ("map_at_5", "map_cut_5"),
+        ("precision_at_5", "P_5"),
+        ("recall_at_10", "recall_10"),
+        ("hit_at_1", "success_1"),
+    ):
+        assert measured.means[ours] == pytest.approx(np.mean([v[name] for v in values.values()]), abs=1e-6)
+
+
+def test_per_query_values_average_to_the_means(ranked: Path) -> None:
+    measured = measure_run(Pool.read(ranked / "object_sets"), "captions_joined", PARAMS)
+    for name in ("mrr_at_10", "ndcg_at_5", "recall_at_1"):
+        assert measured.per_query[name].mean() == pytest.approx(measured.means[name], abs=1e-6)
+    assert measured.per_query["first_hit"].median() == measured.means["median_rank"]
+    by_group = measured.per_query.group_by("group").agg(pl.col("hit_at_10").mean())
+    assert by_group["hit_at_10"].mean() == pytest.approx(measured.means["macro_hit_at_10"], abs=1e-6)
+    assert measured.compared > 0
+
+
+def test_a_number_is_stored_with_its_pool_and_its_chance_level(ranked: Path) -> None:
+    described = Pool.read(ranked / "caption_to_image").describe("some-data", "test", 10)
+    assert described == {
+        "dataset": "some-data",
+        "split": "test",
+        "queries": 300,
+        "items": COUNT,
+        "chance_hit_at_10": pytest.approx(10 / COUNT, abs=1e-6),
+    }
+    own_set = Pool.read(ranked / "object_sets").describe("some-data", "test", 10)
+    misses = np.prod([(59 - 19 - i) / (59 - i) for i in range(10)])  # 19 others of 59 share the set
+    assert own_set["chance_hit_at_10"] == pytest.approx(1 - misses, abs=1e-6)
+
+
+def test_random_vectors_score_at_chance(ranked: Path) -> None:
+    pool = Pool.read(ranked / "caption_to_image")
+    chance = pool.describe("d", "test", 10)["chance_hit_at_10"]
+    assert measure_run(pool, "image", PARAMS).means["hit_at_10"] == pytest.approx(chance, abs=0.08)
+
+
+def test_the_curves_pass_through_the_measures(ranked: Path) -> None:
+    measured = measure_run(Pool.read(ranked / "object_sets"), "image", PARAMS)
+    assert len(measured.curves["hit"]) == 20
+    assert measured.curves["hit"][9] == measured.means["hit_at_10"]
+    assert measured.curves["ndcg"][4] == measured.means["ndcg_at_5"]
+
+
+def test_a_tie_counts_where_it_crosses_the_cut() -> None:
+    scores = np.array([[0.9, 0.5, 0.5, 0.1], [0.9, 0.9, 0.5, 0.1]], np.float32)
+    assert tied_at(scores, 2).tolist() == [True, False]
+    assert tied_at(scores, 1).tolist() == [False, True]
+    assert tied_at(scores, 4).tolist() == [False, False]
+
+
+def test_first_hits_of_other_queries_are_refused(ranked: Path, tmp_path: Path) -> None:
+    pool = Pool.read(ranked / "object_sets")
+    wrong = Pool.read(ranked / "object_sets")
+    object.__setattr__(wrong, "queries", pool.queries.reverse())
+    with pytest.raises(DataError, match="not the one expected"):
+        measure_run(wrong, "image", PARAMS)

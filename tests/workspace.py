@@ -1,0 +1,104 @@
+"""Clones of the project in temporary folders, small enough to run DVC in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+RAN = re.compile(r"^Running stage '([^'@]+)", re.MULTILINE)
+
+
+class Workspace:
+    """A git clone with a DVC cache of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The surroundings of a command: this interpreter first, and nothing of other tests."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("TWINLENS_", "DVC_", "GIT_"))}
+        return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run a command to its end; returns what it printed."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert not check or done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def ran(self, *command: str) -> list[str]:
+        """The stages that a command really ran, in order."""
+        return RAN.findall(self.run(*command))
+
+    def change(self, values: Mapping[str, Any]) -> None:
+        """Set keys of params.yaml, dotted, as a person would in an editor."""
+        path = self.folder / "params.yaml"
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for dotted, value in values.items():
+            *parents, last = dotted.split(".")
+            node = content
+            for parent in parents:
+                node = node[parent]
+            node[last] = value
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+    def commit(self, message: str) -> None:
+        """Commit everything that git does not ignore."""
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", message)
+
+    def copy(self, folder: Path) -> Workspace:
+        """Another workspace in the same state, cache and all."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Workspace(folder)
+
+    def digests(self, *parts: str) -> dict[str, bytes]:
+        """Every file below data/<part>, by name: its bytes."""
+        return {
+            path.relative_to(self.folder).as_posix(): path.read_bytes()
+            for part in parts
+            for path in sorted((self.folder / "data" / part).rglob("*"))
+            if path.is_file()
+        }
+
+
+def clone(folder: Path) -> Workspace:
+    """The working tree as it stands, committed anew, with a dataset of a few hundred pictures and short training."""
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("dvc.lock", "metrics/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    workspace = Workspace(folder)
+    workspace.run("git", "init", "-q", "-b", "main")
+    workspace.run("git", "config", "user.email", "test@example.org")
+    workspace.run("git", "config", "user.name", "test")
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    other = params["models"]["clip-scenes"] | {"train": params["models"]["clip-scenes"]["train"] | {"seed": 1}}
+    workspace.change(
+        {
+            "datasets.scenes.train": 256,
+            "datasets.scenes.val": 40,
+            "datasets.scenes.test": 400,
+            "models.clip-other": other,
+            "models.clip-other.train.epochs": 1,
+            "models.clip-scenes.train.epochs": 2,
+            "captioners.blip-scenes.train.epochs": 2,
+            "captioners.blip-scenes.max_new_tokens": 12,
+        }
+    )
+    workspace.commit("a small copy")
+    return workspace
