@@ -114,7 +114,12 @@ def test_a_queued_sweep_runs_and_exp_show_has_a_row_for_each(workspace: Workspac
     workspace.run("dvc", "exp", "run", "--queue", "-S", "model=clip-scenes,clip-other")
     with (workspace.folder / "queue.log").open("w") as log:  # the workers inherit the output: not a pipe
         subprocess.run(
-            ["dvc", "queue", "start"], cwd=workspace.folder, env=workspace.environment, stdout=log, stderr=log
+            ["dvc", "queue", "start"],
+            cwd=workspace.folder,
+            env=workspace.environment,
+            stdout=log,
+            stderr=log,
+            check=True,
         )
     deadline = time.monotonic() + 600
     while "Queued" in (status := workspace.run("dvc", "queue", "status")) or "Running" in status:

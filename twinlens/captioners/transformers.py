@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 from jaxtyping import UInt8
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging as transformers_log
 
 from twinlens.cards import CaptionerCard
@@ -69,9 +69,13 @@ def load(card: CaptionerCard, path: Path, placement: Placement) -> Captioner:
     Raises:
         DataError: the folder does not hold such a model.
     """
+    kind = getattr(transformers, CLASSES[card.captioner])
     try:
+        config = AutoConfig.from_pretrained(path)
+        if not isinstance(config, kind.config_class):  # the library would take it for one, and fail anywhere
+            raise DataError(f"{path} holds a {config.model_type} model, the card says {card.captioner}")
         # dtype is given because the default is the checkpoint's, half precision for many
-        model, report = getattr(transformers, CLASSES[card.captioner]).from_pretrained(
+        model, report = kind.from_pretrained(
             path, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(path)

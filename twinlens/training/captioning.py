@@ -34,7 +34,7 @@ def train_captioner(card: CaptionerCard, material: Material, placement: Placemen
     trainer = _Trainer(card, train, val, placement)
     decoding = {"max_new_tokens", "num_beams", "note", "licence"}  # how words are searched for later on
     described = card.model_dump(mode="json", exclude=decoding)
-    key = training_key(described, train, val, placement.name, "training/captioning.py")
+    key = training_key(described, train, val, placement.name, "training/captioning.py", "encoders/image_processor.py")
     with Scratch("train", key) as scratch:
         rows = trainer.run(material.store(train, trainer.pixels), material.store(val, trainer.pixels), scratch)
         trainer.write(out)

@@ -18,6 +18,7 @@ from twinlens.scratch import Scratch, code_digest, digest, fingerprint
 from twinlens.tables import iter_pixels
 
 PER_PART = 2048
+CODE = ("pixels.py", "encoders/base.py", "training/loop.py", "training/data.py", "training/vocabulary.py")  # of any training
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,10 @@ def training_key(card: dict[str, Any], train: Split, val: Split, device: str, *m
         card=card,
         pictures=[digest(split.pictures["sha256"]) for split in (train, val)],
         captions=[digest(split.captions) for split in (train, val)],
+        captions_of=[digest(str(len(rows)) for rows in split.captions_of) for split in (train, val)],
         device=device,
         torch=torch.__version__,
-        code=code_digest("pixels.py", "training/loop.py", "training/data.py", "training/vocabulary.py", *modules),
+        code=code_digest(*CODE, *modules),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -10,7 +9,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
-WORDS = re.compile(r"\w+|[^\w\s]+")  # as the pre-tokenizer `Whitespace` splits
 
 
 def learn_tokenizer(texts: Iterable[str], max_words: int = 10_000) -> PreTrainedTokenizerFast:
@@ -18,13 +16,15 @@ def learn_tokenizer(texts: Iterable[str], max_words: int = 10_000) -> PreTrained
 
     The end token has the highest number, which is how CLIP's text tower finds where to pool.
     """
-    counts = Counter(word for text in texts for word in WORDS.findall(text.lower()))
+    lower, split = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    # Counted as the tokenizer will read them: Python's own idea of a word differs in many scripts.
+    counts = Counter(word for text in texts for word, _ in split.pre_tokenize_str(lower.normalize_str(text)))
     common = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:max_words]]
     words = [PAD, UNKNOWN, START, *sorted(common), END]
     vocabulary = {word: number for number, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.normalizer = lower
+    tokenizer.pre_tokenizer = split
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=[(START, vocabulary[START]), (END, vocabulary[END])]
     )
@@ -36,4 +36,5 @@ def learn_tokenizer(texts: Iterable[str], max_words: int = 10_000) -> PreTrained
         eos_token=END,
         sep_token=END,
         cls_token=START,
+        split_special_tokens=True,  # a text that spells out a special token does not end there
     )
