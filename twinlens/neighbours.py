@@ -98,7 +98,7 @@ def exact_scores(
 ) -> Float32[np.ndarray, "queries k"]:
     """Inner products of each query with its `rows`, in float64, rounded to float32."""
     scores = np.empty(rows.shape, dtype=np.float32)
-    step = max(1, 2**16 // (rows.shape[1] * items.shape[1]))  # half a MB of float64 stays in the cache: 2 to 3 times as fast
+    step = max(1, 2**16 // (rows.shape[1] * items.shape[1]))  # half a MB of float64 stays in the cache
     for start in range(0, len(rows), step):
         near = items[rows[start : start + step]].astype(np.float64)  # (queries, k, dim)
         block = queries[start : start + step].astype(np.float64)

@@ -19,16 +19,13 @@ from transformers import (
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
-    ViTImageProcessor,
 )
 
-from tests.tiny import CPU, TEXTS, photo, photos, sizes, special_tokens, spread, tokenizer, write_json
+from tests.tiny import CPU, TEXTS, photos, sizes, special_tokens, spread, tokenizer, write_json
 from twinlens import encoders
 from twinlens.cards import TransformersTower
 from twinlens.encoders.base import Loaded, TextEncoder
-from twinlens.encoders.image_processor import pixel_spec
 from twinlens.errors import DataError, ParamsError
-from twinlens.pixels import fit, to_tensor
 
 POSITIONS = 18
 LONG = "a red car in the snow " * 6
@@ -146,30 +143,6 @@ def test_towers_count_their_own_parameters_only(tmp_path: Path) -> None:
     assert towers.image is not None and towers.text is not None
     assert towers.image.parameters == sum(p.numel() for p in model.vision_model.parameters())
     assert towers.text.parameters == sum(p.numel() for p in model.text_model.parameters())
-
-
-@pytest.mark.parametrize(("width", "height"), [(96, 64), (50, 120), (40, 40)])
-@pytest.mark.parametrize(
-    "processor",
-    [
-        CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}),
-        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, resample=2),
-        SiglipImageProcessor(size={"height": 32, "width": 48}),
-        ViTImageProcessor(size={"height": 32, "width": 32}, do_normalize=False),
-    ],
-)
-def test_a_picture_is_fitted_as_the_image_processor_does_it(processor: Any, width: int, height: int) -> None:
-    picture = to_tensor(photo(1, width, height))
-    spec = pixel_spec(processor)
-    theirs = processor(picture, return_tensors="pt").pixel_values[0]
-    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
-    assert ((theirs * std + mean) * 255 - fit(picture, spec)).abs().max() < 1.01
-
-
-@pytest.mark.parametrize("method", [0, 1])
-def test_a_way_of_resizing_that_is_not_known_here_is_refused(method: int) -> None:
-    with pytest.raises(DataError, match=f"resamples by method {method}; 2 .bilinear. and 3 .bicubic. are known"):
-        pixel_spec(CLIPImageProcessor(resample=method))
 
 
 # ---------------------------------------------------------------- text only

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from twinlens.training.vocabulary import END, PAD, START, UNKNOWN, learn_tokenizer
 
 TEXTS = ["A red car, in the snow!", "a dog", "two dogs on a beach", "A DOG'S life"]
+SPECIAL = {PAD, UNKNOWN, START, END}
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 MANY_SCRIPTS = [
     "हिन्दी में कुत्ता",  # vowel signs belong to their word
@@ -52,7 +53,7 @@ def test_a_word_that_was_not_shown_is_unknown_and_its_neighbours_are_not() -> No
 
 
 def test_the_end_token_has_the_highest_number_and_padding_the_lowest() -> None:
-    tokenizer = learn_tokenizer([*TEXTS, "zzz ｚ 🐶 \U0010ffff"])
+    tokenizer = learn_tokenizer([*TEXTS, "zzz 🐶 \U0010ffff"])
     assert tokenizer.eos_token_id == max(tokenizer.get_vocab().values()) == len(tokenizer) - 1
     assert tokenizer.pad_token_id == 0
     assert tokenizer.convert_tokens_to_ids([PAD, UNKNOWN, START, END]) == [0, 1, 2, len(tokenizer) - 1]
@@ -82,7 +83,7 @@ def test_the_order_of_the_texts_changes_no_number(seed: int) -> None:
 
 def test_the_commonest_words_are_kept_and_among_equals_the_first_of_the_alphabet() -> None:
     texts = ["dog cat dog", "bird dog cat", "ant cow bee"]
-    assert set(learn_tokenizer(texts, max_words=4).get_vocab()) == {PAD, UNKNOWN, START, END, "dog", "cat", "ant", "bee"}
+    assert set(learn_tokenizer(texts, max_words=4).get_vocab()) - SPECIAL == {"dog", "cat", "ant", "bee"}
     assert read(learn_tokenizer(texts, max_words=1), "dog cat") == [START, "dog", UNKNOWN, END]
     assert len(learn_tokenizer(texts, max_words=100)) == 4 + 6
 

@@ -75,9 +75,7 @@ def load(card: CaptionerCard, path: Path, placement: Placement) -> Captioner:
         if not isinstance(config, kind.config_class):  # the library would take it for one, and fail anywhere
             raise DataError(f"{path} holds a {config.model_type} model, the card says {card.captioner}")
         # dtype is given because the default is the checkpoint's, half precision for many
-        model, report = kind.from_pretrained(
-            path, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
+        model, report = kind.from_pretrained(path, dtype=torch.float32, local_files_only=True, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(path)
         refuse_gaps(model, report, path)
         refuse_wordless(tokenizer, path)

@@ -7,6 +7,8 @@ from typing import Any
 from twinlens.errors import DataError
 from twinlens.pixels import PixelSpec
 
+PLAIN = {"do_resize": True, "do_rescale": True, "rescale_offset": False, "do_pad": False, "crop_pct": None}
+
 
 def pixel_spec(processor: Any) -> PixelSpec:
     """An image processor's settings as ours.
@@ -14,7 +16,8 @@ def pixel_spec(processor: Any) -> PixelSpec:
     Raises:
         DataError: it does something that is not known here.
     """
-    size = dict(processor.size)
+    _refuse_unknown_steps(processor)
+    size = dict(processor.size or {})
     crop = dict(processor.crop_size) if getattr(processor, "do_center_crop", False) else None
     resample = getattr(processor, "resample", None)
     if resample not in (None, 2, 3):  # PIL's bilinear and bicubic
@@ -25,9 +28,22 @@ def pixel_spec(processor: Any) -> PixelSpec:
         "std": (1.0, 1.0, 1.0) if plain else tuple(processor.image_std),
         "interpolation": "bilinear" if resample == 2 else "bicubic",
     }
-    if "shortest_edge" in size:
+    if set(size) == {"shortest_edge"}:
         crop = crop or {"height": size["shortest_edge"], "width": size["shortest_edge"]}
         return PixelSpec(crop["height"], crop["width"], "shortest", resize_px=size["shortest_edge"], **common)
-    if "height" in size and "width" in size:
-        return PixelSpec(size["height"], size["width"], "squash", **common)
+    if set(size) == {"height", "width"}:
+        crop = crop or size
+        if crop["height"] * size["width"] != crop["width"] * size["height"]:
+            raise DataError(f"the image processor squashes to {size} and crops to {crop}, a different shape")
+        return PixelSpec(crop["height"], crop["width"], "squash", resize_px=size["height"], **common)
     raise DataError(f"the image processor's size is {size}; shortest_edge, or height and width, are known")
+
+
+def _refuse_unknown_steps(processor: Any) -> None:
+    odd = {name: getattr(processor, name, None) for name in PLAIN}
+    named = [f"{name}: {value}" for name, value in odd.items() if value not in (None, PLAIN[name])]
+    factor = getattr(processor, "rescale_factor", None) or 1 / 255
+    if abs(factor * 255 - 1) > 1e-5:
+        named.append(f"rescale_factor: {factor}")
+    if named:
+        raise DataError(f"the image processor has settings that are not known here: {', '.join(named)}")

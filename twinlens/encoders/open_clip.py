@@ -40,7 +40,9 @@ def locate(card: OpenClipTower) -> Path:
     tag = _tag(card) if card.pretrained is not None else None  # a checkpoint may be of a tag too
     if (path := local_checkpoint(card)) is not None:
         if card.open_clip == "custom" and path.is_file():
-            raise ParamsError(f"{path}: the `checkpoint` of a custom architecture is a folder in open_clip's own layout")
+            raise ParamsError(
+                f"{path}: the `checkpoint` of a custom architecture is a folder in open_clip's own layout"
+            )
         return path
     if tag is None:
         raise ParamsError(f"the card of {card.open_clip} names neither `pretrained` nor `checkpoint`")

@@ -59,7 +59,9 @@ def refuse_gaps(model: torch.nn.Module, report: dict[str, Any], path: Path, unus
     gaps = sorted(name for name in report["missing_keys"] if shapes.get(name, 0) > 1)
     gaps = [name for name in gaps if unused is None or unused not in name]
     if gaps:
-        raise DataError(f"{path} lacks {len(gaps)} of the model's matrices, the first is {gaps[0]}: another kind of model?")
+        raise DataError(
+            f"{path} lacks {len(gaps)} of the model's matrices, the first is {gaps[0]}: another kind of model?"
+        )
 
 
 def refuse_wordless(tokenizer: Any, path: Path) -> None:

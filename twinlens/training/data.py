@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from twinlens.scratch import Scratch, code_digest, digest, fingerprint
 from twinlens.tables import iter_pixels
 
 PER_PART = 2048
-CODE = ("pixels.py", "encoders/base.py", "training/loop.py", "training/data.py", "training/vocabulary.py")  # of any training
+
+# What decides the weights of any training; an objective adds its own.
+LIBRARIES = ("open_clip_torch", "transformers", "tokenizers")
+CODE = ("pixels.py", "encoders/base.py", "training/loop.py", "training/data.py", "training/vocabulary.py")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ def read_split(groups: pl.DataFrame, captions: pl.DataFrame, split: str) -> Spli
     Raises:
         DataError: the split has no captioned picture.
     """
-    wanted = groups.filter(split=split).join(captions.select("image_id").unique(), on="image_id", how="semi")
+    captioned = captions.select("image_id").unique()
+    wanted = groups.filter(split=split).join(captioned, on="image_id", how="semi", maintain_order="left")
     if wanted.is_empty():
         raise DataError(f"split '{split}' has no captioned picture to train on")
     order = pl.DataFrame({"image_id": wanted["image_id"], "picture": np.arange(len(wanted))})
@@ -107,7 +112,7 @@ def training_key(card: dict[str, Any], train: Split, val: Split, device: str, *m
         captions=[digest(split.captions) for split in (train, val)],
         captions_of=[digest(str(len(rows)) for rows in split.captions_of) for split in (train, val)],
         device=device,
-        torch=torch.__version__,
+        libraries=[torch.__version__, *map(version, LIBRARIES)],
         code=code_digest(*CODE, *modules),
     )
 

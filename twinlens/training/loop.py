@@ -64,6 +64,8 @@ def fit(
         for epoch in range(len(rows), recipe.epochs):
             started = time.perf_counter()
             loss = _run_epoch(model, recipe, optimisers, captions_of, loss_of, epoch, steps, bar)
+            if not all(bool(p.isfinite().all()) for p in model.parameters()):
+                raise DataError(f"a weight is NaN or infinite after epoch {epoch + 1}. Try a lower train.learning_rate")
             model.eval()
             rows.append({"epoch": epoch + 1, "loss": round(loss, 6)} | {k: round(v, 6) for k, v in validate().items()})
             log.info("train: %s", "  ".join(f"{key} {value:g}" for key, value in rows[-1].items()))

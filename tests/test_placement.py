@@ -1,0 +1,111 @@
+"""Where a model runs: the choice of a device, and that half precision gives the vectors of full precision nearly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.encoders import test_open_clip, test_sentence_transformers, test_timm, test_transformers
+from tests.tiny import CPU, TEXTS, photos
+from twinlens import encoders
+from twinlens.cards import Tower
+from twinlens.encoders.base import Loaded
+from twinlens.errors import ParamsError
+from twinlens.placement import Placement, place
+
+BF16 = Placement(torch.device("cpu"), torch.bfloat16)
+
+
+def test_auto_takes_what_is_here() -> None:
+    found = place("auto")
+    assert torch.zeros(1, device=found.device).device.type == found.device.type
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        assert found == CPU
+
+
+def test_a_cpu_computes_in_full_precision() -> None:
+    assert place("cpu") == CPU
+    assert place("cpu").name == "cpu-float32"
+    assert BF16.name == "cpu-bfloat16"
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_in_half_precision_where_it_can() -> None:
+    found = place("cuda")
+    assert found.dtype == (torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32)
+    assert place("auto") == found
+    assert place("cuda:0").name == found.name  # which of several cards it was decides no digit
+
+
+@pytest.mark.parametrize("device", ["cupboard", "cuda:99", "cpu:x", "", "xla"])
+def test_a_device_that_is_not_here_is_refused_in_one_line(device: str) -> None:
+    with pytest.raises(ParamsError, match=f"compute.device: '{device}' is not here") as caught:
+        place(device)
+    assert str(caught.value).endswith("try `auto`")
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- half precision
+
+
+def open_clip_tower(folder: Path) -> Tower:
+    test_open_clip.write_folder(folder)
+    return test_open_clip.custom(folder)
+
+
+def clip_tower(folder: Path) -> Tower:
+    test_transformers.save_clip(folder)
+    return test_transformers.card(folder)
+
+
+def siglip_tower(folder: Path) -> Tower:
+    test_transformers.save_siglip(folder)
+    return test_transformers.card(folder)
+
+
+def bert_tower(folder: Path) -> Tower:
+    test_transformers.save_bert(folder)
+    return test_transformers.card(folder, pooling="mean")
+
+
+def sentence_tower(folder: Path) -> Tower:
+    return test_sentence_transformers.card(test_sentence_transformers.save(folder))
+
+
+TOWERS: dict[str, Callable[[Path], Tower]] = {
+    "open_clip": open_clip_tower,
+    "timm, convolutions": lambda folder: test_timm.save("test_efficientnet", folder),
+    "timm, transformer": lambda folder: test_timm.save("test_vit", folder),
+    "sentence-transformers": sentence_tower,
+    "transformers, CLIP": clip_tower,
+    "transformers, SigLIP": siglip_tower,
+    "transformers, BERT": bert_tower,
+}
+
+
+def vectors(towers: Loaded) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    with torch.inference_mode():
+        if towers.image is not None:
+            found["image"] = towers.image.encode(photos(4, towers.image.pixels.height))
+        if towers.text is not None:
+            found["text"] = towers.text.encode(TEXTS)
+    return found
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_half_precision_gives_nearly_the_same_vectors_in_float32(name: str, tmp_path: Path) -> None:
+    tower = TOWERS[name](tmp_path)
+    path = encoders.locate(tower)
+    full, half = (vectors(encoders.load(tower, path, placement)) for placement in (CPU, BF16))
+    assert full.keys() == half.keys() != set()
+    for side, wanted in full.items():
+        found = half[side]
+        assert found.dtype == wanted.dtype == torch.float32
+        assert found.device.type == "cpu"
+        assert torch.cosine_similarity(found, wanted).min() > 0.99
+        assert not torch.equal(found, wanted)  # it was half precision
+        assert torch.linalg.matrix_rank(wanted, atol=1e-3) == len(wanted)  # other input, other vectors

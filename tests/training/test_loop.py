@@ -1,0 +1,294 @@
+"""The training loop: the same weights from the same seed, killed or not, and no useless ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from twinlens.cards import Recipe
+from twinlens.errors import DataError
+from twinlens.scratch import Scratch
+from twinlens.training.loop import CHECKPOINT, Batch, draw_captions, fit, write_log
+
+COUNT = 21  # pictures, so five steps of four and one picture left over
+CAPTIONS_OF = [np.arange(3 * picture, 3 * picture + 1 + picture % 3) for picture in range(COUNT)]
+SAME = {"epochs": 3, "batch_size": 4, "learning_rate": 0.02, "weight_decay": 0.1, "warmup_share": 0.2, "seed": 5}
+STEPS = COUNT // 4
+
+Curve = list[dict[str, float]]
+State = dict[str, torch.Tensor]
+
+
+def recipe(**fields: Any) -> Recipe:
+    return Recipe.model_validate(SAME | fields)
+
+
+class Small(torch.nn.Module):
+    """Matrices, biases, a norm, an embedding and dropout: every kind of parameter that a trained model has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(3 * COUNT, 12)
+        self.hidden = torch.nn.Sequential(torch.nn.Linear(12, 12), torch.nn.LayerNorm(12), torch.nn.Dropout(0.2))
+        self.head = torch.nn.Linear(12, 5)
+        self.logit_scale = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, captions: torch.Tensor) -> torch.Tensor:
+        return self.logit_scale * self.head(self.hidden(self.embedding(captions)))
+
+
+class Training:
+    """A small model that learns to name its pictures, and all that happened to it."""
+
+    def __init__(self, key: str = "key", dies: Callable[[Training], bool] | None = None, **fields: Any) -> None:
+        self.key, self.recipe, self.dies = key, recipe(**fields), dies
+        torch.manual_seed(0)
+        self.model = Small()
+        self.batches: list[Batch] = []
+        self.validated = 0
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        self.batches.append(batch)
+        if self.dies is not None and self.dies(self):
+            raise KeyboardInterrupt
+        pictures, captions = map(torch.from_numpy, batch)
+        return torch.nn.functional.cross_entropy(self.model(captions), pictures % 5)
+
+    def validate(self) -> dict[str, float]:
+        self.validated += 1
+        assert not self.model.training
+        with torch.inference_mode():
+            return {"val_loss": float(self.model(torch.arange(10)).logsumexp(dim=1).mean())}
+
+    def run(self) -> tuple[Curve, State]:
+        with Scratch("train", self.key) as scratch:
+            rows = fit(self.model, self.recipe, CAPTIONS_OF, self.loss, self.validate, scratch)
+        return rows, {name: value.clone() for name, value in self.model.state_dict().items()}
+
+
+def assert_same(one: tuple[Curve, State], other: tuple[Curve, State]) -> None:
+    """To the bit."""
+    assert one[0] == other[0]
+    assert one[1].keys() == other[1].keys()
+    assert all(torch.equal(one[1][name], other[1][name]) for name in one[1])
+
+
+def after(steps: int) -> Callable[[Training], bool]:
+    """Dies in the step after so many."""
+    return lambda training: len(training.batches) > steps
+
+
+# ---------------------------------------------------------------- resumed
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("steps", [0, 3, STEPS, STEPS + 2, 2 * STEPS, 3 * STEPS - 1])
+def test_a_killed_run_goes_on_after_its_last_epoch_and_ends_with_the_same_weights_and_curve(
+    optimizer: str, steps: int
+) -> None:
+    undisturbed = Training("undisturbed", optimizer=optimizer).run()
+    with pytest.raises(KeyboardInterrupt):
+        Training(optimizer=optimizer, dies=after(steps)).run()
+    second = Training(optimizer=optimizer)
+    torch.manual_seed(99)  # what was random before does not matter
+    assert_same(second.run(), undisturbed)
+    assert len(second.batches) == 3 * STEPS - steps // STEPS * STEPS
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_weights_and_curve() -> None:
+    undisturbed = Training("undisturbed", optimizer="muon").run()
+    for steps in (STEPS + 1, 2, STEPS):
+        with pytest.raises(KeyboardInterrupt):
+            Training(optimizer="muon", dies=after(steps)).run()
+    last = Training(optimizer="muon")
+    assert_same(last.run(), undisturbed)
+    assert len(last.batches) == STEPS
+
+
+def test_a_run_killed_while_it_validates_makes_that_epoch_again() -> None:
+    undisturbed = Training("undisturbed").run()
+    first = Training()
+
+    def validate() -> dict[str, float]:
+        if len(first.batches) > STEPS:
+            raise KeyboardInterrupt
+        return Training.validate(first)
+
+    first.validate = validate  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    second = Training()
+    assert_same(second.run(), undisturbed)
+    assert len(second.batches) == 2 * STEPS
+
+
+def test_a_finished_training_is_taken_as_it_is() -> None:
+    finished = Training().run()
+    second = Training(dies=after(0))
+    assert_same(second.run(), finished)
+    assert (second.batches, second.validated) == ([], 0)
+    assert not second.model.training
+
+
+def test_the_seconds_of_all_epochs_are_kept_whichever_run_made_them() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Training(dies=after(STEPS)).run()
+    with Scratch("train", "key") as scratch:
+        before = scratch.total("seconds")
+    assert before > 0
+    Training().run()
+    with Scratch("train", "key") as scratch:
+        assert len(list(scratch.folder.glob("epoch-*.note"))) == 3
+        assert scratch.total("seconds") > before
+
+
+# ---------------------------------------------------------------- seeds and draws
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    first, same, other = Training("a").run(), Training("b").run(), Training("c", seed=6).run()
+    assert_same(first, same)
+    assert first[0] != other[0]
+    assert not torch.equal(first[1]["head.weight"], other[1]["head.weight"])
+
+
+def test_an_epoch_shows_every_picture_once_in_another_order_each_time() -> None:
+    training = Training()
+    training.run()
+    assert {len(pictures) for pictures, _ in training.batches} == {4}
+    epochs = [np.concatenate([p for p, _ in training.batches[e * STEPS : (e + 1) * STEPS]]) for e in range(3)]
+    assert all(len(set(epoch)) == STEPS * 4 for epoch in epochs)  # but for those that fill no batch
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+@pytest.mark.parametrize("captions", ["first", "random"])
+def test_a_picture_is_always_shown_with_a_caption_of_its_own(captions: str) -> None:
+    training = Training(captions=captions, epochs=8)
+    training.run()
+    shown: dict[int, set[int]] = {picture: set() for picture in range(COUNT)}
+    for pictures, rows in training.batches:
+        for picture, row in zip(pictures, rows, strict=True):
+            shown[int(picture)].add(int(row))
+    for picture, rows in shown.items():
+        own = {int(row) for row in CAPTIONS_OF[picture]}
+        assert rows == {min(own)} if captions == "first" else rows <= own
+    several = [shown[picture] for picture in range(COUNT) if len(CAPTIONS_OF[picture]) == 3]
+    assert captions == "first" or sum(len(rows) > 1 for rows in several) > len(several) / 2
+
+
+def test_random_captions_are_drawn_evenly_and_anew_each_time() -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.array([draw_captions([np.array([4, 7, 9]), np.array([2])], recipe(), rng) for _ in range(3000)])
+    counts = {row: int((drawn[:, 0] == row).sum()) for row in (4, 7, 9)}
+    assert sum(counts.values()) == 3000
+    assert all(abs(count - 1000) < 120 for count in counts.values())  # four and a half standard deviations
+    assert (drawn[:, 1] == 2).all()
+
+
+# ---------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_lowers_the_loss(optimizer: str) -> None:
+    rows, _ = Training(optimizer=optimizer, epochs=20, captions="first").run()
+    assert [row["epoch"] for row in rows] == list(range(1, 21))
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    assert all(row.keys() == {"epoch", "loss", "val_loss"} for row in rows)
+
+
+def test_the_optimisers_are_not_the_same() -> None:
+    adamw, muon = Training("a", optimizer="adamw").run(), Training("b", optimizer="muon").run()
+    assert not torch.equal(adamw[1]["head.weight"], muon[1]["head.weight"])
+
+
+def test_weight_decay_shrinks_matrices_and_leaves_biases_norms_and_the_temperature() -> None:
+    free, decayed = (Training(str(d), weight_decay=d, epochs=1, learning_rate=1e-3).run()[1] for d in (0.0, 100.0))
+    assert decayed["head.weight"].norm() < 0.9 * free["head.weight"].norm()
+    for name in ("logit_scale", "hidden.1.weight"):
+        assert torch.allclose(decayed[name], free[name], atol=0.02)  # an update of Adam is at most the rate
+
+
+def rates(**fields: Any) -> list[float]:
+    """The learning rate of each step, from outside: how far Adam moves a parameter whose slope is always one."""
+    weight = torch.nn.Module()
+    weight.register_parameter("x", torch.nn.Parameter(torch.zeros(1)))
+    seen: list[float] = []
+
+    def loss(_: Batch) -> torch.Tensor:
+        seen.append(float(weight.x.detach()))
+        return weight.x.sum()
+
+    with Scratch("train", repr(sorted(fields.items()))[:60]) as scratch:
+        fit(weight, recipe(weight_decay=0.0, **fields), CAPTIONS_OF, loss, dict, scratch)
+    seen.append(float(weight.x.detach()))
+    return [before - now for before, now in pairwise(seen)]
+
+
+def test_the_learning_rate_rises_and_then_follows_half_a_cosine_down_to_nearly_nothing() -> None:
+    found = rates(epochs=8, warmup_share=0.25, learning_rate=0.1)  # 40 steps, 10 of warm-up
+    cosine = [0.1 * (1 + math.cos(math.pi * step / 40)) / 2 for step in range(40)]
+    assert found[:10] == sorted(found[:10])
+    assert found[0] == pytest.approx(0.1 / 10, rel=0.02)
+    assert found[9:] == pytest.approx(cosine[9:], rel=1e-3, abs=1e-6)
+    assert 0 < found[-1] < 0.001
+
+
+def test_without_warm_up_the_first_step_has_the_whole_learning_rate() -> None:
+    found = rates(epochs=2, warmup_share=0.0, learning_rate=0.1)
+    assert found[0] == pytest.approx(0.1, rel=1e-3)
+    assert found == sorted(found, reverse=True)
+
+
+# ---------------------------------------------------------------- useless
+
+
+@pytest.mark.parametrize("useless", [float("nan"), float("inf"), float("-inf")])
+def test_a_useless_loss_stops_the_training_at_its_step_and_the_epochs_before_are_kept(useless: float) -> None:
+    undisturbed = Training("undisturbed").run()
+    first = Training()
+    usual = first.loss
+
+    def loss(batch: Batch) -> torch.Tensor:
+        return usual(batch) * (useless if len(first.batches) == STEPS + 3 else 1.0)
+
+    first.loss = loss  # type: ignore[method-assign]
+    with pytest.raises(DataError, match=f"is {useless} at step 3 of epoch 2; the weights of epoch 1 are kept"):
+        first.run()
+    assert_same(Training().run(), undisturbed)
+
+
+def test_a_weight_that_becomes_useless_in_the_last_step_is_not_passed_on() -> None:
+    training = Training(epochs=1)
+    usual = training.loss
+
+    def loss(batch: Batch) -> torch.Tensor:  # finite itself, but its slope is not
+        last = len(training.batches) == STEPS - 1
+        return usual(batch) + (training.model.logit_scale * 0.0).sqrt() if last else usual(batch)
+
+    training.loss = loss  # type: ignore[method-assign]
+    with pytest.raises(DataError, match="a weight is NaN or infinite after epoch 1"):
+        training.run()
+    with Scratch("train", "key") as scratch:
+        assert not scratch.has(CHECKPOINT)
+
+
+def test_a_batch_larger_than_the_training_split_is_refused() -> None:
+    with pytest.raises(DataError, match=r"train\.batch_size is 22, but the training split has 21 pictures"):
+        Training(batch_size=22).run()
+    assert len(Training("whole", batch_size=21).run()[0]) == 3
+
+
+# ---------------------------------------------------------------- the curve
+
+
+def test_the_curve_is_written_as_csv(tmp_path: Path) -> None:
+    rows = [{"epoch": 1, "loss": 2.5, "val_loss": 3.25}, {"epoch": 2, "loss": 0.125, "val_loss": 1e-05}]
+    write_log(rows, tmp_path / "training.csv")
+    assert (tmp_path / "training.csv").read_text() == "epoch,loss,val_loss\n1,2.5,3.25\n2,0.125,1e-05\n"
