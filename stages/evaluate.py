@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from stages.runner import run_stage
-from twinlens import paths, tables
+from twinlens import distractors, paths, tables
 from twinlens.costs import Cost
 from twinlens.evaluation import measure_all_runs
 from twinlens.naming import caption_figures
@@ -33,6 +33,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     write_json(caption_figures(generated, images), metrics / "captions.json")
     write_json(costs, metrics / "cost.json")
     write_csv(results.curves, metrics / "at_k.csv")
+    write_csv(distractors.curve(paths.ranked(dataset, model), k), metrics / "distractors.csv")
     write_csv(against_cost, metrics / "quality_cost.csv")
     log.info("torchmetrics agrees on %s values\n\n%s\n", f"{results.compared:,}", results_table(results.retrieval, k))
 

@@ -12,6 +12,7 @@ import polars as pl
 from stages.runner import run_stage
 from twinlens import paths, tables
 from twinlens.costs import Cost
+from twinlens.distractors import judged_items
 from twinlens.neighbours import nearest
 from twinlens.params import read_params
 from twinlens.placement import place
@@ -71,8 +72,9 @@ def write_pool(task: Task, folder: Path) -> None:
 
 
 def search(task: Task, retriever: str, depth: int, device: str, folder: Path) -> None:
-    """Write the run of one retriever and the rank of every query's first hit."""
+    """Write the run of one retriever and the rank of every query's first hit, also without distractors."""
     queries, items = task.retrievers[retriever]()
+    judged = judged_items(task.query_groups, task.item_groups)
     first_hits = []
     with (
         RunWriter(folder / "runs" / f"{retriever}.parquet", task.query_ids, task.item_ids) as run,
@@ -93,6 +95,13 @@ def search(task: Task, retriever: str, depth: int, device: str, folder: Path) ->
             bar.add(len(found.rows))
     ranks = {"query_id": task.query_ids, "rank": np.concatenate(first_hits)}
     tables.write_table(pl.DataFrame(ranks), folder / "first_hits" / f"{retriever}.parquet", tables.FIRST_HITS)
+    if judged.all():
+        return
+    assert task.own_rows is None  # where queries are items, every item is a query
+    groups = {"query_groups": task.query_groups, "item_groups": task.item_groups[judged]}
+    among = [found.first_hit for found in nearest(queries, items[judged], 1, device=device, **groups)]
+    ranks["rank"] = np.concatenate([hits for hits in among if hits is not None])
+    tables.write_table(pl.DataFrame(ranks), folder / "among_judged" / f"{retriever}.parquet", tables.FIRST_HITS)
 
 
 if __name__ == "__main__":

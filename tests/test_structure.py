@@ -13,7 +13,19 @@ PIPELINE = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"
 # What moves bytes, logs or checks, but decides no result: no stage depends on it.
 PLUMBING = {
     f"twinlens/{name}.py"
-    for name in ("__init__", "cards", "costs", "errors", "fetch", "params", "paths", "progress", "scratch")
+    for name in (
+        "__init__",
+        "cards",
+        "costs",
+        "dataset_cards",
+        "errors",
+        "fetch",
+        "hub",
+        "params",
+        "paths",
+        "progress",
+        "scratch",
+    )
 } | {"stages/__init__.py", "stages/runner.py"}
 
 PURE = ("filtering", "fusion", "grouping", "measures", "naming", "published", "sources", "tasks", "tables", "runs")

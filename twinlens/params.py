@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from twinlens.cards import CaptionerCard, DatasetCard, ModelCard
+from twinlens.cards import CaptionerCard, ModelCard
+from twinlens.dataset_cards import DatasetCard
 from twinlens.errors import ParamsError, nearest
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # no dots: DVC splits keys on them; no +: `-S` refuses it in a key
@@ -41,11 +42,18 @@ class ResizeParams(Section):
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]  # of pictures that had to be written anew
     images_per_shard: PositiveInt
 
+    def at_most(self, shortest_side_px: int | None) -> Self:
+        """The same with a smaller limit, where a dataset's card gives one."""
+        given = [px for px in (self.shortest_side_px, shortest_side_px) if px is not None]
+        return self.model_copy(update={"shortest_side_px": min(given, default=None)})
+
 
 class GroupParams(Section):
     """What counts as the same thing."""
 
     min_group_size: Annotated[int, Field(ge=2)]  # an object set needs this many pictures to be searched for
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=64)] | None  # of 256; null: only exact ones are looked for
+    drop_duplicates: Literal["none", "leaks", "exact", "near"]  # near: exact ones too; leaks: the trained-on half
 
 
 class RankParams(Section):

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from twinlens import tables
+from twinlens.duplicates import perceptual_hash
 from twinlens.errors import DataError
 from twinlens.params import ResizeParams
 from twinlens.pixels import BadPictureError, Prepared, ahead, prepare_jpeg
@@ -23,6 +24,7 @@ class Resized:
     """What became of the pictures."""
 
     index: pl.DataFrame  # table INDEX
+    hashes: pl.DataFrame  # table HASHES
     notes: pl.DataFrame  # table NOTES
 
 
@@ -44,6 +46,7 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
     """
     out.mkdir(parents=True, exist_ok=True)
     index: list[tuple[str, int, int, int, int, str]] = []
+    hashes: list[bytes] = []
     notes: list[tuple[str, bool, str]] = []
     shard: list[tuple[str, bytes]] = []
 
@@ -59,6 +62,7 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
                 max_megapixels=params.max_megapixels,
                 quality=params.jpeg_quality,
                 name=file,
+                perceptual_hash=perceptual_hash,
             )
         except BadPictureError as bad:
             return image_id, str(bad)
@@ -79,6 +83,7 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
             notes += [(image_id, True, note) for note in made.mended]
             digest = hashlib.sha256(made.jpeg).hexdigest()
             index.append((image_id, number, len(shard), made.width, made.height, digest))
+            hashes.append(made.perceptual_hash)
             shard.append((image_id, made.jpeg))
             if len(shard) == params.images_per_shard:
                 flush(number)
@@ -91,5 +96,9 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
     columns = ["image_id", "shard", "row", "width", "height", "sha256"]
     return Resized(
         pl.DataFrame(index, schema=columns, orient="row"),
+        pl.DataFrame(
+            {"image_id": [row[0] for row in index], "perceptual_hash": hashes},
+            schema={"image_id": pl.String, "perceptual_hash": pl.Binary},
+        ),
         pl.DataFrame(notes, schema={"image_id": pl.String, "kept": pl.Boolean, "note": pl.String}, orient="row"),
     )

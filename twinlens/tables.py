@@ -35,8 +35,10 @@ IMAGES = _columns(
 )
 CAPTIONS = _columns(caption_id=_text, image_id=_text, text=_text)  # caption_id: "<image_id>#<n>", n from 0
 DROPPED = _columns(kind=_text, id=_text, rule=_text, reason=_text)  # kind: image or caption
+CLASSIFIED = _columns(image_id=_text, share=pa.float64())  # summed probability of the wanted classes; NaN: not opened
 PIXELS = _columns(image_id=_text, jpeg=pa.binary())
 INDEX = _columns(image_id=_text, shard=pa.int32(), row=pa.int32(), width=pa.int32(), height=pa.int32(), sha256=_text)
+HASHES = _columns(image_id=_text, perceptual_hash=pa.binary())  # beside INDEX, in its order
 NOTES = _columns(image_id=_text, kept=pa.bool_(), note=_text)  # mended (kept) or set aside (not)
 GROUPS = _columns(
     image_id=_text,
@@ -46,6 +48,16 @@ GROUPS = _columns(
     shard=pa.int32(),
     row=pa.int32(),
     sha256=_text,
+)
+DUPLICATES = _columns(
+    image_id=_text,
+    other_id=_text,  # the one that stands earlier in the dataset
+    kind=_text,  # exact: the same bytes after resizing; near: perceptual hashes that differ in few bits
+    bits=pa.int32(),
+    split=_text,
+    other_split=_text,
+    leak=pa.bool_(),  # one is trained on (train), the other evaluated on (val, test)
+    dropped_or_null=_text,  # the id of the two that was dropped for it
 )
 GENERATED = _columns(image_id=_text, text=_text)
 VECTORS = _columns(id=_text, image_id=_text)  # beside the rows of a `.npy` file, in their order

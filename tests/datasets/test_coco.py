@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.web import Fault, Host
 from twinlens import fetch
-from twinlens.cards import CocoCard
+from twinlens.dataset_cards import CocoCard
 from twinlens.datasets import adapter, coco
 from twinlens.datasets.base import MISSING
 from twinlens.datasets.coco import Coco
