@@ -13,6 +13,7 @@ from stages.runner import run_stage
 from twinlens import paths, tables
 from twinlens.costs import Cost
 from twinlens.distractors import judged_items
+from twinlens.errors import DataError
 from twinlens.neighbours import nearest
 from twinlens.params import read_params
 from twinlens.placement import place
@@ -37,6 +38,11 @@ def main(dataset: str, model: str) -> None:
         if (paths.embedded(dataset, model) / f"{name}.npy").exists()
     }
     tasks = build(sources, groups, params.rank, joint=params.models[model].joint is not None)
+    if not tasks:
+        raise DataError(
+            f"there is nothing to search in {dataset} with {model}: no two pictures of the pool share their labels, and "
+            "captions search only by a joint model or a captioner (and only where there are captions)"
+        )
     with publishing(paths.ranked(dataset, model)) as draft:
         for task in tasks:
             folder = draft / task.name

@@ -51,6 +51,8 @@ def expected_hit(
         k: the cut.
     """
     rivals, above = rank_among_judged - 1, rank - rank_among_judged
+    if not size:
+        return float((rivals < k).mean())
     pairs, counts = np.unique(np.stack([rivals, above]), axis=1, return_counts=True)
     chances = hypergeom.cdf(k - 1 - pairs[0], distractors, pairs[1], size)
     return float((chances * counts).sum() / counts.sum())

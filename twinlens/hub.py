@@ -40,7 +40,7 @@ def hub_folder(
     """
     from huggingface_hub import snapshot_download
 
-    refusal = _refusal(repo, revision, repo_type, answers_in_s or ANSWERS_IN_S)
+    refusal = refused(repo, revision, repo_type, answers_in_s or ANSWERS_IN_S)
     try:
         found = snapshot_download(
             repo,
@@ -54,7 +54,9 @@ def hub_folder(
     return Path(found)
 
 
-def _refusal(repo: str, revision: str | None, repo_type: RepoType, answers_in_s: float) -> Exception | None:
+def refused(
+    repo: str, revision: str | None, repo_type: RepoType, answers_in_s: float = ANSWERS_IN_S
+) -> Exception | None:
     """Why the hub will not hand out a repository; None where it may.
 
     Asked once and with a limit, because `snapshot_download` asks six times with pauses (23 seconds where

@@ -106,6 +106,8 @@ class Params(Section):
             for card in cards:
                 if not NAME.fullmatch(card):
                     raise ValueError(f"{key}s: '{card}' is not a usable name; lower-case letters, digits, - and _ only")
+        if self.model_card.train is not None or self.captioner_card.train is not None:
+            self.refuse_selection("the model or captioner would be trained on it")
         if self.evaluate.ks != sorted(set(self.evaluate.ks)):
             raise ValueError(f"evaluate.ks: {self.evaluate.ks} must rise and hold no value twice")
         if self.evaluate.ks[-1] > self.rank.depth:
@@ -114,6 +116,21 @@ class Params(Section):
                 "the runs are not that deep; raise rank.depth"
             )
         return self
+
+    def refuse_selection(self, purpose: str) -> None:
+        """Refuse to tune anything on the active dataset where its licence forbids it; every selection asks here.
+
+        Args:
+            purpose: what would be chosen, in words.
+
+        Raises:
+            ParamsError: the dataset's card says `selection: never`.
+        """
+        if self.dataset_card.selection == "never":
+            raise ParamsError(
+                f"dataset '{self.dataset}' says `selection: never`: its licence ({self.dataset_card.licence}) allows "
+                f"no parameter to be tuned on it, and {purpose}. Choose on another dataset, then measure on this one"
+            )
 
     @property
     def dataset_card(self) -> DatasetCard:

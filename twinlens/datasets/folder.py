@@ -76,12 +76,15 @@ class Folder:
             )
             image = RawImage(image_id, file[0], split, labels)
             captions += [RawCaption(image_id, text) for text in texts(row[columns.caption])] if columns.caption else []
-            if (outside := self._outside([(image, labels)])) != []:
+            known = images.get((image_id, file[0]))
+            if outside := self._outside([(image, labels)]):
                 dropped += outside
+            elif known is not None and known.split != split:
+                why = f"{file[0]} is in the splits {known.split} and {split}; the first counts"
+                dropped.append(("image", image_id, "two_splits", why))
             else:  # a further row of the same picture is a further caption of it, and may name further labels
-                known = images.get((image_id, file[0]))
                 merged = labels if known is None else tuple(dict.fromkeys((*known.labels, *labels)))
-                images[image_id, file[0]] = RawImage(image_id, file[0], split if known is None else known.split, merged)
+                images[image_id, file[0]] = RawImage(image_id, file[0], split, merged)
         strays = unlisted(tree, (image.file for image in images.values()))
         dropped += [("image", name, "unlisted", f"a picture that {table.name} does not list") for name in strays]
         return Annotations(list(images.values()), captions, dropped, captioned=columns.caption is not None)

@@ -25,7 +25,7 @@ from twinlens.datasets.hub import find, local_folder, record, recorded
 from twinlens.errors import FetchError
 from twinlens.fetch import is_offline
 from twinlens.filtering import Annotations, RawCaption, RawImage
-from twinlens.hub import explained
+from twinlens.hub import explained, refused
 from twinlens.progress import Progress
 from twinlens.scratch import digest
 
@@ -81,22 +81,24 @@ class ImageNet:
             )
         from huggingface_hub import HfFileSystem
 
+        if refusal := refused(self.card.repository, self.card.revision, "dataset"):
+            raise FetchError(explained(refusal, self.card.repository, self.card.revision, "dataset", reached=False))
         root = f"datasets/{self.card.repository}@{self.card.revision}"
         wanted = np.array(sorted(read_classes(self.card.classes)))
         try:
-            hub = HfFileSystem()
+            hub = HfFileSystem(skip_instance_cache=True)  # a rerun asks anew what is there
             listed = [path.split(f"{self.card.repository}@{self.card.revision}/", 1)[-1] for path in hub.find(root)]
             names = [name for name in sorted(listed) if any(fnmatch(name, p) for p in self.card.files.values())]
             missing = [name for name in names if not (folder / name).exists()]
             with Progress("imagenet", total=len(names), unit="file", done=len(names) - len(missing)) as bar:
                 for name in missing:
-                    with hub.open(f"{root}/{name}", block_size=0, cache_type="none") as remote:
+                    with hub.open(f"{root}/{name}", cache_type="none") as remote:
                         keep_wanted(remote, wanted, folder / name)
                     bar.add(1)
         except FetchError:
             raise
         except Exception as error:  # of the hub's client, of the HTTP library below it, or of the disk
-            kept = len(list(folder.rglob("*.parquet")))
+            kept = sum(not path.name.startswith(".") for path in folder.rglob("*.parquet"))
             why = explained(error, self.card.repository, self.card.revision, "dataset")
             raise FetchError(f"{why} {kept} file(s) are kept; a rerun goes on from there") from None
 

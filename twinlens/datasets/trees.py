@@ -105,7 +105,7 @@ class _Absent:
 
 class _Folder:
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._root = folder, folder.resolve()
         self._names: list[str] | None = None
 
     def names(self) -> list[str]:
@@ -117,7 +117,7 @@ class _Folder:
 
     def read(self, name: str) -> bytes | str:
         path = self.folder / name
-        if leads_out(name) or not path.resolve().is_relative_to(self.folder.resolve()):
+        if leads_out(name) or not path.resolve().is_relative_to(self._root):
             return f"its name leads out of the folder: {name!r}"
         try:
             return path.read_bytes()
