@@ -40,8 +40,8 @@ def main(dataset: str, model: str) -> None:
     tasks = build(sources, groups, params.rank, joint=params.models[model].joint is not None)
     if not tasks:
         raise DataError(
-            f"there is nothing to search in {dataset} with {model}: no two pictures of the pool share their labels, and "
-            "captions search only by a joint model or a captioner (and only where there are captions)"
+            f"there is nothing to search in {dataset} with {model}: no two pictures of the pool share their labels, "
+            "and captions (where there are any) search only by a joint model or a captioner"
         )
     with publishing(paths.ranked(dataset, model)) as draft:
         for task in tasks:

@@ -177,7 +177,13 @@ class _Handler(BaseHTTPRequestHandler):
             return _json(
                 [{"type": "file", "path": name, "size": len(files[name]), "oid": _oid(files[name])} for name in files]
             )
-        return _json({"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]})
+        return _json(
+            {
+                "id": repo,
+                "sha": COMMIT,
+                "siblings": [{"rfilename": name, "size": len(files[name]), "blobId": "0"} for name in files],
+            }
+        )
 
     def _file(self, repo: str, revision: str, name: str) -> _Answer:
         hub = self.serves

@@ -5,17 +5,20 @@ The client keeps what it fetched in its own cache, resumes, and sends the token 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from twinlens.errors import FetchError
+from twinlens.fetch import is_offline
 
 RepoType = Literal["model", "dataset"]
 ANSWERS_IN_S = 10.0  # or counts as out of reach
 WAYS_ON = {
     "model": "fetch it elsewhere and name the folder or file as `checkpoint` on the card",
-    "dataset": "put the files into a folder and name it as `source` on the card",
+    "dataset": "put {files} into a folder and name it as `source` on the card",
 }
 
 
@@ -40,7 +43,10 @@ def hub_folder(
     """
     from huggingface_hub import snapshot_download
 
-    refusal = refused(repo, revision, repo_type, answers_in_s or ANSWERS_IN_S)
+    answer = ask(repo, revision, repo_type, answers_in_s or ANSWERS_IN_S)
+    refusal = answer if isinstance(answer, Exception) else None
+    if refusal is None and repo_type == "dataset":
+        _check_room(answer, repo, patterns)
     try:
         found = snapshot_download(
             repo,
@@ -50,14 +56,14 @@ def hub_folder(
             local_files_only=refusal is not None,
         )
     except Exception as error:  # of the hub's client, of the HTTP library below it, or of the disk
-        raise FetchError(explained(refusal or error, repo, revision, repo_type, reached=refusal is None)) from None
+        raise FetchError(
+            explained(refusal or error, repo, revision, repo_type, reached=refusal is None, files=patterns)
+        ) from None
     return Path(found)
 
 
-def refused(
-    repo: str, revision: str | None, repo_type: RepoType, answers_in_s: float = ANSWERS_IN_S
-) -> Exception | None:
-    """Why the hub will not hand out a repository; None where it may.
+def ask(repo: str, revision: str | None, repo_type: RepoType, answers_in_s: float = ANSWERS_IN_S) -> Any:
+    """What the hub says of a repository, or the error that says why it will not hand it out; None where it is busy.
 
     Asked once and with a limit, because `snapshot_download` asks six times with pauses (23 seconds where
     connections are refused) and without one (no end was seen where packets are dropped).
@@ -65,17 +71,51 @@ def refused(
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    if is_offline():
+        return FetchError("offline, as the environment says")
     try:
-        HfApi().repo_info(repo, repo_type=repo_type, revision=revision, timeout=answers_in_s)
+        sizes = repo_type == "dataset"
+        return HfApi().repo_info(
+            repo, repo_type=repo_type, revision=revision, timeout=answers_in_s, files_metadata=sizes
+        )
     except HfHubHTTPError as error:
         busy = error.response.status_code == 429 or error.response.status_code >= 500
         return None if busy else error  # `snapshot_download` has the patience
     except Exception as error:  # no connection, no answer in time, offline mode, a name that is none
         return error
-    return None
 
 
-def explained(error: Exception, repo: str, revision: str | None, repo_type: RepoType, reached: bool = True) -> str:
+def _check_room(info: Any, repo: str, patterns: Sequence[str]) -> None:
+    """Refuse to begin a download that the disk has no room for; what is in the cache already needs none.
+
+    Raises:
+        FetchError: the disk is too full.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    needed = 0
+    for file in getattr(info, "siblings", None) or ():
+        if any(fnmatch(file.rfilename, pattern) for pattern in patterns):
+            held = try_to_load_from_cache(repo, file.rfilename, revision=info.sha, repo_type="dataset")
+            needed += 0 if isinstance(held, str) else file.size or 0
+    cache = Path(constants.HF_HUB_CACHE)
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise FetchError(
+            f"{repo} needs {needed:,} bytes in {cache} and {free:,} are free: make room, or name another disk in the "
+            "environment, HF_HUB_CACHE"
+        )
+
+
+def explained(
+    error: Exception,
+    repo: str,
+    revision: str | None,
+    repo_type: RepoType,
+    reached: bool = True,
+    files: Sequence[str] = (),
+) -> str:
     """What went wrong and the ways on, in words, for an error of the hub's client."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -95,6 +135,6 @@ def explained(error: Exception, repo: str, revision: str | None, repo_type: Repo
     )
     return (
         f"{at} {what}: {lines[0].rstrip('.')}. "
-        f"Two ways on: {WAYS_ON[repo_type]}, "
+        f"Two ways on: {WAYS_ON[repo_type].format(files=', '.join(files) or 'its files')}, "
         "or name a mirror in the environment, HF_ENDPOINT=https://..."
     )

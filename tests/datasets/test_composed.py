@@ -10,11 +10,10 @@ import pytest
 
 from twinlens.dataset_cards import ComposedCard, Keep
 from twinlens.datasets import adapter
-from twinlens.filtering import apply_rules
+from twinlens.errors import DataError, FetchError
+from twinlens.filtering import Annotations, RawCaption, RawImage, apply_rules
 from twinlens.grouping import group_images
 from twinlens.keeping import agreement, apply_keep, decided, overlap, read_qrels
-from twinlens.errors import DataError, FetchError
-from twinlens.filtering import Annotations, RawCaption, RawImage
 from twinlens.params import FilterParams
 
 VEHICLES = ["airplane", "bicycle", "boat", "bus", "car", "truck"]
@@ -143,7 +142,7 @@ def test_agreement_and_overlap_of_nothing_are_no_error() -> None:
 
 
 def test_a_list_that_is_missing_or_of_another_shape_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FetchError, match="qrels.csv is not there: the dataset's card names it under `keep`"):
+    with pytest.raises(FetchError, match=r"qrels.csv is not there: the dataset's card names it under `keep`"):
         read_qrels(tmp_path / "qrels.csv")
     (tmp_path / "qrels.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="no column document_id; found a, b"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+import shutil
+from collections import Counter, namedtuple
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ REPO_30K = {TABLE: TABLE_30K, PHOTOS: ZIP_30K, "README.md": b"not wanted"}
 
 
 def flickr30k(source: Path | str | None) -> Flickr30k:
-    return Flickr30k(Flickr30kCard(adapter="flickr30k", source=source and str(source), revision=COMMIT))
+    return Flickr30k(Flickr30kCard(adapter="flickr30k", source=str(source) if source else None, revision=COMMIT))
 
 
 @pytest.fixture
@@ -138,9 +139,45 @@ def test_a_hub_out_of_reach_is_one_error_with_the_way_on(
 ) -> None:
     point_at("http://127.0.0.1:9", tmp_path / "cache", monkeypatch)
     with pytest.raises(
-        FetchError, match=r"nlphuji/flickr30k at revision .*put the files into a folder and name it as `so"
+        FetchError,
+        match=r"nlphuji/flickr30k at revision .*put flickr_annotations_30k.csv, flickr30k-images.zip into a fo",
     ):
         flickr30k(None).download(raw)
+
+
+def test_a_disk_without_room_is_an_error_before_anything_is_fetched_from_the_hub(
+    tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    with serving_hub({"nlphuji/flickr30k": REPO_30K}) as hub:
+        point_at(hub.url, tmp_path / "cache", monkeypatch)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, len(ZIP_30K)))
+        needed = len(ZIP_30K) + len(TABLE_30K)
+        with pytest.raises(FetchError, match=rf"needs {needed:,} bytes in .* and {len(ZIP_30K):,} are free: make room"):
+            flickr30k(None).download(raw)
+        assert hub.fetched() == []
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, needed))
+        flickr30k(None).download(raw)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, 0))
+        flickr30k(None).download(raw)  # it is all in the cache
+
+
+@pytest.mark.parametrize("variable", ["TWINLENS_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline_the_hubs_cache_is_used_and_what_it_lacks_is_named(
+    variable: str, tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving_hub({"nlphuji/flickr30k": REPO_30K}) as hub:
+        point_at(hub.url, tmp_path / "cache", monkeypatch)
+        monkeypatch.setenv(variable, "1")
+        with pytest.raises(FetchError, match=rf"put {TABLE}, {PHOTOS} into a folder and name it as `source`"):
+            flickr30k(None).download(raw)
+        assert hub.requests == []
+        monkeypatch.delenv(variable)
+        flickr30k(None).download(raw)
+        asked = len(hub.requests)
+        monkeypatch.setenv(variable, "1")
+        assert flickr30k(None).download(raw) == 2
+        assert len(hub.requests) == asked
 
 
 def test_the_real_sample_of_flickr30k(shared_data: Path, raw: Path) -> None:
@@ -167,7 +204,7 @@ ZIPS_8K = {"Flickr8k_text.zip": zipped(TEXTS_8K), "Flickr8k_Dataset.zip": zipped
 
 
 def flickr8k(source: Path | str | None) -> Flickr8k:
-    return Flickr8k(Flickr8kCard(adapter="flickr8k", source=source and str(source)))
+    return Flickr8k(Flickr8kCard(adapter="flickr8k", source=str(source) if source else None))
 
 
 @pytest.mark.parametrize("files", [TEXTS_8K | PHOTOS_8K, ZIPS_8K], ids=["unpacked", "zips"])

@@ -34,7 +34,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 def folder(images: Path, table: Path | None, **changes: Any) -> Folder:
-    card = {"adapter": "folder", "images": str(images), "separator": ";"}
+    card: dict[str, Any] = {"adapter": "folder", "images": str(images), "separator": ";"}
     if table is not None:
         card |= {"table": str(table), "columns": COLUMNS}
     return Folder(FolderCard.model_validate(card | changes))
@@ -244,7 +244,7 @@ def test_radiology_is_read_from_zips_and_folders_with_its_faults_listed(tmp_path
 def test_a_split_without_a_picture_is_an_error_that_names_it(tmp_path: Path, raw: Path) -> None:
     made = imageclef(write(tmp_path / "r", RADIOLOGY | {"test_captions.csv": b"ID,Caption\n"}))
     made.download(raw)
-    with pytest.raises(DataError, match="test_captions.csv holds no row: the split 'test' has no picture"):
+    with pytest.raises(DataError, match=r"test_captions.csv holds no row: the split 'test' has no picture"):
         made.annotations(raw)
 
 

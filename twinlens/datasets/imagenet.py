@@ -25,7 +25,7 @@ from twinlens.datasets.hub import find, local_folder, record, recorded
 from twinlens.errors import FetchError
 from twinlens.fetch import is_offline
 from twinlens.filtering import Annotations, RawCaption, RawImage
-from twinlens.hub import explained, refused
+from twinlens.hub import ask, explained
 from twinlens.progress import Progress
 from twinlens.scratch import digest
 
@@ -81,8 +81,9 @@ class ImageNet:
             )
         from huggingface_hub import HfFileSystem
 
-        if refusal := refused(self.card.repository, self.card.revision, "dataset"):
-            raise FetchError(explained(refusal, self.card.repository, self.card.revision, "dataset", reached=False))
+        answer = ask(self.card.repository, self.card.revision, "dataset")
+        if isinstance(answer, Exception):
+            raise FetchError(self._explained(answer, reached=False))
         root = f"datasets/{self.card.repository}@{self.card.revision}"
         wanted = np.array(sorted(read_classes(self.card.classes)))
         try:
@@ -99,8 +100,11 @@ class ImageNet:
             raise
         except Exception as error:  # of the hub's client, of the HTTP library below it, or of the disk
             kept = sum(not path.name.startswith(".") for path in folder.rglob("*.parquet"))
-            why = explained(error, self.card.repository, self.card.revision, "dataset")
-            raise FetchError(f"{why} {kept} file(s) are kept; a rerun goes on from there") from None
+            raise FetchError(f"{self._explained(error)} {kept} file(s) are kept; a rerun goes on from there") from None
+
+    def _explained(self, error: Exception, reached: bool = True) -> str:
+        files = list(self.card.files.values())
+        return explained(error, self.card.repository, self.card.revision, "dataset", reached, files)
 
 
 def keep_wanted(source: Any, wanted: np.ndarray, path: Path) -> None:
