@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +20,7 @@ from twinlens.datasets.classes import read_classes
 from twinlens.datasets.imagenet import ImageNet, keep_wanted
 from twinlens.errors import DataError, FetchError, ParamsError
 from twinlens.filtering import RawCaption, RawImage, apply_rules
+from twinlens.grouping import group_images
 from twinlens.params import FilterParams
 
 NAMES = ["cat", "dog", "żaba"]
@@ -125,6 +128,20 @@ def test_a_truncated_file_is_refused_at_download(tmp_path: Path, raw: Path) -> N
 def test_no_file_of_any_split_is_an_error_with_the_shapes_looked_for(tmp_path: Path, raw: Path) -> None:
     with pytest.raises(FetchError, match=r"holds no file like data/train-\*.parquet or data/test-\*.parquet"):
         hub(write(tmp_path / "d", {"readme.md": b""})).download(raw)
+
+
+def test_a_split_without_a_file_is_said_and_a_pool_of_it_is_an_error(
+    tmp_path: Path, raw: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    only_train = {name: content for name, content in FILES.items() if "train" in name}
+    made = hub(write(tmp_path / "d", only_train))
+    with caplog.at_level(logging.WARNING, "twinlens"):
+        made.download(raw)
+    assert "no file like data/test-*.parquet, so the split 'test' is empty" in caplog.text
+    kept = apply_rules(made.annotations(raw), LENIENT)
+    index = kept.images.select("image_id", shard=pl.lit(0), row=pl.lit(0), sha256=pl.lit(""))
+    with pytest.raises(DataError, match=r"no usable picture in split 'test'; found \{'train': 3\}"):
+        group_images(kept.images, kept.captions, index, "test", 2)
 
 
 def test_a_card_needs_a_pinned_revision_or_a_folder() -> None:

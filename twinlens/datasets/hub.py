@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from twinlens.fetch import is_url, sha256_of
 from twinlens.filtering import Annotations
 from twinlens.hub import hub_folder
 from twinlens.scratch import publishing
+
+
+log = logging.getLogger("twinlens")
 
 
 class Hub:
@@ -76,6 +80,8 @@ def find(folder: Path, patterns: Mapping[Split, str]) -> dict[Split, list[str]]:
     }
     if not any(found.values()):
         raise FetchError(f"{folder} holds no file like {' or '.join(patterns.values())}")
+    for split in (split for split, names in found.items() if not names):
+        log.warning("%s: no file like %s, so the split '%s' is empty", folder, patterns[split], split)
     return {split: names for split, names in found.items() if names}
 
 

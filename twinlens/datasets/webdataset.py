@@ -6,6 +6,7 @@ Shards are read in place and in order, so only their tables of contents are ever
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +18,9 @@ from twinlens.datasets.rows import texts
 from twinlens.datasets.trees import Tree, open_tree
 from twinlens.errors import FetchError
 from twinlens.filtering import Annotations, Drop, RawCaption, RawImage
+
+
+log = logging.getLogger("twinlens")
 
 
 class WebDataset:
@@ -72,6 +76,9 @@ class WebDataset:
         found = [(split, path) for split, shape in self.card.shards.items() for path in sorted(folder.glob(shape))]
         if not found:
             raise FetchError(f"{folder} holds no shard like {' or '.join(self.card.shards.values())}")
+        for split, shape in self.card.shards.items():
+            if not any(own == split for own, _ in found):
+                log.warning("%s: no shard like %s, so the split '%s' is empty", folder, shape, split)
         return found
 
     def _facts(self, tree: Tree, members: dict[str, str]) -> tuple[dict[str, Any], str]:
