@@ -16,7 +16,6 @@ from twinlens.filtering import Annotations
 from twinlens.hub import hub_folder
 from twinlens.scratch import publishing
 
-
 log = logging.getLogger("twinlens")
 
 

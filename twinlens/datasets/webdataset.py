@@ -19,7 +19,6 @@ from twinlens.datasets.trees import Tree, open_tree
 from twinlens.errors import FetchError
 from twinlens.filtering import Annotations, Drop, RawCaption, RawImage
 
-
 log = logging.getLogger("twinlens")
 
 
