@@ -12,9 +12,9 @@ import polars as pl
 from stages.runner import run_stage
 from twinlens import paths, tables
 from twinlens.costs import Cost
-from twinlens.distractors import judged_items
+from twinlens.distractors import hit_ranks, judged_items
 from twinlens.errors import DataError
-from twinlens.neighbours import nearest
+from twinlens.neighbours import Neighbours, nearest
 from twinlens.params import read_params
 from twinlens.placement import place
 from twinlens.progress import Progress
@@ -78,36 +78,40 @@ def write_pool(task: Task, folder: Path) -> None:
 
 
 def search(task: Task, retriever: str, depth: int, device: str, folder: Path) -> None:
-    """Write the run of one retriever and the rank of every query's first hit, also without distractors."""
+    """Write the run of one retriever, and the rank of every query's first hit, also without distractors."""
     queries, items = task.retrievers[retriever]()
-    judged = judged_items(task.query_groups, task.item_groups)
-    first_hits = []
+    wanted, groups = task.query_groups, task.item_groups
+    first_hits, ranks = [], []
     with (
         RunWriter(folder / "runs" / f"{retriever}.parquet", task.query_ids, task.item_ids) as run,
         Progress(f"rank {task.name} by {retriever}", total=len(queries), unit="query") as bar,
     ):
         for found in nearest(
-            queries,
-            items,
-            depth,
-            own_rows=task.own_rows,
-            query_groups=task.query_groups,
-            item_groups=task.item_groups,
-            device=device,
+            queries, items, depth, own_rows=task.own_rows, query_groups=wanted, item_groups=groups, device=device
         ):
             run.add(found.first_query, found.rows, found.scores)
             assert found.first_hit is not None  # groups were given
             first_hits.append(found.first_hit)
+            ranks.append(ranks_of(found, wanted, groups))
             bar.add(len(found.rows))
-    ranks = {"query_id": task.query_ids, "rank": np.concatenate(first_hits)}
-    tables.write_table(pl.DataFrame(ranks), folder / "first_hits" / f"{retriever}.parquet", tables.FIRST_HITS)
-    if judged.all():
-        return
-    assert task.own_rows is None  # where queries are items, every item is a query
-    groups = {"query_groups": task.query_groups, "item_groups": task.item_groups[judged]}
-    among = [found.first_hit for found in nearest(queries, items[judged], 1, device=device, **groups)]
-    ranks["rank"] = np.concatenate([hits for hits in among if hits is not None])
-    tables.write_table(pl.DataFrame(ranks), folder / "among_judged" / f"{retriever}.parquet", tables.FIRST_HITS)
+    hits = {"query_id": task.query_ids, "rank": np.concatenate(first_hits)}
+    tables.write_table(pl.DataFrame(hits), folder / "first_hits" / f"{retriever}.parquet", tables.FIRST_HITS)
+    whole = among = np.concatenate(ranks)
+    judged = judged_items(wanted, groups)
+    if not judged.all():
+        assert task.own_rows is None  # where queries are items, every item is a query
+        groups = groups[judged]
+        again = nearest(queries, items[judged], depth, query_groups=wanted, item_groups=groups, device=device)
+        among = np.concatenate([ranks_of(found, wanted, groups) for found in again])
+    table = {"query_id": task.query_ids, "rank": whole, "rank_among_judged": among}
+    tables.write_table(pl.DataFrame(table), folder / "hit_ranks" / f"{retriever}.parquet", tables.HIT_RANKS)
+
+
+def ranks_of(found: Neighbours, query_groups: np.ndarray, item_groups: np.ndarray) -> np.ndarray:
+    """The rank of the first hit of one block of queries."""
+    assert found.first_hit is not None
+    wanted = query_groups[found.first_query : found.first_query + len(found.rows)]
+    return hit_ranks(found.rows, found.first_hit, wanted, item_groups)
 
 
 if __name__ == "__main__":
