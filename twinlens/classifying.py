@@ -94,7 +94,7 @@ def class_shares(
         pictures=[digest(files), digest([raw])],
         placement=placement.name,
         libraries=[torch.__version__, timm.__version__],
-        code=code_digest("classifying.py", "pixels.py"),
+        code=code_digest("classifying.py", "encoders/base.py", "encoders/timm.py", "pixels.py"),
     )
     starts = range(0, len(files), PER_PART)
     with Scratch("classify", key) as scratch, Progress("classify", total=len(files), unit="img") as bar:
