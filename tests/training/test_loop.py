@@ -176,9 +176,9 @@ def test_a_picture_is_always_shown_with_a_caption_of_its_own(captions: str) -> N
     for pictures, rows in training.batches:
         for picture, row in zip(pictures, rows, strict=True):
             shown[int(picture)].add(int(row))
-    for picture, rows in shown.items():
+    for picture, found in shown.items():
         own = {int(row) for row in CAPTIONS_OF[picture]}
-        assert rows == {min(own)} if captions == "first" else rows <= own
+        assert found == {min(own)} if captions == "first" else found <= own
     several = [shown[picture] for picture in range(COUNT) if len(CAPTIONS_OF[picture]) == 3]
     assert captions == "first" or sum(len(rows) > 1 for rows in several) > len(several) / 2
 
@@ -217,17 +217,16 @@ def test_weight_decay_shrinks_matrices_and_leaves_biases_norms_and_the_temperatu
 
 def rates(**fields: Any) -> list[float]:
     """The learning rate of each step, from outside: how far Adam moves a parameter whose slope is always one."""
-    weight = torch.nn.Module()
-    weight.register_parameter("x", torch.nn.Parameter(torch.zeros(1)))
+    weight = torch.nn.ParameterList([torch.zeros(1)])
     seen: list[float] = []
 
     def loss(_: Batch) -> torch.Tensor:
-        seen.append(float(weight.x.detach()))
-        return weight.x.sum()
+        seen.append(float(weight[0].detach()))
+        return weight[0].sum()
 
     with Scratch("train", repr(sorted(fields.items()))[:60]) as scratch:
         fit(weight, recipe(weight_decay=0.0, **fields), CAPTIONS_OF, loss, dict, scratch)
-    seen.append(float(weight.x.detach()))
+    seen.append(float(weight[0].detach()))
     return [before - now for before, now in pairwise(seen)]
 
 
