@@ -49,6 +49,16 @@ class CaptioningRecipe(Recipe):
 # ---------------------------------------------------------------- towers
 
 
+def _refuse_missing(architecture: dict[str, Any] | None, *dotted: str) -> None:
+    """Refuse an architecture without one of the sizes that it is trained by."""
+    for key in dotted if architecture is not None else ():
+        node: Any = architecture
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if not isinstance(node, int):
+            raise ValueError(f"`architecture` lacks a number at {key}")
+
+
 class Weights(Card):
     """Where weights come from; a local `checkpoint` is taken instead of the hub when given."""
 
@@ -72,6 +82,7 @@ class OpenClipTower(Weights):
             raise ValueError("`architecture` goes with `open_clip: custom`, and only with it")
         if self.open_clip == "custom" and self.pretrained:
             raise ValueError("a custom architecture has no `pretrained` tag; give `checkpoint` or `train`")
+        _refuse_missing(self.architecture, "embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
         return self
 
 
@@ -192,6 +203,9 @@ class CaptionerCard(Weights):
             raise ValueError("an `architecture` without `train` has no weights")
         if self.train is not None and (self.captioner != "blip" or self.architecture is None):
             raise ValueError("only a `blip` with an `architecture` of its own is trained here")
+        _refuse_missing(self.architecture, "text_config.max_position_embeddings", "vision_config.image_size")
+        if self.architecture and self.max_new_tokens >= self.architecture["text_config"]["max_position_embeddings"]:
+            raise ValueError("`max_new_tokens` has to be less than the architecture's `max_position_embeddings`")
         if self.captioner == "none":
             if any(sources):
                 raise ValueError("`captioner: none` has no source")
