@@ -82,7 +82,6 @@ class OpenClipTower(Weights):
             raise ValueError("`architecture` goes with `open_clip: custom`, and only with it")
         if self.open_clip == "custom" and self.pretrained:
             raise ValueError("a custom architecture has no `pretrained` tag; give `checkpoint` or `train`")
-        _refuse_missing(self.architecture, "embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
         return self
 
 
@@ -169,6 +168,8 @@ class ModelCard(Card):
             raise ValueError("name a tower: `joint`, or `image`, `text` or both")
         if self.train is not None and not isinstance(self.joint, OpenClipTower):
             raise ValueError("`train` needs a joint open_clip tower")
+        if self.train is not None and isinstance(self.joint, OpenClipTower):
+            _refuse_missing(self.joint.architecture, "embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
         custom = isinstance(self.joint, OpenClipTower) and self.joint.open_clip == "custom"
         if custom and self.train is None and self.joint is not None and self.joint.checkpoint is None:
             raise ValueError("a custom architecture needs `train` or a `checkpoint`: it has no weights")
