@@ -29,6 +29,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     against_cost = quality_cost_rows(results.retrieval, costs, k)
     write_json(summary(results.retrieval, against_cost, k), metrics / "summary.json")
     write_json(results.retrieval, metrics / "retrieval.json")
+    write_json(results.intervals, metrics / "intervals.json")
     write_json(results.as_published, metrics / "as_published.json")
     write_json(caption_figures(generated, images), metrics / "captions.json")
     write_json(costs, metrics / "cost.json")

@@ -11,12 +11,12 @@ import pytrec_eval
 
 from stages.rank import search, write_pool
 from twinlens.errors import DataError
-from twinlens.evaluation import Pool, measure_run, tied_at
+from twinlens.evaluation import Pool, intervals_of, measure_run, tied_at
 from twinlens.params import EvaluateParams, RankParams
 from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED
 from twinlens.tasks import Vectors, build
 
-PARAMS = EvaluateParams(ks=[1, 5, 10], referee_queries=5, seed=0)
+PARAMS = EvaluateParams(ks=[1, 5, 10], referee_queries=5, resamples=200, seed=0)
 COUNT = 60
 
 
@@ -128,3 +128,22 @@ def test_first_hits_of_other_queries_are_refused(ranked: Path, tmp_path: Path) -
     object.__setattr__(wrong, "queries", pool.queries.reverse())
     with pytest.raises(DataError, match="not the one expected"):
         measure_run(wrong, "image", PARAMS)
+
+
+def test_every_mean_has_an_interval_around_it(ranked: Path) -> None:
+    for task in ("object_sets", "caption_to_image"):
+        measured = measure_run(Pool.read(ranked / task), "image", PARAMS)
+        found = intervals_of(measured.per_query, PARAMS, macro=task == "object_sets")
+        assert found.keys() == measured.means.keys()
+        for name, interval in found.items():
+            assert interval.low is not None
+            assert interval.high is not None
+            assert interval.low <= measured.means[name] <= interval.high
+
+
+def test_queries_cluster_by_picture_and_those_of_object_sets_by_their_set(ranked: Path) -> None:
+    captions = measure_run(Pool.read(ranked / "caption_to_image"), "image", PARAMS).per_query
+    assert captions["cluster"].to_list() == captions["image_id"].to_list()
+    assert captions["cluster"].n_unique() == COUNT
+    sets = measure_run(Pool.read(ranked / "object_sets"), "image", PARAMS).per_query
+    assert set(sets["cluster"]) == {"cat", "cat,dog", "car"}

@@ -16,6 +16,7 @@ from jaxtyping import Float32, Int
 
 from twinlens import tables
 from twinlens.errors import DataError
+from twinlens.intervals import LEVEL, Interval, cluster_codes, of_means, of_median
 from twinlens.measures import Relevance, Values, chance_hit_at, macro_mean, measure_all, median_rank
 from twinlens.params import EvaluateParams
 from twinlens.progress import Progress
@@ -63,6 +64,11 @@ class Pool:
         """Those that have a run here."""
         return sorted(path.stem for path in (self.folder / "runs").glob("*.parquet"))
 
+    @property
+    def cluster_column(self) -> str:
+        """What queries that are not independent share: the picture, or the object set of which each is an answer."""
+        return "group" if self.excludes_self else "image_id"
+
     def describe(self, dataset: str, split: str, k: int) -> dict[str, Any]:
         """What every number of this task is about."""
         candidates = len(self.items) - self.excludes_self
@@ -81,6 +87,7 @@ class Results:
     """What the `evaluate` stage found, by task and retriever."""
 
     retrieval: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, Any] = field(default_factory=dict)
     as_published: dict[str, Any] = field(default_factory=dict)
     curves: list[dict[str, Any]] = field(default_factory=list)
     queries: int = 0
@@ -107,10 +114,20 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, out: Pa
             described = pool.describe(dataset, split, params.ks[-1])
             results.retrieval[pool.name] = {"pool": described}
             results.as_published[pool.name] = {"pool": described}
+            results.intervals[pool.name] = {
+                "pool": {
+                    "clustered_by": pool.cluster_column,
+                    "clusters": pool.queries[pool.cluster_column].n_unique(),
+                    "resamples": params.resamples,
+                    "level": LEVEL,
+                }
+            }
             for retriever in pool.retrievers:
                 measured = measure_run(pool, retriever, params)
                 results.retrieval[pool.name][retriever] = measured.means
                 results.as_published[pool.name][retriever] = measured.as_published
+                found = intervals_of(measured.per_query, params, macro=pool.excludes_self)
+                results.intervals[pool.name][retriever] = {name: i.as_json(DIGITS) for name, i in found.items()}
                 results.curves += curve_rows(pool.name, retriever, measured.curves)
                 results.queries += len(measured.per_query)
                 results.compared += measured.compared
@@ -151,9 +168,31 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
             means[f"macro_{key}"] = round(macro_mean(values[key], groups), DIGITS)
     published = {name: round(float(v.mean()), DIGITS) for name, v in object_set_measures(relevance).items()}
     per_query = pool.queries.with_columns(
-        first_hit=pl.Series(first_hits), tied=pl.Series(tied_at(scores, params.ks[-1]))
+        cluster=pool.queries[pool.cluster_column],
+        first_hit=pl.Series(first_hits),
+        tied=pl.Series(tied_at(scores, params.ks[-1])),
     ).with_columns(pl.Series(name, value) for name, value in values.items())
     return Measured(means, published, _curves(relevance, relevant), per_query, compared)
+
+
+def measure_columns(per_query: pl.DataFrame) -> list[str]:
+    """The measures among the columns of a table of queries."""
+    return [name for name in per_query.columns if "_at_" in name]
+
+
+def intervals_of(per_query: pl.DataFrame, params: EvaluateParams, macro: bool) -> dict[str, Interval]:
+    """The 95 % interval of every mean that `measure_run` gives, those over groups too where `macro`."""
+    clusters = cluster_codes(per_query["cluster"].to_list())
+    names = measure_columns(per_query)
+    values = per_query.select(names).to_numpy()
+    drawn: dict[str, Any] = {"resamples": params.resamples, "seed": params.seed}
+    found = dict(zip(names, of_means(values, clusters, **drawn), strict=True))
+    found["median_rank"] = of_median(per_query["first_hit"].to_numpy(), clusters, **drawn)
+    if macro:
+        names = [f"{name}_at_{params.ks[-1]}" for name in MACRO]
+        of_groups = of_means(per_query.select(names).to_numpy(), clusters, macro=True, **drawn)
+        found |= {f"macro_{name}": interval for name, interval in zip(names, of_groups, strict=True)}
+    return found
 
 
 def tied_at(scores: Float32[np.ndarray, "queries depth"], k: int) -> np.ndarray:

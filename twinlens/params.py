@@ -60,6 +60,7 @@ class EvaluateParams(Section):
     """What is measured on the runs."""
 
     referee_queries: PositiveInt  # per run, recomputed through torchmetrics
+    resamples: Annotated[int, Field(ge=100)]  # of the bootstrap behind the intervals
     seed: int
     ks: list[PositiveInt] = Field(min_length=1)
 
