@@ -6,6 +6,7 @@ Nothing here knows a model or a vector; what is measured is what the runs say.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from twinlens.published import object_set_measures
 from twinlens.referee import check_sample
 from twinlens.reporting import curve_rows
 from twinlens.runs import read_run
+from twinlens.scratch import digest
 
 DIGITS = 6
 MACRO = ("mrr", "ndcg", "hit")  # over groups, for the task whose groups differ in size
@@ -81,6 +83,18 @@ class Pool:
             f"chance_hit_at_{k}": round(chance, DIGITS),
         }
 
+    def identity(self) -> dict[str, Any]:
+        """What tells two pools apart, and the retrievers that searched this one."""
+        return {
+            "queries_digest": digest(_flat(self.queries.select("query_id", "group"))),
+            "items_digest": digest(_flat(self.items.select("item_id", "group"))),
+            "retrievers": self.retrievers,
+        }
+
+
+def _flat(table: pl.DataFrame) -> Iterator[str]:
+    return (value for row in table.iter_rows() for value in row)
+
 
 @dataclass
 class Results:
@@ -101,18 +115,19 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, out: Pa
         ranked: folder of the `rank` stage.
         dataset: its name, to be stored beside the numbers.
         params: the cuts, and how much is measured twice.
-        out: a folder; `<task>/<retriever>.parquet` are written there.
+        out: a folder; `<task>/<retriever>.parquet` and `pools.json` are written there.
 
     Raises:
         DataError: a run does not fit its pool, or torchmetrics disagrees.
     """
     split = json.loads((ranked / "pool.json").read_text())["split"]
     pools = [Pool.read(folder) for folder in sorted(path for path in ranked.iterdir() if path.is_dir())]
-    results = Results()
+    results, identities = Results(), {}
     with Progress("evaluate", total=sum(len(pool.retrievers) for pool in pools), unit="run") as bar:
         for pool in pools:
             described = pool.describe(dataset, split, params.ks[-1])
             results.retrieval[pool.name] = {"pool": described}
+            identities[pool.name] = described | pool.identity() | {"k": params.ks[-1]}
             results.as_published[pool.name] = {"pool": described}
             results.intervals[pool.name] = {
                 "pool": {
@@ -134,6 +149,7 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, out: Pa
                 (out / pool.name).mkdir(parents=True, exist_ok=True)
                 measured.per_query.write_parquet(out / pool.name / f"{retriever}.parquet")
                 bar.add(1)
+    (out / "pools.json").write_text(json.dumps(identities, indent=2) + "\n")
     return results
 
 

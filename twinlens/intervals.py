@@ -66,8 +66,8 @@ def resampled(clusters: int, resamples: int, seed: int) -> Iterator[Weights]:
         count = min(step, resamples - start)
         drawn = rng.integers(0, clusters, (count, clusters))
         drawn += np.arange(count)[:, None] * clusters
-        weights = np.bincount(drawn.ravel(), minlength=count * clusters)
-        yield weights.reshape(count, clusters).astype(np.float64)
+        times = np.bincount(drawn.ravel(), minlength=count * clusters)
+        yield times.reshape(count, clusters).astype(np.float64)
 
 
 def of_means(
@@ -89,14 +89,14 @@ def of_means(
         span: the least and the greatest value that a query can have.
         macro: of the mean over clusters of each cluster's mean, rather than of the mean over queries.
     """
-    sizes = np.bincount(clusters).astype(np.float64)
+    sizes: Float64[np.ndarray, " clusters"] = np.bincount(clusters).astype(np.float64)
     count = len(sizes)
     if count < 2:
         return [Interval(None, None, ONE_CLUSTER)] * values.shape[1]
     sums = np.stack([np.bincount(clusters, weights=column, minlength=count) for column in values.T], axis=1)
     if macro:
         sums, sizes = sums / sizes[:, None], np.ones(count)
-    together = np.concatenate([sums, sizes[:, None]], axis=1)  # (clusters, measures + 1)
+    together: Values = np.concatenate([sums, sizes[:, None]], axis=1)  # (clusters, measures + 1)
     drawn = np.concatenate([weights @ together for weights in resampled(count, resamples, seed)])
     means = drawn[:, :-1] / drawn[:, -1:]  # (resamples, measures)
     tail = expanded_tail(count)

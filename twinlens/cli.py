@@ -1,0 +1,71 @@
+"""The command line: what a person asks of finished experiments.
+
+typer rather than argparse: a command is a typed function, its help comes from its own docstring, and
+huggingface-hub brings the library anyway.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from twinlens.errors import TwinLensError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+class Format(StrEnum):
+    """How a comparison is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+@app.callback()
+def about() -> None:
+    """Which image-text embedding, fed with what, finds the right picture in your data, and what it costs."""
+
+
+@app.command()
+def compare(
+    experiments: Annotated[
+        list[str],
+        typer.Argument(help="Two or more: names of DVC experiments, git revisions, or `workspace`."),
+    ],
+    measure: Annotated[
+        list[str] | None, typer.Option("--measure", "-m", help="Such as hit_at_10; may be repeated.")
+    ] = None,
+    retriever: Annotated[
+        list[str] | None, typer.Option("--retriever", "-r", help="Only these, such as image; may be repeated.")
+    ] = None,
+    changed: Annotated[int, typer.Option(min=0, help="Queries to list whose value changed most, a retriever.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the randomisation test and the intervals.")] = 0,
+    form: Annotated[Format, typer.Option("--format", "-f", help="How it is written.")] = Format.TABLE,
+) -> None:
+    """Say which differences between experiments are real, query by query, without checking anything out.
+
+    A paired randomisation test by picture or object set, corrected by Holm's procedure for everything in
+    the table; the effect is the second experiment's mean minus the first's, with its 95 % interval.
+    """
+    from twinlens import comparison, comparison_text
+    from twinlens.experiments import read_experiment
+
+    if len(set(experiments)) < 2:
+        raise TwinLensError(f"compare needs two different experiments, found {', '.join(experiments)}")
+    read = [read_experiment(name) for name in dict.fromkeys(experiments)]
+    measures = measure or [f"ndcg_at_{read[0].k}"]
+    found = comparison.compare(read, measures, retrievers=retriever or (), seed=seed)
+    queries = comparison.changes(read, found, measures[0], changed)
+    typer.echo(comparison_text.written(found, queries, form.value))
+
+
+def main() -> None:
+    """Run the command line; a mistake that the user can mend ends it with one message."""
+    try:
+        app(prog_name="twinlens")
+    except TwinLensError as error:
+        sys.exit(f"twinlens: {error}")
