@@ -8,6 +8,7 @@ from stages.runner import run_stage
 from twinlens import paths, tables
 from twinlens.costs import Cost
 from twinlens.evaluation import measure_all_runs
+from twinlens.gates import Gates, overlap, promised_pool, wrong_size
 from twinlens.naming import caption_figures
 from twinlens.params import read_params
 from twinlens.reporting import cost_summary, quality_cost_rows, results_table, summary, write_csv, write_json
@@ -19,10 +20,16 @@ log = logging.getLogger("twinlens")
 def main(dataset: str, model: str, captioner: str) -> None:
     """Write metrics/*.json, the data of the plots, and per-query values."""
     cost, params, metrics = Cost(), read_params(), paths.METRICS
+    gates = Gates(params.gates)
+    groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
+    gates.check("pool_size", wrong_size(groups, promised_pool(params.datasets[dataset])))
+    cards = {model: params.models[model].train, captioner: params.captioners[captioner].train}
+    gates.check("train_overlap", overlap(groups, [name for name, recipe in cards.items() if recipe is not None]))
+    gates.add(paths.ranked(dataset, model) / "gates.json")
     generated = tables.read_table(paths.captioned(dataset, captioner) / "captions.parquet", tables.GENERATED)
     images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
     with publishing(paths.evaluated(dataset, model)) as draft:
-        results = measure_all_runs(paths.ranked(dataset, model), dataset, params.evaluate, draft)
+        results = measure_all_runs(paths.ranked(dataset, model), dataset, params.evaluate, gates, draft)
     cost.write(paths.cost("evaluate", dataset, model), items=results.queries)
     costs = cost_summary(dataset, model, captioner)
     k = params.evaluate.ks[-1]
@@ -30,6 +37,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     write_json(summary(results.retrieval, against_cost, k), metrics / "summary.json")
     write_json(results.retrieval, metrics / "retrieval.json")
     write_json(results.intervals, metrics / "intervals.json")
+    gates.write(metrics / "gates.json")
     write_json(results.as_published, metrics / "as_published.json")
     write_json(caption_figures(generated, images), metrics / "captions.json")
     write_json(costs, metrics / "cost.json")

@@ -86,15 +86,17 @@ def test_an_experiment_of_dvc_goes_by_its_name_and_the_workspace_by_its_own(proj
     run("dvc", "exp", "save", "-n", "good-one")
     run("git", "checkout", "-q", ".")
     run("dvc", "checkout", "-q", "--force")
-    better, here = read_experiment("good-one"), read_experiment("workspace")
-    assert better.read("t", "image")["ndcg_at_10"].mean() > here.read("t", "image")["ndcg_at_10"].mean() + 0.2
+    better, here = (read_experiment(name).read("t", "image")["ndcg_at_10"] for name in ("good-one", "workspace"))
+    assert better.sum() > here.sum() + 10
     assert twinlens("compare", "good-one", "workspace").returncode == 0
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(project: Path) -> None:
     done = twinlens("compare", "main", "bettr")
     assert done.returncode == 1
-    assert done.stderr.startswith("twinlens: 'bettr' is neither a git revision nor an experiment (did you mean 'better'?")
+    assert done.stderr.startswith(
+        "twinlens: 'bettr' is neither a git revision nor an experiment (did you mean 'better'?"
+    )
     assert "Traceback" not in done.stderr
 
 

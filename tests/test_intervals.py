@@ -40,7 +40,7 @@ def test_over_1000_drawn_experiments_the_interval_holds_the_truth_95_percent_of_
         by_query = of_means(values[:, :1], np.arange(len(values)), resamples=200, seed=experiment)[0]
         assert by_query.low is not None
         assert by_query.high is not None
-        naive += bool(by_query.low <= truth[0] <= by_query.high)
+        naive += int(by_query.low <= truth[0] <= by_query.high)
     np.testing.assert_allclose(held / 1000, 0.95, atol=0.02)
     assert naive / 1000 < 0.90  # five captions of one picture are not five independent queries
 
@@ -70,7 +70,7 @@ def test_the_median_rank_is_held_too() -> None:
         found = of_median(ranks, codes, resamples=500, seed=experiment)
         assert found.low is not None
         assert found.high is not None
-        held += found.low <= truth <= found.high
+        held += int(found.low <= truth <= found.high)
     assert held / 500 == pytest.approx(0.95, abs=0.03)
 
 

@@ -6,13 +6,15 @@ huggingface-hub brings the library anyway.
 
 from __future__ import annotations
 
+import json
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from twinlens.errors import TwinLensError
+from twinlens.errors import DataError, TwinLensError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -48,7 +50,7 @@ def compare(
 ) -> None:
     """Say which differences between experiments are real, query by query, without checking anything out.
 
-    A paired randomisation test by picture or object set, corrected by Holm's procedure for everything in
+    A paired randomisation test by picture, corrected by Holm's procedure for everything in
     the table; the effect is the second experiment's mean minus the first's, with its 95 % interval.
     """
     from twinlens import comparison, comparison_text
@@ -61,6 +63,25 @@ def compare(
     found = comparison.compare(read, measures, retrievers=retriever or (), seed=seed)
     queries = comparison.changes(read, found, measures[0], changed)
     typer.echo(comparison_text.written(found, queries, form.value))
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="A folder; it is made if need be.")],
+) -> None:
+    """Write the workspace's results as others read them: TREC runs and qrels, MTEB JSON, CLIP_benchmark CSV."""
+    from twinlens import exports, paths
+    from twinlens.params import read_params
+
+    params = read_params()
+    try:
+        retrieval = json.loads((paths.METRICS / "retrieval.json").read_text(encoding="utf-8"))
+        costs = json.loads((paths.METRICS / "cost.json").read_text(encoding="utf-8"))["stages"]
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename} is not here: `dvc repro` makes it") from None
+    seconds = round(sum(costs[stage]["seconds"] for stage in ("embed", "rank", "evaluate")), 3)
+    written = exports.export(paths.ranked(params.dataset, params.model), retrieval, params.model, seconds, out)
+    typer.echo(f"{len(written)} files below {out}")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Which differences between experiments are real: paired, by cluster, corrected for how many are looked at.
 
 Two experiments over the same queries are compared query by query. The test flips the sign of a whole
-cluster's differences (the queries of one picture or one object set) at random: were the experiments
+cluster's differences (the queries of one picture) at random: were the experiments
 alike, either sign would have been as likely (Fisher's randomisation test; for retrieval, Smucker,
 Allan and Carterette 2007). With `n` clusters there are 2^n flips; where they are few, all are made.
 P-values of everything that one call compares are corrected together by Holm's (1979) step-down

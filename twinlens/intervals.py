@@ -1,8 +1,9 @@
 """How sure a mean is: 95 % intervals by a bootstrap over clusters of queries.
 
-Queries that share a picture (five captions of one photo) or an object set (each is an answer to the
-others) rise and fall together, so what is drawn anew is the cluster, never the query (Davison and
-Hinkley 1997, section 3.8). A resample's mean over queries is
+Queries that share a picture (five captions of one photo) or a class rise and fall together, so what
+is drawn anew is the cluster, never the query (Davison and Hinkley 1997, section 3.8). The pool stays
+as it is: an interval says how the mean would move with other queries, not with other items. A
+resample's mean over queries is
 
     sum over clusters of weight * sum of values / sum over clusters of weight * queries,
 
