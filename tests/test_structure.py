@@ -86,6 +86,7 @@ def test_every_stage_script_is_in_the_pipeline_in_order_of_flow() -> None:
     assert scripts == set(PIPELINE)
     assert list(PIPELINE) == [
         "validate", "download", "filter", "resize", "group", "caption", "train", "embed", "rank", "evaluate",
+        "report",
     ]  # fmt: skip
 
 

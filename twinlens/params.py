@@ -65,6 +65,14 @@ class EvaluateParams(Section):
     ks: list[PositiveInt] = Field(min_length=1)
 
 
+class ReportParams(Section):
+    """How much the report shows."""
+
+    queries: PositiveInt  # best, typical and worst ones each, a task and retriever
+    found: PositiveInt  # items of each
+    thumbnail_px: Annotated[int, Field(ge=32, le=512)]  # longer side
+
+
 Severity = Literal["error", "warn"]
 
 
@@ -106,6 +114,7 @@ class Params(Section):
     group: GroupParams
     rank: RankParams
     gates: GateParams
+    report: ReportParams
     compute: ComputeParams
     datasets: dict[str, DatasetCard]
     models: dict[str, ModelCard]
