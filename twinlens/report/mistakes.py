@@ -15,6 +15,16 @@ from twinlens.runs import read_run
 
 NEAR = 0.01  # scores this close to the first item's count as nearly equal
 
+CAUSES = (
+    "shows exactly the same kinds of objects",
+    "shows some of the same kinds of objects",
+    "shows none of them",
+    "is the same file as the query's picture",
+    "was found by a caption that also stands under another picture",
+    "has a relevant item within 0.01 of its score",
+    "stands in a list that ties across the cut",
+)
+
 
 @dataclass(frozen=True)
 class Mistakes:
@@ -37,25 +47,27 @@ def of_run(pool: Pool, retriever: str, values: pl.DataFrame, album: Album, sha25
         album: captions and labels.
         sha256: of the pictures' bytes, by image id.
     """
-    first, scores = _first_items(pool, retriever)
+    first, close = _first_items(pool, retriever)
     wrong = np.flatnonzero(pool.item_groups[first] != pool.query_groups)
     queries, items = pool.queries["query_id"].to_list(), pool.items["item_id"].to_list()
     own = pool.queries["image_id"].to_list()
     shared = _texts_of_several(album)
-    tied, close = values["tied"].to_numpy(), scores
+    tied = values["tied"].to_numpy()
     causes: Counter[str] = Counter()
     for row in wrong:
         asked, got = album.pictures[own[row]], album.picture(items[first[row]])
         wanted, shown = set(asked.labels.split(", ")), set(got.labels.split(", "))
-        causes["shows exactly the same kinds of objects"] += wanted == shown
-        causes["shows some of the same kinds of objects"] += wanted != shown and bool(wanted & shown)
-        causes["shows none of them"] += not wanted & shown
-        causes["is the same file as the query's picture"] += sha256.get(asked.image_id) == sha256.get(got.image_id)
-        causes["query's caption also stands under another picture"] += album.texts.get(queries[row]) in shared
-        causes["a relevant item scores within 0.01 of it"] += bool(close[row])
-        causes["scores tie across the cut"] += bool(tied[row])
-    kept = {cause: count for cause, count in causes.items() if count}
-    return Mistakes(pool.name, retriever, len(queries), len(wrong), kept)
+        true = (
+            wanted == shown,
+            wanted != shown and bool(wanted & shown),
+            not wanted & shown,
+            sha256.get(asked.image_id) == sha256.get(got.image_id),
+            album.texts.get(queries[row]) in shared,
+            bool(close[row]),
+            bool(tied[row]),
+        )
+        causes.update(cause for cause, holds in zip(CAUSES, true, strict=True) if holds)
+    return Mistakes(pool.name, retriever, len(queries), len(wrong), dict(causes))
 
 
 def _first_items(pool: Pool, retriever: str) -> tuple[Int[np.ndarray, " queries"], Bool[np.ndarray, " queries"]]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from twinlens import __version__
 from twinlens.evaluation import Pool
@@ -75,14 +74,17 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
         lstrip_blocks=True,
     )
     environment.filters["plain"] = lambda name: str(name).replace("_", " ")
+    environment.filters["attr_of"] = lambda counts, name: counts.get(name, 0)
     numbers = numbering(sources)
     sha256 = dict(sources.groups.select("image_id", "sha256").iter_rows())
     tasks = [task_section(sources, pool, numbers) for pool in ordered(sources.pools)]
-    wrong = [
-        mistakes.of_run(pool, retriever, sources.values[pool.name, retriever], sources.album, sha256)
+    wrong = {
+        pool.name: [
+            mistakes.of_run(pool, name, sources.values[pool.name, name], sources.album, sha256)
+            for name in pool.retrievers
+        ]
         for pool in ordered(sources.pools)
-        for retriever in pool.retrievers
-    ]
+    }
     return environment.get_template("page.html.j2").render(
         names=sources.names,
         cards={kind: json.dumps(card, indent=2, ensure_ascii=False) for kind, card in sources.cards.items()},
@@ -93,6 +95,7 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
         costs=sources.metrics["cost"],
         captions=sources.metrics["captions"],
         mistakes=wrong,
+        causes=mistakes.CAUSES,
         galleries=sorted(shown, key=lambda g: (TASKS.index(g.task), -_main(sources, g.task, g.retriever))),
         thumbnails=thumbnails,
         facts=dataset_facts(sources),
@@ -242,10 +245,3 @@ def versions() -> list[tuple[str, str]]:
         except PackageNotFoundError:
             continue
     return [*found, ("system", f"{platform.system()} {platform.machine()}")]
-
-
-def interval_text(interval: dict[str, Any], digits: int) -> Markup:
-    """Bounds for a cell of a table; the reason where there are none is for the page's notes."""
-    if "low" not in interval:
-        return Markup("not defined")
-    return Markup(f"{interval['low']:.{digits}f} to {interval['high']:.{digits}f}")
