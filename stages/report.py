@@ -46,7 +46,7 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> Sources:
         "model": params.models[model],
         "captioner": params.captioners[captioner],
     }
-    names = ("retrieval", "intervals", "gates", "cost", "captions")
+    names = ("retrieval", "as_published", "intervals", "gates", "cost", "captions")
     return Sources(
         names={"dataset": dataset, "model": model, "captioner": captioner},
         cards={kind: card.model_dump(mode="json", exclude_none=True) for kind, card in cards.items()},

@@ -76,6 +76,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
     metrics = {
         "retrieval": results.retrieval,
         "intervals": results.intervals,
+        "as_published": results.as_published,
         "gates": {"found": [{"gate": "chance_level", "trouble": NASTY}]},
         "cost": costs,
         "captions": {"captions": 24, "names_exactly": 0.5},

@@ -17,6 +17,7 @@ from twinlens.evaluation import Pool
 from twinlens.naming import WORD
 from twinlens.report import charts, galleries, mistakes
 from twinlens.report.charts import Bar, Series
+from twinlens.report.published_figures import beside
 from twinlens.reporting import TASKS
 
 TEMPLATES = Path(__file__).parent
@@ -96,6 +97,7 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
         captions=sources.metrics["captions"],
         mistakes=wrong,
         causes=mistakes.CAUSES,
+        published=beside(sources.names, sources.metrics),
         galleries=sorted(shown, key=lambda g: (TASKS.index(g.task), -_main(sources, g.task, g.retriever))),
         thumbnails=thumbnails,
         facts=dataset_facts(sources),
