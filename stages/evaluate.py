@@ -11,7 +11,16 @@ from twinlens.evaluation import measure_all_runs
 from twinlens.gates import Gates, overlap, promised_pool, wrong_size
 from twinlens.naming import caption_figures
 from twinlens.params import read_params
-from twinlens.reporting import cost_summary, quality_cost_rows, results_table, summary, write_csv, write_json
+from twinlens.reporting import (
+    TRAINING,
+    cost_summary,
+    quality_cost_rows,
+    results_table,
+    summary,
+    training_rows,
+    write_csv,
+    write_json,
+)
 from twinlens.scratch import publishing
 
 log = logging.getLogger("twinlens")
@@ -43,6 +52,9 @@ def main(dataset: str, model: str, captioner: str) -> None:
     write_json(costs, metrics / "cost.json")
     write_csv(results.curves, metrics / "at_k.csv")
     write_csv(against_cost, metrics / "quality_cost.csv")
+    logs = {"model": paths.trained(dataset, model), "captioner": paths.captioned(dataset, captioner)}
+    trained = training_rows({name: folder / "training.csv" for name, folder in logs.items()})
+    write_csv(trained, metrics / "training.csv", TRAINING)
     log.info("torchmetrics agrees on %s values\n\n%s\n", f"{results.compared:,}", results_table(results.retrieval, k))
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -181,6 +182,16 @@ def test_everything_that_comes_from_data_is_escaped(page: str) -> None:
     assert "onerror=alert(1)>" not in page
     assert str(escape(NASTY)) in page
     assert "{{ 7 * 7 }}" in page  # a caption is no template
+
+
+def test_published_figures_stand_beside_ours_only_where_they_are_about_the_same(sources: tuple[Sources, Path]) -> None:
+    made, _ = sources
+    assert 'id="published"' not in render(made, [], {})
+    same = replace(made, names={"dataset": "coco", "model": "vit-l-14", "captioner": "none"})
+    tables = Reader(render(same, [], {})).tables
+    rows = next(table for table in tables if table[0][0] == "source")
+    assert rows[2][2:5] == ["image and captions joined", "mrr", "0.4940"]
+    assert len(rows) == 1 + 2 * 5
 
 
 def test_hits_and_misses_are_told_by_words_too(page: str) -> None:
