@@ -14,6 +14,7 @@ from twinlens.comparison import changes, check_same_pools, compare, holm, most_c
 from twinlens.comparison_text import written
 from twinlens.errors import DataError
 from twinlens.experiments import Experiment
+from twinlens.report.comparison_page import render
 
 POOL = {
     "dataset": "d",
@@ -156,3 +157,29 @@ def test_tables_have_a_row_for_each_comparison(form: str, wanted: Callable[[str]
     lines = [line for line in written(found, [], form).splitlines() if "hit_at_10" in line]
     assert len(lines) == 3
     assert all(map(wanted, lines))
+
+
+def test_the_page_of_a_comparison_has_a_cell_for_each_experiment_and_escapes_their_names() -> None:
+    rng = np.random.default_rng(6)
+    made = [experiment(name, *drawn(rng, 60, gain)) for name, gain in (("<b>a", 0.0), ("b", 0.0), ("c", 0.3))]
+    found = compare(made, ["hit_at_10"])
+    page = render(made, found, changes(made, found, "hit_at_10", 2))
+    assert "<b>a" not in page
+    assert "&lt;b&gt;a" in page
+    for one in made:
+        mean = float(one.read("t", "image")["hit_at_10"].to_numpy().mean())
+        assert f"<td>{mean:.3f}<small>" in page
+    assert page.count("c is better") == 2
+    assert page.count("<td>no difference</td>") == 1
+    assert page.count('<table class="changed">') == 3
+    assert "nan" not in page.lower().replace("inance", "")
+    assert "http" not in page
+
+
+def test_a_run_that_one_experiment_lacks_is_said_to_be_not_run() -> None:
+    codes = np.arange(20)
+    values = np.random.default_rng(7).random(20)
+    made = [experiment(name, values, codes) for name in "abc"]
+    object.__setattr__(made[2], "runs", [])
+    found = compare(made[:2], ["hit_at_10"])
+    assert "<td>not run</td>" in render(made, found, [])

@@ -25,6 +25,7 @@ class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
     MARKDOWN = "markdown"
+    HTML = "html"
 
 
 @app.callback()
@@ -51,7 +52,8 @@ def compare(
     """Say which differences between experiments are real, query by query, without checking anything out.
 
     A paired randomisation test by picture, corrected by Holm's procedure for everything in
-    the table; the effect is the second experiment's mean minus the first's, with its 95 % interval.
+    the table; the effect is the second experiment's mean minus the first's, with its 95 % interval. As
+    html it is one page that opens without a network: `--format html > compare.html`.
     """
     from twinlens import comparison, comparison_text
     from twinlens.experiments import read_experiment
@@ -62,7 +64,12 @@ def compare(
     measures = measure or [f"ndcg_at_{read[0].k}"]
     found = comparison.compare(read, measures, retrievers=retriever or (), seed=seed)
     queries = comparison.changes(read, found, measures[0], changed)
-    typer.echo(comparison_text.written(found, queries, form.value))
+    if form is Format.HTML:
+        from twinlens.report.comparison_page import render
+
+        typer.echo(render(read, found, queries))
+    else:
+        typer.echo(comparison_text.written(found, queries, form.value))
 
 
 @app.command()

@@ -121,6 +121,28 @@ def forest(bars: Sequence[Bar], title: str, chance: float | None = None) -> Mark
     return _svg(parts, height, title, WIDTH + 120)
 
 
+def effects(bars: Sequence[Bar], title: str) -> Markup:
+    """Differences with their intervals about a line at zero; the scale is as wide as they are."""
+    left, row = 250, 24
+    height = 16 + row * len(bars) + BOTTOM
+    reach = max((abs(v) for b in bars for v in (b.mean, b.low, b.high) if v is not None), default=0.0) or 0.01
+    across = _scale(2 * reach, left, WIDTH + 200 - RIGHT)
+    parts: list[Markup] = []
+    for x in (-reach, -reach / 2, 0.0, reach / 2, reach):
+        style = "zero" if x == 0 else "grid"
+        parts.append(Markup(f'<path class="{style}" d="M{across(x + reach):.1f} 8V{height - BOTTOM}"/>'))
+        parts.append(_text(across(x + reach), height - BOTTOM + 15, f"{x:+.3f}", "middle"))
+    for n, bar in enumerate(bars):
+        y = 20 + row * n
+        parts.append(_text(left - 10, y + 4, bar.name, "end"))
+        if bar.low is not None and bar.high is not None:
+            ends = f"M{across(bar.low + reach):.1f} {y}H{across(bar.high + reach):.1f}"
+            caps = "".join(f"M{across(x + reach):.1f} {y - 5}v10" for x in (bar.low, bar.high))
+            parts.append(Markup(f'<path class="interval l{bar.number % SERIES}" d="{ends}{caps}"/>'))
+        parts.append(marker(bar.number, across(bar.mean + reach), y, 4))
+    return _svg(parts, height, title, WIDTH + 200)
+
+
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points (cost, quality) that no other point beats in both, cheapest first."""
     best: list[tuple[float, float]] = []
