@@ -183,3 +183,16 @@ def test_a_run_that_one_experiment_lacks_is_said_to_be_not_run() -> None:
     object.__setattr__(made[2], "runs", [])
     found = compare(made[:2], ["hit_at_10"])
     assert "<td>not run</td>" in render(made, found, [])
+
+
+def test_runs_that_differ_in_no_query_are_not_corrected_for() -> None:
+    rng = np.random.default_rng(8)
+    first, second = experiment("a", *drawn(rng, 100)), experiment("b", *drawn(rng, 100, gain=0.06))
+    (alone,) = compare([first, second], ["hit_at_10"])
+    for made in (first, second):  # a second retriever, the same in both
+        made.runs.append(("t", "captions_joined"))
+        made.tables["t/captions_joined.parquet"] = first.read("t", "image")
+    found = compare([first, second], ["hit_at_10"])
+    assert [d.same for d in found] == [False, True]
+    assert found[0].p_holm == alone.p_holm
+    assert found[1].p_holm == 1

@@ -11,7 +11,7 @@ procedure, so that the chance of calling any null difference real is at most 5 %
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -48,6 +48,7 @@ class Difference:
     queries: int
     clusters: int
     p: float
+    same: bool = False  # no query has another value
     p_holm: float = 1.0
 
     @property
@@ -87,8 +88,10 @@ def compare(
             )
         for task, retriever in shared:
             found += _compare_run(first, second, task, retriever, measures, seed)
-    corrected = holm([difference.p for difference in found])
-    return [Difference(**{**vars(difference), "p_holm": p}) for difference, p in zip(found, corrected, strict=True)]
+    # Where no query differs no flip can, so there is nothing to correct for (Tarone 1990).
+    tested = [difference for difference in found if not difference.same]
+    corrected = dict(zip(map(id, tested), holm([difference.p for difference in tested]), strict=True))
+    return [replace(difference, p_holm=corrected.get(id(difference), 1.0)) for difference in found]
 
 
 def _named(experiment: Experiment) -> str:
@@ -151,7 +154,7 @@ def _compare_run(
     p_values = sign_flip_p(differences, clusters, seed=seed)
     effects = of_means(differences, clusters, resamples=RESAMPLES, seed=seed, span=(-1.0, 1.0))
     for column, measure in enumerate(measures):
-        same = not differences[:, column].any()
+        same = not bool(differences[:, column].any())
         yield Difference(
             task=task,
             retriever=retriever,
@@ -165,6 +168,7 @@ def _compare_run(
             queries=len(differences),
             clusters=int(clusters.max()) + 1,
             p=float(p_values[column]),
+            same=same,
         )
 
 

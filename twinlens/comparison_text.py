@@ -26,7 +26,8 @@ def written(found: Sequence[Difference], queries: Sequence[Changes], form: str) 
             parts.append(f"Changed most in {changed.measure}: {changed.task}, {changed.retriever}")
             parts.append(_changed(changed, plain))
     parts.append(
-        f"{len(found)} comparisons, p-values corrected together. A paired randomisation test over "
+        f"p-values are corrected together for {sum(not d.same for d in found)} comparisons. "
+        "A paired randomisation test over "
         f"{', '.join(_clusters(found))}; intervals are not corrected."
     )
     return "\n\n".join(parts)

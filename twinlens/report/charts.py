@@ -123,10 +123,10 @@ def forest(bars: Sequence[Bar], title: str, chance: float | None = None) -> Mark
 
 def effects(bars: Sequence[Bar], title: str) -> Markup:
     """Differences with their intervals about a line at zero; the scale is as wide as they are."""
-    left, row = 250, 24
+    left, row, width = 290, 24, WIDTH + 300
     height = 16 + row * len(bars) + BOTTOM
     reach = max((abs(v) for b in bars for v in (b.mean, b.low, b.high) if v is not None), default=0.0) or 0.01
-    across = _scale(2 * reach, left, WIDTH + 200 - RIGHT)
+    across = _scale(2 * reach, left, width - 2 * RIGHT)
     parts: list[Markup] = []
     for x in (-reach, -reach / 2, 0.0, reach / 2, reach):
         style = "zero" if x == 0 else "grid"
@@ -140,7 +140,7 @@ def effects(bars: Sequence[Bar], title: str) -> Markup:
             caps = "".join(f"M{across(x + reach):.1f} {y - 5}v10" for x in (bar.low, bar.high))
             parts.append(Markup(f'<path class="interval l{bar.number % SERIES}" d="{ends}{caps}"/>'))
         parts.append(marker(bar.number, across(bar.mean + reach), y, 4))
-    return _svg(parts, height, title, WIDTH + 200)
+    return _svg(parts, height, title, width)
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
