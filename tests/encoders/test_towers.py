@@ -223,7 +223,7 @@ def test_what_a_tower_took_is_recorded_and_the_same_when_its_vectors_are_taken_a
     assert (image["items"], image["dim"], image["vector_bytes"]) == (9, 16, 64)
     assert (text["items"], text["dim"], text["vector_bytes"]) == (10, 16, 64)
     assert (image["parameters"], text["parameters"]) == (first.loaded.image.parameters, first.loaded.text.parameters)
-    assert 0 < text["seconds"] < 60
+    assert 0 <= text["seconds"] < 60
     assert text["items_per_s"] > 0
 
 

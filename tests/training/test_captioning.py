@@ -25,7 +25,7 @@ from twinlens.training.loop import CHECKPOINT
 from twinlens.training.vocabulary import learn_tokenizer
 
 SIDE_PX = 32
-EPOCHS = 4
+EPOCHS = 8
 LONGEST = 24
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 ARCHITECTURE: dict[str, Any] = {
@@ -33,7 +33,7 @@ ARCHITECTURE: dict[str, Any] = {
     "vision_config": SIZES | {"image_size": SIDE_PX, "patch_size": 8},
 }
 RECIPE = {
-    "objective": "captioning", "epochs": EPOCHS, "batch_size": 16, "learning_rate": 0.01, "optimizer": "muon",
+    "objective": "captioning", "epochs": EPOCHS, "batch_size": 16, "learning_rate": 0.02, "optimizer": "muon",
     "captions": "first",
 }  # fmt: skip
 
@@ -126,13 +126,14 @@ def test_the_folder_gives_the_words_of_the_model_that_was_trained(
     finished: tuple[Path, Trained, Path], material: Material
 ) -> None:
     model, tokenizer = the_trained_model(finished, material)
-    pictures, _ = held_out(material, finished[0])
+    pictures, captions = held_out(material, finished[0])
     with torch.inference_mode():
         numbers = model.generate(pixel_values=pictures / 127.5 - 1, max_new_tokens=16, num_beams=1, do_sample=False)
     texts = load(finished[0]).caption(pictures)
     assert texts == tokenizer.batch_decode(numbers, skip_special_tokens=True)
-    assert len(set(texts)) > 3  # it looks at the picture
     assert all(text.startswith(("a ", "an ")) for text in texts)  # as every first caption does
+    places = [text.split()[-1] == caption.split()[-1] for text, caption in zip(texts, captions, strict=True)]
+    assert np.mean(places) > 0.5  # it looks at the picture: there are five places
 
 
 def test_the_folder_reads_pictures_as_the_training_did(finished: tuple[Path, Trained, Path]) -> None:
@@ -164,7 +165,7 @@ def test_a_killed_training_ends_with_the_bytes_of_one_that_was_never_stopped(
     with pytest.raises(KeyboardInterrupt):
         train_captioner(card(), material, CPU, tmp_path / "weights")
     assert not (tmp_path / "weights").exists()
-    calls = 30 - 2 * 13  # so that two epochs may run and no more
+    calls = 30 - 6 * 13  # so that six epochs may run and no more
     again = train_captioner(card(), material, CPU, tmp_path / "weights")
     assert calls == 30
     assert files(tmp_path / "weights") == files(finished[0])
@@ -194,7 +195,7 @@ def test_another_recipe_gives_other_weights(
 def test_a_caption_longer_than_the_model_is_cut_and_can_be_learnt(material: Material, tmp_path: Path) -> None:
     short = copy.deepcopy(ARCHITECTURE)
     short["text_config"]["max_position_embeddings"] = 6
-    trained = train_captioner(card({"epochs": 2}, architecture=short), material, CPU, tmp_path / "weights")
+    trained = train_captioner(card({"epochs": 2}, architecture=short, max_new_tokens=5), material, CPU, tmp_path / "weights")
     assert trained.log[1]["loss"] < trained.log[0]["loss"]
     texts = captioners.load(card(max_new_tokens=5), tmp_path / "weights", CPU).caption(
         torch.zeros(2, 3, SIDE_PX, SIDE_PX, dtype=torch.uint8)

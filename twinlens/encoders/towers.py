@@ -32,7 +32,12 @@ PROBE = "probe.npz"
 
 log = logging.getLogger("twinlens")
 
-PACKAGES = {"open_clip": "open_clip_torch", "sentence_transformers": "sentence-transformers"}
+PACKAGES = {  # that decide a vector, beside torch
+    "open_clip": ("open_clip_torch", "transformers", "tokenizers"),
+    "timm": ("timm",),
+    "sentence_transformers": ("sentence-transformers", "transformers", "tokenizers"),
+    "transformers": ("transformers", "tokenizers"),
+}
 NOT_IDENTITY = {"checkpoint", "sha256", "licence", "revision"}  # the weights' own digest says it better
 
 
@@ -45,12 +50,11 @@ class TowerJob:
     @cached_property
     def identity(self) -> dict[str, object]:
         """What decides a vector, besides what is embedded."""
-        package = PACKAGES.get(self.tower.family, self.tower.family)
         return {
             "tower": self.tower.model_dump(mode="json", exclude=NOT_IDENTITY),
             "weights": identity(self.weights),
             "placement": self.placement.name,
-            "libraries": {name: version(name) for name in ("torch", package)},
+            "libraries": {name: version(name) for name in ("torch", *PACKAGES[self.tower.family])},
             "code": code_digest(
                 "pixels.py",
                 "encoders/base.py",
