@@ -110,6 +110,22 @@ def test_metrics_diff_between_two_models_is_one_table(workspace: Workspace) -> N
     assert "object_sets.image.map" in whole  # as published
 
 
+def test_two_models_are_compared_and_reported_from_what_the_pipeline_left(workspace: Workspace) -> None:
+    workspace.run("dvc", "exp", "run", "-n", "other", "-S", "model=clip-other")
+    workspace.run("git", "checkout", "-q", ".")
+    workspace.run("dvc", "checkout", "-q", "--force")
+    printed = json.loads(workspace.run("python", "-m", "twinlens", "compare", "HEAD", "other", "--format", "json"))
+    assert {(d["first"], d["second"]) for d in printed["differences"]} == {("HEAD", "other")}
+    assert len(printed["differences"]) == 6 + 3 + 3
+    intervals = json.loads((workspace.folder / "metrics/intervals.json").read_text())
+    means = json.loads((workspace.folder / "metrics/retrieval.json").read_text())
+    found = intervals["caption_to_image"]["image"]["hit_at_10"]
+    assert found["low"] <= means["caption_to_image"]["image"]["hit_at_10"] <= found["high"]
+    assert json.loads((workspace.folder / "metrics/gates.json").read_text())["warnings"] >= 0
+    assert (workspace.folder / "report/index.html").read_text().count("<img ") > 500
+    assert "files below out" in workspace.run("python", "-m", "twinlens", "export", "out")
+
+
 def test_a_queued_sweep_runs_and_exp_show_has_a_row_for_each(workspace: Workspace) -> None:
     workspace.run("dvc", "exp", "run", "--queue", "-S", "model=clip-scenes,clip-other")
     with (workspace.folder / "queue.log").open("w") as log:  # the workers inherit the output: not a pipe

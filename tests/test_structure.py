@@ -16,7 +16,21 @@ PLUMBING = {
     for name in ("__init__", "cards", "costs", "errors", "fetch", "params", "paths", "progress", "scratch")
 } | {"stages/__init__.py", "stages/runner.py"}
 
-PURE = ("filtering", "fusion", "grouping", "measures", "naming", "published", "sources", "tasks", "tables", "runs")
+PURE = (
+    "filtering",
+    "fusion",
+    "gates",
+    "grouping",
+    "intervals",
+    "measures",
+    "probes",
+    "naming",
+    "published",
+    "sources",
+    "tasks",
+    "tables",
+    "runs",
+)
 SLOW = {"torch", "open_clip", "timm", "transformers", "sentence_transformers", "torchvision", "torchmetrics"}
 
 
