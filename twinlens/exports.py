@@ -126,7 +126,7 @@ def mteb_result(task: str, results: dict[str, Any], retriever: str, seconds: flo
     scores |= {"main_score": scores[f"ndcg_at_{deepest}"], "hf_subset": "default", "languages": ["eng-Latn"]}
     return {
         "dataset_revision": pool["dataset"],
-        "task_name": f"TwinLens.{pool['dataset']}.{task}.{MTEB_TYPES[task]}",
+        "task_name": f"TwinLens.{pool['dataset']}.{task}.{MTEB_TYPES.get(task, 'any')}",
         "mteb_version": f"twinlens {__version__}",
         "scores": {pool["split"]: [scores]},
         "evaluation_time": seconds,

@@ -290,7 +290,8 @@ def promised_pool(card: Any) -> int | None:
     if (size := getattr(card, "pool_size", None)) is not None:
         return int(size)
     splits = [getattr(card, split, None) for split in ("train", "val", "test")]
-    drawn = splits if card.pool == "all" else [getattr(card, card.pool, None)]
+    pool = getattr(card, "pool", "all")
+    drawn = splits if pool == "all" else [getattr(card, pool, None)]
     sizes = [size for size in drawn if isinstance(size, int)]
     return sum(sizes) if len(sizes) == len(drawn) else None
 

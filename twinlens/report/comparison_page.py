@@ -12,8 +12,7 @@ from twinlens.experiments import Experiment
 from twinlens.intervals import Interval, cluster_codes, of_means
 from twinlens.report import charts
 from twinlens.report.charts import Bar
-from twinlens.report.page import TEMPLATES, TITLES
-from twinlens.reporting import TASKS
+from twinlens.report.page import TEMPLATES, TITLES, place
 
 RESAMPLES = 1000
 REAL, NONE = 4, 0  # markers of a difference that is real, and of one that is not
@@ -48,7 +47,7 @@ def side_by_side(experiments: Sequence[Experiment], found: Sequence[Difference])
     """By task: a row for each retriever and measure that was compared, a cell for each experiment."""
     rows = dict.fromkeys((d.task, d.retriever, d.measure) for d in found)
     tasks: list[dict[str, Any]] = []
-    for task in sorted({task for task, _, _ in rows}, key=_place):
+    for task in sorted({task for task, _, _ in rows}, key=place):
         mine = [(retriever, measure) for of, retriever, measure in rows if of == task]
         cells = [
             (retriever, measure, [_mean(e, task, retriever, measure) for e in experiments])
@@ -56,10 +55,6 @@ def side_by_side(experiments: Sequence[Experiment], found: Sequence[Difference])
         ]
         tasks.append({"title": TITLES.get(task, task), "pool": experiments[0].pools[task], "rows": cells})
     return tasks
-
-
-def _place(task: str) -> int:
-    return TASKS.index(task) if task in TASKS else len(TASKS)
 
 
 def _mean(experiment: Experiment, task: str, retriever: str, measure: str) -> tuple[float, Interval] | None:

@@ -98,7 +98,7 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
         mistakes=wrong,
         causes=mistakes.CAUSES,
         published=beside(sources.names, sources.metrics),
-        galleries=sorted(shown, key=lambda g: (TASKS.index(g.task), -_main(sources, g.task, g.retriever))),
+        galleries=sorted(shown, key=lambda g: (place(g.task), -_main(sources, g.task, g.retriever))),
         thumbnails=thumbnails,
         facts=dataset_facts(sources),
         versions=versions(),
@@ -108,7 +108,12 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
 
 def ordered(pools: list[Pool]) -> list[Pool]:
     """The tasks in the order in which they are always told."""
-    return sorted(pools, key=lambda pool: TASKS.index(pool.name))
+    return sorted(pools, key=lambda pool: place(pool.name))
+
+
+def place(task: str) -> tuple[int, str]:
+    """Where a task stands among the others; those of a dataset's own come last."""
+    return (TASKS.index(task), "") if task in TASKS else (len(TASKS), task)
 
 
 def numbering(sources: Sources) -> dict[str, int]:
@@ -155,7 +160,7 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
     efficient = charts.frontier([s.points[0] for s in points if s.points[0][0] > 0])
     return {
         "name": pool.name,
-        "title": TITLES[pool.name],
+        "title": TITLES.get(pool.name, pool.name.replace("_", " ")),
         "pool": results["pool"],
         "clusters": intervals["pool"],
         "measures": measures,
