@@ -16,7 +16,21 @@ PLUMBING = {
     for name in ("__init__", "cards", "costs", "errors", "fetch", "params", "paths", "progress", "scratch")
 } | {"stages/__init__.py", "stages/runner.py"}
 
-PURE = ("filtering", "fusion", "grouping", "measures", "naming", "published", "sources", "tasks", "tables", "runs")
+PURE = (
+    "filtering",
+    "fusion",
+    "gates",
+    "grouping",
+    "intervals",
+    "measures",
+    "probes",
+    "naming",
+    "published",
+    "sources",
+    "tasks",
+    "tables",
+    "runs",
+)
 SLOW = {"torch", "open_clip", "timm", "transformers", "sentence_transformers", "torchvision", "torchmetrics"}
 
 
@@ -86,6 +100,7 @@ def test_every_stage_script_is_in_the_pipeline_in_order_of_flow() -> None:
     assert scripts == set(PIPELINE)
     assert list(PIPELINE) == [
         "validate", "download", "filter", "resize", "group", "caption", "train", "embed", "rank", "evaluate",
+        "report",
     ]  # fmt: skip
 
 

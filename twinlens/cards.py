@@ -239,6 +239,7 @@ class CocoCard(Card):
     source: str | None = None  # a folder or mirror that holds the archives; the publishers' site if absent
     verify: bool = True  # against the publishers' sizes and SHA-256; a folder of your own may hold a subset
     pool: Literal["all", "train", "val"] = "all"
+    pool_size: PositiveInt | None = None  # pictures that the pool should hold; a gate compares
     licence: str | None = None
 
 
