@@ -1,9 +1,10 @@
 """Run the benchmarks and write their table.
 
-python -m benchmarks.run                                    # everything but memory, minutes
+python -m benchmarks.run                                    # everything but memory and scale, minutes
 python -m benchmarks.run --only neighbours --rounds 9
 python -m benchmarks.run --photos ../photos/val2017.zip     # on photos of one's own
 python -m benchmarks.run --only memory
+python -m benchmarks.run --only scale --pictures 20000
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ from benchmarks.paired import Row
 from twinlens.reporting import markdown
 
 MODULES = {"measures": "ranking", "neighbours": "ranking"}
-SECTIONS = ("decoding", "embedding", "measures", "neighbours", "cuda", "memory")
+SECTIONS = ("decoding", "embedding", "measures", "neighbours", "cuda", "memory", "scale")
 
 
 def main() -> None:
     """Measure and print; `--write` keeps the table in benchmarks/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=[s for s in SECTIONS if s != "memory"])
+    parser.add_argument(
+        "--only", nargs="+", choices=SECTIONS, default=[s for s in SECTIONS if s not in ("memory", "scale")]
+    )
     parser.add_argument("--photos", type=Path, help="a zip archive or a folder of JPEGs; drawn ones if absent")
     parser.add_argument("--count", type=int, default=256, help="pictures")
+    parser.add_argument("--pictures", type=int, default=100_000, help="of the scale section")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1), help="that decode, on a GPU")
@@ -65,6 +69,8 @@ def measure(section: str, options: argparse.Namespace) -> list[Row]:
             rows = module.neighbours(20_000, 768, 10, rounds)
         case "memory":
             rows = module.run(1_000, 5)
+        case "scale":
+            rows = module.run(options.pictures)
         case _ if torch.cuda.is_available() or options.small:
             rows = module.run(photos, device, count, options.threads, options.small)
         case _:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from stages.runner import run_stage
-from twinlens import paths, tables
+from twinlens import distractors, paths, tables
 from twinlens.costs import Cost
 from twinlens.evaluation import measure_all_runs
 from twinlens.gates import Gates, overlap, promised_pool, wrong_size
@@ -51,6 +51,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     write_json(caption_figures(generated, images), metrics / "captions.json")
     write_json(costs, metrics / "cost.json")
     write_csv(results.curves, metrics / "at_k.csv")
+    write_csv(distractors.curve(paths.ranked(dataset, model), k), metrics / "distractors.csv")
     write_csv(against_cost, metrics / "quality_cost.csv")
     logs = {"model": paths.trained(dataset, model), "captioner": paths.captioned(dataset, captioner)}
     trained = training_rows({name: folder / "training.csv" for name, folder in logs.items()})

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from typing import Any
+
+import polars as pl
 
 from stages.runner import run_stage
-from twinlens import datasets, filtering, paths, tables
+from twinlens import datasets, filtering, keeping, paths, tables
 from twinlens.costs import Cost
-from twinlens.params import read_params
+from twinlens.dataset_cards import DatasetCard, Keep
+from twinlens.datasets.classes import read_classes
+from twinlens.filtering import Annotations
+from twinlens.params import Params, read_params
 
 log = logging.getLogger("twinlens")
 
@@ -17,14 +23,20 @@ log = logging.getLogger("twinlens")
 def main(dataset: str) -> None:
     """Write the tables of pictures, captions and drops."""
     cost, params, out = Cost(), read_params(), paths.filtered(dataset)
-    annotations = datasets.adapter(params.datasets[dataset]).annotations(paths.raw(dataset))
+    card = params.datasets[dataset]
+    annotations = datasets.adapter(card).annotations(paths.raw(dataset))
+    found = len(annotations.images)
+    report: dict[str, Any] = {}
+    if card.keep is not None:
+        annotations, report = keep(annotations, card, card.keep, dataset, params)
     kept = filtering.apply_rules(annotations, params.filter)
     tables.write_table(kept.images, out / "images.parquet", tables.IMAGES)
     tables.write_table(kept.captions, out / "captions.parquet", tables.CAPTIONS)
     tables.write_table(kept.dropped, out / "dropped.parquet", tables.DROPPED)
     rules = dict(Counter(zip(kept.dropped["kind"], kept.dropped["rule"], strict=True)))
     dropped = {f"{kind}: {rule}": n for (kind, rule), n in sorted(rules.items())}
-    (out / "counts.json").write_text(json.dumps(kept.counts | {"dropped": dropped}, indent=2) + "\n")
+    counts = kept.counts | {"dropped": dropped} | ({"keep": report} if report else {})
+    (out / "counts.json").write_text(json.dumps(counts, indent=2) + "\n")
     log.info(
         "%s: kept %s of %s pictures and %s of %s captions%s",
         dataset,
@@ -34,7 +46,54 @@ def main(dataset: str) -> None:
         f"{kept.counts['captions']['found']:,}",
         "".join(f"; {n} {rule}" for rule, n in dropped.items()),
     )
-    cost.write(paths.cost("filter", dataset), items=len(annotations.images))
+    cost.write(paths.cost("filter", dataset), items=found)
+
+
+def keep(
+    annotations: Annotations, card: DatasetCard, rule: Keep, dataset: str, params: Params
+) -> tuple[Annotations, dict[str, Any]]:
+    """Apply the card's `keep`; where a classifier decides, write what it found beside the tables."""
+    shares: dict[str, float] | None = None
+    if rule.classifier is not None:
+        shares = classified(annotations, card, rule, dataset, params)
+    annotations, report = keeping.apply_keep(
+        annotations,
+        rule,
+        card.pool,
+        shares=shares,
+        class_names=set(read_classes(rule.classes).values()) if rule.classes else None,
+        from_qrels=keeping.read_qrels(paths.expand(rule.from_qrels)) if rule.from_qrels else None,
+        published=keeping.read_qrels(paths.expand(rule.published)) if rule.published else None,
+    )
+    log.info("%s: %s", dataset, json.dumps(report))
+    return annotations, report
+
+
+def classified(
+    annotations: Annotations, card: DatasetCard, rule: Keep, dataset: str, params: Params
+) -> dict[str, float]:
+    """The classifier's sum of probabilities of every picture that `keep` is about, also as a table."""
+    import torch  # takes two seconds, and most datasets need no classifier
+
+    from twinlens.classifying import class_shares
+    from twinlens.placement import Placement, place
+
+    assert rule.classifier is not None
+    mine, raw = keeping.decided(annotations, card.pool), paths.raw(dataset)
+    files = [image.file for image in mine]
+    shares = class_shares(
+        datasets.adapter(card).read_pictures(raw, files),
+        files,
+        rule.classifier,
+        sorted(read_classes(rule.classes or "")),
+        # float32 whatever the device, so that a picture at the threshold is kept on all machines or on none
+        Placement(place(params.compute.device).device, torch.float32),
+        raw="".join(path.read_text() for path in sorted(raw.rglob("manifest.json"))),
+        decode_threads=params.compute.decode_threads,
+    )
+    table = pl.DataFrame({"image_id": [image.image_id for image in mine], "share": shares})
+    tables.write_table(table, paths.filtered(dataset) / "classified.parquet", tables.CLASSIFIED)
+    return dict(zip(table["image_id"], table["share"], strict=True))
 
 
 if __name__ == "__main__":

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 from stages.runner import run_stage
 from twinlens import grouping, paths, tables
 from twinlens.costs import Cost
+from twinlens.datacard import describe_dataset, write_card
+from twinlens.duplicates import find_duplicates
 from twinlens.params import read_params
 
 log = logging.getLogger("twinlens")
 
 
 def main(dataset: str) -> None:
-    """Write every usable picture's split, object set and place in the shards."""
+    """Write every usable picture's split, object set and place in the shards; the copies found; the dataset's card."""
     cost, params = Cost(), read_params()
-    groups = grouping.group_images(
-        tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES),
-        tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS),
-        tables.read_table(paths.resized(dataset) / "index.parquet", tables.INDEX),
-        pool=params.datasets[dataset].pool,
-        min_group_size=params.group.min_group_size,
-    )
+    card, filtered, resized = params.datasets[dataset], paths.filtered(dataset), paths.resized(dataset)
+    images = tables.read_table(filtered / "images.parquet", tables.IMAGES)
+    captions = tables.read_table(filtered / "captions.parquet", tables.CAPTIONS)
+    index = tables.read_table(resized / "index.parquet", tables.INDEX)
+    hashes = tables.read_table(resized / "hashes.parquet", tables.HASHES)
+    copies = find_duplicates(images, index, hashes, params.group.near_duplicate_bits, params.group.drop_duplicates)
+    left = index.filter(~index["image_id"].is_in(list(copies.dropped)))
+    groups = grouping.group_images(images, captions, left, card.pool, params.group.min_group_size)
     tables.write_table(groups, paths.grouped(dataset) / "images.parquet", tables.GROUPS)
+    tables.write_table(copies.table, paths.grouped(dataset) / "duplicates.parquet", tables.DUPLICATES)
+    notes = tables.read_table(resized / "notes.parquet", tables.NOTES)
+    counts = json.loads((filtered / "counts.json").read_text())
+    described = describe_dataset(dataset, card, counts, images, captions, notes, groups, copies)
+    write_card(described, paths.dataset_card(dataset))
     grouped = groups["object_set"].drop_nulls()
     log.info(
         "%s: %s pictures in the pool, %s of them in %s object sets",
@@ -31,6 +40,8 @@ def main(dataset: str) -> None:
         f"{len(grouped):,}",
         f"{grouped.n_unique():,}",
     )
+    if len(copies.table):
+        log.info("%s: copies of pictures: %s", dataset, ", ".join(f"{n} {kind}" for kind, n in copies.counts().items()))
     cost.write(paths.cost("group", dataset), items=len(groups))
 
 

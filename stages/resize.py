@@ -16,15 +16,18 @@ log = logging.getLogger("twinlens")
 
 
 def main(dataset: str) -> None:
-    """Write shards of JPEGs, their index, and notes on pictures mended or set aside."""
+    """Write shards of JPEGs, their index and perceptual hashes, and notes on pictures mended or set aside."""
     cost, params = Cost(), read_params()
     images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
     files = images["file"].to_list()
-    raw = datasets.adapter(params.datasets[dataset]).read_pictures(paths.raw(dataset), files)
+    card = params.datasets[dataset]
+    limits = params.resize.at_most(card.shortest_side_px)
+    raw = datasets.adapter(card).read_pictures(paths.raw(dataset), files)
     pictures = zip(images["image_id"].to_list(), files, raw, strict=True)
     with publishing(paths.resized(dataset)) as draft:
-        resized = resize_pictures(pictures, len(files), params.resize, draft, params.compute.decode_threads)
+        resized = resize_pictures(pictures, len(files), limits, draft, params.compute.decode_threads)
         tables.write_table(resized.index, draft / "index.parquet", tables.INDEX)
+        tables.write_table(resized.hashes, draft / "hashes.parquet", tables.HASHES)
         tables.write_table(resized.notes, draft / "notes.parquet", tables.NOTES)
     aside = resized.notes.filter(~resized.notes["kept"])
     for note, n in Counter(resized.notes["note"]).most_common(10):

@@ -1,5 +1,7 @@
 """A stand-in for the Hugging Face hub's file API, so that the real `huggingface_hub` is what runs.
 
+Models and datasets are served alike.
+
 >>> with serving_hub({"someone/tiny": {"config.json": b"{}"}}) as hub:      # doctest: +SKIP
 ...     hub.faults["model.safetensors"] = [Cut(after=100)]
 ...     snapshot_download("someone/tiny", endpoint=hub.url)
@@ -60,12 +62,17 @@ class Hub:
     faults: dict[str, list[Cut]] = field(default_factory=dict)  # by file: of the next bodies, in turn
     silent: bool = False  # nothing is answered
     requests: list[str] = field(default_factory=list)  # "GET /path", in the order they came
+    ranges: list[tuple[str, int, int]] = field(default_factory=list)  # file, first byte, byte after the last
     half_way: threading.Event = field(default_factory=threading.Event)  # a silent cut has been reached
     ended: threading.Event = field(default_factory=threading.Event)
 
     def fetched(self) -> list[str]:
         """The files whose bytes were asked for, sorted."""
-        return sorted(request.split("/", 5)[5] for request in self.requests if re.match(r"GET .*/resolve/", request))
+        return sorted(
+            request.split("/resolve/", 1)[1].split("/", 1)[1]
+            for request in self.requests
+            if re.match(r"GET .*/resolve/", request)
+        )
 
 
 @contextmanager
@@ -118,6 +125,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
+    def do_POST(self) -> None:
+        self._serve()
+
     def _serve(self) -> None:
         hub, path = self.serves, unquote(urlsplit(self.path).path)
         hub.requests.append(f"{self.command} {path}")
@@ -146,10 +156,12 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.serves
         if hub.down is not None:
             return _refused(hub.down)
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path):
+        if found := re.fullmatch(
+            r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+))?/?", path
+        ):
             repo, what, revision = found.groups()
             return self._described(repo, what, revision or "main")
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        if found := re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._file(*found.groups())
         return _refused(Refusal(404))
 
@@ -158,11 +170,20 @@ class _Handler(BaseHTTPRequestHandler):
         if refusal := _unknown(hub, repo, revision):
             return _refused(refusal)
         files = hub.repos[repo]
-        if what == "tree":
+        if what == "paths-info":
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["paths"]
+            files = {name: content for name, content in files.items() if name in asked}
+        if what in ("tree", "paths-info"):
             return _json(
                 [{"type": "file", "path": name, "size": len(files[name]), "oid": _oid(files[name])} for name in files]
             )
-        return _json({"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]})
+        return _json(
+            {
+                "id": repo,
+                "sha": COMMIT,
+                "siblings": [{"rfilename": name, "size": len(files[name]), "blobId": "0"} for name in files],
+            }
+        )
 
     def _file(self, repo: str, revision: str, name: str) -> _Answer:
         hub = self.serves
@@ -173,12 +194,13 @@ class _Handler(BaseHTTPRequestHandler):
             return _refused(refusal)
         whole = hub.repos[repo][name]
         headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_oid(whole)}"', "Accept-Ranges": "bytes"}
-        part = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if part is None:
             return _Answer(200, headers, whole)
-        start = int(part[1])
-        headers["Content-Range"] = f"bytes {start}-{len(whole) - 1}/{len(whole)}"
-        return _Answer(206, headers, whole[start:])
+        start, stop = int(part[1]), min(int(part[2]) + 1, len(whole)) if part[2] else len(whole)
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(whole)}"
+        hub.ranges.append((name, start, stop))
+        return _Answer(206, headers, whole[start:stop])
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing; the tests look at `Hub.requests`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -157,6 +158,7 @@ def test_plots_draw_measures_against_k_and_quality_against_cost(workspace: Works
     assert "cdn.jsdelivr.net/npm/vega@" not in page  # opens without a network
     assert "Hit and nDCG against k" in page
     assert "Quality against cost" in page
+    assert "Hit against the number of distractors" in page
     assert '"retriever": "image_and_captions_joined"' in page
     assert "ms_per_picture" in page
 
@@ -191,6 +193,52 @@ def test_every_scenario_comes_out_of_one_run(finished: Workspace) -> None:
         }
         assert tasks["caption_to_image"]["pool"]["queries"] == 2000
         assert tasks["caption_to_image"]["pool"]["items"] == 400
+
+
+def test_a_change_of_the_data_shows_in_git_diff_and_another_datasets_card_stays(workspace: Workspace) -> None:
+    card = "metrics/datasets/scenes.json"
+    before = json.loads((workspace.folder / card).read_text())
+    assert before["pictures"]["found"] == 696
+    assert before["splits"] == {"test": 400, "train": 256, "val": 40}
+    workspace.change({"datasets.scenes.val": 39})
+    assert workspace.ran("dvc", "repro", "group@scenes") == ["download", "filter", "resize", "group"]
+    changed = workspace.run("git", "diff", "--unified=0", card)
+    assert '-    "found": 696,' in changed
+    assert '+    "found": 695,' in changed
+    workspace.run("git", "checkout", "-q", card, "params.yaml")
+    workspace.change(SMALL_VEHICLES)
+    workspace.run("dvc", "repro", "group@scenes-vehicles")
+    assert (workspace.folder / "metrics/datasets/scenes-vehicles.json").exists()
+    assert workspace.run("git", "diff", "--stat", card) == ""
+
+
+SMALL_VEHICLES = {
+    "dataset": "scenes-vehicles",
+    "datasets.scenes-vehicles.queries.train": 256,
+    "datasets.scenes-vehicles.queries.val": 40,
+    "datasets.scenes-vehicles.queries.test": 200,
+    "datasets.scenes-vehicles.distractors.test": 300,
+}
+
+
+def test_drawn_vehicles_are_searched_for_among_ever_more_distractors(workspace: Workspace) -> None:
+    workspace.change(SMALL_VEHICLES)
+    workspace.run("dvc", "repro")
+    card = json.loads((workspace.folder / "metrics/datasets/scenes-vehicles.json").read_text())
+    kept, pool = card["keep"]["kept"], card["pictures"]["in_pool"]
+    assert 0 < kept < card["keep"]["found"] == 200
+    retrieval = json.loads((workspace.folder / "metrics/retrieval.json").read_text())
+    assert retrieval["caption_to_image"]["pool"]["queries"] == 5 * kept
+    assert retrieval["caption_to_image"]["pool"]["items"] == pool
+    with (workspace.folder / "metrics/distractors.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["task"] == "caption_to_image"]
+    for retriever in ("image", "caption_generated"):
+        mine = [(int(row["distractors"]), float(row["hit"])) for row in rows if row["retriever"] == retriever]
+        assert mine[0][0] == 0
+        assert mine[-1] == (pool - kept, retrieval["caption_to_image"][retriever]["hit_at_10"])
+        hits = [hit for _, hit in mine]
+        assert hits == sorted(hits, reverse=True)
+        assert hits[0] > hits[-1]
 
 
 def kill_when(workspace: Workspace, reached: Callable[[], bool]) -> None:

@@ -43,7 +43,8 @@ def write_task(folder: Path, rng: np.random.Generator) -> Pool:
         lists = [[r for r in rng.permutation(len(items)) if not own or r != q][:20] for q in range(len(queries))]
         scores = np.sort(rng.choice([-0.3, 0.1, 0.25, 0.9], (len(queries), 20)), axis=1)[:, ::-1]
         run.add(0, np.array(lists), scores.astype(np.float32))
-    first = pl.DataFrame({"query_id": queries, "rank": [1] * len(queries)}, schema_overrides={"rank": pl.Int32})
+    ones = [1] * len(queries)
+    first = pl.DataFrame({"query_id": queries, "rank": ones, "rank_among_judged": ones})
     tables.write_table(first, folder / "first_hits/image.parquet", tables.FIRST_HITS)
     return Pool.read(folder)
 

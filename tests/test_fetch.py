@@ -389,3 +389,21 @@ def test_an_address_is_told_from_a_folder() -> None:
 def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(CONTENT)
     assert sha256_of(tmp_path / "a") == SHA256
+
+
+@pytest.mark.parametrize("variable", ["TWINLENS_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline_nothing_is_asked_for_and_the_place_of_the_file_is_named(
+    variable: str, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    assert f"offline, and {NAME} is not here: place it into {tmp_path}, from {host.url}/{NAME}." in failure(
+        host, tmp_path
+    )
+    (tmp_path / NAME).write_bytes(CONTENT)
+    assert get(host, tmp_path).read_bytes() == CONTENT
+    assert host.requests == []
+
+
+def test_an_address_that_leads_in_circles_is_one_error(host: Host, tmp_path: Path) -> None:
+    host.faults[NAME] = [Fault(status=302, location=f"/{NAME}")] * 60
+    assert "redirects" in failure(host, tmp_path)

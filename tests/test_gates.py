@@ -11,9 +11,8 @@ import polars as pl
 import pytest
 import torch
 
-from stages.rank import check_vectors
 from tests.tiny import CPU
-from twinlens.cards import CocoCard, ScenesCard
+from twinlens.dataset_cards import CocoCard, ScenesCard
 from twinlens.encoders.probe import last_word, of_texts
 from twinlens.errors import DataError
 from twinlens.gates import Gates, Ties, at_chance, overlap, own_found, promised_pool, wrong_size
@@ -21,6 +20,7 @@ from twinlens.intervals import Interval, of_means
 from twinlens.params import GateParams, read_params
 from twinlens.probes import Probe, chosen
 from twinlens.runs import RunWriter, read_run
+from twinlens.searching import check_vectors
 from twinlens.sources import CAPTIONS, IMAGES
 from twinlens.tasks import Vectors
 

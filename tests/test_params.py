@@ -15,6 +15,8 @@ from open_clip.pretrained import get_pretrained_cfg
 
 from twinlens import datasets
 from twinlens.cards import OpenClipTower, TimmTower
+from twinlens.dataset_cards import ComposedCard, HubFiles, ImageNetCard
+from twinlens.datasets.classes import read_classes
 from twinlens.errors import ParamsError
 from twinlens.params import read_params
 
@@ -68,6 +70,17 @@ def refused(tmp_path: Path, change: dict[str, Any]) -> str:
         ({"captioners.blip-scenes.max_new_tokens": 40}, "less than the architecture's `max_position_embeddings`"),
         ({"captioners.blip-scenes.architecture.vision_config": {}}, "lacks a number at vision_config.image_size"),
         ({"models.clip-scenes.joint.architecture.embed_dim": "big"}, "lacks a number at embed_dim"),
+        (
+            {"dataset": "objectnet"},
+            "dataset 'objectnet' says `selection: never`: its licence (ObjectNet's own; no para",
+        ),
+        ({"datasets.vehicles.keep.threshold": 1.5}, "datasets.vehicles.keep.threshold: Input should be less than 1"),
+        ({"datasets.vehicles.keep.thresold": 0.5}, "datasets.vehicles.keep.thresold: no such key"),
+        ({"datasets.vehicles.queries.adapter": "flickr"}, "datasets.vehicles.queries"),
+        ({"datasets.flickr30k.revision": "main"}, "datasets.flickr30k.revision"),
+        ({"datasets.flickr30k.revision": None}, "pin the hub's repository with `revision`"),
+        ({"datasets.objectnet.selection": "allowed"}, "datasets.objectnet.selection"),
+        ({"group.drop_duplicates": "all"}, "group.drop_duplicates"),
         (
             {"models": {"Vit.L": RAW["models"]["minilm"], "clip-scenes": RAW["models"]["clip-scenes"]}},
             "'Vit.L' is not a usable name",
@@ -129,6 +142,35 @@ def test_every_hub_card_is_pinned_to_a_commit(name: str) -> None:
 def test_every_captioner_card_has_a_source_and_is_pinned(name: str) -> None:
     card = PARAMS.captioners[name]
     assert card.captioner == "none" or card.train is not None or (card.hub and card.revision and card.licence)
+
+
+def test_what_may_not_be_tuned_on_may_still_be_measured_on_and_says_why_it_may_not() -> None:
+    changed = {"dataset": "objectnet", "model": "vit-l-14", "captioner": "none"}
+    params = type(PARAMS).model_validate(PARAMS.model_dump() | changed)
+    with pytest.raises(
+        ParamsError, match=r"allows no parameter to be tuned on it, and the weight of the text would be"
+    ):
+        params.refuse_selection("the weight of the text would be chosen on it")
+    PARAMS.refuse_selection("anything")  # the default allows it
+
+
+@pytest.mark.parametrize("name", sorted(PARAMS.datasets))
+def test_every_dataset_card_pins_what_it_takes_from_the_hub_and_names_known_classes(name: str) -> None:
+    card = PARAMS.datasets[name]
+    parts = [card.queries, card.distractors] if isinstance(card, ComposedCard) else [card]
+    for part in parts:
+        assert not isinstance(part, HubFiles) or part.revision or part.source
+        assert not isinstance(part, ImageNetCard) or read_classes(part.classes)
+    if card.keep is not None and card.keep.classes is not None:
+        assert read_classes(card.keep.classes)
+
+
+def test_the_datasets_of_all_source_projects_have_cards() -> None:
+    wanted = (
+        "coco coco-karpathy flickr30k flickr8k imagenet-vehicles imagenet-vehicles-wordnet objectnet roco imageclef"
+    )
+    assert set(f"{wanted} my-folder my-shards vehicles scenes-vehicles".split()) <= set(PARAMS.datasets)
+    assert {card.adapter for card in PARAMS.datasets.values()} == set(datasets.CLASSES)
 
 
 @pytest.mark.parametrize("name", sorted(PARAMS.datasets))

@@ -15,7 +15,6 @@ import polars as pl
 import pytest
 from markupsafe import escape
 
-from stages.rank import search, write_pool
 from tests.tiny import jpegs, write_shards
 from twinlens.evaluation import Pool, measure_all_runs
 from twinlens.gates import Gates
@@ -23,6 +22,7 @@ from twinlens.params import EvaluateParams, RankParams, ReportParams, read_param
 from twinlens.report import charts, galleries, mistakes
 from twinlens.report.page import Sources, render
 from twinlens.reporting import quality_cost_rows
+from twinlens.searching import search, write_pool
 from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED
 from twinlens.tasks import Vectors, build
 

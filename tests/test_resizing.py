@@ -79,6 +79,14 @@ def test_the_index_says_what_the_shards_hold(tmp_path: Path) -> None:
         assert simplejpeg.decode_jpeg(jpeg).shape == (row["height"], row["width"], 3)
 
 
+def test_each_usable_picture_has_the_perceptual_hash_of_its_pixels_before_shrinking(tmp_path: Path) -> None:
+    made = resized(MIXED, tmp_path)
+    assert made.hashes["image_id"].to_list() == made.index["image_id"].to_list()
+    assert all(len(value) == 32 for value in made.hashes["perceptual_hash"])
+    assert made.hashes["perceptual_hash"].n_unique() == 4
+    tables.conform(made.hashes, tables.HASHES, "hashes")
+
+
 def test_a_plain_picture_lies_in_the_shard_byte_by_byte_and_a_larger_one_shrunken(tmp_path: Path) -> None:
     index = resized(MIXED, tmp_path).index
     held = dict(tables.iter_pixels(tmp_path, index))

@@ -13,15 +13,31 @@ PIPELINE = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"
 # What moves bytes, logs or checks, but decides no result: no stage depends on it.
 PLUMBING = {
     f"twinlens/{name}.py"
-    for name in ("__init__", "cards", "costs", "errors", "fetch", "params", "paths", "progress", "scratch")
+    for name in (
+        "__init__",
+        "cards",
+        "costs",
+        "dataset_cards",
+        "errors",
+        "fetch",
+        "hub",
+        "params",
+        "paths",
+        "progress",
+        "scratch",
+    )
 } | {"stages/__init__.py", "stages/runner.py"}
 
 PURE = (
+    "datacard",
+    "distractors",
+    "duplicates",
     "filtering",
     "fusion",
     "gates",
     "grouping",
     "intervals",
+    "keeping",
     "measures",
     "probes",
     "naming",
@@ -78,6 +94,14 @@ def test_a_stage_depends_on_all_the_code_that_decides_its_output(stage: str) -> 
 @pytest.mark.parametrize("stage", ["train", "embed"])
 def test_the_stages_that_load_encoders_by_the_family_of_a_card_depend_on_all_families(stage: str) -> None:
     assert "twinlens/encoders" in PIPELINE[stage]["deps"]
+
+
+@pytest.mark.parametrize("stage", ["download", "filter", "resize"])
+def test_the_stages_that_load_an_adapter_by_its_cards_name_depend_on_what_all_adapters_import(stage: str) -> None:
+    deps = [Path(dep) for dep in PIPELINE[stage]["deps"]]
+    reached = {path for file in Path("twinlens/datasets").glob("*.py") for path in reached_from(file)}
+    needed = {path for path in reached if path.as_posix() not in PLUMBING}
+    assert not {p for p in needed if not any(dep == p or dep in p.parents for dep in deps)}
 
 
 @pytest.mark.parametrize("stage", PIPELINE)

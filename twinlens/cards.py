@@ -213,34 +213,3 @@ class CaptionerCard(Weights):
         elif not any(sources):
             raise ValueError("name a source: `hub`, `checkpoint`, or `architecture` with `train`")
         return self
-
-
-# ---------------------------------------------------------------- datasets
-
-
-class ScenesCard(Card):
-    """Pictures drawn by the project itself."""
-
-    adapter: Literal["scenes"]
-    seed: int = 0
-    train: PositiveInt
-    val: PositiveInt
-    test: PositiveInt
-    side_px: Annotated[int, Field(ge=32, le=1024)] = 128
-    pool: Literal["all", "train", "val", "test"] = "test"  # the pictures that are queries and items
-    licence: str | None = None
-
-
-class CocoCard(Card):
-    """COCO 2017 as its publishers ship it: zip archives of photos and of JSON annotations."""
-
-    adapter: Literal["coco"]
-    parts: list[Literal["train2017", "val2017"]] = Field(min_length=1)
-    source: str | None = None  # a folder or mirror that holds the archives; the publishers' site if absent
-    verify: bool = True  # against the publishers' sizes and SHA-256; a folder of your own may hold a subset
-    pool: Literal["all", "train", "val"] = "all"
-    pool_size: PositiveInt | None = None  # pictures that the pool should hold; a gate compares
-    licence: str | None = None
-
-
-DatasetCard = Annotated[ScenesCard | CocoCard, Field(discriminator="adapter")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
+import os
 import re
 import shutil
 import time
@@ -29,6 +30,7 @@ CHUNK = 1 << 16  # at most this much of what came is lost when a connection brea
 TIMEOUT_S = (10, 60)  # to connect, and between two pieces
 ATTEMPTS = 5
 FIRST_WAIT_S = 1.0  # doubled after each attempt
+OFFLINE = ("TWINLENS_OFFLINE", "HF_HUB_OFFLINE")
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -44,6 +46,11 @@ class Wanted:
 def is_url(source: str) -> bool:
     """Whether a `source` of a card is an address rather than a folder."""
     return urlsplit(source).scheme in ("http", "https")
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids any request: TWINLENS_OFFLINE, or the hub client's HF_HUB_OFFLINE."""
+    return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in OFFLINE)
 
 
 def download(wanted: Wanted, url: str, folder: Path, *, advice: str = "") -> Path:
@@ -67,6 +74,8 @@ def download(wanted: Wanted, url: str, folder: Path, *, advice: str = "") -> Pat
                 return final
             log.warning("%s has %d bytes, not %d: fetching it again", final, final.stat().st_size, wanted.size)
             final.unlink()
+        if is_offline():
+            raise FetchError(f"offline, and {wanted.name} is not here: place it into {folder}, from {url}.{advice}")
         part = folder / f"{wanted.name}.part"
         try:
             _fetch_with_patience(wanted, url, part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ class RawImage:
     file: str
     split: str
     labels: tuple[str, ...]
+    distractor: bool = False  # in the pool to be told apart from others: needs no caption and no label
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,17 @@ class RawCaption:
     text: str
 
 
+Drop = tuple[str, str, str, str]  # kind (image or caption), id, rule, reason: a row of table DROPPED
+
+
 @dataclass(frozen=True)
 class Annotations:
     """Everything a dataset's files say of its pictures."""
 
     images: list[RawImage]
     captions: list[RawCaption]
+    dropped: list[Drop] = field(default_factory=list)  # what the files hold and the adapter cannot use
+    captioned: bool = True  # whether pictures of this dataset have captions at all
 
 
 @dataclass
@@ -52,31 +59,36 @@ class Kept:
 def apply_rules(annotations: Annotations, params: FilterParams) -> Kept:
     """Keep what can be used; list the rest with the rule that dropped it.
 
+    `require_caption` is not asked of a dataset that has no captions at all, nor of distractors; what
+    needs captions is left out later, task by task.
+
     Raises:
         DataError: nothing is left, or a split has an unknown name.
     """
-    dropped: list[tuple[str, str, str, str]] = []
+    dropped: list[Drop] = [_readable(drop) for drop in annotations.dropped]
     images = _unique_images(annotations.images, dropped)
+    found = Counter(kind for kind, *_ in annotations.dropped)
+    found.update(image=len(annotations.images), caption=len(annotations.captions))
     captions = _usable_captions(annotations.captions, images, dropped)
     described = {image_id for image_id, _ in captions}
     kept = []
     for image in images.values():
-        if params.require_caption and image.image_id not in described:
+        if image.distractor:
+            kept.append(image)
+        elif params.require_caption and annotations.captioned and image.image_id not in described:
             dropped.append(("image", image.image_id, "require_caption", "no usable caption"))
         elif params.require_label and not image.labels:
             dropped.append(("image", image.image_id, "require_label", "no labelled object"))
         else:
             kept.append(image)
     if not kept:
-        raise DataError(
-            f"no picture of {len(annotations.images)} is left after filtering; the first drops: {dropped[:3]}"
-        )
+        raise DataError(f"no picture of {found['image']} is left after filtering; the first drops: {dropped[:3]}")
     kept_ids = {image.image_id for image in kept}
     orphans = [image_id for image_id, _ in captions if image_id not in kept_ids]
     dropped += [("caption", image_id, "dropped_image", "its picture was dropped") for image_id in orphans]
     counts = {
-        "images": {"found": len(annotations.images), "kept": len(kept)},
-        "captions": {"found": len(annotations.captions), "kept": len(captions) - len(orphans)},
+        "images": {"found": found["image"], "kept": len(kept)},
+        "captions": {"found": found["caption"], "kept": len(captions) - len(orphans)},
     }
     return Kept(
         images=pl.DataFrame(
@@ -94,7 +106,12 @@ def apply_rules(annotations: Annotations, params: FilterParams) -> Kept:
     )
 
 
-def _unique_images(images: list[RawImage], dropped: list[tuple[str, str, str, str]]) -> dict[str, RawImage]:
+def _readable(drop: Drop) -> Drop:
+    kind, name, rule, reason = drop
+    return kind, printable(name), rule, printable(reason)
+
+
+def _unique_images(images: list[RawImage], dropped: list[Drop]) -> dict[str, RawImage]:
     unique: dict[str, RawImage] = {}
     for image in images:
         if image.split not in SPLITS:
@@ -112,7 +129,7 @@ def _unique_images(images: list[RawImage], dropped: list[tuple[str, str, str, st
 
 
 def _usable_captions(
-    captions: list[RawCaption], images: dict[str, RawImage], dropped: list[tuple[str, str, str, str]]
+    captions: list[RawCaption], images: dict[str, RawImage], dropped: list[Drop]
 ) -> list[tuple[str, str]]:
     usable = []
     for caption in captions:

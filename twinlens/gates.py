@@ -289,6 +289,8 @@ def promised_pool(card: Any) -> int | None:
     """The size of the pool by a dataset's card: said outright, or the sizes of the splits that it draws."""
     if (size := getattr(card, "pool_size", None)) is not None:
         return int(size)
+    if getattr(card, "keep", None) is not None:
+        return None  # what is kept is known only afterwards
     splits = [getattr(card, split, None) for split in ("train", "val", "test")]
     pool = getattr(card, "pool", "all")
     drawn = splits if pool == "all" else [getattr(card, pool, None)]

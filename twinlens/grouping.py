@@ -13,9 +13,9 @@ def group_images(
     """Join labels with the pictures that survived resizing and group the pool by object set.
 
     An object set is the set of kinds of objects in a picture, written as sorted names joined by
-    commas. Pictures of the pool without a label or a caption, or whose set is shared by fewer than
-    `min_group_size` such pictures, have none: they are neither query nor item of the object-set
-    task, whichever model is measured, but stay in the other tasks.
+    commas. Pictures of the pool without a label, or without a caption where others have one, or whose
+    set is shared by fewer than `min_group_size` such pictures, have none: they are neither query nor
+    item of the object-set task, whichever model is measured, but stay in the other tasks.
 
     Args:
         images: `image_id`, `split`, `labels` (table IMAGES).
@@ -35,7 +35,9 @@ def group_images(
     if not groups["in_pool"].any():
         splits = dict(groups["split"].value_counts().iter_rows())
         raise DataError(f"no usable picture in split '{pool}'; found {splits}. Choose another `pool` on the card")
-    described = pl.col("image_id").is_in(captions["image_id"].unique().implode())
+    with_caption = captions["image_id"].unique()
+    captioned = groups.filter("in_pool")["image_id"].is_in(with_caption.implode()).any()
+    described = pl.col("image_id").is_in(with_caption.implode()) if captioned else pl.lit(True)
     groups = groups.with_columns(searched=pl.col("in_pool") & (pl.col("object_set") != "") & described)
     size = pl.len().over("object_set", "searched")
     kept = pl.col("searched") & (size >= min_group_size)

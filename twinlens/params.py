@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from twinlens.cards import CaptionerCard, DatasetCard, ModelCard
+from twinlens.cards import CaptionerCard, ModelCard
+from twinlens.dataset_cards import DatasetCard
 from twinlens.errors import ParamsError, nearest
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # no dots: DVC splits keys on them; no +: `-S` refuses it in a key
@@ -41,11 +42,18 @@ class ResizeParams(Section):
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]  # of pictures that had to be written anew
     images_per_shard: PositiveInt
 
+    def at_most(self, shortest_side_px: int | None) -> Self:
+        """The same with a smaller limit, where a dataset's card gives one."""
+        given = [px for px in (self.shortest_side_px, shortest_side_px) if px is not None]
+        return self.model_copy(update={"shortest_side_px": min(given, default=None)})
+
 
 class GroupParams(Section):
     """What counts as the same thing."""
 
     min_group_size: Annotated[int, Field(ge=2)]  # an object set needs this many pictures to be searched for
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=64)] | None  # of 256; null: only exact ones are looked for
+    drop_duplicates: Literal["none", "leaks", "exact", "near"]  # near: exact ones too; leaks: the trained-on half
 
 
 class RankParams(Section):
@@ -130,6 +138,8 @@ class Params(Section):
             for card in cards:
                 if not NAME.fullmatch(card):
                     raise ValueError(f"{key}s: '{card}' is not a usable name; lower-case letters, digits, - and _ only")
+        if self.model_card.train is not None or self.captioner_card.train is not None:
+            self.refuse_selection("the model or captioner would be trained on it")
         if self.evaluate.ks != sorted(set(self.evaluate.ks)):
             raise ValueError(f"evaluate.ks: {self.evaluate.ks} must rise and hold no value twice")
         if self.evaluate.ks[-1] > self.rank.depth:
@@ -138,6 +148,21 @@ class Params(Section):
                 "the runs are not that deep; raise rank.depth"
             )
         return self
+
+    def refuse_selection(self, purpose: str) -> None:
+        """Refuse to tune anything on the active dataset where its licence forbids it; every selection asks here.
+
+        Args:
+            purpose: what would be chosen, in words.
+
+        Raises:
+            ParamsError: the dataset's card says `selection: never`.
+        """
+        if self.dataset_card.selection == "never":
+            raise ParamsError(
+                f"dataset '{self.dataset}' says `selection: never`: its licence ({self.dataset_card.licence}) allows "
+                f"no parameter to be tuned on it, and {purpose}. Choose on another dataset, then measure on this one"
+            )
 
     @property
     def dataset_card(self) -> DatasetCard:

@@ -41,6 +41,11 @@ def grouped(dataset: str) -> Path:
     return DATA / "grouped" / dataset
 
 
+def dataset_card(dataset: str) -> Path:
+    """What a dataset holds, in figures: small, and kept by git rather than DVC, so that a change shows in a diff."""
+    return METRICS / "datasets" / f"{dataset}.json"
+
+
 def captioned(dataset: str, captioner: str) -> Path:
     """Generated captions of the pool."""
     return DATA / "captioned" / dataset / captioner

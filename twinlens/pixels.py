@@ -43,6 +43,7 @@ class Prepared:
     width: int
     height: int
     mended: tuple[str, ...]  # what was out of the ordinary; empty for a plain picture
+    perceptual_hash: bytes = b""  # where one was asked for
 
 
 def prepare_jpeg(
@@ -53,6 +54,7 @@ def prepare_jpeg(
     max_megapixels: float,
     quality: int,
     name: str = "",
+    perceptual_hash: Callable[[np.ndarray], bytes] | None = None,
 ) -> Prepared:
     """Turn a picture file into an upright RGB JPEG whose shorter side is at most `shortest_side_px`.
 
@@ -66,15 +68,16 @@ def prepare_jpeg(
     if min(height, width) < min_side_px:
         raise BadPictureError(f"{width} x {height} px: a side is under {min_side_px} px")
     plain = header.format == "JPEG" and not mended
+    looked = perceptual_hash or (lambda _: b"")
     if shortest_side_px is not None and min(height, width) > shortest_side_px:
         picture = to_numpy(resize(to_tensor(picture), *scaled(height, width, shortest_side_px)))
         height, width = picture.shape[:2]
     elif plain:
-        return Prepared(raw, width, height, ())
+        return Prepared(raw, width, height, (), looked(picture))
     if max(height, width) > LONGEST_JPEG_PX:
         raise BadPictureError(f"{width} x {height} px: a JPEG's sides end at {LONGEST_JPEG_PX} px")
     jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=quality, colorsubsampling="444")
-    return Prepared(jpeg, width, height, mended)
+    return Prepared(jpeg, width, height, mended, looked(picture))
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import UInt8
 
 from twinlens import tables
+from twinlens.duplicates import HASHED_PX, perceptual_hash
 from twinlens.errors import DataError
 from twinlens.params import ResizeParams
-from twinlens.pixels import BadPictureError, Prepared, ahead, prepare_jpeg
+from twinlens.pixels import BadPictureError, Prepared, ahead, prepare_jpeg, resize, to_numpy, to_tensor
 from twinlens.progress import Progress
 
 
@@ -23,6 +26,7 @@ class Resized:
     """What became of the pictures."""
 
     index: pl.DataFrame  # table INDEX
+    hashes: pl.DataFrame  # table HASHES
     notes: pl.DataFrame  # table NOTES
 
 
@@ -44,6 +48,7 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
     """
     out.mkdir(parents=True, exist_ok=True)
     index: list[tuple[str, int, int, int, int, str]] = []
+    hashes: list[bytes] = []
     notes: list[tuple[str, bool, str]] = []
     shard: list[tuple[str, bytes]] = []
 
@@ -59,6 +64,7 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
                 max_megapixels=params.max_megapixels,
                 quality=params.jpeg_quality,
                 name=file,
+                perceptual_hash=hash_of,
             )
         except BadPictureError as bad:
             return image_id, str(bad)
@@ -79,6 +85,7 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
             notes += [(image_id, True, note) for note in made.mended]
             digest = hashlib.sha256(made.jpeg).hexdigest()
             index.append((image_id, number, len(shard), made.width, made.height, digest))
+            hashes.append(made.perceptual_hash)
             shard.append((image_id, made.jpeg))
             if len(shard) == params.images_per_shard:
                 flush(number)
@@ -91,5 +98,15 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
     columns = ["image_id", "shard", "row", "width", "height", "sha256"]
     return Resized(
         pl.DataFrame(index, schema=columns, orient="row"),
+        pl.DataFrame(
+            {"image_id": [row[0] for row in index], "perceptual_hash": hashes},
+            schema={"image_id": pl.String, "perceptual_hash": pl.Binary},
+        ),
         pl.DataFrame(notes, schema={"image_id": pl.String, "kept": pl.Boolean, "note": pl.String}, orient="row"),
     )
+
+
+def hash_of(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """The perceptual hash, shrunk by our own resize first: a quarter of the time of PIL's, the same bits or nearly."""
+    small = to_numpy(resize(to_tensor(picture), HASHED_PX, HASHED_PX))
+    return perceptual_hash(np.ascontiguousarray(small))

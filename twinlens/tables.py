@@ -35,8 +35,10 @@ IMAGES = _columns(
 )
 CAPTIONS = _columns(caption_id=_text, image_id=_text, text=_text)  # caption_id: "<image_id>#<n>", n from 0
 DROPPED = _columns(kind=_text, id=_text, rule=_text, reason=_text)  # kind: image or caption
+CLASSIFIED = _columns(image_id=_text, share=pa.float64())  # summed probability of the wanted classes; NaN: not opened
 PIXELS = _columns(image_id=_text, jpeg=pa.binary())
 INDEX = _columns(image_id=_text, shard=pa.int32(), row=pa.int32(), width=pa.int32(), height=pa.int32(), sha256=_text)
+HASHES = _columns(image_id=_text, perceptual_hash=pa.binary())  # beside INDEX, in its order
 NOTES = _columns(image_id=_text, kept=pa.bool_(), note=_text)  # mended (kept) or set aside (not)
 GROUPS = _columns(
     image_id=_text,
@@ -47,13 +49,26 @@ GROUPS = _columns(
     row=pa.int32(),
     sha256=_text,
 )
+DUPLICATES = _columns(
+    image_id=_text,
+    other_id=_text,  # the one that stands earlier in the dataset
+    kind=_text,  # exact: the same bytes after resizing; near: perceptual hashes that differ in few bits
+    bits=pa.int32(),
+    split=_text,
+    other_split=_text,
+    leak=pa.bool_(),  # one is trained on (train), the other evaluated on (val, test)
+    dropped_or_null=_text,  # the id of the two that was dropped for it
+)
 GENERATED = _columns(image_id=_text, text=_text)
 VECTORS = _columns(id=_text, image_id=_text)  # beside the rows of a `.npy` file, in their order
 QUERIES = _columns(query_id=_text, image_id=_text, group=_text, relevant=pa.int32())  # relevant: items of the group
 ITEMS = _columns(item_id=_text, group=_text)
 _id = pa.dictionary(pa.int32(), pa.string())
 RUN = _columns(query_id=_id, item_id=_id, rank=pa.int32(), score=pa.float32())  # rank from 1, best first
-FIRST_HITS = _columns(query_id=_text, rank=pa.int32())  # of the first relevant item, over the whole pool
+# rank as the run has it (beyond its depth: at least one more), in the whole pool and without its distractors
+FIRST_HITS = _columns(  # ranks of the first relevant item: in the whole pool, and in the pool without distractors
+    query_id=_text, rank=pa.int32(), rank_among_judged=pa.int32()
+)
 
 
 def write_table(table: pa.Table | pl.DataFrame, path: Path, schema: pa.Schema) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.web import Fault, Host
 from twinlens import fetch
-from twinlens.cards import CocoCard
+from twinlens.dataset_cards import CocoCard
 from twinlens.datasets import adapter, coco
 from twinlens.datasets.base import MISSING
 from twinlens.datasets.coco import Coco
@@ -361,6 +361,59 @@ def test_an_archive_that_was_exchanged_after_download_is_refused(name: str, fold
     with pytest.raises(DataError, match=rf"{name} .* is not the file that was recorded: `dvc repro -f download`"):
         made.annotations(raw)
         list(made.read_pictures(raw, ["val2017/000000000139.jpg"]))
+
+
+# ---------------------------------------------------------------- Karpathy's split
+
+
+def karpathy(folder: Path, photos: dict[int, str]) -> Coco:
+    listed = {"images": [{"cocoid": i, "split": s, "filename": "x.jpg", "sentences": []} for i, s in photos.items()]}
+    content = zipped({"dataset_coco.json": json.dumps(listed).encode(), "dataset_flickr8k.json": b"{}"})
+    place(folder, {"caption_datasets.zip": content})
+    card = {"adapter": "coco", "parts": ["val2017"], "source": str(folder), "verify": False, "split": "karpathy"}
+    return Coco(CocoCard.model_validate(card | {"pool": "test"}))
+
+
+def test_karpathys_split_replaces_the_archives_and_restval_counts_as_train(folder: Path, raw: Path) -> None:
+    made = karpathy(folder, {139: "restval", 285: "test", 632: "val", 7: "train"})
+    assert made.download(raw) == 3
+    found = made.annotations(raw)
+    assert [(i.image_id, i.split) for i in found.images] == [
+        ("000000000139", "train"), ("000000000285", "test"), ("000000000632", "val"),
+    ]  # fmt: skip
+    assert list(made.read_pictures(raw, [found.images[1].file])) == [jpeg(285)]
+
+
+def test_a_photo_in_no_split_of_karpathys_is_a_listed_drop(folder: Path, raw: Path) -> None:
+    made = karpathy(folder, {139: "train", 285: "test"})
+    made.download(raw)
+    kept = apply_rules(made.annotations(raw), FilterParams(require_caption=False, require_label=False))
+    assert ("image", "000000000632", "no_split") in kept.dropped.select("kind", "id", "rule").rows()
+    assert kept.counts["images"] == {"found": 3, "kept": 2}
+
+
+def test_without_karpathys_file_one_error_names_it(folder: Path, raw: Path) -> None:
+    made = karpathy(folder, {})
+    (folder / "caption_datasets.zip").unlink()
+    with pytest.raises(
+        FetchError, match=r"caption_datasets.zip is not there. The dataset's card names the folder; it "
+    ):
+        made.download(raw)
+    place(folder, {"caption_datasets.zip": zipped({"other.json": b"{}"})})
+    made.download(raw)
+    with pytest.raises(DataError, match=r"dataset_coco.json is not there or not as Karpathy wrote it"):
+        made.annotations(raw)
+
+
+def test_offline_all_missing_archives_are_named_with_their_sizes_and_place(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TWINLENS_OFFLINE", "1")
+    with pytest.raises(FetchError) as caught:
+        dataset(None, verify=True).download(raw)
+    message = str(caught.value)
+    assert "annotations_trainval2017.zip (252,907,541 bytes), val2017.zip (815,585,330 bytes)" in message
+    assert str(tmp_path / "downloads" / "coco") in message
 
 
 # ---------------------------------------------------------------- a mirror

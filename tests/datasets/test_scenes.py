@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
-from twinlens.cards import ScenesCard
+from twinlens.dataset_cards import ScenesCard
 from twinlens.datasets import adapter, scenes
 from twinlens.datasets.base import MISSING
 from twinlens.datasets.drawing import BACKGROUNDS, COLOURS, OBJECTS, Thing, draw_scene

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twinlens.cards import ScenesCard
+from twinlens.dataset_cards import ScenesCard
 from twinlens.datasets.scenes import Scenes
 from twinlens.filtering import apply_rules
 from twinlens.grouping import group_images

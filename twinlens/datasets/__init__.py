@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from twinlens.cards import CocoCard, DatasetCard, ScenesCard
+from importlib import import_module
+
+from twinlens.dataset_cards import DatasetCard
 from twinlens.datasets.base import DatasetAdapter
-from twinlens.datasets.coco import Coco
-from twinlens.datasets.scenes import Scenes
+
+CLASSES = {
+    "scenes": "Scenes",
+    "coco": "Coco",
+    "flickr30k": "Flickr30k",
+    "flickr8k": "Flickr8k",
+    "hub": "Hub",
+    "imagenet": "ImageNet",
+    "objectnet": "ObjectNet",
+    "imageclef": "ImageClef",
+    "folder": "Folder",
+    "webdataset": "WebDataset",
+    "composed": "Composed",
+}
 
 
 def adapter(card: DatasetCard) -> DatasetAdapter:
-    """The adapter that a card asks for."""
-    match card:
-        case ScenesCard():
-            return Scenes(card)
-        case CocoCard():
-            return Coco(card)
+    """The adapter that a card asks for; its module bears the card's `adapter` as its name."""
+    made: DatasetAdapter = getattr(import_module(f"{__name__}.{card.adapter}"), CLASSES[card.adapter])(card)
+    return made

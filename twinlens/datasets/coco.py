@@ -9,23 +9,20 @@ boxes. The publishers give no digests; those below were published by others who 
 from __future__ import annotations
 
 import json
-import logging
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from twinlens import paths
-from twinlens.cards import CocoCard
-from twinlens.datasets.base import MISSING
-from twinlens.errors import DataError, FetchError
-from twinlens.fetch import Wanted, download, is_url, sha256_of
-from twinlens.filtering import Annotations, RawCaption, RawImage
-from twinlens.scratch import digest, publishing
-
-log = logging.getLogger("twinlens")
+from twinlens.dataset_cards import CocoCard
+from twinlens.datasets.files import Files
+from twinlens.datasets.trees import Trees
+from twinlens.errors import DataError
+from twinlens.fetch import Wanted
+from twinlens.filtering import Annotations, Drop, RawCaption, RawImage
 
 SITE = "http://images.cocodataset.org"  # its https certificate is for another name
 ANNOTATIONS = Wanted(
@@ -48,6 +45,9 @@ PHOTOS = {
 ADDRESSES = {ANNOTATIONS.name: f"{SITE}/annotations/{ANNOTATIONS.name}"} | {
     photos.name: f"{SITE}/zips/{photos.name}" for photos in PHOTOS.values()
 }
+
+KARPATHY = Wanted("caption_datasets.zip")  # its publisher gives neither size nor digest
+KARPATHY_ADDRESS = f"https://cs.stanford.edu/people/karpathy/deepimagesent/{KARPATHY.name}"
 
 
 class Photo(msgspec.Struct):
@@ -72,6 +72,19 @@ class Category(msgspec.Struct):
     name: str
 
 
+class KarpathyPhoto(msgspec.Struct):
+    """An entry of `images` in dataset_coco.json."""
+
+    cocoid: int
+    split: str
+
+
+class KarpathyFile(msgspec.Struct):
+    """What is read of dataset_coco.json: which photo is in which split (Karpathy & Fei-Fei 2015)."""
+
+    images: list[KarpathyPhoto]
+
+
 class CocoFile(msgspec.Struct):
     """The parts of a COCO annotation file that are read here; polygons and the rest are skipped."""
 
@@ -88,91 +101,59 @@ class Coco:
 
     def download(self, raw: Path) -> int:
         """Fetch the archives (or find them in the card's folder) and record what they are."""
-        files = []
-        for wanted in self._wanted():
-            path = self._fetch(wanted)
-            _check_archive(path)
-            found = sha256_of(path)
-            as_published = found == wanted.sha256
-            if not as_published:
-                if self.card.verify:
-                    raise FetchError(
-                        f"{path} has SHA-256 {found}, the published archive {wanted.sha256}. If it is a subset of "
-                        "your own, say so on the card with `verify: false`; if not, fetch it again"
-                    )
-                log.warning("%s is not the published archive: %s bytes", path, f"{path.stat().st_size:,}")
-            files.append(
-                {"file": wanted.name, "bytes": path.stat().st_size, "sha256": found, "as_published": as_published}
-            )
-        with publishing(raw) as draft:
-            manifest = {"parts": list(self.card.parts), "files": files}
-            (draft / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-        return len(files)
+        return self._files().record(raw, parts=list(self.card.parts))
 
     def annotations(self, raw: Path) -> Annotations:
         """Photos with the names of their boxes' categories, and captions in file order."""
         images: list[RawImage] = []
         captions: list[RawCaption] = []
-        with zipfile.ZipFile(self._archive(raw, ANNOTATIONS)) as archive:
+        dropped: list[Drop] = []
+        karpathy = self._karpathy_splits(raw) if self.card.split == "karpathy" else None
+        with zipfile.ZipFile(self._files().path(raw, ANNOTATIONS.name)) as archive:
             for part in self.card.parts:
                 described = _read_json(archive, f"annotations/captions_{part}.json")
                 boxes = _read_json(archive, f"annotations/instances_{part}.json")
                 labels = _labels(boxes, part)
-                split = part.removesuffix("2017")
+                published = part.removesuffix("2017")
                 for photo in described.images:
                     file = f"{part}/{photo.file_name}"
+                    split = published if karpathy is None else karpathy.get(photo.id)
+                    if split is None:
+                        dropped.append(
+                            ("image", _image_id(photo.id), "no_split", f"{file} is in no split of Karpathy's")
+                        )
+                        continue
                     images.append(RawImage(_image_id(photo.id), file, split, tuple(sorted(labels.get(photo.id, ())))))
                 captions += [RawCaption(_image_id(entry.image_id), entry.caption) for entry in described.annotations]
-        return Annotations(images, captions)
+        return Annotations(images, captions, dropped)
 
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
         """JPEG bytes from the archives, or why there are none."""
-        archives: dict[str, zipfile.ZipFile] = {}
-        try:
+        own = self._files()
+        with Trees() as trees:
             for file in files:
                 part = file.split("/", 1)[0]
-                if part not in archives:
-                    archives[part] = zipfile.ZipFile(self._archive(raw, PHOTOS[part]))
-                yield _read_member(archives[part], file)
-        finally:
-            for archive in archives.values():
-                archive.close()
+                yield trees.at(part, partial(own.path, raw, PHOTOS[part].name)).read(file)
 
-    def _wanted(self) -> list[Wanted]:
-        return [ANNOTATIONS, *(PHOTOS[part] for part in self.card.parts)]
+    def _files(self) -> Files:
+        wanted = [ANNOTATIONS, *(PHOTOS[part] for part in self.card.parts)]
+        addresses = dict(ADDRESSES)
+        if self.card.split == "karpathy":
+            wanted.append(KARPATHY)
+            addresses[KARPATHY.name] = KARPATHY_ADDRESS
+        return Files("coco", wanted, self.card.source, addresses, verify=self.card.verify)
 
-    def _fetch(self, wanted: Wanted) -> Path:
-        source = self.card.source
-        if source is not None and not is_url(source):
-            path = paths.expand(source) / wanted.name
-            if not path.is_file():
-                names = ", ".join(file.name for file in self._wanted())
-                raise FetchError(f"{path} is not there. The dataset's card names the folder; it must hold {names}")
-            return path
-        url = ADDRESSES[wanted.name] if source is None else f"{source.rstrip('/')}/{wanted.name}"
-        if not self.card.verify:
-            wanted = Wanted(wanted.name)
-        return download(wanted, url, self._downloads(), advice=self._ways_on())
-
-    def _archive(self, raw: Path, wanted: Wanted) -> Path:
-        """Where an archive lies: fetched again if it has gone, refused if it is no longer the one recorded."""
-        recorded = {file["file"]: file for file in json.loads((raw / "manifest.json").read_text())["files"]}
-        path = self._fetch(wanted)
-        size = path.stat().st_size
-        if wanted.name not in recorded or recorded[wanted.name]["bytes"] != size:
-            raise DataError(f"{path} ({size:,} bytes) is not the file that was recorded: `dvc repro -f download`")
-        return path
-
-    def _downloads(self) -> Path:
-        source = self.card.source
-        return paths.downloads() / ("coco" if source is None else f"coco-{digest([source])[:8]}")
-
-    def _ways_on(self) -> str:
-        names = ", ".join(file.name for file in self._wanted())
-        return (
-            f" Two ways on: put {names} into a folder and name it, or name a mirror that serves them, "
-            "as `source` on the dataset's card, for example `-S datasets.coco.source=/data/coco`"
-        )
+    def _karpathy_splits(self, raw: Path) -> dict[int, str]:
+        """Karpathy's split of every photo, by id; his `restval` counts as train, as he and everyone after used it."""
+        path = self._files().path(raw, KARPATHY.name)
+        with zipfile.ZipFile(path) as archive:
+            try:
+                listed = msgspec.json.decode(archive.read("dataset_coco.json"), type=KarpathyFile)
+            except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, ValueError) as error:
+                raise DataError(
+                    f"{path}: dataset_coco.json is not there or not as Karpathy wrote it: {error}"
+                ) from None
+        return {photo.cocoid: {"restval": "train"}.get(photo.split, photo.split) for photo in listed.images}
 
 
 def _image_id(number: int) -> str:
@@ -187,14 +168,6 @@ def _labels(boxes: CocoFile, part: str) -> dict[int, set[str]]:
             raise DataError(f"instances_{part}.json: image {box.image_id} has category {box.category_id}, not listed")
         labels.setdefault(box.image_id, set()).add(names[box.category_id])
     return labels
-
-
-def _check_archive(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise FetchError(f"{path} is not a whole zip archive ({error}): remove it and run again") from None
 
 
 def _read_json(archive: zipfile.ZipFile, name: str) -> CocoFile:
@@ -213,12 +186,3 @@ def _read_json(archive: zipfile.ZipFile, name: str) -> CocoFile:
             return msgspec.convert(json.loads(raw.decode("utf-8", "surrogateescape")), type=CocoFile)
     except ValueError as error:
         raise DataError(f"{archive.filename}: {name} is not as COCO writes it: {error}") from None
-
-
-def _read_member(archive: zipfile.ZipFile, name: str) -> bytes | str:
-    try:
-        return archive.read(name)
-    except KeyError:
-        return MISSING
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        return f"damaged in the archive: {error}"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from twinlens import paths
+from twinlens import hub, paths
 from twinlens.cards import Weights
 from twinlens.errors import DataError, FetchError
 from twinlens.fetch import sha256_of
@@ -94,69 +94,13 @@ def hub_weights(repo: str, revision: str | None, weights: Sequence[str], others:
     raise DataError(f"{repo}, as copied to {folder}, holds none of {', '.join(weights)}")
 
 
-def hub_folder(repo: str, revision: str | None, patterns: list[str]) -> Path:
-    """A local copy of the wanted files of a hub repository, from the cache where they are there.
-
-    Args:
-        repo: `owner/name`.
-        revision: a commit; without one, whatever the hub serves today.
-        patterns: file names, with wildcards.
+def hub_folder(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """A local copy of the wanted files of a hub repository of weights, see `twinlens.hub`.
 
     Raises:
         FetchError: the hub cannot be reached, has no such repository or wants its terms accepted.
     """
-    from huggingface_hub import snapshot_download
-
-    refusal = _refusal(repo, revision)
-    try:
-        found = snapshot_download(
-            repo, revision=revision, allow_patterns=patterns, local_files_only=refusal is not None
-        )
-    except Exception as error:  # of the hub's client, of the HTTP library below it, or of the disk
-        raise FetchError(_explained(refusal or error, repo, revision, reached=refusal is None)) from None
-    return Path(found)
-
-
-def _refusal(repo: str, revision: str | None) -> Exception | None:
-    """Why the hub will not hand out a repository; None where it may.
-
-    Asked once and with a limit, because `snapshot_download` asks six times with pauses (23 seconds where
-    connections are refused) and without one (no end was seen where packets are dropped).
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        HfApi().model_info(repo, revision=revision, timeout=HUB_ANSWERS_IN_S)
-    except HfHubHTTPError as error:
-        busy = error.response.status_code == 429 or error.response.status_code >= 500
-        return None if busy else error  # `snapshot_download` has the patience
-    except Exception as error:  # no connection, no answer in time, offline mode, a name that is none
-        return error
-    return None
-
-
-def _explained(error: Exception, repo: str, revision: str | None, reached: bool) -> str:
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
-    at = f"{repo} at revision {revision}" if revision else repo
-    if isinstance(error, GatedRepoError):
-        return f"{repo} asks for its terms to be accepted: do so at https://huggingface.co/{repo}, then `hf auth login`"
-    if isinstance(error, RevisionNotFoundError):
-        return f"the hub has no {at}: `revision` is the full hash of one of the repository's commits"
-    if isinstance(error, RepositoryNotFoundError):
-        return f"the hub has no {repo}, or it is private: check the name on the card, or `hf auth login`"
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    what = (
-        "could not be had from the hub"
-        if reached or isinstance(error, HfHubHTTPError)
-        else "is not in the local cache, and the hub cannot be reached"
-    )
-    return (
-        f"{at} {what}: {lines[0].rstrip('.')}. "
-        "Two ways on: fetch it elsewhere and name the folder or file as `checkpoint` on the card, "
-        "or name a mirror in the environment, HF_ENDPOINT=https://..."
-    )
+    return hub.hub_folder(repo, revision, patterns, answers_in_s=HUB_ANSWERS_IN_S)
 
 
 def identity(path: Path) -> dict[str, Any]:
