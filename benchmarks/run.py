@@ -68,7 +68,7 @@ def measure(section: str, options: argparse.Namespace) -> list[Row]:
         case "neighbours":
             rows = module.neighbours(20_000, 768, 10, rounds)
         case "memory":
-            rows = module.run(2_000, 5)
+            rows = module.run(1_000, 5)
         case "scale":
             rows = module.run(options.pictures)
         case _ if torch.cuda.is_available() or options.small:

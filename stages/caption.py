@@ -80,7 +80,11 @@ def _key(card: CaptionerCard, weights: Path, pool: pl.DataFrame, placement: Plac
         placement=placement.name,
         libraries=[torch.__version__, transformers.__version__],
         code=code_digest(
-            "pixels.py", "captioners/transformers.py", "captioners/caption.py", "encoders/image_processor.py"
+            "pixels.py",
+            "captioners/transformers.py",
+            "captioners/caption.py",
+            "encoders/base.py",
+            "encoders/image_processor.py",
         ),
     )
 

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
-
-import numpy as np
-import polars as pl
 
 from stages.runner import run_stage
 from twinlens import paths, tables
 from twinlens.costs import Cost
-from twinlens.distractors import hit_ranks, judged_items
 from twinlens.errors import DataError
-from twinlens.neighbours import Neighbours, nearest
+from twinlens.gates import Gates
 from twinlens.params import read_params
 from twinlens.placement import place
-from twinlens.progress import Progress
-from twinlens.runs import RunWriter
 from twinlens.scratch import publishing
+from twinlens.searching import check_vectors, read_vectors, search, write_pool
 from twinlens.sources import IMAGES, TEXTS
-from twinlens.tasks import Task, Vectors, build, check_unit_rows
+from twinlens.tasks import build
 
 log = logging.getLogger("twinlens")
 
@@ -29,14 +23,12 @@ log = logging.getLogger("twinlens")
 def main(dataset: str, model: str) -> None:
     """Write, for each task, its queries and items and a run per retriever."""
     params = read_params()
-    placement = place(params.compute.device)
+    placement, gates = place(params.compute.device), Gates(params.gates)
     cost, searched = Cost(placement.device.type), 0
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
-    sources = {
-        name: read_vectors(paths.embedded(dataset, model), name)
-        for name in (IMAGES, *TEXTS)
-        if (paths.embedded(dataset, model) / f"{name}.npy").exists()
-    }
+    vectors = paths.embedded(dataset, model)
+    sources = {n: read_vectors(vectors, n) for n in (IMAGES, *TEXTS) if (vectors / f"{n}.npy").exists()}
+    check_vectors(gates, sources, vectors)
     tasks = build(sources, groups, params.rank, joint=params.models[model].joint is not None)
     if not tasks:
         raise DataError(
@@ -45,73 +37,15 @@ def main(dataset: str, model: str) -> None:
         )
     with publishing(paths.ranked(dataset, model)) as draft:
         for task in tasks:
-            folder = draft / task.name
-            write_pool(task, folder)
+            write_pool(task, draft / task.name)
             for retriever in task.retrievers:
-                search(task, retriever, params.rank.depth, str(placement.device), folder)
+                search(task, retriever, params.rank.depth, str(placement.device), draft / task.name, gates)
                 searched += len(task.query_ids)
-        split = {"split": params.datasets[dataset].pool}
-        (draft / "pool.json").write_text(json.dumps(split) + "\n")
+        pictures = groups.filter("in_pool")["sha256"]
+        pool = {"split": params.datasets[dataset].pool, "duplicates": len(pictures) - pictures.n_unique()}
+        (draft / "pool.json").write_text(json.dumps(pool) + "\n")
+        gates.write(draft / "gates.json")
     cost.write(paths.cost("rank", dataset, model), items=searched)
-
-
-def read_vectors(folder: Path, name: str) -> Vectors:
-    """The vectors of one source, mapped rather than read, and checked."""
-    ids = tables.read_table(folder / f"{name}.parquet", tables.VECTORS)
-    rows = np.load(folder / f"{name}.npy", mmap_mode="r")
-    check_unit_rows(rows, ids["id"].to_list(), name)
-    return Vectors(ids["id"].to_list(), ids["image_id"].to_list(), rows)
-
-
-def write_pool(task: Task, folder: Path) -> None:
-    """Who searches what: enough, with a run, to compute any measure."""
-    names = np.array(task.group_names, dtype=object)
-    queries = {
-        "query_id": task.query_ids,
-        "image_id": task.query_images,
-        "group": names[task.query_groups].tolist(),
-        "relevant": task.relevant_counts(),
-    }
-    items = {"item_id": task.item_ids, "group": names[task.item_groups].tolist()}
-    tables.write_table(pl.DataFrame(queries), folder / "queries.parquet", tables.QUERIES)
-    tables.write_table(pl.DataFrame(items), folder / "items.parquet", tables.ITEMS)
-
-
-def search(task: Task, retriever: str, depth: int, device: str, folder: Path) -> None:
-    """Write the run of one retriever, and the rank of every query's first hit, also without distractors."""
-    queries, items = task.retrievers[retriever]()
-    wanted, groups = task.query_groups, task.item_groups
-    first_hits, ranks = [], []
-    with (
-        RunWriter(folder / "runs" / f"{retriever}.parquet", task.query_ids, task.item_ids) as run,
-        Progress(f"rank {task.name} by {retriever}", total=len(queries), unit="query") as bar,
-    ):
-        for found in nearest(
-            queries, items, depth, own_rows=task.own_rows, query_groups=wanted, item_groups=groups, device=device
-        ):
-            run.add(found.first_query, found.rows, found.scores)
-            assert found.first_hit is not None  # groups were given
-            first_hits.append(found.first_hit)
-            ranks.append(ranks_of(found, wanted, groups))
-            bar.add(len(found.rows))
-    hits = {"query_id": task.query_ids, "rank": np.concatenate(first_hits)}
-    tables.write_table(pl.DataFrame(hits), folder / "first_hits" / f"{retriever}.parquet", tables.FIRST_HITS)
-    whole = among = np.concatenate(ranks)
-    judged = judged_items(wanted, groups)
-    if not judged.all():
-        assert task.own_rows is None  # where queries are items, every item is a query
-        groups = groups[judged]
-        again = nearest(queries, items[judged], depth, query_groups=wanted, item_groups=groups, device=device)
-        among = np.concatenate([ranks_of(found, wanted, groups) for found in again])
-    table = {"query_id": task.query_ids, "rank": whole, "rank_among_judged": among}
-    tables.write_table(pl.DataFrame(table), folder / "hit_ranks" / f"{retriever}.parquet", tables.HIT_RANKS)
-
-
-def ranks_of(found: Neighbours, query_groups: np.ndarray, item_groups: np.ndarray) -> np.ndarray:
-    """The rank of the first hit of one block of queries."""
-    assert found.first_hit is not None
-    wanted = query_groups[found.first_query : found.first_query + len(found.rows)]
-    return hit_ranks(found.rows, found.first_hit, wanted, item_groups)
 
 
 if __name__ == "__main__":

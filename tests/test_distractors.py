@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from twinlens import tables
-from twinlens.distractors import curve, expected_hit, hit_ranks, judged_items, sizes
+from twinlens.distractors import curve, expected_hit, judged_items, sizes
 
 
 def test_the_ladder_holds_the_sizes_of_source_004() -> None:
@@ -68,7 +68,7 @@ def ranked(folder: Path, item_groups: list[str]) -> Path:
     )
     tables.write_table(pl.DataFrame(items), task / "items.parquet", tables.ITEMS)
     ranks = {"query_id": ["q1", "q2"], "rank": [1, 4], "rank_among_judged": [1, 2]}
-    tables.write_table(pl.DataFrame(ranks), task / "hit_ranks" / "image.parquet", tables.HIT_RANKS)
+    tables.write_table(pl.DataFrame(ranks), task / "first_hits" / "image.parquet", tables.FIRST_HITS)
     return folder
 
 
@@ -82,10 +82,3 @@ def test_the_curve_ends_at_what_the_whole_pool_gives(tmp_path: Path) -> None:
 
 def test_a_task_without_distractors_has_one_row(tmp_path: Path) -> None:
     assert [(row["distractors"], row["hit"]) for row in curve(ranked(tmp_path, ["a", "b"]), k=2)] == [(0, 1.0)]
-
-
-def test_a_hit_past_the_runs_end_is_never_counted_as_one_of_its_first() -> None:
-    rows = np.array([[3, 1], [0, 2], [4, 0]])  # runs of depth two over five items
-    first_hit = np.array([2, 1, 5])  # the second query's hit has the score of the two before it: counted as first
-    ranks = hit_ranks(rows, first_hit, np.array([1, 1, 2]), np.array([0, 1, 0, 2, 0]))
-    assert ranks.tolist() == [2, 3, 5]

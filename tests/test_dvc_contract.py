@@ -17,8 +17,8 @@ from tests.workspace import RAN, Workspace, clone
 
 pytestmark = pytest.mark.slow
 
-ALL = ["validate", "download", "filter", "resize", "group", "caption", "train", "embed", "rank", "evaluate"]
-OF_THE_MODEL = ["train", "embed", "rank", "evaluate"]
+ALL = ["validate", "download", "filter", "resize", "group", "caption", "train", "embed", "rank", "evaluate", "report"]
+OF_THE_MODEL = ["train", "embed", "rank", "evaluate", "report"]
 GUARD = "validate"  # checks params.yaml in a moment; it runs when one of the three names changes
 
 
@@ -70,8 +70,8 @@ def test_another_model_reruns_only_what_depends_on_it_and_switching_back_runs_no
     assert workspace.ran("dvc", "exp", "run", "-S", "model=clip-other") == []
 
 
-def test_changing_k_reruns_only_evaluate(workspace: Workspace) -> None:
-    assert workspace.ran("dvc", "exp", "run", "-S", "evaluate.ks=[1,3]") == ["evaluate"]
+def test_changing_k_reruns_only_evaluate_and_the_report(workspace: Workspace) -> None:
+    assert workspace.ran("dvc", "exp", "run", "-S", "evaluate.ks=[1,3]") == ["evaluate", "report"]
     measured = json.loads((workspace.folder / "metrics/retrieval.json").read_text())
     assert {"hit_at_1", "hit_at_3"} <= set(measured["object_sets"]["image"])
     assert "hit_at_10" not in measured["object_sets"]["image"]
@@ -79,7 +79,7 @@ def test_changing_k_reruns_only_evaluate(workspace: Workspace) -> None:
 
 def test_changing_the_captioner_reruns_only_caption_and_what_reads_captions(workspace: Workspace) -> None:
     ran = workspace.ran("dvc", "exp", "run", "-S", "captioner=none")
-    assert ran == [GUARD, "caption", "embed", "rank", "evaluate"]
+    assert ran == [GUARD, "caption", "embed", "rank", "evaluate", "report"]
     assert workspace.ran("dvc", "exp", "run", "-S", "captioner=blip-scenes") == []
 
 
@@ -109,6 +109,22 @@ def test_metrics_diff_between_two_models_is_one_table(workspace: Workspace) -> N
     whole = workspace.run("dvc", "metrics", "diff")
     assert "object_sets.image.ndcg_at_10" in whole
     assert "object_sets.image.map" in whole  # as published
+
+
+def test_two_models_are_compared_and_reported_from_what_the_pipeline_left(workspace: Workspace) -> None:
+    workspace.run("dvc", "exp", "run", "-n", "other", "-S", "model=clip-other")
+    workspace.run("git", "checkout", "-q", ".")
+    workspace.run("dvc", "checkout", "-q", "--force")
+    printed = json.loads(workspace.run("python", "-m", "twinlens", "compare", "HEAD", "other", "--format", "json"))
+    assert {(d["first"], d["second"]) for d in printed["differences"]} == {("HEAD", "other")}
+    assert len(printed["differences"]) == 6 + 3 + 3
+    intervals = json.loads((workspace.folder / "metrics/intervals.json").read_text())
+    means = json.loads((workspace.folder / "metrics/retrieval.json").read_text())
+    found = intervals["caption_to_image"]["image"]["hit_at_10"]
+    assert found["low"] <= means["caption_to_image"]["image"]["hit_at_10"] <= found["high"]
+    assert json.loads((workspace.folder / "metrics/gates.json").read_text())["warnings"] >= 0
+    assert (workspace.folder / "report/index.html").read_text().count("<img ") > 500
+    assert "files below out" in workspace.run("python", "-m", "twinlens", "export", "out")
 
 
 def test_a_queued_sweep_runs_and_exp_show_has_a_row_for_each(workspace: Workspace) -> None:
@@ -149,7 +165,7 @@ def test_plots_draw_measures_against_k_and_quality_against_cost(workspace: Works
 
 def test_costs_are_recorded_by_stage_and_by_tower(finished: Workspace) -> None:
     costs = json.loads((finished.folder / "metrics/cost.json").read_text())
-    assert list(costs["stages"]) == ALL[1:]
+    assert list(costs["stages"]) == ALL[1:-1]
     for stage in costs["stages"].values():
         assert stage["seconds"] > 0
         assert stage["peak_host_mb"] > 10

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +11,16 @@ import polars as pl
 import pytest
 import pytrec_eval
 
-from stages.rank import search, write_pool
+from twinlens import tables
 from twinlens.errors import DataError
-from twinlens.evaluation import Pool, measure_run, tied_at
-from twinlens.params import EvaluateParams, RankParams
+from twinlens.evaluation import Pool, intervals_of, measure_all_runs, measure_run, tied_at
+from twinlens.gates import Gates
+from twinlens.params import EvaluateParams, RankParams, read_params
+from twinlens.searching import search, write_pool
 from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED
 from twinlens.tasks import Vectors, build
 
-PARAMS = EvaluateParams(ks=[1, 5, 10], referee_queries=5, seed=0)
+PARAMS = EvaluateParams(ks=[1, 5, 10], referee_queries=5, resamples=200, seed=0)
 COUNT = 60
 
 
@@ -47,7 +51,8 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in build(sources, groups, RankParams(depth=20, image_weight=0.5, seed=0), joint=True):
         write_pool(task, folder / task.name)
         for retriever in task.retrievers:
-            search(task, retriever, 20, "cpu", folder / task.name)
+            search(task, retriever, 20, "cpu", folder / task.name, Gates(read_params().gates))
+    (folder / "pool.json").write_text(json.dumps({"split": "test", "duplicates": 0}))
     return folder
 
 
@@ -128,3 +133,50 @@ def test_first_hits_of_other_queries_are_refused(ranked: Path, tmp_path: Path) -
     object.__setattr__(wrong, "queries", pool.queries.reverse())
     with pytest.raises(DataError, match="not the one expected"):
         measure_run(wrong, "image", PARAMS)
+
+
+def test_every_mean_has_an_interval_around_it(ranked: Path) -> None:
+    for task in ("object_sets", "caption_to_image"):
+        measured = measure_run(Pool.read(ranked / task), "image", PARAMS)
+        found = intervals_of(measured.per_query, PARAMS, macro=task == "object_sets")
+        assert found.keys() == measured.means.keys()
+        for name, interval in found.items():
+            assert interval.low is not None
+            assert interval.high is not None
+            assert interval.low <= measured.means[name] <= interval.high
+
+
+def test_queries_cluster_by_the_picture_that_they_are_about(ranked: Path) -> None:
+    captions = measure_run(Pool.read(ranked / "caption_to_image"), "image", PARAMS).per_query
+    assert captions["cluster"].to_list() == captions["image_id"].to_list()
+    assert captions["cluster"].n_unique() == COUNT
+    sets = measure_run(Pool.read(ranked / "object_sets"), "image", PARAMS).per_query
+    assert sets["cluster"].to_list() == sets["query_id"].to_list()
+
+
+def test_random_vectors_trip_the_gate_of_chance_and_are_all_written(ranked: Path, tmp_path: Path) -> None:
+    gates = Gates(read_params().gates)
+    results = measure_all_runs(ranked, "d", PARAMS, gates, tmp_path)
+    assert {found["gate"] for found in gates.found} == {"chance_level"}
+    assert results.intervals["object_sets"]["pool"] == {
+        "clustered_by": "image_id",
+        "clusters": COUNT,
+        "resamples": 200,
+        "level": 0.95,
+    }
+    assert set(results.intervals["object_sets"]["image"]["hit_at_1"]) == {"low", "high"}
+    pools = json.loads((tmp_path / "pools.json").read_text())
+    assert pools["caption_to_image"]["retrievers"] == ["caption_generated", "image", "image_and_caption_generated"]
+    strict = Gates(gates.params.model_copy(update={"chance_level": "error"}))
+    with pytest.raises(DataError, match=r"hit_at_10 lies between .* a random ranking at"):
+        measure_all_runs(ranked, "d", PARAMS, strict, tmp_path / "again")
+
+
+def test_a_run_in_which_queries_find_themselves_is_stopped(ranked: Path, tmp_path: Path) -> None:
+    shutil.copytree(ranked, tmp_path / "ranked")
+    path = tmp_path / "ranked/object_sets/runs/image.parquet"
+    run = pl.read_parquet(path).cast({"query_id": pl.String, "item_id": pl.String})
+    run = run.with_columns(item_id=pl.when(pl.col("rank") == 1).then("query_id").otherwise("item_id"))
+    tables.write_table(run, path, tables.RUN)
+    with pytest.raises(DataError, match="object_sets, image: 60 of 60 queries found themselves"):
+        measure_all_runs(tmp_path / "ranked", "d", PARAMS, Gates(read_params().gates), tmp_path / "out")

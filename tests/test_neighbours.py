@@ -124,3 +124,10 @@ def test_the_tolerance_covers_the_float32_error_of_the_product() -> None:
     queries, pool = vectors(200, 768, 10), vectors(3000, 768, 11)
     error = np.abs((queries @ pool.T).astype(np.float64) - queries.astype(np.float64) @ pool.astype(np.float64).T)
     assert error.max() < neighbours.float32_error(768) / 4
+
+
+def test_a_first_hit_past_the_end_is_past_it_also_where_its_score_ties_with_the_last() -> None:
+    rows = np.ones((5, 4), dtype=np.float32) / 2
+    (block,) = nearest(rows[:1], rows, 2, query_groups=np.array([1]), item_groups=np.array([0, 0, 0, 0, 1]))
+    assert block.first_hit is not None
+    assert block.first_hit.tolist() == [3]  # no item scores higher, but two stand before it in the run

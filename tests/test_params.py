@@ -67,6 +67,9 @@ def refused(tmp_path: Path, change: dict[str, Any]) -> str:
         ({"models.clip-scenes.train": None}, "needs `train` or a `checkpoint`"),
         ({"models.clip-scenes.train.objective": "clop"}, "models.clip-scenes.train.objective"),
         ({"captioners.blip-base.hub": None}, "name a source"),
+        ({"captioners.blip-scenes.max_new_tokens": 40}, "less than the architecture's `max_position_embeddings`"),
+        ({"captioners.blip-scenes.architecture.vision_config": {}}, "lacks a number at vision_config.image_size"),
+        ({"models.clip-scenes.joint.architecture.embed_dim": "big"}, "lacks a number at embed_dim"),
         (
             {"dataset": "objectnet"},
             "dataset 'objectnet' says `selection: never`: its licence (ObjectNet's own; no para",

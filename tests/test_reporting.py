@@ -9,7 +9,17 @@ import pytest
 
 from twinlens import paths
 from twinlens.costs import Cost
-from twinlens.reporting import STAGES, cost_summary, markdown, quality_cost_rows, results_table, summary
+from twinlens.reporting import (
+    STAGES,
+    TRAINING,
+    cost_summary,
+    markdown,
+    quality_cost_rows,
+    results_table,
+    summary,
+    training_rows,
+    write_csv,
+)
 
 VALUES = {f"{m}_at_10": 0.5 for m in ("hit", "recall", "precision", "mrr", "ndcg", "map")} | {"median_rank": 2.5}
 RETRIEVAL = {
@@ -61,3 +71,13 @@ def test_costs_are_gathered_from_the_stages_own_records(tmp_path: Path, monkeypa
     assert costs["stages"]["embed"]["items_per_s"] == 2.5
     assert costs["parts"]["embed_images"]["items_per_s"] == 5
     assert "null" not in json.dumps(costs)
+
+
+def test_what_was_trained_is_told_epoch_by_epoch_and_what_was_not_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "model.csv").write_text("epoch,loss,val_hit_at_10\n1,3.5,0.25\n2,2.5,0.5\n")
+    rows = training_rows({"model": tmp_path / "model.csv", "captioner": tmp_path / "none.csv"})
+    assert rows[0] == {"trained": "model", "epoch": 1, "figure": "loss", "value": 3.5}
+    assert [row["value"] for row in rows if row["figure"] == "val_hit_at_10"] == [0.25, 0.5]
+    assert {row["trained"] for row in rows} == {"model"}
+    write_csv([], tmp_path / "empty.csv", TRAINING)
+    assert (tmp_path / "empty.csv").read_text() == "trained,epoch,figure,value\n"

@@ -34,9 +34,12 @@ PURE = (
     "duplicates",
     "filtering",
     "fusion",
+    "gates",
     "grouping",
+    "intervals",
     "keeping",
     "measures",
+    "probes",
     "naming",
     "published",
     "sources",
@@ -121,6 +124,7 @@ def test_every_stage_script_is_in_the_pipeline_in_order_of_flow() -> None:
     assert scripts == set(PIPELINE)
     assert list(PIPELINE) == [
         "validate", "download", "filter", "resize", "group", "caption", "train", "embed", "rank", "evaluate",
+        "report",
     ]  # fmt: skip
 
 

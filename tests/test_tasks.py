@@ -10,7 +10,7 @@ from twinlens.errors import DataError
 from twinlens.fusion import concatenate
 from twinlens.params import RankParams
 from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED, text_sources
-from twinlens.tasks import Vectors, build, check_unit_rows, one_caption_each
+from twinlens.tasks import Vectors, build, one_caption_each
 
 PARAMS = RankParams(depth=10, image_weight=0.5, seed=0)
 IDS = ["i0", "i1", "i2", "i3"]
@@ -140,21 +140,6 @@ def test_vectors_of_other_pictures_are_refused() -> None:
     strange = vectors(["i0", "i1", "i3", "i2"], IDS, 1)
     with pytest.raises(DataError, match="images: the vectors' ids are not the pool's pictures"):
         build(ALL | {IMAGES: strange}, GROUPS, PARAMS, joint=True)
-
-
-def test_vectors_that_are_not_of_unit_length_are_named() -> None:
-    rows = ALL[IMAGES].rows.copy()
-    rows[2] *= 1.01
-    with pytest.raises(DataError, match=r"images: vectors are not of unit length, first i2 \(1.01\)"):
-        check_unit_rows(rows, IDS, "images")
-    rows[2] = np.nan
-    with pytest.raises(DataError, match="i2"):
-        check_unit_rows(rows, IDS, "images")
-
-
-def test_a_collapsed_model_is_refused() -> None:
-    with pytest.raises(DataError, match="collapsed"):
-        check_unit_rows(np.tile(ALL[IMAGES].rows[:1], (9, 1)), [str(n) for n in range(9)], "images")
 
 
 def test_texts_stand_in_the_order_of_the_pool_and_of_the_file() -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -83,7 +83,10 @@ def special_tokens(words: PreTrainedTokenizerFast) -> dict[str, int]:
     return {name: getattr(words, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
-def spread(model: torch.nn.Module, seed: int = 0, scale: float = 0.15) -> torch.nn.Module:
+M = TypeVar("M", bound=torch.nn.Module)
+
+
+def spread(model: M, seed: int = 0, scale: float = 0.15) -> M:
     """Random matrices large enough that other input gives clearly other output; those of a new model hardly do."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -20,14 +20,14 @@ RAN = re.compile(r"^Running stage '([^'@]+)", re.MULTILINE)
 class Workspace:
     """A git clone with a DVC cache of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, variables: Mapping[str, str] | None = None) -> None:
+        self.folder, self.variables = folder, dict(variables or {})
 
     @property
     def environment(self) -> dict[str, str]:
         """The surroundings of a command: this interpreter first, and nothing of other tests."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("TWINLENS_", "DVC_", "GIT_"))}
-        return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        return kept | self.variables | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a command to its end; returns what it printed."""

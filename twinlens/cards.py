@@ -49,6 +49,16 @@ class CaptioningRecipe(Recipe):
 # ---------------------------------------------------------------- towers
 
 
+def _refuse_missing(architecture: dict[str, Any] | None, *dotted: str) -> None:
+    """Refuse an architecture without one of the sizes that it is trained by."""
+    for key in dotted if architecture is not None else ():
+        node: Any = architecture
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if not isinstance(node, int):
+            raise ValueError(f"`architecture` lacks a number at {key}")
+
+
 class Weights(Card):
     """Where weights come from; a local `checkpoint` is taken instead of the hub when given."""
 
@@ -158,6 +168,8 @@ class ModelCard(Card):
             raise ValueError("name a tower: `joint`, or `image`, `text` or both")
         if self.train is not None and not isinstance(self.joint, OpenClipTower):
             raise ValueError("`train` needs a joint open_clip tower")
+        if self.train is not None and isinstance(self.joint, OpenClipTower):
+            _refuse_missing(self.joint.architecture, "embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
         custom = isinstance(self.joint, OpenClipTower) and self.joint.open_clip == "custom"
         if custom and self.train is None and self.joint is not None and self.joint.checkpoint is None:
             raise ValueError("a custom architecture needs `train` or a `checkpoint`: it has no weights")
@@ -192,6 +204,9 @@ class CaptionerCard(Weights):
             raise ValueError("an `architecture` without `train` has no weights")
         if self.train is not None and (self.captioner != "blip" or self.architecture is None):
             raise ValueError("only a `blip` with an `architecture` of its own is trained here")
+        _refuse_missing(self.architecture, "text_config.max_position_embeddings", "vision_config.image_size")
+        if self.architecture and self.max_new_tokens >= self.architecture["text_config"]["max_position_embeddings"]:
+            raise ValueError("`max_new_tokens` has to be less than the architecture's `max_position_embeddings`")
         if self.captioner == "none":
             if any(sources):
                 raise ValueError("`captioner: none` has no source")

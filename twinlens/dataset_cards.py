@@ -41,6 +41,7 @@ class BaseDatasetCard(Card):
     """What every dataset's card may say."""
 
     pool: Pool = "all"  # the pictures that are queries and items
+    pool_size: PositiveInt | None = None  # pictures that the pool should hold; a gate compares
     licence: str | None = None
     keep: Keep | None = None
     shortest_side_px: PositiveInt | None = None  # a smaller limit than resize.shortest_side_px, for this dataset

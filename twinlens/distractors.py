@@ -28,21 +28,6 @@ def judged_items(
     return np.isin(item_groups, query_groups)
 
 
-def hit_ranks(
-    rows: Int[np.ndarray, "queries depth"],
-    first_hit: Int[np.ndarray, " queries"],
-    query_groups: Int[np.ndarray, " queries"],
-    item_groups: Int[np.ndarray, " items"],
-) -> Int[np.ndarray, " queries"]:
-    """The rank of the first relevant item by the order of the run; past its end at least one more than its depth.
-
-    Past the end, `first_hit` counts only items that score higher, so items with the same score (equal captions,
-    say) could bring it back among the first ones.
-    """
-    relevant = item_groups[rows] == query_groups[:, None]
-    return np.where(relevant.any(axis=1), relevant.argmax(axis=1) + 1, np.maximum(first_hit, rows.shape[1] + 1))
-
-
 def sizes(distractors: int) -> list[int]:
     """How many distractors the curve is drawn at: none, a ladder, all."""
     ladder = [step * 10**power for power in range(len(str(distractors))) for step in STEPS]
@@ -85,8 +70,8 @@ def curve(ranked: Path, k: int) -> list[dict[str, Any]]:
         items = tables.read_table(folder / "items.parquet", tables.ITEMS)
         queries = tables.read_table(folder / "queries.parquet", tables.QUERIES)
         distractors = int((~items["group"].is_in(queries["group"].unique().implode())).sum())
-        for path in sorted((folder / "hit_ranks").glob("*.parquet")):
-            ranks = tables.read_table(path, tables.HIT_RANKS)
+        for path in sorted((folder / "first_hits").glob("*.parquet")):
+            ranks = tables.read_table(path, tables.FIRST_HITS)
             rank, among = ranks["rank"].to_numpy(), ranks["rank_among_judged"].to_numpy()
             for size in sizes(distractors):
                 hit = round(expected_hit(rank, among, distractors, size, k), DIGITS)

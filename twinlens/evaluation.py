@@ -6,6 +6,7 @@ Nothing here knows a model or a vector; what is measured is what the runs say.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from jaxtyping import Float32, Int
 
 from twinlens import tables
 from twinlens.errors import DataError
+from twinlens.gates import Gates, at_chance, own_found
+from twinlens.intervals import LEVEL, Interval, cluster_codes, of_means, of_median
 from twinlens.measures import Relevance, Values, chance_hit_at, macro_mean, measure_all, median_rank
 from twinlens.params import EvaluateParams
 from twinlens.progress import Progress
@@ -23,9 +26,11 @@ from twinlens.published import object_set_measures
 from twinlens.referee import check_sample
 from twinlens.reporting import curve_rows
 from twinlens.runs import read_run
+from twinlens.scratch import digest
 
 DIGITS = 6
 MACRO = ("mrr", "ndcg", "hit")  # over groups, for the task whose groups differ in size
+CLUSTER = "image_id"  # queries about one picture are not independent
 CURVES = ("hit", "ndcg")
 
 
@@ -65,15 +70,29 @@ class Pool:
 
     def describe(self, dataset: str, split: str, k: int) -> dict[str, Any]:
         """What every number of this task is about."""
-        candidates = len(self.items) - self.excludes_self
-        chance = chance_hit_at(candidates, self.queries["relevant"].to_numpy(), k)
         return {
             "dataset": dataset,
             "split": split,
             "queries": len(self.queries),
             "items": len(self.items),
-            f"chance_hit_at_{k}": round(chance, DIGITS),
+            f"chance_hit_at_{k}": round(self.chance(k), DIGITS),
         }
+
+    def chance(self, k: int) -> float:
+        """Mean `hit_at_k` of a ranking at random."""
+        return chance_hit_at(len(self.items) - self.excludes_self, self.queries["relevant"].to_numpy(), k)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells two pools apart, and the retrievers that searched this one."""
+        return {
+            "queries_digest": digest(_flat(self.queries.select("query_id", "group"))),
+            "items_digest": digest(_flat(self.items.select("item_id", "group"))),
+            "retrievers": self.retrievers,
+        }
+
+
+def _flat(table: pl.DataFrame) -> Iterator[str]:
+    return (value for row in table.iter_rows() for value in row)
 
 
 @dataclass
@@ -81,42 +100,59 @@ class Results:
     """What the `evaluate` stage found, by task and retriever."""
 
     retrieval: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, Any] = field(default_factory=dict)
     as_published: dict[str, Any] = field(default_factory=dict)
     curves: list[dict[str, Any]] = field(default_factory=list)
     queries: int = 0
     compared: int = 0  # values that torchmetrics confirmed
 
 
-def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, out: Path) -> Results:
+def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: Gates, out: Path) -> Results:
     """Measure every run of every task; write the values of every query below `out`.
 
     Args:
         ranked: folder of the `rank` stage.
         dataset: its name, to be stored beside the numbers.
         params: the cuts, and how much is measured twice.
-        out: a folder; `<task>/<retriever>.parquet` are written there.
+        gates: what to do about a run at chance level, or one in which queries find themselves.
+        out: a folder; `<task>/<retriever>.parquet` and `pools.json` are written there.
 
     Raises:
         DataError: a run does not fit its pool, or torchmetrics disagrees.
     """
-    split = json.loads((ranked / "pool.json").read_text())["split"]
+    whole = json.loads((ranked / "pool.json").read_text())
     pools = [Pool.read(folder) for folder in sorted(path for path in ranked.iterdir() if path.is_dir())]
-    results = Results()
+    results, identities = Results(), {}
     with Progress("evaluate", total=sum(len(pool.retrievers) for pool in pools), unit="run") as bar:
         for pool in pools:
-            described = pool.describe(dataset, split, params.ks[-1])
+            described = pool.describe(dataset, whole["split"], params.ks[-1]) | {"duplicates": whole["duplicates"]}
             results.retrieval[pool.name] = {"pool": described}
+            identities[pool.name] = described | pool.identity() | {"k": params.ks[-1]}
             results.as_published[pool.name] = {"pool": described}
+            results.intervals[pool.name] = {
+                "pool": {
+                    "clustered_by": CLUSTER,
+                    "clusters": pool.queries[CLUSTER].n_unique(),
+                    "resamples": params.resamples,
+                    "level": LEVEL,
+                }
+            }
             for retriever in pool.retrievers:
                 measured = measure_run(pool, retriever, params)
+                gates.check("own_pool", measured.own_found)
                 results.retrieval[pool.name][retriever] = measured.means
                 results.as_published[pool.name][retriever] = measured.as_published
+                found = intervals_of(measured.per_query, params, macro=pool.excludes_self)
+                hits = {k: (found[f"hit_at_{k}"], pool.chance(k)) for k in params.ks}
+                gates.check("chance_level", at_chance(hits, f"{pool.name}, {retriever}"))
+                results.intervals[pool.name][retriever] = {name: i.as_json(DIGITS) for name, i in found.items()}
                 results.curves += curve_rows(pool.name, retriever, measured.curves)
                 results.queries += len(measured.per_query)
                 results.compared += measured.compared
                 (out / pool.name).mkdir(parents=True, exist_ok=True)
                 measured.per_query.write_parquet(out / pool.name / f"{retriever}.parquet")
                 bar.add(1)
+    (out / "pools.json").write_text(json.dumps(identities, indent=2) + "\n")
     return results
 
 
@@ -129,6 +165,7 @@ class Measured:
     curves: dict[str, list[float]]  # by measure, from k = 1 on
     per_query: pl.DataFrame
     compared: int  # values that torchmetrics confirmed
+    own_found: str | None = None  # queries that found themselves, in words
 
 
 def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
@@ -137,7 +174,7 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
     Raises:
         DataError: the run does not fit its pool, or torchmetrics disagrees.
     """
-    relevance, scores = _read_relevance(pool, retriever)
+    relevance, scores, own = _read_relevance(pool, retriever)
     relevant = pool.queries["relevant"].to_numpy()
     first_hits = _read_first_hits(pool, retriever)
     values = measure_all(relevance, relevant, params.ks)
@@ -151,9 +188,32 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
             means[f"macro_{key}"] = round(macro_mean(values[key], groups), DIGITS)
     published = {name: round(float(v.mean()), DIGITS) for name, v in object_set_measures(relevance).items()}
     per_query = pool.queries.with_columns(
-        first_hit=pl.Series(first_hits), tied=pl.Series(tied_at(scores, params.ks[-1]))
+        cluster=pool.queries[CLUSTER],
+        first_hit=pl.Series(first_hits),
+        tied=pl.Series(tied_at(scores, params.ks[-1])),
     ).with_columns(pl.Series(name, value) for name, value in values.items())
-    return Measured(means, published, _curves(relevance, relevant), per_query, compared)
+    return Measured(means, published, _curves(relevance, relevant), per_query, compared, own)
+
+
+def measure_columns(per_query: pl.DataFrame) -> list[str]:
+    """The measures among the columns of a table of queries."""
+    return [name for name in per_query.columns if "_at_" in name]
+
+
+def intervals_of(per_query: pl.DataFrame, params: EvaluateParams, macro: bool) -> dict[str, Interval]:
+    """The 95 % interval of every mean that `measure_run` gives, those over groups too where `macro`."""
+    clusters = cluster_codes(per_query["cluster"].to_list())
+    names = measure_columns(per_query)
+    values = per_query.select(names).to_numpy()
+    drawn: dict[str, Any] = {"resamples": params.resamples, "seed": params.seed}
+    found = dict(zip(names, of_means(values, clusters, **drawn), strict=True))
+    found["median_rank"] = of_median(per_query["first_hit"].to_numpy(), clusters, **drawn)
+    if macro:
+        names = [f"{name}_at_{params.ks[-1]}" for name in MACRO]
+        groups = cluster_codes(per_query["group"].to_list())
+        of_groups = of_means(per_query.select(names).to_numpy(), groups, macro=True, **drawn)
+        found |= {f"macro_{name}": interval for name, interval in zip(names, of_groups, strict=True)}
+    return found
 
 
 def tied_at(scores: Float32[np.ndarray, "queries depth"], k: int) -> np.ndarray:
@@ -163,15 +223,19 @@ def tied_at(scores: Float32[np.ndarray, "queries depth"], k: int) -> np.ndarray:
     return scores[:, k - 1] == scores[:, k]
 
 
-def _read_relevance(pool: Pool, retriever: str) -> tuple[Relevance, Float32[np.ndarray, "queries depth"]]:
-    relevance, scores = [], []
+def _read_relevance(pool: Pool, retriever: str) -> tuple[Relevance, Float32[np.ndarray, "queries depth"], str | None]:
+    relevance, scores, ranked = [], [], []
     path = pool.folder / "runs" / f"{retriever}.parquet"
     query_ids, item_ids = pool.queries["query_id"].to_list(), pool.items["item_id"].to_list()
     for first, rows, of_rows in read_run(path, query_ids, item_ids):
         wanted = pool.query_groups[first : first + len(rows)]
         relevance.append(pool.item_groups[rows] == wanted[:, None])
         scores.append(of_rows)
-    return np.concatenate(relevance), np.concatenate(scores)
+        ranked.append(rows)
+    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+    own = np.array([row_of.get(query_id, -1) for query_id in query_ids])
+    found = own_found(own, np.concatenate(ranked), f"{pool.name}, {retriever}")
+    return np.concatenate(relevance), np.concatenate(scores), found
 
 
 def _read_first_hits(pool: Pool, retriever: str) -> Int[np.ndarray, " queries"]:

@@ -51,8 +51,8 @@ def nearest(
         k: neighbours wanted; all items where there are fewer.
         own_rows: the row of the item that is the query itself, which is left out; -1 where there is none.
         query_groups: with `item_groups`, asks for the rank of the first item whose group is the query's.
-            Within the top `k` it follows the order above; beyond, it is counted on the float32
-            product, where scores closer than its error may stand in either order.
+            Within the top `k` it follows the order above; beyond, it is more than `k` and counted on the
+            float32 product, where scores closer than its error may stand in either order.
         item_groups: see `query_groups`.
         device: where the product is made.
         block_bytes: of one block of the product.
@@ -82,7 +82,8 @@ def nearest(
                 first_hit = inside.argmax(axis=1) + 1
                 missed = np.flatnonzero(~inside.any(axis=1))
                 if len(missed):
-                    first_hit[missed] = _first_hit(product, missed, wanted[missed], members)
+                    beyond = _first_hit(product, missed, wanted[missed], members)
+                    first_hit[missed] = np.where(beyond > 0, np.maximum(beyond, rows.shape[1] + 1), 0)
             yield Neighbours(start, rows, scores, first_hit)
 
 

@@ -68,8 +68,38 @@ class EvaluateParams(Section):
     """What is measured on the runs."""
 
     referee_queries: PositiveInt  # per run, recomputed through torchmetrics
+    resamples: Annotated[int, Field(ge=100)]  # of the bootstrap behind the intervals
     seed: int
     ks: list[PositiveInt] = Field(min_length=1)
+
+
+class ReportParams(Section):
+    """How much the report shows."""
+
+    queries: PositiveInt  # best, typical and worst ones each, a task and retriever
+    found: PositiveInt  # items of each
+    thumbnail_px: Annotated[int, Field(ge=32, le=512)]  # longer side
+
+
+Severity = Literal["error", "warn"]
+
+
+class GateParams(Section):
+    """What each sanity gate does: stop the stage, or warn loudly and go on."""
+
+    finite: Severity  # a vector is NaN or infinite
+    unit_length: Severity
+    repeated_vectors: Severity  # different inputs, one vector
+    row_order: Severity  # vectors do not stand under their ids
+    towers_swapped: Severity  # vectors of pictures and of words exchanged
+    text_input: Severity  # padding is read, or the end of a text is not
+    tied_scores: Severity
+    chance_level: Severity
+    own_pool: Severity  # a query finds itself
+    train_overlap: Severity
+    pool_size: Severity  # not what the dataset's card promises
+    max_repeated_share: Annotated[float, Field(ge=0, le=1)]
+    max_tied_share: Annotated[float, Field(ge=0, le=1)]
 
 
 class ComputeParams(Section):
@@ -91,6 +121,8 @@ class Params(Section):
     resize: ResizeParams
     group: GroupParams
     rank: RankParams
+    gates: GateParams
+    report: ReportParams
     compute: ComputeParams
     datasets: dict[str, DatasetCard]
     models: dict[str, ModelCard]

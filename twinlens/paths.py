@@ -71,6 +71,11 @@ def evaluated(dataset: str, model: str) -> Path:
     return DATA / "evaluated" / dataset / model
 
 
+def report() -> Path:
+    """The report, one self-contained page."""
+    return Path("report") / "index.html"
+
+
 def cost(stage: str, *names: str) -> Path:
     """What a stage's work took: beside its output, because time differs when bytes do not."""
     return (DATA / "costs" / stage).joinpath(*names).with_suffix(".json")

@@ -191,6 +191,7 @@ class PixelSpec:
     interpolation: Interpolation = "bicubic"
     resize_px: int | None = None  # what the (shorter) side is scaled to before the crop; the size itself if absent
     fill: int = 0
+    crop_rounds_down: bool = False  # an odd surplus: as transformers does; torchvision and timm round half to even
 
 
 def to_tensor(picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[torch.Tensor, "3 height width"]:
@@ -243,9 +244,10 @@ def fit(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.T
 
 
 def _crop_middle(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.Tensor, "3 height width"]:
-    # the same rounding as torchvision's and timm's centre crop
-    top = round((picture.shape[1] - spec.height) / 2.0)
-    left = round((picture.shape[2] - spec.width) / 2.0)
+    def start(surplus: int) -> int:
+        return surplus // 2 if spec.crop_rounds_down else round(surplus / 2.0)
+
+    top, left = start(picture.shape[1] - spec.height), start(picture.shape[2] - spec.width)
     return picture[:, top : top + spec.height, left : left + spec.width]
 
 

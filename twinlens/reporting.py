@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from twinlens import paths
 
 STAGES = ("download", "filter", "resize", "group", "caption", "train", "embed", "rank", "evaluate")
+TRAINING = ("trained", "epoch", "figure", "value")
 TASKS = ("object_sets", "caption_to_image", "image_to_caption")
 
 
@@ -111,15 +113,35 @@ def quality_cost_rows(retrieval: dict[str, Any], costs: dict[str, Any], k: int) 
     return rows
 
 
+def training_rows(logs: dict[str, Path]) -> list[dict[str, Any]]:
+    """Rows of the plot of training: a figure of an epoch each.
+
+    Args:
+        logs: by what was trained, its `training.csv`; one that is not there was not trained here.
+    """
+    rows: list[dict[str, Any]] = []
+    for trained, path in logs.items():
+        if not path.exists():
+            continue
+        with path.open(newline="", encoding="utf-8") as file:
+            for epoch in csv.DictReader(file):
+                figures = {name: float(value) for name, value in epoch.items() if name != "epoch"}
+                rows += [
+                    {"trained": trained, "epoch": int(epoch["epoch"]), "figure": name, "value": value}
+                    for name, value in figures.items()
+                ]
+    return rows
+
+
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Write a metrics file, stable in git."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write rows as CSV."""
+def write_csv(rows: list[dict[str, Any]], path: Path, columns: Sequence[str] = ()) -> None:
+    """Write rows as CSV; `columns` are those of a table that may have no rows."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=columns or list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -104,6 +104,8 @@ def read_run(path: Path, query_ids: list[str], item_ids: list[str]) -> Iterator[
         if (np.diff(np.sort(rows, axis=1), axis=1) == 0).any():
             raise DataError(f"{path}: a query lists an item twice")
         scores = table["score"].to_numpy().reshape(count, depth)
+        if not np.isfinite(scores).all():
+            raise DataError(f"{path}: a score is NaN or infinite, which has no place in an order: `dvc repro -f rank`")
         if (np.diff(scores, axis=1) > 0).any():
             raise DataError(f"{path}: scores rise down a list")
         yield expected, rows, scores

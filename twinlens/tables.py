@@ -66,8 +66,9 @@ ITEMS = _columns(item_id=_text, group=_text)
 _id = pa.dictionary(pa.int32(), pa.string())
 RUN = _columns(query_id=_id, item_id=_id, rank=pa.int32(), score=pa.float32())  # rank from 1, best first
 # rank as the run has it (beyond its depth: at least one more), in the whole pool and without its distractors
-HIT_RANKS = _columns(query_id=_text, rank=pa.int32(), rank_among_judged=pa.int32())
-FIRST_HITS = _columns(query_id=_text, rank=pa.int32())  # of the first relevant item, over the whole pool
+FIRST_HITS = _columns(  # ranks of the first relevant item: in the whole pool, and in the pool without distractors
+    query_id=_text, rank=pa.int32(), rank_among_judged=pa.int32()
+)
 
 
 def write_table(table: pa.Table | pl.DataFrame, path: Path, schema: pa.Schema) -> None:

@@ -62,22 +62,6 @@ class Task:
         return counts if self.own_rows is None else counts - (self.own_rows >= 0)
 
 
-def check_unit_rows(rows: Rows, ids: list[str], source: str) -> None:
-    """Refuse vectors that no encoder should have left: not finite, not of unit length, or all the same.
-
-    Raises:
-        DataError: names the first rows.
-    """
-    for start in range(0, len(rows), 65_536):  # a block at a time, as the vectors may be a memory map
-        length = np.linalg.norm(rows[start : start + 65_536], axis=1)
-        bad = start + np.flatnonzero(~(np.abs(length - 1.0) < 1e-3))  # NaN is not less than anything
-        if bad.size:
-            named = ", ".join(f"{ids[row]} ({length[row - start]:.4g})" for row in bad[:5])
-            raise DataError(f"{source}: vectors are not of unit length, first {named}: `dvc repro -f embed`")
-    if len(rows) > 2 and np.ptp(rows[: 65_536 : max(1, len(rows) // 64)], axis=0).max() < 1e-6:
-        raise DataError(f"{source}: all vectors are the same: the model has collapsed")
-
-
 def build(sources: dict[str, Vectors], groups: pl.DataFrame, params: RankParams, joint: bool) -> list[Task]:
     """The tasks, each with the retrievers that `sources` allow.
 

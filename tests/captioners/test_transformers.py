@@ -30,6 +30,7 @@ from twinlens import paths
 from twinlens.captioners import transformers as captioners
 from twinlens.captioners.transformers import Captioner
 from twinlens.cards import CaptionerCard
+from twinlens.encoders.image_processor import pixel_spec
 from twinlens.errors import DataError, FetchError
 from twinlens.pixels import batch_pixels
 from twinlens.placement import Placement
@@ -121,7 +122,7 @@ def test_a_picture_of_another_shape_is_read_as_the_librarys_processor_reads_it(k
 
 def pictures_of(files: list[bytes]) -> list[torch.Tensor]:
     """Files as the library is given them: decoded, and as large as they are."""
-    whole = captioners.pixel_spec(BlipImageProcessor(size={"height": 64, "width": 96}))
+    whole = pixel_spec(BlipImageProcessor(size={"height": 64, "width": 96}))
     return list(batch_pixels(files, whole))
 
 

@@ -168,7 +168,7 @@ def test_the_decoding_keeps_the_order_even_where_an_early_picture_takes_longest(
 
     monkeypatch.setattr(embed, "batch_pixels", late)
     assert np.array_equal(run_pictures(Pictures(), tmp_path, rows, "b", batch=2), wanted)
-    assert decoded[:2] == [2, 0]
+    assert decoded.index(2) < decoded.index(0)
 
 
 def test_shards_that_do_not_belong_to_the_rows_are_refused(tmp_path: Path) -> None:

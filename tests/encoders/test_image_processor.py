@@ -149,7 +149,6 @@ def test_a_step_that_is_not_known_here_is_refused_by_name(processor: Any, named:
 # ---------------------------------------------------------------- a known difference
 
 
-@pytest.mark.xfail(strict=True, reason="transformers rounds the crop's corner down, pixels.py as torchvision does")
 def test_a_crop_begins_at_the_processors_own_pixel() -> None:
     jpeg, spec = scene(640, 427), pixel_spec(PROCESSORS["clip"])  # 335 px wide before the crop: 111 too many
     assert (decode_and_fit(jpeg, spec) - theirs(PROCESSORS["clip"], jpeg, spec)).abs().max() < 1.01

@@ -153,7 +153,7 @@ def test_a_folder_in_open_clips_layout_gives_the_vectors_of_the_model_that_was_s
 def test_a_folder_without_weights_is_refused_rather_than_filled_with_random_ones(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "open_clip_model.safetensors").unlink()
-    with pytest.raises(DataError, match="holds no weights; looked for open_clip_model.safetensors"):
+    with pytest.raises(DataError, match=r"holds no weights; looked for open_clip_model.safetensors"):
         loaded(tmp_path)
 
 
@@ -230,12 +230,12 @@ def tiny_architecture(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_an_unknown_architecture_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ParamsError, match="open_clip has no 'ViT-B-23' .did you mean 'ViT-B-32'"):
+    with pytest.raises(ParamsError, match=r"open_clip has no 'ViT-B-23' .did you mean 'ViT-B-32'"):
         encoders.locate(OpenClipTower(open_clip="ViT-B-23", pretrained="openai"))
 
 
 def test_an_unknown_tag_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ParamsError, match="no weights 'laion2b_s34b' .did you mean 'laion2b_s34b_b79k'"):
+    with pytest.raises(ParamsError, match=r"no weights 'laion2b_s34b' .did you mean 'laion2b_s34b_b79k'"):
         encoders.locate(OpenClipTower(open_clip="ViT-B-32", pretrained="laion2b_s34b"))
 
 

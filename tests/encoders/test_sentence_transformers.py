@@ -66,7 +66,7 @@ def test_the_poolings_differ_so_that_telling_them_apart_matters(tmp_path: Path) 
 def test_a_folder_that_does_not_say_how_to_pool_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path)
     (folder / "modules.json").unlink()
-    with pytest.raises(DataError, match="no modules.json, so it does not say how its vectors are pooled"):
+    with pytest.raises(DataError, match=r"no modules.json, so it does not say how its vectors are pooled"):
         encoders.locate(card(folder))
 
 

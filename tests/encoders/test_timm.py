@@ -151,13 +151,13 @@ def test_a_picture_may_be_squashed_to_another_shape_than_a_square() -> None:
 
 @pytest.mark.parametrize("overrides", [{"crop_mode": "border"}, {"input_size": (3, 96, 64)}])
 def test_a_transform_that_is_not_known_here_is_refused_by_name(overrides: dict[str, Any]) -> None:
-    with pytest.raises(ParamsError, match="'border' is not known here; center and squash are|64 x 96 px needs"):
+    with pytest.raises(ParamsError, match=r"'border' is not known here; center and squash are|64 x 96 px needs"):
         pixel_spec(config(**overrides))
 
 
 def test_an_unknown_key_of_the_transform_is_refused(tmp_path: Path) -> None:
     card = save("test_vit", tmp_path).model_copy(update={"preprocess": {"crop_percent": 0.9}})
-    with pytest.raises(ParamsError, match="no such key: crop_percent; known: .*crop_pct"):
+    with pytest.raises(ParamsError, match=r"no such key: crop_percent; known: .*crop_pct"):
         load(card)
 
 
@@ -165,7 +165,7 @@ def test_an_unknown_key_of_the_transform_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ParamsError, match="timm has no 'mobilenet_v2_100' .did you mean 'mobilenetv2_100'"):
+    with pytest.raises(ParamsError, match=r"timm has no 'mobilenet_v2_100' .did you mean 'mobilenetv2_100'"):
         encoders.locate(TimmTower(timm="mobilenet_v2_100.ra_in1k"))
 
 
@@ -177,13 +177,13 @@ def test_unknown_weights_of_a_known_model_are_refused_with_the_nearest() -> None
 
 
 def test_a_model_without_a_tag_needs_a_checkpoint() -> None:
-    with pytest.raises(ParamsError, match="names no weights: write architecture.tag, or give a `checkpoint`"):
+    with pytest.raises(ParamsError, match=r"names no weights: write architecture.tag, or give a `checkpoint`"):
         encoders.locate(TimmTower(timm="mobilenetv2_100"))
 
 
 def test_kwargs_that_the_model_does_not_take_are_refused(tmp_path: Path) -> None:
     card = save("test_vit", tmp_path).model_copy(update={"kwargs": {"pad_typ": "same"}})
-    with pytest.raises(ParamsError, match="cannot build 'test_vit' with kwargs .*pad_typ"):
+    with pytest.raises(ParamsError, match=r"cannot build 'test_vit' with kwargs .*pad_typ"):
         load(card)
 
 

@@ -87,7 +87,13 @@ def test_vectors_and_ids_are_written_in_the_order_of_what_was_embedded(
 ) -> None:
     done = job(card(clip))
     files = embedded(done, shards, pool.reverse(), tmp_path / "out")
-    assert list(files) == ["caption.npy", "caption.parquet", "image.npy", "image.parquet"]
+    assert [name for name in files if "probe" not in name] == [
+        "caption.npy",
+        "caption.parquet",
+        "image.npy",
+        "image.parquet",
+    ]
+    assert [name for name in files if "probe" in name] == ["caption.probe.npz", "image.probe.npz"]
     ids = tables.read_table(tmp_path / "out" / "image.parquet", tables.VECTORS)
     assert ids["id"].to_list() == ids["image_id"].to_list() == pool["image_id"].to_list()[::-1]
     assert tables.read_table(tmp_path / "out" / "caption.parquet", tables.VECTORS)["id"][3] == "picture-003#0"
@@ -217,7 +223,7 @@ def test_what_a_tower_took_is_recorded_and_the_same_when_its_vectors_are_taken_a
     assert (image["items"], image["dim"], image["vector_bytes"]) == (9, 16, 64)
     assert (text["items"], text["dim"], text["vector_bytes"]) == (10, 16, 64)
     assert (image["parameters"], text["parameters"]) == (first.loaded.image.parameters, first.loaded.text.parameters)
-    assert 0 < text["seconds"] < 60
+    assert 0 <= text["seconds"] < 60
     assert text["items_per_s"] > 0
 
 

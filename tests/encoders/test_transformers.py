@@ -317,7 +317,7 @@ def test_a_strangers_code_does_not_run_unless_the_card_says_so(stranger: Path) -
 def test_a_strangers_code_that_is_too_old_for_the_library_is_explained(line: str, stranger: Path) -> None:
     (stranger / "modeling_tiny.py").write_text(f"{CODE}\n{line}\n", encoding="utf-8")
     with pytest.raises(
-        DataError, match="brings code of its own, which does not run with this transformers: .*was_removed"
+        DataError, match=r"brings code of its own, which does not run with this transformers: .*was_removed"
     ):
         load(card(stranger, trust_remote_code=True))
 

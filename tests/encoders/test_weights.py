@@ -219,13 +219,12 @@ def test_a_mirror_named_in_the_environment_is_used_and_a_killed_download_is_made
 ) -> None:
     hub.faults[FIRST] = [Cut(after=1000, silent=True)]
     killed = elsewhere(hub, tmp_path / "home")
-    assert hub.half_way.wait(60)
+    assert hub.half_way.wait(120)
     killed.kill()
     killed.communicate()
-    cut_short = [file for file in (tmp_path / "home").rglob("*") if file.is_file() and file.stat().st_size == 1000]
-    assert not any(file.suffix == ".safetensors" for file in cut_short)
+    assert not list((tmp_path / "home").rglob(FIRST))
     again = elsewhere(hub, tmp_path / "home")
-    said, _ = again.communicate(timeout=60)
+    said, _ = again.communicate(timeout=120)
     assert again.returncode == 0
     assert (Path(said.strip()) / FIRST).read_bytes() == SHARDS[FIRST]
     assert Path(said.strip()).is_relative_to(tmp_path / "home")

@@ -27,6 +27,7 @@ def pixel_spec(processor: Any) -> PixelSpec:
         "mean": (0.0, 0.0, 0.0) if plain else tuple(processor.image_mean),
         "std": (1.0, 1.0, 1.0) if plain else tuple(processor.image_std),
         "interpolation": "bilinear" if resample == 2 else "bicubic",
+        "crop_rounds_down": True,
     }
     if set(size) == {"shortest_edge"}:
         crop = crop or {"height": size["shortest_edge"], "width": size["shortest_edge"]}

@@ -7,6 +7,7 @@ scratch folder, because the key says what decides them and nothing else.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -17,17 +18,26 @@ import torch
 from twinlens import encoders
 from twinlens.cards import Tower
 from twinlens.costs import Cost
+from twinlens.encoders import probe
 from twinlens.encoders.base import Loaded
 from twinlens.encoders.embed import PICTURES_PER_PART, TEXTS_PER_PART, collect, embed_pictures, embed_texts, is_complete
 from twinlens.encoders.weights import identity
 from twinlens.params import ComputeParams
 from twinlens.placement import Placement
+from twinlens.probes import Probe, chosen
 from twinlens.scratch import Scratch, code_digest, digest, fingerprint
 from twinlens.tables import VECTORS, write_table
 
+PROBE = "probe.npz"
+
 log = logging.getLogger("twinlens")
 
-PACKAGES = {"open_clip": "open_clip_torch", "sentence_transformers": "sentence-transformers"}
+PACKAGES = {  # that decide a vector, beside torch
+    "open_clip": ("open_clip_torch", "transformers", "tokenizers"),
+    "timm": ("timm",),
+    "sentence_transformers": ("sentence-transformers", "transformers", "tokenizers"),
+    "transformers": ("transformers", "tokenizers"),
+}
 NOT_IDENTITY = {"checkpoint", "sha256", "licence", "revision"}  # the weights' own digest says it better
 
 
@@ -40,12 +50,11 @@ class TowerJob:
     @cached_property
     def identity(self) -> dict[str, object]:
         """What decides a vector, besides what is embedded."""
-        package = PACKAGES.get(self.tower.family, self.tower.family)
         return {
             "tower": self.tower.model_dump(mode="json", exclude=NOT_IDENTITY),
             "weights": identity(self.weights),
             "placement": self.placement.name,
-            "libraries": {name: version(name) for name in ("torch", package)},
+            "libraries": {name: version(name) for name in ("torch", *PACKAGES[self.tower.family])},
             "code": code_digest(
                 "pixels.py",
                 "encoders/base.py",
@@ -77,6 +86,9 @@ class TowerJob:
                     batch=self.compute.image_batch,
                     decode_threads=self.compute.decode_threads,
                 )
+            if not scratch.has(PROBE):
+                assert self.loaded.image is not None
+                scratch.put(PROBE, probe.of_pictures(self.loaded.image, shards, pool, self.placement).write)
             ids = pool.select(pl.col("image_id").alias("id"), "image_id")
             self._collect(name, scratch, ids, out)
 
@@ -90,6 +102,9 @@ class TowerJob:
                 scratch.note("tower", parameters=encoder.parameters)
                 words, ids = texts["text"].to_list(), texts["id"].to_list()
                 embed_texts(encoder, words, ids, scratch, self.placement, batch=self.compute.text_batch)
+            if not scratch.has(PROBE):
+                assert self.loaded.text is not None
+                scratch.put(PROBE, probe.of_texts(self.loaded.text, texts, self.placement).write)
             truncated = int(scratch.total("truncated"))
             if truncated:
                 log.info(
@@ -98,6 +113,9 @@ class TowerJob:
             self._collect(name, scratch, texts, out, truncated=truncated)
 
     def _collect(self, name: str, scratch: Scratch, ids: pl.DataFrame, out: Path, **figures: float) -> None:
+        found = Probe.read(scratch.path(PROBE))
+        named = ids["id"].gather(chosen(len(ids))).to_list()  # the scratch knows contents, not ids
+        replace(found, ids=named).write(out / f"{name}.probe.npz")
         dim = collect(scratch, len(ids), out / f"{name}.npy")
         write_table(ids, out / f"{name}.parquet", VECTORS)
         self.cost.add(

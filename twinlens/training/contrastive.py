@@ -92,14 +92,14 @@ class _Trainer:
 
     @torch.inference_mode()
     def _hit_at_10(self, pictures: PixelStore) -> float:
-        """Share of the validation captions whose picture is among the ten nearest."""
+        """Share of the validation captions whose picture is among the ten nearest; equal scores count as nearer."""
         rows = np.arange(len(pictures))
         image = torch.cat([self._image(pictures[rows[i : i + 64]]) for i in range(0, len(rows), 64)])
         text = torch.cat([self._text(self.val_tokens[i : i + 256]) for i in range(0, len(self.val_tokens), 256)])
         scores = torch.nn.functional.normalize(text, dim=-1) @ torch.nn.functional.normalize(image, dim=-1).T
         own = np.concatenate([np.full(len(c), picture) for picture, c in enumerate(self.val.captions_of)])
         mine = scores[torch.arange(len(own)), torch.from_numpy(own)]
-        return float(((scores > mine[:, None]).sum(dim=1) < 10).float().mean())
+        return float(((scores >= mine[:, None]).sum(dim=1) <= 10).float().mean())
 
     def write(self, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)

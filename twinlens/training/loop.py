@@ -146,9 +146,12 @@ def _optimisers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Opti
 
 
 def _set_rate(optimisers: list[torch.optim.Optimizer], recipe: Recipe, step: int, steps: int) -> None:
-    """Linear warm-up, then half a cosine down to zero."""
+    """Linear warm-up to the whole rate, then half a cosine down to zero."""
     warmup = max(1, round(recipe.warmup_share * steps))
-    factor = min(1.0, (step + 1) / warmup) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+    if step < warmup:
+        factor = (step + 1) / warmup
+    else:
+        factor = 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * factor

@@ -1,0 +1,70 @@
+"""Write the report: one HTML file that opens without a network."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import polars as pl
+
+from stages.runner import run_stage
+from twinlens import paths, tables
+from twinlens.evaluation import Pool
+from twinlens.params import Params, read_params
+from twinlens.report import galleries
+from twinlens.report.page import Sources, render
+
+log = logging.getLogger("twinlens")
+
+
+def main(dataset: str, model: str, captioner: str) -> None:
+    """Write report/index.html."""
+    params = read_params()
+    sources = gather(params, dataset, model, captioner)
+    shown = [
+        galleries.make(pool, name, values, sources.album, f"ndcg_at_{sources.k}", params.report)
+        for pool in sources.pools
+        for name, values in ((name, sources.values[pool.name, name]) for name in pool.retrievers)
+    ]
+    wanted = {image_id for gallery in shown for image_id in gallery.pictures}
+    small = galleries.thumbnails(wanted, sources.groups, paths.resized(dataset), params.report.thumbnail_px)
+    page = render(sources, shown, small)
+    paths.report().parent.mkdir(parents=True, exist_ok=True)
+    paths.report().write_text(page, encoding="utf-8")
+    log.info("%s: %s pictures, %.1f MB", paths.report(), f"{page.count('<img '):,}", len(page.encode()) / 1e6)
+
+
+def gather(params: Params, dataset: str, model: str, captioner: str) -> Sources:
+    """Read what the stages left."""
+    ranked, evaluated, metrics = paths.ranked(dataset, model), paths.evaluated(dataset, model), paths.METRICS
+    images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
+    captions = tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS)
+    generated = tables.read_table(paths.captioned(dataset, captioner) / "captions.parquet", tables.GENERATED)
+    pools = [Pool.read(folder) for folder in sorted(path for path in ranked.iterdir() if path.is_dir())]
+    cards = {
+        "dataset": params.datasets[dataset],
+        "model": params.models[model],
+        "captioner": params.captioners[captioner],
+    }
+    names = ("retrieval", "as_published", "intervals", "gates", "cost", "captions")
+    return Sources(
+        names={"dataset": dataset, "model": model, "captioner": captioner},
+        cards={kind: card.model_dump(mode="json", exclude_none=True) for kind, card in cards.items()},
+        metrics={name: json.loads((metrics / f"{name}.json").read_text(encoding="utf-8")) for name in names},
+        at_k=pl.read_csv(metrics / "at_k.csv"),
+        quality_cost=pl.read_csv(metrics / "quality_cost.csv"),
+        counts=json.loads((paths.filtered(dataset) / "counts.json").read_text(encoding="utf-8")),
+        notes=tables.read_table(paths.resized(dataset) / "notes.parquet", tables.NOTES),
+        groups=tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS),
+        pools=pools,
+        values={
+            (pool.name, name): pl.read_parquet(evaluated / pool.name / f"{name}.parquet")
+            for pool in pools
+            for name in pool.retrievers
+        },
+        album=galleries.Album.of(images, captions, generated),
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

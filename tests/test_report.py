@@ -1,0 +1,252 @@
+"""The report, made from a small pool by hand and opened in a browser: its tables, its pictures, its bad input."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from markupsafe import escape
+
+from tests.tiny import jpegs, write_shards
+from twinlens.evaluation import Pool, measure_all_runs
+from twinlens.gates import Gates
+from twinlens.params import EvaluateParams, RankParams, ReportParams, read_params
+from twinlens.report import charts, galleries, mistakes
+from twinlens.report.page import Sources, render
+from twinlens.reporting import quality_cost_rows
+from twinlens.searching import search, write_pool
+from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED
+from twinlens.tasks import Vectors, build
+
+COUNT = 24
+NASTY = """<script>document.title='taken'</script> & "quotes" 'n' {{ 7 * 7 }} <img src=x onerror=alert(1)>"""
+PARAMS = EvaluateParams(ks=[1, 10], referee_queries=2, resamples=100, seed=0)
+SHOWN = ReportParams(queries=2, found=4, thumbnail_px=48)
+
+
+def vectors(ids: list[str], image_ids: list[str], seed: int) -> Vectors:
+    rows = np.random.default_rng(seed).standard_normal((len(ids), 6))
+    return Vectors(ids, image_ids, (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
+    """What the stages would have left: 24 pictures of three object sets, five captions each, one of them nasty."""
+    folder = tmp_path_factory.mktemp("report")
+    rows = write_shards(jpegs(COUNT), folder / "shards", per_shard=10)
+    ids = rows["image_id"].to_list()
+    sets = [("cat", "cat,dog", "car")[n % 3] for n in range(COUNT)]
+    groups = rows.with_columns(split=pl.lit("test"), in_pool=pl.lit(True), object_set=pl.Series(sets))
+    captions = pl.DataFrame(
+        [
+            {"caption_id": f"{i}#{n}", "image_id": i, "text": NASTY if n == 0 else f"caption {n} of {i}"}
+            for i in ids
+            for n in range(5)
+        ]
+    )
+    generated = pl.DataFrame({"image_id": ids, "text": [f"a machine's {NASTY}"] * COUNT})
+    images = pl.DataFrame({"image_id": ids, "labels": [s.split(",") for s in sets]})
+    every = {
+        IMAGES: vectors(ids, ids, 1),
+        CAPTIONS: vectors(captions["caption_id"].to_list(), captions["image_id"].to_list(), 2),
+        JOINED: vectors(ids, ids, 3),
+        GENERATED: vectors(ids, ids, 4),
+    }
+    gates = Gates(read_params().gates)
+    for task in build(every, groups, RankParams(depth=20, image_weight=0.5, seed=0), joint=True):
+        write_pool(task, folder / "ranked" / task.name)
+        for retriever in task.retrievers:
+            search(task, retriever, 20, "cpu", folder / "ranked" / task.name, gates)
+    (folder / "ranked/pool.json").write_text('{"split": "test", "duplicates": 0}')
+    results = measure_all_runs(folder / "ranked", "d", PARAMS, gates, folder / "evaluated")
+    pools = [Pool.read(path) for path in sorted(p for p in (folder / "ranked").iterdir() if p.is_dir())]
+    part = {"items_per_s": 10.0, "items": 24, "seconds": 2.4, "dim": 6, "vector_bytes": 24, "parameters": 99}
+    names = ("images", "captions", "captions_joined", "captions_generated")
+    costs = {
+        "stages": {"embed": {"seconds": 1.0, "items": 24, "items_per_s": 24.0, "peak_host_mb": 10.0, "device": "cpu"}},
+        "parts": {f"embed_{name}": part for name in names} | {"caption_caption": part},
+    }
+    metrics = {
+        "retrieval": results.retrieval,
+        "intervals": results.intervals,
+        "as_published": results.as_published,
+        "gates": {"found": [{"gate": "chance_level", "trouble": NASTY}]},
+        "cost": costs,
+        "captions": {"captions": 24, "names_exactly": 0.5},
+    }
+    made = Sources(
+        names={"dataset": "d", "model": "m", "captioner": "c"},
+        cards={"model": {"licence": NASTY}},
+        metrics=metrics,
+        at_k=pl.DataFrame(results.curves),
+        quality_cost=pl.DataFrame(quality_cost_rows(results.retrieval, costs, 10)),
+        counts={"dropped": {"caption: empty": 3}},
+        notes=pl.DataFrame({"image_id": ["x"], "kept": [False], "note": ["broken"]}),
+        groups=groups,
+        pools=pools,
+        values={
+            (pool.name, name): pl.read_parquet(folder / f"evaluated/{pool.name}/{name}.parquet")
+            for pool in pools
+            for name in pool.retrievers
+        },
+        album=galleries.Album.of(images, captions, generated),
+    )
+    return made, folder
+
+
+@pytest.fixture(scope="module")
+def page(sources: tuple[Sources, Path]) -> str:
+    made, folder = sources
+    shown = [
+        galleries.make(pool, name, made.values[pool.name, name], made.album, "ndcg_at_10", SHOWN)
+        for pool in made.pools
+        for name in pool.retrievers
+    ]
+    wanted = {image_id for gallery in shown for image_id in gallery.pictures}
+    return render(made, shown, galleries.thumbnails(wanted, made.groups, folder / "shards", 48))
+
+
+class Reader(HTMLParser):
+    """Tables as lists of rows of text, and the sources of pictures."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.pictures: list[str] = []
+        self.scripts = 0
+        self.inside = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self.inside = True
+        elif tag == "small" and self.inside:
+            self.tables[-1][-1][-1] += " "
+        elif tag == "img":
+            self.pictures.append(dict(attrs)["src"] or "")
+        elif tag == "script":
+            self.scripts += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.tables[-1][-1][-1] += data
+
+
+RUNS = 6 + 3 + 3
+PICTURES = RUNS * 3 * 2 * (1 + 4)  # kinds, queries of each, itself and what it found
+
+
+def check(text: str, made: Sources) -> None:
+    """The same of the file as of what a browser made of it."""
+    read = Reader(text)
+    assert len(read.pictures) == PICTURES
+    assert all(source.startswith("data:image/jpeg;base64,") for source in read.pictures)
+    assert read.scripts == 0
+    results = next(table for table in read.tables if table[0][0] == "a picture is fed as")
+    best = results[1]
+    values = made.metrics["retrieval"]["object_sets"][best[0]]
+    interval = made.metrics["intervals"]["object_sets"][best[0]]["hit_at_10"]
+    assert best[1] == f"{values['hit_at_10']:.3f} {interval['low']:.3f}\N{EN DASH}{interval['high']:.3f}"
+    assert len(results) == 1 + 6
+    assert sum(table[0][0] == "the query's picture shows" for table in read.tables) == 3
+
+
+def test_the_file_says_what_the_metrics_say_and_needs_nothing_from_elsewhere(
+    page: str, sources: tuple[Sources, Path]
+) -> None:
+    check(page, sources[0])
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_everything_that_comes_from_data_is_escaped(page: str) -> None:
+    assert "<script" not in page
+    assert "onerror=alert(1)>" not in page
+    assert str(escape(NASTY)) in page
+    assert "{{ 7 * 7 }}" in page  # a caption is no template
+
+
+def test_published_figures_stand_beside_ours_only_where_they_are_about_the_same(sources: tuple[Sources, Path]) -> None:
+    made, _ = sources
+    assert 'id="published"' not in render(made, [], {})
+    same = replace(made, names={"dataset": "coco", "model": "vit-l-14", "captioner": "none"})
+    tables = Reader(render(same, [], {})).tables
+    rows = next(table for table in tables if table[0][0] == "source")
+    assert rows[2][2:5] == ["image and captions joined", "mrr", "0.4940"]
+    assert len(rows) == 1 + 2 * 5
+
+
+def test_hits_and_misses_are_told_by_words_too(page: str) -> None:
+    hits, misses = page.count('<li class="hit">'), page.count('<li class="miss">')
+    assert hits + misses == RUNS * 3 * 2 * 4
+    assert min(hits, misses) > 0
+    assert page.count("✓ hit <span>") == hits
+    assert page.count("✗ miss <span>") == misses
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_same_tables_and_pictures(page: str, sources: tuple[Sources, Path], tmp_path: Path) -> None:
+    browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
+    if browser is None:
+        pytest.skip("no Chromium here: `apt-get install chromium`")
+    path = tmp_path / "index.html"
+    path.write_text(page, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile", "--dump-dom"]
+    started = time.monotonic()
+    done = subprocess.run([browser, *flags, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert time.monotonic() - started < 60
+    check(done.stdout, sources[0])
+    assert "<title>TwinLens: m on d</title>" in done.stdout  # no caption ran
+
+
+def test_best_typical_and_worst_queries_are_what_they_are_called() -> None:
+    table = pl.DataFrame(
+        {
+            "query_id": [f"q{n}" for n in range(5)],
+            "ndcg_at_10": [0.0, 1.0, 0.5, 0.0, 0.9],
+            "first_hit": [90, 1, 3, 20, 1],
+        }
+    )
+    assert galleries.choose(table, "ndcg_at_10", 2) == {"best": [1, 4], "typical": [2, 4], "worst": [0, 3]}
+
+
+def test_mistakes_are_sorted_by_what_was_found(sources: tuple[Sources, Path]) -> None:
+    made, _ = sources
+    pool = next(pool for pool in made.pools if pool.name == "object_sets")
+    sha256 = dict(made.groups.select("image_id", "sha256").iter_rows())
+    values = made.values["object_sets", "image"]
+    found = mistakes.of_run(pool, "image", values, made.album, sha256)
+    assert found.wrong == COUNT - int(values["hit_at_1"].sum())
+    assert mistakes.CAUSES[0] not in found.causes  # such an item is relevant here
+    assert found.causes[mistakes.CAUSES[1]] + found.causes[mistakes.CAUSES[2]] == found.wrong
+    assert mistakes.CAUSES[3] not in found.causes
+
+
+def test_the_frontier_holds_what_nothing_beats_in_both() -> None:
+    assert charts.frontier([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.7), (4, 0.9)]) == [(1, 0.5), (2, 0.7), (3, 0.9)]
+
+
+def test_a_chart_without_points_or_intervals_is_drawn_without() -> None:
+    assert charts.scatter([charts.Series("a", 0, [(0.0, 0.5)])], "x", "y", "t") == ""
+    drawn = charts.forest([charts.Bar("<b>", 1, 0.5, None, None)], "t & t")
+    assert "interval" not in drawn
+    assert "&lt;b&gt;" in drawn
+    assert "t &amp; t" in drawn

@@ -1,0 +1,64 @@
+"""Make probes: embed a few pictures or texts of a source again, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float32
+
+from twinlens import probes
+from twinlens.encoders.base import ImageEncoder, TextEncoder
+from twinlens.encoders.embed import unit_rows
+from twinlens.pixels import batch_pixels
+from twinlens.placement import Placement
+from twinlens.tables import iter_pixels
+
+SEARCHED = 256  # texts among which the longest that fits is looked for
+
+
+def of_pictures(encoder: ImageEncoder, shards: Path, pool: pl.DataFrame, placement: Placement) -> probes.Probe:
+    """Probes of pictures (`image_id`, `shard`, `row`, `sha256`)."""
+    rows = pool[probes.chosen(len(pool))]
+    with torch.inference_mode():
+        alone = [encoder.encode(batch_pixels([jpeg], encoder.pixels)) for _, jpeg in iter_pixels(shards, rows)]
+    vectors = unit_rows(torch.cat(alone).numpy(), rows["image_id"].to_list())
+    contents = pool["sha256"].n_unique()
+    return probes.Probe(
+        rows["image_id"].to_list(), vectors, vectors[:0], float("nan"), contents, placement.dtype == torch.float32
+    )
+
+
+def of_texts(encoder: TextEncoder, table: pl.DataFrame, placement: Placement) -> probes.Probe:
+    """Probes of texts (`id`, `text`)."""
+    rows = table[probes.chosen(len(table))]
+    texts, ids = rows["text"].to_list(), rows["id"].to_list()
+    longest = str(max(table["text"], key=len))
+    alone = _unit(encoder, [[text] for text in texts], ids)
+    beside = _unit(encoder, [[text, longest] for text in texts], ids)
+    contents = table["text"].n_unique()
+    exact = placement.dtype == torch.float32
+    return probes.Probe(ids, alone, beside, last_word(encoder, table["text"].to_list()), contents, exact)
+
+
+def last_word(encoder: TextEncoder, texts: Sequence[str]) -> float:
+    """How far the vector of the longest text that fits moves without its last word: 1 - cosine, or NaN."""
+    step = max(1, len(texts) // SEARCHED)
+    some = [text for text in texts[::step] if len(text.split()) > 1]
+    counts = encoder.token_counts(some) if some else []
+    fitting = [(count, text) for count, text in zip(counts, some, strict=True) if count <= encoder.max_tokens]
+    if not fitting:
+        return float("nan")
+    whole = max(fitting)[1]
+    pair = _unit(encoder, [[whole], [whole.rsplit(maxsplit=1)[0]]], ["whole", "without its last word"])
+    one, other = pair.astype(np.float64)
+    return float(1.0 - one @ other / np.sqrt((one @ one) * (other @ other)))
+
+
+def _unit(encoder: TextEncoder, batches: Sequence[list[str]], ids: Sequence[str]) -> Float32[np.ndarray, "batches dim"]:
+    """The first vector of each batch, of unit length."""
+    with torch.inference_mode():
+        return unit_rows(torch.cat([encoder.encode(batch)[:1] for batch in batches]).numpy(), ids)

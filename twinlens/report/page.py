@@ -1,0 +1,254 @@
+"""The page: everything the pipeline knows of one experiment, gathered and rendered."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from twinlens import __version__
+from twinlens.evaluation import Pool
+from twinlens.naming import WORD
+from twinlens.report import charts, galleries, mistakes
+from twinlens.report.charts import Bar, Series
+from twinlens.report.published_figures import beside
+from twinlens.reporting import TASKS
+
+TEMPLATES = Path(__file__).parent
+LIBRARIES = (
+    "dvc",
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "timm",
+    "transformers",
+    "sentence-transformers",
+    "torchmetrics",
+    "numpy",
+    "polars",
+    "pyarrow",
+)
+TITLES = {
+    "object_sets": "Object sets: pictures that show exactly the same kinds of objects",
+    "caption_to_image": "Caption to image: the picture that a human caption describes",
+    "image_to_caption": "Image to caption: the human captions that describe a picture",
+}
+CATEGORIES = 40  # at most, the most frequent
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the report reads, as the stages left it."""
+
+    names: dict[str, str]  # dataset, model, captioner
+    cards: dict[str, dict[str, Any]]
+    metrics: dict[str, Any]  # content of metrics/<name>.json
+    at_k: pl.DataFrame
+    quality_cost: pl.DataFrame
+    counts: dict[str, Any]  # of the `filter` stage
+    notes: pl.DataFrame  # of the `resize` stage
+    groups: pl.DataFrame
+    pools: list[Pool]
+    values: dict[tuple[str, str], pl.DataFrame]  # of every query, by task and retriever
+    album: galleries.Album
+
+    @property
+    def k(self) -> int:
+        """The deepest cut."""
+        first = self.metrics["retrieval"][self.pools[0].name]
+        return max(int(name.rpartition("_")[2]) for name in first[self.pools[0].retrievers[0]] if "_at_" in name)
+
+
+def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[str, str]) -> str:
+    """The page as HTML; everything that comes from data is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plain"] = lambda name: str(name).replace("_", " ")
+    environment.filters["attr_of"] = lambda counts, name: counts.get(name, 0)
+    numbers = numbering(sources)
+    sha256 = dict(sources.groups.select("image_id", "sha256").iter_rows())
+    tasks = [task_section(sources, pool, numbers) for pool in ordered(sources.pools)]
+    wrong = {
+        pool.name: [
+            mistakes.of_run(pool, name, sources.values[pool.name, name], sources.album, sha256)
+            for name in pool.retrievers
+        ]
+        for pool in ordered(sources.pools)
+    }
+    return environment.get_template("page.html.j2").render(
+        names=sources.names,
+        cards={kind: json.dumps(card, indent=2, ensure_ascii=False) for kind, card in sources.cards.items()},
+        k=sources.k,
+        gates=sources.metrics["gates"]["found"],
+        tasks=tasks,
+        legend=[(name, charts.marker(number, 9, 8, 5)) for name, number in numbers.items()],
+        costs=sources.metrics["cost"],
+        captions=sources.metrics["captions"],
+        mistakes=wrong,
+        causes=mistakes.CAUSES,
+        published=beside(sources.names, sources.metrics),
+        galleries=sorted(shown, key=lambda g: (place(g.task), -_main(sources, g.task, g.retriever))),
+        thumbnails=thumbnails,
+        facts=dataset_facts(sources),
+        versions=versions(),
+        level=next(iter(sources.metrics["intervals"].values()))["pool"]["level"],
+    )
+
+
+def ordered(pools: list[Pool]) -> list[Pool]:
+    """The tasks in the order in which they are always told."""
+    return sorted(pools, key=lambda pool: place(pool.name))
+
+
+def place(task: str) -> tuple[int, str]:
+    """Where a task stands among the others; those of a dataset's own come last."""
+    return (TASKS.index(task), "") if task in TASKS else (len(TASKS), task)
+
+
+def numbering(sources: Sources) -> dict[str, int]:
+    """One colour, marker and dash for each retriever, the same all over the page."""
+    names = sorted({retriever for pool in sources.pools for retriever in pool.retrievers})
+    return {name: number for number, name in enumerate(sorted(names, key=lambda n: (n.startswith("image_and"), n)))}
+
+
+def _main(sources: Sources, task: str, retriever: str) -> float:
+    return float(sources.metrics["retrieval"][task][retriever][f"ndcg_at_{sources.k}"])
+
+
+def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[str, Any]:
+    """Tables and charts of one task, best retriever first."""
+    k, results = sources.k, sources.metrics["retrieval"][pool.name]
+    intervals = sources.metrics["intervals"][pool.name]
+    best_first = sorted(pool.retrievers, key=lambda name: -_main(sources, pool.name, name))
+    measures = [f"{name}_at_{k}" for name in ("hit", "recall", "mrr", "ndcg", "map")] + ["median_rank"]
+    if any(f"macro_ndcg_at_{k}" in results[name] for name in best_first):
+        measures.append(f"macro_ndcg_at_{k}")
+
+    def bars(measure: str) -> list[Bar]:
+        return [
+            Bar(
+                name,
+                numbers[name],
+                results[name][measure],
+                intervals[name][measure].get("low"),
+                intervals[name][measure].get("high"),
+            )
+            for name in best_first
+        ]
+
+    def curves(measure: str) -> list[Series]:
+        mine = sources.at_k.filter(pl.col("task") == pool.name)
+        rows = {name: mine.filter(pl.col("retriever") == name).select("k", measure).rows() for name in best_first}
+        return [Series(name, numbers[name], rows[name]) for name in best_first]
+
+    of_cost = sources.quality_cost.filter(pl.col("task") == pool.name)
+    points = [
+        Series(row["retriever"], numbers[row["retriever"]], [(row["ms_per_picture"], row["ndcg"])])
+        for row in of_cost.iter_rows(named=True)
+    ]
+    efficient = charts.frontier([s.points[0] for s in points if s.points[0][0] > 0])
+    return {
+        "name": pool.name,
+        "title": TITLES.get(pool.name, pool.name.replace("_", " ")),
+        "pool": results["pool"],
+        "clusters": intervals["pool"],
+        "measures": measures,
+        "rows": [
+            {
+                "retriever": name,
+                "marker": charts.marker(numbers[name], 9, 8, 5),
+                "cells": [(results[name][m], intervals[name][m], m) for m in measures],
+            }
+            for name in best_first
+        ],
+        "forests": [
+            charts.forest(bars(f"hit_at_{k}"), f"{pool.name}: hit at {k}", results["pool"][f"chance_hit_at_{k}"]),
+            charts.forest(bars(f"ndcg_at_{k}"), f"{pool.name}: nDCG at {k}"),
+        ],
+        "curves": [
+            charts.lines(curves("hit"), "k", "hit at k", f"{pool.name}: hit against k"),
+            charts.lines(curves("ndcg"), "k", "nDCG at k", f"{pool.name}: nDCG against k"),
+        ],
+        "cost": charts.scatter(
+            points,
+            "milliseconds to put one picture into the index",
+            f"nDCG at {k}",
+            f"{pool.name}: quality against cost",
+        ),
+        "efficient": [s.name for s in points if s.points[0] in efficient],
+        "categories": categories(sources, pool, best_first),
+        "retrievers": best_first,
+    }
+
+
+def categories(sources: Sources, pool: Pool, retrievers: list[str]) -> list[dict[str, Any]]:
+    """Mean nDCG of the queries whose picture shows a kind of object, the most frequent kinds first."""
+    measure = f"ndcg_at_{sources.k}"
+    labels = {image_id: picture.labels for image_id, picture in sources.album.pictures.items()}
+    columns = {name: sources.values[pool.name, name][measure] for name in retrievers}
+    shown = pl.DataFrame(columns).with_columns(
+        label=pl.Series(
+            [labels[i].split(", ") if labels[i] else [] for i in pool.queries["image_id"]], dtype=pl.List(pl.String)
+        )
+    )
+    means = (
+        shown.explode("label")
+        .drop_nulls("label")
+        .group_by("label")
+        .agg(pl.len().alias("queries"), *(pl.col(name).mean() for name in retrievers))
+        .sort("queries", "label", descending=[True, False])
+    )
+    return [
+        {"label": row["label"], "queries": row["queries"], "values": [row[name] for name in retrievers]}
+        for row in means.head(CATEGORIES).iter_rows(named=True)
+    ]
+
+
+def dataset_facts(sources: Sources) -> list[tuple[str, str]]:
+    """What the numbers are about."""
+    groups, album = sources.groups, sources.album
+    pool = groups.filter("in_pool")
+    sets = pool["object_set"].drop_nulls()
+    ids = set(pool["image_id"])
+    human = [text for image_id in ids for text in album.pictures[image_id].human]
+    words = sorted(len(WORD.findall(text)) for text in human)
+    splits = ", ".join(f"{n:,} {name}" for name, n in sorted(groups["split"].value_counts().iter_rows()))
+    sizes = sorted(sets.value_counts()["count"].to_list(), reverse=True)
+    facts = [
+        ("pictures that can be used", f"{len(groups):,} ({splits})"),
+        ("pictures of the pool", f"{len(pool):,}"),
+        ("of which the same file as another", f"{len(pool) - pool['sha256'].n_unique():,}"),
+        ("human captions of the pool", f"{len(human):,}, of which {len(set(human)):,} different"),
+    ]
+    if words:
+        facts.append(("words a caption", f"{words[0]} to {words[-1]}, median {words[len(words) // 2]}"))
+    if sizes:
+        facts.append(("object sets searched for", f"{len(sizes):,}, of {sizes[-1]:,} to {sizes[0]:,} pictures"))
+    dropped = sources.counts["dropped"]
+    facts.append(("annotations dropped", "; ".join(f"{n:,} {rule}" for rule, n in dropped.items()) or "none"))
+    aside = sources.notes.filter(~pl.col("kept"))
+    facts.append(("pictures set aside", f"{len(aside):,}"))
+    facts.append(("pictures mended", f"{len(sources.notes) - len(aside):,}"))
+    return facts
+
+
+def versions() -> list[tuple[str, str]]:
+    """The libraries and the machine that made the report."""
+    found = [("twinlens", __version__), ("Python", platform.python_version())]
+    for name in LIBRARIES:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return [*found, ("system", f"{platform.system()} {platform.machine()}")]

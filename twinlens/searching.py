@@ -1,0 +1,88 @@
+"""Searching: the vectors checked, every retriever of a task run, and what is needed to measure it written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from twinlens import tables
+from twinlens.distractors import judged_items
+from twinlens.errors import DataError
+from twinlens.gates import Gates, Ties, check_probe, not_finite, not_unit, repeated
+from twinlens.neighbours import nearest
+from twinlens.probes import Probe
+from twinlens.progress import Progress
+from twinlens.runs import RunWriter
+from twinlens.tasks import Task, Vectors
+
+
+def read_vectors(folder: Path, name: str) -> Vectors:
+    """The vectors of one source, mapped rather than read.
+
+    Raises:
+        DataError: they are not there, or there are not as many as ids.
+    """
+    ids = tables.read_table(folder / f"{name}.parquet", tables.VECTORS)
+    rows = np.load(folder / f"{name}.npy", mmap_mode="r")
+    if len(rows) != len(ids):
+        raise DataError(f"{name}: {len(rows)} vectors for {len(ids)} ids: `dvc repro -f embed`")
+    return Vectors(ids["id"].to_list(), ids["image_id"].to_list(), rows)
+
+
+def check_vectors(gates: Gates, sources: Mapping[str, Vectors], folder: Path) -> None:
+    """Hold every source against what vectors must be, and against its probes.
+
+    Raises:
+        DataError: a gate that is an error found trouble.
+    """
+    for name, source in sources.items():
+        gates.check("finite", not_finite(source.rows, source.ids, name))
+        gates.check("unit_length", not_unit(source.rows, source.ids, name))
+        probe = Probe.read(folder / f"{name}.probe.npz")
+        gates.check("repeated_vectors", repeated(source.rows, probe.contents, name, gates.params.max_repeated_share))
+        check_probe(gates, name, probe, sources)
+
+
+def write_pool(task: Task, folder: Path) -> None:
+    """Who searches what: enough, with a run, to compute any measure."""
+    names = np.array(task.group_names, dtype=object)
+    queries = {
+        "query_id": task.query_ids,
+        "image_id": task.query_images,
+        "group": names[task.query_groups].tolist(),
+        "relevant": task.relevant_counts(),
+    }
+    items = {"item_id": task.item_ids, "group": names[task.item_groups].tolist()}
+    tables.write_table(pl.DataFrame(queries), folder / "queries.parquet", tables.QUERIES)
+    tables.write_table(pl.DataFrame(items), folder / "items.parquet", tables.ITEMS)
+
+
+def search(task: Task, retriever: str, depth: int, device: str, folder: Path, gates: Gates) -> None:
+    """Write the run of one retriever, and the rank of every query's first hit, also without distractors."""
+    queries, items = task.retrievers[retriever]()
+    wanted, groups = task.query_groups, task.item_groups
+    first_hits, equal = [], Ties()
+    with (
+        RunWriter(folder / "runs" / f"{retriever}.parquet", task.query_ids, task.item_ids) as run,
+        Progress(f"rank {task.name} by {retriever}", total=len(queries), unit="query") as bar,
+    ):
+        for found in nearest(
+            queries, items, depth, own_rows=task.own_rows, query_groups=wanted, item_groups=groups, device=device
+        ):
+            run.add(found.first_query, found.rows, found.scores)
+            equal.add(found.scores, found.rows, items)
+            assert found.first_hit is not None  # groups were given
+            first_hits.append(found.first_hit)
+            bar.add(len(found.rows))
+    gates.check("tied_scores", equal.trouble(f"{task.name}, {retriever}", gates.params.max_tied_share))
+    rank = among = np.concatenate(first_hits)
+    judged = judged_items(wanted, groups)
+    if not judged.all():
+        assert task.own_rows is None  # where queries are items, every item is a query
+        again = nearest(queries, items[judged], depth, query_groups=wanted, item_groups=groups[judged], device=device)
+        among = np.concatenate([found.first_hit for found in again if found.first_hit is not None])
+    hits = pl.DataFrame({"query_id": task.query_ids, "rank": rank, "rank_among_judged": among})
+    tables.write_table(hits, folder / "first_hits" / f"{retriever}.parquet", tables.FIRST_HITS)
