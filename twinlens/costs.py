@@ -60,9 +60,13 @@ class Cost:
 
 
 def peak_host_bytes() -> int:
-    """The most memory this process has held so far."""
-    status = Path("/proc/self/status")  # Linux, where `getrusage` gives the peak of the process that started this one
-    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))):
+    """The most memory this process has held so far.
+
+    Linux counts into `ru_maxrss` what the parent held when it started this process, so the kernel's
+    figure of this program alone is taken where there is one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))):
         return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes, but for macOS
