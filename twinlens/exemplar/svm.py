@@ -1,0 +1,277 @@
+"""Exemplar SVMs, with or without a pull towards a text vector, all queries fitted as one problem.
+
+The loss of a query, with balanced weights s_i and labels y_i of +1 and -1, is
+
+    1/2 * sum_i s_i max(0, 1 - y_i w x_i)^2  +  lambda_w / 2 * |w|^2  +  lambda_q * (1 - cos(text, w))
+
+With `lambda_q` 0 it is scikit-learn's `LinearSVC(C, class_weight="balanced", fit_intercept=False)`
+(Fan et al. 2008) for `lambda_w = 1 / (2 C)`; an intercept like LinearSVC's is a column of ones. With
+`lambda_q` it is the combined loss of source 003 (orm011/playground, 2024).
+
+**Method.** Newton's method on the primal (Keerthi & DeCoste 2005; Chapelle 2007), its systems solved by
+conjugate gradients, all queries of a block in step: since the negatives are shared, every product
+with a Hessian is two matrix products of the whole block. Those run in float32; gradients, losses
+and weights are float64.
+
+**Tolerance.** A query is done when `|gradient| <= tolerance * lambda_w * |w|`. Without text the loss is
+strongly convex with modulus `lambda_w`, so this bounds the error: `|w - optimum| <= tolerance * |w|`.
+The cosine is not convex: with text it is a stationary point that no descent leaves, reached from the
+ridge solution, so that the result does not depend on a random start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int
+
+from twinlens.errors import DataError
+from twinlens.exemplar.closed_form import ridge, unit
+from twinlens.exemplar.examples import Examples
+
+CELLS = 2**19  # queries x negatives of a block: its arrays stay near the cache
+NEWTON_STEPS = 100
+INNER_STEPS = 40  # of conjugate gradients, per Newton step
+INNER_REDUCTION = 0.1  # of the residual: solving more exactly costs more than the Newton steps it saves
+SHORTEST = 0.25  # a step may not shrink a weight vector below this share: the cosine has a pole at 0
+VANISHED = 1e-4  # of the length at the start
+
+PerQuery = Float64[np.ndarray, " queries"]
+Matrix = Float64[np.ndarray, "queries dim"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Weights of every query, and how well they are known."""
+
+    weights: Float64[np.ndarray, "queries dim"]
+    residuals: Float64[np.ndarray, " queries"]  # |gradient| / (lambda_w * |w|), at most the tolerance; 0 if overruled
+    overruled: Bool[np.ndarray, " queries"]  # the text won: no minimum but the limit w -> 0 along the text
+    newton_steps: Int[np.ndarray, " queries"]
+
+
+def fit(
+    examples: Examples,
+    negatives: Float[np.ndarray, "negatives dim"],
+    *,
+    lambda_w: float,
+    texts: Float[np.ndarray, "queries dim"] | None = None,
+    lambda_q: float = 0.0,
+    tolerance: float = 1e-4,
+    block: int | None = None,
+) -> Fitted:
+    """Fit every query.
+
+    A text that contradicts its exemplars can pull so hard that the loss has no minimum: it falls for
+    ever as `w` shrinks to 0 along the text. The direction of that limit, the text itself, is then the
+    query's weights, and `overruled` says so.
+
+    Args:
+        examples: own examples of the queries.
+        negatives: shared by all queries; may be empty where every query has negatives of its own.
+        lambda_w: weight of the ridge, above 0; `1 / (2 C)` of an SVM.
+        texts: unit vectors, one a query; needed with `lambda_q`.
+        lambda_q: weight of the pull towards the text, 0 or more.
+        tolerance: relative, see above.
+        block: queries fitted in step; by default what suits the cache. Changes speed, and weights
+            within the tolerance.
+
+    Raises:
+        DataError: a query has one class only; widths differ; a value is not finite; a text is missing
+            or points nowhere; a query does not reach the tolerance.
+    """
+    shared = np.asarray(negatives, dtype=np.float64).reshape(len(negatives), -1)
+    _check(examples, shared, texts, lambda_w, lambda_q)
+    if not len(shared):
+        shared = np.zeros((0, examples.rows.shape[2]))
+    aims = unit(texts) if texts is not None and lambda_q else None
+    size = block or int(np.clip(CELLS // max(1, len(shared)), 16, 512))
+    parts = [
+        _Block(
+            examples[start : start + size], shared, lambda_w, None if aims is None else aims[start : start + size],
+            lambda_q, tolerance, start,
+        ).solve()
+        for start in range(0, len(examples), size)
+    ]  # fmt: skip
+    return Fitted(
+        np.concatenate([part.weights for part in parts]),
+        np.concatenate([part.residuals for part in parts]),
+        np.concatenate([part.overruled for part in parts]),
+        np.concatenate([part.newton_steps for part in parts]),
+    )
+
+
+def _check(
+    examples: Examples, shared: np.ndarray, texts: np.ndarray | None, lambda_w: float, lambda_q: float
+) -> None:
+    count, _, dim = examples.rows.shape
+    if not lambda_w > 0 or not lambda_q >= 0:
+        raise DataError(f"lambda_w is {lambda_w:g} and lambda_q {lambda_q:g}: want above 0, and 0 or more")
+    if len(shared) and (shared.shape[1] != dim or not np.isfinite(shared).all()):
+        raise DataError(f"negatives of shape {shared.shape}: want finite rows of the examples' {dim} dimensions")
+    if lambda_q and texts is None:
+        raise DataError(f"lambda_q is {lambda_q:g} but there are no text vectors: give one a query, or lambda_q 0")
+    if texts is not None and (texts.shape != (count, dim) or not np.isfinite(texts).all()):
+        raise DataError(f"texts of shape {texts.shape}: want finite rows, {count} queries x {dim} dimensions")
+
+
+class _Block:
+    """Some queries in step; those that are done leave the arrays."""
+
+    def __init__(
+        self,
+        examples: Examples,
+        shared: Matrix,
+        lambda_w: float,
+        texts: Matrix | None,
+        lambda_q: float,
+        tolerance: float,
+        first: int,
+    ) -> None:
+        self.shared, self.shared32 = shared, shared.astype(np.float32)
+        self.lambda_w, self.lambda_q, self.tolerance, self.first = lambda_w, lambda_q, tolerance, first
+        self.own, self.signs, self.texts = examples.rows, examples.signs, texts
+        self.s_own, self.s_shared = examples.weights(len(shared))
+        self.w = ridge(examples, shared, lambda_w)
+        self.live = np.arange(len(examples))
+        self.start_length = np.linalg.norm(self.w, axis=1)
+
+    def solve(self) -> Fitted:
+        """Newton steps until every query is done."""
+        count, dim = self.w.shape
+        done = Fitted(np.empty((count, dim)), np.zeros(count), np.zeros(count, bool), np.zeros(count, int))
+        self._margins()
+        for step in range(NEWTON_STEPS):
+            gradient, length = self._gradient()
+            residual = np.linalg.norm(gradient, axis=1) / (self.lambda_w * length)
+            vanished = length < VANISHED * self.start_length
+            finished = (residual <= self.tolerance) | vanished
+            if finished.any():
+                rows = self.live[finished]
+                done.weights[rows], done.residuals[rows] = self.w[finished], residual[finished]
+                done.newton_steps[rows], done.overruled[rows] = step, vanished[finished]
+                if vanished.any() and self.texts is not None:
+                    done.weights[self.live[vanished]] = self.texts[vanished]
+                    done.residuals[self.live[vanished]] = 0.0
+                gradient, length = gradient[~finished], length[~finished]
+                self._keep(~finished)
+            if not len(self.live):
+                return done
+            self._advance(gradient, length)
+        worst = self.first + int(self.live[0])
+        raise DataError(
+            f"{len(self.live)} queries did not come within {self.tolerance:g} in {NEWTON_STEPS} Newton steps, the first "
+            f"is query {worst}, at {residual.max():.1e}: a larger lambda_w, or a tolerance that float64 can reach"
+        )
+
+    def _keep(self, chosen: Bool[np.ndarray, " queries"]) -> None:
+        for name in ("own", "signs", "s_own", "s_shared", "w", "live", "start_length", "m_shared", "m_own"):
+            setattr(self, name, getattr(self, name)[chosen])
+        self.texts = None if self.texts is None else self.texts[chosen]
+
+    def _margins(self) -> None:
+        self.m_shared = self.w @ self.shared.T  # (queries, negatives)
+        self.m_own = (self.own @ self.w[:, :, None])[:, :, 0]  # (queries, own)
+
+    def _gradient(self) -> tuple[Matrix, PerQuery]:
+        length = np.linalg.norm(self.w, axis=1)
+        of_shared = self.s_shared[:, None] * np.maximum(1.0 + self.m_shared, 0.0)
+        of_own = self.s_own * self.signs * np.maximum(1.0 - self.signs * self.m_own, 0.0)
+        gradient = of_shared @ self.shared - (of_own[:, None, :] @ self.own)[:, 0] + self.lambda_w * self.w
+        if self.texts is not None:
+            along = self.w / length[:, None]
+            cosine = np.einsum("qd,qd->q", self.texts, along)[:, None]
+            gradient -= self.lambda_q / length[:, None] * (self.texts - cosine * along)
+        return gradient, length
+
+    def _advance(self, gradient: Matrix, length: PerQuery) -> None:
+        """One Newton step, as long as the loss falls by it."""
+        step = self._newton_direction(gradient, length).astype(np.float64)
+        d_shared, d_own = step @ self.shared.T, (self.own @ step[:, :, None])[:, :, 0]
+        slope = np.einsum("qd,qd->q", gradient, step)
+        along, square = np.einsum("qd,qd->q", self.w, step), np.einsum("qd,qd->q", step, step)
+        text_w = text_step = np.zeros(len(step))
+        if self.texts is not None:
+            text_w, text_step = (np.einsum("qd,qd->q", self.texts, rows) for rows in (self.w, step))
+
+        def loss(t: PerQuery) -> tuple[PerQuery, PerQuery]:
+            """At `w + t * step`: the loss, and the squared length."""
+            far = t[:, None]
+            hinge = self.s_shared * (np.maximum(1.0 + self.m_shared + far * d_shared, 0.0) ** 2).sum(axis=1)
+            slack = np.maximum(1.0 - self.signs * (self.m_own + far * d_own), 0.0)
+            squared = length**2 + 2.0 * t * along + t**2 * square
+            value = 0.5 * (hinge + (self.s_own * slack**2).sum(axis=1) + self.lambda_w * squared)
+            if self.texts is not None:
+                value -= self.lambda_q * (text_w + t * text_step) / np.sqrt(np.maximum(squared, 1e-300))
+            return value, squared
+
+        before, _ = loss(np.zeros(len(step)))
+        t = np.ones(len(step))
+        for _ in range(50):  # halvings; 1e-4 is Armijo's usual share, 1e-12 allows for rounding near the optimum
+            value, squared = loss(t)
+            far = value > before + 1e-4 * t * slope + 1e-12 * np.abs(before)
+            if self.texts is not None:
+                far |= squared < (SHORTEST * length) ** 2
+            if not far.any():
+                break
+            t = np.where(far, 0.5 * t, t)
+        self.w = self.w + t[:, None] * step
+        self.m_shared += t[:, None] * d_shared
+        self.m_own += t[:, None] * d_own
+
+    def _newton_direction(self, gradient: Matrix, length: PerQuery) -> Float32[np.ndarray, "queries dim"]:
+        """Conjugate gradients on the Newton system; a query stops at negative curvature (Steihaug 1983)."""
+        active = (self.m_shared > -1.0) * self.s_shared[:, None].astype(np.float32)
+        low, factors, diagonal = self._low_rank(length)
+
+        def hessian(rows: np.ndarray) -> np.ndarray:
+            product = ((rows @ self.shared32.T) * active) @ self.shared32 + diagonal[:, None] * rows
+            inner = factors * (low @ rows[:, :, None])[:, :, 0]
+            return product + (inner[:, None, :] @ low)[:, 0]
+
+        residual = -gradient.astype(np.float32)
+        direction, found = residual.copy(), np.zeros_like(residual)
+        energy = np.einsum("qd,qd->q", residual, residual)
+        wanted, running = INNER_REDUCTION**2 * energy, np.ones(len(residual), dtype=bool)
+        for inner_step in range(INNER_STEPS):
+            product = hessian(direction)
+            curvature = np.einsum("qd,qd->q", direction, product)
+            if inner_step == 0:
+                found[curvature <= 0] = direction[curvature <= 0]  # downhill, at least
+            running &= curvature > 0
+            ahead = np.where(running, energy / np.where(running, curvature, 1.0), 0.0).astype(np.float32)[:, None]
+            found += ahead * direction
+            residual -= ahead * product
+            left = np.einsum("qd,qd->q", residual, residual)
+            running &= left > wanted
+            if not running.any():
+                break
+            turn = np.where(running, left / np.maximum(energy, 1e-38), 0.0).astype(np.float32)
+            direction, energy = residual + turn[:, None] * direction, left
+        return found
+
+    def _low_rank(self, length: PerQuery) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The Hessian but for the shared negatives: rows, their factors, and a multiple of the identity.
+
+        The cosine's part is `-(lambda_q / |w|^2) (t u' + u t' + c I - 3 c u u')` with a minus before
+        lambda_q in the loss, for the unit text t, u = w / |w| and c = t u; with a = t + u and b = t - u,
+        `t u' + u t' = (a a' - b b') / 2`.
+        """
+        violated = self.s_own * (1.0 - self.signs * self.m_own > 0.0)
+        if self.texts is None:
+            return (
+                self.own.astype(np.float32),
+                violated.astype(np.float32),
+                np.full(len(self.w), self.lambda_w, dtype=np.float32),
+            )
+        pull = self.lambda_q / length**2
+        along = self.w / length[:, None]
+        cosine = np.einsum("qd,qd->q", self.texts, along)
+        rows = np.stack([self.texts + along, self.texts - along, along], axis=1)
+        factors = pull[:, None] * np.stack([np.full_like(cosine, 0.5), np.full_like(cosine, -0.5), -3.0 * cosine], 1)
+        return (
+            np.concatenate([self.own, rows], axis=1).astype(np.float32),
+            np.hstack([violated, factors]).astype(np.float32),
+            (self.lambda_w + pull * cosine).astype(np.float32),
+        )
