@@ -10,15 +10,16 @@ import numpy as np
 import polars as pl
 
 from stages.runner import run_stage
-from twinlens import paths, tables
+from twinlens import category_search, paths, tables
 from twinlens.costs import Cost
+from twinlens.full_ranking import average_precision
 from twinlens.neighbours import nearest
 from twinlens.params import read_params
 from twinlens.placement import place
 from twinlens.progress import Progress
 from twinlens.runs import RunWriter
 from twinlens.scratch import publishing
-from twinlens.sources import IMAGES, TEXTS
+from twinlens.sources import CLASSES, IMAGES, NEGATIVES, TEXTS
 from twinlens.tasks import Task, Vectors, build, check_unit_rows
 
 log = logging.getLogger("twinlens")
@@ -32,10 +33,12 @@ def main(dataset: str, model: str) -> None:
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
     sources = {
         name: read_vectors(paths.embedded(dataset, model), name)
-        for name in (IMAGES, *TEXTS)
+        for name in (IMAGES, *TEXTS, CLASSES, NEGATIVES)
         if (paths.embedded(dataset, model) / f"{name}.npy").exists()
     }
     tasks = build(sources, groups, params.rank, joint=params.models[model].joint is not None)
+    images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
+    tasks += category_search.build(sources, groups.filter("in_pool"), images, params.category_search)
     with publishing(paths.ranked(dataset, model)) as draft:
         for task in tasks:
             folder = draft / task.name
@@ -68,6 +71,8 @@ def write_pool(task: Task, folder: Path) -> None:
     items = {"item_id": task.item_ids, "group": names[task.item_groups].tolist()}
     tables.write_table(pl.DataFrame(queries), folder / "queries.parquet", tables.QUERIES)
     tables.write_table(pl.DataFrame(items), folder / "items.parquet", tables.ITEMS)
+    if task.about:
+        (folder / "about.json").write_text(json.dumps(task.about) + "\n")
 
 
 def search(task: Task, retriever: str, depth: int, device: str, folder: Path) -> None:
@@ -93,6 +98,11 @@ def search(task: Task, retriever: str, depth: int, device: str, folder: Path) ->
             bar.add(len(found.rows))
     ranks = {"query_id": task.query_ids, "rank": np.concatenate(first_hits)}
     tables.write_table(pl.DataFrame(ranks), folder / "first_hits" / f"{retriever}.parquet", tables.FIRST_HITS)
+    if task.full_ranking:
+        values = average_precision(queries, items, task.query_groups, task.item_groups)
+        precisions = pl.DataFrame({"query_id": task.query_ids, "value": values})
+        path = folder / "average_precision" / f"{retriever}.parquet"
+        tables.write_table(precisions, path, tables.AVERAGE_PRECISION)
 
 
 if __name__ == "__main__":

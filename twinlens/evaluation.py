@@ -27,6 +27,8 @@ from twinlens.runs import read_run
 DIGITS = 6
 MACRO = ("mrr", "ndcg", "hit")  # over groups, for the task whose groups differ in size
 CURVES = ("hit", "ndcg")
+FULL_RANKING = "average_precision"
+AS_PUBLISHED = "_as_published"  # ends the name of a task that repeats a source's own protocol
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,23 @@ class Pool:
         """Those that have a run here."""
         return sorted(path.stem for path in (self.folder / "runs").glob("*.parquet"))
 
+    @property
+    def full_ranking(self) -> bool:
+        """Whether the `rank` stage measured average precision over the whole pool here."""
+        return (self.folder / FULL_RANKING).is_dir()
+
     def describe(self, dataset: str, split: str, k: int) -> dict[str, Any]:
         """What every number of this task is about."""
         candidates = len(self.items) - self.excludes_self
         chance = chance_hit_at(candidates, self.queries["relevant"].to_numpy(), k)
+        about = self.folder / "about.json"
         return {
             "dataset": dataset,
             "split": split,
             "queries": len(self.queries),
             "items": len(self.items),
             f"chance_hit_at_{k}": round(chance, DIGITS),
-        }
+        } | (json.loads(about.read_text()) if about.exists() else {})
 
 
 @dataclass
@@ -105,12 +113,21 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, out: Pa
     with Progress("evaluate", total=sum(len(pool.retrievers) for pool in pools), unit="run") as bar:
         for pool in pools:
             described = pool.describe(dataset, split, params.ks[-1])
+            if pool.name.endswith(AS_PUBLISHED):
+                results.as_published[pool.name.removesuffix(AS_PUBLISHED)] = {"pool": described} | {
+                    retriever: {"map": measure_run(pool, retriever, params).means[FULL_RANKING]}
+                    for retriever in pool.retrievers
+                }
+                bar.add(len(pool.retrievers))
+                continue
             results.retrieval[pool.name] = {"pool": described}
-            results.as_published[pool.name] = {"pool": described}
+            if not pool.full_ranking:
+                results.as_published[pool.name] = {"pool": described}
             for retriever in pool.retrievers:
                 measured = measure_run(pool, retriever, params)
                 results.retrieval[pool.name][retriever] = measured.means
-                results.as_published[pool.name][retriever] = measured.as_published
+                if not pool.full_ranking:
+                    results.as_published[pool.name][retriever] = measured.as_published
                 results.curves += curve_rows(pool.name, retriever, measured.curves)
                 results.queries += len(measured.per_query)
                 results.compared += measured.compared
@@ -141,8 +158,9 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
     relevant = pool.queries["relevant"].to_numpy()
     first_hits = _read_first_hits(pool, retriever)
     values = measure_all(relevance, relevant, params.ks)
+    full = {FULL_RANKING: _read_average_precision(pool, retriever)} if pool.full_ranking else {}
     compared = check_sample(values, relevance, relevant, params.ks, params.referee_queries, params.seed)
-    means = {name: round(float(value.mean()), DIGITS) for name, value in values.items()}
+    means = {name: round(float(value.mean()), DIGITS) for name, value in (values | full).items()}
     means["median_rank"] = median_rank(first_hits)
     if pool.excludes_self:
         _, groups = np.unique(pool.query_groups, return_inverse=True)
@@ -152,7 +170,7 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
     published = {name: round(float(v.mean()), DIGITS) for name, v in object_set_measures(relevance).items()}
     per_query = pool.queries.with_columns(
         first_hit=pl.Series(first_hits), tied=pl.Series(tied_at(scores, params.ks[-1]))
-    ).with_columns(pl.Series(name, value) for name, value in values.items())
+    ).with_columns(pl.Series(name, value) for name, value in (values | full).items())
     return Measured(means, published, _curves(relevance, relevant), per_query, compared)
 
 
@@ -180,6 +198,14 @@ def _read_first_hits(pool: Pool, retriever: str) -> Int[np.ndarray, " queries"]:
     if table["query_id"].to_list() != pool.queries["query_id"].to_list():
         raise DataError(f"{path} is not about the queries of its task: `dvc repro -f rank`")
     return table["rank"].to_numpy()
+
+
+def _read_average_precision(pool: Pool, retriever: str) -> Values:
+    path = pool.folder / FULL_RANKING / f"{retriever}.parquet"
+    table = tables.read_table(path, tables.AVERAGE_PRECISION)
+    if table["query_id"].to_list() != pool.queries["query_id"].to_list():
+        raise DataError(f"{path} is not about the queries of its task: `dvc repro -f rank`")
+    return table["value"].to_numpy()
 
 
 def _curves(relevance: Relevance, relevant: Values) -> dict[str, list[float]]:

@@ -53,6 +53,7 @@ QUERIES = _columns(query_id=_text, image_id=_text, group=_text, relevant=pa.int3
 ITEMS = _columns(item_id=_text, group=_text)
 _id = pa.dictionary(pa.int32(), pa.string())
 RUN = _columns(query_id=_id, item_id=_id, rank=pa.int32(), score=pa.float32())  # rank from 1, best first
+AVERAGE_PRECISION = _columns(query_id=_text, value=pa.float64())  # over the full ranking
 FIRST_HITS = _columns(query_id=_text, rank=pa.int32())  # of the first relevant item, over the whole pool
 
 

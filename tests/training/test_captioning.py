@@ -195,7 +195,9 @@ def test_another_recipe_gives_other_weights(
 def test_a_caption_longer_than_the_model_is_cut_and_can_be_learnt(material: Material, tmp_path: Path) -> None:
     short = copy.deepcopy(ARCHITECTURE)
     short["text_config"]["max_position_embeddings"] = 6
-    trained = train_captioner(card({"epochs": 2}, architecture=short, max_new_tokens=5), material, CPU, tmp_path / "weights")
+    trained = train_captioner(
+        card({"epochs": 2}, architecture=short, max_new_tokens=5), material, CPU, tmp_path / "weights"
+    )
     assert trained.log[1]["loss"] < trained.log[0]["loss"]
     texts = captioners.load(card(max_new_tokens=5), tmp_path / "weights", CPU).caption(
         torch.zeros(2, 3, SIDE_PX, SIDE_PX, dtype=torch.uint8)

@@ -6,8 +6,8 @@ that are searched for like any other vector.
 
 from __future__ import annotations
 
-from twinlens.exemplar.closed_form import lda_whitened, ridge, rocchio, weighted_sum
+from twinlens.exemplar.closed_form import lda_whitened, ridge, rocchio, unit, weighted_sum
 from twinlens.exemplar.examples import Examples
 from twinlens.exemplar.svm import Fitted, fit
 
-__all__ = ["Examples", "Fitted", "fit", "lda_whitened", "ridge", "rocchio", "weighted_sum"]
+__all__ = ["Examples", "Fitted", "fit", "lda_whitened", "ridge", "rocchio", "unit", "weighted_sum"]

@@ -35,7 +35,8 @@ NEWTON_STEPS = 100
 INNER_STEPS = 40  # of conjugate gradients, per Newton step
 INNER_REDUCTION = 0.1  # of the residual: solving more exactly costs more than the Newton steps it saves
 SHORTEST = 0.25  # a step may not shrink a weight vector below this share: the cosine has a pole at 0
-VANISHED = 1e-4  # of the length at the start
+ARRAYS = ("own", "signs", "s_own", "s_shared", "w", "live", "start_length", "pull_at_0", "m_shared", "m_own")
+FOLLOWED = 0.99  # cosine to the text of a weight vector that the text has overruled
 
 PerQuery = Float64[np.ndarray, " queries"]
 Matrix = Float64[np.ndarray, "queries dim"]
@@ -102,9 +103,7 @@ def fit(
     )
 
 
-def _check(
-    examples: Examples, shared: np.ndarray, texts: np.ndarray | None, lambda_w: float, lambda_q: float
-) -> None:
+def _check(examples: Examples, shared: np.ndarray, texts: np.ndarray | None, lambda_w: float, lambda_q: float) -> None:
     count, _, dim = examples.rows.shape
     if not lambda_w > 0 or not lambda_q >= 0:
         raise DataError(f"lambda_w is {lambda_w:g} and lambda_q {lambda_q:g}: want above 0, and 0 or more")
@@ -136,6 +135,8 @@ class _Block:
         self.w = ridge(examples, shared, lambda_w)
         self.live = np.arange(len(examples))
         self.start_length = np.linalg.norm(self.w, axis=1)
+        of_own = (self.s_own * self.signs)[:, None, :] @ self.own
+        self.pull_at_0 = of_own[:, 0] - self.s_shared[:, None] * shared.sum(axis=0)
 
     def solve(self) -> Fitted:
         """Newton steps until every query is done."""
@@ -145,28 +146,51 @@ class _Block:
         for step in range(NEWTON_STEPS):
             gradient, length = self._gradient()
             residual = np.linalg.norm(gradient, axis=1) / (self.lambda_w * length)
-            vanished = length < VANISHED * self.start_length
+            vanished = self._vanishing(length)
             finished = (residual <= self.tolerance) | vanished
             if finished.any():
                 rows = self.live[finished]
                 done.weights[rows], done.residuals[rows] = self.w[finished], residual[finished]
                 done.newton_steps[rows], done.overruled[rows] = step, vanished[finished]
-                if vanished.any() and self.texts is not None:
+                if self.texts is not None:
                     done.weights[self.live[vanished]] = self.texts[vanished]
                     done.residuals[self.live[vanished]] = 0.0
-                gradient, length = gradient[~finished], length[~finished]
+                gradient, length, residual = gradient[~finished], length[~finished], residual[~finished]
                 self._keep(~finished)
             if not len(self.live):
                 return done
             self._advance(gradient, length)
         worst = self.first + int(self.live[0])
         raise DataError(
-            f"{len(self.live)} queries did not come within {self.tolerance:g} in {NEWTON_STEPS} Newton steps, the first "
-            f"is query {worst}, at {residual.max():.1e}: a larger lambda_w, or a tolerance that float64 can reach"
+            f"{len(self.live)} queries did not come within {self.tolerance:g} in {NEWTON_STEPS} Newton steps, "
+            f"the first is query {worst}, at {residual[0]:.1e}: raise lambda_w, or the tolerance"
         )
 
+    def _vanishing(self, length: PerQuery) -> Bool[np.ndarray, " queries"]:
+        """Whether a weight vector shrinks to nothing along its text.
+
+        Where minus the gradient of the hinge at 0 points away from a direction, hinge and ridge, which
+        are convex, rise along it from 0 on and the cosine stays: no point of that ray is a minimum.
+        """
+        if self.texts is None:
+            return np.zeros(len(self.w), dtype=bool)
+        text, w = (np.einsum("qd,qd->q", self.pull_at_0, rows) for rows in (self.texts, self.w))
+        follows = np.einsum("qd,qd->q", self.texts, self.w) > FOLLOWED * length
+        return (text <= 0) & (w <= 0) & follows & (length < SHORTEST * self.start_length)
+
     def _keep(self, chosen: Bool[np.ndarray, " queries"]) -> None:
-        for name in ("own", "signs", "s_own", "s_shared", "w", "live", "start_length", "m_shared", "m_own"):
+        for name in (
+            "own",
+            "signs",
+            "s_own",
+            "s_shared",
+            "w",
+            "live",
+            "start_length",
+            "pull_at_0",
+            "m_shared",
+            "m_own",
+        ):
             setattr(self, name, getattr(self, name)[chosen])
         self.texts = None if self.texts is None else self.texts[chosen]
 
@@ -254,9 +278,8 @@ class _Block:
     def _low_rank(self, length: PerQuery) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The Hessian but for the shared negatives: rows, their factors, and a multiple of the identity.
 
-        The cosine's part is `-(lambda_q / |w|^2) (t u' + u t' + c I - 3 c u u')` with a minus before
-        lambda_q in the loss, for the unit text t, u = w / |w| and c = t u; with a = t + u and b = t - u,
-        `t u' + u t' = (a a' - b b') / 2`.
+        The cosine's part is `lambda_q / |w|^2 * (t u' + u t' + c I - 3 c u u')`, for the unit text t,
+        u = w / |w| and c = t u; with a = t + u and b = t - u, `t u' + u t' = (a a' - b b') / 2`.
         """
         violated = self.s_own * (1.0 - self.signs * self.m_own > 0.0)
         if self.texts is None:
