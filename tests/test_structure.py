@@ -16,7 +16,10 @@ PLUMBING = {
     for name in ("__init__", "cards", "costs", "errors", "fetch", "params", "paths", "progress", "scratch")
 } | {"stages/__init__.py", "stages/runner.py"}
 
-PURE = ("filtering", "fusion", "grouping", "measures", "naming", "published", "sources", "tasks", "tables", "runs")
+PURE = (
+    "categories", "category_search", "exemplar/__init__", "filtering", "full_ranking", "fusion", "grouping", "measures",
+    "naming", "published", "sources", "tasks", "tables", "runs",
+)  # fmt: skip
 SLOW = {"torch", "open_clip", "timm", "transformers", "sentence_transformers", "torchvision", "torchmetrics"}
 
 

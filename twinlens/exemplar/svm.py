@@ -15,13 +15,13 @@ and weights are float64.
 
 **Tolerance.** A query is done when `|gradient| <= tolerance * lambda_w * |w|`. Without text the loss is
 strongly convex with modulus `lambda_w`, so this bounds the error: `|w - optimum| <= tolerance * |w|`.
-The cosine is not convex: with text it is a stationary point that no descent leaves, reached from the
-ridge solution, so that the result does not depend on a random start.
+The cosine is not convex, and there can be two minima, one near the exemplars and one near the text: both
+ends are started from (the ridge regression and the text), never at random, and the lower loss is kept.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int
@@ -35,7 +35,7 @@ NEWTON_STEPS = 100
 INNER_STEPS = 40  # of conjugate gradients, per Newton step
 INNER_REDUCTION = 0.1  # of the residual: solving more exactly costs more than the Newton steps it saves
 SHORTEST = 0.25  # a step may not shrink a weight vector below this share: the cosine has a pole at 0
-ARRAYS = ("own", "signs", "s_own", "s_shared", "w", "live", "start_length", "pull_at_0", "m_shared", "m_own")
+ARRAYS = ("own", "signs", "s_own", "s_shared", "w", "live", "start_length", "pull_at_0", "idle", "m_shared", "m_own")
 FOLLOWED = 0.99  # cosine to the text of a weight vector that the text has overruled
 
 PerQuery = Float64[np.ndarray, " queries"]
@@ -49,6 +49,7 @@ class Fitted:
     weights: Float64[np.ndarray, "queries dim"]
     residuals: Float64[np.ndarray, " queries"]  # |gradient| / (lambda_w * |w|), at most the tolerance; 0 if overruled
     overruled: Bool[np.ndarray, " queries"]  # the text won: no minimum but the limit w -> 0 along the text
+    losses: Float64[np.ndarray, " queries"]  # of an overruled query: the limit
     newton_steps: Int[np.ndarray, " queries"]
 
 
@@ -79,35 +80,38 @@ def fit(
             within the tolerance.
 
     Raises:
-        DataError: a query has one class only; widths differ; a value is not finite; a text is missing
-            or points nowhere; a query does not reach the tolerance.
+        DataError: a query has one class only, or its exemplars equal its negatives; widths differ; a
+            value is not finite; a text is missing or points nowhere; a query does not reach the tolerance.
     """
-    shared = np.asarray(negatives, dtype=np.float64).reshape(len(negatives), -1)
+    shared = np.asarray(negatives, dtype=np.float64)
     _check(examples, shared, texts, lambda_w, lambda_q)
-    if not len(shared):
-        shared = np.zeros((0, examples.rows.shape[2]))
     aims = unit(texts) if texts is not None and lambda_q else None
     size = block or int(np.clip(CELLS // max(1, len(shared)), 16, 512))
-    parts = [
-        _Block(
-            examples[start : start + size], shared, lambda_w, None if aims is None else aims[start : start + size],
-            lambda_q, tolerance, start,
-        ).solve()
-        for start in range(0, len(examples), size)
-    ]  # fmt: skip
-    return Fitted(
-        np.concatenate([part.weights for part in parts]),
-        np.concatenate([part.residuals for part in parts]),
-        np.concatenate([part.overruled for part in parts]),
-        np.concatenate([part.newton_steps for part in parts]),
-    )
+    parts = []
+    for start in range(0, len(examples), size):
+        some = slice(start, start + size)
+        problem = (examples[some], shared, lambda_w, None if aims is None else aims[some], lambda_q, tolerance, start)
+        found = _Block(*problem, from_text=False).solve()
+        parts.append(found if aims is None else _lower(found, _Block(*problem, from_text=True).solve()))
+    return Fitted(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Fitted)))
+
+
+def _lower(one: Fitted, other: Fitted) -> Fitted:
+    """Of every query, the fit with the lower loss."""
+    better = other.losses < one.losses
+
+    def chosen(name: str) -> np.ndarray:
+        left, right = getattr(one, name), getattr(other, name)
+        return np.where(better[:, None] if left.ndim > 1 else better, right, left)
+
+    return Fitted(*(chosen(field.name) for field in fields(Fitted)))
 
 
 def _check(examples: Examples, shared: np.ndarray, texts: np.ndarray | None, lambda_w: float, lambda_q: float) -> None:
     count, _, dim = examples.rows.shape
     if not lambda_w > 0 or not lambda_q >= 0:
         raise DataError(f"lambda_w is {lambda_w:g} and lambda_q {lambda_q:g}: want above 0, and 0 or more")
-    if len(shared) and (shared.shape[1] != dim or not np.isfinite(shared).all()):
+    if shared.ndim != 2 or shared.shape[1] != dim or not np.isfinite(shared).all():
         raise DataError(f"negatives of shape {shared.shape}: want finite rows of the examples' {dim} dimensions")
     if lambda_q and texts is None:
         raise DataError(f"lambda_q is {lambda_q:g} but there are no text vectors: give one a query, or lambda_q 0")
@@ -127,6 +131,7 @@ class _Block:
         lambda_q: float,
         tolerance: float,
         first: int,
+        from_text: bool,
     ) -> None:
         self.shared, self.shared32 = shared, shared.astype(np.float32)
         self.lambda_w, self.lambda_q, self.tolerance, self.first = lambda_w, lambda_q, tolerance, first
@@ -135,13 +140,25 @@ class _Block:
         self.w = ridge(examples, shared, lambda_w)
         self.live = np.arange(len(examples))
         self.start_length = np.linalg.norm(self.w, axis=1)
+        if from_text and texts is not None:
+            self.w = self.start_length[:, None] * texts
         of_own = (self.s_own * self.signs)[:, None, :] @ self.own
         self.pull_at_0 = of_own[:, 0] - self.s_shared[:, None] * shared.sum(axis=0)
+        size = np.einsum("qp,qp->q", self.s_own, np.linalg.norm(self.own, axis=2))
+        self.idle = np.linalg.norm(self.pull_at_0, axis=1) <= 1e-9 * size  # 0 is the optimum, but for a text
+        if self.idle.any() and texts is None:
+            raise DataError(
+                f"query {first + int(np.argmax(self.idle))}: its exemplars are, on average, its negatives: "
+                "nothing tells them apart"
+            )
+        if texts is not None:
+            self.w[self.idle] = texts[self.idle]
 
     def solve(self) -> Fitted:
         """Newton steps until every query is done."""
         count, dim = self.w.shape
-        done = Fitted(np.empty((count, dim)), np.zeros(count), np.zeros(count, bool), np.zeros(count, int))
+        zeros = np.zeros(count)
+        done = Fitted(np.empty((count, dim)), zeros, zeros.astype(bool), zeros.copy(), zeros.astype(int))
         self._margins()
         for step in range(NEWTON_STEPS):
             gradient, length = self._gradient()
@@ -152,9 +169,13 @@ class _Block:
                 rows = self.live[finished]
                 done.weights[rows], done.residuals[rows] = self.w[finished], residual[finished]
                 done.newton_steps[rows], done.overruled[rows] = step, vanished[finished]
+                done.losses[rows] = self._loss(length)[finished]
                 if self.texts is not None:
                     done.weights[self.live[vanished]] = self.texts[vanished]
                     done.residuals[self.live[vanished]] = 0.0
+                    done.losses[self.live[vanished]] = (
+                        0.5 * (self.s_own.sum(1) + len(self.shared) * self.s_shared)[vanished]
+                    )
                 gradient, length, residual = gradient[~finished], length[~finished], residual[~finished]
                 self._keep(~finished)
             if not len(self.live):
@@ -176,27 +197,24 @@ class _Block:
             return np.zeros(len(self.w), dtype=bool)
         text, w = (np.einsum("qd,qd->q", self.pull_at_0, rows) for rows in (self.texts, self.w))
         follows = np.einsum("qd,qd->q", self.texts, self.w) > FOLLOWED * length
-        return (text <= 0) & (w <= 0) & follows & (length < SHORTEST * self.start_length)
+        return self.idle | ((text <= 0) & (w <= 0) & follows & (length < SHORTEST * self.start_length))
 
     def _keep(self, chosen: Bool[np.ndarray, " queries"]) -> None:
-        for name in (
-            "own",
-            "signs",
-            "s_own",
-            "s_shared",
-            "w",
-            "live",
-            "start_length",
-            "pull_at_0",
-            "m_shared",
-            "m_own",
-        ):
+        for name in ARRAYS:
             setattr(self, name, getattr(self, name)[chosen])
         self.texts = None if self.texts is None else self.texts[chosen]
 
     def _margins(self) -> None:
         self.m_shared = self.w @ self.shared.T  # (queries, negatives)
         self.m_own = (self.own @ self.w[:, :, None])[:, :, 0]  # (queries, own)
+
+    def _loss(self, length: PerQuery) -> PerQuery:
+        slack = np.maximum(1.0 - self.signs * self.m_own, 0.0)
+        hinge = self.s_shared * (np.maximum(1.0 + self.m_shared, 0.0) ** 2).sum(axis=1)
+        value = 0.5 * (hinge + (self.s_own * slack**2).sum(axis=1) + self.lambda_w * length**2)
+        if self.texts is not None:
+            value += self.lambda_q * (1.0 - np.einsum("qd,qd->q", self.texts, self.w) / length)
+        return np.asarray(value)
 
     def _gradient(self) -> tuple[Matrix, PerQuery]:
         length = np.linalg.norm(self.w, axis=1)
