@@ -90,10 +90,22 @@ def fit(
     parts = []
     for start in range(0, len(examples), size):
         some = slice(start, start + size)
-        problem = (examples[some], shared, lambda_w, None if aims is None else aims[some], lambda_q, tolerance, start)
-        found = _Block(*problem, from_text=False).solve()
+        problem = (examples[some], shared, lambda_w, None if aims is None else aims[some], lambda_q, tolerance)
+        of_ridge = _Block(*problem, from_text=False)
+        if aims is None and of_ridge.idle.any():
+            raise DataError(
+                f"query {start + int(np.argmax(of_ridge.idle))}: its exemplars are, on average, its negatives: "
+                "nothing tells them apart"
+            )
+        found = of_ridge.solve()
         parts.append(found if aims is None else _lower(found, _Block(*problem, from_text=True).solve()))
-    return Fitted(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Fitted)))
+    fitted = Fitted(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Fitted)))
+    if (late := np.flatnonzero(~(fitted.residuals <= tolerance))).size:
+        raise DataError(
+            f"{late.size} queries did not come within {tolerance:g} in {NEWTON_STEPS} Newton steps, the first is "
+            f"query {late[0]}, at {fitted.residuals[late[0]]:.1e}: raise lambda_w, or the tolerance"
+        )
+    return fitted
 
 
 def _lower(one: Fitted, other: Fitted) -> Fitted:
@@ -130,11 +142,10 @@ class _Block:
         texts: Matrix | None,
         lambda_q: float,
         tolerance: float,
-        first: int,
         from_text: bool,
     ) -> None:
         self.shared, self.shared32 = shared, shared.astype(np.float32)
-        self.lambda_w, self.lambda_q, self.tolerance, self.first = lambda_w, lambda_q, tolerance, first
+        self.lambda_w, self.lambda_q, self.tolerance = lambda_w, lambda_q, tolerance
         self.own, self.signs, self.texts = examples.rows, examples.signs, texts
         self.s_own, self.s_shared = examples.weights(len(shared))
         self.w = ridge(examples, shared, lambda_w)
@@ -146,16 +157,11 @@ class _Block:
         self.pull_at_0 = of_own[:, 0] - self.s_shared[:, None] * shared.sum(axis=0)
         size = np.einsum("qp,qp->q", self.s_own, np.linalg.norm(self.own, axis=2))
         self.idle = np.linalg.norm(self.pull_at_0, axis=1) <= 1e-9 * size  # 0 is the optimum, but for a text
-        if self.idle.any() and texts is None:
-            raise DataError(
-                f"query {first + int(np.argmax(self.idle))}: its exemplars are, on average, its negatives: "
-                "nothing tells them apart"
-            )
         if texts is not None:
             self.w[self.idle] = texts[self.idle]
 
     def solve(self) -> Fitted:
-        """Newton steps until every query is done."""
+        """Newton steps until every query is done; the loss of one that is not is infinite."""
         count, dim = self.w.shape
         zeros = np.zeros(count)
         done = Fitted(np.empty((count, dim)), zeros, zeros.astype(bool), zeros.copy(), zeros.astype(int))
@@ -181,11 +187,8 @@ class _Block:
             if not len(self.live):
                 return done
             self._advance(gradient, length)
-        worst = self.first + int(self.live[0])
-        raise DataError(
-            f"{len(self.live)} queries did not come within {self.tolerance:g} in {NEWTON_STEPS} Newton steps, "
-            f"the first is query {worst}, at {residual[0]:.1e}: raise lambda_w, or the tolerance"
-        )
+        done.weights[self.live], done.residuals[self.live], done.losses[self.live] = self.w, residual, np.inf
+        return done
 
     def _vanishing(self, length: PerQuery) -> Bool[np.ndarray, " queries"]:
         """Whether a weight vector shrinks to nothing along its text.
