@@ -28,7 +28,7 @@ def vectors(count: int, dim: int, seed: int) -> np.ndarray:
 def run(queries: int, negatives: int, dim: int, few: int, rounds: int) -> list[Row]:
     """All queries by us; `few` of them by scikit-learn, one after the other, and that scaled up."""
     pictures, apart, texts = vectors(queries, dim, 0), vectors(negatives, dim, 1), vectors(queries, dim, 2)
-    texts = unit(texts + 0.3 * pictures)
+    texts = unit(np.roll(texts, 1, axis=1) + 0.5 * pictures)  # another shared direction: the gap between modalities
     examples = Examples.of(list(pictures[:, None]))
     labels = np.array([1] + [-1] * negatives)
 

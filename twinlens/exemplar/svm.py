@@ -32,6 +32,7 @@ from twinlens.exemplar.examples import Examples
 
 CELLS = 2**19  # queries x negatives of a block: its arrays stay near the cache
 NEWTON_STEPS = 100
+SECOND_STEPS = 25  # of the start from the text: what creeps towards the pole for longer is given up for the first
 INNER_STEPS = 40  # of conjugate gradients, per Newton step
 INNER_REDUCTION = 0.1  # of the residual: solving more exactly costs more than the Newton steps it saves
 SHORTEST = 0.25  # a step may not shrink a weight vector below this share: the cosine has a pole at 0
@@ -97,8 +98,8 @@ def fit(
                 f"query {start + int(np.argmax(of_ridge.idle))}: its exemplars are, on average, its negatives: "
                 "nothing tells them apart"
             )
-        found = of_ridge.solve()
-        parts.append(found if aims is None else _lower(found, _Block(*problem, from_text=True).solve()))
+        found = of_ridge.solve(NEWTON_STEPS)
+        parts.append(found if aims is None else _lower(found, _Block(*problem, from_text=True).solve(SECOND_STEPS)))
     fitted = Fitted(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Fitted)))
     if (late := np.flatnonzero(~(fitted.residuals <= tolerance))).size:
         raise DataError(
@@ -160,13 +161,13 @@ class _Block:
         if texts is not None:
             self.w[self.idle] = texts[self.idle]
 
-    def solve(self) -> Fitted:
+    def solve(self, steps: int) -> Fitted:
         """Newton steps until every query is done; the loss of one that is not is infinite."""
         count, dim = self.w.shape
         zeros = np.zeros(count)
         done = Fitted(np.empty((count, dim)), zeros, zeros.astype(bool), zeros.copy(), zeros.astype(int))
         self._margins()
-        for step in range(NEWTON_STEPS):
+        for step in range(steps):
             gradient, length = self._gradient()
             residual = np.linalg.norm(gradient, axis=1) / (self.lambda_w * length)
             vanished = self._vanishing(length)
