@@ -141,9 +141,29 @@ def test_a_text_that_contradicts_its_exemplars_can_overrule_them() -> None:
     assert losses == sorted(losses, reverse=True)
 
 
-def test_a_text_that_agrees_never_overrules() -> None:
-    fitted = fit(one_each(POSITIVES), NEGATIVES, lambda_w=1.0, texts=POSITIVES, lambda_q=1e5)
-    assert not fitted.overruled.any()
+def test_a_text_that_agrees_overrules_only_where_it_is_the_answer_anyway() -> None:
+    gentle = fit(one_each(POSITIVES), NEGATIVES, lambda_w=1.0, texts=POSITIVES, lambda_q=10.0)
+    assert not gentle.overruled.any()
+    strong = fit(one_each(POSITIVES), NEGATIVES, lambda_w=1.0, texts=POSITIVES, lambda_q=1e5)
+    assert apart(strong.weights, POSITIVES) < 2e-3
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.01, 0.001])
+@pytest.mark.parametrize(("lambda_w", "lambda_q"), [(1.0, 0.0), (1.0, 1000.0), (100.0, 1000.0)])
+def test_pictures_that_a_bad_model_hardly_tells_apart_are_fitted_all_the_same(
+    spread: float, lambda_w: float, lambda_q: float
+) -> None:
+    rng = np.random.default_rng(0)
+    picture, text = unit_rows(2, 64, 6)
+
+    def near(centre: np.ndarray, count: int) -> np.ndarray:
+        rows = centre + spread * unit_rows(count, 64, int(rng.integers(1000)))
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+    fitted = fit(
+        one_each(near(picture, 20)), near(picture, 100), lambda_w=lambda_w, texts=near(text, 20), lambda_q=lambda_q
+    )
+    assert (fitted.residuals <= 1e-4).all()
 
 
 @settings(max_examples=25, deadline=None)

@@ -37,7 +37,7 @@ INNER_STEPS = 40  # of conjugate gradients, per Newton step
 INNER_REDUCTION = 0.1  # of the residual: solving more exactly costs more than the Newton steps it saves
 SHORTEST = 0.25  # a step may not shrink a weight vector below this share: the cosine has a pole at 0
 ARRAYS = ("own", "signs", "s_own", "s_shared", "w", "live", "start_length", "pull_at_0", "idle", "m_shared", "m_own")
-FOLLOWED = 0.99  # cosine to the text of a weight vector that the text has overruled
+FOLLOWING, FOLLOWED = 0.14, 1e-3  # distance of directions at which a text is about to overrule, and has overruled
 
 PerQuery = Float64[np.ndarray, " queries"]
 Matrix = Float64[np.ndarray, "queries dim"]
@@ -49,7 +49,7 @@ class Fitted:
 
     weights: Float64[np.ndarray, "queries dim"]
     residuals: Float64[np.ndarray, " queries"]  # |gradient| / (lambda_w * |w|), at most the tolerance; 0 if overruled
-    overruled: Bool[np.ndarray, " queries"]  # the text won: no minimum but the limit w -> 0 along the text
+    overruled: Bool[np.ndarray, " queries"]  # the text won: the weights are the text (see `fit`)
     losses: Float64[np.ndarray, " queries"]  # of an overruled query: the limit
     newton_steps: Int[np.ndarray, " queries"]
 
@@ -67,8 +67,9 @@ def fit(
     """Fit every query.
 
     A text that contradicts its exemplars can pull so hard that the loss has no minimum: it falls for
-    ever as `w` shrinks to 0 along the text. The direction of that limit, the text itself, is then the
-    query's weights, and `overruled` says so.
+    ever as `w` shrinks to 0 along the text, or until `w` is a small part of what the exemplars ask for
+    and within 1e-3 of the text's direction. The text itself is then the query's weights, and
+    `overruled` says so.
 
     Args:
         examples: own examples of the queries.
@@ -196,12 +197,14 @@ class _Block:
 
         Where minus the gradient of the hinge at 0 points away from a direction, hinge and ridge, which
         are convex, rise along it from 0 on and the cosine stays: no point of that ray is a minimum.
+        Where a minimum exists close to 0, its direction is the text's within FOLLOWED: the same answer.
         """
         if self.texts is None:
             return np.zeros(len(self.w), dtype=bool)
         text, w = (np.einsum("qd,qd->q", self.pull_at_0, rows) for rows in (self.texts, self.w))
-        follows = np.einsum("qd,qd->q", self.texts, self.w) > FOLLOWED * length
-        return self.idle | ((text <= 0) & (w <= 0) & follows & (length < SHORTEST * self.start_length))
+        off = np.linalg.norm(self.w / length[:, None] - self.texts, axis=1)
+        gone = (text <= 0) & (w <= 0) & (off < FOLLOWING)
+        return self.idle | ((gone | (off < FOLLOWED)) & (length < SHORTEST * self.start_length))
 
     def _keep(self, chosen: Bool[np.ndarray, " queries"]) -> None:
         for name in ARRAYS:
