@@ -32,6 +32,7 @@ from twinlens.exemplar.examples import Examples
 
 CELLS = 2**19  # queries x negatives of a block: its arrays stay near the cache
 NEWTON_STEPS = 100
+PATIENCE = 15  # steps, of weights that are the text's direction but whose length will not settle
 SECOND_STEPS = 25  # of the start from the text: what creeps towards the pole for longer is given up for the first
 INNER_STEPS = 40  # of conjugate gradients, per Newton step
 INNER_REDUCTION = 0.1  # of the residual: solving more exactly costs more than the Newton steps it saves
@@ -171,7 +172,7 @@ class _Block:
         for step in range(steps):
             gradient, length = self._gradient()
             residual = np.linalg.norm(gradient, axis=1) / (self.lambda_w * length)
-            vanished = self._vanishing(length)
+            vanished = self._vanishing(length, step)
             finished = (residual <= self.tolerance) | vanished
             if finished.any():
                 rows = self.live[finished]
@@ -192,7 +193,7 @@ class _Block:
         done.weights[self.live], done.residuals[self.live], done.losses[self.live] = self.w, residual, np.inf
         return done
 
-    def _vanishing(self, length: PerQuery) -> Bool[np.ndarray, " queries"]:
+    def _vanishing(self, length: PerQuery, step: int) -> Bool[np.ndarray, " queries"]:
         """Whether a weight vector shrinks to nothing along its text.
 
         Where minus the gradient of the hinge at 0 points away from a direction, hinge and ridge, which
@@ -204,7 +205,8 @@ class _Block:
         text, w = (np.einsum("qd,qd->q", self.pull_at_0, rows) for rows in (self.texts, self.w))
         off = np.linalg.norm(self.w / length[:, None] - self.texts, axis=1)
         gone = (text <= 0) & (w <= 0) & (off < FOLLOWING)
-        return self.idle | ((gone | (off < FOLLOWED)) & (length < SHORTEST * self.start_length))
+        short = length < SHORTEST * self.start_length
+        return self.idle | (gone & short) | ((off < FOLLOWED) & (short | (step >= PATIENCE)))
 
     def _keep(self, chosen: Bool[np.ndarray, " queries"]) -> None:
         for name in ARRAYS:
