@@ -1,4 +1,4 @@
-"""Pools in which little is defined: one query, one cluster, no hit at all. A reason, never NaN; a report all the same."""
+"""Pools in which little is defined: one query, one cluster, no hit. A reason, never NaN; a report all the same."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_two_such_experiments_are_compared_without_nan(measured: tuple[str, Path
     better = table.with_columns(pl.col("ndcg_at_5") + 0.1)
     pool = strictly((folder / "evaluated/pools.json").read_text())
     made = [
-        Experiment(name, {}, pool, [(TASK, "image")], lambda _, content=content: content)
+        Experiment(name, {}, pool, [(TASK, "image")], {f"{TASK}/image.parquet": content}.__getitem__)
         for name, content in (("a", table), ("b", better))
     ]
     found = compare(made, ["ndcg_at_5"])
