@@ -167,7 +167,7 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
                 (out / pool.name).mkdir(parents=True, exist_ok=True)
                 measured.per_query.write_parquet(out / pool.name / f"{retriever}.parquet")
                 bar.add(1)
-    (out / "pools.json").write_text(json.dumps(identities, indent=2) + "\n")
+    (out / "pools.json").write_text(json.dumps(identities, indent=2, allow_nan=False) + "\n")
     return results
 
 

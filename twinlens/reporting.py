@@ -141,7 +141,7 @@ def training_rows(logs: dict[str, Path]) -> list[dict[str, Any]]:
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Write a metrics file, stable in git."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_csv(rows: list[dict[str, Any]], path: Path, columns: Sequence[str] = ()) -> None:
