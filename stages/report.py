@@ -41,7 +41,7 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> Sources:
     images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
     captions = tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS)
     generated = tables.read_table(paths.captioned(dataset, captioner) / "captions.parquet", tables.GENERATED)
-    pools = [Pool.read(folder) for folder in sorted(path for path in ranked.iterdir() if path.is_dir())]
+    pools = [pool for pool in Pool.read_all(ranked) if not pool.as_published]
     cards = {
         "dataset": params.datasets[dataset],
         "model": params.models[model],

@@ -86,7 +86,7 @@ def _task(name: str, side: _Side) -> Task:
         query_ids=[
             ID_SEPARATOR.join([c, *own]) for c, own in zip(roles.query_classes, roles.query_exemplars, strict=True)
         ],
-        query_images=roles.query_classes,  # queries of one class share their text and what they should find
+        query_images=[own[0] for own in roles.query_exemplars],
         query_groups=np.array([code_of[label] for label in roles.query_classes]),
         item_ids=roles.item_ids,
         item_groups=np.array([code_of[label] for label in roles.item_classes]),

@@ -67,6 +67,8 @@ def curve(ranked: Path, k: int) -> list[dict[str, Any]]:
     """
     rows = []
     for folder in sorted(path for path in ranked.iterdir() if path.is_dir()):
+        if folder.name.endswith(tables.AS_PUBLISHED):
+            continue
         items = tables.read_table(folder / "items.parquet", tables.ITEMS)
         queries = tables.read_table(folder / "queries.parquet", tables.QUERIES)
         distractors = int((~items["group"].is_in(queries["group"].unique().implode())).sum())

@@ -30,7 +30,6 @@ from twinlens.scratch import digest
 
 DIGITS = 6
 MACRO = ("mrr", "ndcg", "hit")  # over groups, for the task whose groups differ in size
-CLUSTER = "image_id"  # queries about one picture are not independent
 CURVES = ("hit", "ndcg")
 
 
@@ -63,6 +62,16 @@ class Pool:
             excludes_self=folder.name == "object_sets",
         )
 
+    @classmethod
+    def read_all(cls, ranked: Path) -> list[Pool]:
+        """Every task in the folder of the `rank` stage, by name."""
+        return [cls.read(folder) for folder in sorted(path for path in ranked.iterdir() if path.is_dir())]
+
+    @property
+    def as_published(self) -> bool:
+        """Whether this repeats a source's own protocol: its numbers stand beside the published ones only."""
+        return self.name.endswith(tables.AS_PUBLISHED)
+
     @property
     def retrievers(self) -> list[str]:
         """Those that have a run here."""
@@ -72,6 +81,14 @@ class Pool:
     def full_ranking(self) -> bool:
         """Whether the `rank` stage measured average precision over the whole pool here."""
         return (self.folder / tables.FULL_RANKING).is_dir()
+
+    @property
+    def clustered_by(self) -> str:
+        """Which column of `queries` tells those that are not independent: of one picture, or of one class.
+
+        Queries for a class share their words and what they should find.
+        """
+        return "group" if self.full_ranking else "image_id"
 
     def describe(self, dataset: str, split: str, k: int) -> dict[str, Any]:
         """What every number of this task is about."""
@@ -127,12 +144,12 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
         DataError: a run does not fit its pool, or torchmetrics disagrees.
     """
     whole = json.loads((ranked / "pool.json").read_text())
-    pools = [Pool.read(folder) for folder in sorted(path for path in ranked.iterdir() if path.is_dir())]
+    pools = Pool.read_all(ranked)
     results, identities = Results(), {}
     with Progress("evaluate", total=sum(len(pool.retrievers) for pool in pools), unit="run") as bar:
         for pool in pools:
             described = pool.describe(dataset, whole["split"], params.ks[-1]) | {"duplicates": whole["duplicates"]}
-            if pool.name.endswith(tables.AS_PUBLISHED):
+            if pool.as_published:
                 results.as_published[pool.name.removesuffix(tables.AS_PUBLISHED)] = {"pool": described} | {
                     retriever: {"map": measure_run(pool, retriever, params).means[tables.FULL_RANKING]}
                     for retriever in pool.retrievers
@@ -145,8 +162,8 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
                 results.as_published[pool.name] = {"pool": described}
             results.intervals[pool.name] = {
                 "pool": {
-                    "clustered_by": CLUSTER,
-                    "clusters": pool.queries[CLUSTER].n_unique(),
+                    "clustered_by": pool.clustered_by,
+                    "clusters": pool.queries[pool.clustered_by].n_unique(),
                     "resamples": params.resamples,
                     "level": LEVEL,
                 }
@@ -204,7 +221,7 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
             means[f"macro_{key}"] = round(macro_mean(values[key], groups), DIGITS)
     published = {name: round(float(v.mean()), DIGITS) for name, v in object_set_measures(relevance).items()}
     per_query = pool.queries.with_columns(
-        cluster=pool.queries[CLUSTER],
+        cluster=pool.queries[pool.clustered_by],
         first_hit=pl.Series(first_hits),
         tied=pl.Series(tied_at(scores, params.ks[-1])),
     ).with_columns(pl.Series(name, value) for name, value in (values | full).items())

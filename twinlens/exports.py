@@ -46,11 +46,11 @@ def export(ranked: Path, retrieval: dict[str, Any], model: str, seconds: float, 
     Raises:
         DataError: there are no runs.
     """
-    folders = sorted(path for path in ranked.iterdir() if path.is_dir()) if ranked.is_dir() else []
-    if not folders:
+    pools = [pool for pool in Pool.read_all(ranked) if not pool.as_published] if ranked.is_dir() else []
+    if not pools:
         raise DataError(f"{ranked} holds no runs: `dvc repro rank` makes them, `dvc pull rank` fetches them")
     written: list[Path] = []
-    for pool in map(Pool.read, folders):
+    for pool in pools:
         written.append(write_qrels(pool, out / "trec" / f"{pool.name}.qrels"))
         for retriever in pool.retrievers:
             written.append(write_trec_run(pool, retriever, model, out / "trec" / f"{pool.name}.{retriever}.run"))

@@ -48,7 +48,7 @@ class Task:
 
     name: str
     query_ids: list[str]
-    query_images: list[str]  # what each query is about (a picture; a class): queries about one are not independent
+    query_images: list[str]  # the picture that each query is, describes or begins with
     query_groups: Int[np.ndarray, " queries"]
     item_ids: list[str]
     item_groups: Int[np.ndarray, " items"]

@@ -48,7 +48,7 @@ class Example:
 
     query_id: str
     picture: Picture  # what it shows, or describes
-    text: str  # of the caption that searches; empty where the picture does
+    text: str  # of the caption, or the class, that is searched by; empty where the picture searches
     value: float
     first_hit: int
     relevant: int
@@ -138,7 +138,7 @@ def make(pool: Pool, retriever: str, values: pl.DataFrame, album: Album, measure
             Example(
                 queries[row],
                 album.picture(values["image_id"][row]),
-                album.texts.get(queries[row], ""),
+                pool.queries["group"][row] if pool.full_ranking else album.texts.get(queries[row], ""),
                 float(values[measure][row]),
                 int(values["first_hit"][row]),
                 int(values["relevant"][row]),
