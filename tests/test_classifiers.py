@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from huggingface_hub import close_session
 from PIL import Image
 from pydantic import ValidationError
@@ -156,18 +157,25 @@ def test_a_classifier_of_many_classes_at_once_is_refused(tmp_path: Path) -> None
         classifiers.load(card(folder), folder, CPU)
 
 
-def test_a_processor_that_does_more_than_its_settings_say_is_refused(tiny: Path, tmp_path: Path) -> None:
-    class Closer(ViTImageProcessor):  # type: ignore[misc,unused-ignore]
-        def __call__(self, images: Any, **others: Any) -> Any:
-            return super().__call__(images.crop((20, 20, 400, 300)), **others)
+@pytest.mark.parametrize("kind", ["ViT", "Deit", "Beit", "MobileNetV2", "CLIP", "Bit"])
+def test_processors_that_do_what_their_settings_say_are_taken(kind: str, tmp_path: Path) -> None:
+    processor = getattr(transformers, f"{kind}ImageProcessor")()
+    refuse_other_pixels(processor, pixel_spec(processor), tmp_path)
 
-    plain = ViTImageProcessor(size={"height": 32, "width": 32})
-    refuse_other_pixels(plain, pixel_spec(plain), tiny)
-    with pytest.raises(DataError, match=r"its Closer makes other pixels .* than its settings say \(apart by"):
-        refuse_other_pixels(Closer(size={"height": 32, "width": 32}), pixel_spec(plain), tiny)
-    plain.do_flip_channel_order = True
-    with pytest.raises(DataError, match="settings that are not known here: do_flip_channel_order: True"):
-        pixel_spec(plain)
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("Levit", r"its LevitImageProcessor makes other pixels of a test picture than its settings say \(apart by 6"),
+        ("EfficientNet", "settings that are not known here: include_top: True"),
+        ("MobileViT", "settings that are not known here: do_flip_channel_order: True"),
+        ("ConvNext", r"settings that are not known here: crop_pct: 0\.875"),
+    ],
+)
+def test_processors_that_do_more_than_their_settings_say_are_refused(kind: str, message: str, tmp_path: Path) -> None:
+    processor = getattr(transformers, f"{kind}ImageProcessor")()
+    with pytest.raises(DataError, match=message):
+        refuse_other_pixels(processor, pixel_spec(processor), tmp_path)
 
 
 # ---------------------------------------------------------------- cards

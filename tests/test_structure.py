@@ -38,6 +38,7 @@ PURE = (
     "grouping",
     "intervals",
     "keeping",
+    "listed",
     "measures",
     "probes",
     "naming",
