@@ -157,7 +157,7 @@ def test_a_classifier_of_many_classes_at_once_is_refused(tmp_path: Path) -> None
         classifiers.load(card(folder), folder, CPU)
 
 
-@pytest.mark.parametrize("kind", ["ViT", "Deit", "Beit", "MobileNetV2", "CLIP", "Bit"])
+@pytest.mark.parametrize("kind", ["ViT", "DeiT", "Beit", "MobileNetV2", "CLIP", "Bit"])
 def test_processors_that_do_what_their_settings_say_are_taken(kind: str, tmp_path: Path) -> None:
     processor = getattr(transformers, f"{kind}ImageProcessor")()
     refuse_other_pixels(processor, pixel_spec(processor), tmp_path)
