@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import polars as pl
+
 from stages.runner import run_stage
-from twinlens import encoders, paths, tables
+from twinlens import categories, encoders, paths, tables
 from twinlens.cards import ModelCard, Tower
 from twinlens.costs import Cost
 from twinlens.encoders.towers import TowerJob
 from twinlens.encoders.weights import identity
 from twinlens.errors import DataError
-from twinlens.params import read_params
+from twinlens.params import CategoryParams, read_params
 from twinlens.placement import place
 from twinlens.scratch import prune, publishing
-from twinlens.sources import IMAGES, text_sources
+from twinlens.sources import CLASSES, IMAGES, NEGATIVES, text_sources
 
 
 def main(dataset: str, model: str) -> None:
@@ -30,16 +32,32 @@ def main(dataset: str, model: str) -> None:
         tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS),
         tables.read_table(paths.captioned(dataset, params.captioner) / "captions.parquet", tables.GENERATED),
     )
+    prompts, negatives = category_sources(dataset, groups, params.category_search)
     with publishing(paths.embedded(dataset, model)) as draft:
         for role, tower in card.towers().items():
             job = TowerJob(tower, _weights(role, tower, card, dataset, model), placement, params.compute, cost)
             if role in ("joint", "image"):
                 job.pictures(IMAGES, paths.resized(dataset), pool, draft)
+                if len(negatives):
+                    job.pictures(NEGATIVES, paths.resized(dataset), negatives, draft)
+            if role == "joint" and len(prompts):
+                job.texts(CLASSES, prompts, draft)
             if role in ("joint", "text"):
                 for name, source in texts.items():
                     job.texts(name, source, draft)
     prune()
-    cost.write(paths.cost("embed", dataset, model), items=len(pool), seconds=cost.seconds_of_parts())
+    cost.write(paths.cost("embed", dataset, model), items=len(pool) + len(negatives), seconds=cost.seconds_of_parts())
+
+
+def category_sources(dataset: str, groups: pl.DataFrame, params: CategoryParams) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What category search needs beside the pool's pictures: prompts and negatives; empty where it has no classes."""
+    images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
+    classed = categories.classes_of(groups.filter("in_pool"), images)
+    exemplars = params.standard.queries_per_class * params.standard.exemplars_per_query
+    if not categories.searched_classes(classed, exemplars):
+        return categories.class_prompts([], params.prompt), groups[:0]
+    negatives = categories.draw_negatives(groups, images, params.negatives, params.seed)
+    return categories.class_prompts(sorted(classed["class"].unique()), params.prompt), negatives
 
 
 def _weights(role: str, tower: Tower, card: ModelCard, dataset: str, model: str) -> Path:

@@ -6,7 +6,7 @@ import json
 import logging
 
 from stages.runner import run_stage
-from twinlens import paths, tables
+from twinlens import category_search, paths, tables
 from twinlens.costs import Cost
 from twinlens.errors import DataError
 from twinlens.gates import Gates
@@ -14,7 +14,7 @@ from twinlens.params import read_params
 from twinlens.placement import place
 from twinlens.scratch import publishing
 from twinlens.searching import check_vectors, read_vectors, search, write_pool
-from twinlens.sources import IMAGES, TEXTS
+from twinlens.sources import CLASSES, IMAGES, NEGATIVES, TEXTS
 from twinlens.tasks import build
 
 log = logging.getLogger("twinlens")
@@ -26,10 +26,12 @@ def main(dataset: str, model: str) -> None:
     placement, gates = place(params.compute.device), Gates(params.gates)
     cost, searched = Cost(placement.device.type), 0
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
-    vectors = paths.embedded(dataset, model)
-    sources = {n: read_vectors(vectors, n) for n in (IMAGES, *TEXTS) if (vectors / f"{n}.npy").exists()}
+    images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
+    vectors, known = paths.embedded(dataset, model), (IMAGES, *TEXTS, CLASSES, NEGATIVES)
+    sources = {name: read_vectors(vectors, name) for name in known if (vectors / f"{name}.npy").exists()}
     check_vectors(gates, sources, vectors)
     tasks = build(sources, groups, params.rank, joint=params.models[model].joint is not None)
+    tasks += category_search.build(sources, groups.filter("in_pool"), images, params.category_search)
     if not tasks:
         raise DataError(
             f"there is nothing to search in {dataset} with {model}: no two pictures of the pool share their labels, "

@@ -9,6 +9,7 @@ import polars as pl
 
 from stages.runner import run_stage
 from twinlens import paths, tables
+from twinlens.dataset_cards import BaseDatasetCard, ComposedCard
 from twinlens.evaluation import Pool
 from twinlens.params import Params, read_params
 from twinlens.report import galleries
@@ -53,8 +54,10 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> Sources:
         metrics={name: json.loads((metrics / f"{name}.json").read_text(encoding="utf-8")) for name in names},
         at_k=pl.read_csv(metrics / "at_k.csv"),
         quality_cost=pl.read_csv(metrics / "quality_cost.csv"),
-        counts=json.loads((paths.filtered(dataset) / "counts.json").read_text(encoding="utf-8")),
-        notes=tables.read_table(paths.resized(dataset) / "notes.parquet", tables.NOTES),
+        distractors=pl.read_csv(metrics / "distractors.csv"),
+        described=json.loads(paths.dataset_card(dataset).read_text(encoding="utf-8")),
+        duplicates=tables.read_table(paths.grouped(dataset) / "duplicates.parquet", tables.DUPLICATES),
+        parts=parts_of(params.datasets[dataset], images),
         groups=tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS),
         pools=pools,
         values={
@@ -64,6 +67,17 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> Sources:
         },
         album=galleries.Album.of(images, captions, generated),
     )
+
+
+def parts_of(card: BaseDatasetCard, images: pl.DataFrame) -> dict[str, str]:
+    """By image id, the part of a composed dataset that a picture comes from: the first folder of its file."""
+    if not isinstance(card, ComposedCard):
+        return {}
+    adapters = {name: getattr(card, name).adapter for name in ("queries", "distractors")}
+    return {
+        image_id: f"{part} ({adapters[part]})"
+        for image_id, part in images.select("image_id", pl.col("file").str.split("/").list.first()).iter_rows()
+    }
 
 
 if __name__ == "__main__":

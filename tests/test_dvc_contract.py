@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.workspace import CLEAN, RAN, Workspace, clone
 
@@ -38,6 +39,30 @@ def workspace(finished: Workspace, tmp_path: Path) -> Workspace:
 
 def test_a_second_repro_runs_nothing(workspace: Workspace) -> None:
     assert workspace.ran("dvc", "repro") == []
+
+
+def test_every_json_file_of_the_pipeline_parses_without_nan(finished: Workspace) -> None:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    files = [path for part in ("data", "metrics") for path in sorted((finished.folder / part).rglob("*.json"))]
+    assert len(files) > 20
+    for path in files:
+        json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_the_report_reads_nothing_but_its_dependencies(workspace: Workspace) -> None:
+    before = (workspace.folder / "report/index.html").read_bytes()
+    locked = yaml.safe_load((workspace.folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]["report"]
+    named = [workspace.folder / dep["path"] for dep in locked["deps"]]
+    for part in ("data", "metrics", "report"):
+        for path in [found for found in (workspace.folder / part).rglob("*") if found.is_file()]:
+            if not any(path == dep or dep in path.parents for dep in named):
+                path.unlink()
+    chosen = yaml.safe_load((workspace.folder / "params.yaml").read_text())
+    arguments = [part for name in ("dataset", "model", "captioner") for part in (f"--{name}", chosen[name])]
+    workspace.run("python", "-m", "stages.report", *arguments)
+    assert (workspace.folder / "report/index.html").read_bytes() == before
 
 
 def test_editing_or_adding_another_models_card_runs_nothing(workspace: Workspace) -> None:
@@ -181,7 +206,7 @@ def test_costs_are_recorded_by_stage_and_by_tower(finished: Workspace) -> None:
 def test_every_scenario_comes_out_of_one_run(finished: Workspace) -> None:
     for file in ("retrieval", "as_published"):
         tasks = json.loads((finished.folder / f"metrics/{file}.json").read_text())
-        assert set(tasks) == {"object_sets", "caption_to_image", "image_to_caption"}
+        assert set(tasks) == {"object_sets", "caption_to_image", "image_to_caption", "category_search"}
         assert set(tasks["object_sets"]) == {
             "pool",
             "image",

@@ -80,6 +80,19 @@ def test_trec_eval_reads_runs_and_qrels_and_agrees_although_scores_tie(exported:
             assert retrieval[task]["image"][ours] == pytest.approx(mean, abs=1e-6), ours
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_ranx_reads_runs_and_qrels_and_agrees_although_scores_tie(exported: tuple[Path, dict], task: str) -> None:
+    """ranx is not pinned, because it brings numba and pandas along: `pip install ranx` for this test."""
+    ranx = pytest.importorskip("ranx", reason="ranx is not pinned, because it brings numba and pandas along")
+    out, retrieval = exported
+    qrels = ranx.Qrels.from_file(str(out / f"trec/{task}.qrels"), kind="trec")
+    run = ranx.Run.from_file(str(out / f"trec/{task}.image.run"), kind="trec")
+    theirs = {"hit_rate": "hit"} | {name: name for name in ("precision", "recall", "mrr", "ndcg", "map")}
+    asked = {f"{name}@{k}": f"{ours}_at_{k}" for name, ours in theirs.items() for k in PARAMS.ks}
+    for name, value in ranx.evaluate(qrels, run, list(asked)).items():
+        assert retrieval[task]["image"][asked[name]] == pytest.approx(value, abs=1e-6), name
+
+
 def test_the_lines_of_a_run_have_six_columns_and_its_scores_fall(exported: tuple[Path, dict]) -> None:
     lines = (exported[0] / "trec/caption_to_image.image.run").read_text().splitlines()
     assert len(lines) == 150 * 20

@@ -16,10 +16,15 @@ import pytest
 from markupsafe import escape
 
 from tests.tiny import jpegs, write_shards
+from twinlens import tables
+from twinlens.datacard import describe_dataset
+from twinlens.dataset_cards import FolderCard
+from twinlens.distractors import curve
+from twinlens.duplicates import Duplicates
 from twinlens.evaluation import Pool, measure_all_runs
 from twinlens.gates import Gates
 from twinlens.params import EvaluateParams, RankParams, ReportParams, read_params
-from twinlens.report import charts, galleries, mistakes
+from twinlens.report import charts, galleries
 from twinlens.report.page import Sources, render
 from twinlens.reporting import quality_cost_rows
 from twinlens.searching import search, write_pool
@@ -30,6 +35,7 @@ COUNT = 24
 NASTY = """<script>document.title='taken'</script> & "quotes" 'n' {{ 7 * 7 }} <img src=x onerror=alert(1)>"""
 PARAMS = EvaluateParams(ks=[1, 10], referee_queries=2, resamples=100, seed=0)
 SHOWN = ReportParams(queries=2, found=4, thumbnail_px=48)
+NO_COPIES = Duplicates(pl.DataFrame(pl.from_arrow(tables.DUPLICATES.empty_table())), set())
 
 
 def vectors(ids: list[str], image_ids: list[str], seed: int) -> Vectors:
@@ -88,8 +94,19 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
         metrics=metrics,
         at_k=pl.DataFrame(results.curves),
         quality_cost=pl.DataFrame(quality_cost_rows(results.retrieval, costs, 10)),
-        counts={"dropped": {"caption: empty": 3}},
-        notes=pl.DataFrame({"image_id": ["x"], "kept": [False], "note": ["broken"]}),
+        distractors=pl.DataFrame(curve(folder / "ranked", 10)),
+        described=describe_dataset(
+            "d",
+            FolderCard.model_validate({"adapter": "folder", "images": "$MINE", "licence": NASTY}),
+            {"images": {"found": 30, "kept": 25}, "captions": {"found": 123, "kept": 120}, "dropped": {NASTY: 3}},
+            images.with_columns(split=pl.lit("test")),
+            captions,
+            pl.DataFrame({"image_id": ["x"], "kept": [False], "note": ["broken"]}),
+            groups,
+            NO_COPIES,
+        ),
+        duplicates=NO_COPIES.table,
+        parts={},
         groups=groups,
         pools=pools,
         values={
@@ -228,16 +245,33 @@ def test_best_typical_and_worst_queries_are_what_they_are_called() -> None:
     assert galleries.choose(table, "ndcg_at_10", 2) == {"best": [1, 4], "typical": [2, 4], "worst": [0, 3]}
 
 
-def test_mistakes_are_sorted_by_what_was_found(sources: tuple[Sources, Path]) -> None:
+def test_the_section_on_data_says_what_the_datasets_card_says(page: str, sources: tuple[Sources, Path]) -> None:
+    facts = dict(next(table for table in Reader(page).tables if table[0][0] == "licence"))
+    assert facts["pictures"] == "30 found, 25 after filter, 24 after resize, 24 after duplicates, 24 in pool"
+    assert facts["captions"] == "123 found, 120 kept"
+    assert facts["set aside"] == "1 broken"
+    assert facts["dropped"] == f"3 {NASTY}"
+    assert facts["copies"].startswith("0 exact; 0 near; 0 leaks; 0 dropped")
+    assert "<span>cat 16</span>" in page
+
+
+def test_hit_against_distractors_is_drawn_where_there_are_distractors(sources: tuple[Sources, Path]) -> None:
     made, _ = sources
-    pool = next(pool for pool in made.pools if pool.name == "object_sets")
-    sha256 = dict(made.groups.select("image_id", "sha256").iter_rows())
-    values = made.values["object_sets", "image"]
-    found = mistakes.of_run(pool, "image", values, made.album, sha256)
-    assert found.wrong == COUNT - int(values["hit_at_1"].sum())
-    assert mistakes.CAUSES[0] not in found.causes  # such an item is relevant here
-    assert found.causes[mistakes.CAUSES[1]] + found.causes[mistakes.CAUSES[2]] == found.wrong
-    assert mistakes.CAUSES[3] not in found.causes
+    assert "against distractors" not in render(made, [], {})
+    rows = [
+        {"task": "caption_to_image", "retriever": name, "distractors": size, "hit": hit}
+        for name in ("image", "captions_joined")
+        for size, hit in ((0, 0.9), (1, 0.8), (10, 0.7), (60_000, 0.1))
+    ]
+    page = render(replace(made, distractors=pl.DataFrame(rows)), [], {})
+    assert page.count("<figcaption>hit@10 against distractors") == 1
+    assert "of the 60,000" in page
+    (chart,) = re.findall(r"<title>caption_to_image: hit against distractors</title>.*?</svg>", page)
+    curve_of_image = re.findall(r'<path class="line [^"]*" d="M([^"]*)"', chart)[0].split("L")
+    across = [float(place.split()[0]) for place in curve_of_image]
+    assert across[0] == 52.0  # none at the left edge
+    assert across == sorted(set(across))
+    assert ">10,000</text>" in chart
 
 
 def test_the_frontier_holds_what_nothing_beats_in_both() -> None:

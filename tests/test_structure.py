@@ -29,10 +29,14 @@ PLUMBING = {
 } | {"stages/__init__.py", "stages/runner.py"}
 
 PURE = (
+    "categories",
+    "category_search",
     "datacard",
     "distractors",
     "duplicates",
+    "exemplar/__init__",
     "filtering",
+    "full_ranking",
     "fusion",
     "gates",
     "grouping",

@@ -111,6 +111,7 @@ def clone(folder: Path) -> Workspace:
             "datasets.scenes.train": 256,
             "datasets.scenes.val": 40,
             "datasets.scenes.test": 400,
+            "category_search.negatives": 200,
             "models.clip-other": other,
             "models.clip-other.train.epochs": 1,
             "models.clip-scenes.train.epochs": 2,

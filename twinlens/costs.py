@@ -56,7 +56,7 @@ class Cost:
         if self.parts:
             record["parts"] = self.parts
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def peak_host_bytes() -> int:

@@ -68,15 +68,21 @@ class Pool:
         """Those that have a run here."""
         return sorted(path.stem for path in (self.folder / "runs").glob("*.parquet"))
 
+    @property
+    def full_ranking(self) -> bool:
+        """Whether the `rank` stage measured average precision over the whole pool here."""
+        return (self.folder / tables.FULL_RANKING).is_dir()
+
     def describe(self, dataset: str, split: str, k: int) -> dict[str, Any]:
         """What every number of this task is about."""
+        about = self.folder / "about.json"
         return {
             "dataset": dataset,
             "split": split,
             "queries": len(self.queries),
             "items": len(self.items),
             f"chance_hit_at_{k}": round(self.chance(k), DIGITS),
-        }
+        } | (json.loads(about.read_text()) if about.exists() else {})
 
     def chance(self, k: int) -> float:
         """Mean `hit_at_k` of a ranking at random."""
@@ -126,9 +132,17 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
     with Progress("evaluate", total=sum(len(pool.retrievers) for pool in pools), unit="run") as bar:
         for pool in pools:
             described = pool.describe(dataset, whole["split"], params.ks[-1]) | {"duplicates": whole["duplicates"]}
+            if pool.name.endswith(tables.AS_PUBLISHED):
+                results.as_published[pool.name.removesuffix(tables.AS_PUBLISHED)] = {"pool": described} | {
+                    retriever: {"map": measure_run(pool, retriever, params).means[tables.FULL_RANKING]}
+                    for retriever in pool.retrievers
+                }
+                bar.add(len(pool.retrievers))
+                continue
             results.retrieval[pool.name] = {"pool": described}
             identities[pool.name] = described | pool.identity() | {"k": params.ks[-1]}
-            results.as_published[pool.name] = {"pool": described}
+            if not pool.full_ranking:
+                results.as_published[pool.name] = {"pool": described}
             results.intervals[pool.name] = {
                 "pool": {
                     "clustered_by": CLUSTER,
@@ -141,7 +155,8 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
                 measured = measure_run(pool, retriever, params)
                 gates.check("own_pool", measured.own_found)
                 results.retrieval[pool.name][retriever] = measured.means
-                results.as_published[pool.name][retriever] = measured.as_published
+                if not pool.full_ranking:
+                    results.as_published[pool.name][retriever] = measured.as_published
                 found = intervals_of(measured.per_query, params, macro=pool.excludes_self)
                 hits = {k: (found[f"hit_at_{k}"], pool.chance(k)) for k in params.ks}
                 gates.check("chance_level", at_chance(hits, f"{pool.name}, {retriever}"))
@@ -152,7 +167,7 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
                 (out / pool.name).mkdir(parents=True, exist_ok=True)
                 measured.per_query.write_parquet(out / pool.name / f"{retriever}.parquet")
                 bar.add(1)
-    (out / "pools.json").write_text(json.dumps(identities, indent=2) + "\n")
+    (out / "pools.json").write_text(json.dumps(identities, indent=2, allow_nan=False) + "\n")
     return results
 
 
@@ -178,8 +193,9 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
     relevant = pool.queries["relevant"].to_numpy()
     first_hits = _read_first_hits(pool, retriever)
     values = measure_all(relevance, relevant, params.ks)
+    full = {tables.FULL_RANKING: _read_average_precision(pool, retriever)} if pool.full_ranking else {}
     compared = check_sample(values, relevance, relevant, params.ks, params.referee_queries, params.seed)
-    means = {name: round(float(value.mean()), DIGITS) for name, value in values.items()}
+    means = {name: round(float(value.mean()), DIGITS) for name, value in (values | full).items()}
     means["median_rank"] = median_rank(first_hits)
     if pool.excludes_self:
         _, groups = np.unique(pool.query_groups, return_inverse=True)
@@ -191,13 +207,13 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
         cluster=pool.queries[CLUSTER],
         first_hit=pl.Series(first_hits),
         tied=pl.Series(tied_at(scores, params.ks[-1])),
-    ).with_columns(pl.Series(name, value) for name, value in values.items())
+    ).with_columns(pl.Series(name, value) for name, value in (values | full).items())
     return Measured(means, published, _curves(relevance, relevant), per_query, compared, own)
 
 
 def measure_columns(per_query: pl.DataFrame) -> list[str]:
     """The measures among the columns of a table of queries."""
-    return [name for name in per_query.columns if "_at_" in name]
+    return [name for name in per_query.columns if "_at_" in name or name == tables.FULL_RANKING]
 
 
 def intervals_of(per_query: pl.DataFrame, params: EvaluateParams, macro: bool) -> dict[str, Interval]:
@@ -244,6 +260,14 @@ def _read_first_hits(pool: Pool, retriever: str) -> Int[np.ndarray, " queries"]:
     if table["query_id"].to_list() != pool.queries["query_id"].to_list():
         raise DataError(f"{path} is not about the queries of its task: `dvc repro -f rank`")
     return table["rank"].to_numpy()
+
+
+def _read_average_precision(pool: Pool, retriever: str) -> Values:
+    path = pool.folder / tables.FULL_RANKING / f"{retriever}.parquet"
+    table = tables.read_table(path, tables.AVERAGE_PRECISION)
+    if table["query_id"].to_list() != pool.queries["query_id"].to_list():
+        raise DataError(f"{path} is not about the queries of its task: `dvc repro -f rank`")
+    return table["value"].to_numpy()
 
 
 def _curves(relevance: Relevance, relevant: Values) -> dict[str, list[float]]:

@@ -57,7 +57,7 @@ def export(ranked: Path, retrieval: dict[str, Any], model: str, seconds: float, 
             path = out / "mteb" / f"{model}.{retriever}" / f"{pool.name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             content = mteb_result(pool.name, retrieval[pool.name], retriever, seconds)
-            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
             written.append(path)
     if rows := clip_benchmark_rows(retrieval, model):
         write_csv(rows, out / "clip_benchmark.csv")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from twinlens.cards import CaptionerCard, ModelCard
 from twinlens.dataset_cards import DatasetCard
@@ -62,6 +62,32 @@ class RankParams(Section):
     depth: PositiveInt  # items kept per query
     image_weight: Annotated[float, Field(gt=0, lt=1)]  # share of the score that the pixels have beside the words
     seed: int  # of the draw of one caption a picture
+
+
+class CategoryCard(Section):
+    """One protocol of category search: which pictures search, and how their weights are learned."""
+
+    queries_per_class: PositiveInt
+    exemplars_per_query: PositiveInt
+    scaling: Literal["rows", "columns"]  # unit rows, or columns divided by their norms over the pool
+    negatives_from: Literal["outside", "ranked"]  # pictures that are never ranked, or (a leak) those that are
+    seed: int  # of the draw of exemplars, and of negatives out of the ranked pictures
+    svm_c: Annotated[float, Field(gt=0)]  # C of the exemplar SVM and, as 1 / (2 C), of the ridge regression
+    lambda_w: Annotated[float, Field(gt=0)]  # ridge of the combined loss
+    lambda_q: Annotated[float, Field(ge=0)]  # its pull towards the text
+    image_weight: Annotated[float, Field(gt=0, lt=1)]  # of the exemplar in the sum with the text
+    rocchio: tuple[float, float, float]  # of the text, of the exemplars, of the negatives
+    shrinkage: Annotated[float, Field(gt=0, le=1)]  # of the covariance of the whitened exemplar
+
+
+class CategoryParams(Section):
+    """Category search: classes by name, by exemplar pictures, or both."""
+
+    prompt: str = Field(pattern=r"\{label\}")
+    negatives: NonNegativeInt  # drawn outside the ranked pictures; 0: what learns from negatives is left out
+    seed: int  # of that draw
+    standard: CategoryCard
+    as_published: CategoryCard | None  # null: not measured
 
 
 class EvaluateParams(Section):
@@ -121,6 +147,7 @@ class Params(Section):
     resize: ResizeParams
     group: GroupParams
     rank: RankParams
+    category_search: CategoryParams
     gates: GateParams
     report: ReportParams
     compute: ComputeParams

@@ -12,7 +12,7 @@ from twinlens import paths
 
 STAGES = ("download", "filter", "resize", "group", "caption", "train", "embed", "rank", "evaluate")
 TRAINING = ("trained", "epoch", "figure", "value")
-TASKS = ("object_sets", "caption_to_image", "image_to_caption")
+TASKS = ("object_sets", "caption_to_image", "image_to_caption", "category_search")
 
 
 def results_table(retrieval: dict[str, Any], k: int) -> str:
@@ -35,6 +35,11 @@ def summary(retrieval: dict[str, Any], rows: list[dict[str, Any]], k: int) -> di
             for task in TASKS
             if task in retrieval
         }
+    short["average_precision"] = {
+        task: {name: v["average_precision"] for name, v in values.items() if "average_precision" in v}
+        for task, values in retrieval.items()
+        if any("average_precision" in v for v in values.values())
+    }
     short["ms_per_picture"] = {row["retriever"]: row["ms_per_picture"] for row in rows}
     return short
 
@@ -105,7 +110,7 @@ def quality_cost_rows(retrieval: dict[str, Any], costs: dict[str, Any], k: int) 
                     {
                         "task": task,
                         "retriever": retriever,
-                        "ms_per_picture": round(sum(ms(part) for part in made_of[retriever]), 4),
+                        "ms_per_picture": round(sum(ms(part) for part in made_of.get(retriever, ["embed_images"])), 4),
                         "hit": values[f"hit_at_{k}"],
                         "ndcg": values[f"ndcg_at_{k}"],
                     }
@@ -136,7 +141,7 @@ def training_rows(logs: dict[str, Path]) -> list[dict[str, Any]]:
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Write a metrics file, stable in git."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_csv(rows: list[dict[str, Any]], path: Path, columns: Sequence[str] = ()) -> None:

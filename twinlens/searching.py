@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import polars as pl
 from twinlens import tables
 from twinlens.distractors import judged_items
 from twinlens.errors import DataError
+from twinlens.full_ranking import average_precision
 from twinlens.gates import Gates, Ties, check_probe, not_finite, not_unit, repeated
 from twinlens.neighbours import nearest
 from twinlens.probes import Probe
@@ -58,6 +60,8 @@ def write_pool(task: Task, folder: Path) -> None:
     items = {"item_id": task.item_ids, "group": names[task.item_groups].tolist()}
     tables.write_table(pl.DataFrame(queries), folder / "queries.parquet", tables.QUERIES)
     tables.write_table(pl.DataFrame(items), folder / "items.parquet", tables.ITEMS)
+    if task.about:
+        (folder / "about.json").write_text(json.dumps(task.about) + "\n")
 
 
 def search(task: Task, retriever: str, depth: int, device: str, folder: Path, gates: Gates) -> None:
@@ -86,3 +90,7 @@ def search(task: Task, retriever: str, depth: int, device: str, folder: Path, ga
         among = np.concatenate([found.first_hit for found in again if found.first_hit is not None])
     hits = pl.DataFrame({"query_id": task.query_ids, "rank": rank, "rank_among_judged": among})
     tables.write_table(hits, folder / "first_hits" / f"{retriever}.parquet", tables.FIRST_HITS)
+    if task.full_ranking:
+        values = average_precision(queries, items, wanted, groups)
+        precisions = pl.DataFrame({"query_id": task.query_ids, "value": values})
+        tables.write_table(precisions, folder / tables.FULL_RANKING / f"{retriever}.parquet", tables.AVERAGE_PRECISION)

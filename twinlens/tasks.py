@@ -48,13 +48,15 @@ class Task:
 
     name: str
     query_ids: list[str]
-    query_images: list[str]  # the picture each query is about: queries about one picture are not independent
+    query_images: list[str]  # what each query is about (a picture; a class): queries about one are not independent
     query_groups: Int[np.ndarray, " queries"]
     item_ids: list[str]
     item_groups: Int[np.ndarray, " items"]
     group_names: list[str]
     own_rows: Int[np.ndarray, " queries"] | None  # the item that is the query itself
     retrievers: dict[str, Callable[[], Pair]] = field(default_factory=dict)
+    full_ranking: bool = False  # whether average precision over the whole pool is asked for
+    about: dict[str, int] = field(default_factory=dict)  # more to tell of the pool than its size
 
     def relevant_counts(self) -> Int[np.ndarray, " queries"]:
         """R of every query: items of its group, itself left out."""

@@ -55,21 +55,24 @@ def marker(number: int, x: float, y: float, size: float = 4.0) -> Markup:
     return Markup(f'<g class="s{number % SERIES}">{shapes[number % SERIES]}</g>')
 
 
-def lines(series: Sequence[Series], x_label: str, y_label: str, title: str) -> Markup:
-    """Curves over a logarithmic x axis, y from 0 to 1."""
+def lines(series: Sequence[Series], x_label: str, y_label: str, title: str, *, from_zero: bool = False) -> Markup:
+    """Curves over a logarithmic x axis, y from 0 to 1; `from_zero`, x begins at 0 and not at 1."""
+    log = math.log1p if from_zero else math.log
     largest = max((x for s in series for x, _ in s.points), default=1.0)
-    across = _scale(math.log(largest) if largest > 1 else 1.0, LEFT, WIDTH - RIGHT)
+    across = _scale(log(largest) if largest > 1 else 1.0, LEFT, WIDTH - RIGHT)
     down = _scale(1.0, HEIGHT - BOTTOM, TOP)
     parts = [_y_axis(down, [0, 0.25, 0.5, 0.75, 1], y_label)]
-    for x in [x for x in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if x <= largest]:
-        parts.append(_tick_x(across(math.log(x)), f"{x:g}"))
+    ticks = [0, *(10**e for e in range(8))] if from_zero else [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
+    for x in [x for x in ticks if x <= largest]:
+        parts.append(_tick_x(across(log(x)), f"{x:,}"))
     parts.append(_x_label(x_label))
     for one in series:
-        places = [(across(math.log(x)), down(y)) for x, y in one.points]
+        places = [(across(log(x)), down(y)) for x, y in one.points]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         dash = f' stroke-dasharray="{DASHES[one.number % SERIES]}"' if DASHES[one.number % SERIES] else ""
         parts.append(Markup(f'<path class="line l{one.number % SERIES}" d="{path}"{dash}/>'))
-        parts += [marker(one.number, *places[i], 3.2) for i in _spread(len(places), 6)]
+        marked = range(0, len(places), 1 + len(places) // 8) if from_zero else _spread(len(places), 6)
+        parts += [marker(one.number, *places[i], 3.2) for i in marked]
     return _svg(parts, HEIGHT, title)
 
 

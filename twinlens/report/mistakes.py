@@ -3,27 +3,59 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
 from twinlens.evaluation import Pool
-from twinlens.report.galleries import Album
+from twinlens.report.galleries import Album, Picture
 from twinlens.runs import read_run
 
 NEAR = 0.01  # scores this close to the first item's count as nearly equal
+HUB = 5  # times
 
+SAME_SETS = "shows exactly the same kinds of objects"
+SHARED_SETS = "shows some of the same kinds of objects"
+OTHER_SETS = "shows none of them"
+DISTRACTOR = "is a distractor: no query is about it"
+EXACT_COPY = "shows or describes an exact copy of a right picture"
+NEAR_COPY = "shows or describes a near copy of a right picture"
+GENERIC = "was found by, or is, a caption that also stands under another picture"
+GENERIC_GENERATED = "is known by a generated caption that another picture has too"
+HUBS = f"is wrongly first for at least {HUB} queries, {HUB} times its share"
+CLOSE = f"has a relevant item within {NEAR:g} of its score"
+TIED = "stands in a list that ties across the cut"
 CAUSES = (
-    "shows exactly the same kinds of objects",
-    "shows some of the same kinds of objects",
-    "shows none of them",
-    "is the same file as the query's picture",
-    "was found by a caption that also stands under another picture",
-    "has a relevant item within 0.01 of its score",
-    "stands in a list that ties across the cut",
+    SAME_SETS,
+    SHARED_SETS,
+    OTHER_SETS,
+    DISTRACTOR,
+    EXACT_COPY,
+    NEAR_COPY,
+    GENERIC,
+    GENERIC_GENERATED,
+    HUBS,
+    CLOSE,
+    TIED,
 )
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Sets of copies by number, of those pictures that have copies; near ones hold the exact ones."""
+
+    exact: dict[str, int] = field(default_factory=dict)
+    near: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, duplicates: pl.DataFrame) -> Copies:
+        """Gather table DUPLICATES; copies of one picture are copies of each other."""
+        pairs = duplicates.select("image_id", "other_id").rows()
+        same = duplicates.filter(pl.col("kind") == "exact").select("image_id", "other_id").rows()
+        return cls(_linked(same), _linked(pairs))
 
 
 @dataclass(frozen=True)
@@ -37,7 +69,9 @@ class Mistakes:
     causes: dict[str, int]
 
 
-def of_run(pool: Pool, retriever: str, values: pl.DataFrame, album: Album, sha256: dict[str, str]) -> Mistakes:
+def of_run(
+    pool: Pool, retriever: str, values: pl.DataFrame, album: Album, copies: Copies, parts: Mapping[str, str]
+) -> Mistakes:
     """Sort out the wrong first items of a run.
 
     Args:
@@ -45,29 +79,59 @@ def of_run(pool: Pool, retriever: str, values: pl.DataFrame, album: Album, sha25
         retriever: whose run.
         values: measures of its queries, with `tied`.
         album: captions and labels.
-        sha256: of the pictures' bytes, by image id.
+        copies: among the dataset's pictures.
+        parts: by image id, the part of the dataset that a picture comes from; empty where it has but one.
     """
     first, close = _first_items(pool, retriever)
     wrong = np.flatnonzero(pool.item_groups[first] != pool.query_groups)
     queries, items = pool.queries["query_id"].to_list(), pool.items["item_id"].to_list()
     own = pool.queries["image_id"].to_list()
-    shared = _texts_of_several(album)
+    image_ids = [album.picture(item).image_id for item in items]
+    asked_about = set(pool.query_groups.tolist())
+    right = _right_copies(pool, image_ids, own, copies)
+    texts, machine = _texts_of_several(album, image_ids), _generated_for_several(album, image_ids)
+    hubs = _hubs(first[wrong], len(items))
     tied = values["tied"].to_numpy()
     causes: Counter[str] = Counter()
     for row in wrong:
-        asked, got = album.pictures[own[row]], album.picture(items[first[row]])
-        wanted, shown = set(asked.labels.split(", ")), set(got.labels.split(", "))
-        true = (
-            wanted == shown,
-            wanted != shown and bool(wanted & shown),
-            not wanted & shown,
-            sha256.get(asked.image_id) == sha256.get(got.image_id),
-            album.texts.get(queries[row]) in shared,
-            bool(close[row]),
-            bool(tied[row]),
-        )
-        causes.update(cause for cause, holds in zip(CAUSES, true, strict=True) if holds)
+        item = int(first[row])
+        asked, got = album.pictures[own[row]], album.pictures[image_ids[item]]
+        exact, near = _copy_of_right(got, right[int(pool.query_groups[row])], copies)
+        causes.update(_kinds(asked, got))
+        true = {
+            DISTRACTOR: int(pool.item_groups[item]) not in asked_about,
+            EXACT_COPY: exact,
+            NEAR_COPY: near and not exact,
+            GENERIC: album.texts.get(queries[row]) in texts or album.texts.get(items[item]) in texts,
+            GENERIC_GENERATED: "generated" in retriever and got.generated in machine,
+            HUBS: item in hubs,
+            CLOSE: bool(close[row]),
+            TIED: bool(tied[row]),
+        }
+        causes.update(cause for cause, holds in true.items() if holds)
+        if got.image_id in parts:
+            causes[from_part(parts[got.image_id])] += 1
     return Mistakes(pool.name, retriever, len(queries), len(wrong), dict(causes))
+
+
+def from_part(part: str) -> str:
+    """The cause that a part of a composed dataset is."""
+    return f"comes from the part {part}"
+
+
+def listed(runs: Sequence[Mistakes], parts: Mapping[str, str]) -> list[str]:
+    """The causes that any of these runs has, in their order, parts after distractors."""
+    named = [from_part(part) for part in sorted(set(parts.values()))]
+    place = CAUSES.index(DISTRACTOR) + 1
+    return [c for c in (*CAUSES[:place], *named, *CAUSES[place:]) if any(run.causes.get(c) for run in runs)]
+
+
+def _kinds(asked: Picture, got: Picture) -> list[str]:
+    """What both pictures' labels have in common; nothing is said of pictures without labels."""
+    wanted, shown = ({name for name in picture.labels.split(", ") if name} for picture in (asked, got))
+    if not wanted or not shown:
+        return []
+    return [SAME_SETS if wanted == shown else SHARED_SETS if wanted & shown else OTHER_SETS]
 
 
 def _first_items(pool: Pool, retriever: str) -> tuple[Int[np.ndarray, " queries"], Bool[np.ndarray, " queries"]]:
@@ -81,9 +145,54 @@ def _first_items(pool: Pool, retriever: str) -> tuple[Int[np.ndarray, " queries"
     return np.concatenate(firsts), np.concatenate(close)
 
 
-def _texts_of_several(album: Album) -> set[str]:
-    """Captions that stand under more than one picture: generic ones."""
-    images: dict[str, set[str]] = {}
+def _hubs(first: Int[np.ndarray, " wrong"], items: int) -> set[int]:
+    """Items that stand wrongly first far more often than if such places were spread evenly."""
+    found, times = np.unique(first, return_counts=True)
+    return set(found[(times >= HUB) & (times >= HUB * len(first) / items)].tolist())
+
+
+def _right_copies(
+    pool: Pool, image_ids: list[str], own: list[str], copies: Copies
+) -> dict[int, tuple[set[int], set[int]]]:
+    """By group, the sets of copies that its right pictures and the queries' own are in: exact, near."""
+    found: dict[int, tuple[set[int], set[int]]] = {int(group): (set(), set()) for group in set(pool.query_groups)}
+    sides = ((pool.item_groups, image_ids), (pool.query_groups, own))
+    for group, image_id in ((g, i) for groups, ids in sides for g, i in zip(groups.tolist(), ids, strict=True)):
+        if group in found and image_id in copies.near:
+            found[group][1].add(copies.near[image_id])
+            if image_id in copies.exact:
+                found[group][0].add(copies.exact[image_id])
+    return found
+
+
+def _copy_of_right(got: Picture, right: tuple[set[int], set[int]], copies: Copies) -> tuple[bool, bool]:
+    return copies.exact.get(got.image_id) in right[0], copies.near.get(got.image_id) in right[1]
+
+
+def _texts_of_several(album: Album, image_ids: list[str]) -> set[str | None]:
+    """Human captions that stand under more than one picture of the pool: generic ones."""
+    pool, images = set(image_ids), dict[str | None, set[str]]()
     for caption_id, text in album.texts.items():
-        images.setdefault(text, set()).add(album.image_of[caption_id])
+        if album.image_of[caption_id] in pool:
+            images.setdefault(text, set()).add(album.image_of[caption_id])
     return {text for text, of in images.items() if len(of) > 1}
+
+
+def _generated_for_several(album: Album, image_ids: list[str]) -> set[str]:
+    counts = Counter(album.pictures[image_id].generated for image_id in set(image_ids))
+    return {text for text, count in counts.items() if text and count > 1}
+
+
+def _linked(pairs: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Numbers by which two ids are the same where pairs link them, directly or not."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    for a, b in pairs:
+        parent[root(a)] = root(b)
+    numbers: dict[str, int] = {}
+    return {name: numbers.setdefault(root(name), len(numbers)) for name in list(parent)}

@@ -51,8 +51,10 @@ class Sources:
     metrics: dict[str, Any]  # content of metrics/<name>.json
     at_k: pl.DataFrame
     quality_cost: pl.DataFrame
-    counts: dict[str, Any]  # of the `filter` stage
-    notes: pl.DataFrame  # of the `resize` stage
+    distractors: pl.DataFrame  # hit against their number
+    described: dict[str, Any]  # content of metrics/datasets/<dataset>.json
+    duplicates: pl.DataFrame
+    parts: dict[str, str]  # of a composed dataset: which of them a picture comes from
     groups: pl.DataFrame
     pools: list[Pool]
     values: dict[tuple[str, str], pl.DataFrame]  # of every query, by task and retriever
@@ -75,13 +77,12 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
         lstrip_blocks=True,
     )
     environment.filters["plain"] = lambda name: str(name).replace("_", " ")
-    environment.filters["attr_of"] = lambda counts, name: counts.get(name, 0)
     numbers = numbering(sources)
-    sha256 = dict(sources.groups.select("image_id", "sha256").iter_rows())
+    copies = mistakes.Copies.of(sources.duplicates)
     tasks = [task_section(sources, pool, numbers) for pool in ordered(sources.pools)]
     wrong = {
         pool.name: [
-            mistakes.of_run(pool, name, sources.values[pool.name, name], sources.album, sha256)
+            mistakes.of_run(pool, name, sources.values[pool.name, name], sources.album, copies, sources.parts)
             for name in pool.retrievers
         ]
         for pool in ordered(sources.pools)
@@ -96,11 +97,12 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
         costs=sources.metrics["cost"],
         captions=sources.metrics["captions"],
         mistakes=wrong,
-        causes=mistakes.CAUSES,
+        causes={task: mistakes.listed(runs, sources.parts) for task, runs in wrong.items()},
         published=beside(sources.names, sources.metrics),
         galleries=sorted(shown, key=lambda g: (place(g.task), -_main(sources, g.task, g.retriever))),
         thumbnails=thumbnails,
         facts=dataset_facts(sources),
+        categories=sources.described["categories"],
         versions=versions(),
         level=next(iter(sources.metrics["intervals"].values()))["pool"]["level"],
     )
@@ -152,6 +154,13 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
         rows = {name: mine.filter(pl.col("retriever") == name).select("k", measure).rows() for name in best_first}
         return [Series(name, numbers[name], rows[name]) for name in best_first]
 
+    few = sources.distractors.filter(pl.col("task") == pool.name)
+    among = [
+        Series(name, numbers[name], few.filter(pl.col("retriever") == name).select("distractors", "hit").rows())
+        for name in best_first
+        if name in few["retriever"]
+    ]
+    most = max((x for one in among for x, _ in one.points), default=0)
     of_cost = sources.quality_cost.filter(pl.col("task") == pool.name)
     points = [
         Series(row["retriever"], numbers[row["retriever"]], [(row["ms_per_picture"], row["ndcg"])])
@@ -180,6 +189,16 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
             charts.lines(curves("hit"), "k", "hit at k", f"{pool.name}: hit against k"),
             charts.lines(curves("ndcg"), "k", "nDCG at k", f"{pool.name}: nDCG against k"),
         ],
+        "distractors": most,
+        "among": charts.lines(
+            among,
+            "distractors in the pool",
+            f"hit at {k}",
+            f"{pool.name}: hit against distractors",
+            from_zero=True,
+        )
+        if most
+        else "",
         "cost": charts.scatter(
             points,
             "milliseconds to put one picture into the index",
@@ -216,31 +235,37 @@ def categories(sources: Sources, pool: Pool, retrievers: list[str]) -> list[dict
 
 
 def dataset_facts(sources: Sources) -> list[tuple[str, str]]:
-    """What the numbers are about."""
-    groups, album = sources.groups, sources.album
-    pool = groups.filter("in_pool")
-    sets = pool["object_set"].drop_nulls()
-    ids = set(pool["image_id"])
-    human = [text for image_id in ids for text in album.pictures[image_id].human]
+    """What the numbers are about: the dataset's card in figures, and what the pool's captions are like."""
+    card, album, pool = sources.described, sources.album, sources.groups.filter("in_pool")
+    pictures, captions, copies = card["pictures"], card["captions"], card["duplicates"]
+    human = [text for image_id in set(pool["image_id"]) for text in album.pictures[image_id].human]
     words = sorted(len(WORD.findall(text)) for text in human)
-    splits = ", ".join(f"{n:,} {name}" for name, n in sorted(groups["split"].value_counts().iter_rows()))
-    sizes = sorted(sets.value_counts()["count"].to_list(), reverse=True)
+    sizes = sorted(pool["object_set"].drop_nulls().value_counts()["count"].to_list(), reverse=True)
+    rules = ("found", "after_filter", "after_resize", "after_duplicates", "in_pool")
     facts = [
-        ("pictures that can be used", f"{len(groups):,} ({splits})"),
-        ("pictures of the pool", f"{len(pool):,}"),
-        ("of which the same file as another", f"{len(pool) - pool['sha256'].n_unique():,}"),
+        ("licence", card["licence"]),
+        ("which pictures were chosen", card["selection"]),
+        ("source", "; ".join(card["sources"])),
+        ("pictures", ", ".join(f"{pictures[rule]:,} {rule.replace('_', ' ')}" for rule in rules)),
+        ("splits", _counts(card["splits"])),
+        ("captions", f"{captions['found']:,} found, {captions['kept']:,} kept"),
         ("human captions of the pool", f"{len(human):,}, of which {len(set(human)):,} different"),
     ]
     if words:
         facts.append(("words a caption", f"{words[0]} to {words[-1]}, median {words[len(words) // 2]}"))
     if sizes:
         facts.append(("object sets searched for", f"{len(sizes):,}, of {sizes[-1]:,} to {sizes[0]:,} pictures"))
-    dropped = sources.counts["dropped"]
-    facts.append(("annotations dropped", "; ".join(f"{n:,} {rule}" for rule, n in dropped.items()) or "none"))
-    aside = sources.notes.filter(~pl.col("kept"))
-    facts.append(("pictures set aside", f"{len(aside):,}"))
-    facts.append(("pictures mended", f"{len(sources.notes) - len(aside):,}"))
+    facts.append(("kinds of objects", f"{card['categories']['number']:,}"))
+    for key in ("dropped", "set_aside", "mended"):
+        facts.append((key.replace("_", " "), _counts(card[key])))
+    facts.append(("copies", f"{_counts(copies)}; leaks have one in training and one in evaluation"))
+    if "keep" in card:
+        facts.append(("kept by", json.dumps(card["keep"], ensure_ascii=False)))
     return facts
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return "; ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
 
 
 def versions() -> list[tuple[str, str]]:
