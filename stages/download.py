@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from stages.runner import run_stage
-from twinlens import datasets, paths
+from twinlens import datasets, listed, paths
 from twinlens.costs import Cost
 from twinlens.params import read_params
 
 
 def main(dataset: str) -> None:
     """Leave a manifest of what was fetched; archives stay in the download cache."""
-    cost = Cost()
-    files = datasets.adapter(read_params().datasets[dataset]).download(paths.raw(dataset))
+    cost, card = Cost(), read_params().datasets[dataset]
+    listed.refuse_unreadable(card.keep)
+    files = datasets.adapter(card).download(paths.raw(dataset))
+    listed.record(card.keep, paths.raw(dataset))
     cost.write(paths.cost("download", dataset), items=files)
 
 

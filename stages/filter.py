@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from stages.runner import run_stage
-from twinlens import datasets, filtering, keeping, paths, tables
+from twinlens import datasets, filtering, keeping, listed, paths, tables
 from twinlens.costs import Cost
 from twinlens.dataset_cards import DatasetCard, Keep
 from twinlens.datasets.classes import read_classes
@@ -53,6 +53,7 @@ def keep(
     annotations: Annotations, card: DatasetCard, rule: Keep, dataset: str, params: Params
 ) -> tuple[Annotations, dict[str, Any]]:
     """Apply the card's `keep`; where a classifier decides, write what it found beside the tables."""
+    lists = listed.recorded(rule, paths.raw(dataset), dataset)
     shares: dict[str, float] | None = None
     if rule.classifier is not None:
         shares = classified(annotations, card, rule, dataset, params)
@@ -62,8 +63,8 @@ def keep(
         card.pool,
         shares=shares,
         class_names=set(read_classes(rule.classes).values()) if rule.classes else None,
-        from_qrels=keeping.read_qrels(paths.expand(rule.from_qrels)) if rule.from_qrels else None,
-        published=keeping.read_qrels(paths.expand(rule.published)) if rule.published else None,
+        from_qrels=lists.get("from_qrels"),
+        published=lists.get("published"),
     )
     log.info("%s: %s", dataset, json.dumps(report))
     return annotations, report

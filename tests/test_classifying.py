@@ -15,10 +15,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.datasets.pictures import jpeg
-from twinlens import classifying
+from twinlens import classifiers, classifying
 from twinlens.cards import TimmTower
-from twinlens.classifying import Classifier, class_shares
-from twinlens.dataset_cards import ImageNetCard
+from twinlens.classifiers.base import Classifier
+from twinlens.classifying import class_shares
+from twinlens.dataset_cards import ClassifierCard, ImageNetCard
 from twinlens.datasets.classes import read_classes
 from twinlens.datasets.imagenet import ImageNet
 from twinlens.errors import DataError, ParamsError
@@ -42,7 +43,7 @@ def card(path: Path, **changes: Any) -> TimmTower:
 
 
 def shares(
-    pictures: list[bytes | str], tower: TimmTower, classes: list[int] = VEHICLES, raw: str = "raw"
+    pictures: list[bytes | str], tower: ClassifierCard, classes: list[int] = VEHICLES, raw: str = "raw"
 ) -> np.ndarray:
     files = [f"{n}.jpg" for n in range(len(pictures))]
     return class_shares(iter(pictures), files, tower, classes, CPU, raw=raw)
@@ -101,14 +102,14 @@ def test_a_model_that_does_not_know_imagenets_classes_is_refused(tmp_path: Path)
     path = tmp_path / "ten.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=10).state_dict(), path)
     with pytest.raises(DataError, match="tells 10 classes apart; wanted ImageNet's 1,000"):
-        Classifier(card(path, kwargs={"num_classes": 10}), path, CPU)
+        classifiers.load(card(path, kwargs={"num_classes": 10}), path, CPU)
     with pytest.raises(DataError, match="does not hold the weights of timm's test_resnet"):
-        Classifier(card(path), path, CPU)
+        classifiers.load(card(path), path, CPU)
 
 
 def test_an_unknown_key_of_the_transform_is_refused(weights: Path) -> None:
     with pytest.raises(ParamsError, match="no such key: crop_percent; known: "):
-        Classifier(card(weights, preprocess={"crop_percent": 0.9}), weights, CPU)
+        classifiers.load(card(weights, preprocess={"crop_percent": 0.9}), weights, CPU)
 
 
 def test_the_real_mobilenet_puts_vehicles_in_and_other_photos_out(shared_data: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.workspace import RAN, Workspace, clone
+from tests.workspace import CLEAN, RAN, Workspace, clone
 
 pytestmark = pytest.mark.slow
 
@@ -235,6 +235,19 @@ def test_a_change_of_the_data_shows_in_git_diff_and_another_datasets_card_stays(
     workspace.run("dvc", "repro", "group@scenes-vehicles")
     assert (workspace.folder / "metrics/datasets/scenes-vehicles.json").exists()
     assert workspace.run("git", "diff", "--stat", card) == ""
+
+
+def test_results_pulled_from_a_remote_run_nothing_in_a_fresh_clone(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.share(tmp_path / "remote")
+    there = workspace.elsewhere(tmp_path / "there")
+    assert not (there.folder / "data/raw").exists()  # git brought none of it
+    there.run("dvc", "pull")
+    assert there.ran("dvc", "repro") == []
+    assert there.run("dvc", "status") == CLEAN
+    assert there.run("git", "status", "--porcelain") == ""  # `dvc.lock` and the metrics stay as they were committed
+    kinds = ("raw", "filtered", "resized", "grouped", "captioned", "trained", "embedded", "ranked", "evaluated")
+    assert there.digests(*kinds) == workspace.digests(*kinds)
+    assert (there.folder / "report/index.html").read_bytes() == (workspace.folder / "report/index.html").read_bytes()
 
 
 SMALL_VEHICLES = {

@@ -42,6 +42,7 @@ PURE = (
     "grouping",
     "intervals",
     "keeping",
+    "listed",
     "measures",
     "probes",
     "naming",

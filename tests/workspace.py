@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parent.parent
+CLEAN = "Data and pipelines are up to date.\n"  # what `dvc status` says
 RAN = re.compile(r"^Running stage '([^'@]+)", re.MULTILINE)
 
 
@@ -68,6 +69,17 @@ class Workspace:
         """Another workspace in the same state, cache and all."""
         shutil.copytree(self.folder, folder, symlinks=True)
         return Workspace(folder)
+
+    def share(self, remote: Path, *targets: str) -> None:
+        """Name a remote, commit, and send there what the pipeline made."""
+        self.run("dvc", "remote", "add", "--default", "shared", str(remote))
+        self.commit("results, shared")
+        self.run("dvc", "push", *targets)
+
+    def elsewhere(self, folder: Path, **variables: str) -> Workspace:
+        """A colleague's machine: what git holds, an empty cache, no downloads and no unfinished work."""
+        self.run("git", "clone", "-q", str(self.folder), str(folder))
+        return Workspace(folder, variables)
 
     def digests(self, *parts: str) -> dict[str, bytes]:
         """Every file below data/<part>, by name: its bytes."""

@@ -7,68 +7,40 @@ kept, so a killed run goes on and another threshold classifies nothing again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import timm
-import timm.data
 import torch
 from jaxtyping import Float64
 
-from twinlens.cards import TimmTower
-from twinlens.encoders.base import normalised
-from twinlens.encoders.timm import locate, pixel_spec
-from twinlens.encoders.weights import UNREADABLE, identity
-from twinlens.errors import DataError, ParamsError
-from twinlens.pixels import BadPictureError, PixelSpec, ahead, fit, open_picture, to_tensor
+from twinlens import classifiers
+from twinlens.classifiers.base import Classifier
+from twinlens.dataset_cards import ClassifierCard
+from twinlens.encoders.weights import identity
+from twinlens.pixels import BadPictureError, ahead, fit, open_picture, to_tensor
 from twinlens.placement import Placement
 from twinlens.progress import Progress
 from twinlens.scratch import Scratch, code_digest, digest, fingerprint
 
 PER_PART = 256
 BATCH = 32
-
-
-class Classifier:
-    """A timm model with its classifier, in eval mode."""
-
-    def __init__(self, card: TimmTower, path: Path, placement: Placement) -> None:
-        """Load it.
-
-        Raises:
-            ParamsError: timm does not take the card's `kwargs`, or its transform has no such key.
-            DataError: the weights do not fit, or it does not tell the 1,000 classes of ImageNet apart.
-        """
-        try:
-            model = timm.create_model(card.timm, pretrained=False, **card.kwargs)
-        except (RuntimeError, TypeError) as error:
-            raise ParamsError(f"timm cannot build '{card.timm}' with kwargs {card.kwargs}: {error}") from None
-        try:
-            timm.models.load_checkpoint(model, str(path))
-        except UNREADABLE as error:
-            raise DataError(f"{path} does not hold the weights of timm's {card.timm}: {str(error)[:300]}") from None
-        if model.num_classes != 1000:
-            raise DataError(f"{card.timm} tells {model.num_classes} classes apart; wanted ImageNet's 1,000")
-        config = timm.data.resolve_model_data_config(model)
-        if unknown := set(card.preprocess) - set(config):
-            raise ParamsError(
-                f"preprocess: no such key: {', '.join(sorted(unknown))}; known: {', '.join(sorted(config))}"
-            )
-        self.pixels: PixelSpec = pixel_spec(config | card.preprocess)
-        self.model, self.placement = model.eval().to(placement.device, placement.dtype), placement
-
-    @torch.inference_mode()
-    def shares(self, pictures: torch.Tensor, classes: Sequence[int]) -> Float64[np.ndarray, " images"]:
-        """The summed probabilities of `classes` for a batch of uint8 pictures (images, 3, height, width)."""
-        logits = self.model(normalised(pictures, self.pixels, self.placement)).double().cpu()
-        return np.asarray(logits.softmax(dim=1)[:, list(classes)].sum(dim=1).numpy())
+CODE = (
+    "classifiers/base.py",
+    "classifiers/timm.py",
+    "classifiers/transformers.py",
+    "encoders/base.py",
+    "encoders/image_processor.py",
+    "encoders/timm.py",
+    "pixels.py",
+)
 
 
 def class_shares(
     pictures: Iterator[bytes | str],
     files: Sequence[str],
-    card: TimmTower,
+    card: ClassifierCard,
     classes: Sequence[int],
     placement: Placement,
     *,
@@ -86,15 +58,15 @@ def class_shares(
         raw: what identifies the pictures' bytes: the content of the manifest.
         decode_threads: threads that decode ahead of the model.
     """
-    path = locate(card)
+    path = classifiers.locate(card)
     key = fingerprint(
-        card=card.model_dump(mode="json", include={"timm", "kwargs", "preprocess"}),
+        card=card.model_dump(mode="json", exclude={"revision", "checkpoint", "sha256", "licence"}),
         weights=identity(path),
         classes=sorted(classes),
         pictures=[digest(files), digest([raw])],
         placement=placement.name,
-        libraries=[torch.__version__, timm.__version__],
-        code=code_digest("classifying.py", "encoders/base.py", "encoders/timm.py", "pixels.py"),
+        libraries=[torch.__version__, version(card.family)],
+        code=code_digest("classifying.py", *CODE),
     )
     starts = range(0, len(files), PER_PART)
     with Scratch("classify", key) as scratch, Progress("classify", total=len(files), unit="img") as bar:
@@ -102,7 +74,7 @@ def class_shares(
         for start in starts:
             mine, name = list(islice(pictures, PER_PART)), f"{start:08d}.npy"
             if not scratch.has(name):
-                model = model or Classifier(card, path, placement)
+                model = model or classifiers.load(card, path, placement)
                 found = _classify(model, mine, classes, decode_threads)
 
                 def write(part: Path, found: np.ndarray = found) -> None:

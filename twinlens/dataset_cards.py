@@ -6,21 +6,54 @@ cards of its parts rather than their names.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
-from twinlens.cards import Card, TimmTower
+from twinlens.cards import Card, TimmTower, Weights
 
 Split = Literal["train", "val", "test"]
 Pool = Literal["all", "train", "val", "test"]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 
+class TransformersClassifier(Weights):
+    """An image classifier of transformers, with the image processor that lies beside its weights."""
+
+    family: ClassVar[str] = "transformers"
+    transformers: str  # hub repository
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        if self.revision is None and self.checkpoint is None:
+            raise ValueError("pin the classifier with `revision`, or name its folder as `checkpoint`")
+        if self.sha256 is not None:
+            raise ValueError("`sha256` is of a file; a transformers classifier is a folder")
+        return self
+
+
+def _library(value: Any) -> str | None:
+    """The library of a classifier is the key that names it."""
+    if isinstance(value, Weights):
+        return getattr(value, "family", None)
+    found = [key for key in ("timm", "transformers") if isinstance(value, dict) and key in value]
+    return found[0] if len(found) == 1 else None
+
+
+ClassifierCard = Annotated[
+    Annotated[TimmTower, Tag("timm")] | Annotated[TransformersClassifier, Tag("transformers")],
+    Discriminator(
+        _library,
+        custom_error_type="classifier_library",
+        custom_error_message="a classifier is named by one key: `timm` or `transformers`",
+    ),
+]
+
+
 class Keep(Card):
     """Which pictures of the pool are kept, where a dataset is a part of another: by one of three means."""
 
-    classifier: TimmTower | None = None  # an ImageNet classifier; its probabilities over `classes` are summed
+    classifier: ClassifierCard | None = None  # an ImageNet classifier; its probabilities over `classes` are summed
     classes: str | None = None  # a list in twinlens/datasets/classes
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None  # pictures whose sum is above it are kept
     from_qrels: str | None = None  # a CSV file with a column document_id: exactly these pictures are kept

@@ -7,7 +7,15 @@ from typing import Any
 from twinlens.errors import DataError
 from twinlens.pixels import PixelSpec
 
-PLAIN = {"do_resize": True, "do_rescale": True, "rescale_offset": False, "do_pad": False, "crop_pct": None}
+PLAIN = {
+    "do_resize": True,
+    "do_rescale": True,
+    "rescale_offset": False,
+    "do_pad": False,
+    "crop_pct": None,
+    "do_flip_channel_order": False,
+    "include_top": False,
+}
 
 
 def pixel_spec(processor: Any) -> PixelSpec:
