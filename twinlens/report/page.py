@@ -38,6 +38,7 @@ TITLES = {
     "object_sets": "Object sets: pictures that show exactly the same kinds of objects",
     "caption_to_image": "Caption to image: the picture that a human caption describes",
     "image_to_caption": "Image to caption: the human captions that describe a picture",
+    "category_search": "Category search: pictures of a class, by its name, by an example, or by both",
 }
 CATEGORIES = 40  # at most, the most frequent
 
@@ -136,6 +137,8 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
     measures = [f"{name}_at_{k}" for name in ("hit", "recall", "mrr", "ndcg", "map")] + ["median_rank"]
     if any(f"macro_ndcg_at_{k}" in results[name] for name in best_first):
         measures.append(f"macro_ndcg_at_{k}")
+    if any("average_precision" in results[name] for name in best_first):
+        measures.append("average_precision")
 
     def bars(measure: str) -> list[Bar]:
         return [
