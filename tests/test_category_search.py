@@ -55,7 +55,8 @@ def tasks(leave_out: tuple[str, ...] = (), **card: object) -> list[Task]:
 def test_a_query_is_a_class_with_exemplars_that_are_not_ranked() -> None:
     task = tasks(exemplars_per_query=2)[0]
     assert len(task.query_ids) == 3 * 5
-    assert task.query_images == [query.split("#")[0] for query in task.query_ids]
+    assert [task.group_names[code] for code in task.query_groups] == [query.split("#")[0] for query in task.query_ids]
+    assert task.query_images == [query.split("#")[1] for query in task.query_ids]
     drawn = {own for query in task.query_ids for own in query.split("#")[1:]}
     assert len(drawn) == 3 * 5 * 2
     assert not drawn & set(task.item_ids)
@@ -74,8 +75,9 @@ def test_retrievers_are_those_that_there_are_vectors_for() -> None:
 def test_every_retriever_ranks_by_its_own_formula() -> None:
     task, (sources, _, _) = tasks()[0], made()
     row_of = {image_id: row for row, image_id in enumerate(sources[IMAGES].ids)}
+    classes = [task.group_names[code] for code in task.query_groups]
     own = sources[IMAGES].rows[[row_of[query.split("#")[1]] for query in task.query_ids]].astype(np.float64)
-    words = sources[CLASSES].rows[[CLASS_NAMES.index(name) for name in task.query_images]].astype(np.float64)
+    words = sources[CLASSES].rows[[CLASS_NAMES.index(name) for name in classes]].astype(np.float64)
     examples, apart = exemplar.Examples.of(list(own[:, None])), sources[NEGATIVES].rows.astype(np.float64)
     card = PARAMS.standard
     svm = 1 / (2 * card.svm_c)

@@ -64,6 +64,7 @@ def fit(
     lambda_q: float = 0.0,
     tolerance: float = 1e-4,
     block: int | None = None,
+    strict: bool = True,
 ) -> Fitted:
     """Fit every query.
 
@@ -81,10 +82,13 @@ def fit(
         tolerance: relative, see above.
         block: queries fitted in step; by default what suits the cache. Changes speed, and weights
             within the tolerance.
+        strict: refuse queries that do not reach the tolerance; else they keep where they came to, and
+            `residuals` tells.
 
     Raises:
         DataError: a query has one class only, or its exemplars equal its negatives; widths differ; a
-            value is not finite; a text is missing or points nowhere; a query does not reach the tolerance.
+            value is not finite; a text is missing or points nowhere; `strict`, and a query does not
+            reach the tolerance.
     """
     shared = np.asarray(negatives, dtype=np.float64)
     _check(examples, shared, texts, lambda_w, lambda_q)
@@ -103,7 +107,7 @@ def fit(
         found = of_ridge.solve(NEWTON_STEPS)
         parts.append(found if aims is None else _lower(found, _Block(*problem, from_text=True).solve(SECOND_STEPS)))
     fitted = Fitted(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Fitted)))
-    if (late := np.flatnonzero(~(fitted.residuals <= tolerance))).size:
+    if strict and (late := np.flatnonzero(~(fitted.residuals <= tolerance))).size:
         raise DataError(
             f"{late.size} queries did not come within {tolerance:g} in {NEWTON_STEPS} Newton steps, the first is "
             f"query {late[0]}, at {fitted.residuals[late[0]]:.1e}: raise lambda_w, or the tolerance"
