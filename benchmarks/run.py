@@ -70,7 +70,7 @@ def measure(section: str, options: argparse.Namespace) -> list[Row]:
         case "exemplar":
             rows = module.run(3_443, 1_000, 512, 128, rounds)
         case "memory":
-            rows = module.run(1_000, 5)
+            rows = module.run(600, 5)
         case "scale":
             rows = module.run(options.pictures)
         case _ if torch.cuda.is_available() or options.small:
