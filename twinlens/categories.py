@@ -8,6 +8,7 @@ pictures are good for is to be negatives where there is no other split to draw t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ import numpy as np
 import polars as pl
 
 from twinlens.errors import DataError
+
+log = logging.getLogger("twinlens")
 
 ID_SEPARATOR = "#"
 
@@ -88,11 +91,9 @@ def draw_negatives(groups: pl.DataFrame, images: pl.DataFrame, count: int, seed:
     Args:
         groups: table GROUPS.
         images: table IMAGES.
-        count: how many.
+        count: how many; all where there are fewer, with a warning: a second task must not cost the others, and
+            the number stands beside its results.
         seed: of the draw.
-
-    Raises:
-        DataError: there are fewer than `count`.
     """
     ranked = classes_of(groups.filter("in_pool"), images)["image_id"]
     apart = groups.filter(~pl.col("image_id").is_in(ranked.implode()))
@@ -103,10 +104,12 @@ def draw_negatives(groups: pl.DataFrame, images: pl.DataFrame, count: int, seed:
         if len(candidates):
             break
     if len(candidates) < count:
-        raise DataError(
-            f"category_search.negatives: {count} asked for, {len(candidates)} pictures found that are never ranked; "
-            f"set it to {len(candidates)} or less (0 leaves out what learns from negatives), "
-            "or choose a `pool` that leaves a split outside"
+        log.warning(
+            "category_search.negatives: %d asked for, %d pictures found that are never ranked, so there are %d; "
+            "a `pool` on the dataset's card that leaves a split outside gives more",
+            count,
+            len(candidates),
+            len(candidates),
         )
     chosen = np.random.default_rng(seed).permutation(len(candidates))[:count]
     return candidates[np.sort(chosen)]
