@@ -27,6 +27,7 @@ log = logging.getLogger("twinlens")
 
 Rows = Float32[np.ndarray, "rows dim"]
 BLOCK = 65_536  # rows in memory at once, as the vectors may be a memory map
+CELLS = 2**20  # numbers of tied vectors in memory at once: a constant scorer ties everywhere
 UNIT = 1e-3  # how far a length may be from one
 SAME = 1e-6  # equal texts in batches of other lengths differ by so much in a coordinate
 NO_CHANCE = 0.9  # beyond this a random ranking is so good that a measure can hardly be better
@@ -119,8 +120,12 @@ class Ties:
             return
         self.constant += int((scores[:, 0] == scores[:, -1]).sum())
         queries, ranks = np.nonzero(np.diff(scores, axis=1) == 0)
-        above, below = items[rows[queries, ranks]], items[rows[queries, ranks + 1]]
-        self.unexplained += len(np.unique(queries[(np.abs(above - below) > SAME).any(axis=1)]))
+        apart, step = np.zeros(len(queries), dtype=bool), max(1, CELLS // items.shape[1])
+        for start in range(0, len(queries), step):
+            tie = queries[start : start + step], ranks[start : start + step]
+            above, below = items[rows[tie]], items[rows[tie[0], tie[1] + 1]]
+            apart[start : start + step] = (np.abs(above - below) > SAME).any(axis=1)
+        self.unexplained += len(np.unique(queries[apart]))
 
     def trouble(self, run: str, max_share: float) -> str | None:
         """Whether too many queries are concerned.
