@@ -32,7 +32,7 @@ readme: setup
 # Pins for every platform, without addresses of package indexes.
 requirements: setup
 	uv pip compile pyproject.toml --universal --all-extras --python-version 3.11 \
-	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate -o requirements.txt
+	  --no-header --no-annotate -o requirements.txt
 
 # Finished parts that are kept for resuming and for other models that share a tower.
 clean-scratch:

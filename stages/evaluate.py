@@ -8,7 +8,7 @@ from stages.runner import run_stage
 from twinlens import distractors, paths, tables
 from twinlens.costs import Cost
 from twinlens.evaluation import measure_all_runs
-from twinlens.gates import Gates, overlap, promised_pool, wrong_size
+from twinlens.gates import Gates, overlap, wrong_size
 from twinlens.naming import caption_figures
 from twinlens.params import read_params
 from twinlens.reporting import (
@@ -31,7 +31,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     cost, params, metrics = Cost(), read_params(), paths.METRICS
     gates = Gates(params.gates)
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
-    gates.check("pool_size", wrong_size(groups, promised_pool(params.datasets[dataset])))
+    gates.check("pool_size", wrong_size(groups, params.datasets[dataset].promised_pool))
     cards = {model: params.models[model].train, captioner: params.captioners[captioner].train}
     gates.check("train_overlap", overlap(groups, [name for name, recipe in cards.items() if recipe is not None]))
     gates.add(paths.ranked(dataset, model) / "gates.json")

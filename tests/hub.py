@@ -16,13 +16,15 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from huggingface_hub import close_session, constants
+
+from tests.web import running
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WAIT_S = 20.0  # for what a test holds back; only reached when the test itself is wrong
@@ -79,22 +81,8 @@ class Hub:
 def serving_hub(repos: Mapping[str, Mapping[str, bytes]]) -> Iterator[Hub]:
     """A hub that runs until the block is left."""
     hub = Hub({name: dict(files) for name, files in repos.items()})
-
-    class Handler(_Handler):
-        serves = hub
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with running(_Handler, hub):
         yield hub
-    finally:
-        hub.ended.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def point_at(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from tests.tiny import CPU
 from twinlens.dataset_cards import CocoCard, ScenesCard
 from twinlens.encoders.probe import last_word, of_texts
 from twinlens.errors import DataError
-from twinlens.gates import Gates, Ties, at_chance, overlap, own_found, promised_pool, wrong_size
+from twinlens.gates import Gates, Ties, at_chance, overlap, own_found, wrong_size
 from twinlens.intervals import Interval, of_means
 from twinlens.params import GateParams, read_params
 from twinlens.probes import Probe, chosen
@@ -252,11 +252,11 @@ def test_pictures_that_were_trained_on_are_caught_by_id_and_by_their_bytes() -> 
 
 def test_a_pool_of_another_size_than_the_card_promises_is_caught() -> None:
     scenes = ScenesCard(adapter="scenes", train=2, val=1, test=2)
-    assert promised_pool(scenes) == 2
-    assert promised_pool(scenes.model_copy(update={"pool": "all"})) == 5
+    assert scenes.promised_pool == 2
+    assert scenes.model_copy(update={"pool": "all"}).promised_pool == 5
     coco = CocoCard(adapter="coco", parts=["val2017"])
-    assert promised_pool(coco) is None
-    assert promised_pool(coco.model_copy(update={"pool_size": 5000})) == 5000
+    assert coco.promised_pool is None
+    assert coco.model_copy(update={"pool_size": 5000}).promised_pool == 5000
     assert wrong_size(groups(), 2) is None
     assert wrong_size(groups(), None) is None
     assert "holds 2 pictures, the dataset's card promises 3" in str(wrong_size(groups(), 3))

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Protocol
 from urllib.parse import unquote
 
 WAIT_S = 20.0  # for what a test holds back; only reached when the test itself is wrong
@@ -72,19 +73,29 @@ class Host:
 def serving(files: Mapping[str, bytes] | None = None) -> Iterator[Host]:
     """A host that runs until the block is left."""
     host = Host(dict(files or {}))
+    with running(_Handler, host):
+        yield host
 
-    class Handler(_Handler):
-        serves = host
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+class Served(Protocol):
+    """What a handler serves; `running` fills in its address and says when it has ended."""
+
+    url: str
+    ended: threading.Event
+
+
+@contextmanager
+def running(handler: type[BaseHTTPRequestHandler], served: Served) -> Iterator[None]:
+    """Answer requests by `handler`, whose `serves` is `served`, until the block is left."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (handler,), {"serves": served}))
     server.daemon_threads = True
-    host.url = f"http://127.0.0.1:{server.server_port}"
+    served.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield host
+        yield
     finally:
-        host.ended.set()
+        served.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -80,6 +80,11 @@ class BaseDatasetCard(Card):
     shortest_side_px: PositiveInt | None = None  # a smaller limit than resize.shortest_side_px, for this dataset
     selection: Literal["allowed", "never"] = "allowed"  # never: its licence forbids tuning anything on it
 
+    @property
+    def promised_pool(self) -> int | None:
+        """How many pictures the pool should hold; None where the card does not say."""
+        return self.pool_size
+
 
 class ScenesCard(BaseDatasetCard):
     """Pictures drawn by the project itself."""
@@ -91,6 +96,14 @@ class ScenesCard(BaseDatasetCard):
     test: PositiveInt
     side_px: Annotated[int, Field(ge=32, le=1024)] = 128
     pool: Pool = "test"
+
+    @property
+    def promised_pool(self) -> int | None:
+        """What is drawn for the pool, unless `keep` takes some of it out."""
+        if self.pool_size is not None or self.keep is not None:
+            return self.pool_size
+        drawn = {"train": self.train, "val": self.val, "test": self.test}
+        return sum(drawn.values()) if self.pool == "all" else drawn[self.pool]
 
 
 class CocoCard(BaseDatasetCard):

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -288,19 +288,6 @@ def wrong_size(groups: pl.DataFrame, promised: int | None) -> str | None:
         f"the pool holds {found:,} pictures, the dataset's card promises {promised:,}: "
         "`dropped.parquet` of `filter` and `notes.parquet` of `resize` list those left out, with reasons"
     )
-
-
-def promised_pool(card: Any) -> int | None:
-    """The size of the pool by a dataset's card: said outright, or the sizes of the splits that it draws."""
-    if (size := getattr(card, "pool_size", None)) is not None:
-        return int(size)
-    if getattr(card, "keep", None) is not None:
-        return None  # what is kept is known only afterwards
-    splits = [getattr(card, split, None) for split in ("train", "val", "test")]
-    pool = getattr(card, "pool", "all")
-    drawn = splits if pool == "all" else [getattr(card, pool, None)]
-    sizes = [size for size in drawn if isinstance(size, int)]
-    return sum(sizes) if len(sizes) == len(drawn) else None
 
 
 def _blocks(rows: Rows) -> list[tuple[int, Rows]]:

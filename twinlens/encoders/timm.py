@@ -54,21 +54,35 @@ def load(card: TimmTower, path: Path, placement: Placement, random_weights: bool
         ParamsError: timm does not take the card's `kwargs`, or its transform has no such key.
         DataError: the weights do not fit the architecture.
     """
+    model, pixels = build(card, None if random_weights else path)
+    model.reset_classifier(0)
+    return Loaded(_Image(model.eval().to(placement.device, placement.dtype), pixels, placement), None)
+
+
+def build(card: TimmTower, path: Path | None) -> tuple[Any, PixelSpec]:
+    """The whole model, its classifier included, and the pixels it reads.
+
+    Args:
+        card: the tower.
+        path: its weights; random ones without.
+
+    Raises:
+        ParamsError: timm does not take the card's `kwargs`, or its transform has no such key.
+        DataError: the weights do not fit the architecture.
+    """
     try:
         model = timm.create_model(card.timm, pretrained=False, **card.kwargs)
     except (RuntimeError, TypeError) as error:
         raise ParamsError(f"timm cannot build '{card.timm}' with kwargs {card.kwargs}: {error}") from None
-    if not random_weights:
-        try:  # with the classifier's weights, which are in the file; it goes afterwards
+    if path is not None:
+        try:
             timm.models.load_checkpoint(model, str(path))
         except UNREADABLE as error:
             raise DataError(f"{path} does not hold the weights of timm's {card.timm}: {str(error)[:300]}") from None
-    model.reset_classifier(0)
     config = timm.data.resolve_model_data_config(model)
     if unknown := set(card.preprocess) - set(config):
         raise ParamsError(f"preprocess: no such key: {', '.join(sorted(unknown))}; known: {', '.join(sorted(config))}")
-    model = model.eval().to(placement.device, placement.dtype)
-    return Loaded(_Image(model, pixel_spec(config | card.preprocess), placement), None)
+    return model, pixel_spec(config | card.preprocess)
 
 
 def pixel_spec(config: dict[str, Any]) -> PixelSpec:

@@ -7,7 +7,7 @@ and Ito (2008), which colour-blind readers tell apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -113,14 +113,7 @@ def forest(bars: Sequence[Bar], title: str, chance: float | None = None) -> Mark
     if chance is not None:
         parts.append(Markup(f'<path class="chance" d="M{across(chance):.1f} 8V{height - BOTTOM}"/>'))
         parts.append(_text(across(chance), height - BOTTOM + 29, "chance", "middle"))
-    for n, bar in enumerate(bars):
-        y = 20 + row * n
-        parts.append(_text(left - 10, y + 4, bar.name, "end"))
-        if bar.low is not None and bar.high is not None:
-            ends = f"M{across(bar.low):.1f} {y}H{across(bar.high):.1f}"
-            caps = "".join(f"M{across(x):.1f} {y - 5}v10" for x in (bar.low, bar.high))
-            parts.append(Markup(f'<path class="interval l{bar.number % SERIES}" d="{ends}{caps}"/>'))
-        parts.append(marker(bar.number, across(bar.mean), y, 4))
+    parts += _rows(bars, across, left, row)
     return _svg(parts, height, title, WIDTH + 120)
 
 
@@ -129,21 +122,30 @@ def effects(bars: Sequence[Bar], title: str) -> Markup:
     left, row, width = 290, 24, WIDTH + 300
     height = 16 + row * len(bars) + BOTTOM
     reach = max((abs(v) for b in bars for v in (b.mean, b.low, b.high) if v is not None), default=0.0) or 0.01
-    across = _scale(2 * reach, left, width - 2 * RIGHT)
+    right = _scale(2 * reach, left, width - 2 * RIGHT)
+
+    def across(x: float) -> float:
+        return right(x + reach)
+
     parts: list[Markup] = []
     for x in (-reach, -reach / 2, 0.0, reach / 2, reach):
         style = "zero" if x == 0 else "grid"
-        parts.append(Markup(f'<path class="{style}" d="M{across(x + reach):.1f} 8V{height - BOTTOM}"/>'))
-        parts.append(_text(across(x + reach), height - BOTTOM + 15, f"{x:+.3f}", "middle"))
+        parts.append(Markup(f'<path class="{style}" d="M{across(x):.1f} 8V{height - BOTTOM}"/>'))
+        parts.append(_text(across(x), height - BOTTOM + 15, f"{x:+.3f}", "middle"))
+    parts += _rows(bars, across, left, row)
+    return _svg(parts, height, title, width)
+
+
+def _rows(bars: Sequence[Bar], across: Callable[[float], float], left: int, row: int) -> Iterator[Markup]:
+    """A row a bar: its name, its interval and its mean."""
     for n, bar in enumerate(bars):
         y = 20 + row * n
-        parts.append(_text(left - 10, y + 4, bar.name, "end"))
+        yield _text(left - 10, y + 4, bar.name, "end")
         if bar.low is not None and bar.high is not None:
-            ends = f"M{across(bar.low + reach):.1f} {y}H{across(bar.high + reach):.1f}"
-            caps = "".join(f"M{across(x + reach):.1f} {y - 5}v10" for x in (bar.low, bar.high))
-            parts.append(Markup(f'<path class="interval l{bar.number % SERIES}" d="{ends}{caps}"/>'))
-        parts.append(marker(bar.number, across(bar.mean + reach), y, 4))
-    return _svg(parts, height, title, width)
+            ends = f"M{across(bar.low):.1f} {y}H{across(bar.high):.1f}"
+            caps = "".join(f"M{across(x):.1f} {y - 5}v10" for x in (bar.low, bar.high))
+            yield Markup(f'<path class="interval l{bar.number % SERIES}" d="{ends}{caps}"/>')
+        yield marker(bar.number, across(bar.mean), y, 4)
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from twinlens.comparison import Changes, Difference
 from twinlens.experiments import Experiment
 from twinlens.intervals import Interval, cluster_codes, of_means
 from twinlens.report import charts
 from twinlens.report.charts import Bar
-from twinlens.report.page import TEMPLATES, TITLES, place
+from twinlens.report.page import TITLES, place
+from twinlens.report.templates import template
 
 RESAMPLES = 1000
 REAL, NONE = 4, 0  # markers of a difference that is real, and of one that is not
@@ -26,16 +25,8 @@ def render(experiments: Sequence[Experiment], found: Sequence[Difference], chang
         found: of `comparison.compare`.
         changed: of `comparison.changes`.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["plain"] = lambda name: str(name).replace("_", " ")
     pairs = list(dict.fromkeys((d.first, d.second) for d in found))
-    return environment.get_template("comparison.html.j2").render(
+    return template("comparison.html.j2").render(
         experiments=[(e.name, e.choice) for e in experiments],
         tasks=side_by_side(experiments, found),
         pairs=[_pair(pair, [d for d in found if (d.first, d.second) == pair]) for pair in pairs],

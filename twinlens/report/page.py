@@ -6,11 +6,9 @@ import json
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from twinlens import __version__
 from twinlens.evaluation import Pool
@@ -18,9 +16,9 @@ from twinlens.naming import WORD
 from twinlens.report import charts, galleries, mistakes
 from twinlens.report.charts import Bar, Series
 from twinlens.report.published_figures import beside
+from twinlens.report.templates import template
 from twinlens.reporting import TASKS
 
-TEMPLATES = Path(__file__).parent
 LIBRARIES = (
     "dvc",
     "torch",
@@ -70,14 +68,6 @@ class Sources:
 
 def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[str, str]) -> str:
     """The page as HTML; everything that comes from data is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["plain"] = lambda name: str(name).replace("_", " ")
     numbers = numbering(sources)
     copies = mistakes.Copies.of(sources.duplicates)
     tasks = [task_section(sources, pool, numbers) for pool in ordered(sources.pools)]
@@ -88,7 +78,7 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
         ]
         for pool in ordered(sources.pools)
     }
-    return environment.get_template("page.html.j2").render(
+    return template("page.html.j2").render(
         names=sources.names,
         cards={kind: json.dumps(card, indent=2, ensure_ascii=False) for kind, card in sources.cards.items()},
         k=sources.k,
