@@ -26,6 +26,8 @@ def main(dataset: str) -> None:
     card = params.datasets[dataset]
     annotations = datasets.adapter(card).annotations(paths.raw(dataset))
     found = len(annotations.images)
+    if card.resplit is not None:
+        annotations = filtering.resplit(annotations, card.resplit.val, card.resplit.test, card.resplit.seed)
     report: dict[str, Any] = {}
     if card.keep is not None:
         annotations, report = keep(annotations, card, card.keep, dataset, params)

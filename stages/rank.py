@@ -14,7 +14,7 @@ from twinlens.params import read_params
 from twinlens.placement import place
 from twinlens.scratch import publishing
 from twinlens.searching import check_vectors, read_vectors, search, write_pool
-from twinlens.sources import CLASSES, IMAGES, NEGATIVES, TEXTS
+from twinlens.sources import ALL
 from twinlens.tasks import build
 
 log = logging.getLogger("twinlens")
@@ -27,10 +27,10 @@ def main(dataset: str, model: str) -> None:
     cost, searched = Cost(placement.device.type), 0
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
     images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
-    vectors, known = paths.embedded(dataset, model), (IMAGES, *TEXTS, CLASSES, NEGATIVES)
-    sources = {name: read_vectors(vectors, name) for name in known if (vectors / f"{name}.npy").exists()}
+    vectors = paths.embedded(dataset, model)
+    sources = {name: read_vectors(vectors, name) for name in ALL if (vectors / f"{name}.npy").exists()}
     check_vectors(gates, sources, vectors)
-    tasks = build(sources, groups, params.rank, joint=params.models[model].joint is not None)
+    tasks = build(sources, groups, params.rank, params.models[model].shares_a_space)
     tasks += category_search.build(sources, groups.filter("in_pool"), images, params.category_search)
     if not tasks:
         raise DataError(

@@ -4,47 +4,63 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import torch
 
 from stages.runner import run_stage
 from twinlens import encoders, paths, tables
-from twinlens.cards import OpenClipTower
+from twinlens.cards import ModelCard
 from twinlens.costs import Cost
 from twinlens.encoders.weights import identity
-from twinlens.params import read_params
+from twinlens.params import Params, read_params
 from twinlens.placement import Placement, place
-from twinlens.scratch import publishing
-from twinlens.training.data import Material
+from twinlens.recipes import HeadsRecipe, TowerRecipe
+from twinlens.scratch import prune, publishing
+from twinlens.training.data import Material, Trained
 from twinlens.training.loop import write_log
 
 log = logging.getLogger("twinlens")
 
 
 def main(dataset: str, model: str) -> None:
-    """Write trained weights, or `weights.json` with what identifies the ones that were fetched."""
+    """Write trained weights and the curve of their training, and `weights.json`: which weights were fetched."""
     params = read_params()
     card, placement = params.models[model], place(params.compute.device)
     cost = Cost(placement.name)
     with publishing(paths.trained(dataset, model)) as draft:
-        if card.train is None or not isinstance(card.joint, OpenClipTower):
-            note = {role: identity(encoders.locate(tower)) for role, tower in card.towers().items()}
-            (draft / "weights.json").write_text(json.dumps(note, indent=2) + "\n")
+        begun_with = {role: tower for role, tower in card.towers().items() if not card.from_nothing}
+        note = {role: identity(encoders.locate(tower)) for role, tower in begun_with.items()}
+        (draft / "weights.json").write_text(json.dumps(note, indent=2) + "\n")
+        if card.train is None:
             log.info("%s needs no training", model)
             cost.write(paths.cost("train", dataset, model), items=0)
             return
-        from twinlens.training.contrastive import train_contrastive  # open_clip takes seconds to import
-
         material = Material(
             tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS),
             tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS),
             paths.resized(dataset),
             params.compute.decode_threads,
         )
-        exact = Placement(placement.device, torch.float32)
-        trained = train_contrastive(card.joint, card.train, material, exact, draft / "weights")
+        trained = _train(card, material, placement, params, draft)
         write_log(trained.log, draft / "training.csv")
+    prune()
     cost.write(paths.cost("train", dataset, model), items=trained.pictures, seconds=trained.seconds)
+
+
+def _train(card: ModelCard, material: Material, placement: Placement, params: Params, draft: Path) -> Trained:
+    exact = Placement(placement.device, torch.float32)
+    if isinstance(card.train, TowerRecipe) and card.joint is not None:
+        from twinlens.training.towers import train_towers  # imports its model's library, which takes seconds
+
+        return train_towers(card.joint, card.train, material, exact, draft)
+    from twinlens.encoders.features import features_of
+    from twinlens.training.heads import train_heads
+
+    assert isinstance(card.train, HeadsRecipe)
+    weights = {role: encoders.locate(tower) for role, tower in card.towers().items()}
+    features = features_of(card, weights, placement, params.compute, Cost(placement.name))
+    return train_heads(card, material, features, exact, draft)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ PLUMBING = {
     f"twinlens/{name}.py"
     for name in (
         "__init__",
+        "card",
         "cards",
         "costs",
         "dataset_cards",
@@ -24,14 +25,17 @@ PLUMBING = {
         "params",
         "paths",
         "progress",
+        "recipes",
         "scratch",
     )
 } | {"stages/__init__.py", "stages/runner.py"}
 
 PURE = (
+    "batches",
     "categories",
     "category_search",
     "datacard",
+    "distances",
     "distractors",
     "duplicates",
     "exemplar/__init__",

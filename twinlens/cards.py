@@ -9,42 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
-
-class Card(BaseModel):
-    """Base of all cards: unknown keys are errors, values never change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-# ---------------------------------------------------------------- training
-
-
-class Recipe(Card):
-    """How a card that learns is trained: seeded, so that the same recipe gives the same weights."""
-
-    epochs: PositiveInt
-    batch_size: Annotated[int, Field(ge=2)]
-    learning_rate: Annotated[float, Field(gt=0)]
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon for matrices, adamw for the rest
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of all steps; cosine to zero after it
-    captions: Literal["first", "random"] = "random"  # of each picture: always the first, or a new draw an epoch
-    seed: int = 0
-
-
-class ContrastiveRecipe(Recipe):
-    """Symmetric InfoNCE over the batch (CLIP, Radford et al. 2021)."""
-
-    objective: Literal["clip"]
-
-
-class CaptioningRecipe(Recipe):
-    """Next-word cross entropy given the picture (the LM loss of BLIP, Li et al. 2022)."""
-
-    objective: Literal["captioning"]
-
+from twinlens.card import Card
+from twinlens.recipes import CaptioningRecipe, HeadsRecipe, ModelRecipe, TowerRecipe
 
 # ---------------------------------------------------------------- towers
 
@@ -150,14 +118,14 @@ Tower = OpenClipTower | TimmTower | SentenceTransformersTower | TransformersTowe
 class ModelCard(Card):
     """One way of embedding: a joint pair of towers, or an image tower, a text tower, or one of each.
 
-    Only a joint pair puts pictures and words into one space, so only it can rank pictures by a
-    caption's words; separate towers still compare like with like.
+    Only a joint pair, or two towers with heads trained on them, puts pictures and words into one
+    space and can rank pictures by a caption's words; other towers still compare like with like.
     """
 
     joint: JointTower | None = None
     image: ImageTower | None = None
     text: TextTower | None = None
-    train: ContrastiveRecipe | None = None
+    train: ModelRecipe | None = None
     note: str | None = None
 
     @model_validator(mode="after")
@@ -166,16 +134,36 @@ class ModelCard(Card):
             raise ValueError("`joint` holds both towers: leave out `image` and `text`")
         if self.joint is None and self.image is None and self.text is None:
             raise ValueError("name a tower: `joint`, or `image`, `text` or both")
-        if self.train is not None and not isinstance(self.joint, OpenClipTower):
-            raise ValueError("`train` needs a joint open_clip tower")
-        if self.train is not None and isinstance(self.joint, OpenClipTower):
-            _refuse_missing(self.joint.architecture, "embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
-        custom = isinstance(self.joint, OpenClipTower) and self.joint.open_clip == "custom"
-        if custom and self.train is None and self.joint is not None and self.joint.checkpoint is None:
-            raise ValueError("a custom architecture needs `train` or a `checkpoint`: it has no weights")
         if isinstance(self.joint, TransformersTower) and self.joint.pooling:
             raise ValueError("`pooling` is for a text tower; a joint transformers model pools by itself")
+        if self.from_nothing and self.train is None:
+            raise ValueError("a custom architecture needs `train` or a `checkpoint`: it has no weights")
         return self
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> Self:
+        if isinstance(self.train, HeadsRecipe) and (self.image is None or self.text is None):
+            raise ValueError("`train.heads` stand on two towers: name `image` and `text`")
+        if isinstance(self.train, TowerRecipe):
+            if self.joint is None:
+                raise ValueError("`train` without `heads` trains the towers of a joint model: name `joint`")
+            if isinstance(self.joint, TransformersTower) and self.joint.trust_remote_code:
+                raise ValueError("a model with code of its own cannot be trained here")
+            if isinstance(self.joint, OpenClipTower):
+                sizes = ("embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
+                _refuse_missing(self.joint.architecture, *sizes)
+        return self
+
+    @property
+    def from_nothing(self) -> bool:
+        """Whether training begins with random weights, so that there are none to fetch."""
+        joint = self.joint
+        return isinstance(joint, OpenClipTower) and joint.open_clip == "custom" and joint.checkpoint is None
+
+    @property
+    def shares_a_space(self) -> bool:
+        """Whether pictures and words can be compared with one another."""
+        return self.joint is not None or self.train is not None
 
     def towers(self) -> dict[str, Tower]:
         """The towers by role: `joint`, or `image`, `text` or both."""

@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
-from twinlens.cards import Card, TimmTower, Weights
+from twinlens.card import Card
+from twinlens.cards import TimmTower, Weights
 
 Split = Literal["train", "val", "test"]
 Pool = Literal["all", "train", "val", "test"]
@@ -70,10 +71,25 @@ class Keep(Card):
         return self
 
 
+class Resplit(Card):
+    """Splits drawn anew, by picture: for data that come without any, or whose own are no use."""
+
+    val: Annotated[float, Field(gt=0, lt=1)]  # share of all pictures
+    test: Annotated[float, Field(gt=0, lt=1)]  # the rest is train
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _some_train(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val and test are {self.val + self.test:g} of all pictures together: nothing to train on")
+        return self
+
+
 class BaseDatasetCard(Card):
     """What every dataset's card may say."""
 
     pool: Pool = "all"  # the pictures that are queries and items
+    resplit: Resplit | None = None  # draw train, val and test anew; empty: as the dataset has them
     pool_size: PositiveInt | None = None  # pictures that the pool should hold; a gate compares
     licence: str | None = None
     keep: Keep | None = None
@@ -266,6 +282,8 @@ class ComposedCard(BaseDatasetCard):
 
     @model_validator(mode="after")
     def _decided_here(self) -> Self:
+        if any(card.resplit is not None for card in (self, self.queries, self.distractors)):
+            raise ValueError("a composed dataset keeps the splits of its parts: `resplit` is for others")
         if self.queries.keep is not None or self.distractors.keep is not None:
             raise ValueError("a composed dataset's `keep` stands on the composed card itself")
         if "never" in (self.queries.selection, self.distractors.selection) and self.selection != "never":

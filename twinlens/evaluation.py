@@ -22,11 +22,12 @@ from twinlens.intervals import LEVEL, Interval, cluster_codes, of_means, of_medi
 from twinlens.measures import Relevance, Values, chance_hit_at, macro_mean, measure_all, median_rank
 from twinlens.params import EvaluateParams
 from twinlens.progress import Progress
-from twinlens.published import object_set_measures
+from twinlens.published import in_batch_measures, label_measures, object_set_measures
 from twinlens.referee import check_sample
 from twinlens.reporting import curve_rows
 from twinlens.runs import read_run
 from twinlens.scratch import digest
+from twinlens.sources import UNTRAINED
 
 DIGITS = 6
 MACRO = ("mrr", "ndcg", "hit")  # over groups, for the task whose groups differ in size
@@ -150,11 +151,12 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
         for pool in pools:
             described = pool.describe(dataset, whole["split"], params.ks[-1]) | {"duplicates": whole["duplicates"]}
             if pool.as_published:
-                results.as_published[pool.name.removesuffix(tables.AS_PUBLISHED)] = {"pool": described} | {
-                    retriever: {"map": measure_run(pool, retriever, params).means[tables.FULL_RANKING]}
-                    for retriever in pool.retrievers
-                }
-                bar.add(len(pool.retrievers))
+                beside = results.as_published.setdefault(pool.name.removesuffix(tables.AS_PUBLISHED), {})
+                beside["pool"] = described
+                for retriever in pool.retrievers:
+                    own = measure_run(pool, retriever, params)
+                    beside[retriever] = beside.get(retriever, {}) | own.as_published
+                    bar.add(1)
                 continue
             results.retrieval[pool.name] = {"pool": described}
             identities[pool.name] = described | pool.identity() | {"k": params.ks[-1]}
@@ -176,7 +178,8 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
                     results.as_published[pool.name][retriever] = measured.as_published
                 found = intervals_of(measured.per_query, params, macro=pool.excludes_self)
                 hits = {k: (found[f"hit_at_{k}"], pool.chance(k)) for k in params.ks}
-                gates.check("chance_level", at_chance(hits, f"{pool.name}, {retriever}"))
+                if not retriever.endswith(UNTRAINED):  # which may well know nothing
+                    gates.check("chance_level", at_chance(hits, f"{pool.name}, {retriever}"))
                 results.intervals[pool.name][retriever] = {name: i.as_json(DIGITS) for name, i in found.items()}
                 results.curves += curve_rows(pool.name, retriever, measured.curves)
                 results.queries += len(measured.per_query)
@@ -219,13 +222,27 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
         for name in MACRO:
             key = f"{name}_at_{params.ks[-1]}"
             means[f"macro_{key}"] = round(macro_mean(values[key], groups), DIGITS)
-    published = {name: round(float(v.mean()), DIGITS) for name, v in object_set_measures(relevance).items()}
+    published = {n: round(float(v.mean()), DIGITS) for n, v in _as_published(pool, retriever, relevance, full).items()}
     per_query = pool.queries.with_columns(
         cluster=pool.queries[pool.clustered_by],
         first_hit=pl.Series(first_hits),
         tied=pl.Series(tied_at(scores, params.ks[-1])),
     ).with_columns(pl.Series(name, value) for name, value in (values | full).items())
     return Measured(means, published, _curves(relevance, relevant), per_query, compared, own)
+
+
+def _as_published(pool: Pool, retriever: str, relevance: Relevance, full: dict[str, Values]) -> dict[str, Values]:
+    """The measures of the source projects that have this task, each by its own definition."""
+    if pool.full_ranking:
+        return {"map": full[tables.FULL_RANKING]}
+    if pool.excludes_self:
+        return object_set_measures(relevance)
+    found = label_measures(relevance)
+    path = pool.folder / tables.IN_BATCHES / f"{retriever}.parquet"
+    if path.exists():
+        ranks = tables.read_table(path, tables.BATCH_RANKS)["rank"].to_numpy()
+        found |= in_batch_measures(ranks, relevance)
+    return found
 
 
 def measure_columns(per_query: pl.DataFrame) -> list[str]:

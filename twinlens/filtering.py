@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -44,6 +45,20 @@ class Annotations:
     captions: list[RawCaption]
     dropped: list[Drop] = field(default_factory=list)  # what the files hold and the adapter cannot use
     captioned: bool = True  # whether pictures of this dataset have captions at all
+
+
+def resplit(annotations: Annotations, val: float, test: float, seed: int) -> Annotations:
+    """The same pictures in splits drawn anew: `val` and `test` are shares of all, `train` the rest.
+
+    A picture's split depends on its id and the seed alone, so it stays when others come or go. All
+    captions of a picture are on its side.
+    """
+
+    def drawn(image: RawImage) -> str:
+        number = int.from_bytes(hashlib.sha256(f"{seed}/{image.image_id}".encode()).digest()[:8], "big") / 2**64
+        return "test" if number < test else "val" if number < test + val else "train"
+
+    return replace(annotations, images=[replace(image, split=drawn(image)) for image in annotations.images])
 
 
 @dataclass

@@ -9,7 +9,8 @@ seen here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,11 @@ class Probe:
     def tolerance(self) -> float:
         """1 - cosine up to which two vectors of one input count as the same."""
         return CLOSE["float32" if self.exact else "other"]
+
+    def through(self, change: Callable[[Rows], Rows]) -> Probe:
+        """The same inputs, their vectors changed as the stored ones were."""
+        beside = change(self.beside) if len(self.beside) else self.beside
+        return replace(self, alone=change(self.alone), beside=beside)
 
     def write(self, path: Path) -> None:
         """Write as `.npz`, the same bytes every time."""

@@ -130,7 +130,7 @@ def training_rows(logs: dict[str, Path]) -> list[dict[str, Any]]:
             continue
         with path.open(newline="", encoding="utf-8") as file:
             for epoch in csv.DictReader(file):
-                figures = {name: float(value) for name, value in epoch.items() if name != "epoch"}
+                figures = {name: float(value) for name, value in epoch.items() if name != "epoch" and value}
                 rows += [
                     {"trained": trained, "epoch": int(epoch["epoch"]), "figure": name, "value": value}
                     for name, value in figures.items()

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from twinlens import tables
+from twinlens.batches import ranks_in_batches
 from twinlens.distractors import judged_items
 from twinlens.errors import DataError
 from twinlens.full_ranking import average_precision
@@ -31,7 +32,9 @@ def read_vectors(folder: Path, name: str) -> Vectors:
     rows = np.load(folder / f"{name}.npy", mmap_mode="r")
     if len(rows) != len(ids):
         raise DataError(f"{name}: {len(rows)} vectors for {len(ids)} ids: `dvc repro -f embed`")
-    return Vectors(ids["id"].to_list(), ids["image_id"].to_list(), rows)
+    lengths = folder / f"{name}.length.npy"
+    long = np.load(lengths) if lengths.exists() else None
+    return Vectors(ids["id"].to_list(), ids["image_id"].to_list(), rows, long)
 
 
 def check_vectors(gates: Gates, sources: Mapping[str, Vectors], folder: Path) -> None:
@@ -90,6 +93,10 @@ def search(task: Task, retriever: str, depth: int, device: str, folder: Path, ga
         among = np.concatenate([found.first_hit for found in again if found.first_hit is not None])
     hits = pl.DataFrame({"query_id": task.query_ids, "rank": rank, "rank_among_judged": among})
     tables.write_table(hits, folder / "first_hits" / f"{retriever}.parquet", tables.FIRST_HITS)
+    if task.partners is not None:
+        ranks = ranks_in_batches(queries, items[task.partners])
+        in_batches = pl.DataFrame({"query_id": task.query_ids, "rank": ranks})
+        tables.write_table(in_batches, folder / tables.IN_BATCHES / f"{retriever}.parquet", tables.BATCH_RANKS)
     if task.full_ranking:
         values = average_precision(queries, items, wanted, groups)
         precisions = pl.DataFrame({"query_id": task.query_ids, "value": values})

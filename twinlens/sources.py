@@ -10,6 +10,14 @@ from twinlens.errors import DataError
 IMAGES, CAPTIONS, JOINED, GENERATED = "images", "captions", "captions_joined", "captions_generated"
 TEXTS = (CAPTIONS, JOINED, GENERATED)
 CLASSES, NEGATIVES = "classes", "negatives"  # prompts of the classes; pictures that are never ranked
+UNTRAINED = "_untrained"  # ends the name of a source embedded by a trained model as it was before
+OTHER_WAY = "_image_to_caption"  # and by the heads of that direction, where each has its own
+
+ALL = (
+    *(IMAGES, *TEXTS, CLASSES, NEGATIVES),
+    *(f"{name}{UNTRAINED}" for name in (IMAGES, CAPTIONS)),
+    *(f"{name}{OTHER_WAY}" for name in (IMAGES, CAPTIONS, GENERATED)),
+)
 
 
 def text_sources(pool: pl.DataFrame, captions: pl.DataFrame, generated: pl.DataFrame) -> dict[str, pl.DataFrame]:

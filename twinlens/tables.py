@@ -66,8 +66,10 @@ ITEMS = _columns(item_id=_text, group=_text)
 _id = pa.dictionary(pa.int32(), pa.string())
 RUN = _columns(query_id=_id, item_id=_id, rank=pa.int32(), score=pa.float32())  # rank from 1, best first
 FULL_RANKING = "average_precision"  # folder of the tables below, in tasks that are measured beyond the runs' depth
+IN_BATCHES = "in_batches"  # folder of ranks within small batches, as source 001 measured
 AS_PUBLISHED = "_as_published"  # ends the name of a task that repeats a source's own protocol
 AVERAGE_PRECISION = _columns(query_id=_text, value=pa.float64())  # over the full ranking
+BATCH_RANKS = _columns(query_id=_text, rank=pa.int32())
 FIRST_HITS = _columns(  # ranks of the first relevant item: in the whole pool, and in the pool without distractors
     query_id=_text, rank=pa.int32(), rank_among_judged=pa.int32()
 )

@@ -12,22 +12,26 @@ answers "which model, fed with what".
 | `image_to_caption` | every picture | every human caption | those without human captions |
 
 In the last two a picture stands for itself by its pixels (needs a joint model), by its generated
-caption, or by both; its human captions are the other side.
+caption, or by both; its human captions are the other side. `image_untrained` is a trained model as it
+was before. Heads that were trained by distances are ranked by them too, in tasks of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int
 
+from twinlens.distances import as_inner_products
 from twinlens.errors import DataError
 from twinlens.fusion import concatenate
 from twinlens.params import RankParams
-from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED
+from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED
+from twinlens.tables import AS_PUBLISHED
 
 Rows = Float32[np.ndarray, "rows dim"]
 Pair = tuple[Rows, Rows]  # vectors of the queries and of the items
@@ -40,6 +44,7 @@ class Vectors:
     ids: list[str]
     image_ids: list[str]  # the picture each one is of
     rows: Rows
+    lengths: Float32[np.ndarray, " rows"] | None = None  # before unit length, where those mattered in training
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Task:
     group_names: list[str]
     own_rows: Int[np.ndarray, " queries"] | None  # the item that is the query itself
     retrievers: dict[str, Callable[[], Pair]] = field(default_factory=dict)
+    partners: Int[np.ndarray, " queries"] | None = None  # the item that each query is ranked with in a small batch
     full_ranking: bool = False  # whether average precision over the whole pool is asked for
     about: dict[str, int] = field(default_factory=dict)  # more to tell of the pool than its size
 
@@ -142,58 +148,85 @@ def _caption_tasks(sources: dict[str, Vectors], pool_ids: list[str], params: Ran
     captions = sources[CAPTIONS]
     code_of = {image_id: code for code, image_id in enumerate(pool_ids)}
     caption_groups = np.array([code_of[image_id] for image_id in captions.image_ids])
-    described = np.unique(caption_groups)  # a picture without a caption can be found, but cannot search
+    # A picture without a caption can be found, but cannot search.
+    described, first = np.unique(caption_groups, return_index=True)
+    described_ids = [pool_ids[code] for code in described]
+    searching = {
+        "caption_to_image": _caption_pairs(sources, params.image_weight, joint),
+        "image_to_caption": {
+            name: _turned(pair, described)
+            for name, pair in _caption_pairs(sources, params.image_weight, joint, OTHER_WAY).items()
+        },
+    }
+    if joint and sources[IMAGES].lengths is not None:  # heads whose source compared vectors by distance
+        whole = _whole_length(sources)
+        searching[f"caption_to_image{AS_PUBLISHED}"] = {"image": lambda: as_inner_products(*whole())}
+        turned = _turned(_whole_length(sources, OTHER_WAY), described)
+        searching[f"image_to_caption{AS_PUBLISHED}"] = {"image": lambda: as_inner_products(*turned())}
+    tasks = []
+    for name, retrievers in searching.items():
+        sides: dict[str, Any] = (
+            {
+                "query_ids": captions.ids,
+                "query_images": captions.image_ids,
+                "query_groups": caption_groups,
+                "item_ids": pool_ids,
+                "item_groups": np.arange(len(pool_ids)),
+            }
+            if name.startswith("caption_to_image")
+            else {
+                "query_ids": described_ids,
+                "query_images": described_ids,
+                "query_groups": described,
+                "item_ids": captions.ids,
+                "item_groups": caption_groups,
+                "partners": first,
+            }
+        )
+        tasks.append(Task(name, **sides, group_names=pool_ids, own_rows=None, retrievers=retrievers))
+    return tasks
 
-    def whole() -> Rows:
-        return np.asarray(captions.rows)
 
-    def of_pictures(name: str) -> Rows:
-        return np.asarray(sources[name].rows)
+def _caption_pairs(
+    sources: dict[str, Vectors], image_weight: float, joint: bool, way: str = ""
+) -> dict[str, Callable[[], Pair]]:
+    """By retriever, vectors of the captions and of the pictures; of the heads for one `way` where it has its own."""
 
-    # (vectors of the captions, vectors of the pictures)
+    def rows(name: str) -> Rows:
+        return np.asarray(sources[name + way if name + way in sources else name].rows)
+
     pairs: dict[str, Callable[[], Pair]] = {}
     if joint:
-        pairs["image"] = lambda: (whole(), of_pictures(IMAGES))
+        pairs["image"] = lambda: (rows(CAPTIONS), rows(IMAGES))
+    if joint and CAPTIONS + UNTRAINED in sources:
+        pairs[f"image{UNTRAINED}"] = lambda: (rows(CAPTIONS + UNTRAINED), rows(IMAGES + UNTRAINED))
     if GENERATED in sources:
-        pairs["caption_generated"] = lambda: (whole(), of_pictures(GENERATED))
+        pairs["caption_generated"] = lambda: (rows(CAPTIONS), rows(GENERATED))
     if joint and GENERATED in sources:
         pairs["image_and_caption_generated"] = lambda: (
-            concatenate(whole(), whole(), params.image_weight),
-            concatenate(of_pictures(IMAGES), of_pictures(GENERATED), params.image_weight),
+            concatenate(rows(CAPTIONS), rows(CAPTIONS), image_weight),
+            concatenate(rows(IMAGES), rows(GENERATED), image_weight),
         )
+    return pairs
 
-    def turned(pair: Callable[[], Pair]) -> Callable[[], Pair]:
-        def other_way() -> Pair:
-            of_captions, pictures = pair()
-            return pictures[described], of_captions
 
-        return other_way
+def _whole_length(sources: dict[str, Vectors], way: str = "") -> Callable[[], Pair]:
+    """Vectors of the captions and of the pictures, as long as the heads made them."""
 
-    described_ids = [pool_ids[code] for code in described]
-    return [
-        Task(
-            "caption_to_image",
-            query_ids=captions.ids,
-            query_images=captions.image_ids,
-            query_groups=caption_groups,
-            item_ids=pool_ids,
-            item_groups=np.arange(len(pool_ids)),
-            group_names=pool_ids,
-            own_rows=None,
-            retrievers=pairs,
-        ),
-        Task(
-            "image_to_caption",
-            query_ids=described_ids,
-            query_images=described_ids,
-            query_groups=described,
-            item_ids=captions.ids,
-            item_groups=caption_groups,
-            group_names=pool_ids,
-            own_rows=None,
-            retrievers={name: turned(pair) for name, pair in pairs.items()},
-        ),
-    ]
+    def pair() -> Pair:
+        found = [sources[name + way if name + way in sources else name] for name in (CAPTIONS, IMAGES)]
+        captions, pictures = (np.asarray(own.rows) * np.asarray(own.lengths)[:, None] for own in found)
+        return captions, pictures
+
+    return pair
+
+
+def _turned(pair: Callable[[], Pair], described: Int[np.ndarray, " described"]) -> Callable[[], Pair]:
+    def other_way() -> Pair:
+        of_captions, pictures = pair()
+        return pictures[described], of_captions
+
+    return other_way
 
 
 def one_caption_each(image_ids: list[str], wanted: list[str], seed: int) -> Int[np.ndarray, " wanted"]:

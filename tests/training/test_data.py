@@ -230,7 +230,7 @@ def key(**changes: Any) -> str:
         {"val": split_of([["v"], ["w", "x"]], ("c", "d"))},
         {"val": split_of([["v"], ["w"]], ("c", "e"))},
         {"device": "cuda-float32"},
-        {"modules": ("training/contrastive.py",)},
+        {"modules": ("training/towers.py",)},
     ],
 )
 def test_the_key_changes_with_what_decides_the_weights(change: dict[str, Any]) -> None:

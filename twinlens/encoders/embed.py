@@ -1,4 +1,7 @@
-"""The embedding loops: batches in, unit vectors out, part by part so that a killed run goes on.
+"""The embedding loops: batches in, vectors out, part by part so that a killed run goes on.
+
+Parts hold the vectors as the tower gave them, as heads are trained on those; `collect` makes the
+unit vectors that everything else compares.
 
 The same loops run every encoder. Pixels are decoded by threads while the model works; texts are
 batched by length, so that little is spent on padding. Both run in inference mode on models in eval
@@ -15,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from twinlens.encoders.base import ImageEncoder, TextEncoder
 from twinlens.errors import DataError
@@ -46,7 +49,7 @@ def embed_pictures(
     batch: int | None = None,
     decode_threads: int = 2,
 ) -> None:
-    """Fill `scratch` with the unit vectors of pictures.
+    """Fill `scratch` with the vectors of pictures.
 
     Args:
         encoder: an image tower.
@@ -80,7 +83,9 @@ def embed_pictures(
                 vectors.append(_encode(encoder.encode, next(ready)))
                 bar.add(len(vectors[-1]))
             ids = rows["image_id"][part.rows].to_list()
-            parts.put(part, unit_rows(torch.cat(vectors).numpy(), ids), seconds=time.perf_counter() - started)
+            found = torch.cat(vectors).numpy()
+            lengths(found, ids)
+            parts.put(part, found, seconds=time.perf_counter() - started)
 
 
 def embed_texts(
@@ -92,7 +97,7 @@ def embed_texts(
     *,
     batch: int | None = None,
 ) -> None:
-    """Fill `scratch` with the unit vectors of texts; notes how many the tower could not read to their end.
+    """Fill `scratch` with the vectors of texts; notes how many the tower could not read to their end.
 
     Args:
         encoder: a text tower.
@@ -124,8 +129,8 @@ def embed_texts(
                 bar.add(len(chosen))
             assert vectors is not None
             truncated = int((counts > encoder.max_tokens).sum())
-            unit = unit_rows(vectors, list(ids[part.rows]))
-            parts.put(part, unit, seconds=time.perf_counter() - started, truncated=truncated)
+            lengths(vectors, list(ids[part.rows]))
+            parts.put(part, vectors, seconds=time.perf_counter() - started, truncated=truncated)
 
 
 def is_complete(scratch: Scratch, count: int, per_part: int) -> bool:
@@ -133,34 +138,51 @@ def is_complete(scratch: Scratch, count: int, per_part: int) -> bool:
     return not _Parts(count, per_part, scratch).missing
 
 
+def finished(scratch: Scratch) -> Iterator[Float32[np.ndarray, "rows dim"]]:
+    """The vectors of all parts in order, as the tower gave them."""
+    return (np.load(file) for file in sorted(scratch.folder.glob("part-*.npy")))
+
+
 def collect(scratch: Scratch, count: int, path: Path) -> int:
-    """Write all parts as one `.npy` file of float32 rows; returns the number of dimensions."""
-    names = sorted(file for file in scratch.folder.glob("part-*.npy"))
-    dim = int(np.load(names[0], mmap_mode="r").shape[1])
-    whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(count, dim))
-    row = 0
-    for name in names:
-        part = np.load(name)
-        whole[row : row + len(part)] = part
+    """Write the unit vectors of all parts as one `.npy` file of float32 rows; returns the number of dimensions."""
+    whole, row = None, 0
+    for part in finished(scratch):
+        if whole is None:
+            shape = (count, part.shape[1])
+            whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        whole[row : row + len(part)] = unit_rows(part)
         row += len(part)
-    assert row == count, f"{scratch.folder} holds {row} rows of {count}"
+    assert whole is not None and row == count, f"{scratch.folder} holds {row} rows of {count}"
     whole.flush()
-    return dim
+    return int(whole.shape[1])
 
 
-def unit_rows(vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str]) -> Float32[np.ndarray, "rows dim"]:
+def lengths(vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str] = ()) -> Float64[np.ndarray, " rows"]:
+    """The Euclidean length of every row.
+
+    Args:
+        vectors: one a row.
+        ids: their names, for messages; their numbers if not given.
+
+    Raises:
+        DataError: a row is NaN, infinite or zero.
+    """
+    found = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    bad = np.flatnonzero(~np.isfinite(found) | (found == 0))
+    if bad.size:
+        named = ", ".join(ids[row] if ids else f"row {row}" for row in bad[:5])
+        what = "zero" if np.isfinite(found[bad[0]]) else "NaN or infinite"
+        raise DataError(f"{bad.size} of {len(vectors)} vectors are useless, the first is {what}: {named}")
+    return found
+
+
+def unit_rows(vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str] = ()) -> Float32[np.ndarray, "rows dim"]:
     """Scale every row to length one.
 
     Raises:
         DataError: a row is NaN, infinite or zero.
     """
-    length = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    bad = np.flatnonzero(~np.isfinite(length) | (length == 0))
-    if bad.size:
-        named = ", ".join(ids[row] for row in bad[:5])
-        what = "zero" if np.isfinite(length[bad[0]]) else "NaN or infinite"
-        raise DataError(f"{bad.size} of {len(vectors)} vectors are useless, the first is {what}: {named}")
-    return (vectors / length[:, None]).astype(np.float32)
+    return (vectors / lengths(vectors, ids)[:, None]).astype(np.float32)
 
 
 class _Part:

@@ -1,4 +1,7 @@
-"""Make probes: embed a few pictures or texts of a source again, one by one."""
+"""Make probes: embed a few pictures or texts of a source again, one by one, as the tower gives them.
+
+Whoever stores a source's vectors brings its probe to unit length (or through a head) as well.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def of_pictures(encoder: ImageEncoder, shards: Path, pool: pl.DataFrame, placeme
     rows = pool[probes.chosen(len(pool))]
     with torch.inference_mode():
         alone = [encoder.encode(batch_pixels([jpeg], encoder.pixels)) for _, jpeg in iter_pixels(shards, rows)]
-    vectors = unit_rows(torch.cat(alone).numpy(), rows["image_id"].to_list())
+    vectors = torch.cat(alone).numpy()
     contents = pool["sha256"].n_unique()
     return probes.Probe(
         rows["image_id"].to_list(), vectors, vectors[:0], float("nan"), contents, placement.dtype == torch.float32
@@ -37,8 +40,8 @@ def of_texts(encoder: TextEncoder, table: pl.DataFrame, placement: Placement) ->
     rows = table[probes.chosen(len(table))]
     texts, ids = rows["text"].to_list(), rows["id"].to_list()
     longest = str(max(table["text"], key=len))
-    alone = _unit(encoder, [[text] for text in texts], ids)
-    beside = _unit(encoder, [[text, longest] for text in texts], ids)
+    alone = _first(encoder, [[text] for text in texts])
+    beside = _first(encoder, [[text, longest] for text in texts])
     contents = table["text"].n_unique()
     exact = placement.dtype == torch.float32
     return probes.Probe(ids, alone, beside, last_word(encoder, table["text"].to_list()), contents, exact)
@@ -53,12 +56,11 @@ def last_word(encoder: TextEncoder, texts: Sequence[str]) -> float:
     if not fitting:
         return float("nan")
     whole = max(fitting)[1]
-    pair = _unit(encoder, [[whole], [whole.rsplit(maxsplit=1)[0]]], ["whole", "without its last word"])
-    one, other = pair.astype(np.float64)
+    one, other = unit_rows(_first(encoder, [[whole], [whole.rsplit(maxsplit=1)[0]]])).astype(np.float64)
     return float(1.0 - one @ other / np.sqrt((one @ one) * (other @ other)))
 
 
-def _unit(encoder: TextEncoder, batches: Sequence[list[str]], ids: Sequence[str]) -> Float32[np.ndarray, "batches dim"]:
-    """The first vector of each batch, of unit length."""
+def _first(encoder: TextEncoder, batches: Sequence[list[str]]) -> Float32[np.ndarray, "batches dim"]:
+    """The vector of each batch's first text."""
     with torch.inference_mode():
-        return unit_rows(torch.cat([encoder.encode(batch)[:1] for batch in batches]).numpy(), ids)
+        return torch.cat([encoder.encode(batch)[:1] for batch in batches]).numpy()

@@ -7,6 +7,8 @@ scratch folder, because the key says what decides them and nothing else.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
@@ -20,7 +22,15 @@ from twinlens.cards import Tower
 from twinlens.costs import Cost
 from twinlens.encoders import probe
 from twinlens.encoders.base import Loaded
-from twinlens.encoders.embed import PICTURES_PER_PART, TEXTS_PER_PART, collect, embed_pictures, embed_texts, is_complete
+from twinlens.encoders.embed import (
+    PICTURES_PER_PART,
+    TEXTS_PER_PART,
+    collect,
+    embed_pictures,
+    embed_texts,
+    is_complete,
+    unit_rows,
+)
 from twinlens.encoders.weights import identity
 from twinlens.params import ComputeParams
 from twinlens.placement import Placement
@@ -71,6 +81,23 @@ class TowerJob:
 
     def pictures(self, name: str, shards: Path, pool: pl.DataFrame, out: Path) -> None:
         """Embed pictures into `out` as `<name>.npy` and `<name>.parquet`."""
+        with self.parts_of_pictures(shards, pool) as scratch:
+            ids = pool.select(pl.col("image_id").alias("id"), "image_id")
+            self._collect(name, scratch, ids, out)
+
+    def texts(self, name: str, texts: pl.DataFrame, out: Path) -> None:
+        """Embed texts (`id`, `image_id`, `text`) into `out` as `<name>.npy` and `<name>.parquet`."""
+        with self.parts_of_texts(texts) as scratch:
+            truncated = int(scratch.total("truncated"))
+            if truncated:
+                log.info(
+                    "%s: %s of %s texts are longer than the tower reads", name, f"{truncated:,}", f"{len(texts):,}"
+                )
+            self._collect(name, scratch, texts, out, truncated=truncated)
+
+    @contextmanager
+    def parts_of_pictures(self, shards: Path, pool: pl.DataFrame) -> Iterator[Scratch]:
+        """Vectors of pictures in parts, and their probe, as the tower gives them; made where they are missing."""
         key = fingerprint(pictures=digest(pool["sha256"]), ids=digest(pool["image_id"]), **self.identity)
         with Scratch("embed", key) as scratch:
             if not is_complete(scratch, len(pool), PICTURES_PER_PART):
@@ -89,11 +116,11 @@ class TowerJob:
             if not scratch.has(PROBE):
                 assert self.loaded.image is not None
                 scratch.put(PROBE, probe.of_pictures(self.loaded.image, shards, pool, self.placement).write)
-            ids = pool.select(pl.col("image_id").alias("id"), "image_id")
-            self._collect(name, scratch, ids, out)
+            yield scratch
 
-    def texts(self, name: str, texts: pl.DataFrame, out: Path) -> None:
-        """Embed texts (`id`, `image_id`, `text`) into `out` as `<name>.npy` and `<name>.parquet`."""
+    @contextmanager
+    def parts_of_texts(self, texts: pl.DataFrame) -> Iterator[Scratch]:
+        """Vectors of texts (`id`, `text`) in parts, and their probe, as the tower gives them."""
         key = fingerprint(texts=digest(texts["text"]), **self.identity)
         with Scratch("embed", key) as scratch:
             if not is_complete(scratch, len(texts), TEXTS_PER_PART):
@@ -105,27 +132,31 @@ class TowerJob:
             if not scratch.has(PROBE):
                 assert self.loaded.text is not None
                 scratch.put(PROBE, probe.of_texts(self.loaded.text, texts, self.placement).write)
-            truncated = int(scratch.total("truncated"))
-            if truncated:
-                log.info(
-                    "%s: %s of %s texts are longer than the tower reads", name, f"{truncated:,}", f"{len(texts):,}"
-                )
-            self._collect(name, scratch, texts, out, truncated=truncated)
+            yield scratch
 
     def _collect(self, name: str, scratch: Scratch, ids: pl.DataFrame, out: Path, **figures: float) -> None:
-        found = Probe.read(scratch.path(PROBE))
-        named = ids["id"].gather(chosen(len(ids))).to_list()  # the scratch knows contents, not ids
-        replace(found, ids=named).write(out / f"{name}.probe.npz")
+        found = Probe.read(scratch.path(PROBE)).through(unit_rows)
         dim = collect(scratch, len(ids), out / f"{name}.npy")
-        write_table(ids, out / f"{name}.parquet", VECTORS)
+        write_ids(name, ids, found, out)
+        self.note_cost(name, scratch, len(ids), dim, **figures)
+        if self.placement.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def note_cost(self, name: str, scratch: Scratch, items: int, dim: int, **figures: float) -> None:
+        """Record what the vectors of a source took."""
         self.cost.add(
             name,
             seconds=scratch.total("seconds"),
-            items=len(ids),
+            items=items,
             parameters=int(scratch.total("parameters")),
             dim=dim,
             vector_bytes=4 * dim,
             **figures,
         )
-        if self.placement.device.type == "cuda":
-            torch.cuda.empty_cache()
+
+
+def write_ids(name: str, ids: pl.DataFrame, found: Probe, out: Path) -> None:
+    """Write what stands beside the vectors of a source: their ids (`id`, `image_id`) and their probe."""
+    named = ids["id"].gather(chosen(len(ids))).to_list()  # the scratch knows contents, not ids
+    replace(found, ids=named).write(out / f"{name}.probe.npz")
+    write_table(ids, out / f"{name}.parquet", VECTORS)

@@ -13,17 +13,20 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from twinlens.cards import Recipe
 from twinlens.errors import DataError
 from twinlens.progress import Progress
+from twinlens.recipes import Recipe
 from twinlens.scratch import Scratch
+from twinlens.training.schedule import make_optimisers, set_rate
 
 log = logging.getLogger("twinlens")
 
-CHECKPOINT = "epoch.pt"
+CHECKPOINT = "epoch.pt"  # of the last finished epoch, to go on from
+BEST = "best.pt"  # weights of the best one
 
 # Pictures of a batch, and the caption of each, as rows of the caller's own tables.
 Batch = tuple[Int[np.ndarray, " batch"], Int[np.ndarray, " batch"]]
+Row = dict[str, float]  # the figures of an epoch
 
 
 def fit(
@@ -31,9 +34,10 @@ def fit(
     recipe: Recipe,
     captions_of: list[Int[np.ndarray, " captions"]],
     loss_of: Callable[[Batch], torch.Tensor],
-    validate: Callable[[], dict[str, float]],
+    validate: Callable[[], Row],
     scratch: Scratch,
-) -> list[dict[str, float]]:
+    merit: Callable[[Row], float] = lambda row: -row["loss"],
+) -> list[Row]:
     """Train a model in place; returns a row of figures per epoch.
 
     Everything random in an epoch comes from the seed and the epoch's number, so a run resumed from
@@ -41,27 +45,38 @@ def fit(
 
     Args:
         model: what is trained; in train mode while it is, in eval mode for `validate` and afterwards.
-        recipe: epochs, batch, optimiser, schedule and seed.
+        recipe: epochs, batch, optimiser, schedule, stopping and seed.
         captions_of: the caption rows of each training picture.
         loss_of: the loss of a batch.
         validate: figures of the model as it is, after each epoch.
-        scratch: where the checkpoint is kept.
+        scratch: where the checkpoints are kept.
+        merit: of an epoch's figures, the higher the better; for `keep: best` and `patience`.
 
     Raises:
-        DataError: the batch is larger than the training split, or a loss is NaN or infinite.
+        DataError: the batch is larger than what an epoch draws, or a loss is NaN or infinite.
     """
-    steps = len(captions_of) // recipe.batch_size
-    if steps < 1:
+    drawn = recipe.samples_per_epoch or len(captions_of)
+    if recipe.samples_per_epoch and not recipe.replacement and drawn > len(captions_of):
+        raise DataError(
+            f"train.samples_per_epoch is {drawn}, but the training split has {len(captions_of)} pictures: "
+            "lower it, or set train.replacement"
+        )
+    steps = drawn // recipe.batch_size if recipe.drop_last else math.ceil(drawn / recipe.batch_size)
+    if drawn < recipe.batch_size:
         raise DataError(
             f"train.batch_size is {recipe.batch_size}, but the training split has {len(captions_of)} pictures"
+            + (f" of which {drawn} are drawn each epoch" if recipe.samples_per_epoch else "")
         )
-    optimisers = _optimisers(model, recipe)
-    rows: list[dict[str, float]] = []
+    optimisers = make_optimisers(model, recipe)
+    rows: list[Row] = []
     if scratch.has(CHECKPOINT):
         rows = _restore(scratch.path(CHECKPOINT), model, optimisers)
         log.info("train: going on after epoch %d of %d", len(rows), recipe.epochs)
     with Progress("train", total=recipe.epochs * steps, unit="step", done=len(rows) * steps) as bar:
         for epoch in range(len(rows), recipe.epochs):
+            if _patience_is_over(rows, recipe, merit):
+                log.info("train: no better epoch in %d, so training stops after %d", recipe.patience, epoch)
+                break
             started = time.perf_counter()
             loss = _run_epoch(model, recipe, optimisers, captions_of, loss_of, epoch, steps, bar)
             if not all(bool(p.isfinite().all()) for p in model.parameters()):
@@ -70,9 +85,23 @@ def fit(
             rows.append({"epoch": epoch + 1, "loss": round(loss, 6)} | {k: round(v, 6) for k, v in validate().items()})
             log.info("train: %s", "  ".join(f"{key} {value:g}" for key, value in rows[-1].items()))
             scratch.note(f"epoch-{epoch:04d}", seconds=time.perf_counter() - started)
+            if recipe.keep == "best" and best_epoch(rows, merit) == epoch:
+                scratch.put(BEST, lambda path: torch.save(model.state_dict(), path))
             _save(scratch, model, optimisers, rows)
+    if recipe.keep == "best":
+        model.load_state_dict(torch.load(scratch.path(BEST), map_location="cpu", weights_only=True))
+        log.info("train: the weights of epoch %d are kept", best_epoch(rows, merit) + 1)
     model.eval()
     return rows
+
+
+def best_epoch(rows: list[Row], merit: Callable[[Row], float]) -> int:
+    """The first of the epochs with the highest merit, counted from 0."""
+    return int(np.argmax([merit(row) for row in rows]))
+
+
+def _patience_is_over(rows: list[Row], recipe: Recipe, merit: Callable[[Row], float]) -> bool:
+    return recipe.patience is not None and bool(rows) and len(rows) - 1 - best_epoch(rows, merit) >= recipe.patience
 
 
 def _run_epoch(
@@ -86,14 +115,14 @@ def _run_epoch(
     bar: Progress,
 ) -> float:
     rng = np.random.default_rng([recipe.seed, epoch])
-    torch.manual_seed(recipe.seed * 1_000_003 + epoch)  # of dropout
-    order = rng.permutation(len(captions_of))
+    torch.manual_seed(recipe.seed * 1_000_003 + epoch)  # of dropout, and of negatives drawn at random
+    order = draw_pictures(len(captions_of), recipe, rng)
     chosen = draw_captions(captions_of, recipe, rng)
     model.train()
     total = 0.0
     for step in range(steps):
         pictures = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-        _set_rate(optimisers, recipe, epoch * steps + step, recipe.epochs * steps)
+        set_rate(optimisers, recipe, epoch * steps + step, steps)
         loss = loss_of((pictures, chosen[pictures]))
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -104,11 +133,20 @@ def _run_epoch(
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if recipe.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
         for optimiser in optimisers:
             optimiser.step()
         total += value
         bar.add(1, epoch=epoch + 1, loss=f"{value:.3f}")
     return total / steps
+
+
+def draw_pictures(count: int, recipe: Recipe, rng: np.random.Generator) -> Int[np.ndarray, " drawn"]:
+    """The pictures of an epoch, in the order in which they are shown."""
+    if recipe.replacement:
+        return rng.integers(0, count, size=recipe.samples_per_epoch)
+    return rng.permutation(count)[: recipe.samples_per_epoch]
 
 
 def draw_captions(
@@ -121,59 +159,22 @@ def draw_captions(
     return np.array([rows[int(s * len(rows))] for rows, s in zip(captions_of, share, strict=True)])
 
 
-def _optimisers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the hidden matrices and AdamW for the rest.
-
-    Muon (Jordan et al. 2024) turns each matrix's step into an orthogonal one. On the small models
-    trained from nothing here it reaches in one minute what AdamW does not in three.
-    """
-    decay = recipe.weight_decay
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    matrices = [
-        p for name, p in trained.items() if p.ndim == 2 and "embed" not in name and "decoder.weight" not in name
-    ]
-    if recipe.optimizer == "adamw":
-        flat = [p for p in trained.values() if p.ndim < 2]  # biases, norms and the temperature are not decayed
-        rest = [p for p in trained.values() if p.ndim >= 2]
-        groups = [{"params": rest, "weight_decay": decay}, {"params": flat, "weight_decay": 0.0}]
-        return [torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)]
-    ids = {id(p) for p in matrices}
-    rest = [p for p in trained.values() if id(p) not in ids]
-    return [
-        torch.optim.Muon(matrices, lr=recipe.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True),
-    ]
-
-
-def _set_rate(optimisers: list[torch.optim.Optimizer], recipe: Recipe, step: int, steps: int) -> None:
-    """Linear warm-up to the whole rate, then half a cosine down to zero."""
-    warmup = max(1, round(recipe.warmup_share * steps))
-    if step < warmup:
-        factor = (step + 1) / warmup
-    else:
-        factor = 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * factor
-
-
-def _save(
-    scratch: Scratch, model: torch.nn.Module, optimisers: list[torch.optim.Optimizer], rows: list[dict[str, float]]
-) -> None:
+def _save(scratch: Scratch, model: torch.nn.Module, optimisers: list[torch.optim.Optimizer], rows: list[Row]) -> None:
     state = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in optimisers], "rows": rows}
     scratch.put(CHECKPOINT, lambda path: torch.save(state, path))
 
 
-def _restore(path: Path, model: torch.nn.Module, optimisers: list[torch.optim.Optimizer]) -> list[dict[str, float]]:
+def _restore(path: Path, model: torch.nn.Module, optimisers: list[torch.optim.Optimizer]) -> list[Row]:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
         optimiser.load_state_dict(saved)
-    rows: list[dict[str, float]] = state["rows"]
+    rows: list[Row] = state["rows"]
     return rows
 
 
-def write_log(rows: list[dict[str, float]], path: Path) -> None:
-    """Write the figures of each epoch as CSV, for plotting."""
-    lines = [",".join(rows[0]), *(",".join(f"{value:g}" for value in row.values()) for row in rows)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def write_log(rows: list[Row], path: Path) -> None:
+    """Write the figures of each epoch as CSV, for plotting; what an epoch lacks is left empty."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [",".join(f"{row[key]:g}" if key in row else "" for key in columns) for row in rows]
+    path.write_text("\n".join([",".join(columns), *lines]) + "\n", encoding="utf-8")

@@ -1,0 +1,124 @@
+"""Vectors of frozen towers as the towers give them, and through heads that were trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32
+
+from twinlens.cards import ModelCard
+from twinlens.costs import Cost
+from twinlens.encoders.embed import finished, lengths, unit_rows
+from twinlens.encoders.towers import PROBE, TowerJob, write_ids
+from twinlens.heads import Pairs
+from twinlens.params import ComputeParams
+from twinlens.placement import Placement
+from twinlens.probes import Probe, chosen
+from twinlens.recipes import HeadsRecipe
+
+
+class Features:
+    """What heads read: vectors of an image tower and of a text tower, or the words of texts one by one."""
+
+    def __init__(self, image: TowerJob, text: TowerJob, words: bool) -> None:
+        """Take two towers; `words` asks for the numbers of words in the text tower's table, for an LSTM."""
+        self.image, self.text, self.words = image, text, words
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides them."""
+        return {"image": self.image.identity, "text": self.text.identity, "words": self.words}
+
+    @cached_property
+    def table(self) -> Float32[np.ndarray, "words width"] | None:
+        """The text tower's word vectors, where words are read one by one."""
+        return self._encoder.table if self.words else None
+
+    @property
+    def _encoder(self) -> Any:
+        return self.text.loaded.text
+
+    def of_pictures(self, shards: Path, rows: pl.DataFrame) -> Float32[np.ndarray, "pictures width"]:
+        """Vectors of pictures (`image_id`, `shard`, `row`, `sha256`), in memory."""
+        with self.image.parts_of_pictures(shards, rows) as scratch:
+            return np.concatenate(list(finished(scratch)))
+
+    def of_texts(self, texts: pl.DataFrame) -> np.ndarray:
+        """Vectors (texts, width) of texts (`id`, `text`), or the numbers of their words (texts, words)."""
+        if self.words:
+            return np.asarray(self._encoder.lookup(texts["text"].to_list()))
+        with self.text.parts_of_texts(texts) as scratch:
+            return np.concatenate(list(finished(scratch)))
+
+
+def features_of(
+    card: ModelCard, weights: Mapping[str, Path], placement: Placement, compute: ComputeParams, cost: Cost
+) -> Features:
+    """The features that a card's heads are trained on.
+
+    Args:
+        card: an image tower, a text tower and a recipe with heads.
+        weights: of the towers, by role.
+        placement: as of `TowerJob`.
+        compute: as of `TowerJob`.
+        cost: as of `TowerJob`.
+    """
+    assert card.image is not None and card.text is not None and isinstance(card.train, HeadsRecipe)
+    image = TowerJob(card.image, weights["image"], placement, compute, cost)
+    text = TowerJob(card.text, weights["text"], placement, compute, cost)
+    return Features(image, text, words=card.train.heads.text == "lstm")
+
+
+class HeadedJob:
+    """Embeds by two towers and the heads on them, as `TowerJob` does by a tower."""
+
+    def __init__(self, features: Features, pairs: Pairs, placement: Placement) -> None:
+        self.features, self.pairs, self.placement = features, pairs, placement
+
+    def pictures(self, name: str, shards: Path, pool: pl.DataFrame, out: Path, direction: str) -> None:
+        """Embed pictures into `out` as `<name>.npy` and `<name>.parquet`."""
+        rows = self.features.of_pictures(shards, pool)
+        ids = pool.select(pl.col("image_id").alias("id"), "image_id")
+        with self.features.image.parts_of_pictures(shards, pool) as scratch:
+            dim = self._write(name, rows, Probe.read(scratch.path(PROBE)), ids, out, direction, "image")
+            self.features.image.note_cost(name, scratch, len(pool), dim)
+
+    def texts(self, name: str, texts: pl.DataFrame, out: Path, direction: str) -> None:
+        """Embed texts (`id`, `image_id`, `text`) into `out` as `<name>.npy` and `<name>.parquet`."""
+        rows = self.features.of_texts(texts)
+        if self.features.words:
+            probed = self._probe_of_words(texts)
+            dim = self._write(name, rows, probed, texts, out, direction, "text")
+            self.features.text.cost.add(name, seconds=0.0, items=len(texts), dim=dim, vector_bytes=4 * dim)
+            return
+        with self.features.text.parts_of_texts(texts) as scratch:
+            dim = self._write(name, rows, Probe.read(scratch.path(PROBE)), texts, out, direction, "text")
+            truncated = int(scratch.total("truncated"))
+            self.features.text.note_cost(name, scratch, len(texts), dim, truncated=truncated)
+
+    def _probe_of_words(self, texts: pl.DataFrame) -> Probe:
+        """Texts looked up one by one, and beside the longest."""
+        rows = texts[chosen(len(texts))]
+        longest = str(max(texts["text"], key=len))
+        one_by_one = [self.features._encoder.lookup([text])[0] for text in rows["text"]]
+        beside = [self.features._encoder.lookup([text, longest])[0] for text in rows["text"]]
+        contents = texts["text"].n_unique()
+        return Probe(rows["id"].to_list(), np.array(one_by_one), np.array(beside), float("nan"), contents, True)
+
+    def _write(
+        self, name: str, rows: np.ndarray, probed: Probe, ids: pl.DataFrame, out: Path, direction: str, side: str
+    ) -> int:
+        device = self.placement.device
+        vectors = self.pairs.apply_to(rows, direction, side, device)
+        long = lengths(vectors, ids["id"].to_list())
+        np.save(out / f"{name}.npy", unit_rows(vectors))
+        if not self.pairs.config.unit_length:  # their source compared them by distance, to which lengths matter
+            np.save(out / f"{name}.length.npy", long.astype(np.float32))
+        found = probed.through(lambda some: unit_rows(self.pairs.apply_to(some, direction, side, device)))
+        write_ids(name, ids, found, out)
+        return int(vectors.shape[1])

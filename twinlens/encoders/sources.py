@@ -1,0 +1,107 @@
+"""Every source of a pool, embedded by whatever a card names: towers, towers with heads, and both before training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from twinlens import encoders
+from twinlens.cards import ModelCard, Tower
+from twinlens.costs import Cost
+from twinlens.encoders.features import HeadedJob, features_of
+from twinlens.encoders.towers import TowerJob
+from twinlens.encoders.weights import identity
+from twinlens.errors import DataError
+from twinlens.heads import BOTH, CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
+from twinlens.params import ComputeParams
+from twinlens.placement import Placement
+from twinlens.recipes import HeadsRecipe
+from twinlens.sources import CAPTIONS, CLASSES, GENERATED, IMAGES, NEGATIVES, OTHER_WAY, UNTRAINED
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is embedded."""
+
+    shards: Path
+    pool: pl.DataFrame  # pictures of table GROUPS
+    negatives: pl.DataFrame  # pictures that are never ranked; may have no rows
+    prompts: pl.DataFrame  # of classes; may have no rows
+    texts: dict[str, pl.DataFrame]  # of `twinlens.sources.text_sources`
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A card with its weights, and where they are run."""
+
+    card: ModelCard
+    trained: Path  # folder of the `train` stage
+    placement: Placement
+    compute: ComputeParams
+    cost: Cost
+
+    def embed(self, sources: Sources, out: Path) -> None:
+        """Write the vectors and ids of every source that the card's towers can read.
+
+        A trained model embeds the pool's pictures and captions once more as it was before training,
+        so that what training gave can be measured on the same queries.
+
+        Raises:
+            DataError: the weights are not those that `train` noted, or a vector is useless.
+        """
+        if isinstance(self.card.train, HeadsRecipe):
+            self._embed_by_heads(sources, out)
+            return
+        for role, tower in self.card.towers().items():
+            after = self.trained / "weights" if self.card.train is not None else self._pretrained(role, tower)
+            job = self._job(tower, after)
+            if role in ("joint", "image"):
+                job.pictures(IMAGES, sources.shards, sources.pool, out)
+                if len(sources.negatives):
+                    job.pictures(NEGATIVES, sources.shards, sources.negatives, out)
+            if role == "joint" and len(sources.prompts):
+                job.texts(CLASSES, sources.prompts, out)
+            if role in ("joint", "text"):
+                for name, table in sources.texts.items():
+                    job.texts(name, table, out)
+            if self.card.train is not None and CAPTIONS in sources.texts:
+                before = self.trained / "untrained" if self.card.from_nothing else self._pretrained(role, tower)
+                job = self._job(tower, before)
+                job.pictures(f"{IMAGES}{UNTRAINED}", sources.shards, sources.pool, out)
+                job.texts(f"{CAPTIONS}{UNTRAINED}", sources.texts[CAPTIONS], out)
+
+    def _embed_by_heads(self, sources: Sources, out: Path) -> None:
+        weights = {role: self._pretrained(role, tower) for role, tower in self.card.towers().items()}
+        features = features_of(self.card, weights, self.placement, self.compute, self.cost)
+        pairs = Pairs.read(self.trained / "weights", features.table)
+        job = HeadedJob(features, pairs, self.placement)
+        main = BOTH if BOTH in pairs.directions else CAPTION_TO_IMAGE
+        job.pictures(IMAGES, sources.shards, sources.pool, out, main)
+        if len(sources.negatives):
+            job.pictures(NEGATIVES, sources.shards, sources.negatives, out, main)
+        if len(sources.prompts):
+            job.texts(CLASSES, sources.prompts, out, main)
+        for name, table in sources.texts.items():
+            job.texts(name, table, out, main)
+        if IMAGE_TO_CAPTION in pairs.directions:
+            job.pictures(f"{IMAGES}{OTHER_WAY}", sources.shards, sources.pool, out, IMAGE_TO_CAPTION)
+            for name in (name for name in (CAPTIONS, GENERATED) if name in sources.texts):
+                job.texts(f"{name}{OTHER_WAY}", sources.texts[name], out, IMAGE_TO_CAPTION)
+        if CAPTIONS in sources.texts:
+            before = HeadedJob(features, Pairs.read(self.trained / "untrained", features.table), self.placement)
+            before.pictures(f"{IMAGES}{UNTRAINED}", sources.shards, sources.pool, out, main)
+            before.texts(f"{CAPTIONS}{UNTRAINED}", sources.texts[CAPTIONS], out, main)
+
+    def _job(self, tower: Tower, weights: Path) -> TowerJob:
+        return TowerJob(tower, weights, self.placement, self.compute, self.cost)
+
+    def _pretrained(self, role: str, tower: Tower) -> Path:
+        """Where a tower's own weights are; they must be the ones that `train` noted."""
+        path = encoders.locate(tower)
+        noted = json.loads((self.trained / "weights.json").read_text())
+        if identity(path) != noted[role]:
+            raise DataError(f"{path} is not what `train` found there: `dvc repro -f train`")
+        return path

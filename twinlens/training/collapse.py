@@ -1,0 +1,65 @@
+"""Collapse: every picture, or every caption, ends in the same point, and nothing can be told apart.
+
+A triplet loss then rests at its margin and looks as if it had converged, which is how source 002
+published figures of a random ranking. So the spread of the vectors is recorded after every epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+
+from twinlens.recipes import HeadsRecipe, PairRecipe
+
+TOO_CLOSE = 0.99  # mean pairwise cosine
+NEAR_CHANCE = 2.0  # times the hits of a ranking at random
+
+
+def spread(vectors: Float[torch.Tensor, "rows dim"], side: str) -> dict[str, float]:
+    """`<side>_variance`, the mean variance of a dimension, and `<side>_cosine`, the mean over all pairs of rows."""
+    unit = torch.nn.functional.normalize(vectors.double(), dim=1)
+    count = len(unit)
+    of_all = float(unit.sum(dim=0).square().sum())  # of every row with every row, itself included
+    cosine = (of_all - count) / (count * (count - 1)) if count > 1 else 0.0
+    return {f"{side}_variance": float(vectors.double().var(dim=0, correction=0).mean()), f"{side}_cosine": cosine}
+
+
+def collapsed(figures: Mapping[str, float], recipe: PairRecipe, chance: float) -> str | None:
+    """What has collapsed and why, in words; None where nothing has.
+
+    Vectors that are close together but still found (those of a CLIP are) have not collapsed.
+
+    Args:
+        figures: of an epoch: `spread` of both sides, and `val_hit_at_10`.
+        recipe: what the likely causes are read from.
+        chance: `val_hit_at_10` of a ranking at random.
+    """
+    flat = [side for side in ("image", "text") if figures[f"{side}_cosine"] > TOO_CLOSE]
+    if not flat or figures["val_hit_at_10"] > NEAR_CHANCE * chance:
+        return None
+    what = " and ".join(f"{side} vectors (mean pairwise cosine {figures[f'{side}_cosine']:.4f})" for side in flat)
+    return (
+        f"the {what} have collapsed into one point: val_hit_at_10 is {figures['val_hit_at_10']:.3f}, "
+        f"a ranking at random has {chance:.3f}. Likely: {'; '.join(_causes(recipe))}"
+    )
+
+
+def _causes(recipe: PairRecipe) -> list[str]:
+    found = []
+    if isinstance(recipe, HeadsRecipe):
+        heads = recipe.heads
+        if not heads.unit_length and recipe.objective in ("triplet", "margin"):
+            found.append(
+                f"distances of vectors of any length against a margin of {recipe.margin:g} (heads.unit_length: true)"
+            )
+        if not heads.unit_input:
+            found.append("towers' vectors taken as they are (heads.unit_input: true)")
+        if max(heads.image_dropout, heads.text_dropout) >= 0.3:
+            found.append("dropout on the vectors that are compared (lower heads.image_dropout)")
+    if recipe.objective == "triplet" and recipe.negatives == "hardest":
+        found.append("hardest negatives before anything is learnt (negatives: semi_hard, or a smaller margin)")
+    if recipe.objective == "triplet" and recipe.negatives == "random":
+        found.append("one easy negative an anchor (negatives: semi_hard, or objective: clip)")
+    return [*found, f"a learning rate too high or too low ({recipe.learning_rate:g})"]

@@ -1,0 +1,97 @@
+"""Training heads on the vectors of two towers that stay as they are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from twinlens.cards import ModelCard
+from twinlens.encoders.features import Features
+from twinlens.errors import DataError
+from twinlens.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
+from twinlens.placement import Placement
+from twinlens.recipes import HeadsRecipe
+from twinlens.scratch import Scratch
+from twinlens.training.data import Material, Split, Trained, training_key
+from twinlens.training.losses import Anchors
+from twinlens.training.pairs import Inputs, Pair, Temperature, View, train_pair
+
+log = logging.getLogger("twinlens")
+
+CODE = ("heads.py", *(f"training/{name}.py" for name in ("heads", "pairs", "losses", "collapse", "schedule")))
+ANCHORS: dict[str, Anchors] = {IMAGE_TO_CAPTION: "pictures", CAPTION_TO_IMAGE: "texts"}
+
+
+class Vectors:
+    """Rows of an array in memory, a batch at a time."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(self.rows[rows])
+
+
+def train_heads(card: ModelCard, material: Material, features: Features, placement: Placement, out: Path) -> Trained:
+    """Train the heads of a card; write them into `out / "weights"`, and as they began into `out / "untrained"`.
+
+    The towers' vectors of the whole training split are held in memory.
+
+    Raises:
+        DataError: the splits cannot be trained on, the vectors are not as wide as the card says, a
+            loss is useless, or the vectors collapse.
+    """
+    recipe = card.train
+    assert isinstance(recipe, HeadsRecipe)
+    train, val = material.splits()
+    taught, held_out = (_vectors(split, material.shards, features) for split in (train, val))
+    widths = {"image": taught[0].shape[1], "text": _text_width(taught[1], features)}
+    for side, wanted in (("image", recipe.heads.image_width), ("text", recipe.heads.text_width)):
+        if wanted not in (None, widths[side]):
+            raise DataError(
+                f"train.heads.{side}_width is {wanted}, but the {side} tower's vectors have {widths[side]} dimensions: "
+                "name the tower that the heads were meant for, or change the width"
+            )
+    torch.manual_seed(recipe.seed)
+    pairs = Pairs(recipe.heads, widths["image"], widths["text"], features.table).to(placement.device)
+    pairs.write(out / "untrained")
+    described: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "towers": features.identity}
+    key = training_key(described, train, val, placement.name, *CODE)
+    temperature = Temperature(recipe).to(placement.device)
+    module = torch.nn.ModuleDict({"heads": pairs, "temperature": temperature})
+    views = [_view(pairs, direction, placement) for direction in pairs.directions]
+    with Scratch("train", key) as scratch:
+        inputs = [
+            Inputs.of(split, Vectors(pictures), Vectors(texts))
+            for split, (pictures, texts) in ((train, taught), (val, held_out))
+        ]
+        rows = train_pair(Pair(module, views, temperature), recipe, inputs[0], inputs[1], placement, scratch)
+        pairs.write(out / "weights")
+        return Trained(rows, scratch.total("seconds"), len(train.pictures))
+
+
+def _vectors(split: Split, shards: Path, features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """What the heads read of a split's pictures and of its captions."""
+    texts = pl.DataFrame({"id": [str(n) for n in range(len(split.captions))], "text": split.captions})
+    return features.of_pictures(shards, split.pictures), features.of_texts(texts)
+
+
+def _text_width(rows: np.ndarray, features: Features) -> int:
+    return int(features.table.shape[1] if features.table is not None else rows.shape[1])
+
+
+def _view(pairs: Pairs, direction: str, placement: Placement) -> View:
+    def through(side: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        head = pairs.head(direction, side)
+        return lambda rows: head(rows.to(placement.device))
+
+    return View(ANCHORS.get(direction, "both"), through("image"), through("text"))
