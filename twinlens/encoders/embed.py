@@ -92,7 +92,7 @@ def embed_texts(
     *,
     batch: int | None = None,
 ) -> None:
-    """Fill `scratch` with the unit vectors of texts; notes how many the tower could not read to their end.
+    """Fill `scratch` with the unit vectors of texts; notes how many the tower could not read to their end, or at all.
 
     Args:
         encoder: a text tower.
@@ -123,9 +123,9 @@ def embed_texts(
                 vectors[chosen] = found
                 bar.add(len(chosen))
             assert vectors is not None
-            truncated = int((counts > encoder.max_tokens).sum())
+            cut = {"truncated": int((counts > encoder.max_tokens).sum()), "unknown": int((counts == 0).sum())}
             unit = unit_rows(vectors, list(ids[part.rows]))
-            parts.put(part, unit, seconds=time.perf_counter() - started, truncated=truncated)
+            parts.put(part, unit, seconds=time.perf_counter() - started, **cut)
 
 
 def is_complete(scratch: Scratch, count: int, per_part: int) -> bool:

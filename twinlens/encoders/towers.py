@@ -36,9 +36,12 @@ PACKAGES = {  # that decide a vector, beside torch
     "open_clip": ("open_clip_torch", "transformers", "tokenizers"),
     "timm": ("timm",),
     "sentence_transformers": ("sentence-transformers", "transformers", "tokenizers"),
+    "torchvision": ("torchvision",),
     "transformers": ("transformers", "tokenizers"),
+    "word_vectors": ("numpy", "polars", "regex"),
 }
-NOT_IDENTITY = {"checkpoint", "sha256", "licence", "revision"}  # the weights' own digest says it better
+HELPERS = {"word_vectors": ("encoders/word_table.py",)}  # what a family's module brings along
+NOT_IDENTITY = {"checkpoint", "word_vectors", "sha256", "licence", "revision"}  # the weights' own digest says it better
 
 
 class TowerJob:
@@ -61,6 +64,7 @@ class TowerJob:
                 "encoders/embed.py",
                 "encoders/image_processor.py",
                 f"encoders/{self.tower.family}.py",
+                *HELPERS.get(self.tower.family, ()),
             ),
         }
 
@@ -110,7 +114,16 @@ class TowerJob:
                 log.info(
                     "%s: %s of %s texts are longer than the tower reads", name, f"{truncated:,}", f"{len(texts):,}"
                 )
-            self._collect(name, scratch, texts, out, truncated=truncated)
+            figures = {"truncated": truncated}
+            if unknown := int(scratch.total("unknown")):
+                figures["unknown"] = unknown
+                log.warning(
+                    "%s: %s of %s texts hold no word that the tower knows; they all get the same vector",
+                    name,
+                    f"{unknown:,}",
+                    f"{len(texts):,}",
+                )
+            self._collect(name, scratch, texts, out, **figures)
 
     def _collect(self, name: str, scratch: Scratch, ids: pl.DataFrame, out: Path, **figures: float) -> None:
         found = Probe.read(scratch.path(PROBE))
