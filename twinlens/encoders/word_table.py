@@ -32,6 +32,7 @@ log = logging.getLogger("twinlens")
 
 BLOCK_BYTES = 4 << 20  # of text, held at once
 PARSED = "parsed"
+LARGEST = float(np.finfo(np.float32).max)
 OTHER_FORMATS = {
     b"PK\x03\x04": "is a zip archive: unpack it",
     b"\xba\x16\x4f\x2f": "is fastText's .bin: take the .vec beside it, which holds the words' vectors as text",
@@ -128,6 +129,8 @@ class _Lines:
                     if not lines:
                         continue
                     self.dim = self.dim or _numbers_at_the_end(lines[0].split())
+                    if not self.dim:
+                        self._refuse(number, "no numbers follow its word")
                     yield self._block(lines, number)
                     bar.add(sum(map(len, lines)))
                     number += len(lines)
@@ -177,8 +180,8 @@ class _Lines:
         """Word and numbers of a line with tabs, with several blanks in a row, or with blanks in its word."""
         tokens = line.split()
         have = _numbers_at_the_end(tokens)
-        if not 0 < self.dim <= have:
-            self._refuse(number, f"it has {have} numbers after its word, wanted {self.dim or 'some'}")
+        if have < self.dim:
+            self._refuse(number, f"it has {have} numbers after its word, wanted {self.dim}")
         if any(map(_is_number, tokens[1 : -self.dim])):
             self._refuse(number, f"numbers stand in its word, wanted a word and {self.dim} numbers")
         return b" ".join(tokens[: -self.dim]), b" ".join(tokens[-self.dim :])
@@ -217,7 +220,7 @@ class _Lines:
         if len(tokens) != self.dim:
             self._refuse(number, f"it has {len(tokens)} numbers after its word, wanted {self.dim}")
         for token in tokens:
-            if not (_is_number(token) and np.isfinite(np.float32(token))):
+            if not (_is_number(token) and abs(float(token)) <= LARGEST):  # NaN is not less
                 found = token.decode("utf-8", "backslashreplace")
                 self._refuse(number, f"'{found[:40]}' stands where a finite number should")
         return [float(token) for token in tokens]
