@@ -51,6 +51,12 @@ def refused(tmp_path: Path, change: dict[str, Any]) -> str:
         ({"captioner": "blip-bse"}, "did you mean 'blip-base'?"),
         ({"resize.shortest_sied_px": 3}, "resize.shortest_sied_px: no such key (did you mean 'shortest_side_px'?"),
         ({"evalaute": {}}, "evalaute: no such key (did you mean 'evaluate'?"),
+        ({"models.fasttext.text.pooling": "none"}, "`pooling: none` leaves a text's words apart: write mean or sum"),
+        ({"models.fasttext.text.poolng": "mean"}, "models.fasttext.text.poolng: no such key (did you mean 'pooling'?"),
+        (
+            {"models.fasterrcnn.image.weights": None},
+            "name a source: `weights` as torchvision names them (COCO_V1), or a `checkpoint`",
+        ),
         ({"models.vit-l-14.joint.pretraind": "x"}, "models.vit-l-14.joint.pretraind: no such key"),
         ({"datasets.scenes.tset": 9}, "datasets.scenes.tset: no such key (did you mean 'test'?"),
         ({"datasets.scenes.adapter": "scene"}, "datasets.scenes"),
@@ -195,6 +201,10 @@ def test_the_models_of_the_first_source_project_all_have_cards() -> None:
     wanted += " deit3 caformer mpnet multi-qa-mpnet distilroberta minilm bge-large effnetv2-s-mpnet caformer-mpnet"
     assert set(wanted.split()) <= set(PARAMS.models)
     assert {"blip-base", "blip-large", "blip2", "git"} <= set(PARAMS.captioners)
+
+
+def test_the_features_of_source_002_all_have_cards() -> None:
+    assert {"vgg16", "resnet50", "fasterrcnn", "fasttext", "bert-base", "bert-base-cls"} <= set(PARAMS.models)
 
 
 def test_dvc_rewrites_one_line_and_no_more(tmp_path: Path) -> None:
