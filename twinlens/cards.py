@@ -87,12 +87,43 @@ class TransformersTower(Weights):
         return self
 
 
-_FAMILIES = ("open_clip", "timm", "sentence_transformers", "transformers")
+class TorchvisionTower(Weights):
+    """Faster R-CNN of torchvision: features of the regions in which it sees objects, pooled over a picture."""
+
+    family: ClassVar[str] = "torchvision"
+    torchvision: Literal["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"]
+    weights: str | None = None  # as torchvision names them: COCO_V1
+    regions: PositiveInt = 36  # the best of a picture
+    pooling: Literal["mean", "max"] = "mean"
+    size_px: Annotated[int, Field(ge=64, multiple_of=32)] = 800  # the longer side; the rest of the square is grey
+
+    @model_validator(mode="after")
+    def _some_source(self) -> Self:
+        if self.weights is None and self.checkpoint is None:
+            raise ValueError("name a source: `weights` as torchvision names them (COCO_V1), or a `checkpoint`")
+        if self.revision is not None:
+            raise ValueError("torchvision's weights have no `revision`: part of their digest is in their file's name")
+        return self
+
+
+class WordVectorsTower(Card):
+    """Vectors of single words, from a file of fastText (.vec) or GloVe (.txt), pooled over a text."""
+
+    family: ClassVar[str] = "word_vectors"
+    word_vectors: str  # the file, compressed by gzip or not; ~ and $VARIABLES are expanded
+    pooling: Literal["mean", "sum", "none"] = "mean"  # none: words stay apart, for a trained head to read
+    lowercase: bool = True  # texts, before words are looked up; the file's words stay as they are
+    max_words: PositiveInt = 64  # of a text; words without a vector do not count
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    licence: str | None = None
+
+
+_FAMILIES = ("open_clip", "timm", "torchvision", "sentence_transformers", "transformers", "word_vectors")
 
 
 def _family(value: Any) -> str | None:
     """The family of a tower is the key that names it."""
-    if isinstance(value, Weights):
+    if isinstance(value, Card):
         return getattr(value, "family", None)
     found = [family for family in _FAMILIES if isinstance(value, dict) and family in value]
     return found[0] if len(found) == 1 else None
@@ -101,18 +132,20 @@ def _family(value: Any) -> str | None:
 _BY_FAMILY = Discriminator(
     _family,
     custom_error_type="tower_family",
-    custom_error_message="a tower is named by one key: `open_clip`, `timm` (pictures only), "
-    "`sentence_transformers` (words only) or `transformers`",
+    custom_error_message="a tower is named by one key: `open_clip`, `timm` or `torchvision` (pictures only), "
+    "`sentence_transformers` or `word_vectors` (words only), or `transformers`",
 )
 _OpenClip = Annotated[OpenClipTower, Tag("open_clip")]
 _Timm = Annotated[TimmTower, Tag("timm")]
 _SentenceTransformers = Annotated[SentenceTransformersTower, Tag("sentence_transformers")]
+_Torchvision = Annotated[TorchvisionTower, Tag("torchvision")]
 _Transformers = Annotated[TransformersTower, Tag("transformers")]
+_WordVectors = Annotated[WordVectorsTower, Tag("word_vectors")]
 
 JointTower = Annotated[_OpenClip | _Transformers, _BY_FAMILY]
-ImageTower = Annotated[_OpenClip | _Timm | _Transformers, _BY_FAMILY]
-TextTower = Annotated[_OpenClip | _SentenceTransformers | _Transformers, _BY_FAMILY]
-Tower = OpenClipTower | TimmTower | SentenceTransformersTower | TransformersTower
+ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _Transformers, _BY_FAMILY]
+TextTower = Annotated[_OpenClip | _SentenceTransformers | _Transformers | _WordVectors, _BY_FAMILY]
+Tower = OpenClipTower | TimmTower | TorchvisionTower | SentenceTransformersTower | TransformersTower | WordVectorsTower
 
 
 class ModelCard(Card):
@@ -152,6 +185,17 @@ class ModelCard(Card):
             if isinstance(self.joint, OpenClipTower):
                 sizes = ("embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
                 _refuse_missing(self.joint.architecture, *sizes)
+        return self
+
+    @model_validator(mode="after")
+    def _words_go_with_an_lstm(self) -> Self:
+        words = isinstance(self.text, WordVectorsTower) and self.text.pooling == "none"
+        reads_words = isinstance(self.train, HeadsRecipe) and self.train.heads.text == "lstm"
+        if words != reads_words:
+            raise ValueError(
+                "`pooling: none` leaves a text's words apart, which `train.heads.text: lstm` reads, and only that: "
+                "write `pooling: mean` or `sum`, or train such a head"
+            )
         return self
 
     @property

@@ -54,10 +54,10 @@ class WordsHead(nn.Module):
     table stands for no word.
     """
 
-    def __init__(self, heads: Heads, table: Float32[np.ndarray, "words width"]) -> None:
+    def __init__(self, heads: Heads, table: Float32[torch.Tensor, "words width"]) -> None:
         super().__init__()
         # No buffer: the table is the text tower's, and is not written beside the weights.
-        self.table = torch.from_numpy(np.ascontiguousarray(table))
+        self.table = table
         self.lstm = nn.LSTM(table.shape[1], heads.lstm_width, batch_first=True)
         # What a state is fed as is not a tower's vector, so it is neither scaled nor normalised first.
         plain = heads.model_copy(update={"unit_input": False, "batch_norm": False})
@@ -77,19 +77,19 @@ class Pairs(nn.Module):
     """A head for pictures and one for texts, once for both directions or once for each."""
 
     def __init__(
-        self, heads: Heads, image_width: int, text_width: int, table: Float32[np.ndarray, "words width"] | None = None
+        self, heads: Heads, image_width: int, text_width: int, table: Float32[torch.Tensor, "words width"] | None = None
     ) -> None:
         super().__init__()
         self.config, self.widths = heads, {"image": image_width, "text": text_width}
 
         def pair() -> nn.ModuleDict:
-            words = Head(heads, text_width, heads.text_hidden, heads.text_dropout) if table is None else None
-            return nn.ModuleDict(
-                {
-                    "image": Head(heads, image_width, heads.image_hidden, heads.image_dropout),
-                    "text": words or WordsHead(heads, np.asarray(table)),
-                }
-            )
+            text: nn.Module
+            if table is None:
+                text = Head(heads, text_width, heads.text_hidden, heads.text_dropout)
+            else:
+                text = WordsHead(heads, table)
+            image = Head(heads, image_width, heads.image_hidden, heads.image_dropout)
+            return nn.ModuleDict({"image": image, "text": text})
 
         names = (BOTH,) if heads.directions == "one" else (IMAGE_TO_CAPTION, CAPTION_TO_IMAGE)
         self.pairs = nn.ModuleDict({name: pair() for name in names})
@@ -133,7 +133,7 @@ class Pairs(nn.Module):
         save_file({name: value.cpu().contiguous() for name, value in self.state_dict().items()}, out / WEIGHTS)
 
     @classmethod
-    def read(cls, folder: Path, table: Float32[np.ndarray, "words width"] | None = None) -> Pairs:
+    def read(cls, folder: Path, table: Float32[torch.Tensor, "words width"] | None = None) -> Pairs:
         """Read what `write` wrote.
 
         Raises:

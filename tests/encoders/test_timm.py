@@ -17,7 +17,7 @@ from tests.tiny import CPU, photo
 from twinlens import encoders
 from twinlens.cards import TimmTower
 from twinlens.encoders.base import ImageEncoder
-from twinlens.encoders.timm import pixel_spec
+from twinlens.encoders.timm import build, pixel_spec
 from twinlens.errors import DataError, ParamsError
 from twinlens.pixels import fit, open_picture, to_tensor
 
@@ -81,6 +81,14 @@ def test_vectors_are_the_pooled_features_of_timms_own_model_and_transform(
     assert found.shape == wanted.shape
     assert cosine(found, wanted).min() > 0.999
     assert apart(found, wanted) < 0.005
+
+
+def test_vgg16_without_its_classifier_gives_the_last_hidden_layer_as_source_002_used_it() -> None:
+    with torch.device("meta"):  # shapes without the 138 million numbers
+        model, pixels = build(TimmTower(timm="vgg16.tv_in1k"), None)
+        model.reset_classifier(0)
+        assert model(torch.zeros(1, 3, pixels.height, pixels.width)).shape == (1, 4096)
+        assert model.pre_logits.fc2.out_channels == 4096
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])

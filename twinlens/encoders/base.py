@@ -35,7 +35,7 @@ class TextEncoder(Protocol):
     parameters: int
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text before anything is cut off, special ones included."""
+        """Tokens of each text before anything is cut off, special ones included; 0 where it knows no word of it."""
         ...
 
     def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:

@@ -97,7 +97,7 @@ def embed_texts(
     *,
     batch: int | None = None,
 ) -> None:
-    """Fill `scratch` with the vectors of texts; notes how many the tower could not read to their end.
+    """Fill `scratch` with the vectors of texts; notes how many the tower could not read to their end, or at all.
 
     Args:
         encoder: a text tower.
@@ -128,9 +128,9 @@ def embed_texts(
                 vectors[chosen] = found
                 bar.add(len(chosen))
             assert vectors is not None
-            truncated = int((counts > encoder.max_tokens).sum())
+            cut = {"truncated": int((counts > encoder.max_tokens).sum()), "unknown": int((counts == 0).sum())}
             lengths(vectors, list(ids[part.rows]))
-            parts.put(part, vectors, seconds=time.perf_counter() - started, truncated=truncated)
+            parts.put(part, vectors, seconds=time.perf_counter() - started, **cut)
 
 
 def is_complete(scratch: Scratch, count: int, per_part: int) -> bool:

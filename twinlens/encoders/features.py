@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from jaxtyping import Float32
 
 from twinlens.cards import ModelCard
 from twinlens.costs import Cost
 from twinlens.encoders.embed import finished, lengths, unit_rows
-from twinlens.encoders.towers import PROBE, TowerJob, write_ids
+from twinlens.encoders.towers import PROBE, TowerJob, cut_short, write_ids
 from twinlens.heads import Pairs
 from twinlens.params import ComputeParams
 from twinlens.placement import Placement
@@ -35,7 +36,7 @@ class Features:
         return {"image": self.image.identity, "text": self.text.identity, "words": self.words}
 
     @cached_property
-    def table(self) -> Float32[np.ndarray, "words width"] | None:
+    def table(self) -> Float32[torch.Tensor, "words width"] | None:
         """The text tower's word vectors, where words are read one by one."""
         return self._encoder.table if self.words else None
 
@@ -98,8 +99,7 @@ class HeadedJob:
             return
         with self.features.text.parts_of_texts(texts) as scratch:
             dim = self._write(name, rows, Probe.read(scratch.path(PROBE)), texts, out, direction, "text")
-            truncated = int(scratch.total("truncated"))
-            self.features.text.note_cost(name, scratch, len(texts), dim, truncated=truncated)
+            self.features.text.note_cost(name, scratch, len(texts), dim, **cut_short(name, scratch, len(texts)))
 
     def _probe_of_words(self, texts: pl.DataFrame) -> Probe:
         """Texts looked up one by one, and beside the longest."""

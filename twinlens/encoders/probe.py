@@ -48,16 +48,30 @@ def of_texts(encoder: TextEncoder, table: pl.DataFrame, placement: Placement) ->
 
 
 def last_word(encoder: TextEncoder, texts: Sequence[str]) -> float:
-    """How far the vector of the longest text that fits moves without its last word: 1 - cosine, or NaN."""
+    """How far the vector of the longest text that fits moves without its last word: 1 - cosine, or NaN.
+
+    A text whose last word is no token to the tower (word vectors know only what is in their file) can tell nothing.
+    """
     step = max(1, len(texts) // SEARCHED)
     some = [text for text in texts[::step] if len(text.split()) > 1]
-    counts = encoder.token_counts(some) if some else []
-    fitting = [(count, text) for count, text in zip(counts, some, strict=True) if count <= encoder.max_tokens]
+    if not some:
+        return float("nan")
+    counts = encoder.token_counts(some)
+    shorter = encoder.token_counts([_without_last(text) for text in some])
+    fitting = [
+        (count, text)
+        for count, less, text in zip(counts, shorter, some, strict=True)
+        if less < count <= encoder.max_tokens
+    ]
     if not fitting:
         return float("nan")
     whole = max(fitting)[1]
-    one, other = unit_rows(_first(encoder, [[whole], [whole.rsplit(maxsplit=1)[0]]])).astype(np.float64)
+    one, other = unit_rows(_first(encoder, [[whole], [_without_last(whole)]])).astype(np.float64)
     return float(1.0 - one @ other / np.sqrt((one @ one) * (other @ other)))
+
+
+def _without_last(text: str) -> str:
+    return text.rsplit(maxsplit=1)[0]
 
 
 def _first(encoder: TextEncoder, batches: Sequence[list[str]]) -> Float32[np.ndarray, "batches dim"]:

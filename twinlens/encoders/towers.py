@@ -46,9 +46,12 @@ PACKAGES = {  # that decide a vector, beside torch
     "open_clip": ("open_clip_torch", "transformers", "tokenizers"),
     "timm": ("timm",),
     "sentence_transformers": ("sentence-transformers", "transformers", "tokenizers"),
+    "torchvision": ("torchvision",),
     "transformers": ("transformers", "tokenizers"),
+    "word_vectors": ("numpy", "polars", "regex"),
 }
-NOT_IDENTITY = {"checkpoint", "sha256", "licence", "revision"}  # the weights' own digest says it better
+HELPERS = {"word_vectors": ("encoders/word_table.py",)}  # what a family's module brings along
+NOT_IDENTITY = {"checkpoint", "word_vectors", "sha256", "licence", "revision"}  # the weights' own digest says it better
 
 
 class TowerJob:
@@ -71,6 +74,7 @@ class TowerJob:
                 "encoders/embed.py",
                 "encoders/image_processor.py",
                 f"encoders/{self.tower.family}.py",
+                *HELPERS.get(self.tower.family, ()),
             ),
         }
 
@@ -88,12 +92,7 @@ class TowerJob:
     def texts(self, name: str, texts: pl.DataFrame, out: Path) -> None:
         """Embed texts (`id`, `image_id`, `text`) into `out` as `<name>.npy` and `<name>.parquet`."""
         with self.parts_of_texts(texts) as scratch:
-            truncated = int(scratch.total("truncated"))
-            if truncated:
-                log.info(
-                    "%s: %s of %s texts are longer than the tower reads", name, f"{truncated:,}", f"{len(texts):,}"
-                )
-            self._collect(name, scratch, texts, out, truncated=truncated)
+            self._collect(name, scratch, texts, out, **cut_short(name, scratch, len(texts)))
 
     @contextmanager
     def parts_of_pictures(self, shards: Path, pool: pl.DataFrame) -> Iterator[Scratch]:
@@ -153,6 +152,21 @@ class TowerJob:
             vector_bytes=4 * dim,
             **figures,
         )
+
+
+def cut_short(name: str, scratch: Scratch, count: int) -> dict[str, int]:
+    """How many texts the tower could not read to their end, and (where there are any) not at all; said aloud."""
+    truncated, unknown = int(scratch.total("truncated")), int(scratch.total("unknown"))
+    if truncated:
+        log.info("%s: %s of %s texts are longer than the tower reads", name, f"{truncated:,}", f"{count:,}")
+    if unknown:
+        log.warning(
+            "%s: %s of %s texts hold no word that the tower knows; they all get the same vector",
+            name,
+            f"{unknown:,}",
+            f"{count:,}",
+        )
+    return {"truncated": truncated} | ({"unknown": unknown} if unknown else {})
 
 
 def write_ids(name: str, ids: pl.DataFrame, found: Probe, out: Path) -> None:
