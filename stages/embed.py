@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import polars as pl
 
 from stages.runner import run_stage
-from twinlens import categories, encoders, paths, tables
-from twinlens.cards import ModelCard, Tower
+from twinlens import categories, paths, tables
 from twinlens.costs import Cost
 from twinlens.encoders.towers import TowerJob
-from twinlens.encoders.weights import identity
-from twinlens.errors import DataError
 from twinlens.params import CategoryParams, read_params
 from twinlens.placement import place
 from twinlens.scratch import prune, publishing
 from twinlens.sources import CLASSES, IMAGES, NEGATIVES, text_sources
+from twinlens.trained import weights_of
 
 
 def main(dataset: str, model: str) -> None:
@@ -35,7 +30,7 @@ def main(dataset: str, model: str) -> None:
     prompts, negatives = category_sources(dataset, groups, params.category_search)
     with publishing(paths.embedded(dataset, model)) as draft:
         for role, tower in card.towers().items():
-            job = TowerJob(tower, _weights(role, tower, card, dataset, model), placement, params.compute, cost)
+            job = TowerJob(tower, weights_of(role, card, dataset, model), placement, params.compute, cost)
             if role in ("joint", "image"):
                 job.pictures(IMAGES, paths.resized(dataset), pool, draft)
                 if len(negatives):
@@ -58,18 +53,6 @@ def category_sources(dataset: str, groups: pl.DataFrame, params: CategoryParams)
         return categories.class_prompts([], params.prompt), groups[:0]
     negatives = categories.draw_negatives(groups, images, params.negatives, params.seed)
     return categories.class_prompts(sorted(classed["class"].unique()), params.prompt), negatives
-
-
-def _weights(role: str, tower: Tower, card: ModelCard, dataset: str, model: str) -> Path:
-    """Where the weights are; those of a pretrained tower must be the ones that `train` noted."""
-    trained = paths.trained(dataset, model)
-    if card.train is not None:
-        return trained / "weights"
-    path = encoders.locate(tower)
-    noted = json.loads((trained / "weights.json").read_text())
-    if identity(path) != noted[role]:
-        raise DataError(f"{path} is not what `train` found there: `dvc repro -f train`")
-    return path
 
 
 if __name__ == "__main__":
