@@ -94,7 +94,8 @@ def write_table(material: Material, shards: Path, settings: IndexParams, folder:
     schema = _schema(material)
     batches = _batches(material, shards, settings.thumbnail_px, schema, threads)
     reader = pa.RecordBatchReader.from_batches(schema, batches)
-    table = lancedb.connect(folder).create_table(TABLE, data=reader, schema=schema)
+    # To LanceDB a null vector is a bad one; here it is a picture that nobody described.
+    table = lancedb.connect(folder).create_table(TABLE, data=reader, schema=schema, on_bad_vectors="null")
     # Words are stemmed and cased before, so that this is plain BM25 on the words that `rank` counts too.
     plain = FTS(
         base_tokenizer="whitespace",
