@@ -131,3 +131,10 @@ def test_a_manifest_that_is_none_is_refused() -> None:
     paths.indexed(*NAMES).write_text("{}")
     with pytest.raises(DataError, match=r"no manifest of an index .*`dvc repro -f index`"):
         Searcher()
+
+
+@pytest.mark.usefixtures("copy")
+def test_weights_that_are_gone_are_named_with_what_brings_them_back() -> None:
+    shutil.rmtree(paths.trained(DATASET, MODEL))
+    with pytest.raises(DataError, match=r"weights is not here: `dvc repro train` makes it"):
+        Searcher().search(TEXT)

@@ -251,6 +251,23 @@ def test_auto_takes_what_the_model_can_do() -> None:
 
 
 @pytest.mark.usefixtures("root")
+def test_a_searcher_says_what_it_can_do_and_loads_it_when_told() -> None:
+    every = ("vector", "text", "hybrid", "exemplar")
+    able = {model: Searcher(model=model) for model in (MODEL, "pixels", "words")}
+    assert {one.modes for one in able.values()} == {every}
+    assert [(one.embeds_text, one.embeds_pictures) for one in able.values()] == [
+        (True, True),
+        (False, True),
+        (True, False),
+    ]
+    able[MODEL].warm()
+    assert set(able[MODEL].towers._loaded) == {"joint"}
+    assert set(able[MODEL].index._spaces) == {"image_vector", "caption_vector"}
+    shown = able[MODEL].picture(ids()[6])
+    assert (shown.image_id, len(shown.captions)) == (ids()[6], 5)
+
+
+@pytest.mark.usefixtures("root")
 def test_a_hit_has_what_the_pipeline_knows_of_the_picture() -> None:
     hit = search(TEXT, k=1).hits[0]
     captions = tables.read_table(paths.filtered(DATASET) / "captions.parquet", tables.CAPTIONS)
