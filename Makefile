@@ -34,7 +34,8 @@ requirements: setup
 	uv pip compile pyproject.toml --universal --all-extras --python-version 3.11 \
 	  --no-header --no-annotate -o requirements.txt
 
-# Finished parts that are kept for resuming and for other models that share a tower.
+# Finished parts that are kept for resuming and for other models that share a tower, and tables of the search
+# index, which are built anew when they are next opened.
 clean-scratch:
 	rm -rf .dvc/tmp/twinlens
 

@@ -29,7 +29,7 @@ def main(dataset: str, model: str) -> None:
     prompts, negatives = category_sources(dataset, groups, params.category_search)
     with publishing(paths.embedded(dataset, model)) as draft:
         sources = Sources(paths.resized(dataset), pool, negatives, prompts, texts)
-        Embedder(card, paths.trained(dataset, model), placement, params.compute, cost).embed(sources, draft)
+        Embedder(card, dataset, model, placement, params.compute, cost).embed(sources, draft)
     prune()
     cost.write(paths.cost("embed", dataset, model), items=len(pool) + len(negatives), seconds=cost.seconds_of_parts())
 

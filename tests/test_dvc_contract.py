@@ -18,8 +18,21 @@ from tests.workspace import CLEAN, RAN, Workspace, clone
 
 pytestmark = pytest.mark.slow
 
-ALL = ["validate", "download", "filter", "resize", "group", "caption", "train", "embed", "rank", "evaluate", "report"]
-OF_THE_MODEL = ["train", "embed", "rank", "evaluate", "report"]
+ALL = [
+    "validate",
+    "download",
+    "filter",
+    "resize",
+    "group",
+    "caption",
+    "train",
+    "embed",
+    "rank",
+    "index",
+    "evaluate",
+    "report",
+]
+OF_THE_MODEL = ["train", "embed", "rank", "index", "evaluate", "report"]
 GUARD = "validate"  # checks params.yaml in a moment; it runs when one of the three names changes
 
 
@@ -104,7 +117,7 @@ def test_changing_k_reruns_only_evaluate_and_the_report(workspace: Workspace) ->
 
 def test_changing_the_captioner_reruns_only_caption_and_what_reads_captions(workspace: Workspace) -> None:
     ran = workspace.ran("dvc", "exp", "run", "-S", "captioner=none")
-    assert ran == [GUARD, "caption", "embed", "rank", "evaluate", "report"]
+    assert ran == [GUARD, "caption", "embed", "rank", "index", "evaluate", "report"]
     assert workspace.ran("dvc", "exp", "run", "-S", "captioner=blip-scenes") == []
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinlens import neighbours
 from twinlens.neighbours import nearest
+from twinlens.scoring import float32_error
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -123,7 +123,7 @@ def test_equals_the_plain_ranking_whatever_ties_there_are(items: int, k: int, le
 def test_the_tolerance_covers_the_float32_error_of_the_product() -> None:
     queries, pool = vectors(200, 768, 10), vectors(3000, 768, 11)
     error = np.abs((queries @ pool.T).astype(np.float64) - queries.astype(np.float64) @ pool.astype(np.float64).T)
-    assert error.max() < neighbours.float32_error(768) / 4
+    assert error.max() < float32_error(768) / 4
 
 
 def test_a_first_hit_past_the_end_is_past_it_also_where_its_score_ties_with_the_last() -> None:

@@ -55,6 +55,9 @@ PURE = (
     "tasks",
     "tables",
     "runs",
+    "scoring",
+    "thumbnails",
+    "words",
 )
 SLOW = {"torch", "open_clip", "timm", "transformers", "sentence_transformers", "torchvision", "torchmetrics"}
 
@@ -132,7 +135,7 @@ def test_every_stage_script_is_in_the_pipeline_in_order_of_flow() -> None:
     scripts = {path.stem for path in Path("stages").glob("*.py")} - {"__init__", "runner"}
     assert scripts == set(PIPELINE)
     assert list(PIPELINE) == [
-        "validate", "download", "filter", "resize", "group", "caption", "train", "embed", "rank", "evaluate",
+        "validate", "download", "filter", "resize", "group", "caption", "train", "embed", "rank", "index", "evaluate",
         "report",
     ]  # fmt: skip
 

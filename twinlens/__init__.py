@@ -1,3 +1,29 @@
-"""TwinLens: which image-text embedding, fed with what, finds the right picture, and what it costs."""
+"""TwinLens: which image-text embedding, fed with what, finds the right picture, and what it costs.
+
+As a library:
+
+>>> from twinlens import search                              # doctest: +SKIP
+>>> for hit in search("two dogs on a beach", k=5).hits:      # doctest: +SKIP
+...     print(hit.rank, hit.image_id, hit.score, hit.captions)
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Where the library's names live; imported when asked for, because every stage and command imports this file.
+_HOMES = {
+    "Hit": "twinlens.indexing.results",
+    "QueryError": "twinlens.errors",
+    "Results": "twinlens.indexing.results",
+    "Searcher": "twinlens.indexing.searcher",
+    "search": "twinlens.indexing.searcher",
+}
+__all__ = ["Hit", "QueryError", "Results", "Searcher", "search"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'twinlens' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

@@ -22,6 +22,10 @@ class FetchError(TwinLensError):
     """A file could not be had from where it was asked for."""
 
 
+class QueryError(TwinLensError):
+    """A search asks for something that cannot be searched for; the message says what can."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A phrase that points from a wrong name to the right one, for use at the end of a message."""
     names = sorted(known)

@@ -84,10 +84,10 @@ class Pairs(nn.Module):
 
         def pair() -> nn.ModuleDict:
             text: nn.Module
-            if table is None:
+            if heads.text == "mlp":
                 text = Head(heads, text_width, heads.text_hidden, heads.text_dropout)
-            else:
-                text = WordsHead(heads, table)
+            else:  # without the words' table it is there to be loaded, not to be used
+                text = WordsHead(heads, torch.zeros(1, text_width) if table is None else table)
             image = Head(heads, image_width, heads.image_hidden, heads.image_dropout)
             return nn.ModuleDict({"image": image, "text": text})
 
@@ -98,6 +98,10 @@ class Pairs(nn.Module):
     def directions(self) -> list[str]:
         """`both`, or `image_to_caption` and `caption_to_image`."""
         return list(self.pairs)
+
+    def serving(self, direction: str) -> str:
+        """The pair that serves a direction: its own, or `both`."""
+        return direction if direction in self.pairs else BOTH
 
     def head(self, direction: str, side: str) -> nn.Module:
         """The head of a direction and a side, `image` or `text`."""

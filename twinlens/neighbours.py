@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float32, Int
+
+from twinlens.scoring import exact_scores, float32_error, in_order
 
 BLOCK_BYTES = 128 * 2**20  # of one block of the product
 GROUP = 32  # items whose best score stands for all of them in the first round of the selection
@@ -87,26 +89,6 @@ def nearest(
             yield Neighbours(start, rows, scores, first_hit)
 
 
-def float32_error(dim: int) -> float:
-    """A bound on the error of a float32 inner product of unit vectors: four deviations of `dim` roundings."""
-    return 4.0 * float(np.finfo(np.float32).eps) * float(np.sqrt(dim))
-
-
-def exact_scores(
-    queries: Float[np.ndarray, "queries dim"],
-    items: Float[np.ndarray, "items dim"],
-    rows: Int[np.ndarray, "queries k"],
-) -> Float32[np.ndarray, "queries k"]:
-    """Inner products of each query with its `rows`, in float64, rounded to float32."""
-    scores = np.empty(rows.shape, dtype=np.float32)
-    step = max(1, 2**16 // (rows.shape[1] * items.shape[1]))  # half a MB of float64 stays in the cache
-    for start in range(0, len(rows), step):
-        near = items[rows[start : start + step]].astype(np.float64)  # (queries, k, dim)
-        block = queries[start : start + step].astype(np.float64)
-        scores[start : start + step] = np.matmul(near, block[:, :, None])[:, :, 0]
-    return scores
-
-
 def _leave_out(product: torch.Tensor, own_rows: Int[np.ndarray, " queries"]) -> None:
     queries = np.flatnonzero(own_rows >= 0)
     product[torch.from_numpy(queries), torch.from_numpy(own_rows[queries]).long()] = -torch.inf
@@ -123,7 +105,7 @@ def _best(
     rows = candidates.cpu().numpy()
     scores = exact_scores(queries, items, rows)
     scores[~np.isfinite(values.cpu().numpy())] = -np.inf  # the query itself
-    rows, scores = _in_order(rows, scores)
+    rows, scores = in_order(rows, scores)
     worst_candidate = values[:, -1].cpu().numpy()
     rows, scores = rows[:, :k], scores[:, :k]
     if candidates.shape[1] < product.shape[1]:
@@ -132,7 +114,7 @@ def _best(
             reach = float(scores[query, -1]) - tolerance
             near = torch.nonzero(product[query] >= reach)[:, 0].cpu().numpy()[None]  # (1, near)
             again = exact_scores(queries[query : query + 1], items, near)
-            near, again = _in_order(near, again)
+            near, again = in_order(near, again)
             rows[query], scores[query] = near[0, :k], again[0, :k]
     return rows, scores
 
@@ -156,16 +138,6 @@ def _candidates(product: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.
         inside, rows = torch.cat([inside, product[:, whole:]], 1), torch.cat([rows, rest], 1)
     values, places = torch.topk(inside, count, dim=1)
     return values, torch.gather(rows, 1, places)
-
-
-def _in_order(
-    rows: Int[np.ndarray, "queries n"], scores: Float32[np.ndarray, "queries n"]
-) -> tuple[Int[np.ndarray, "queries n"], Float32[np.ndarray, "queries n"]]:
-    """Best score first; equal scores by item row."""
-    by_row = np.argsort(rows, axis=1)
-    rows, scores = np.take_along_axis(rows, by_row, 1), np.take_along_axis(scores, by_row, 1)
-    by_score = np.argsort(-scores, axis=1, kind="stable")
-    return np.take_along_axis(rows, by_score, 1), np.take_along_axis(scores, by_score, 1)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,26 @@ class ReportParams(Section):
     thumbnail_px: Annotated[int, Field(ge=32, le=512)]  # longer side
 
 
+class IndexParams(Section):
+    """What the search index holds."""
+
+    thumbnail_px: Annotated[int, Field(ge=32, le=1024)]  # longer side
+    vector_index: Literal["exact", "ivf", "hnsw"]  # exact: none
+    from_rows: Annotated[int, Field(ge=256)]  # smaller tables are searched exactly, whatever `vector_index` says
+
+
+class SearchParams(Section):
+    """How the index is searched. No stage depends on it."""
+
+    depth: PositiveInt  # candidates that each side brings to a hybrid
+    fusion: Literal["rrf", "weighted"]
+    text_weight: Annotated[float, Field(ge=0, le=1)]  # of BM25 in a weighted hybrid
+    negatives: PositiveInt  # random pictures that exemplars are told apart from
+    seed: int  # of their draw
+    probes: PositiveInt  # partitions of the vector index that are searched
+    ef: PositiveInt  # candidates of a search in HNSW
+
+
 Severity = Literal["error", "warn"]
 
 
@@ -150,6 +170,8 @@ class Params(Section):
     category_search: CategoryParams
     gates: GateParams
     report: ReportParams
+    index: IndexParams
+    search: SearchParams
     compute: ComputeParams
     datasets: dict[str, DatasetCard]
     models: dict[str, ModelCard]

@@ -71,6 +71,11 @@ def evaluated(dataset: str, model: str) -> Path:
     return DATA / "evaluated" / dataset / model
 
 
+def indexed(dataset: str, model: str, captioner: str) -> Path:
+    """The search index's manifest: which table answers. The table itself is in `index_tables`."""
+    return DATA / "indexed" / dataset / model / f"{captioner}.json"
+
+
 def report() -> Path:
     """The report, one self-contained page."""
     return Path("report") / "index.html"
@@ -89,6 +94,11 @@ def scratch() -> Path:
     if own := os.environ.get("TWINLENS_SCRATCH"):
         return Path(own)
     return Path(os.environ.get("DVC_ROOT", ".")) / ".dvc" / "tmp" / "twinlens"
+
+
+def index_tables() -> Path:
+    """Tables of the search index, one folder a content: their bytes differ from build to build, so DVC keeps none."""
+    return scratch() / "index"
 
 
 def downloads() -> Path:

@@ -27,6 +27,7 @@ from twinlens import paths
 log = logging.getLogger("twinlens")
 
 KEEP_DAYS = 30.0
+PRUNED_ELSEWHERE = ("index",)  # by twinlens.indexing, which knows the tables that a manifest names
 
 
 def fingerprint(**parts: Any) -> str:
@@ -152,7 +153,9 @@ def _is_running(process: int) -> bool:
 def prune(keep_days: float = KEEP_DAYS) -> list[Path]:
     """Remove work that no run has used for `keep_days`; returns the folders removed."""
     oldest = time.time() - keep_days * 86_400
-    stale = [folder for folder in paths.scratch().glob("*/*") if folder.is_dir() and folder.stat().st_mtime < oldest]
+    kept = [folder for folder in paths.scratch().glob("*/*") if folder.is_dir()]
+    mine = [folder for folder in kept if folder.parent.name not in PRUNED_ELSEWHERE]
+    stale = [folder for folder in mine if folder.stat().st_mtime < oldest]
     for folder in stale:
         shutil.rmtree(folder, ignore_errors=True)
     return stale

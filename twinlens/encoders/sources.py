@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from twinlens import encoders
 from twinlens.cards import ModelCard, Tower
 from twinlens.costs import Cost
 from twinlens.encoders.features import HeadedJob, features_of
 from twinlens.encoders.towers import TowerJob
-from twinlens.encoders.weights import identity
-from twinlens.errors import DataError
-from twinlens.heads import BOTH, CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
+from twinlens.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
 from twinlens.params import ComputeParams
 from twinlens.placement import Placement
 from twinlens.recipes import HeadsRecipe
 from twinlens.sources import CAPTIONS, CLASSES, GENERATED, IMAGES, NEGATIVES, OTHER_WAY, UNTRAINED
+from twinlens.trained import heads_of, weights_before, weights_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,8 @@ class Embedder:
     """A card with its weights, and where they are run."""
 
     card: ModelCard
-    trained: Path  # folder of the `train` stage
+    dataset: str
+    model: str
     placement: Placement
     compute: ComputeParams
     cost: Cost
@@ -56,8 +54,7 @@ class Embedder:
             self._embed_by_heads(sources, out)
             return
         for role, tower in self.card.towers().items():
-            after = self.trained / "weights" if self.card.train is not None else self._pretrained(role, tower)
-            job = self._job(tower, after)
+            job = self._job(tower, weights_of(role, self.card, self.dataset, self.model))
             if role in ("joint", "image"):
                 job.pictures(IMAGES, sources.shards, sources.pool, out)
                 if len(sources.negatives):
@@ -68,17 +65,16 @@ class Embedder:
                 for name, table in sources.texts.items():
                     job.texts(name, table, out)
             if self.card.train is not None and CAPTIONS in sources.texts:
-                before = self.trained / "untrained" if self.card.from_nothing else self._pretrained(role, tower)
-                job = self._job(tower, before)
+                job = self._job(tower, weights_before(role, self.card, self.dataset, self.model))
                 job.pictures(f"{IMAGES}{UNTRAINED}", sources.shards, sources.pool, out)
                 job.texts(f"{CAPTIONS}{UNTRAINED}", sources.texts[CAPTIONS], out)
 
     def _embed_by_heads(self, sources: Sources, out: Path) -> None:
-        weights = {role: self._pretrained(role, tower) for role, tower in self.card.towers().items()}
+        weights = {role: weights_of(role, self.card, self.dataset, self.model) for role in self.card.towers()}
         features = features_of(self.card, weights, self.placement, self.compute, self.cost)
-        pairs = Pairs.read(self.trained / "weights", features.table)
+        pairs = Pairs.read(heads_of(self.dataset, self.model), features.table)
         job = HeadedJob(features, pairs, self.placement)
-        main = BOTH if BOTH in pairs.directions else CAPTION_TO_IMAGE
+        main = pairs.serving(CAPTION_TO_IMAGE)
         job.pictures(IMAGES, sources.shards, sources.pool, out, main)
         if len(sources.negatives):
             job.pictures(NEGATIVES, sources.shards, sources.negatives, out, main)
@@ -91,17 +87,10 @@ class Embedder:
             for name in (name for name in (CAPTIONS, GENERATED) if name in sources.texts):
                 job.texts(f"{name}{OTHER_WAY}", sources.texts[name], out, IMAGE_TO_CAPTION)
         if CAPTIONS in sources.texts:
-            before = HeadedJob(features, Pairs.read(self.trained / "untrained", features.table), self.placement)
+            untrained = Pairs.read(heads_of(self.dataset, self.model, before=True), features.table)
+            before = HeadedJob(features, untrained, self.placement)
             before.pictures(f"{IMAGES}{UNTRAINED}", sources.shards, sources.pool, out, main)
             before.texts(f"{CAPTIONS}{UNTRAINED}", sources.texts[CAPTIONS], out, main)
 
     def _job(self, tower: Tower, weights: Path) -> TowerJob:
         return TowerJob(tower, weights, self.placement, self.compute, self.cost)
-
-    def _pretrained(self, role: str, tower: Tower) -> Path:
-        """Where a tower's own weights are; they must be the ones that `train` noted."""
-        path = encoders.locate(tower)
-        noted = json.loads((self.trained / "weights.json").read_text())
-        if identity(path) != noted[role]:
-            raise DataError(f"{path} is not what `train` found there: `dvc repro -f train`")
-        return path

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from PIL import Image
 
 from twinlens.evaluation import Pool
 from twinlens.params import ReportParams
 from twinlens.runs import read_run
 from twinlens.tables import iter_pixels
+from twinlens.thumbnails import thumbnail
 
 KINDS = ("best", "typical", "worst")
 
@@ -154,15 +153,7 @@ def make(pool: Pool, retriever: str, values: pl.DataFrame, album: Album, measure
 def thumbnails(image_ids: Iterable[str], groups: pl.DataFrame, shards: Path, side_px: int) -> dict[str, str]:
     """Small JPEGs as data URIs, by image id."""
     wanted = groups.filter(pl.col("image_id").is_in(sorted(set(image_ids)))).sort("shard", "row")
-    return {image_id: thumbnail(jpeg, side_px) for image_id, jpeg in iter_pixels(shards, wanted)}
-
-
-def thumbnail(jpeg: bytes, side_px: int) -> str:
-    """A picture as a data URI, its longer side at most `side_px`."""
-    with Image.open(io.BytesIO(jpeg)) as picture:
-        picture.draft("RGB", (2 * side_px, 2 * side_px))
-        small = picture.convert("RGB")
-    small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=75, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+    return {
+        image_id: "data:image/jpeg;base64," + base64.b64encode(thumbnail(jpeg, side_px)).decode("ascii")
+        for image_id, jpeg in iter_pixels(shards, wanted)
+    }

@@ -1,0 +1,88 @@
+"""A small pool that went through the stages for real: drawn, trained on, embedded, indexed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from stages import download, embed, filter, group, index, resize, train
+from twinlens import paths, tables
+
+ARCHITECTURE: dict[str, Any] = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+    "text_cfg": {"context_length": 24, "vocab_size": 0, "width": 32, "heads": 2, "layers": 1},
+}
+DATASET, MODEL, CAPTIONER = "scenes", "clip-scenes", "git"
+POOL = 60
+CHECKPOINT = "$TWINLENS_TEST_WEIGHTS"
+
+
+def parameters() -> dict[str, Any]:
+    """params.yaml with a tiny pool, a tiny CLIP, and its towers apart."""
+    raw: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
+    raw["datasets"]["scenes"] |= {"train": 96, "val": 16, "test": POOL, "side_px": 48}
+    raw["captioner"] = CAPTIONER
+    raw["category_search"]["negatives"] = 0
+    raw["index"]["thumbnail_px"] = 32
+    raw["models"][MODEL]["joint"]["architecture"] = ARCHITECTURE
+    raw["models"][MODEL]["train"] |= {"epochs": 2, "batch_size": 32, "captions": "first"}
+    tower = {"open_clip": "custom", "architecture": ARCHITECTURE, "checkpoint": CHECKPOINT}
+    raw["models"] |= {"apart": {"image": tower, "text": tower}, "pixels": {"image": tower}, "words": {"text": tower}}
+    return raw
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository's root, as it were, once every stage has run."""
+    folder = tmp_path_factory.mktemp("searched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TWINLENS_SCRATCH", str(folder / "scratch"))
+        patch.setenv(CHECKPOINT[1:], str(folder / paths.trained(DATASET, MODEL) / "weights"))
+        patch.chdir(folder)
+        Path("params.yaml").write_text(yaml.safe_dump(parameters()), encoding="utf-8")
+        download.main(DATASET)
+        filter.main(DATASET)
+        resize.main(DATASET)
+        group.main(DATASET)
+        _describe()
+        for model in (MODEL, "apart", "pixels", "words"):
+            train.main(DATASET, model)
+            embed.main(DATASET, model)
+            index.main(DATASET, model, CAPTIONER)
+    return folder
+
+
+def _describe() -> None:
+    """Generated captions that anyone can check: the labels, in reverse."""
+    images = tables.read_table(paths.filtered(DATASET) / "images.parquet", tables.IMAGES)
+    groups = tables.read_table(paths.grouped(DATASET) / "images.parquet", tables.GROUPS).filter("in_pool")
+    labels = dict(images.select("image_id", "labels").iter_rows())
+    texts = [f"machine says {' '.join(reversed(labels[image_id]))}" for image_id in groups["image_id"]]
+    table = pl.DataFrame({"image_id": groups["image_id"], "text": texts})
+    tables.write_table(table, paths.captioned(DATASET, CAPTIONER) / "captions.parquet", tables.GENERATED)
+
+
+@pytest.fixture
+def root(built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The finished folder, to be read."""
+    return _entered(built, built, monkeypatch)
+
+
+@pytest.fixture
+def copy(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, to be changed."""
+    shutil.copytree(built, tmp_path / "copy")
+    return _entered(tmp_path / "copy", built, monkeypatch)
+
+
+def _entered(folder: Path, built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TWINLENS_SCRATCH", str(folder / "scratch"))
+    monkeypatch.setenv(CHECKPOINT[1:], str(built / paths.trained(DATASET, MODEL) / "weights"))
+    monkeypatch.chdir(folder)
+    return folder

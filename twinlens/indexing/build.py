@@ -1,0 +1,188 @@
+"""Building: a LanceDB table of the pool, in a folder named by what it holds."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from twinlens import paths
+from twinlens.cards import ModelCard
+from twinlens.indexing.manifest import PUBLISHED, Manifest, digests, named_keys, published, vector_files
+from twinlens.indexing.material import Material, gather
+from twinlens.params import IndexParams
+from twinlens.progress import Progress
+from twinlens.scratch import Scratch, code_digest, digest, fingerprint
+from twinlens.tables import iter_pixels
+from twinlens.thumbnails import thumbnail
+from twinlens.words import words
+
+if TYPE_CHECKING:
+    from lancedb.table import Table
+
+log = logging.getLogger("twinlens")
+
+TABLE, FOLDER = "pictures", "table"
+IMAGE_VECTOR, CAPTION_VECTOR, WORDS = "image_vector", "caption_vector", "words"
+BATCH = 256  # pictures
+UNUSED_DAYS = 7.0  # after which a table that no manifest names is removed; it can be built anew
+
+
+def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings: IndexParams, threads: int) -> Manifest:
+    """Build the table unless it is there, then let the manifest name it.
+
+    Args:
+        dataset: a name, as the others.
+        model: its vectors are taken.
+        captioner: its captions are taken.
+        card: of the model.
+        settings: what the table holds.
+        threads: that make thumbnails.
+
+    Raises:
+        DataError: an output of the pipeline is not here, or outputs do not belong together.
+    """
+    from twinlens.trained import weights_identity
+
+    material = gather(dataset, model, captioner)
+    vectors = digests(vector_files(dataset, model))
+    weights = weights_identity(card, dataset, model)
+    key = fingerprint(
+        names=[dataset, model, captioner],
+        ids=digest(material.pool["image_id"]),
+        pictures=digest(material.pool["sha256"]),
+        texts=digest(
+            "\n".join([*human, *labels, machine or ""])
+            for human, labels, machine in zip(material.captions, material.labels, material.generated, strict=True)
+        ),
+        vectors=vectors,
+        weights=weights,
+        settings=settings.model_dump(),
+        code=code_digest("indexing/build.py", "indexing/material.py", "thumbnails.py", "words.py"),
+    )
+    manifest = Manifest(key, dataset, model, captioner, len(material), settings.model_dump(), vectors, weights)
+    make_table(manifest, material, threads)
+    manifest.write(published(dataset, model, captioner))
+    manifest.write(paths.indexed(dataset, model, captioner))
+    for folder in prune():
+        log.info("removed %s: no manifest names it", folder)
+    return manifest
+
+
+def make_table(manifest: Manifest, material: Material, threads: int) -> None:
+    """Build the table that a manifest names, unless it is there; a second process waits for the first."""
+    with Scratch("index", manifest.key) as scratch:
+        if scratch.has(FOLDER):
+            log.info("the index of %s with %s is there already", manifest.dataset, manifest.model)
+            return
+        settings = IndexParams.model_validate(manifest.settings)
+        shards = paths.resized(manifest.dataset)
+        scratch.put(FOLDER, lambda path: write_table(material, shards, settings, path, threads))
+
+
+def write_table(material: Material, shards: Path, settings: IndexParams, folder: Path, threads: int) -> None:
+    """Write the table with its full-text index and, where the settings ask for one, its vector indexes."""
+    import lancedb
+    from lancedb.index import FTS
+
+    schema = _schema(material)
+    batches = _batches(material, shards, settings.thumbnail_px, schema, threads)
+    reader = pa.RecordBatchReader.from_batches(schema, batches)
+    # To LanceDB a null vector is a bad one; here it is a picture that nobody described.
+    table = lancedb.connect(folder).create_table(TABLE, data=reader, schema=schema, on_bad_vectors="null")
+    # Words are stemmed and cased before, so that this is plain BM25 on the words that `rank` counts too.
+    plain = FTS(
+        base_tokenizer="whitespace",
+        lower_case=False,
+        stem=False,
+        remove_stop_words=False,
+        ascii_folding=False,
+        max_token_length=None,
+    )
+    if any(material.captions) or any(material.generated):
+        table.create_index(WORDS, config=plain)
+    if settings.vector_index != "exact" and len(material) >= settings.from_rows:
+        _index_vectors(table, settings.vector_index)
+
+
+def _index_vectors(table: Table, kind: str) -> None:
+    from lancedb.index import HnswSq, IvfFlat
+
+    for column in (IMAGE_VECTOR, CAPTION_VECTOR):
+        if column in table.schema.names:
+            table.create_index(column, config=IvfFlat("dot") if kind == "ivf" else HnswSq("dot"))
+
+
+def _schema(material: Material) -> pa.Schema:
+    def vector(rows: np.ndarray | None, name: str) -> list[pa.Field]:
+        return [] if rows is None else [pa.field(name, pa.list_(pa.float32(), rows.shape[1]))]
+
+    return pa.schema(
+        [
+            pa.field("row", pa.int32(), nullable=False),  # place in the pool: orders equal scores
+            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("thumbnail", pa.binary(), nullable=False),  # JPEG
+            pa.field("captions", pa.list_(pa.string()), nullable=False),
+            pa.field("caption_generated", pa.string()),
+            pa.field("labels", pa.list_(pa.string()), nullable=False),
+            pa.field(WORDS, pa.string(), nullable=False),  # of all captions, stemmed, joined by blanks
+            *vector(material.image_vectors, IMAGE_VECTOR),
+            *vector(material.caption_vectors, CAPTION_VECTOR),
+        ]
+    )
+
+
+def _batches(
+    material: Material, shards: Path, side_px: int, schema: pa.Schema, threads: int
+) -> Iterator[pa.RecordBatch]:
+    from twinlens.pixels import ahead
+
+    jpegs = (jpeg for _, jpeg in iter_pixels(shards, material.pool))
+    small = ahead(lambda jpeg: thumbnail(jpeg, side_px), jpegs, threads)
+    ids = material.pool["image_id"].to_list()
+    with Progress("index", total=len(material), unit="img") as bar:
+        for start in range(0, len(material), BATCH):
+            rows = range(start, min(start + BATCH, len(material)))
+            columns = {
+                "row": list(rows),
+                "image_id": [ids[row] for row in rows],
+                "thumbnail": [next(small) for _ in rows],
+                "captions": [material.captions[row] for row in rows],
+                "caption_generated": [material.generated[row] for row in rows],
+                "labels": [material.labels[row] for row in rows],
+                WORDS: [" ".join(_words_of(material, row)) for row in rows],
+            }
+            arrays = [pa.array(values, schema.field(name).type) for name, values in columns.items()]
+            if material.image_vectors is not None:
+                arrays.append(_vectors(material.image_vectors[rows.start : rows.stop]))
+            if material.caption_vectors is not None:
+                absent = pa.array(~material.described[rows.start : rows.stop])
+                arrays.append(_vectors(material.caption_vectors[rows.start : rows.stop], absent))
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            bar.add(len(rows))
+
+
+def _words_of(material: Material, row: int) -> list[str]:
+    texts = [*material.captions[row], material.generated[row] or ""]
+    return [word for text in texts for word in words(text)]
+
+
+def _vectors(rows: np.ndarray, absent: pa.Array | None = None) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(rows, dtype=np.float32).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, rows.shape[1], mask=absent)
+
+
+def prune(unused_days: float = UNUSED_DAYS) -> list[Path]:
+    """Remove tables that no manifest names and that nobody has opened for a while; returns the folders removed."""
+    oldest, named = time.time() - unused_days * 86_400, named_keys() | {PUBLISHED}
+    folders = [folder for folder in paths.index_tables().glob("*") if folder.is_dir()]
+    stale = [folder for folder in folders if folder.name not in named and folder.stat().st_mtime < oldest]
+    for folder in stale:
+        shutil.rmtree(folder, ignore_errors=True)
+    return stale

@@ -1,0 +1,209 @@
+"""One opened index: nearest vectors, BM25, and what is known of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from twinlens.errors import DataError
+from twinlens.indexing.build import CAPTION_VECTOR, FOLDER, IMAGE_VECTOR, TABLE, WORDS
+from twinlens.indexing.manifest import Manifest
+from twinlens.indexing.results import Picture
+from twinlens.params import SearchParams
+from twinlens.scoring import exact_scores, float32_error, in_order
+
+if TYPE_CHECKING:
+    from lancedb.table import Table
+
+SHOWN = ["row", "image_id", "captions", "caption_generated", "labels", "thumbnail"]
+SPARE = 32  # candidates beyond those wanted, so that ties at the cut seldom need a second search
+REFINE = 4  # an approximate search looks at this many times the wanted candidates with their full vectors
+
+Ranked = tuple[Int[np.ndarray, " found"], Float32[np.ndarray, " found"]]  # item rows and scores, best first
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One side of a query by vector: an item's score is the sum over the legs of weight times inner product."""
+
+    space: str  # IMAGE_VECTOR or CAPTION_VECTOR
+    vector: Float32[np.ndarray, " dim"]  # unit
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Space:
+    """The vectors of one column, in memory."""
+
+    rows: Float32[np.ndarray, "pictures dim"]  # zeros where there is no vector
+    absent: Int[np.ndarray, " none"]  # rows of pictures without one
+
+
+class Index:
+    """A table that was opened, with its ids and, once they are needed, its vectors in memory."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        import lancedb
+
+        self.manifest = manifest
+        self.table: Table = lancedb.connect(manifest.folder / FOLDER).open_table(TABLE)
+        self._spaces: dict[str, Space] = {}
+        self._lock = Lock()
+        self._approximate = {
+            column for index in self.table.list_indices() if index.index_type != "FTS" for column in index.columns
+        }
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Image ids, by row."""
+        found = self.table.search().select(["row", "image_id"]).to_arrow()
+        if found["row"].to_pylist() != list(range(self.manifest.rows)):
+            raise DataError(f"{self.manifest.folder} does not hold the rows of its manifest: remove that folder")
+        return found["image_id"].to_pylist()
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Rows, by image id."""
+        return {image_id: row for row, image_id in enumerate(self.ids)}
+
+    @cached_property
+    def spaces(self) -> tuple[str, ...]:
+        """The columns of vectors that there are."""
+        return tuple(name for name in (IMAGE_VECTOR, CAPTION_VECTOR) if name in self.table.schema.names)
+
+    @cached_property
+    def has_words(self) -> bool:
+        """Whether there is anything for BM25 to search."""
+        return any(WORDS in index.columns for index in self.table.list_indices())
+
+    def space(self, name: str) -> Space:
+        """The vectors of one column, read once."""
+        with self._lock:
+            if name not in self._spaces:
+                column = self.table.search().select(["row", name]).to_arrow().sort_by("row")[name].combine_chunks()
+                absent = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
+                flat = column.fill_null(np.zeros(column.type.list_size, dtype=np.float32)) if len(absent) else column
+                rows = flat.flatten().to_numpy().reshape(len(column), column.type.list_size)
+                self._spaces[name] = Space(rows, absent)
+            return self._spaces[name]
+
+    def nearest(self, legs: Sequence[Leg], depth: int, left_out: Collection[int], params: SearchParams) -> Ranked:
+        """The best items by vector, exactly, unless the table has a vector index for the only leg.
+
+        Args:
+            legs: at least one; a picture without a vector in a leg's space scores nothing there, and is not
+                found where that is the only leg.
+            depth: items wanted.
+            left_out: rows that are not wanted.
+            params: effort of an approximate search.
+
+        Returns:
+            Fewer than `depth` where there are no more.
+        """
+        if len(legs) == 1 and legs[0].space in self._approximate:
+            candidates = self._near(legs[0], depth + len(left_out), params)
+            candidates = candidates[~np.isin(candidates, list(left_out))]
+        else:
+            candidates = self._candidates(legs, depth, left_out)
+        if not len(candidates):
+            return candidates, np.zeros(0, dtype=np.float32)
+        scores = self._scores(legs, candidates)
+        rows, ordered = in_order(candidates[None], scores[None])
+        return rows[0, :depth], ordered[0, :depth]
+
+    def _near(self, leg: Leg, count: int, params: SearchParams) -> Int[np.ndarray, " candidates"]:
+        found = (
+            self.table.search(leg.vector, vector_column_name=leg.space)
+            .distance_type("dot")
+            .nprobes(params.probes)
+            .ef(max(params.ef, count))
+            .refine_factor(REFINE)
+            .limit(count)
+            .select(["row", "_distance"])
+            .to_arrow()
+        )
+        return found["row"].to_numpy().astype(np.int64)
+
+    def _candidates(self, legs: Sequence[Leg], depth: int, left_out: Collection[int]) -> Int[np.ndarray, " candidates"]:
+        """Every row that the float32 error allows to be among the best `depth`: ties at the cut included."""
+        total = np.zeros(self.manifest.rows, dtype=np.float32)
+        for leg in legs:
+            product = self.space(leg.space).rows @ leg.vector
+            total += product if leg.weight == 1.0 else np.float32(leg.weight) * product
+        total[list(left_out)] = -np.inf
+        if len(legs) == 1:
+            total[self.space(legs[0].space).absent] = -np.inf
+        possible = int(np.isfinite(total).sum())
+        if not possible:
+            return np.zeros(0, dtype=np.int64)
+        kth = np.partition(total, len(total) - min(depth, possible))[len(total) - min(depth, possible)]
+        error = sum(leg.weight * float32_error(len(leg.vector)) for leg in legs)
+        return np.flatnonzero((total >= kth - 2.0 * error) & np.isfinite(total))
+
+    def _scores(self, legs: Sequence[Leg], rows: Int[np.ndarray, " found"]) -> Float32[np.ndarray, " found"]:
+        if len(legs) == 1:
+            leg = legs[0]
+            return exact_scores(leg.vector[None], self.vectors(leg.space, rows), np.arange(len(rows))[None])[0]
+        wide = [self.space(leg.space).rows[rows].astype(np.float64) @ leg.vector.astype(np.float64) for leg in legs]
+        scores = sum(leg.weight * product for leg, product in zip(legs, wide, strict=True))
+        return np.asarray(scores, dtype=np.float32)
+
+    def vectors(self, space: str, rows: Sequence[int] | np.ndarray) -> Float32[np.ndarray, "rows dim"]:
+        """Stored vectors; where the space is searched approximately only these are read."""
+        if space not in self._approximate:
+            return self.space(space).rows[np.asarray(rows, dtype=np.int64)]
+        found = self._take(rows, [space])
+        return np.array([found[int(row)][space] for row in rows], dtype=np.float32)
+
+    def matching(self, tokens: Sequence[str], depth: int, left_out: Collection[int]) -> Ranked:
+        """The best items by BM25 over all captions, those that share a word with `tokens`.
+
+        Args:
+            tokens: what `twinlens.words.words` makes of the query.
+            depth: items wanted.
+            left_out: rows that are not wanted.
+
+        Returns:
+            Fewer than `depth` where fewer match; equal scores by row.
+        """
+        from lancedb.query import MatchQuery
+
+        limit = depth + len(left_out) + SPARE
+        while True:
+            query = MatchQuery(" ".join(tokens), WORDS)
+            found = self.table.search(query, query_type="fts").limit(limit).select(["row", "_score"]).to_arrow()
+            rows, scores = found["row"].to_numpy().astype(np.int64), found["_score"].to_numpy().astype(np.float32)
+            wanted = ~np.isin(rows, list(left_out))
+            whole = len(found) < limit
+            ordered, sorted_scores = in_order(rows[wanted][None], scores[wanted][None])
+            # Equal scores come in any order, so those at the cut are known only once a lower one is seen.
+            if whole or (len(ordered[0]) >= depth and sorted_scores[0, depth - 1] > scores.min()):
+                return ordered[0, :depth], sorted_scores[0, :depth]
+            limit *= 4
+
+    def pictures(self, rows: Sequence[int] | np.ndarray) -> list[Picture]:
+        """What is known of some pictures, in the order given."""
+        found = self._take(rows, SHOWN)
+        return [
+            Picture(
+                image_id=one["image_id"],
+                captions=tuple(one["captions"]),
+                caption_generated=one["caption_generated"],
+                labels=tuple(one["labels"]),
+                thumbnail=one["thumbnail"],
+            )
+            for one in (found[int(row)] for row in rows)
+        ]
+
+    def _take(self, rows: Sequence[int] | np.ndarray, columns: list[str]) -> dict[int, dict[str, Any]]:
+        wanted = sorted({int(row) for row in rows})
+        if not wanted:
+            return {}
+        found = self.table.take_offsets(wanted).select(list({"row", *columns})).to_list()
+        return {one["row"]: one for one in found}

@@ -1,0 +1,110 @@
+"""The manifest: a small file, the same bytes for the same index, that says which table answers.
+
+A table's own bytes differ from build to build, so DVC keeps the manifest, and the table lies in a folder
+named by the manifest's key. The manifest also says which vectors and weights the table was made of, so
+that an index is never searched with a model that did not make it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from twinlens import paths
+from twinlens.errors import DataError
+from twinlens.fetch import sha256_of
+from twinlens.sources import CAPTIONS, GENERATED, IMAGES
+
+PUBLISHED = "published"  # folder of the manifests last published, for the while in which DVC has removed its own
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which table answers for a dataset, a model and a captioner, and what it was made of."""
+
+    key: str  # of the table's content
+    dataset: str
+    model: str
+    captioner: str
+    rows: int
+    settings: dict[str, Any]  # section `index` of params.yaml
+    vectors: dict[str, str]  # SHA-256 of files of data/embedded, by name
+    weights: dict[str, Any]  # what identifies each tower's weights, by role
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `write` wrote.
+
+        Raises:
+            FileNotFoundError: there is none.
+            DataError: it is not a manifest.
+        """
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path} is no manifest of an index ({error}): `dvc repro -f index`") from None
+
+    def write(self, path: Path) -> None:
+        """Write it in one rename: whoever reads meets the old one or the new one."""
+        write_at_once(path, json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+
+    @property
+    def folder(self) -> Path:
+        """Where the table lies, if it was built on this machine."""
+        return paths.index_tables() / self.key
+
+
+def write_at_once(path: Path, text: str) -> None:
+    """Write a file under another name, then give it its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def published(dataset: str, model: str, captioner: str) -> Path:
+    """A copy of the manifest outside DVC's reach: DVC removes a stage's output before the stage makes it anew."""
+    return paths.index_tables() / PUBLISHED / dataset / model / f"{captioner}.json"
+
+
+def named_keys() -> set[str]:
+    """Keys of all tables that some manifest names, of this workspace or of the main checkout."""
+    roots = {Path(), Path(os.environ.get("DVC_ROOT", "."))}
+    files = {file for root in roots for file in (root / paths.DATA / "indexed").rglob("*.json")}
+    files |= set((paths.index_tables() / PUBLISHED).rglob("*.json"))
+    return {Manifest.read(file).key for file in files}
+
+
+def vector_files(dataset: str, model: str) -> list[Path]:
+    """The files of data/embedded that an index is made of: those that are there."""
+    folder = paths.embedded(dataset, model)
+    wanted = (folder / f"{name}{ending}" for name in (IMAGES, CAPTIONS, GENERATED) for ending in (".npy", ".parquet"))
+    return [file for file in wanted if file.exists()]
+
+
+def digests(files: Iterable[Path], memory: Path | None = None) -> dict[str, str]:
+    """The SHA-256 of each file, by name.
+
+    Args:
+        files: names must differ.
+        memory: a file that remembers digests by size, time and inode, because vectors of large pools take
+            longer to read than to search.
+    """
+    known: dict[str, list[Any]] = {}
+    if memory is not None and memory.exists():
+        known = json.loads(memory.read_text(encoding="utf-8"))
+    found: dict[str, list[Any]] = {}
+    for file in files:
+        stat = file.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        if file.name in known and known[file.name][:3] == stamp:
+            found[file.name] = known[file.name]
+        else:
+            found[file.name] = [*stamp, sha256_of(file)]
+    if memory is not None and found != known:
+        write_at_once(memory, json.dumps(found))
+    return {name: remembered[-1] for name, remembered in found.items()}

@@ -1,0 +1,149 @@
+"""Queries as people give them, brought to what can be searched for, or refused with a reason."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from twinlens.errors import QueryError, nearest
+from twinlens.indexing.results import Mode
+from twinlens.params import ResizeParams
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    Picture = str | Path | bytes | Image
+
+MODES = ("auto", *get_args(Mode))
+FUSIONS = ("rrf", "weighted")
+MAX_WORDS, MAX_CHARACTERS = 256, 4_096  # more than any text tower reads
+MAX_IMAGE_BYTES = 64 * 2**20
+PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # those that PNG holds
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def clean_text(text: str | None) -> tuple[str | None, list[str]]:
+    """A text without control characters, its blanks single, cut where no model reads on; None for nothing.
+
+    Raises:
+        QueryError: it is no text.
+    """
+    if text is None:
+        return None, []
+    if not isinstance(text, str):
+        raise QueryError(f"the query's text should be a string, found {type(text).__name__}")
+    readable = CONTROL.sub(" ", text.encode("utf-8", "replace").decode("utf-8"))  # lone surrogates cannot be encoded
+    found = readable.split()
+    shorter = " ".join(found[:MAX_WORDS])[:MAX_CHARACTERS].strip()
+    if len(shorter) < len(" ".join(found)):
+        return shorter, [f"the query is cut: {len(shorter.split())} of its {len(found):,} words are searched for"]
+    return shorter or None, []
+
+
+def read_image(image: Picture, limits: ResizeParams) -> tuple[bytes, list[str]]:
+    """A picture brought to what `resize` would have made of it, as JPEG bytes; with what had to be mended.
+
+    Args:
+        image: a path, the bytes of a file, or an opened picture.
+        limits: section `resize`; larger pictures are refused before their pixels are decoded.
+
+    Raises:
+        QueryError: there is no such file, it is not a picture, is damaged, too large or too small.
+    """
+    from twinlens.pixels import BadPictureError, prepare_jpeg
+
+    raw, name = _bytes_of(image, limits)
+    try:
+        prepared = prepare_jpeg(
+            raw,
+            shortest_side_px=limits.shortest_side_px,
+            min_side_px=limits.min_side_px,
+            max_megapixels=limits.max_megapixels,
+            quality=limits.jpeg_quality,
+            name=name,
+        )
+    except BadPictureError as error:
+        hint = "; an SVG is a drawing: export it as PNG" if b"<svg" in raw[:1024].lower() else ""
+        raise QueryError(f"the query's image cannot be used: {error}{hint}") from None
+    return prepared.jpeg, [f"the query's image: {note}" for note in prepared.mended]
+
+
+def _bytes_of(image: Picture, limits: ResizeParams) -> tuple[bytes, str]:
+    if isinstance(image, bytes):
+        raw, name = image, ""
+    elif isinstance(image, (str, Path)):
+        path = Path(image)
+        if not path.is_file():
+            raise QueryError(f"{path} is not a file; wanted: a picture to search by")
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise QueryError(f"{path} has {path.stat().st_size / 2**20:.0f} MB: over {MAX_IMAGE_BYTES // 2**20} MB")
+        try:
+            raw, name = path.read_bytes(), path.name
+        except OSError as error:
+            raise QueryError(f"{path} cannot be read: {error.strerror}") from None
+    else:
+        raw, name = _encoded(image, limits), ""
+    if len(raw) > MAX_IMAGE_BYTES and not name:
+        raise QueryError(f"the query's image has {len(raw) / 2**20:.0f} MB: over {MAX_IMAGE_BYTES // 2**20} MB")
+    return raw, name
+
+
+def _encoded(image: Image, limits: ResizeParams) -> bytes:
+    from PIL import Image, ImageOps
+
+    if not isinstance(image, Image.Image):
+        raise QueryError(f"the query's image should be a path, bytes or a PIL image, found {type(image).__name__}")
+    if image.width * image.height > limits.max_megapixels * 1e6:
+        raise QueryError(
+            f"the query's image cannot be used: {image.width} x {image.height} px: over "
+            f"{limits.max_megapixels:g} megapixels"
+        )
+    out = io.BytesIO()
+    try:
+        upright = ImageOps.exif_transpose(image)
+        plain = upright if upright.mode in PLAIN_MODES else upright.convert("RGB")
+        plain.save(out, "PNG", compress_level=1)
+    except (OSError, ValueError, SyntaxError) as error:  # of a lazily opened, damaged file
+        raise QueryError(f"the query's image cannot be used: {error}") from None
+    return out.getvalue()
+
+
+def rows_of(ids: str | Iterable[str], row_of: Mapping[str, int]) -> list[int]:
+    """Rows of image ids, without repeats, in the order given.
+
+    Raises:
+        QueryError: an id is not in the index; the message has the nearest ones.
+    """
+    given = [ids] if isinstance(ids, str) else list(ids)
+    for image_id in given:
+        if image_id not in row_of:
+            close = get_close_matches(str(image_id), row_of, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(repr(name) for name in close)}?" if close else "nothing is near it"
+            raise QueryError(f"there is no picture {str(image_id)[:200]!r} among the {len(row_of):,} indexed: {hint}")
+    return list(dict.fromkeys(row_of[image_id] for image_id in given))
+
+
+def known(value: str, names: Collection[str], what: str) -> str:
+    """The value, if it is one of the names.
+
+    Raises:
+        QueryError: it is not; the message has the nearest one.
+    """
+    if value not in names:
+        raise QueryError(f"{what}: no such one as '{value}' ({nearest(str(value), names)})")
+    return value
+
+
+def share(value: float, what: str) -> float:
+    """The value, if it is a share.
+
+    Raises:
+        QueryError: it is not from 0 to 1.
+    """
+    if not 0.0 <= value <= 1.0:
+        raise QueryError(f"{what}: {value} is not from 0 to 1")
+    return float(value)

@@ -1,0 +1,50 @@
+"""What a search gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+Mode = Literal["vector", "text", "hybrid", "exemplar"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What the index holds of one picture. Captions and labels are plain strings, as their authors wrote them."""
+
+    image_id: str
+    captions: tuple[str, ...]  # human
+    caption_generated: str | None
+    labels: tuple[str, ...]
+    thumbnail: bytes  # JPEG
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the thumbnail, as JSON has it."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "thumbnail"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit(Picture):
+    """One picture found."""
+
+    rank: int  # from 1
+    score: float  # what it measures depends on the mode: see `Searcher.search`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The answer to one query."""
+
+    hits: tuple[Hit, ...]  # best first
+    mode: Mode  # what `auto` came to, too
+    dataset: str
+    model: str
+    captioner: str
+    seconds: dict[str, float]  # `load` (models, once), `embed` (the query), `search`, `read` (what is shown)
+    notes: tuple[str, ...]  # what the asker should know, such as a query that was cut
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the thumbnails, as JSON has it."""
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {
+            "hits": [hit.to_dict() for hit in self.hits]
+        }

@@ -1,0 +1,345 @@
+"""Searching: one query in, results out, by vectors, by words, by both, or by examples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from twinlens import fusion as fusing
+from twinlens import paths
+from twinlens.errors import QueryError
+from twinlens.indexing import legs
+from twinlens.indexing.index import Leg, Ranked
+from twinlens.indexing.opening import open_index, rebuild_command
+from twinlens.indexing.queries import FUSIONS, MODES, clean_text, known, read_image, rows_of, share
+from twinlens.indexing.results import Hit, Mode, Picture, Results
+from twinlens.indexing.towers import Towers
+from twinlens.params import Params, read_params
+from twinlens.words import words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from twinlens.indexing import queries
+
+KEPT_OPEN = 4  # searchers that `search` keeps, each with its model
+
+
+@dataclass
+class _Asked:
+    """A query that was checked."""
+
+    text: str | None
+    jpeg: bytes | None
+    likes: list[int]
+    unlikes: list[int]
+    image_weight: float
+    text_weight: float
+    fusion: str
+    k: int
+    notes: list[str]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
+
+    @property
+    def left_out(self) -> list[int]:
+        return [*self.likes, *self.unlikes]
+
+    @property
+    def shows(self) -> bool:
+        """Whether there is a picture to start from."""
+        return self.jpeg is not None or bool(self.likes)
+
+
+class Searcher:
+    """An open index with the model that made it; safe to be used by several threads.
+
+    It goes on answering from what it opened while the index is built anew.
+    """
+
+    def __init__(
+        self,
+        dataset: str | None = None,
+        model: str | None = None,
+        captioner: str | None = None,
+        params: Params | None = None,
+    ) -> None:
+        """Open the index.
+
+        Args:
+            dataset: the active name of params.yaml if absent, as the others.
+            model: see `dataset`.
+            captioner: see `dataset`.
+            params: params.yaml, read if absent.
+
+        Raises:
+            QueryError: no such name, no such index, or an index of other vectors or weights than are here.
+            DataError: the index has to be built here first and cannot be.
+        """
+        self.params = params or read_params()
+        self.dataset = known(dataset or self.params.dataset, self.params.datasets, "dataset")
+        self.model = known(model or self.params.model, self.params.models, "model")
+        self.captioner = known(captioner or self.params.captioner, self.params.captioners, "captioner")
+        names = (self.dataset, self.model, self.captioner)
+        self.index = open_index(self.params, *names)
+        card, device = self.params.models[self.model], self.params.compute.device
+        self.towers = Towers(card, self.index.manifest, device, rebuild_command(self.params, *names))
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The modes that this index allows for some query."""
+        possible = {"vector": bool(self.index.spaces), "text": self.index.has_words}
+        possible |= {"hybrid": all(possible.values()), "exemplar": possible["vector"]}
+        return tuple(mode for mode in get_args(Mode) if possible[mode])
+
+    @property
+    def embeds_text(self) -> bool:
+        """Whether words can be searched for by vector."""
+        return self.towers.reads_text and legs.text_space(self.towers.joint) in self.index.spaces
+
+    @property
+    def embeds_pictures(self) -> bool:
+        """Whether a picture of the asker's own can be searched by."""
+        return self.towers.reads_pictures
+
+    def warm(self) -> None:
+        """Load the model and the vectors now rather than at the first query."""
+        self.towers.load(text=self.embeds_text, pictures=self.embeds_pictures)
+        for space in self.index.spaces:
+            self.index.vectors(space, [0])
+
+    def picture(self, image_id: str) -> Picture:
+        """What is known of one picture.
+
+        Raises:
+            QueryError: there is no such id; the message has the nearest ones.
+        """
+        return self.index.pictures(rows_of(image_id, self.index.row_of))[0]
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        image: queries.Picture | None = None,
+        like: str | Iterable[str] = (),
+        unlike: str | Iterable[str] = (),
+        mode: str = "auto",
+        k: int = 10,
+        image_weight: float | None = None,
+        text_weight: float | None = None,
+        fusion: str | None = None,
+    ) -> Results:
+        """Find pictures.
+
+        * `vector`: by the sum of what is given. Words search among pictures where the model puts both into one
+          space, else among captions. Liked and disliked pictures move the query (Rocchio). A score is a cosine.
+        * `text`: by BM25 over all captions. Pictures that share no word with the query are not found.
+        * `hybrid`: both lists fused, by reciprocal ranks or by scores.
+        * `exemplar`: by an SVM that is fitted on the liked and disliked pictures, and the words. A score is the
+          cosine with its weights.
+        * `auto`: `vector`; where the model has no use for the words, `text`, or `hybrid` beside a picture.
+
+        Args:
+            text: what is looked for, in words.
+            image: a picture to search by: path, bytes of a file, or a PIL image.
+            like: ids of pictures that are what is wanted; they are left out of the results.
+            unlike: ids of pictures that are not; left out too.
+            mode: see above.
+            k: pictures wanted.
+            image_weight: share of the picture where both are given, 0 to 1; `rank.image_weight` if absent.
+            text_weight: share of BM25 in a `weighted` hybrid, 0 to 1; `search.text_weight` if absent.
+            fusion: of a hybrid: `rrf` or `weighted`; `search.fusion` if absent.
+
+        Raises:
+            QueryError: there is nothing to search for, or the index cannot be searched for it.
+        """
+        asked = self._check(text, image, like, unlike, k, image_weight, text_weight, fusion)
+        chosen = self._mode(known(mode, MODES, "mode"), asked)
+        with asked.timed("load"):
+            embeds = chosen != "text"
+            self.towers.load(
+                text=embeds and asked.text is not None and self.embeds_text, pictures=embeds and asked.jpeg is not None
+            )
+        with asked.timed("embed"):
+            wanted = self._legs(chosen, asked) if chosen != "text" else []
+        with asked.timed("search"):
+            rows, scores = self._find(chosen, asked, wanted)
+        with asked.timed("read"):
+            hits = tuple(
+                Hit(rank=rank, score=float(score), **vars(picture))
+                for rank, (picture, score) in enumerate(zip(self.index.pictures(rows), scores, strict=True), start=1)
+            )
+        notes, seconds = tuple(asked.notes), asked.seconds
+        return Results(
+            hits=hits,
+            mode=chosen,
+            dataset=self.dataset,
+            model=self.model,
+            captioner=self.captioner,
+            seconds=seconds,
+            notes=notes,
+        )
+
+    def _check(
+        self,
+        text: str | None,
+        image: queries.Picture | None,
+        like: str | Iterable[str],
+        unlike: str | Iterable[str],
+        k: int,
+        image_weight: float | None,
+        text_weight: float | None,
+        fusion: str | None,
+    ) -> _Asked:
+        defaults = self.params.search
+        if k < 1:
+            raise QueryError(f"k: {k} pictures are wanted; it should be 1 or more")
+        cleaned, notes = clean_text(text)
+        limits = self.params.resize.at_most(self.params.datasets[self.dataset].shortest_side_px)
+        jpeg, mended = (None, []) if image is None else read_image(image, limits)
+        likes, unlikes = rows_of(like, self.index.row_of), rows_of(unlike, self.index.row_of)
+        if both := set(likes) & set(unlikes):
+            raise QueryError(f"{self.index.ids[min(both)]!r} is both liked and disliked: leave one out")
+        return _Asked(
+            text=cleaned,
+            jpeg=jpeg,
+            likes=likes,
+            unlikes=unlikes,
+            image_weight=share(self.params.rank.image_weight if image_weight is None else image_weight, "image_weight"),
+            text_weight=share(defaults.text_weight if text_weight is None else text_weight, "text_weight"),
+            fusion=known(fusion or defaults.fusion, FUSIONS, "fusion"),
+            k=min(k, self.index.manifest.rows),
+            notes=[*notes, *mended],
+        )
+
+    def _mode(self, mode: str, asked: _Asked) -> Mode:
+        """What is searched, once it is clear that it can be.
+
+        Raises:
+            QueryError: it cannot; the message says what can.
+        """
+        if asked.text is None and not asked.shows:
+            start = " beside those to `unlike`" if asked.unlikes else ""
+            raise QueryError(f"the query is empty: give text, an image, or ids of pictures to `like`{start}")
+        vectors = asked.shows or (asked.text is not None and self.embeds_text)
+        if mode == "auto":
+            by_words = asked.text is not None and not self.embeds_text and self.index.has_words
+            mode = ("hybrid" if vectors else "text") if by_words else "vector"
+        if mode == "text" and (asked.shows or asked.unlikes):
+            raise QueryError("mode 'text' searches for words only: leave out pictures, or take mode 'hybrid'")
+        if mode in ("text", "hybrid"):
+            self._refuse_without_words(mode, asked)
+        if mode == "exemplar" and not asked.shows:
+            raise QueryError("mode 'exemplar' learns from pictures: give ids to `like`, or an image")
+        if mode != "text":
+            self._refuse_without_vectors(mode, asked, vectors)
+        chosen: Mode = next(name for name in get_args(Mode) if name == mode)
+        return chosen
+
+    def _refuse_without_words(self, mode: str, asked: _Asked) -> None:
+        if asked.text is None:
+            raise QueryError(f"mode '{mode}' searches for words: give text, or take mode 'vector'")
+        if not self.index.has_words:
+            raise QueryError(f"{self.dataset} has no captions that could be searched for words: take mode 'vector'")
+        if mode == "text" and not words(asked.text):
+            raise QueryError(f"{asked.text[:80]!r} holds no word that captions could be searched for")
+
+    def _refuse_without_vectors(self, mode: str, asked: _Asked, vectors: bool) -> None:
+        if asked.jpeg is not None and not self.embeds_pictures:
+            raise QueryError(f"{self.model} has no image tower: it cannot search by a picture of yours; `like` can")
+        if not vectors:
+            raise QueryError(f"{self.model} cannot search for words in mode '{mode}': take mode 'text'")
+        if not self.index.spaces:
+            raise QueryError(f"the index of {self.dataset} with {self.model} holds no vectors: take mode 'text'")
+
+    def _legs(self, mode: Mode, asked: _Asked) -> list[Leg]:
+        text = None
+        if asked.text is not None and self.embeds_text:
+            text, notes = self.towers.text(asked.text)
+            asked.notes += notes
+        elif asked.text is not None and mode != "hybrid":
+            asked.notes.append(f"{self.model} has no use for the words here: they are left out")
+        picture = None if asked.jpeg is None else self.towers.picture(asked.jpeg)
+        query = legs.Embedded(text, picture, asked.likes, asked.unlikes, asked.image_weight)
+        if mode != "exemplar":
+            return legs.by_feedback(query, self.index, self.params, self.towers.joint)
+        found, notes = legs.by_exemplars(query, self.index, self.params, self.towers.joint)
+        asked.notes += notes
+        return found
+
+    def _find(self, mode: Mode, asked: _Asked, wanted: list[Leg]) -> Ranked:
+        if mode in ("vector", "exemplar"):
+            return self.index.nearest(wanted, asked.k, asked.left_out, self.params.search)
+        tokens = words(asked.text or "")
+        depth = asked.k if mode == "text" else max(asked.k, self.params.search.depth)
+        if tokens:
+            by_words = self.index.matching(tokens, depth, asked.left_out)
+        else:
+            by_words = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+        if not len(by_words[0]):
+            asked.notes.append("no caption holds any of these words")
+        if mode == "text":
+            return by_words
+        lists = [self.index.nearest(wanted, depth, asked.left_out, self.params.search), by_words]
+        if asked.fusion == "rrf":
+            rows, scores = fusing.reciprocal_rank_fusion([rows[None] for rows, _ in lists])
+        else:
+            pairs = [(rows[None], scores[None]) for rows, scores in lists]
+            rows, scores = fusing.weighted_scores(pairs, [1.0 - asked.text_weight, asked.text_weight])
+        real = rows[0] != fusing.NOBODY
+        return rows[0][real][: asked.k], scores[0][real][: asked.k]
+
+
+def search(
+    text: str | None = None,
+    *,
+    dataset: str | None = None,
+    model: str | None = None,
+    captioner: str | None = None,
+    **query: Any,
+) -> Results:
+    """Find pictures of the index; see `Searcher.search` for the query.
+
+    The index and its model stay open for the next call, until the index or params.yaml change.
+
+    Args:
+        text: what is looked for, in words.
+        dataset: the active name of params.yaml if absent, as the others.
+        model: see `dataset`.
+        captioner: see `dataset`.
+        query: the arguments of `Searcher.search`: `image`, `like`, `unlike`, `mode`, `k` and so on.
+
+    Raises:
+        QueryError: there is nothing to search for, or no index that could answer.
+    """
+    params = _params(Path.cwd(), _stamp(Path("params.yaml")))
+    names = (dataset or params.dataset, model or params.model, captioner or params.captioner)
+    stamps = (_stamp(Path("params.yaml")), _stamp(paths.indexed(*names)))
+    return _searcher(Path.cwd(), *names, stamps).search(text, **query)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when a file does."""
+    return (path.stat().st_mtime_ns, path.stat().st_ino) if path.exists() else None
+
+
+@lru_cache(maxsize=1)
+def _params(folder: Path, stamp: Any) -> Params:
+    return read_params()
+
+
+@lru_cache(maxsize=KEPT_OPEN)
+def _searcher(folder: Path, dataset: str, model: str, captioner: str, stamps: Any) -> Searcher:
+    return Searcher(dataset, model, captioner, _params(folder, stamps[0]))

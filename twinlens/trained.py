@@ -1,0 +1,76 @@
+"""The weights that a model's vectors are made with: those that `train` left, or those that it noted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from twinlens import encoders, paths
+from twinlens.cards import ModelCard
+from twinlens.encoders.weights import identity
+from twinlens.errors import DataError
+from twinlens.recipes import HeadsRecipe, TowerRecipe
+
+
+def weights_of(role: str, card: ModelCard, dataset: str, model: str) -> Path:
+    """Where a tower's weights are.
+
+    Args:
+        role: `joint`, `image` or `text`, one of `card.towers()`.
+        card: the model's card.
+        dataset: its name; weights that are trained here are trained on it.
+        model: the model's name.
+
+    Raises:
+        DataError: `train` has not run, or the weights of a pretrained tower are not those that it noted.
+        FetchError: the weights cannot be had.
+    """
+    if isinstance(card.train, TowerRecipe):
+        return _there(paths.trained(dataset, model) / "weights")
+    return _pretrained(role, card, dataset, model)
+
+
+def weights_before(role: str, card: ModelCard, dataset: str, model: str) -> Path:
+    """Where the weights are that a trained tower began with; raises as `weights_of` does."""
+    if card.from_nothing:
+        return _there(paths.trained(dataset, model) / "untrained")
+    return _pretrained(role, card, dataset, model)
+
+
+def heads_of(dataset: str, model: str, before: bool = False) -> Path:
+    """The folder of a model's heads, or of what they were before training.
+
+    Raises:
+        DataError: `train` has not run.
+    """
+    return _there(paths.trained(dataset, model) / ("untrained" if before else "weights"))
+
+
+def weights_identity(card: ModelCard, dataset: str, model: str) -> dict[str, Any]:
+    """What identifies the weights of each tower, by role, and of `heads`: digests or a commit of the hub.
+
+    Raises:
+        DataError: `train` has not run.
+    """
+    trained = paths.trained(dataset, model)
+    if isinstance(card.train, TowerRecipe):
+        return {role: identity(_there(trained / "weights")) for role in card.towers()}
+    found: dict[str, Any] = json.loads(_there(trained / "weights.json").read_text(encoding="utf-8"))
+    if isinstance(card.train, HeadsRecipe):
+        found["heads"] = identity(_there(trained / "weights"))
+    return found
+
+
+def _pretrained(role: str, card: ModelCard, dataset: str, model: str) -> Path:
+    noted = json.loads(_there(paths.trained(dataset, model) / "weights.json").read_text(encoding="utf-8"))
+    path = encoders.locate(card.towers()[role])
+    if identity(path) != noted[role]:
+        raise DataError(f"{path} is not what `train` found there: `dvc repro -f train`")
+    return path
+
+
+def _there(path: Path) -> Path:
+    if not path.exists():
+        raise DataError(f"{path} is not here: `dvc repro train` makes it, `dvc pull` fetches it")
+    return path

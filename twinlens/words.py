@@ -1,0 +1,22 @@
+"""Words as BM25 counts them: the same in the search index and in the evaluated retrievers."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+import snowballstemmer
+
+_STEMMER = snowballstemmer.stemmer("english")
+_WORD = re.compile(r"\w+")
+
+
+def words(text: str) -> list[str]:
+    """The stemmed words of a text, in order: NFKC-normalised, casefolded, runs of letters, digits and underscores."""
+    return [_stem(word) for word in _WORD.findall(unicodedata.normalize("NFKC", text).casefold())]
+
+
+@lru_cache(maxsize=65_536)
+def _stem(word: str) -> str:
+    return str(_STEMMER.stemWord(word))
