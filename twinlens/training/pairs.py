@@ -21,6 +21,7 @@ from twinlens.training.loop import Batch, Row, best_epoch, fit, log
 from twinlens.training.losses import Anchors, pair_loss
 
 TEMPERATURE = {"siglip": 0.1}  # to begin with, where neither the card nor the model says; 0.07 as CLIP otherwise
+EPOCHS_TO_SPREAD = 3  # what vectors that begin close together are given
 PICTURES_AT_ONCE, TEXTS_AT_ONCE = 64, 256  # while validating
 
 
@@ -140,7 +141,7 @@ def train_pair(
     # The vectors of a deep model with random weights are close together, too, and take an epoch or two to spread.
     flat_before = collapsed(before, recipe, chance) is not None
     rows = fit(pair.module, recipe, train.captions_of, loss_of, validate, scratch, merit)
-    if flat_before:
+    if flat_before and len(rows) >= EPOCHS_TO_SPREAD:
         refuse_collapse(rows[best_epoch(rows, merit) if recipe.keep == "best" else -1])
     return [{"epoch": 0} | {name: round(value, 6) for name, value in before.items()}, *rows]
 
