@@ -17,7 +17,8 @@ from twinlens.errors import DataError
 from twinlens.params import CategoryParams, read_params
 from twinlens.placement import place
 from twinlens.scratch import prune, publishing
-from twinlens.sources import CLASSES, IMAGES, NEGATIVES, text_sources
+from twinlens.sources import CAPTIONS, CLASSES, IMAGES, NEGATIVES, VALIDATION_CAPTIONS, VALIDATION_IMAGES, text_sources
+from twinlens.validation import draw
 
 
 def main(dataset: str, model: str) -> None:
@@ -27,11 +28,10 @@ def main(dataset: str, model: str) -> None:
     cost = Cost(placement.name)
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
     pool = groups.filter("in_pool")
-    texts = text_sources(
-        pool,
-        tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS),
-        tables.read_table(paths.captioned(dataset, params.captioner) / "captions.parquet", tables.GENERATED),
-    )
+    captions = tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS)
+    generated = tables.read_table(paths.captioned(dataset, params.captioner) / "captions.parquet", tables.GENERATED)
+    texts = text_sources(pool, captions, generated)
+    validation = draw(groups, captions, params.hybrid) if card.joint is not None else groups[:0]
     prompts, negatives = category_sources(dataset, groups, params.category_search)
     with publishing(paths.embedded(dataset, model)) as draft:
         for role, tower in card.towers().items():
@@ -42,11 +42,15 @@ def main(dataset: str, model: str) -> None:
                     job.pictures(NEGATIVES, paths.resized(dataset), negatives, draft)
             if role == "joint" and len(prompts):
                 job.texts(CLASSES, prompts, draft)
+            if len(validation):
+                job.pictures(VALIDATION_IMAGES, paths.resized(dataset), validation, draft)
+                job.texts(VALIDATION_CAPTIONS, text_sources(validation, captions, generated[:0])[CAPTIONS], draft)
             if role in ("joint", "text"):
                 for name, source in texts.items():
                     job.texts(name, source, draft)
     prune()
-    cost.write(paths.cost("embed", dataset, model), items=len(pool) + len(negatives), seconds=cost.seconds_of_parts())
+    items = len(pool) + len(negatives) + len(validation)
+    cost.write(paths.cost("embed", dataset, model), items=items, seconds=cost.seconds_of_parts())
 
 
 def category_sources(dataset: str, groups: pl.DataFrame, params: CategoryParams) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -1,4 +1,4 @@
-"""What the pool's pictures are fed as: pixels, and three kinds of text; and what category search adds."""
+"""What the pool's pictures are fed as: pixels, and three kinds of text; what category search and validation add."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from twinlens.errors import DataError
 IMAGES, CAPTIONS, JOINED, GENERATED = "images", "captions", "captions_joined", "captions_generated"
 TEXTS = (CAPTIONS, JOINED, GENERATED)
 CLASSES, NEGATIVES = "classes", "negatives"  # prompts of the classes; pictures that are never ranked
+VALIDATION_IMAGES, VALIDATION_CAPTIONS = "validation_images", "validation_captions"  # to choose weights on
 
 
 def text_sources(pool: pl.DataFrame, captions: pl.DataFrame, generated: pl.DataFrame) -> dict[str, pl.DataFrame]:

@@ -67,6 +67,8 @@ _id = pa.dictionary(pa.int32(), pa.string())
 RUN = _columns(query_id=_id, item_id=_id, rank=pa.int32(), score=pa.float32())  # rank from 1, best first
 FULL_RANKING = "average_precision"  # folder of the tables below, in tasks that are measured beyond the runs' depth
 AS_PUBLISHED = "_as_published"  # ends the name of a task that repeats a source's own protocol
+CHOSEN = "chosen"  # folder of what was chosen for a run on validation data, <retriever>.json
+BM25 = "bm25_"  # begins the names of runs by words alone, where an item with score 0 shares no word: it is not found
 AVERAGE_PRECISION = _columns(query_id=_text, value=pa.float64())  # over the full ranking
 FIRST_HITS = _columns(  # ranks of the first relevant item: in the whole pool, and in the pool without distractors
     query_id=_text, rank=pa.int32(), rank_among_judged=pa.int32()
