@@ -1,4 +1,4 @@
-"""Search by words as retrievers of the tasks: who gets which, that no caption finds itself, and how weights are chosen."""
+"""Search by words as retrievers: who gets which, that no caption finds itself, and how weights are chosen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twinlens.bm25 import Bm25
 from twinlens.costs import Cost
 from twinlens.errors import DataError
 from twinlens.evaluation import Pool, measure_run
-from twinlens.exports import write_trec_run
+from twinlens.exports import strictly_falling, write_trec_run
 from twinlens.gates import Gates
 from twinlens.params import EvaluateParams, HybridParams, Params, RankParams, read_params
 from twinlens.runs import read_run
@@ -140,8 +140,6 @@ def test_what_shares_no_word_only_fills_the_list_and_is_no_hit(tmp_path: Path) -
 
 
 def test_large_scores_are_told_apart_in_trec_files() -> None:
-    from twinlens.exports import strictly_falling
-
     falling = strictly_falling(np.full((1, 4), 21.3, np.float32))
     assert (np.diff(falling) < 0).all()
 
@@ -262,7 +260,7 @@ def test_nothing_is_chosen_where_the_licence_forbids_it(caplog: pytest.LogCaptur
 
 def test_pictures_of_the_pool_are_refused_as_validation() -> None:
     pool = pl.DataFrame({"image_id": ["i1"]})
-    with pytest.raises(DataError, match="1 pictures .* are in the pool, the first is 'i1'"):
+    with pytest.raises(DataError, match=r"1 pictures .* are in the pool, the first is 'i1'"):
         validation_of(given(), embedded(["i0", "i1"]), HUMAN, MACHINE[:2], pool)
 
 
