@@ -64,7 +64,8 @@ def main(dataset: str, captioner: str) -> None:
                 )
                 seconds += scratch.total("seconds")
             write_captions(pictures, texts, draft / f"{name}.parquet")
-            log.info("%s, %s: %s, for example: %s", captioner, name, f"{len(texts):,}", "; ".join(texts[:3]))
+            if texts:
+                log.info("%s, %s: %s, for example: %s", captioner, name, f"{len(texts):,}", "; ".join(texts[:3]))
     cost.add("caption", seconds=seconds, items=items, parameters=loaded.parameters)
     cost.write(paths.cost("caption", dataset, captioner), items=items, seconds=cost.seconds_of_parts())
 

@@ -18,7 +18,7 @@ from tests.workspace import CLEAN, RAN, Workspace, clone
 
 pytestmark = pytest.mark.slow
 
-SEARCH = ["approximate", "rank", "evaluate", "report"]
+SEARCH = ["rank", "evaluate", "approximate", "report"]
 OF_THE_MODEL = ["train", "embed", *SEARCH]
 ALL = ["validate", "download", "filter", "resize", "group", "caption", *OF_THE_MODEL]
 GUARD = "validate"  # checks params.yaml in a moment; it runs when one of the three names changes

@@ -97,7 +97,7 @@ def _by_lance(
     table: Table, query: Float32[np.ndarray, " dim"], k: int, setting: IndexSetting | None
 ) -> Int[np.ndarray, " k"]:
     search: Any = table.search(query, vector_column_name="vector")  # of a vector, which its type does not say
-    search = search.distance_type("dot").select(["row"]).limit(k)
+    search = search.distance_type("dot").select(["row", "_distance"]).limit(k)
     if setting is None:
         search = search.bypass_vector_index()
     else:
