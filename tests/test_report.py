@@ -215,6 +215,13 @@ def test_weights_of_hybrids_are_told_and_whether_they_were_chosen(page: str, sou
     assert "hybrid_captions_weighted 0.30 (fixed: there was nothing to choose it on)" in page
 
 
+def test_more_series_than_colours_are_told_apart_by_their_markers_and_dashes() -> None:
+    number = range(3 * charts.SERIES)
+    assert len({charts.marker(n, 0, 0) for n in number}) == len(number)
+    drawn = [charts.lines([charts.Series("s", n, [(1, 0.5), (9, 0.5)])], "x", "y", "t") for n in number]
+    assert len({re.sub(r"<g class.*?</g>", "", one) for one in drawn}) == len(number)
+
+
 def test_everything_that_comes_from_data_is_escaped(page: str) -> None:
     assert "<script" not in page
     assert "onerror=alert(1)>" not in page
