@@ -23,7 +23,7 @@ from benchmarks.paired import Row
 from twinlens.reporting import markdown
 
 MODULES = {"measures": "ranking", "neighbours": "ranking"}
-SECTIONS = ("decoding", "embedding", "measures", "neighbours", "exemplar", "cuda", "memory", "scale")
+SECTIONS = ("decoding", "embedding", "measures", "neighbours", "approximate", "exemplar", "cuda", "memory", "scale")
 
 
 def main() -> None:
@@ -67,6 +67,8 @@ def measure(section: str, options: argparse.Namespace) -> list[Row]:
             rows = module.measures(100_000, 10, rounds)
         case "neighbours":
             rows = module.neighbours(20_000, 768, 10, rounds)
+        case "approximate":
+            rows = module.run(100_000, 512, 200)
         case "exemplar":
             rows = module.run(3_443, 1_000, 512, 128, rounds)
         case "memory":

@@ -1,4 +1,4 @@
-"""Describe every picture of the pool with a captioner, trained first where its card says so."""
+"""Describe the pictures of the pool, and those that weights are chosen on, with a captioner, trained if need be."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from twinlens.scratch import Scratch, code_digest, digest, fingerprint, publishi
 from twinlens.training.captioning import train_captioner
 from twinlens.training.data import Material
 from twinlens.training.loop import write_log
+from twinlens.validation import draw
 
 log = logging.getLogger("twinlens")
 
@@ -32,9 +33,11 @@ def main(dataset: str, captioner: str) -> None:
     card, compute, placement = params.captioners[captioner], params.compute, place(params.compute.device)
     cost = Cost(placement.name)
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
-    pool = groups.filter("in_pool")
+    captions = tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS)
+    described = {"captions": groups.filter("in_pool"), "validation": draw(groups, captions, params.hybrid)}
     if card.captioner == "none":
-        write_captions(pool[:0], [], paths.captioned(dataset, captioner))
+        for name in described:
+            write_captions(groups[:0], [], paths.captioned(dataset, captioner) / f"{name}.parquet")
         cost.write(paths.cost("caption", dataset, captioner), items=0)
         return
     with publishing(paths.captioned(dataset, captioner)) as draft:
@@ -42,41 +45,43 @@ def main(dataset: str, captioner: str) -> None:
             weights = captioners.locate(card)
         else:
             weights = draft / "weights"
-            captions = tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS)
             material = Material(groups, captions, paths.resized(dataset), compute.decode_threads)
             exact = Placement(placement.device, torch.float32)
             trained = train_captioner(card, material, exact, weights)
             write_log(trained.log, draft / "training.csv")
             cost.add("train", seconds=trained.seconds, items=trained.pictures)
         loaded = captioners.load(card, weights, placement)
-        with Scratch("caption", _key(card, weights, pool, placement)) as scratch:
-            texts = caption_pictures(
-                loaded,
-                paths.resized(dataset),
-                pool,
-                scratch,
-                batch=compute.image_batch,
-                decode_threads=compute.decode_threads,
-            )
-            seconds = scratch.total("seconds")
-        write_captions(pool, texts, draft)
-    cost.add("caption", seconds=seconds, items=len(pool), parameters=loaded.parameters)
-    log.info("%s: %s captions, for example: %s", captioner, f"{len(texts):,}", "; ".join(texts[:3]))
-    cost.write(paths.cost("caption", dataset, captioner), items=len(pool), seconds=cost.seconds_of_parts())
+        items, seconds = sum(map(len, described.values())), 0.0
+        for name, pictures in described.items():
+            with Scratch("caption", _key(card, weights, pictures, placement)) as scratch:
+                texts = caption_pictures(
+                    loaded,
+                    paths.resized(dataset),
+                    pictures,
+                    scratch,
+                    batch=compute.image_batch,
+                    decode_threads=compute.decode_threads,
+                )
+                seconds += scratch.total("seconds")
+            write_captions(pictures, texts, draft / f"{name}.parquet")
+            if texts:
+                log.info("%s, %s: %s, for example: %s", captioner, name, f"{len(texts):,}", "; ".join(texts[:3]))
+    cost.add("caption", seconds=seconds, items=items, parameters=loaded.parameters)
+    cost.write(paths.cost("caption", dataset, captioner), items=items, seconds=cost.seconds_of_parts())
 
 
-def write_captions(pool: pl.DataFrame, texts: list[str], out: Path) -> None:
+def write_captions(pictures: pl.DataFrame, texts: list[str], path: Path) -> None:
     """Write one text a picture."""
-    table = pl.DataFrame({"image_id": pool["image_id"], "text": pl.Series(texts, dtype=pl.String)})
-    tables.write_table(table, out / "captions.parquet", tables.GENERATED)
+    table = pl.DataFrame({"image_id": pictures["image_id"], "text": pl.Series(texts, dtype=pl.String)})
+    tables.write_table(table, path, tables.GENERATED)
 
 
-def _key(card: CaptionerCard, weights: Path, pool: pl.DataFrame, placement: Placement) -> str:
+def _key(card: CaptionerCard, weights: Path, described: pl.DataFrame, placement: Placement) -> str:
     """Everything that decides the words."""
     return fingerprint(
         card=card.model_dump(mode="json", include={"captioner", "max_new_tokens", "num_beams"}),
         weights=identity(weights),
-        pictures=digest(pool["sha256"]),
+        pictures=digest(described["sha256"]),
         placement=placement.name,
         libraries=[torch.__version__, transformers.__version__],
         code=code_digest(

@@ -11,7 +11,8 @@ from twinlens.encoders.sources import Embedder, Sources
 from twinlens.params import CategoryParams, read_params
 from twinlens.placement import place
 from twinlens.scratch import prune, publishing
-from twinlens.sources import text_sources
+from twinlens.sources import CAPTIONS, text_sources
+from twinlens.validation import draw
 
 
 def main(dataset: str, model: str) -> None:
@@ -21,17 +22,18 @@ def main(dataset: str, model: str) -> None:
     cost = Cost(placement.name)
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
     pool = groups.filter("in_pool")
-    texts = text_sources(
-        pool,
-        tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS),
-        tables.read_table(paths.captioned(dataset, params.captioner) / "captions.parquet", tables.GENERATED),
-    )
+    captions = tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS)
+    generated = tables.read_table(paths.captioned(dataset, params.captioner) / "captions.parquet", tables.GENERATED)
+    texts = text_sources(pool, captions, generated)
+    validation = draw(groups, captions, params.hybrid) if card.shares_a_space else groups[:0]
     prompts, negatives = category_sources(dataset, groups, params.category_search)
     with publishing(paths.embedded(dataset, model)) as draft:
-        sources = Sources(paths.resized(dataset), pool, negatives, prompts, texts)
+        held_out = text_sources(validation, captions, generated[:0]).get(CAPTIONS)
+        sources = Sources(paths.resized(dataset), pool, negatives, prompts, texts, validation, held_out)
         Embedder(card, dataset, model, placement, params.compute, cost).embed(sources, draft)
     prune()
-    cost.write(paths.cost("embed", dataset, model), items=len(pool) + len(negatives), seconds=cost.seconds_of_parts())
+    items = len(pool) + len(negatives) + len(validation)
+    cost.write(paths.cost("embed", dataset, model), items=items, seconds=cost.seconds_of_parts())
 
 
 def category_sources(dataset: str, groups: pl.DataFrame, params: CategoryParams) -> tuple[pl.DataFrame, pl.DataFrame]:

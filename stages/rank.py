@@ -6,7 +6,7 @@ import json
 import logging
 
 from stages.runner import run_stage
-from twinlens import category_search, paths, tables
+from twinlens import category_search, paths, tables, word_search
 from twinlens.costs import Cost
 from twinlens.errors import DataError
 from twinlens.gates import Gates
@@ -14,7 +14,7 @@ from twinlens.params import read_params
 from twinlens.placement import place
 from twinlens.scratch import publishing
 from twinlens.searching import check_vectors, read_vectors, search, write_pool
-from twinlens.sources import ALL
+from twinlens.sources import ALL, text_sources
 from twinlens.tasks import build
 
 log = logging.getLogger("twinlens")
@@ -27,11 +27,19 @@ def main(dataset: str, model: str) -> None:
     cost, searched = Cost(placement.device.type), 0
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
     images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
-    vectors = paths.embedded(dataset, model)
+    captions = tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS)
+    captioned = paths.captioned(dataset, params.captioner)
+    generated, of_validation = (
+        tables.read_table(captioned / f"{name}.parquet", tables.GENERATED) for name in ("captions", "validation")
+    )
+    vectors, pool = paths.embedded(dataset, model), groups.filter("in_pool")
     sources = {name: read_vectors(vectors, name) for name in ALL if (vectors / f"{name}.npy").exists()}
     check_vectors(gates, sources, vectors)
     tasks = build(sources, groups, params.rank, params.models[model].shares_a_space)
-    tasks += category_search.build(sources, groups.filter("in_pool"), images, params.category_search)
+    validation = word_search.validation_of(params, sources, captions, of_validation, pool)
+    texts = text_sources(pool, captions, generated)
+    tasks = word_search.extend(tasks, texts, pool["image_id"].to_list(), validation, params.hybrid, cost)
+    tasks += category_search.build(sources, pool, images, params.category_search)
     if not tasks:
         raise DataError(
             f"there is nothing to search in {dataset} with {model}: no two pictures of the pool share their labels, "
@@ -43,9 +51,8 @@ def main(dataset: str, model: str) -> None:
             for retriever in task.retrievers:
                 search(task, retriever, params.rank.depth, str(placement.device), draft / task.name, gates)
                 searched += len(task.query_ids)
-        pictures = groups.filter("in_pool")["sha256"]
-        pool = {"split": params.datasets[dataset].pool, "duplicates": len(pictures) - pictures.n_unique()}
-        (draft / "pool.json").write_text(json.dumps(pool) + "\n")
+        about = {"split": params.datasets[dataset].pool, "duplicates": len(pool) - pool["sha256"].n_unique()}
+        (draft / "pool.json").write_text(json.dumps(about) + "\n")
         gates.write(draft / "gates.json")
     cost.write(paths.cost("rank", dataset, model), items=searched)
 

@@ -55,6 +55,7 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> Sources:
         at_k=pl.read_csv(metrics / "at_k.csv"),
         quality_cost=pl.read_csv(metrics / "quality_cost.csv"),
         distractors=pl.read_csv(metrics / "distractors.csv"),
+        approximate=pl.read_csv(metrics / "approximate.csv"),
         described=json.loads(paths.dataset_card(dataset).read_text(encoding="utf-8")),
         duplicates=tables.read_table(paths.grouped(dataset) / "duplicates.parquet", tables.DUPLICATES),
         parts=parts_of(params.datasets[dataset], images),

@@ -94,7 +94,7 @@ def test_every_retriever_ranks_by_its_own_formula() -> None:
         ).weights,
     }
     for name, wanted in expected.items():
-        queries, items = task.retrievers[name]()
+        queries, items = task.pair(name)
         np.testing.assert_allclose(queries, exemplar.unit(wanted), atol=1e-5, err_msg=name)
         assert items.shape == (len(task.item_ids), DIM)
 
@@ -106,12 +106,12 @@ def test_the_published_protocol_scales_columns_and_takes_its_negatives_from_what
     assert len(task.query_ids) == 3 * 11
     assert task.about == {"classes": 3, "negatives": 9}  # 1,000 wanted, 9 are ranked
     sources, _, _ = made()
-    _, items = task.retrievers["exemplar"]()
+    _, items = task.pair("exemplar")
     scaled = sources[IMAGES].rows / np.linalg.norm(sources[IMAGES].rows.astype(np.float64), axis=0)
     row_of = {image_id: row for row, image_id in enumerate(sources[IMAGES].ids)}
     ranked = scaled[[row_of[image_id] for image_id in task.item_ids]]
     np.testing.assert_allclose(items, ranked / np.linalg.norm(ranked, axis=1).max(), atol=1e-6)
-    queries, _ = task.retrievers["text"]()
+    queries, _ = task.pair("text")
     np.testing.assert_allclose(queries[0], sources[CLASSES].rows[0], atol=1e-6)  # the text is not scaled
 
 
@@ -148,7 +148,7 @@ def test_its_numbers_stand_with_the_others_and_are_scikit_learns(tmp_path: Path)
         (built[1], results.as_published["category_search"], "map"),
     ):
         for retriever in task.retrievers:
-            queries, items = task.retrievers[retriever]()
+            queries, items = task.pair(retriever)
             values = [
                 average_precision_score(task.item_groups == group, items.astype(np.float64) @ query.astype(np.float64))
                 for query, group in zip(queries, task.query_groups, strict=True)

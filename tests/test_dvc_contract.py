@@ -18,21 +18,9 @@ from tests.workspace import CLEAN, RAN, Workspace, clone
 
 pytestmark = pytest.mark.slow
 
-ALL = [
-    "validate",
-    "download",
-    "filter",
-    "resize",
-    "group",
-    "caption",
-    "train",
-    "embed",
-    "rank",
-    "index",
-    "evaluate",
-    "report",
-]
-OF_THE_MODEL = ["train", "embed", "rank", "index", "evaluate", "report"]
+SEARCH = ["rank", "index", "evaluate", "approximate", "report"]
+OF_THE_MODEL = ["train", "embed", *SEARCH]
+ALL = ["validate", "download", "filter", "resize", "group", "caption", *OF_THE_MODEL]
 GUARD = "validate"  # checks params.yaml in a moment; it runs when one of the three names changes
 
 
@@ -117,7 +105,7 @@ def test_changing_k_reruns_only_evaluate_and_the_report(workspace: Workspace) ->
 
 def test_changing_the_captioner_reruns_only_caption_and_what_reads_captions(workspace: Workspace) -> None:
     ran = workspace.ran("dvc", "exp", "run", "-S", "captioner=none")
-    assert ran == [GUARD, "caption", "embed", "rank", "index", "evaluate", "report"]
+    assert ran == [GUARD, "caption", "embed", *SEARCH]
     assert workspace.ran("dvc", "exp", "run", "-S", "captioner=blip-scenes") == []
 
 
@@ -155,7 +143,7 @@ def test_two_models_are_compared_and_reported_from_what_the_pipeline_left(worksp
     workspace.run("dvc", "checkout", "-q", "--force")
     printed = json.loads(workspace.run("python", "-m", "twinlens", "compare", "HEAD", "other", "--format", "json"))
     assert {(d["first"], d["second"]) for d in printed["differences"]} == {("HEAD", "other")}
-    assert len(printed["differences"]) == 6 + 3 + 3 + 8  # retrievers of the four tasks
+    assert len(printed["differences"]) == 8 + 9 + 3 + 8  # retrievers of the four tasks
     intervals = json.loads((workspace.folder / "metrics/intervals.json").read_text())
     means = json.loads((workspace.folder / "metrics/retrieval.json").read_text())
     found = intervals["caption_to_image"]["image"]["hit_at_10"]
@@ -197,13 +185,14 @@ def test_plots_draw_measures_against_k_and_quality_against_cost(workspace: Works
     assert "Hit and nDCG against k" in page
     assert "Quality against cost" in page
     assert "Hit against the number of distractors" in page
+    assert "Recall of approximate search against its latency" in page
     assert '"retriever": "image_and_captions_joined"' in page
     assert "ms_per_picture" in page
 
 
 def test_costs_are_recorded_by_stage_and_by_tower(finished: Workspace) -> None:
     costs = json.loads((finished.folder / "metrics/cost.json").read_text())
-    assert list(costs["stages"]) == ALL[1:-1]
+    assert list(costs["stages"]) == [name for name in ALL[1:-1] if name != "approximate"]
     for stage in costs["stages"].values():
         assert stage["seconds"] > 0
         assert stage["peak_host_mb"] > 10
@@ -228,9 +217,32 @@ def test_every_scenario_comes_out_of_one_run(finished: Workspace) -> None:
             "caption_generated",
             "image_and_captions_joined",
             "image_and_caption_generated",
+            "bm25_captions",
+            "bm25_generated",
         }
         assert tasks["caption_to_image"]["pool"]["queries"] == 2000
         assert tasks["caption_to_image"]["pool"]["items"] == 400
+
+
+def test_words_and_hybrids_are_measured_with_a_weight_of_the_validation_split(finished: Workspace) -> None:
+    found = json.loads((finished.folder / "metrics/retrieval.json").read_text())["caption_to_image"]
+    assert {name for name in found if name.startswith(("bm25", "hybrid"))} == {
+        "bm25_captions",
+        "bm25_generated",
+        "hybrid_captions_rrf",
+        "hybrid_captions_weighted",
+        "hybrid_generated_rrf",
+        "hybrid_generated_weighted",
+    }
+    for kind in ("captions", "generated"):
+        assert found[f"hybrid_{kind}_weighted"]["validation_queries"] == 5 * 40
+        assert 0 <= found[f"hybrid_{kind}_weighted"]["image_weight"] <= 1
+    assert found["hybrid_captions_rrf"]["hit_at_10"] > found["image"]["hit_at_10"]
+    with (finished.folder / "metrics/approximate.csv").open() as file:
+        rows = {row["setting"]: float(row["recall"]) for row in csv.DictReader(file)}
+    assert rows["exact, LanceDB"] == 1
+    assert len(rows) > 4
+    assert rows["ivf_flat_1_of_16"] < rows["ivf_flat_8_of_16"]
 
 
 def test_a_change_of_the_data_shows_in_git_diff_and_another_datasets_card_stays(workspace: Workspace) -> None:

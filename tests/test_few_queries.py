@@ -171,6 +171,9 @@ def test_a_report_is_made_and_says_not_defined(measured: tuple[str, Path, Result
             },
             at_k=pl.DataFrame(results.curves),
             quality_cost=pl.DataFrame(quality_cost_rows(results.retrieval, COSTS, 5)),
+            approximate=pl.DataFrame(
+                [{"setting": "exact", "recall": 1.0, "ms_per_query": 0.1, "build_s": 0.0, "index_mb": 0.0}]
+            ),
             distractors=pl.DataFrame(curve(folder / "ranked", 5)),
             described=described,
             duplicates=pl.DataFrame(pl.from_arrow(tables.DUPLICATES.empty_table())),

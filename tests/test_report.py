@@ -17,24 +17,30 @@ from markupsafe import escape
 
 from tests.tiny import jpegs, write_shards
 from twinlens import tables
+from twinlens.costs import Cost
 from twinlens.datacard import describe_dataset
 from twinlens.dataset_cards import FolderCard
 from twinlens.distractors import curve
 from twinlens.duplicates import Duplicates
 from twinlens.evaluation import Pool, measure_all_runs
 from twinlens.gates import Gates
-from twinlens.params import EvaluateParams, RankParams, ReportParams, read_params
+from twinlens.params import EvaluateParams, HybridParams, RankParams, ReportParams, read_params
 from twinlens.report import charts, galleries
 from twinlens.report.page import Sources, render
 from twinlens.reporting import quality_cost_rows
 from twinlens.searching import search, write_pool
-from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED
+from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED, text_sources
 from twinlens.tasks import Vectors, build
+from twinlens.word_search import extend
 
 COUNT = 24
 NASTY = """<script>document.title='taken'</script> & "quotes" 'n' {{ 7 * 7 }} <img src=x onerror=alert(1)>"""
 PARAMS = EvaluateParams(ks=[1, 10], referee_queries=2, resamples=100, seed=0)
 SHOWN = ReportParams(queries=2, found=4, thumbnail_px=48)
+APPROXIMATE = [
+    {"setting": "exact, numpy", "recall": 1.0, "ms_per_query": 0.5, "build_s": 0.0, "index_mb": 0.0},
+    {"setting": "ivf_flat_1_of_16", "recall": 0.6125, "ms_per_query": 0.25, "build_s": 0.03, "index_mb": 0.52},
+]
 NO_COPIES = Duplicates(pl.DataFrame(pl.from_arrow(tables.DUPLICATES.empty_table())), set())
 
 
@@ -67,7 +73,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
         GENERATED: vectors(ids, ids, 4),
     }
     gates = Gates(read_params().gates)
-    for task in build(every, groups, RankParams(depth=20, image_weight=0.5, seed=0), joint=True):
+    tasks = build(every, groups, RankParams(depth=20, image_weight=0.5, seed=0), joint=True)
+    texts = text_sources(groups, captions, generated)
+    hybrid = HybridParams(rrf_constant=60, image_weight=0.3, validation_pictures=0, seed=0)
+    for task in extend(tasks, texts, ids, None, hybrid, Cost()):
         write_pool(task, folder / "ranked" / task.name)
         for retriever in task.retrievers:
             search(task, retriever, 20, "cpu", folder / "ranked" / task.name, gates)
@@ -95,6 +104,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
         at_k=pl.DataFrame(results.curves),
         quality_cost=pl.DataFrame(quality_cost_rows(results.retrieval, costs, 10)),
         distractors=pl.DataFrame(curve(folder / "ranked", 10)),
+        approximate=pl.DataFrame(APPROXIMATE),
         described=describe_dataset(
             "d",
             FolderCard.model_validate({"adapter": "folder", "images": "$MINE", "licence": NASTY}),
@@ -166,7 +176,7 @@ class Reader(HTMLParser):
             self.tables[-1][-1][-1] += data
 
 
-RUNS = 6 + 3 + 3
+RUNS = (6 + 2) + (3 + 6) + 3  # of vectors, and by words
 PICTURES = RUNS * 3 * 2 * (1 + 4)  # kinds, queries of each, itself and what it found
 
 
@@ -181,8 +191,13 @@ def check(text: str, made: Sources) -> None:
     values = made.metrics["retrieval"]["object_sets"][best[0]]
     interval = made.metrics["intervals"]["object_sets"][best[0]]["hit_at_10"]
     assert best[1] == f"{values['hit_at_10']:.3f} {interval['low']:.3f}\N{EN DASH}{interval['high']:.3f}"
-    assert len(results) == 1 + 6
+    assert len(results) == 1 + 8
     assert sum(table[0][0] == "the query's picture shows" for table in read.tables) == 3
+    settings = next(table for table in read.tables if table[0][0] == "setting")
+    assert settings[1:] == [
+        ["exact, numpy", "1.000", "0.50", "0.00", "0.00"],
+        ["ivf flat 1 of 16", "0.613", "0.25", "0.03", "0.52"],
+    ]
 
 
 def test_the_file_says_what_the_metrics_say_and_needs_nothing_from_elsewhere(
@@ -192,6 +207,19 @@ def test_the_file_says_what_the_metrics_say_and_needs_nothing_from_elsewhere(
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert "@import" not in page
     assert "url(" not in page
+
+
+def test_weights_of_hybrids_are_told_and_whether_they_were_chosen(page: str, sources: tuple[Sources, Path]) -> None:
+    weighted = sources[0].metrics["retrieval"]["caption_to_image"]["hybrid_captions_weighted"]
+    assert weighted["image_weight"] == 0.3
+    assert "hybrid_captions_weighted 0.30 (fixed: there was nothing to choose it on)" in page
+
+
+def test_more_series_than_colours_are_told_apart_by_their_markers_and_dashes() -> None:
+    number = range(3 * charts.SERIES)
+    assert len({charts.marker(n, 0, 0) for n in number}) == len(number)
+    drawn = [charts.lines([charts.Series("s", n, [(1, 0.5), (9, 0.5)])], "x", "y", "t") for n in number]
+    assert len({re.sub(r"<g class.*?</g>", "", one) for one in drawn}) == len(number)
 
 
 def test_everything_that_comes_from_data_is_escaped(page: str) -> None:

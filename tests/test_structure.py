@@ -32,6 +32,7 @@ PLUMBING = {
 
 PURE = (
     "batches",
+    "bm25",
     "categories",
     "category_search",
     "datacard",
@@ -44,12 +45,14 @@ PURE = (
     "fusion",
     "gates",
     "grouping",
+    "hybrid",
     "intervals",
     "keeping",
     "listed",
     "measures",
     "probes",
     "naming",
+    "ordering",
     "published",
     "sources",
     "tasks",
@@ -57,6 +60,8 @@ PURE = (
     "runs",
     "scoring",
     "thumbnails",
+    "validation",
+    "word_search",
     "words",
 )
 SLOW = {"torch", "open_clip", "timm", "transformers", "sentence_transformers", "torchvision", "torchmetrics"}
@@ -136,7 +141,7 @@ def test_every_stage_script_is_in_the_pipeline_in_order_of_flow() -> None:
     assert scripts == set(PIPELINE)
     assert list(PIPELINE) == [
         "validate", "download", "filter", "resize", "group", "caption", "train", "embed", "rank", "index", "evaluate",
-        "report",
+        "approximate", "report",
     ]  # fmt: skip
 
 

@@ -93,24 +93,24 @@ def test_captions_find_their_picture_and_pictures_their_captions() -> None:
     assert there.relevant_counts().tolist() == [1] * 6
     assert back.query_ids == ["i0", "i1", "i2"]  # i3 has nothing to find
     assert back.relevant_counts().tolist() == [2, 1, 3]
-    captions, pictures = there.retrievers["image"]()
+    captions, pictures = there.pair("image")
     np.testing.assert_array_equal(captions, ALL[CAPTIONS].rows)
     np.testing.assert_array_equal(pictures, ALL[IMAGES].rows)
-    of_pictures, of_captions = back.retrievers["image"]()
+    of_pictures, of_captions = back.pair("image")
     np.testing.assert_array_equal(of_pictures, ALL[IMAGES].rows[:3])
     np.testing.assert_array_equal(of_captions, captions)
 
 
 def test_a_picture_that_searches_by_words_uses_its_generated_caption_and_never_its_own_human_ones() -> None:
     _, there, back = build(ALL, GROUPS, PARAMS, joint=True)
-    np.testing.assert_array_equal(there.retrievers["caption_generated"]()[1], ALL[GENERATED].rows)
-    np.testing.assert_array_equal(back.retrievers["caption_generated"]()[0], ALL[GENERATED].rows[:3])
+    np.testing.assert_array_equal(there.pair("caption_generated")[1], ALL[GENERATED].rows)
+    np.testing.assert_array_equal(back.pair("caption_generated")[0], ALL[GENERATED].rows[:3])
 
 
 @pytest.mark.parametrize("weight", [0.1, 0.5, 0.8])
 def test_pixels_and_words_together_score_the_weighted_sum_of_both(weight: float) -> None:
     task = build(ALL, GROUPS, PARAMS.model_copy(update={"image_weight": weight}), joint=True)[0]
-    rows, _ = task.retrievers["image_and_caption_generated"]()
+    rows, _ = task.pair("image_and_caption_generated")
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
     image, words = ALL[IMAGES].rows[[0, 2]], ALL[GENERATED].rows[[0, 2]]
     expected = weight * image[0] @ image[1] + (1 - weight) * words[0] @ words[1]

@@ -78,6 +78,11 @@ class Pool:
         """Those that have a run here."""
         return sorted(path.stem for path in (self.folder / "runs").glob("*.parquet"))
 
+    def chosen(self, retriever: str) -> dict[str, float]:
+        """What was chosen for a run on validation data, and on how much of them."""
+        path = self.folder / tables.CHOSEN / f"{retriever}.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
     @property
     def full_ranking(self) -> bool:
         """Whether the `rank` stage measured average precision over the whole pool here."""
@@ -173,7 +178,7 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
             for retriever in pool.retrievers:
                 measured = measure_run(pool, retriever, params)
                 gates.check("own_pool", measured.own_found)
-                results.retrieval[pool.name][retriever] = measured.means
+                results.retrieval[pool.name][retriever] = measured.means | pool.chosen(retriever)
                 if not pool.full_ranking:
                     results.as_published[pool.name][retriever] = measured.as_published
                 found = intervals_of(measured.per_query, params, macro=pool.excludes_self)
@@ -273,13 +278,19 @@ def tied_at(scores: Float32[np.ndarray, "queries depth"], k: int) -> np.ndarray:
     return scores[:, k - 1] == scores[:, k]
 
 
+def found_by_words(retriever: str, scores: Float32[np.ndarray, "queries depth"]) -> np.ndarray:
+    """Whether ranked items were found at all: one that shares no word with the query only fills the list."""
+    return scores > 0 if retriever.startswith(tables.BM25) else np.ones(scores.shape, dtype=bool)
+
+
 def _read_relevance(pool: Pool, retriever: str) -> tuple[Relevance, Float32[np.ndarray, "queries depth"], str | None]:
     relevance, scores, ranked = [], [], []
     path = pool.folder / "runs" / f"{retriever}.parquet"
     query_ids, item_ids = pool.queries["query_id"].to_list(), pool.items["item_id"].to_list()
     for first, rows, of_rows in read_run(path, query_ids, item_ids):
         wanted = pool.query_groups[first : first + len(rows)]
-        relevance.append(pool.item_groups[rows] == wanted[:, None])
+        hits = pool.item_groups[rows] == wanted[:, None]
+        relevance.append(hits & found_by_words(retriever, of_rows))
         scores.append(of_rows)
         ranked.append(rows)
     row_of = {item_id: row for row, item_id in enumerate(item_ids)}

@@ -22,7 +22,7 @@ from jaxtyping import Float32
 
 from twinlens import __version__
 from twinlens.errors import DataError
-from twinlens.evaluation import Pool
+from twinlens.evaluation import Pool, found_by_words
 from twinlens.measures import MEASURES
 from twinlens.reporting import write_csv
 from twinlens.runs import read_run
@@ -83,6 +83,7 @@ def write_trec_run(pool: Pool, retriever: str, tag: str, path: Path) -> Path:
                     "tag": f"{tag}.{retriever}",
                 }
             )
+            lines = lines.filter(pl.Series(found_by_words(retriever, scores).ravel()))
             lines.write_csv(file, include_header=False, separator=" ", quote_style="never", float_precision=9)
     return path
 
@@ -93,9 +94,11 @@ def strictly_falling(scores: Float32[np.ndarray, "queries depth"]) -> Float32[np
     Scores are rounded to 9 decimals first, so that what is written in decimals reads back as it was.
     """
     falling = np.array(scores, dtype=np.float32)
-    step = np.float32(2.0**-23)  # of numbers from 1 to 2; cosines are smaller, so this always shows
+    step = np.float32(2.0**-23)  # of numbers from 1 to 2: shows where cosines are written; BM25's scores are larger
     for rank in range(1, falling.shape[1]):
-        np.minimum(falling[:, rank], falling[:, rank - 1] - step, out=falling[:, rank])
+        above = falling[:, rank - 1]
+        limit = np.minimum(above - step, np.nextafter(above, np.float32(-np.inf)))
+        np.minimum(falling[:, rank], limit, out=falling[:, rank])
     return falling
 
 

@@ -112,13 +112,15 @@ class Ties:
         self,
         scores: Float32[np.ndarray, "queries depth"],
         rows: Int[np.ndarray, "queries depth"],
-        items: Float32[np.ndarray, "items dim"],
+        items: Float32[np.ndarray, "items dim"] | None,
     ) -> None:
-        """Count a block of lists, best first."""
+        """Count a block of lists, best first; without vectors (words, ranks) equal scores may be right."""
         self.queries += len(scores)
         if scores.shape[1] < 2:
             return
         self.constant += int((scores[:, 0] == scores[:, -1]).sum())
+        if items is None:
+            return
         queries, ranks = np.nonzero(np.diff(scores, axis=1) == 0)
         apart, step = np.zeros(len(queries), dtype=bool), max(1, CELLS // items.shape[1])
         for start in range(0, len(queries), step):

@@ -64,6 +64,15 @@ class RankParams(Section):
     seed: int  # of the draw of one caption a picture
 
 
+class HybridParams(Section):
+    """Words (BM25) and pixels together, in the task `caption_to_image`."""
+
+    rrf_constant: Annotated[float, Field(gt=0)]  # of reciprocal rank fusion
+    image_weight: Annotated[float, Field(ge=0, le=1)]  # of the weighted sum, where it cannot be chosen on validation
+    validation_pictures: NonNegativeInt  # at most; 0: the weight is not chosen
+    seed: int  # of their draw
+
+
 class CategoryCard(Section):
     """One protocol of category search: which pictures search, and how their weights are learned."""
 
@@ -88,6 +97,24 @@ class CategoryParams(Section):
     seed: int  # of that draw
     standard: CategoryCard
     as_published: CategoryCard | None  # null: not measured
+
+
+class IndexSetting(Section):
+    """One approximate index, and how thoroughly it is searched."""
+
+    index: Literal["ivf_flat", "ivf_sq", "ivf_pq", "ivf_hnsw_sq"]
+    partitions: PositiveInt  # LanceDB takes fewer where there are too few items to train them
+    nprobes: PositiveInt  # partitions that are searched
+    ef: PositiveInt | None = None  # candidates of a graph's search
+    refine: PositiveInt | None = None  # times k candidates whose true scores are computed
+
+
+class ApproximateParams(Section):
+    """Approximate search, measured against exact."""
+
+    k: PositiveInt
+    queries: PositiveInt  # asked of each setting, one by one
+    settings: dict[str, IndexSetting]
 
 
 class EvaluateParams(Section):
@@ -167,6 +194,7 @@ class Params(Section):
     resize: ResizeParams
     group: GroupParams
     rank: RankParams
+    hybrid: HybridParams
     category_search: CategoryParams
     gates: GateParams
     report: ReportParams
@@ -176,6 +204,7 @@ class Params(Section):
     datasets: dict[str, DatasetCard]
     models: dict[str, ModelCard]
     captioners: dict[str, CaptionerCard]
+    approximate: ApproximateParams
     evaluate: EvaluateParams
 
     @model_validator(mode="after")

@@ -101,6 +101,12 @@ def quality_cost_rows(retrieval: dict[str, Any], costs: dict[str, Any], k: int) 
         "caption_generated": ["caption_caption", "embed_captions_generated"],
         "image_and_captions_joined": ["embed_images", "embed_captions_joined"],
         "image_and_caption_generated": ["embed_images", "caption_caption", "embed_captions_generated"],
+        "bm25_captions": ["rank_bm25_captions"],
+        "bm25_generated": ["caption_caption", "rank_bm25_generated"],
+        "hybrid_captions_rrf": ["embed_images", "rank_bm25_captions"],
+        "hybrid_captions_weighted": ["embed_images", "rank_bm25_captions"],
+        "hybrid_generated_rrf": ["embed_images", "caption_caption", "rank_bm25_generated"],
+        "hybrid_generated_weighted": ["embed_images", "caption_caption", "rank_bm25_generated"],
     }
     rows = []
     for task in (name for name in TASKS if name in retrieval):

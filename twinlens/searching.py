@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from jaxtyping import Int
 
-from twinlens import tables
+from twinlens import ordering, tables
 from twinlens.batches import ranks_in_batches
 from twinlens.distractors import judged_items
 from twinlens.errors import DataError
 from twinlens.full_ranking import average_precision
 from twinlens.gates import Gates, Ties, check_probe, not_finite, not_unit, repeated
-from twinlens.neighbours import nearest
+from twinlens.hybrid import Hybrid, block_starts
+from twinlens.neighbours import Neighbours, nearest
 from twinlens.probes import Probe
 from twinlens.progress import Progress
 from twinlens.runs import RunWriter
-from twinlens.tasks import Task, Vectors
+from twinlens.tasks import Pair, Scorer, Task, Vectors
 
 
 def read_vectors(folder: Path, name: str) -> Vectors:
@@ -69,16 +71,14 @@ def write_pool(task: Task, folder: Path) -> None:
 
 def search(task: Task, retriever: str, depth: int, device: str, folder: Path, gates: Gates) -> None:
     """Write the run of one retriever, and the rank of every query's first hit, also without distractors."""
-    queries, items = task.retrievers[retriever]()
-    wanted, groups = task.query_groups, task.item_groups
+    made = task.retrievers[retriever]()
+    items, total = (made[1], len(made[0])) if isinstance(made, tuple) else (None, len(made))
     first_hits, equal = [], Ties()
     with (
         RunWriter(folder / "runs" / f"{retriever}.parquet", task.query_ids, task.item_ids) as run,
-        Progress(f"rank {task.name} by {retriever}", total=len(queries), unit="query") as bar,
+        Progress(f"rank {task.name} by {retriever}", total=total, unit="query") as bar,
     ):
-        for found in nearest(
-            queries, items, depth, own_rows=task.own_rows, query_groups=wanted, item_groups=groups, device=device
-        ):
+        for found in ranked(made, task, retriever, depth, device):
             run.add(found.first_query, found.rows, found.scores)
             equal.add(found.scores, found.rows, items)
             assert found.first_hit is not None  # groups were given
@@ -86,18 +86,71 @@ def search(task: Task, retriever: str, depth: int, device: str, folder: Path, ga
             bar.add(len(found.rows))
     gates.check("tied_scores", equal.trouble(f"{task.name}, {retriever}", gates.params.max_tied_share))
     rank = among = np.concatenate(first_hits)
-    judged = judged_items(wanted, groups)
+    judged = judged_items(task.query_groups, task.item_groups)
     if not judged.all():
         assert task.own_rows is None  # where queries are items, every item is a query
-        again = nearest(queries, items[judged], depth, query_groups=wanted, item_groups=groups[judged], device=device)
+        again = ranked(made, task, retriever, depth, device, np.flatnonzero(judged))
         among = np.concatenate([found.first_hit for found in again if found.first_hit is not None])
     hits = pl.DataFrame({"query_id": task.query_ids, "rank": rank, "rank_among_judged": among})
     tables.write_table(hits, folder / "first_hits" / f"{retriever}.parquet", tables.FIRST_HITS)
-    if task.partners is not None:
-        ranks = ranks_in_batches(queries, items[task.partners])
+    if task.partners is not None and isinstance(made, tuple):
+        ranks = ranks_in_batches(made[0], made[1][task.partners])
         in_batches = pl.DataFrame({"query_id": task.query_ids, "rank": ranks})
         tables.write_table(in_batches, folder / tables.IN_BATCHES / f"{retriever}.parquet", tables.BATCH_RANKS)
+    if isinstance(made, Hybrid) and made.chosen:
+        path = folder / tables.CHOSEN / f"{retriever}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(made.chosen) + "\n")
     if task.full_ranking:
-        values = average_precision(queries, items, wanted, groups)
+        assert isinstance(made, tuple)  # only vectors search there
+        values = average_precision(*made, task.query_groups, task.item_groups)
         precisions = pl.DataFrame({"query_id": task.query_ids, "value": values})
         tables.write_table(precisions, folder / tables.FULL_RANKING / f"{retriever}.parquet", tables.AVERAGE_PRECISION)
+
+
+def ranked(
+    made: Pair | Scorer,
+    task: Task,
+    retriever: str,
+    depth: int,
+    device: str,
+    rows: Int[np.ndarray, " chosen"] | None = None,
+) -> Iterator[Neighbours]:
+    """The best items of every query of a task, a block of queries at a time.
+
+    Args:
+        made: what the retriever makes: vectors, or scores.
+        task: who searches what.
+        retriever: its name, which says whether an item with score 0 was not found.
+        depth: items wanted.
+        device: where products of vectors are made.
+        rows: the items to rank; all if absent.
+    """
+    groups = task.item_groups if rows is None else task.item_groups[rows]
+    if isinstance(made, tuple):
+        queries, items = made
+        yield from nearest(
+            queries,
+            items if rows is None else items[rows],
+            depth,
+            own_rows=task.own_rows,
+            query_groups=task.query_groups,
+            item_groups=groups,
+            device=device,
+        )
+        return
+    left_out = 0 if task.own_rows is None else 1
+    by_words = retriever.startswith(tables.BM25)
+    for start, stop in block_starts(made, len(task.item_ids)):
+        scores = made.block(start, stop) if rows is None else made.block(start, stop)[:, rows]
+        relevant = groups == task.query_groups[start:stop, None]
+        if task.own_rows is not None:
+            own = np.arange(stop - start), task.own_rows[start:stop]
+            scores[own], relevant[own] = -np.inf, False
+        keys = ordering.keys(scores)
+        first = ordering.first_hits(keys, relevant)
+        if by_words:  # not found is as good as last
+            missed = np.where(relevant, scores, -np.inf).max(axis=1) <= 0
+            first[missed & relevant.any(axis=1)] = len(groups) - left_out
+        best = ordering.best(keys, min(depth, len(groups) - left_out))
+        yield Neighbours(start, best, np.take_along_axis(scores, best, axis=1), first)

@@ -1,4 +1,4 @@
-"""What the pool's pictures are fed as: pixels, and three kinds of text; and what category search adds."""
+"""What the pool's pictures are fed as: pixels, and three kinds of text; what category search and validation add."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ TEXTS = (CAPTIONS, JOINED, GENERATED)
 CLASSES, NEGATIVES = "classes", "negatives"  # prompts of the classes; pictures that are never ranked
 UNTRAINED = "_untrained"  # ends the name of a source embedded by a trained model as it was before
 OTHER_WAY = "_image_to_caption"  # and by the heads of that direction, where each has its own
+VALIDATION_IMAGES, VALIDATION_CAPTIONS = "validation_images", "validation_captions"  # to choose weights on
 
 ALL = (
-    *(IMAGES, *TEXTS, CLASSES, NEGATIVES),
+    *(IMAGES, *TEXTS, CLASSES, NEGATIVES, VALIDATION_IMAGES, VALIDATION_CAPTIONS),
     *(f"{name}{UNTRAINED}" for name in (IMAGES, CAPTIONS)),
     *(f"{name}{OTHER_WAY}" for name in (IMAGES, CAPTIONS, GENERATED)),
 )

@@ -68,6 +68,8 @@ RUN = _columns(query_id=_id, item_id=_id, rank=pa.int32(), score=pa.float32())  
 FULL_RANKING = "average_precision"  # folder of the tables below, in tasks that are measured beyond the runs' depth
 IN_BATCHES = "in_batches"  # folder of ranks within small batches, as source 001 measured
 AS_PUBLISHED = "_as_published"  # ends the name of a task that repeats a source's own protocol
+CHOSEN = "chosen"  # folder of what was chosen for a run on validation data, <retriever>.json
+BM25 = "bm25_"  # begins the names of runs by words alone, where an item with score 0 shares no word: it is not found
 AVERAGE_PRECISION = _columns(query_id=_text, value=pa.float64())  # over the full ranking
 BATCH_RANKS = _columns(query_id=_text, rank=pa.int32())
 FIRST_HITS = _columns(  # ranks of the first relevant item: in the whole pool, and in the pool without distractors

@@ -14,13 +14,14 @@ answers "which model, fed with what".
 In the last two a picture stands for itself by its pixels (needs a joint model), by its generated
 caption, or by both; its human captions are the other side. `image_untrained` is a trained model as it
 was before. Heads that were trained by distances are ranked by them too, in tasks of their own.
+Retrievers by words are in `word_search`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -37,6 +38,18 @@ Rows = Float32[np.ndarray, "rows dim"]
 Pair = tuple[Rows, Rows]  # vectors of the queries and of the items
 
 
+class Scorer(Protocol):
+    """Scores that are no inner products of vectors: by words, or fused."""
+
+    def __len__(self) -> int:
+        """How many queries there are."""
+        ...
+
+    def block(self, start: int, stop: int) -> Float32[np.ndarray, "queries items"]:
+        """Scores of the queries from `start` to before `stop` with all items."""
+        ...
+
+
 @dataclass(frozen=True)
 class Vectors:
     """Unit vectors of one source, in the order of their ids."""
@@ -49,7 +62,7 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Task:
-    """Who searches what; `retrievers` make their vectors only when called."""
+    """Who searches what; `retrievers` make their vectors or scores only when called."""
 
     name: str
     query_ids: list[str]
@@ -59,10 +72,16 @@ class Task:
     item_groups: Int[np.ndarray, " items"]
     group_names: list[str]
     own_rows: Int[np.ndarray, " queries"] | None  # the item that is the query itself
-    retrievers: dict[str, Callable[[], Pair]] = field(default_factory=dict)
+    retrievers: dict[str, Callable[[], Pair | Scorer]] = field(default_factory=dict)
     partners: Int[np.ndarray, " queries"] | None = None  # the item that each query is ranked with in a small batch
     full_ranking: bool = False  # whether average precision over the whole pool is asked for
     about: dict[str, int] = field(default_factory=dict)  # more to tell of the pool than its size
+
+    def pair(self, retriever: str) -> Pair:
+        """The vectors of a retriever that makes vectors."""
+        made = self.retrievers[retriever]()
+        assert isinstance(made, tuple), f"{retriever} makes scores"
+        return made
 
     def relevant_counts(self) -> Int[np.ndarray, " queries"]:
         """R of every query: items of its group, itself left out."""
@@ -146,45 +165,40 @@ def _one_caption(source: Vectors, ids: list[str], seed: int) -> Rows:
 
 def _caption_tasks(sources: dict[str, Vectors], pool_ids: list[str], params: RankParams, joint: bool) -> list[Task]:
     captions = sources[CAPTIONS]
-    code_of = {image_id: code for code, image_id in enumerate(pool_ids)}
-    caption_groups = np.array([code_of[image_id] for image_id in captions.image_ids])
+    caption_groups = _codes(captions.image_ids, pool_ids)
     # A picture without a caption can be found, but cannot search.
     described, first = np.unique(caption_groups, return_index=True)
     described_ids = [pool_ids[code] for code in described]
-    searching = {
-        "caption_to_image": _caption_pairs(sources, params.image_weight, joint),
-        "image_to_caption": {
+    there = caption_to_image(captions.ids, captions.image_ids, pool_ids)
+    there.retrievers.update(_caption_pairs(sources, params.image_weight, joint))
+    back = Task(
+        "image_to_caption",
+        query_ids=described_ids,
+        query_images=described_ids,
+        query_groups=described,
+        item_ids=captions.ids,
+        item_groups=caption_groups,
+        group_names=pool_ids,
+        own_rows=None,
+        retrievers={
             name: _turned(pair, described)
             for name, pair in _caption_pairs(sources, params.image_weight, joint, OTHER_WAY).items()
         },
-    }
-    if joint and sources[IMAGES].lengths is not None:  # heads whose source compared vectors by distance
-        whole = _whole_length(sources)
-        searching[f"caption_to_image{AS_PUBLISHED}"] = {"image": lambda: as_inner_products(*whole())}
-        turned = _turned(_whole_length(sources, OTHER_WAY), described)
-        searching[f"image_to_caption{AS_PUBLISHED}"] = {"image": lambda: as_inner_products(*turned())}
-    tasks = []
-    for name, retrievers in searching.items():
-        sides: dict[str, Any] = (
-            {
-                "query_ids": captions.ids,
-                "query_images": captions.image_ids,
-                "query_groups": caption_groups,
-                "item_ids": pool_ids,
-                "item_groups": np.arange(len(pool_ids)),
-            }
-            if name.startswith("caption_to_image")
-            else {
-                "query_ids": described_ids,
-                "query_images": described_ids,
-                "query_groups": described,
-                "item_ids": captions.ids,
-                "item_groups": caption_groups,
-                "partners": first,
-            }
-        )
-        tasks.append(Task(name, **sides, group_names=pool_ids, own_rows=None, retrievers=retrievers))
-    return tasks
+        partners=first,
+    )
+    if not joint or sources[IMAGES].lengths is None:
+        return [there, back]
+    # Heads whose source compared vectors by distance.
+    whole, turned = _whole_length(sources), _turned(_whole_length(sources, OTHER_WAY), described)
+    published: list[tuple[Task, Callable[[], Pair]]] = [
+        (there, lambda: as_inner_products(*whole())),
+        (back, lambda: as_inner_products(*turned())),
+    ]
+    return [
+        there,
+        back,
+        *(replace(task, name=task.name + AS_PUBLISHED, retrievers={"image": pair}) for task, pair in published),
+    ]
 
 
 def _caption_pairs(
@@ -227,6 +241,32 @@ def _turned(pair: Callable[[], Pair], described: Int[np.ndarray, " described"]) 
         return pictures[described], of_captions
 
     return other_way
+
+
+def caption_to_image(caption_ids: Iterable[str], image_ids: Iterable[str], pool_ids: list[str]) -> Task:
+    """The task of that name, without retrievers.
+
+    Args:
+        caption_ids: the queries.
+        image_ids: the picture that each describes.
+        pool_ids: the items.
+    """
+    described = list(image_ids)
+    return Task(
+        "caption_to_image",
+        query_ids=list(caption_ids),
+        query_images=described,
+        query_groups=_codes(described, pool_ids),
+        item_ids=pool_ids,
+        item_groups=np.arange(len(pool_ids)),
+        group_names=pool_ids,
+        own_rows=None,
+    )
+
+
+def _codes(image_ids: Iterable[str], pool_ids: list[str]) -> Int[np.ndarray, " ids"]:
+    code_of = {image_id: code for code, image_id in enumerate(pool_ids)}
+    return np.array([code_of[image_id] for image_id in image_ids])
 
 
 def one_caption_each(image_ids: list[str], wanted: list[str], seed: int) -> Int[np.ndarray, " wanted"]:

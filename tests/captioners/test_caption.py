@@ -174,3 +174,11 @@ def test_a_picture_that_is_not_where_the_rows_say_is_named_and_the_parts_before_
 def test_the_batch_suits_the_device() -> None:
     assert default_batch(CPU) == 32
     assert default_batch(Placement(torch.device("cuda"), torch.bfloat16)) == 128
+
+
+def test_nothing_to_describe_is_no_work(shards: Path, rows: pl.DataFrame) -> None:
+    machine = captioner()
+    with Scratch("caption", "none") as scratch:
+        assert caption_pictures(machine, shards, rows[:0], scratch) == []
+        assert scratch.total("seconds") == 0
+    assert machine.batches == []

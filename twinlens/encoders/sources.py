@@ -15,7 +15,17 @@ from twinlens.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
 from twinlens.params import ComputeParams
 from twinlens.placement import Placement
 from twinlens.recipes import HeadsRecipe
-from twinlens.sources import CAPTIONS, CLASSES, GENERATED, IMAGES, NEGATIVES, OTHER_WAY, UNTRAINED
+from twinlens.sources import (
+    CAPTIONS,
+    CLASSES,
+    GENERATED,
+    IMAGES,
+    NEGATIVES,
+    OTHER_WAY,
+    UNTRAINED,
+    VALIDATION_CAPTIONS,
+    VALIDATION_IMAGES,
+)
 from twinlens.trained import heads_of, weights_before, weights_of
 
 
@@ -28,6 +38,8 @@ class Sources:
     negatives: pl.DataFrame  # pictures that are never ranked; may have no rows
     prompts: pl.DataFrame  # of classes; may have no rows
     texts: dict[str, pl.DataFrame]  # of `twinlens.sources.text_sources`
+    validation: pl.DataFrame  # pictures to choose weights on; may have no rows
+    validation_captions: pl.DataFrame | None  # of those
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,9 @@ class Embedder:
                     job.pictures(NEGATIVES, sources.shards, sources.negatives, out)
             if role == "joint" and len(sources.prompts):
                 job.texts(CLASSES, sources.prompts, out)
+            if role == "joint" and sources.validation_captions is not None:
+                job.pictures(VALIDATION_IMAGES, sources.shards, sources.validation, out)
+                job.texts(VALIDATION_CAPTIONS, sources.validation_captions, out)
             if role in ("joint", "text"):
                 for name, table in sources.texts.items():
                     job.texts(name, table, out)
@@ -82,6 +97,9 @@ class Embedder:
             job.texts(CLASSES, sources.prompts, out, main)
         for name, table in sources.texts.items():
             job.texts(name, table, out, main)
+        if sources.validation_captions is not None:
+            job.pictures(VALIDATION_IMAGES, sources.shards, sources.validation, out, main)
+            job.texts(VALIDATION_CAPTIONS, sources.validation_captions, out, main)
         if IMAGE_TO_CAPTION in pairs.directions:
             job.pictures(f"{IMAGES}{OTHER_WAY}", sources.shards, sources.pool, out, IMAGE_TO_CAPTION)
             for name in (name for name in (CAPTIONS, GENERATED) if name in sources.texts):

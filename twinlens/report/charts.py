@@ -1,7 +1,8 @@
 """Charts as inline SVG: they take the page's colours, so that they are legible in the dark and in print.
 
 A series is told by its marker and its dashes as well as by its colour; the colours are those of Okabe
-and Ito (2008), which colour-blind readers tell apart.
+and Ito (2008), which colour-blind readers tell apart. The eighth has the first one's colour again, with
+another marker and other dashes.
 """
 
 from __future__ import annotations
@@ -52,7 +53,12 @@ def marker(number: int, x: float, y: float, size: float = 4.0) -> Markup:
         f'<path d="{at}m{-s} {-s}l{2 * s} {2 * s}m0 {-2 * s}l{-2 * s} {2 * s}" class="cross"/>',
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{s}" class="hollow"/>',
     )
-    return Markup(f'<g class="s{number % SERIES}">{shapes[number % SERIES]}</g>')
+    return Markup(f'<g class="s{number % SERIES}">{shapes[_style(number)]}</g>')
+
+
+def _style(number: int) -> int:
+    """Which marker and dashes: as the colour, and moved by one each time the colours begin again."""
+    return (number + number // SERIES) % SERIES
 
 
 def lines(series: Sequence[Series], x_label: str, y_label: str, title: str, *, from_zero: bool = False) -> Markup:
@@ -69,7 +75,8 @@ def lines(series: Sequence[Series], x_label: str, y_label: str, title: str, *, f
     for one in series:
         places = [(across(log(x)), down(y)) for x, y in one.points]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-        dash = f' stroke-dasharray="{DASHES[one.number % SERIES]}"' if DASHES[one.number % SERIES] else ""
+        dashes = DASHES[_style(one.number)]
+        dash = f' stroke-dasharray="{dashes}"' if dashes else ""
         parts.append(Markup(f'<path class="line l{one.number % SERIES}" d="{path}"{dash}/>'))
         marked = range(0, len(places), 1 + len(places) // 8) if from_zero else _spread(len(places), 6)
         parts += [marker(one.number, *places[i], 3.2) for i in marked]

@@ -51,6 +51,7 @@ class Sources:
     at_k: pl.DataFrame
     quality_cost: pl.DataFrame
     distractors: pl.DataFrame  # hit against their number
+    approximate: pl.DataFrame  # recall and latency of each setting
     described: dict[str, Any]  # content of metrics/datasets/<dataset>.json
     duplicates: pl.DataFrame
     parts: dict[str, str]  # of a composed dataset: which of them a picture comes from
@@ -89,6 +90,7 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
         captions=sources.metrics["captions"],
         mistakes=wrong,
         causes={task: mistakes.listed(runs, sources.parts) for task, runs in wrong.items()},
+        approximate=approximate_section(sources.approximate),
         published=beside(sources.names, sources.metrics),
         galleries=sorted(shown, key=lambda g: (place(g.task), -_main(sources, g.task, g.retriever))),
         thumbnails=thumbnails,
@@ -201,6 +203,23 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
         "efficient": [s.name for s in points if s.points[0] in efficient],
         "categories": categories(sources, pool, best_first),
         "retrievers": best_first,
+        "weights": [
+            (name, results[name]["image_weight"], results[name]["validation_queries"])
+            for name in best_first
+            if "image_weight" in results[name]
+        ],
+    }
+
+
+def approximate_section(settings: pl.DataFrame) -> dict[str, Any]:
+    """Table and chart of what approximate search misses of the exact, and what time it saves."""
+    rows = list(settings.iter_rows(named=True))
+    points = [Series(row["setting"], n, [(row["ms_per_query"], row["recall"])]) for n, row in enumerate(rows)]
+    return {
+        "rows": [row | {"marker": charts.marker(n, 9, 8, 5)} for n, row in enumerate(rows)],
+        "chart": charts.scatter(
+            points, "milliseconds of one query", "recall of the exact neighbours", "approximate search: recall, latency"
+        ),
     }
 
 

@@ -1,0 +1,31 @@
+"""Measure what approximate search misses of the exact, and what time it saves."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import polars as pl
+
+from stages.runner import run_stage
+from twinlens import approximate, paths
+from twinlens.params import read_params
+from twinlens.sources import CAPTIONS, IMAGES, JOINED
+
+log = logging.getLogger("twinlens")
+
+
+def main(dataset: str, model: str) -> None:
+    """Write metrics/approximate.csv: recall and latency of every setting on the pool's vectors."""
+    params, vectors = read_params(), paths.embedded(dataset, model)
+    files = {name: vectors / f"{name}.npy" for name in (IMAGES, JOINED, CAPTIONS)}
+    items = np.load(files[IMAGES] if files[IMAGES].exists() else files[JOINED])
+    words_search = params.models[model].shares_a_space and files[CAPTIONS].exists()
+    asked = np.load(files[CAPTIONS], mmap_mode="r") if words_search else items
+    rows = pl.DataFrame(approximate.measure(asked, items, params.approximate))
+    rows.write_csv(paths.METRICS / "approximate.csv")
+    log.info("%s", "\n".join(f"{name}: recall {recall:.3f}, {ms:.2f} ms" for name, recall, ms, *_ in rows.iter_rows()))
+
+
+if __name__ == "__main__":
+    run_stage(main)
