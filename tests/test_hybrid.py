@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from twinlens import hybrid
+from twinlens import fusion, hybrid, ordering
 
 IMAGE = np.array([[0.9, 0.1, 0.5, 0.4]], np.float32)  # order 0, 2, 3, 1
 WORDS = np.array([[0.0, 8.0, 2.0, 0.0]], np.float32)  # order 1, 2; 0 and 3 share no word
@@ -27,9 +27,27 @@ class Fixed:
 
 
 def test_reciprocal_ranks_by_hand() -> None:
-    fused = hybrid.reciprocal_rank_fusion(IMAGE, WORDS, 60)
+    fused = hybrid.reciprocal_rank_fusion(IMAGE, WORDS, 60, depth=9)
     # item 0: first by pixels, not in the list of words; 1: last and first; 2: second twice; 3: third
     assert fused[0].tolist() == pytest.approx([1 / 61, 1 / 64 + 1 / 61, 1 / 62 + 1 / 62, 1 / 63])
+
+
+def test_only_the_first_of_each_list_take_part() -> None:
+    fused = hybrid.reciprocal_rank_fusion(IMAGE, WORDS, 60, depth=1)
+    assert fused[0].tolist() == pytest.approx([1 / 61, 1 / 61, 0, 0])
+
+
+def test_ranks_are_fused_as_the_search_index_fuses_them() -> None:
+    rng = np.random.default_rng(3)
+    image, words = rng.random((2, 20, 300)).astype(np.float32)
+    words[words < 0.6] = 0  # without a word of the query
+    fused = hybrid.reciprocal_rank_fusion(image, words, 60, depth=50)
+    lists = [ordering.best(ordering.keys(scores), 50) for scores in (image, words)]
+    rows, scores = fusion.reciprocal_rank_fusion(lists, k=60)
+    for query in range(20):
+        held = rows[query] != fusion.NOBODY
+        assert fused[query][rows[query][held]].tolist() == pytest.approx(scores[query][held].tolist())
+        assert np.count_nonzero(fused[query]) == held.sum()
 
 
 def test_the_weighted_sum_by_hand() -> None:

@@ -75,7 +75,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
     gates = Gates(read_params().gates)
     tasks = build(every, groups, RankParams(depth=20, image_weight=0.5, seed=0), joint=True)
     texts = text_sources(groups, captions, generated)
-    hybrid = HybridParams(rrf_constant=60, image_weight=0.3, validation_pictures=0, seed=0)
+    hybrid = HybridParams(rrf_constant=60, rrf_depth=1000, image_weight=0.3, validation_pictures=0, seed=0)
     for task in extend(tasks, texts, ids, None, hybrid, Cost()):
         write_pool(task, folder / "ranked" / task.name)
         for retriever in task.retrievers:

@@ -7,7 +7,7 @@ import polars as pl
 from twinlens.params import HybridParams
 from twinlens.validation import draw
 
-PARAMS = HybridParams(rrf_constant=60, image_weight=0.5, validation_pictures=50, seed=0)
+PARAMS = HybridParams(rrf_constant=60, rrf_depth=1000, image_weight=0.5, validation_pictures=50, seed=0)
 
 
 def groups(pool: str) -> pl.DataFrame:

@@ -25,7 +25,7 @@ from twinlens.word_search import Validation, extend, validation_of
 from twinlens.words import words
 
 RANK = RankParams(depth=10, image_weight=0.5, seed=0)
-HYBRID = HybridParams(rrf_constant=60, image_weight=0.7, validation_pictures=9, seed=0)
+HYBRID = HybridParams(rrf_constant=60, rrf_depth=1000, image_weight=0.7, validation_pictures=9, seed=0)
 EVALUATE = EvaluateParams(ks=[1, 3], referee_queries=4, resamples=100, seed=0)
 IDS = ["i0", "i1", "i2", "i3"]
 GROUPS = pl.DataFrame({"image_id": IDS, "in_pool": [True] * 4, "object_set": ["a", "a", "b", "b"]})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Float64, Int
 
 from twinlens import ordering
 from twinlens.tasks import Pair, Scorer
@@ -37,13 +37,20 @@ def weighted_sum(image: Block, words: Block, image_weight: float) -> Block:
     return np.float32(image_weight) * normalised(image) + np.float32(1.0 - image_weight) * normalised(words)
 
 
-def reciprocal_rank_fusion(image: Block, words: Block, constant: float) -> Block:
-    """The sum of 1 / (constant + rank) over both lists (Cormack et al. 2009).
+def reciprocal_rank_fusion(image: Block, words: Block, constant: float, depth: int) -> Block:
+    """The sum of 1 / (constant + rank) over both lists (Cormack et al. 2009), each of the `depth` best items.
 
     An item without a word of the query is not in the list of words, and gets nothing for it.
     """
-    by_image, by_words = (1.0 / (constant + ordering.ranks(ordering.keys(scores))) for scores in (image, words))
+    by_image, by_words = (_of_ranks(scores, constant, depth) for scores in (image, words))
     return (by_image + np.where(words > 0, by_words, 0.0)).astype(np.float32)
+
+
+def _of_ranks(scores: Block, constant: float, depth: int) -> Float64[np.ndarray, "queries items"]:
+    best = ordering.best(ordering.keys(scores), min(depth, scores.shape[1]))
+    found = np.zeros(scores.shape)
+    np.put_along_axis(found, best, 1.0 / (constant + np.arange(1, best.shape[1] + 1))[None], axis=1)
+    return found
 
 
 @dataclass(frozen=True)

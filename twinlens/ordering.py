@@ -28,14 +28,6 @@ def best(of_items: Int64[np.ndarray, "queries items"], k: int) -> Int[np.ndarray
     return order if chosen is None else np.take_along_axis(chosen, order, axis=1)
 
 
-def ranks(of_items: Int64[np.ndarray, "queries items"]) -> Int64[np.ndarray, "queries items"]:
-    """The rank of every item, from 1."""
-    order = np.argsort(of_items, axis=1)[:, ::-1]
-    found = np.empty_like(order)
-    np.put_along_axis(found, order, np.arange(1, order.shape[1] + 1)[None], axis=1)
-    return found
-
-
 def first_hits(
     of_items: Int64[np.ndarray, "queries items"], relevant: Bool[np.ndarray, "queries items"]
 ) -> Int64[np.ndarray, " queries"]:

@@ -68,6 +68,7 @@ class HybridParams(Section):
     """Words (BM25) and pixels together, in the task `caption_to_image`."""
 
     rrf_constant: Annotated[float, Field(gt=0)]  # of reciprocal rank fusion
+    rrf_depth: PositiveInt  # items of each list that take part in it
     image_weight: Annotated[float, Field(ge=0, le=1)]  # of the weighted sum, where it cannot be chosen on validation
     validation_pictures: NonNegativeInt  # at most; 0: the weight is not chosen
     seed: int  # of their draw

@@ -197,7 +197,7 @@ def _timed(kind: str, texts: Mapping[str, pl.DataFrame], image_ids: list[str], c
 
 
 def _by_ranks(pixels: Callable[[], Pair], make: Callable[[], WordScores], params: HybridParams) -> hybrid.Hybrid:
-    fuse = partial(hybrid.reciprocal_rank_fusion, constant=params.rrf_constant)
+    fuse = partial(hybrid.reciprocal_rank_fusion, constant=params.rrf_constant, depth=params.rrf_depth)
     return hybrid.Hybrid(hybrid.Cosines.of(pixels()), make(), fuse)
 
 
