@@ -99,7 +99,7 @@ def test_the_untrained_folder_is_what_the_seed_says_before_any_step(
     towers: Towers, material: Material, tmp_path: Path
 ) -> None:
     for name, fields in (("short", {"epochs": 1}), ("long", {"epochs": 2}), ("seed", {"epochs": 1, "seed": 1})):
-        train(card(towers, **fields), material, tmp_path / name)
+        train(card(towers, "mean", **fields), material, tmp_path / name)
     assert files(tmp_path / "short/untrained") == files(tmp_path / "long/untrained")
     assert files(tmp_path / "short/untrained")[WEIGHTS] != files(tmp_path / "seed/untrained")[WEIGHTS]
     assert files(tmp_path / "short/untrained")[WEIGHTS] != files(tmp_path / "short/weights")[WEIGHTS]

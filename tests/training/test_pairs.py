@@ -337,13 +337,13 @@ class OnePoint(torch.nn.Module):
         return vectors if self.calls in self.good else torch.ones_like(vectors) + 1e-6 * vectors.flip(0)
 
 
-def both(make: Callable[[], torch.nn.Module]) -> dict[str, torch.nn.Module]:
-    return {"image": make(), "text": make()}
+def both(make: Callable[[], torch.nn.Module]) -> tuple[torch.nn.Module, torch.nn.Module]:
+    return make(), make()
 
 
 def test_a_model_that_collapses_is_stopped_after_that_epoch_with_the_cause_named() -> None:
     card = recipe("triplet", negatives="random", margin=1.0, epochs=5)
-    made = pair(card, **both(lambda: OnePoint(0, 7)))  # four steps an epoch
+    made = pair(card, *both(lambda: OnePoint(0, 7)))  # four steps an epoch
     with pytest.raises(DataError) as refused:
         train(made, card)
     message = str(refused.value)
@@ -359,7 +359,7 @@ def test_a_model_that_collapses_is_stopped_after_that_epoch_with_the_cause_named
 def test_a_collapse_is_recorded_where_the_card_says_so(caplog: pytest.LogCaptureFixture) -> None:
     card = recipe("triplet", epochs=5, on_collapse="record")
     with caplog.at_level("WARNING", logger="twinlens"):
-        rows = train(pair(card, **both(lambda: OnePoint(0, 7))), card)
+        rows = train(pair(card, *both(lambda: OnePoint(0, 7))), card)
     assert len(rows) == 6
     assert rows[1]["image_cosine"] < 0.5
     assert [row["image_cosine"] > 0.99 for row in rows[2:]] == [True] * 4
@@ -368,16 +368,16 @@ def test_a_collapse_is_recorded_where_the_card_says_so(caplog: pytest.LogCapture
 
 def test_a_model_whose_vectors_begin_close_together_is_given_until_its_end_to_spread() -> None:
     card = recipe("clip", epochs=4)
-    rows = train(pair(card, **both(lambda: OnePoint(9, 99))), card)
+    rows = train(pair(card, *both(lambda: OnePoint(9, 99))), card)
     assert [row["image_cosine"] > 0.99 for row in rows] == [True, True, True, False, False]
     with pytest.raises(DataError, match="have collapsed into one point"):
-        train(pair(card, **both(OnePoint)), card, "never")
+        train(pair(card, *both(OnePoint)), card, "never")
 
 
 def test_a_model_that_begins_close_together_is_judged_by_the_epoch_that_is_kept() -> None:
     fields: dict[str, Any] = {"epochs": 4, "keep": "best"}
     card = recipe("clip", **fields)
-    made = pair(card, **both(lambda: OnePoint(5, 9)))  # its second epoch alone is any good
+    made = pair(card, *both(lambda: OnePoint(5, 9)))  # its second epoch alone is any good
     assert len(train(made, card)) == 5
 
 
