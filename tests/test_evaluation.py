@@ -180,3 +180,61 @@ def test_a_run_in_which_queries_find_themselves_is_stopped(ranked: Path, tmp_pat
     tables.write_table(run, path, tables.RUN)
     with pytest.raises(DataError, match="object_sets, image: 60 of 60 queries found themselves"):
         measure_all_runs(tmp_path / "ranked", "d", PARAMS, Gates(read_params().gates), tmp_path / "out")
+
+
+def test_measures_of_the_sources_stand_beside_one_another_under_their_own_names(ranked: Path, tmp_path: Path) -> None:
+    found = measure_all_runs(ranked, "d", PARAMS, Gates(read_params().gates), tmp_path).as_published
+    cuts = [1, 3, 5, 10, 20]
+    assert set(found["object_sets"]["image"]) == {"mrr", "ndcg", "map", "precision", "recall"}
+    assert set(found["caption_to_image"]["image"]) == {"map_at_1", "map_at_5"}
+    both = {f"{pool}_mrr_at_{k}" for pool in ("in_batch", "corpus") for k in cuts}
+    for retriever in ("image", "caption_generated", "image_and_caption_generated"):
+        assert set(found["image_to_caption"][retriever]) == {"map_at_1", "map_at_5"} | both
+    ours = found["image_to_caption"]["image"]
+    measured = measure_run(Pool.read(ranked / "image_to_caption"), "image", PARAMS).means
+    for k in (1, 5, 10):
+        assert ours[f"corpus_mrr_at_{k}"] == measured[f"mrr_at_{k}"]
+    assert ours["map_at_5"] == measured["mrr_at_5"]
+    ranks = tables.read_table(ranked / "image_to_caption/in_batches/image.parquet", tables.BATCH_RANKS)
+    assert ranks["query_id"].to_list() == [f"i{n:02d}" for n in range(COUNT)]
+    by_hand = [1 / rank if rank <= 20 else 0 for rank in ranks["rank"]]
+    assert ours["in_batch_mrr_at_20"] == pytest.approx(np.mean(by_hand), abs=1e-6)
+
+
+def test_ranks_within_a_batch_are_of_the_first_caption_among_first_captions(ranked: Path) -> None:
+    of = {
+        name: vectors([f"{n}" for n in range(count)], [""] * count, seed).rows
+        for name, count, seed in (("p", COUNT, 1), ("c", 5 * COUNT, 2))
+    }
+    scores = of["p"].astype(float) @ of["c"][::5].astype(float).T
+    wanted = [1 + int((row > row[n]).sum()) for n, row in enumerate(scores)]
+    ranks = tables.read_table(ranked / "image_to_caption/in_batches/image.parquet", tables.BATCH_RANKS)
+    assert ranks["rank"].to_list() == wanted
+
+
+def test_a_protocol_of_a_source_goes_beside_its_published_figures_and_nowhere_else(
+    ranked: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(ranked, tmp_path / "ranked")
+    shutil.copytree(ranked / "caption_to_image", tmp_path / "ranked/caption_to_image_as_published")
+    for name in ("caption_generated", "image_and_caption_generated"):
+        (tmp_path / f"ranked/caption_to_image_as_published/runs/{name}.parquet").unlink()
+    results = measure_all_runs(tmp_path / "ranked", "d", PARAMS, Gates(read_params().gates), tmp_path / "out")
+    plain = measure_all_runs(ranked, "d", PARAMS, Gates(read_params().gates), tmp_path / "plain")
+    assert results.retrieval == plain.retrieval
+    assert results.intervals == plain.intervals
+    assert results.as_published == plain.as_published
+    assert "caption_to_image_as_published" not in json.loads((tmp_path / "out/pools.json").read_text())
+
+
+def test_a_model_as_it_was_before_its_training_may_be_at_chance(ranked: Path, tmp_path: Path) -> None:
+    for folder in ("caption_to_image", "image_to_caption", "object_sets"):
+        shutil.copytree(ranked / folder, tmp_path / "ranked" / folder)
+    shutil.copy(ranked / "pool.json", tmp_path / "ranked")
+    for path in (tmp_path / "ranked").glob("*/*/*.parquet"):
+        path.rename(path.with_stem(f"{path.stem}_untrained"))
+    gates = Gates(read_params().gates)
+    results = measure_all_runs(tmp_path / "ranked", "d", PARAMS, gates, tmp_path / "out")
+    assert gates.found == []
+    assert "image_untrained" in results.retrieval["caption_to_image"]
+    assert "image_untrained" in results.intervals["image_to_caption"]

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from twinlens import tables
 from twinlens.errors import DataError
-from twinlens.filtering import SPLITS, Annotations, Kept, RawCaption, RawImage, apply_rules, is_unicode, printable
+from twinlens.filtering import (
+    SPLITS,
+    Annotations,
+    Kept,
+    RawCaption,
+    RawImage,
+    apply_rules,
+    is_unicode,
+    printable,
+    resplit,
+)
 from twinlens.params import FilterParams
 
 BROKEN = b"caf\xe9".decode("utf-8", "surrogateescape")  # Latin-1 bytes read as UTF-8
@@ -145,6 +155,45 @@ def test_text_is_whole_or_shown_with_its_broken_bytes() -> None:
     assert not is_unicode("\ud83d alone")
     assert printable(BROKEN) == "caf\\udce9"
     assert printable("café") == "café"
+
+
+def split_of(found: Annotations) -> dict[str, str]:
+    return {image.image_id: image.split for image in found.images}
+
+
+MANY = Annotations([image(f"p{n}") for n in range(4000)], [caption(f"p{n}") for n in range(4000)])
+
+
+def test_splits_are_drawn_anew_in_the_shares_asked_for_and_by_seed() -> None:
+    drawn = split_of(resplit(MANY, val=0.1, test=0.25, seed=0))
+    counts = Counter(drawn.values())
+    for split, share in (("train", 0.65), ("val", 0.1), ("test", 0.25)):
+        assert abs(counts[split] / 4000 - share) < 5 * (share * (1 - share) / 4000) ** 0.5
+    assert drawn == split_of(resplit(MANY, val=0.1, test=0.25, seed=0))
+    other = split_of(resplit(MANY, val=0.1, test=0.25, seed=1))
+    assert 0.3 < sum(drawn[own] != other[own] for own in drawn) / 4000 < 0.7
+
+
+def test_the_split_of_a_picture_does_not_depend_on_the_others_nor_on_the_split_it_had() -> None:
+    whole = split_of(resplit(MANY, val=0.1, test=0.25, seed=0))
+    some = Annotations([image(f"p{n}", split="val") for n in range(3000, 100, -7)], [])
+    found = split_of(resplit(some, val=0.1, test=0.25, seed=0))
+    assert found == {own: whole[own] for own in found}
+    less = split_of(resplit(MANY, val=0.1, test=0.2, seed=0))  # a smaller test split is part of the larger one
+    assert {own for own, split in less.items() if split == "test"} < {
+        own for own, split in whole.items() if split == "test"
+    }
+
+
+def test_nothing_but_the_split_changes() -> None:
+    found = resplit(MANY, val=0.0, test=0.0, seed=3)
+    assert found == MANY
+    labelled = Annotations(
+        [RawImage("a", "a.jpg", "val", ("cat", "dog"), distractor=True)], [caption("a")], captioned=False
+    )
+    (one,) = resplit(labelled, val=0.0, test=0.0, seed=3).images
+    assert one == RawImage("a", "a.jpg", "train", ("cat", "dog"), distractor=True)
+    assert not resplit(labelled, 0.0, 0.0, 3).captioned
 
 
 IDS = st.sampled_from(["a", "b", "c", "A"])

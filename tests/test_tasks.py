@@ -9,8 +9,8 @@ import pytest
 from twinlens.errors import DataError
 from twinlens.fusion import concatenate
 from twinlens.params import RankParams
-from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED, text_sources
-from twinlens.tasks import Vectors, build, one_caption_each
+from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED, text_sources
+from twinlens.tasks import Task, Vectors, build, one_caption_each
 
 PARAMS = RankParams(depth=10, image_weight=0.5, seed=0)
 IDS = ["i0", "i1", "i2", "i3"]
@@ -61,6 +61,85 @@ def test_a_joint_model_is_asked_in_every_way() -> None:
         "caption_to_image": ["image", "caption_generated", "image_and_caption_generated"],
         "image_to_caption": ["image", "caption_generated", "image_and_caption_generated"],
     }
+
+
+CAPTION_IDS = [f"c{n}" for n in range(6)]
+BEFORE = {
+    IMAGES + UNTRAINED: vectors(IDS, IDS, 11),
+    CAPTIONS + UNTRAINED: vectors(CAPTION_IDS, CAPTION_IMAGES, 12),
+}
+OTHER = {
+    IMAGES + OTHER_WAY: vectors(IDS, IDS, 21),
+    CAPTIONS + OTHER_WAY: vectors(CAPTION_IDS, CAPTION_IMAGES, 22),
+    GENERATED + OTHER_WAY: vectors(IDS, IDS, 24),
+}
+
+
+def by_name(sources: dict[str, Vectors], joint: bool = True) -> dict[str, Task]:
+    return {task.name: task for task in build(sources, GROUPS, PARAMS, joint)}
+
+
+def test_a_trained_model_searches_as_it_was_before_too_both_ways_and_by_pixels_alone() -> None:
+    tasks = by_name(ALL | BEFORE)
+    assert "image_untrained" not in tasks["object_sets"].retrievers
+    captions, pictures = tasks["caption_to_image"].retrievers["image_untrained"]()
+    np.testing.assert_array_equal(captions, BEFORE[CAPTIONS + UNTRAINED].rows)
+    np.testing.assert_array_equal(pictures, BEFORE[IMAGES + UNTRAINED].rows)
+    pictures, captions = tasks["image_to_caption"].retrievers["image_untrained"]()
+    np.testing.assert_array_equal(pictures, BEFORE[IMAGES + UNTRAINED].rows[:3])
+    np.testing.assert_array_equal(captions, BEFORE[CAPTIONS + UNTRAINED].rows)
+    np.testing.assert_array_equal(tasks["caption_to_image"].retrievers["image"]()[1], ALL[IMAGES].rows)
+
+
+def test_heads_of_a_direction_of_their_own_search_that_direction_alone() -> None:
+    tasks = by_name(ALL | OTHER)
+    there, back = tasks["caption_to_image"].retrievers, tasks["image_to_caption"].retrievers
+    np.testing.assert_array_equal(there["image"]()[0], ALL[CAPTIONS].rows)
+    np.testing.assert_array_equal(there["image"]()[1], ALL[IMAGES].rows)
+    np.testing.assert_array_equal(back["image"]()[0], OTHER[IMAGES + OTHER_WAY].rows[:3])
+    np.testing.assert_array_equal(back["image"]()[1], OTHER[CAPTIONS + OTHER_WAY].rows)
+    np.testing.assert_array_equal(back["caption_generated"]()[0], OTHER[GENERATED + OTHER_WAY].rows[:3])
+    np.testing.assert_array_equal(back["caption_generated"]()[1], OTHER[CAPTIONS + OTHER_WAY].rows)
+    np.testing.assert_array_equal(tasks["object_sets"].retrievers["image"]()[0], ALL[IMAGES].rows[[0, 2]])
+
+
+def of_lengths(source: Vectors, seed: int) -> Vectors:
+    lengths = np.random.default_rng(seed).uniform(0.1, 9, len(source.ids)).astype(np.float32)
+    return Vectors(source.ids, source.image_ids, source.rows, lengths)
+
+
+def whole(source: Vectors) -> np.ndarray:
+    assert source.lengths is not None
+    return source.rows.astype(np.float64) * source.lengths[:, None]
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_heads_trained_by_distances_are_ranked_by_them_in_tasks_of_their_own(each: bool) -> None:
+    there = {name: of_lengths(ALL[name], seed) for seed, name in enumerate((IMAGES, CAPTIONS))}
+    back = {name: of_lengths(source, seed + 5) for seed, (name, source) in enumerate(OTHER.items())}
+    tasks = by_name(ALL | there | (back if each else {}))
+    for name, sources, other in (("caption_to_image", there, ""), ("image_to_caption", back if each else there, "")):
+        way = OTHER_WAY if each and name == "image_to_caption" else other
+        task, by_distance = tasks[name], tasks[f"{name}_as_published"]
+        assert list(by_distance.retrievers) == ["image"]
+        assert (by_distance.query_ids, by_distance.item_ids) == (task.query_ids, task.item_ids)
+        assert by_distance.query_groups.tolist() == task.query_groups.tolist()
+        pictures, captions = whole(sources[IMAGES + way]), whole(sources[CAPTIONS + way])
+        ends = (captions, pictures) if name == "caption_to_image" else (pictures[:3], captions)
+        apart = np.linalg.norm(ends[0][:, None] - ends[1][None], axis=2)
+        queries, items = by_distance.retrievers["image"]()
+        assert (queries @ items.T).argsort(axis=1)[:, ::-1].tolist() == apart.argsort(axis=1).tolist()
+        cosines = np.matmul(*(side if i == 0 else side.T for i, side in enumerate(task.retrievers["image"]())))
+        assert cosines.argsort(axis=1)[:, ::-1].tolist() != apart.argsort(axis=1).tolist()
+
+
+def test_unit_vectors_are_ranked_by_cosine_alone_and_pictures_are_paired_with_their_first_caption() -> None:
+    tasks = by_name(ALL)
+    assert list(tasks) == ["object_sets", "caption_to_image", "image_to_caption"]
+    partners = tasks["image_to_caption"].partners
+    assert partners is not None
+    assert partners.tolist() == [0, 2, 3]
+    assert tasks["caption_to_image"].partners is None
 
 
 def test_separate_towers_never_compare_pixels_with_words() -> None:

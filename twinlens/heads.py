@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -149,7 +150,7 @@ class Pairs(nn.Module):
                 Heads.model_validate(config["heads"]), config["widths"]["image"], config["widths"]["text"], table
             )
             pairs.load_state_dict(load_file(folder / WEIGHTS))
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise DataError(
                 f"{folder} holds no heads that can be read ({str(error)[:200]}): `dvc repro -f train`"
             ) from None

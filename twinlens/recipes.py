@@ -23,7 +23,7 @@ class Recipe(Card):
     batch_size: Annotated[int, Field(ge=2)]
     samples_per_epoch: PositiveInt | None = None  # pictures drawn each epoch; null: all of them
     replacement: bool = False  # whether a picture may be drawn twice in an epoch
-    drop_last: bool = True  # leave out the pictures that fill no whole batch
+    drop_last: bool = True  # leave out the pictures that fill no whole batch; false: only a single one
     captions: Literal["first", "random"] = "random"  # of each picture: always the first, or a new draw an epoch
 
     learning_rate: Positive

@@ -15,7 +15,7 @@ import torch
 from twinlens.errors import DataError
 from twinlens.recipes import Recipe
 from twinlens.scratch import Scratch
-from twinlens.training.loop import CHECKPOINT, Batch, draw_captions, fit, write_log
+from twinlens.training.loop import CHECKPOINT, Batch, draw_captions, draw_pictures, fit, write_log
 
 COUNT = 21  # pictures, so five steps of four and one picture left over
 CAPTIONS_OF = [np.arange(3 * picture, 3 * picture + 1 + picture % 3) for picture in range(COUNT)]
@@ -53,6 +53,8 @@ class Training:
         self.model = Small()
         self.batches: list[Batch] = []
         self.validated = 0
+        self.merits: list[float] = []  # of each epoch, where a test decides which is the best
+        self.shown: list[State] = []  # the weights that were validated
 
     def loss(self, batch: Batch) -> torch.Tensor:
         self.batches.append(batch)
@@ -64,13 +66,24 @@ class Training:
     def validate(self) -> dict[str, float]:
         self.validated += 1
         assert not self.model.training
+        self.shown.append(self.state())
+        if self.merits:
+            return {"merit": self.merits[self.epoch() - 1]}
         with torch.inference_mode():
             return {"val_loss": float(self.model(torch.arange(10)).logsumexp(dim=1).mean())}
 
+    def epoch(self) -> int:
+        """The epoch that is validated, whichever run it is in."""
+        return 1 + len(list(Scratch("train", self.key).folder.glob("epoch-*.note")))
+
+    def state(self) -> State:
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
     def run(self) -> tuple[Curve, State]:
+        merit = {"merit": lambda row: row["merit"]} if self.merits else {}
         with Scratch("train", self.key) as scratch:
-            rows = fit(self.model, self.recipe, CAPTIONS_OF, self.loss, self.validate, scratch)
-        return rows, {name: value.clone() for name, value in self.model.state_dict().items()}
+            rows = fit(self.model, self.recipe, CAPTIONS_OF, self.loss, self.validate, scratch, **merit)
+        return rows, self.state()
 
 
 def assert_same(one: tuple[Curve, State], other: tuple[Curve, State]) -> None:
@@ -192,7 +205,138 @@ def test_random_captions_are_drawn_evenly_and_anew_each_time() -> None:
     assert (drawn[:, 1] == 2).all()
 
 
+@pytest.mark.parametrize(("drawn", "replacement"), [(12, False), (21, False), (12, True), (50, True)])
+def test_an_epoch_draws_as_many_pictures_as_the_card_says(drawn: int, replacement: bool) -> None:
+    training = Training(samples_per_epoch=drawn, replacement=replacement, epochs=8)
+    training.run()
+    steps = drawn // 4
+    assert len(training.batches) == 8 * steps
+    epochs = [np.concatenate([p for p, _ in training.batches[e * steps : (e + 1) * steps]]) for e in range(8)]
+    assert len({tuple(epoch) for epoch in epochs}) == 8
+    assert set(np.concatenate(epochs)) == set(range(COUNT))  # in turn, all of them
+    twice = [len(set(epoch)) < len(epoch) for epoch in epochs]
+    assert any(twice) if replacement else not any(twice)
+
+
+def test_pictures_are_drawn_evenly_with_replacement() -> None:
+    card = recipe(samples_per_epoch=21_000, replacement=True)
+    counts = np.bincount(draw_pictures(COUNT, card, np.random.default_rng(0)), minlength=COUNT)
+    assert counts.sum() == 21_000
+    assert np.abs(counts - 1000).max() < 150  # nearly five standard deviations
+
+
+def test_more_pictures_than_there_are_need_replacement() -> None:
+    with pytest.raises(DataError, match=r"samples_per_epoch is 22, but the training split has 21 .* set train.repl"):
+        Training(samples_per_epoch=22).run()
+    with pytest.raises(ValueError, match="`replacement` needs `samples_per_epoch`"):
+        recipe(replacement=True)
+
+
+def test_a_batch_larger_than_what_an_epoch_draws_is_refused() -> None:
+    with pytest.raises(DataError, match=r"batch_size is 4, but .* has 21 pictures of which 3 are drawn each epoch"):
+        Training(samples_per_epoch=3).run()
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(4, [4] * 5), (6, [6, 6, 6, 3]), (19, [19, 2]), (21, [21])])
+def test_pictures_that_fill_no_batch_count_where_the_card_says_so_but_for_a_single_one(
+    batch: int, sizes: list[int]
+) -> None:
+    training = Training(batch_size=batch, drop_last=False, epochs=2)
+    training.run()
+    assert [len(pictures) for pictures, _ in training.batches] == sizes * 2
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_batches_the_smaller_one_too() -> None:
+    training = Training(batch_size=6, drop_last=False, epochs=1)
+    usual, losses = training.loss, list[float]()
+
+    def loss(batch: Batch) -> torch.Tensor:
+        found = usual(batch)
+        losses.append(float(found.detach()))
+        return found
+
+    training.loss = loss  # type: ignore[method-assign]
+    assert training.run()[0][0]["loss"] == pytest.approx(sum(losses) / 4, abs=1e-6)
+
+
+# ---------------------------------------------------------------- the best epoch
+
+
+def test_the_last_weights_are_kept_unless_the_card_wants_the_best() -> None:
+    last, best = Training("last", epochs=4), Training("best", epochs=4, keep="best")
+    last.merits = best.merits = [0.1, 0.5, 0.3, 0.5]
+    rows, kept = last.run()
+    assert_same((rows, kept), (rows, last.shown[3]))
+    rows, kept = best.run()
+    assert [row["merit"] for row in rows] == [0.1, 0.5, 0.3, 0.5]
+    assert_same((rows, kept), (rows, best.shown[1]))  # the first of two that are as good
+    assert not best.model.training
+
+
+@pytest.mark.parametrize("steps", [STEPS + 1, 2 * STEPS, 2 * STEPS + 2, 4 * STEPS - 1])
+def test_the_best_weights_are_kept_though_the_run_was_killed_before_or_after_them(steps: int) -> None:
+    trainings = [Training("undisturbed", epochs=4, keep="best"), *(Training(epochs=4, keep="best") for _ in "ab")]
+    for training in trainings:
+        training.merits = [0.1, 0.5, 0.3, 0.2]
+    undisturbed, killed, again = trainings
+    killed.dies = after(steps)
+    wanted = undisturbed.run()
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    assert_same(again.run(), wanted)
+
+
+def test_training_stops_when_no_epoch_has_been_better_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    training = Training(epochs=9, patience=2, keep="best")
+    training.merits = [0.1, 0.4, 0.3, 0.35, 0.9, 1.0, 1.0, 1.0, 1.0]
+    with caplog.at_level("INFO", logger="twinlens"):
+        rows, kept = training.run()
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert_same((rows, kept), (rows, training.shown[1]))
+    assert "no better epoch in 2, so training stops after 4" in caplog.text
+    assert "the weights of epoch 2 are kept" in caplog.text
+    again = Training(epochs=9, patience=2, keep="best")
+    again.merits = training.merits
+    assert_same(again.run(), (rows, kept))
+    assert again.batches == []
+
+
+def test_patience_counts_the_epochs_before_a_run_was_killed() -> None:
+    first = Training(epochs=9, patience=3, dies=after(3 * STEPS + 2))
+    first.merits = [0.5, 0.4, 0.3, 0.2, 0.6, 0.1, 0.1, 0.1, 0.1]
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    second = Training(epochs=9, patience=3)
+    second.merits = first.merits
+    rows, _ = second.run()
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert len(second.batches) == STEPS
+
+
+def test_an_epoch_that_is_better_gives_training_its_patience_back() -> None:
+    training = Training(epochs=7, patience=2)
+    training.merits = [0.1, 0.05, 0.2, 0.1, 0.3, 0.1, 0.1]
+    assert len(training.run()[0]) == 7
+
+
 # ---------------------------------------------------------------- learning
+
+
+def test_a_gradient_that_is_too_long_is_scaled_down_and_a_shorter_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.nn.ParameterList([torch.zeros(2)])
+    slopes, lengths = iter([0.5, 30.0, 2.0, 7.0, 1.5]), list[float]()
+    step = torch.optim.AdamW.step
+
+    def noting(self: torch.optim.AdamW, *args: Any) -> Any:
+        assert weight[0].grad is not None
+        lengths.append(float(weight[0].grad.norm()))
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noting)
+    with Scratch("train", "clipped") as scratch:
+        card = recipe(max_grad_norm=2.0, epochs=1)
+        fit(weight, card, CAPTIONS_OF, lambda _: weight[0][0] * next(slopes), dict, scratch)
+    assert lengths == pytest.approx([0.5, 2.0, 2.0, 2.0, 1.5], rel=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -290,3 +434,8 @@ def test_the_curve_is_written_as_csv(tmp_path: Path) -> None:
     rows = [{"epoch": 1, "loss": 2.5, "val_loss": 3.25}, {"epoch": 2, "loss": 0.125, "val_loss": 1e-05}]
     write_log(rows, tmp_path / "training.csv")
     assert (tmp_path / "training.csv").read_text() == "epoch,loss,val_loss\n1,2.5,3.25\n2,0.125,1e-05\n"
+
+
+def test_what_an_epoch_lacks_is_left_empty(tmp_path: Path) -> None:
+    write_log([{"epoch": 0, "val_mrr": 0.25}, {"epoch": 1, "loss": 2.5, "val_mrr": 0.5}], tmp_path / "training.csv")
+    assert (tmp_path / "training.csv").read_text() == "epoch,val_mrr,loss\n0,0.25,\n1,0.5,2.5\n"

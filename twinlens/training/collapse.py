@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from twinlens.recipes import HeadsRecipe, PairRecipe
 
-TOO_CLOSE = 0.99  # mean pairwise cosine
+TOO_CLOSE = 0.995  # mean pairwise cosine
 NEAR_CHANCE = 2.0  # times the hits of a ranking at random
 
 
@@ -37,8 +37,8 @@ def collapsed(figures: Mapping[str, float], recipe: PairRecipe, chance: float) -
         chance: `val_hit_at_10` of a ranking at random.
     """
     flat = [side for side in ("image", "text") if figures[f"{side}_cosine"] > TOO_CLOSE]
-    told_apart = min(1.0, NEAR_CHANCE * chance)  # by a split of a few pictures nothing can be told
-    if not flat or figures["val_hit_at_10"] > told_apart or told_apart == 1.0:
+    near = min(NEAR_CHANCE * chance, (1.0 + chance) / 2)  # of few pictures, twice chance is more than all
+    if not flat or figures["val_hit_at_10"] > near:
         return None
     what = " and ".join(f"{side} vectors (mean pairwise cosine {figures[f'{side}_cosine']:.4f})" for side in flat)
     return (

@@ -61,7 +61,8 @@ def fit(
             f"train.samples_per_epoch is {drawn}, but the training split has {len(captions_of)} pictures: "
             "lower it, or set train.replacement"
         )
-    steps = drawn // recipe.batch_size if recipe.drop_last else math.ceil(drawn / recipe.batch_size)
+    # One picture that is left over has no negative, and a batch norm can read nothing from it: it is left out.
+    steps = drawn // recipe.batch_size if recipe.drop_last else math.ceil((drawn - 1) / recipe.batch_size)
     if drawn < recipe.batch_size:
         raise DataError(
             f"train.batch_size is {recipe.batch_size}, but the training split has {len(captions_of)} pictures"

@@ -73,7 +73,10 @@ class Temperature(torch.nn.Module):
 
     def scale(self) -> torch.Tensor:
         """What cosines are multiplied by."""
-        return (self.log_scale if self.highest is None else self.log_scale.clamp(max=self.highest)).exp()
+        if self.highest is not None:
+            with torch.no_grad():  # the parameter is cut, as a clamp in its way would let no gradient bring it back
+                self.log_scale.clamp_(max=self.highest)
+        return self.log_scale.exp()
 
 
 def freeze(module: torch.nn.Module) -> None:
@@ -86,7 +89,8 @@ def in_parts(encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tenso
     """Encode a batch in parts of `size`: the vectors and the gradients of the whole, in the memory of a part.
 
     Each part is computed again when its gradient is needed, so that every negative of the batch counts
-    (Gao et al. 2021, GradCache), which adding up the losses of small batches would not do.
+    (Gao et al. 2021, GradCache), which adding up the losses of small batches would not do. Not for
+    batch norms, which would take their statistics from each part.
     """
     if size is None or len(inputs) <= size:
         return encode(inputs)

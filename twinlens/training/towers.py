@@ -73,15 +73,23 @@ def train_towers(
             for split in (train, val)
         )
         rows = train_pair(pair, recipe, taught, held_out, placement, scratch)
-        scale = getattr(model.module, "logit_scale", None)
-        if isinstance(scale, torch.nn.Parameter):  # what was learnt goes where the library keeps it
-            with torch.no_grad():
-                scale.copy_(pair.temperature.log_scale.reshape(scale.shape))
+        learnt = {"logit_scale": pair.temperature.log_scale, "logit_bias": pair.temperature.bias}
+        for name, value in learnt.items():  # goes where the library keeps it
+            kept = getattr(model.module, name, None)
+            if isinstance(kept, torch.nn.Parameter) and value is not None:
+                with torch.no_grad():
+                    kept.copy_(value.reshape(kept.shape))
         model.write(out / "weights")
         return Trained(rows, scratch.total("seconds"), len(train.pictures))
 
 
 def _pair(model: Model, recipe: TowerRecipe, placement: Placement) -> Pair:
+    norms = sum(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in model.module.modules())
+    if recipe.part_size is not None and norms:
+        raise ParamsError(
+            f"train.part_size: the model has {norms} batch norms, which would take their statistics from each part "
+            "instead of the whole batch: leave it out, or lower train.batch_size"
+        )
     scale, bias = (getattr(model.module, name, None) for name in ("logit_scale", "logit_bias"))
     temperature = Temperature(
         recipe,
