@@ -82,25 +82,25 @@ def by_name(sources: dict[str, Vectors], joint: bool = True) -> dict[str, Task]:
 def test_a_trained_model_searches_as_it_was_before_too_both_ways_and_by_pixels_alone() -> None:
     tasks = by_name(ALL | BEFORE)
     assert "image_untrained" not in tasks["object_sets"].retrievers
-    captions, pictures = tasks["caption_to_image"].retrievers["image_untrained"]()
+    captions, pictures = tasks["caption_to_image"].pair("image_untrained")
     np.testing.assert_array_equal(captions, BEFORE[CAPTIONS + UNTRAINED].rows)
     np.testing.assert_array_equal(pictures, BEFORE[IMAGES + UNTRAINED].rows)
-    pictures, captions = tasks["image_to_caption"].retrievers["image_untrained"]()
+    pictures, captions = tasks["image_to_caption"].pair("image_untrained")
     np.testing.assert_array_equal(pictures, BEFORE[IMAGES + UNTRAINED].rows[:3])
     np.testing.assert_array_equal(captions, BEFORE[CAPTIONS + UNTRAINED].rows)
-    np.testing.assert_array_equal(tasks["caption_to_image"].retrievers["image"]()[1], ALL[IMAGES].rows)
+    np.testing.assert_array_equal(tasks["caption_to_image"].pair("image")[1], ALL[IMAGES].rows)
 
 
 def test_heads_of_a_direction_of_their_own_search_that_direction_alone() -> None:
     tasks = by_name(ALL | OTHER)
-    there, back = tasks["caption_to_image"].retrievers, tasks["image_to_caption"].retrievers
-    np.testing.assert_array_equal(there["image"]()[0], ALL[CAPTIONS].rows)
-    np.testing.assert_array_equal(there["image"]()[1], ALL[IMAGES].rows)
-    np.testing.assert_array_equal(back["image"]()[0], OTHER[IMAGES + OTHER_WAY].rows[:3])
-    np.testing.assert_array_equal(back["image"]()[1], OTHER[CAPTIONS + OTHER_WAY].rows)
-    np.testing.assert_array_equal(back["caption_generated"]()[0], OTHER[GENERATED + OTHER_WAY].rows[:3])
-    np.testing.assert_array_equal(back["caption_generated"]()[1], OTHER[CAPTIONS + OTHER_WAY].rows)
-    np.testing.assert_array_equal(tasks["object_sets"].retrievers["image"]()[0], ALL[IMAGES].rows[[0, 2]])
+    there, back = tasks["caption_to_image"], tasks["image_to_caption"]
+    np.testing.assert_array_equal(there.pair("image")[0], ALL[CAPTIONS].rows)
+    np.testing.assert_array_equal(there.pair("image")[1], ALL[IMAGES].rows)
+    np.testing.assert_array_equal(back.pair("image")[0], OTHER[IMAGES + OTHER_WAY].rows[:3])
+    np.testing.assert_array_equal(back.pair("image")[1], OTHER[CAPTIONS + OTHER_WAY].rows)
+    np.testing.assert_array_equal(back.pair("caption_generated")[0], OTHER[GENERATED + OTHER_WAY].rows[:3])
+    np.testing.assert_array_equal(back.pair("caption_generated")[1], OTHER[CAPTIONS + OTHER_WAY].rows)
+    np.testing.assert_array_equal(tasks["object_sets"].pair("image")[0], ALL[IMAGES].rows[[0, 2]])
 
 
 def of_lengths(source: Vectors, seed: int) -> Vectors:
@@ -127,9 +127,9 @@ def test_heads_trained_by_distances_are_ranked_by_them_in_tasks_of_their_own(eac
         pictures, captions = whole(sources[IMAGES + way]), whole(sources[CAPTIONS + way])
         ends = (captions, pictures) if name == "caption_to_image" else (pictures[:3], captions)
         apart = np.linalg.norm(ends[0][:, None] - ends[1][None], axis=2)
-        queries, items = by_distance.retrievers["image"]()
+        queries, items = by_distance.pair("image")
         assert (queries @ items.T).argsort(axis=1)[:, ::-1].tolist() == apart.argsort(axis=1).tolist()
-        cosines = np.matmul(*(side if i == 0 else side.T for i, side in enumerate(task.retrievers["image"]())))
+        cosines = np.matmul(*(side if i == 0 else side.T for i, side in enumerate(task.pair("image"))))
         assert cosines.argsort(axis=1)[:, ::-1].tolist() != apart.argsort(axis=1).tolist()
 
 

@@ -387,19 +387,19 @@ def figures(cosine: float, hits: float) -> dict[str, float]:
 
 def test_vectors_that_are_close_but_found_have_not_collapsed() -> None:
     card = recipe("clip")
-    assert collapsed(figures(0.995, 0.3), card, chance=0.1) is None
+    assert collapsed(figures(0.998, 0.3), card, chance=0.1) is None
     assert collapsed(figures(0.5, 0.1), card, chance=0.1) is None
-    found = collapsed(figures(0.995, 0.15), card, chance=0.1)
+    found = collapsed(figures(0.998, 0.15), card, chance=0.1)
     assert found is not None
-    assert "image vectors (mean pairwise cosine 0.9950) have collapsed" in found
+    assert "image vectors (mean pairwise cosine 0.9980) have collapsed" in found
     assert "text vectors" not in found
 
 
 @pytest.mark.parametrize("chance", [0.5, 0.8])
 def test_so_few_pictures_that_twice_chance_is_no_bar_are_judged_by_half_the_way_to_all(chance: float) -> None:
     card = recipe("clip")
-    assert collapsed(figures(0.995, 1.0), card, chance) is None
-    assert collapsed(figures(0.995, chance), card, chance) is not None
+    assert collapsed(figures(0.998, 1.0), card, chance) is None
+    assert collapsed(figures(0.998, chance), card, chance) is not None
 
 
 def test_the_causes_are_those_of_the_recipe() -> None:
