@@ -30,7 +30,7 @@ def main(dataset: str, model: str) -> None:
     with publishing(paths.embedded(dataset, model)) as draft:
         held_out = text_sources(validation, captions, generated[:0]).get(CAPTIONS)
         sources = Sources(paths.resized(dataset), pool, negatives, prompts, texts, validation, held_out)
-        Embedder(card, dataset, model, placement, params.compute, cost).embed(sources, draft)
+        Embedder(card, paths.trained(dataset, model), placement, params.compute, cost).embed(sources, draft)
     prune()
     items = len(pool) + len(negatives) + len(validation)
     cost.write(paths.cost("embed", dataset, model), items=items, seconds=cost.seconds_of_parts())

@@ -6,54 +6,52 @@ import json
 from pathlib import Path
 from typing import Any
 
-from twinlens import encoders, paths
+from twinlens import encoders
 from twinlens.cards import ModelCard
 from twinlens.encoders.weights import identity
 from twinlens.errors import DataError
 from twinlens.recipes import HeadsRecipe, TowerRecipe
 
 
-def weights_of(role: str, card: ModelCard, dataset: str, model: str) -> Path:
+def weights_of(role: str, card: ModelCard, trained: Path) -> Path:
     """Where a tower's weights are.
 
     Args:
         role: `joint`, `image` or `text`, one of `card.towers()`.
         card: the model's card.
-        dataset: its name; weights that are trained here are trained on it.
-        model: the model's name.
+        trained: the folder that `train` left, of the model on a dataset.
 
     Raises:
         DataError: `train` has not run, or the weights of a pretrained tower are not those that it noted.
         FetchError: the weights cannot be had.
     """
     if isinstance(card.train, TowerRecipe):
-        return _there(paths.trained(dataset, model) / "weights")
-    return _pretrained(role, card, dataset, model)
+        return _there(trained / "weights")
+    return _pretrained(role, card, trained)
 
 
-def weights_before(role: str, card: ModelCard, dataset: str, model: str) -> Path:
+def weights_before(role: str, card: ModelCard, trained: Path) -> Path:
     """Where the weights are that a trained tower began with; raises as `weights_of` does."""
     if card.from_nothing:
-        return _there(paths.trained(dataset, model) / "untrained")
-    return _pretrained(role, card, dataset, model)
+        return _there(trained / "untrained")
+    return _pretrained(role, card, trained)
 
 
-def heads_of(dataset: str, model: str, before: bool = False) -> Path:
+def heads_of(trained: Path, before: bool = False) -> Path:
     """The folder of a model's heads, or of what they were before training.
 
     Raises:
         DataError: `train` has not run.
     """
-    return _there(paths.trained(dataset, model) / ("untrained" if before else "weights"))
+    return _there(trained / ("untrained" if before else "weights"))
 
 
-def weights_identity(card: ModelCard, dataset: str, model: str) -> dict[str, Any]:
+def weights_identity(card: ModelCard, trained: Path) -> dict[str, Any]:
     """What identifies the weights of each tower, by role, and of `heads`: digests or a commit of the hub.
 
     Raises:
         DataError: `train` has not run.
     """
-    trained = paths.trained(dataset, model)
     if isinstance(card.train, TowerRecipe):
         return {role: identity(_there(trained / "weights")) for role in card.towers()}
     found: dict[str, Any] = json.loads(_there(trained / "weights.json").read_text(encoding="utf-8"))
@@ -62,8 +60,8 @@ def weights_identity(card: ModelCard, dataset: str, model: str) -> dict[str, Any
     return found
 
 
-def _pretrained(role: str, card: ModelCard, dataset: str, model: str) -> Path:
-    noted = json.loads(_there(paths.trained(dataset, model) / "weights.json").read_text(encoding="utf-8"))
+def _pretrained(role: str, card: ModelCard, trained: Path) -> Path:
+    noted = json.loads(_there(trained / "weights.json").read_text(encoding="utf-8"))
     path = encoders.locate(card.towers()[role])
     if identity(path) != noted[role]:
         raise DataError(f"{path} is not what `train` found there: `dvc repro -f train`")

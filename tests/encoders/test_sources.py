@@ -35,6 +35,7 @@ from twinlens.training.data import Material
 from twinlens.training.heads import train_heads
 from twinlens.training.towers import train_towers
 
+HELD_OUT = {"validation_images", "validation_captions"}
 PLAIN = {"images", "captions", "captions_joined", "captions_generated", "classes", "negatives"}
 BEFORE = {"images_untrained", "captions_untrained"}
 OTHER_WAY = {"images_image_to_caption", "captions_image_to_caption", "captions_generated_image_to_caption"}
@@ -82,7 +83,10 @@ def sources_of(material: Material) -> Sources:
     generated = pl.DataFrame({"image_id": pool["image_id"], "text": texts})
     prompts = pl.DataFrame({"id": ["car", "boat"], "image_id": ["car", "boat"], "text": ["a red car", "a boat"]})
     negatives = material.groups.filter(split="val")[:9]
-    return Sources(material.shards, pool, negatives, prompts, text_sources(pool, material.captions, generated))
+    held_out = material.groups.filter(split="val")[9:]
+    held_out_captions = text_sources(held_out, material.captions, generated[:0])["captions"]
+    texts_of_pool = text_sources(pool, material.captions, generated)
+    return Sources(material.shards, pool, negatives, prompts, texts_of_pool, held_out, held_out_captions)
 
 
 def train(kind: str, material: Material, folder: Path) -> ModelCard:
@@ -134,7 +138,7 @@ def test_a_trained_card_embeds_the_pool_as_it_was_before_too_and_each_direction(
     kind: str, embedded: Callable[[str], Embedded]
 ) -> None:
     found = embedded(kind)
-    assert found.names() == PLAIN | BEFORE | (OTHER_WAY if kind == "each" else set())
+    assert found.names() == PLAIN | BEFORE | HELD_OUT | (OTHER_WAY if kind == "each" else set())
     for name in BEFORE:
         after, before = found.rows(name.removesuffix("_untrained")), found.rows(name)
         assert after.shape == before.shape

@@ -47,8 +47,7 @@ class Embedder:
     """A card with its weights, and where they are run."""
 
     card: ModelCard
-    dataset: str
-    model: str
+    trained: Path  # folder of the `train` stage
     placement: Placement
     compute: ComputeParams
     cost: Cost
@@ -66,7 +65,7 @@ class Embedder:
             self._embed_by_heads(sources, out)
             return
         for role, tower in self.card.towers().items():
-            job = self._job(tower, weights_of(role, self.card, self.dataset, self.model))
+            job = self._job(tower, weights_of(role, self.card, self.trained))
             if role in ("joint", "image"):
                 job.pictures(IMAGES, sources.shards, sources.pool, out)
                 if len(sources.negatives):
@@ -80,14 +79,14 @@ class Embedder:
                 for name, table in sources.texts.items():
                     job.texts(name, table, out)
             if self.card.train is not None and CAPTIONS in sources.texts:
-                job = self._job(tower, weights_before(role, self.card, self.dataset, self.model))
+                job = self._job(tower, weights_before(role, self.card, self.trained))
                 job.pictures(f"{IMAGES}{UNTRAINED}", sources.shards, sources.pool, out)
                 job.texts(f"{CAPTIONS}{UNTRAINED}", sources.texts[CAPTIONS], out)
 
     def _embed_by_heads(self, sources: Sources, out: Path) -> None:
-        weights = {role: weights_of(role, self.card, self.dataset, self.model) for role in self.card.towers()}
+        weights = {role: weights_of(role, self.card, self.trained) for role in self.card.towers()}
         features = features_of(self.card, weights, self.placement, self.compute, self.cost)
-        pairs = Pairs.read(heads_of(self.dataset, self.model), features.table)
+        pairs = Pairs.read(heads_of(self.trained), features.table)
         job = HeadedJob(features, pairs, self.placement)
         main = pairs.serving(CAPTION_TO_IMAGE)
         job.pictures(IMAGES, sources.shards, sources.pool, out, main)
@@ -105,7 +104,7 @@ class Embedder:
             for name in (name for name in (CAPTIONS, GENERATED) if name in sources.texts):
                 job.texts(f"{name}{OTHER_WAY}", sources.texts[name], out, IMAGE_TO_CAPTION)
         if CAPTIONS in sources.texts:
-            untrained = Pairs.read(heads_of(self.dataset, self.model, before=True), features.table)
+            untrained = Pairs.read(heads_of(self.trained, before=True), features.table)
             before = HeadedJob(features, untrained, self.placement)
             before.pictures(f"{IMAGES}{UNTRAINED}", sources.shards, sources.pool, out, main)
             before.texts(f"{CAPTIONS}{UNTRAINED}", sources.texts[CAPTIONS], out, main)

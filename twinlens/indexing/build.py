@@ -52,7 +52,7 @@ def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings:
 
     material = gather(dataset, model, captioner)
     vectors = digests(vector_files(dataset, model))
-    weights = weights_identity(card, dataset, model)
+    weights = weights_identity(card, paths.trained(dataset, model))
     key = fingerprint(
         names=[dataset, model, captioner],
         ids=digest(material.pool["image_id"]),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32
 
+from twinlens import paths
 from twinlens.cards import ModelCard
 from twinlens.errors import QueryError
 from twinlens.indexing.manifest import Manifest
@@ -96,7 +97,7 @@ class Towers:
         from twinlens.trained import heads_of
 
         table = getattr(loaded.text, "table", None)  # of words: the text tower's, not the head's
-        pairs = Pairs.read(heads_of(self.manifest.dataset, self.manifest.model), table)
+        pairs = Pairs.read(heads_of(paths.trained(self.manifest.dataset, self.manifest.model)), table)
         return with_heads(loaded, pairs, CAPTION_TO_IMAGE, placement)
 
     @cached_property
@@ -104,12 +105,13 @@ class Towers:
         from twinlens.trained import weights_identity, weights_of
 
         dataset, model = self.manifest.dataset, self.manifest.model
-        if weights_identity(self.card, dataset, model) != self.manifest.weights:
+        trained = paths.trained(dataset, model)
+        if weights_identity(self.card, trained) != self.manifest.weights:
             raise QueryError(
                 f"the index of {dataset} was built with other weights of {model} than are here now: "
                 f"`{self.command}` builds it anew"
             )
-        return {role: weights_of(role, self.card, dataset, model) for role in self.card.towers()}
+        return {role: weights_of(role, self.card, trained) for role in self.card.towers()}
 
 
 def _unit(raw: Float32[np.ndarray, "1 dim"]) -> Vector:
