@@ -214,6 +214,16 @@ def test_the_page_fits_a_phone(phone: Page, searcher: Searcher) -> None:
         phone.locator("#results .card").nth(place).get_by_role("button", name="Relevant").click()
     phone.wait_for_function("document.querySelectorAll('#tray [data-marked]').length === 4")
     assert not overflows()
+    phone.mouse.wheel(0, 1200)
+    phone.wait_for_function("window.scrollY > 1000")
+    tray = phone.locator("#tray .again").bounding_box()
+    assert tray is not None
+    assert 0 <= tray["y"] < 740  # the marks stay in sight
+    phone.get_by_role("button", name="Search again").click()
+    phone.wait_for_selector("#results .mode:has-text('exemplar')")
+    head = phone.locator("#results h2").first.bounding_box()
+    assert head is not None
+    assert tray["y"] + tray["height"] <= head["y"] < 740 * 0.6  # results begin at their head, not under the marks
     size = phone.locator("#results .marks button").first.bounding_box()
     assert size is not None
     assert size["height"] >= 32  # a thumb's target

@@ -13,8 +13,6 @@ watch('value', () => {
   if (element.querySelector('.latency, .problem') === null) return; // nothing was searched for yet
   if (document.twinlensJump) element.focus({ preventScroll: true }); // for the keyboard and for those who listen
   const { top } = element.getBoundingClientRect();
-  if (top < 0 || top > 0.6 * window.innerHeight) {
-    (document.querySelector('#tray .tray') ?? element).scrollIntoView({ block: 'start' });
-  }
+  if (top < 0 || top > 0.6 * window.innerHeight) element.scrollIntoView({ block: 'start' });
   document.twinlensJump = false;
 });
