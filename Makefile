@@ -7,12 +7,15 @@ PYTHON ?= python3
 UV := uv==0.13.8
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro test check bench readme requirements clean-scratch
+.PHONY: setup repro serve test check bench readme requirements clean-scratch
 
 setup: $(VENV)/.ready
 
 repro: setup
 	dvc repro
+
+serve: setup
+	python -m twinlens serve
 
 test: check
 	pytest

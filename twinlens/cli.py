@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from twinlens.commands.serve import serve
 from twinlens.errors import DataError, TwinLensError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -89,6 +90,9 @@ def export(
     seconds = round(sum(costs[stage]["seconds"] for stage in ("embed", "rank", "evaluate")), 3)
     written = exports.export(paths.ranked(params.dataset, params.model), retrieval, params.model, seconds, out)
     typer.echo(f"{len(written)} files below {out}")
+
+
+app.command()(serve)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ def parameters() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository's root, as it were, once every stage has run."""
-    folder = tmp_path_factory.mktemp("searched")
+    return build(tmp_path_factory.mktemp("searched"), (MODEL, "apart", "pixels", "words"), _said)
+
+
+def build(folder: Path, models: Sequence[str], said: Callable[[int, list[str]], str]) -> Path:
+    """Run every stage in a folder; `said` is the generated caption of a picture, by its row and its labels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TWINLENS_SCRATCH", str(folder / "scratch"))
         patch.setenv(CHECKPOINT[1:], str(folder / paths.trained(DATASET, MODEL) / "weights"))
@@ -50,20 +55,24 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         filter.main(DATASET)
         resize.main(DATASET)
         group.main(DATASET)
-        _describe()
-        for model in (MODEL, "apart", "pixels", "words"):
+        _describe(said)
+        for model in models:
             train.main(DATASET, model)
             embed.main(DATASET, model)
             index.main(DATASET, model, CAPTIONER)
     return folder
 
 
-def _describe() -> None:
-    """Generated captions that anyone can check: the labels, in reverse."""
+def _said(_: int, labels: list[str]) -> str:
+    """A generated caption that anyone can check: the labels, in reverse."""
+    return f"machine says {' '.join(reversed(labels))}"
+
+
+def _describe(said: Callable[[int, list[str]], str]) -> None:
     images = tables.read_table(paths.filtered(DATASET) / "images.parquet", tables.IMAGES)
     groups = tables.read_table(paths.grouped(DATASET) / "images.parquet", tables.GROUPS).filter("in_pool")
     labels = dict(images.select("image_id", "labels").iter_rows())
-    texts = [f"machine says {' '.join(reversed(labels[image_id]))}" for image_id in groups["image_id"]]
+    texts = [said(row, labels[image_id]) for row, image_id in enumerate(groups["image_id"])]
     table = pl.DataFrame({"image_id": groups["image_id"], "text": texts})
     tables.write_table(table, paths.captioned(DATASET, CAPTIONER) / "captions.parquet", tables.GENERATED)
 
@@ -71,17 +80,18 @@ def _describe() -> None:
 @pytest.fixture
 def root(built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The finished folder, to be read."""
-    return _entered(built, built, monkeypatch)
+    return entered(built, built, monkeypatch)
 
 
 @pytest.fixture
 def copy(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, to be changed."""
     shutil.copytree(built, tmp_path / "copy")
-    return _entered(tmp_path / "copy", built, monkeypatch)
+    return entered(tmp_path / "copy", built, monkeypatch)
 
 
-def _entered(folder: Path, built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def entered(folder: Path, built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder, with the weights of the one that was built."""
     monkeypatch.setenv("TWINLENS_SCRATCH", str(folder / "scratch"))
     monkeypatch.setenv(CHECKPOINT[1:], str(built / paths.trained(DATASET, MODEL) / "weights"))
     monkeypatch.chdir(folder)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+FOLDER = Path(__file__).parent
 
-def template(name: str) -> Template:
-    """A template of this folder; the filter `plain` writes a key as words."""
+
+def template(name: str, folder: Path = FOLDER) -> Template:
+    """A template of a folder, the report's if absent; the filter `plain` writes a key as words."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

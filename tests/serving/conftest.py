@@ -1,0 +1,153 @@
+"""The page as a process of its own over a small index, and a browser that looks at it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.indexing.conftest import CHECKPOINT, DATASET, MODEL, build, entered
+from tests.workspace import ROOT
+from twinlens import paths
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+MODELS = (MODEL, "apart", "words")
+HOSTILE = (
+    "<img src=x onerror='window.owned=1'><script>window.owned=2</script>",
+    "${window.owned=3} {{value}} {{{value}}} `${1+1}`",
+    "\u0642\u0627\u0631\u0628 \u0623\u062d\u0645\u0631",  # from right to left
+    "'\"><b onmouseover=alert(1)>bold</b> &amp; \U0001f6a4",
+)
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+STARTS_WITHIN_S = 240.0
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository's root, as it were, whose captioner says what it should not."""
+
+    def said(row: int, labels: list[str]) -> str:
+        return f"{HOSTILE[row % len(HOSTILE)]} {' '.join(labels)}"
+
+    return build(tmp_path_factory.mktemp("served"), MODELS, said)
+
+
+@pytest.fixture
+def root(built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The finished folder, to be read."""
+    return entered(built, built, monkeypatch)
+
+
+@pytest.fixture
+def copy(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, to be changed."""
+    shutil.copytree(built, tmp_path / "copy")
+    return entered(tmp_path / "copy", built, monkeypatch)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running page."""
+
+    url: str
+    temporary: Path  # where it puts what is uploaded
+    log: Path
+
+    def uploads(self) -> list[Path]:
+        """Files of visitors that are still there."""
+        return [path for path in self.temporary.rglob("*") if path.is_file()]
+
+
+@pytest.fixture(scope="session")
+def served(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`python -m twinlens serve`, until the tests end."""
+    folder = tmp_path_factory.mktemp("page")
+    temporary, log = folder / "tmp", folder / "log.txt"
+    temporary.mkdir()
+    environment = os.environ | {
+        "TWINLENS_SCRATCH": str(built / "scratch"),
+        CHECKPOINT[1:]: str(built / paths.trained(DATASET, MODEL) / "weights"),
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(temporary),
+    }
+    with log.open("w") as out:
+        command = [sys.executable, "-m", "twinlens", "serve", "--port", "0"]
+        process = subprocess.Popen(command, cwd=built, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        yield Served(_address(process, log), temporary, log)
+    finally:
+        process.terminate()
+        assert process.wait(30) is not None
+    assert not list(temporary.glob("twinlens-page-*")), "the folder of uploads outlived the page"
+    assert "Traceback" not in log.read_text()
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    ends = time.monotonic() + STARTS_WITHIN_S
+    while time.monotonic() < ends and process.poll() is None:
+        for line in log.read_text().splitlines():
+            if line.startswith("TwinLens: "):
+                return line.split()[1]
+        time.sleep(0.1)
+    raise AssertionError(f"the page did not start: {log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A Chromium that is installed already; without one, the tests of the page are skipped."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome is on the PATH")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Browser, served: Served) -> Iterator[Page]:
+    """The page, freshly opened on a desktop; it must not ask other hosts, nor fail in its scripts."""
+    yield from opened(browser, served, 1280, 900)
+
+
+@pytest.fixture
+def phone(browser: Browser, served: Served) -> Iterator[Page]:
+    """The same on a small screen."""
+    yield from opened(browser, served, 360, 740)
+
+
+def opened(browser: Browser, served: Served, width: int, height: int) -> Iterator[Page]:
+    """The page in a window of its own, watched."""
+    context = browser.new_context(viewport={"width": width, "height": height}, service_workers="block")
+    context.set_default_timeout(30_000)
+    shown, foreign, failed = context.new_page(), [], []
+    own = (served.url, "data:", "blob:")
+    shown.on("request", lambda request: None if request.url.startswith(own) else foreign.append(request.url))
+    shown.on("pageerror", lambda error: failed.append(str(error)))
+    shown.goto(served.url)
+    shown.wait_for_selector("#results .card")
+    yield shown
+    owned = shown.evaluate("window.owned ?? null")
+    context.close()
+    assert not foreign
+    assert not failed
+    assert owned is None

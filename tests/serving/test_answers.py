@@ -1,0 +1,139 @@
+"""What the page asks and keeps: marks, uploads, columns."""
+
+from __future__ import annotations
+
+import io
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.indexing.conftest import CAPTIONER, MODEL
+from twinlens import Searcher
+from twinlens.errors import QueryError
+from twinlens.params import read_params
+from twinlens.serving import answers
+from twinlens.serving.answers import Asked, Wanted, again, answer, some_pictures, take_picture
+from twinlens.serving.shelf import Name, Shelf
+
+NAME = Name(MODEL, CAPTIONER)
+
+
+@pytest.fixture
+def shelf(root: Path) -> Shelf:
+    return Shelf(read_params())
+
+
+def png(side: int = 40) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (side, side), "red").save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_mark_is_set_turned_and_taken_away() -> None:
+    asked = Asked().marked("a", True).marked("b", False)
+    assert (asked.liked, asked.disliked) == (("a",), ("b",))
+    turned = asked.marked("a", False)
+    assert (turned.liked, turned.disliked) == ((), ("b", "a"))
+    assert turned.marked("b", None).marks == (("a", False),)
+
+
+def test_marks_come_to_an_end() -> None:
+    asked = Asked(marks=tuple((str(i), True) for i in range(answers.MAX_MARKS)))
+    assert len(asked.marked("0", False).marks) == answers.MAX_MARKS
+    with pytest.raises(QueryError, match="take a mark away first"):
+        asked.marked("one more", True)
+
+
+def test_marks_are_examples_where_there_is_a_good_one_else_they_move_the_words() -> None:
+    def mode(asked: Asked) -> str:
+        return again(Wanted("boat", asked, "auto", 0.5, 12)).mode
+
+    assert mode(Asked().marked("a", True)) == "exemplar"
+    assert mode(Asked(picture=b"jpeg")) == "exemplar"
+    assert mode(Asked().marked("a", False)) == "vector"
+
+
+def test_an_upload_is_read_once_and_deleted(shelf: Shelf, tmp_path: Path) -> None:
+    (tmp_path / "uploads").mkdir()
+    upload = tmp_path / "uploads" / "mine.png"
+    upload.write_bytes(png())
+    jpeg, notes = take_picture(shelf, str(upload), tmp_path / "uploads")
+    assert Image.open(io.BytesIO(jpeg)).format == "JPEG"
+    assert notes == []
+    assert not upload.exists()
+
+
+def test_a_bad_upload_is_deleted_too(shelf: Shelf, tmp_path: Path) -> None:
+    upload = tmp_path / "mine.jpg"
+    upload.write_text("words")
+    with pytest.raises(QueryError, match="not a picture"):
+        take_picture(shelf, str(upload), tmp_path)
+    assert not upload.exists()
+
+
+def test_no_other_file_is_taken_for_an_upload(shelf: Shelf, tmp_path: Path) -> None:
+    uploads, secret = tmp_path / "uploads", tmp_path / "secret.png"
+    uploads.mkdir()
+    secret.write_bytes(png())
+    (uploads / "link.png").symlink_to(secret)
+    for path in (secret, uploads / ".." / "secret.png", uploads / "link.png", uploads, Path("params.yaml")):
+        with pytest.raises(QueryError, match="did not arrive"):
+            take_picture(shelf, str(path), uploads)
+    assert secret.exists()
+
+
+def test_an_upload_over_the_limit_is_not_read(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "MAX_IMAGE_BYTES", 10)
+    upload = tmp_path / "mine.png"
+    upload.write_bytes(png())
+    with pytest.raises(QueryError, match="make it smaller"):
+        take_picture(shelf, str(upload), tmp_path)
+    assert not upload.exists()
+
+
+def test_every_index_answers_or_says_why_not(shelf: Shelf) -> None:
+    wanted = Wanted("boat", Asked(), "vector", 0.5, 5)
+    good, bad = answer(shelf, [NAME, Name("vit-b-32", CAPTIONER)], wanted)
+    assert good.results is not None
+    assert [hit.image_id for hit in good.results.hits] == [hit.image_id for hit in Searcher().search("boat", k=5).hits]
+    assert good.seconds >= sum(good.results.seconds.values())
+    assert bad.results is None
+    assert "dvc exp run -S model=vit-b-32 index" in (bad.problem or "")
+
+
+def test_a_fault_of_ours_is_a_sentence_here_and_a_traceback_in_the_log(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr(Searcher, "search", broken)
+    with caplog.at_level(logging.ERROR, "twinlens"):
+        (column,) = answer(shelf, [NAME], Wanted("boat", Asked(), "auto", 0.5, 5))
+    assert column.problem == answers.FAILED
+    assert "secret detail" in caplog.text
+
+
+def test_eight_clients_get_what_one_would(shelf: Shelf) -> None:
+    texts = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("boat", "bus", "fish")]
+    some = [picture.image_id for picture in some_pictures(shelf, NAME, 4)]
+    asked = Asked(marks=((some[0], True), (some[1], False)))
+    queries = [Wanted(text, asked, mode, 0.5, 8) for text in texts for mode in ("vector", "hybrid", "exemplar")]
+
+    def found(wanted: Wanted) -> list[str]:
+        (column,) = answer(shelf, [NAME], wanted)
+        assert column.results is not None
+        return [hit.image_id for hit in column.results.hits]
+
+    alone = [found(wanted) for wanted in queries]
+    with ThreadPoolExecutor(8) as clients:
+        assert list(clients.map(found, queries)) == alone
+
+
+def test_the_beginning_is_spread_over_the_pool(shelf: Shelf) -> None:
+    ids = shelf.searcher(NAME).index.ids
+    assert [picture.image_id for picture in some_pictures(shelf, NAME, 3)] == [ids[0], ids[20], ids[40]]
+    assert len(some_pictures(shelf, NAME, 1000)) == len(ids)

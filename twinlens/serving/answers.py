@@ -1,0 +1,140 @@
+"""What the page asks of the indexes, and what they answer: no Gradio, no HTML."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from twinlens.errors import QueryError, TwinLensError
+from twinlens.indexing.queries import MAX_IMAGE_BYTES, read_image
+from twinlens.indexing.results import Picture, Results
+from twinlens.serving.shelf import Name, Shelf
+
+log = logging.getLogger("twinlens")
+
+MAX_MARKS = 64
+FAILED = "something went wrong that should not have; the terminal in which the page was started says what"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one visitor has on the page besides words: a picture, and marked pictures of the pool."""
+
+    picture: bytes | None = None  # JPEG, as `resize` would make it
+    marks: tuple[tuple[str, bool], ...] = ()  # image id, and whether it is relevant; in the order of marking
+
+    @property
+    def liked(self) -> tuple[str, ...]:
+        """Ids marked as relevant."""
+        return tuple(image_id for image_id, relevant in self.marks if relevant)
+
+    @property
+    def disliked(self) -> tuple[str, ...]:
+        """Ids marked as not relevant."""
+        return tuple(image_id for image_id, relevant in self.marks if not relevant)
+
+    def marked(self, image_id: str, relevant: bool | None) -> Asked:
+        """The same with one mark set, turned or (`None`) taken away.
+
+        Raises:
+            QueryError: there are as many marks as can be.
+        """
+        others = tuple(mark for mark in self.marks if mark[0] != image_id)
+        if relevant is None:
+            return replace(self, marks=others)
+        if len(others) >= MAX_MARKS:
+            raise QueryError(f"{MAX_MARKS} pictures are marked, and that is all there can be: take a mark away first")
+        return replace(self, marks=(*others, (image_id, relevant)))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One search."""
+
+    text: str
+    asked: Asked
+    mode: str
+    image_weight: float
+    k: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to search for."""
+        return not self.text.strip() and self.asked == Asked()
+
+
+@dataclass(frozen=True)
+class Column:
+    """One index's answer, or why there is none."""
+
+    name: str
+    results: Results | None
+    problem: str | None
+    seconds: float  # all of it: what the asker waits for, but for the browser
+
+
+def again(wanted: Wanted) -> Wanted:
+    """The same by example: an exemplar SVM where something is relevant; else the marks move the words."""
+    learns = bool(wanted.asked.liked or wanted.asked.picture)
+    return replace(wanted, mode="exemplar" if learns else "vector")
+
+
+def answer(shelf: Shelf, names: Sequence[Name], wanted: Wanted) -> list[Column]:
+    """Ask each index the same; one that cannot answer says why in its column."""
+    return [_column(shelf, name, wanted) for name in names]
+
+
+def _column(shelf: Shelf, name: Name, wanted: Wanted) -> Column:
+    started = time.perf_counter()
+    found, problem = None, None
+    try:
+        found = shelf.searcher(name).search(
+            wanted.text,
+            image=wanted.asked.picture,
+            like=wanted.asked.liked,
+            unlike=wanted.asked.disliked,
+            mode=wanted.mode,
+            image_weight=wanted.image_weight,
+            k=wanted.k,
+        )
+    except TwinLensError as error:
+        problem = str(error)
+    except Exception:  # the visitor gets a sentence, the terminal what happened
+        log.exception("a search failed")
+        problem = FAILED
+    return Column(shelf.label(name), found, problem, time.perf_counter() - started)
+
+
+def take_picture(shelf: Shelf, uploaded: str, folder: Path) -> tuple[bytes, list[str]]:
+    """A picture that a visitor uploaded, as JPEG bytes, with what had to be mended; the file is deleted.
+
+    Args:
+        shelf: its dataset says how large a picture may be.
+        uploaded: a path, as the browser names it: not to be trusted.
+        folder: where uploads lie.
+
+    Raises:
+        QueryError: it is no upload, or no picture that can be used.
+    """
+    path = Path(uploaded).resolve()
+    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+        raise QueryError("the picture did not arrive: drop it once more")
+    try:
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise QueryError(f"the picture has over {MAX_IMAGE_BYTES // 2**20} MB: make it smaller")
+        raw = path.read_bytes()
+    finally:
+        path.unlink(missing_ok=True)
+    limits = shelf.params.resize.at_most(shelf.params.datasets[shelf.dataset].shortest_side_px)
+    return read_image(raw, limits)
+
+
+def some_pictures(shelf: Shelf, name: Name, count: int) -> list[Picture]:
+    """Pictures to begin with, spread evenly over the pool."""
+    index = shelf.searcher(name).index
+    rows = index.manifest.rows
+    count = min(count, rows)
+    return index.pictures([place * rows // count for place in range(count)])

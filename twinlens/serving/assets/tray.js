@@ -1,0 +1,2 @@
+// events: 'unmark', 'again', 'clear'
+watch('value', () => document.dispatchEvent(new Event('twinlens:marks')));
