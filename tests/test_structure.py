@@ -20,6 +20,7 @@ PLUMBING = {
         "dataset_cards",
         "errors",
         "fetch",
+        "hashing",
         "hub",
         "params",
         "paths",
