@@ -22,8 +22,8 @@ import torch
 from benchmarks.paired import Row
 from twinlens.reporting import markdown
 
-MODULES = {"measures": "ranking", "neighbours": "ranking"}
-SECTIONS = ("decoding", "embedding", "measures", "neighbours", "exemplar", "cuda", "memory", "scale")
+MODULES = {"measures": "ranking", "neighbours": "ranking", "search": "searching"}
+SECTIONS = ("decoding", "embedding", "measures", "neighbours", "search", "exemplar", "cuda", "memory", "scale")
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--photos", type=Path, help="a zip archive or a folder of JPEGs; drawn ones if absent")
     parser.add_argument("--count", type=int, default=256, help="pictures")
-    parser.add_argument("--pictures", type=int, default=100_000, help="of the scale section")
+    parser.add_argument("--pictures", type=int, default=100_000, help="of the search and scale sections")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1), help="that decode, on a GPU")
@@ -67,6 +67,8 @@ def measure(section: str, options: argparse.Namespace) -> list[Row]:
             rows = module.measures(100_000, 10, rounds)
         case "neighbours":
             rows = module.neighbours(20_000, 768, 10, rounds)
+        case "search":
+            rows = module.run(options.pictures, rounds)
         case "exemplar":
             rows = module.run(3_443, 1_000, 512, 128, rounds)
         case "memory":

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from twinlens import paths
 from twinlens.cards import ModelCard
-from twinlens.indexing.copy import CAPTION_VECTOR, IMAGE_VECTOR, copying, write_space
+from twinlens.indexing import postings
+from twinlens.indexing.copy import CAPTION_VECTOR, IMAGE_VECTOR, Copy, copying, write_space
 from twinlens.indexing.manifest import (
     FOLDER,
     PUBLISHED,
@@ -40,6 +41,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("twinlens")
 
 BATCH = 256  # pictures
+CODE = (  # that decides what the folder holds
+    "indexing/build.py",
+    "indexing/copy.py",
+    "indexing/material.py",
+    "indexing/postings.py",
+    "thumbnails.py",
+    "words.py",
+)
 UNUSED_DAYS = 7.0  # after which a table that no manifest names is removed; it can be built anew
 
 
@@ -73,7 +82,14 @@ def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings:
         vectors=vectors,
         weights=weights,
         settings=settings.model_dump(),
-        code=code_digest("indexing/build.py", "indexing/copy.py", "indexing/material.py", "thumbnails.py", "words.py"),
+        code=code_digest(
+            "indexing/build.py",
+            "indexing/copy.py",
+            "indexing/material.py",
+            "indexing/postings.py",
+            "thumbnails.py",
+            "words.py",
+        ),
     )
     manifest = Manifest(key, dataset, model, captioner, len(material), settings.model_dump(), vectors, weights)
     make_table(manifest, material, threads)
@@ -115,6 +131,7 @@ def write_table(material: Material, shards: Path, settings: IndexParams, folder:
         ascii_folding=False,
         max_token_length=None,
     )
+    postings.write(folder, (words.split() for words in Copy(folder).column(WORDS)))
     none = np.zeros(0, dtype=np.int64)
     if material.image_vectors is not None:
         write_space(folder, IMAGE_VECTOR, material.image_vectors, none)

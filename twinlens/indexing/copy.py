@@ -1,8 +1,8 @@
 """A table's rows beside it, as files that are mapped into memory.
 
 Importing LanceDB and opening a table takes seconds of a processor, more than an exact search of 100,000
-vectors. Nothing but words and approximate candidates needs it: ids, captions, thumbnails and vectors
-are read from here, each page when it is first touched, once for all processes.
+vectors. Nothing but approximate candidates needs it: ids, captions, thumbnails and vectors are read from here,
+each page when it is first touched, once for all processes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Copy:
     @cached_property
     def ids(self) -> list[str]:
         """Image ids, by row."""
-        return list(self._table["image_id"].to_pylist())
+        return self.column("image_id")
 
     @cached_property
     def spaces(self) -> tuple[str, ...]:
@@ -53,6 +53,10 @@ class Copy:
         rows = np.load(self.folder / f"{name}.npy", mmap_mode="r")
         # a plain view of the mapping: the subclass `memmap` runs Python code at every slice
         return Space(rows.view(np.ndarray), np.load(self.folder / f"{name}.absent.npy"))
+
+    def column(self, name: str) -> list[Any]:
+        """One column but the vectors, by row."""
+        return list(self._table[name].to_pylist())
 
     def take(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         """All but the vectors of some rows, in the order given."""

@@ -13,7 +13,8 @@ from jaxtyping import Float32, Int
 
 from twinlens.errors import DataError
 from twinlens.indexing.copy import Copy, Space
-from twinlens.indexing.manifest import FOLDER, TABLE, WORDS, Manifest
+from twinlens.indexing.manifest import FOLDER, TABLE, Manifest
+from twinlens.indexing.postings import Postings
 from twinlens.indexing.results import Picture
 from twinlens.indexing.scans import Scans
 from twinlens.params import SearchParams
@@ -22,7 +23,6 @@ from twinlens.scoring import exact_scores, float32_error, in_order
 if TYPE_CHECKING:
     from lancedb.table import Table
 
-SPARE = 32  # candidates beyond those wanted, so that ties at the cut seldom need a second search
 REFINE = 4  # an approximate search looks at this many times the wanted candidates with their full vectors
 
 Ranked = tuple[Int[np.ndarray, " found"], Float32[np.ndarray, " found"]]  # item rows and scores, best first
@@ -38,13 +38,14 @@ class Leg:
 
 
 class Index:
-    """A table that was opened. LanceDB is imported when words or approximate candidates are first asked for."""
+    """A table that was opened. LanceDB is imported when approximate candidates are first asked for."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.copy = Copy(manifest.folder / FOLDER)
         if len(self.copy) != manifest.rows:
             raise DataError(f"{manifest.folder} does not hold the rows of its manifest: remove that folder")
+        self.postings = Postings(manifest.folder / FOLDER, manifest.rows)
         self._scans: dict[str, Scans] = {}
         self._spaces: dict[str, Space] = {}
         self._lock = Lock()
@@ -71,10 +72,10 @@ class Index:
         """The columns of vectors that there are."""
         return self.copy.spaces
 
-    @cached_property
+    @property
     def has_words(self) -> bool:
         """Whether there is anything for BM25 to search."""
-        return any(WORDS in index.columns for index in self.table.list_indices())
+        return bool(self.postings)
 
     def space(self, name: str) -> Space:
         """The vectors of one column, mapped."""
@@ -164,20 +165,15 @@ class Index:
         Returns:
             Fewer than `depth` where fewer match; equal scores by row.
         """
-        from lancedb.query import MatchQuery
-
-        limit = depth + len(left_out) + SPARE
-        while True:
-            query = MatchQuery(" ".join(tokens), WORDS)
-            found = self.table.search(query, query_type="fts").limit(limit).select(["row", "_score"]).to_arrow()
-            rows, scores = found["row"].to_numpy().astype(np.int64), found["_score"].to_numpy().astype(np.float32)
-            wanted = ~np.isin(rows, list(left_out))
-            whole = len(found) < limit
-            ordered, sorted_scores = in_order(rows[wanted][None], scores[wanted][None])
-            # Equal scores come in any order, so those at the cut are known only once a lower one is seen.
-            if whole or (len(ordered[0]) >= depth and sorted_scores[0, depth - 1] > scores.min()):
-                return ordered[0, :depth], sorted_scores[0, :depth]
-            limit *= 4
+        total = self.postings.scores(tokens)
+        total[list(left_out)] = 0.0
+        matching = int(np.count_nonzero(total))
+        if not matching:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+        last = len(total) - min(depth, matching)
+        candidates = np.flatnonzero(total >= np.partition(total, last)[last])  # ties at the cut included
+        rows, ordered = in_order(candidates[None], total[candidates][None])
+        return rows[0, :depth], ordered[0, :depth]
 
     def pictures(self, rows: Sequence[int] | np.ndarray) -> list[Picture]:
         """What is known of some pictures, in the order given."""
