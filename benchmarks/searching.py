@@ -162,15 +162,19 @@ def _hybrid(searcher: Searcher, rounds: int, each: int = 25) -> list[Row]:
                 parts.setdefault(part, []).append(seconds)
         return waited
 
-    before = scans.AT_ONCE
+    before, spent, passed = scans.AT_ONCE, dict.fromkeys(kept, 0.0), dict.fromkeys(kept, 0.0)
     for _ in range(rounds):
         for at_once, found in kept.items():
             scans.AT_ONCE = at_once
+            cpu, clock = time.process_time(), time.perf_counter()
             with ThreadPoolExecutor(CLIENTS) as clients:
                 found += [seconds for waited in clients.map(client, range(CLIENTS)) for seconds in waited]
+            spent[at_once] += time.process_time() - cpu
+            passed[at_once] += time.perf_counter() - clock
     scans.AT_ONCE = before
     (half, last), (half_alone, last_alone) = (_quantiles(found) for found in kept.values())
     alone = [_timed(lambda text=text: searcher.search(text, mode="hybrid", k=K)) for text in texts[:each]]  # type: ignore[misc]
+    each_cpu = {at_once: 1000 * seconds / len(kept[at_once]) for at_once, seconds in spent.items()}
     print("hybrid, median ms by part:", {part: round(1000 * statistics.median(s), 2) for part, s in parts.items()})
     return [
         Row(
@@ -181,6 +185,13 @@ def _hybrid(searcher: Searcher, rounds: int, each: int = 25) -> list[Row]:
             "under 100 ms",
         ),
         Row("the same, 99th percentile", f"{last:.0f} ms", f"a pass for each: {last_alone:.0f} ms", "", "under 300 ms"),
+        Row(
+            "the same, of a processor",
+            f"{each_cpu[before]:.1f} ms a query, {spent[before] / passed[before]:.2f} processors were to be had",
+            f"a pass for each: {each_cpu[1]:.1f} ms",
+            f"{each_cpu[before] / each_cpu[1]:.2f}",
+            f"eight clients on two whole processors: {CLIENTS * each_cpu[before] / 2:.0f} ms",
+        ),
     ]
 
 

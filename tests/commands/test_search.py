@@ -16,7 +16,6 @@ from PIL import Image
 from tests.commands.conftest import ROOT, Done, process
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from twinlens import Searcher, paths, search
-from twinlens.commands import search as command
 from twinlens.indexing.manifest import published
 from twinlens.indexing.results import Hit, Results
 
@@ -207,7 +206,7 @@ def test_a_sheet_is_one_page_with_its_pictures_opened_where_there_is_a_display(
     twinlens: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(command.webbrowser, "open", seen.append)
+    monkeypatch.setattr("webbrowser.open", seen.append)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("DISPLAY", ":0")
     out = tmp_path / "sheet.html"

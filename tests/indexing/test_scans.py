@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event, Thread
+from threading import Event
 
 import numpy as np
 import pytest
@@ -15,26 +15,6 @@ from twinlens.indexing.scans import Scans
 ROWS, QUERIES = unit_rows(300, 24, 1).astype(np.float32), unit_rows(40, 24, 2).astype(np.float32)
 
 
-class Held(np.ndarray):
-    """Rows whose first product waits until it is let go, and which count their products."""
-
-    begun: Event
-    go_on: Event
-    passes: list[int]
-
-    def __matmul__(self, other: np.ndarray) -> np.ndarray:
-        self.passes.append(1)
-        self.begun.set()
-        assert self.go_on.wait(20)
-        return np.asarray(self) @ other
-
-
-def held() -> Held:
-    rows = ROWS.view(Held)
-    rows.begun, rows.go_on, rows.passes = Event(), Event(), []
-    return rows
-
-
 def test_many_threads_get_each_their_own_answer() -> None:
     shared = Scans(ROWS)
     with ThreadPoolExecutor(16) as pool:
@@ -44,36 +24,34 @@ def test_many_threads_get_each_their_own_answer() -> None:
     assert shared._waiting == []
 
 
-@pytest.mark.parametrize(("at_once", "passes"), [(16, 2), (3, 3), (1, 7)])
+@pytest.mark.parametrize(("at_once", "passes"), [(16, 1), (3, 3), (1, 7)])
 def test_those_who_wait_share_a_pass(monkeypatch: pytest.MonkeyPatch, at_once: int, passes: int) -> None:
     monkeypatch.setattr(scans, "AT_ONCE", at_once)
-    rows = held()
-    shared = Scans(rows)
+    monkeypatch.setattr(scans, "BLOCK", 70)  # the last one is smaller
+    shared = Scans(ROWS, passes=1)
+    begun, go_on, scan = Event(), Event(), shared._scan
     done: list[int] = []
-    scan = shared._scan
-    monkeypatch.setattr(shared, "_scan", lambda mine: (done.append(1), scan(mine)))
-    found: dict[int, np.ndarray] = {}
 
-    def ask(number: int) -> None:
-        found[number] = shared.products(QUERIES[number])
+    def counted(mine: scans._Request) -> None:
+        begun.set()
+        assert go_on.wait(20)
+        done.append(1)
+        scan(mine)
 
-    threads = [Thread(target=ask, args=(number,)) for number in range(7)]
-    threads[0].start()
-    assert rows.begun.wait(20)
-    for thread in threads[1:]:
-        thread.start()
-    while len(shared._waiting) < 6:
-        pass
-    rows.go_on.set()
-    for thread in threads:
-        thread.join()
+    monkeypatch.setattr(shared, "_scan", counted)
+    with ThreadPoolExecutor(7) as pool:
+        found = [pool.submit(shared.products, query) for query in QUERIES[:7]]
+        assert begun.wait(20)
+        while len(shared._waiting) < 7:
+            pass
+        go_on.set()
     assert len(done) == passes
-    for number, products in found.items():
-        assert products == pytest.approx(ROWS @ QUERIES[number], abs=1e-6)
+    for query, products in zip(QUERIES, found, strict=False):
+        assert products.result() == pytest.approx(ROWS @ query, abs=1e-6)
 
 
 def test_a_pass_that_fails_is_tried_again_by_those_who_waited(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = Scans(ROWS)
+    shared = Scans(ROWS, passes=1)
     begun, go_on, scan = Event(), Event(), shared._scan
 
     def fails(mine: scans._Request) -> None:
