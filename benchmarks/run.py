@@ -22,8 +22,19 @@ import torch
 from benchmarks.paired import Row
 from twinlens.reporting import markdown
 
-MODULES = {"measures": "ranking", "neighbours": "ranking"}
-SECTIONS = ("decoding", "embedding", "measures", "neighbours", "approximate", "exemplar", "cuda", "memory", "scale")
+MODULES = {"measures": "ranking", "neighbours": "ranking", "search": "searching"}
+SECTIONS = (
+    "decoding",
+    "embedding",
+    "measures",
+    "neighbours",
+    "search",
+    "approximate",
+    "exemplar",
+    "cuda",
+    "memory",
+    "scale",
+)
 
 
 def main() -> None:
@@ -34,7 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--photos", type=Path, help="a zip archive or a folder of JPEGs; drawn ones if absent")
     parser.add_argument("--count", type=int, default=256, help="pictures")
-    parser.add_argument("--pictures", type=int, default=100_000, help="of the scale section")
+    parser.add_argument("--pictures", type=int, default=100_000, help="of the search and scale sections")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1), help="that decode, on a GPU")
@@ -56,30 +67,23 @@ def main() -> None:
 
 def measure(section: str, options: argparse.Namespace) -> list[Row]:
     """The rows of one section; its libraries are imported only then."""
-    module = import_module(f"benchmarks.{MODULES.get(section, section)}")
     photos, device, count, rounds = options.photos, options.device, options.count, options.rounds
-    match section:
-        case "decoding":
-            rows = module.run(photos, count, rounds)
-        case "embedding":
-            rows = module.run(photos, device, count, rounds)
-        case "measures":
-            rows = module.measures(100_000, 10, rounds)
-        case "neighbours":
-            rows = module.neighbours(20_000, 768, 10, rounds)
-        case "approximate":
-            rows = module.run(100_000, 512, 200)
-        case "exemplar":
-            rows = module.run(3_443, 1_000, 512, 128, rounds)
-        case "memory":
-            rows = module.run(600, 5)
-        case "scale":
-            rows = module.run(options.pictures)
-        case _ if torch.cuda.is_available() or options.small:
-            rows = module.run(photos, device, count, options.threads, options.small)
-        case _:
-            rows = [Row("cuda", "no CUDA device here: not measured", "", "")]
-    return list(rows)
+    if section == "cuda" and not (torch.cuda.is_available() or options.small):
+        return [Row("cuda", "no CUDA device here: not measured", "", "")]
+    function, arguments = {
+        "decoding": ("run", (photos, count, rounds)),
+        "embedding": ("run", (photos, device, count, rounds)),
+        "measures": ("measures", (100_000, 10, rounds)),
+        "neighbours": ("neighbours", (20_000, 768, 10, rounds)),
+        "search": ("run", (options.pictures, rounds)),
+        "approximate": ("run", (100_000, 512, 200)),
+        "exemplar": ("run", (3_443, 1_000, 512, 128, rounds)),
+        "cuda": ("run", (photos, device, count, options.threads, options.small)),
+        "memory": ("run", (600, 5)),
+        "scale": ("run", (options.pictures,)),
+    }[section]
+    module = import_module(f"benchmarks.{MODULES.get(section, section)}")
+    return list(getattr(module, function)(*arguments))
 
 
 def surroundings() -> str:

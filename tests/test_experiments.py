@@ -93,7 +93,7 @@ def test_an_experiment_of_dvc_goes_by_its_name_and_the_workspace_by_its_own(proj
 
 def test_an_unknown_name_is_refused_with_the_nearest(project: Path) -> None:
     done = twinlens("compare", "main", "bettr")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith(
         "twinlens: 'bettr' is neither a git revision nor an experiment (did you mean 'better'?"
     )
@@ -113,7 +113,7 @@ def test_files_that_are_not_in_the_cache_are_named_with_the_commands_that_get_th
 def test_experiments_over_other_queries_are_refused_on_the_command_line(project: Path) -> None:
     measure(0.4, queries=59)
     done = twinlens("compare", "main", "workspace")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "t: the number of queries is 60 in main and 59 in workspace" in done.stderr
 
 

@@ -16,7 +16,8 @@ import pytest
 from tests.web import Fault, Host
 from twinlens import fetch
 from twinlens.errors import FetchError
-from twinlens.fetch import Wanted, download, is_url, sha256_of
+from twinlens.fetch import Wanted, download, is_url
+from twinlens.hashing import sha256_of
 
 NAME = "photos.zip"
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes, several pieces

@@ -21,6 +21,7 @@ PLUMBING = {
         "dataset_cards",
         "errors",
         "fetch",
+        "hashing",
         "hub",
         "params",
         "paths",

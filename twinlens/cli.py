@@ -1,4 +1,4 @@
-"""The command line: what a person asks of finished experiments.
+"""The command line: a list of commands, each in its module in `commands`.
 
 typer rather than argparse: a command is a typed function, its help comes from its own docstring, and
 huggingface-hub brings the library anyway.
@@ -6,27 +6,22 @@ huggingface-hub brings the library anyway.
 
 from __future__ import annotations
 
-import json
+import logging
 import sys
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Sequence
 
 import typer
 
+from twinlens.commands.catalogue import datasets, models
+from twinlens.commands.experiments import compare, export
+from twinlens.commands.search import search
 from twinlens.commands.serve import serve
-from twinlens.errors import DataError, TwinLensError
+from twinlens.commands.show import show
+from twinlens.errors import TwinLensError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+NO_ANSWER = 2  # as for wrong usage; 1 is a search that found nothing
 
-
-class Format(StrEnum):
-    """How a comparison is written."""
-
-    TABLE = "table"
-    JSON = "json"
-    MARKDOWN = "markdown"
-    HTML = "html"
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.callback()
@@ -34,70 +29,20 @@ def about() -> None:
     """Which image-text embedding, fed with what, finds the right picture in your data, and what it costs."""
 
 
-@app.command()
-def compare(
-    experiments: Annotated[
-        list[str],
-        typer.Argument(help="Two or more: names of DVC experiments, git revisions, or `workspace`."),
-    ],
-    measure: Annotated[
-        list[str] | None, typer.Option("--measure", "-m", help="Such as hit_at_10; may be repeated.")
-    ] = None,
-    retriever: Annotated[
-        list[str] | None, typer.Option("--retriever", "-r", help="Only these, such as image; may be repeated.")
-    ] = None,
-    changed: Annotated[int, typer.Option(min=0, help="Queries to list whose value changed most, a retriever.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of the randomisation test and the intervals.")] = 0,
-    form: Annotated[Format, typer.Option("--format", "-f", help="How it is written.")] = Format.TABLE,
-) -> None:
-    """Say which differences between experiments are real, query by query, without checking anything out.
+for command in (search, serve, show, models, datasets, compare, export):
+    app.command()(command)
 
-    A paired randomisation test by picture, corrected by Holm's procedure for everything in
-    the table; the effect is the second experiment's mean minus the first's, with its 95 % interval. As
-    html it is one page that opens without a network: `--format html > compare.html`.
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a mistake that the user can mend ends it with one message.
+
+    Args:
+        arguments: those of the process if absent.
     """
-    from twinlens import comparison, comparison_text
-    from twinlens.experiments import read_experiment
-
-    if len(set(experiments)) < 2:
-        raise TwinLensError(f"compare needs two different experiments, found {', '.join(experiments)}")
-    read = [read_experiment(name) for name in dict.fromkeys(experiments)]
-    measures = measure or [f"ndcg_at_{read[0].k}"]
-    found = comparison.compare(read, measures, retrievers=retriever or (), seed=seed)
-    queries = comparison.changes(read, found, measures[0], changed)
-    if form is Format.HTML:
-        from twinlens.report.comparison_page import render
-
-        typer.echo(render(read, found, queries))
-    else:
-        typer.echo(comparison_text.written(found, queries, form.value))
-
-
-@app.command()
-def export(
-    out: Annotated[Path, typer.Argument(help="A folder; it is made if need be.")],
-) -> None:
-    """Write the workspace's results as others read them: TREC runs and qrels, MTEB JSON, CLIP_benchmark CSV."""
-    from twinlens import exports, paths
-    from twinlens.params import read_params
-
-    params = read_params()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("twinlens").setLevel(logging.INFO)
     try:
-        retrieval = json.loads((paths.METRICS / "retrieval.json").read_text(encoding="utf-8"))
-        costs = json.loads((paths.METRICS / "cost.json").read_text(encoding="utf-8"))["stages"]
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename} is not here: `dvc repro` makes it") from None
-    seconds = round(sum(costs[stage]["seconds"] for stage in ("embed", "rank", "evaluate")), 3)
-    written = exports.export(paths.ranked(params.dataset, params.model), retrieval, params.model, seconds, out)
-    typer.echo(f"{len(written)} files below {out}")
-
-
-app.command()(serve)
-
-
-def main() -> None:
-    """Run the command line; a mistake that the user can mend ends it with one message."""
-    try:
-        app(prog_name="twinlens")
+        app(args=arguments, prog_name="twinlens")
     except TwinLensError as error:
-        sys.exit(f"twinlens: {error}")
+        typer.echo(f"twinlens: {error}", err=True)
+        sys.exit(NO_ANSWER)

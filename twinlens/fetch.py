@@ -7,7 +7,6 @@ second run goes on where the first stopped, so a broken connection costs what wa
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
 import re
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 import requests
 
 from twinlens.errors import FetchError
+from twinlens.hashing import sha256_of
 from twinlens.progress import Progress
 
 log = logging.getLogger("twinlens")
@@ -188,12 +188,6 @@ def _only_one(lock: Path) -> Iterator[None]:
             log.info("another process is fetching %s; waiting for it", lock.name[1:].removesuffix(".lock"))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _short(error: BaseException) -> str:

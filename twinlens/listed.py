@@ -12,7 +12,7 @@ from pathlib import Path
 from twinlens import paths
 from twinlens.dataset_cards import Keep
 from twinlens.errors import DataError, FetchError
-from twinlens.fetch import sha256_of
+from twinlens.hashing import sha256_of
 from twinlens.keeping import read_qrels
 
 FOLDER, NOTES = "lists", "lists.json"

@@ -142,6 +142,10 @@ class IndexParams(Section):
     vector_index: Literal["exact", "ivf", "hnsw"]  # exact: none
     from_rows: Annotated[int, Field(ge=256)]  # smaller tables are searched exactly, whatever `vector_index` says
 
+    def approximate(self, rows: int) -> bool:
+        """Whether a table of so many rows has vector indexes."""
+        return self.vector_index != "exact" and rows >= self.from_rows
+
 
 class SearchParams(Section):
     """How the index is searched. No stage depends on it."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import polars as pl
 
 from twinlens.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 IMAGES, CAPTIONS, JOINED, GENERATED = "images", "captions", "captions_joined", "captions_generated"
 TEXTS = (CAPTIONS, JOINED, GENERATED)
@@ -36,6 +40,8 @@ def text_sources(pool: pl.DataFrame, captions: pl.DataFrame, generated: pl.DataF
     Raises:
         DataError: the generated captions are not those of the pool.
     """
+    import polars as pl  # here, because a search wants nothing but the names above
+
     if len(generated) and generated["image_id"].to_list() != pool["image_id"].to_list():
         raise DataError("the generated captions are not those of the pool: `dvc repro -f caption`")
     order = pl.DataFrame({"image_id": pool["image_id"], "position": np.arange(len(pool))})

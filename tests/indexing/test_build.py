@@ -18,9 +18,9 @@ from stages import index
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL, POOL
 from twinlens import Searcher, paths, tables
 from twinlens.indexing import build
-from twinlens.indexing.build import FOLDER, prune, publish
+from twinlens.indexing.build import prune, publish
 from twinlens.indexing.index import Index, Leg
-from twinlens.indexing.manifest import Manifest, digests, named_keys, published
+from twinlens.indexing.manifest import FOLDER, Manifest, digests, named_keys, published
 from twinlens.indexing.material import gather
 from twinlens.params import IndexParams, read_params
 from twinlens.scratch import prune as prune_scratch
@@ -136,15 +136,19 @@ def test_an_approximate_index_is_made_from_the_stated_size_up_and_scores_exactly
     params = read_params()
     search = params.search
     small = publish(*NAMES, params.models[MODEL], IndexParams(thumbnail_px=32, vector_index=kind, from_rows=256), 1)  # type: ignore[arg-type]
-    assert Index(small)._approximate == set()  # a pool of 60
+    assert not small.approximate  # a pool of 60
     chosen = IndexParams.model_construct(thumbnail_px=32, vector_index=kind, from_rows=POOL)
     monkeypatch.setattr(IndexParams, "model_validate", lambda _: chosen)
     found = Index(publish(*NAMES, params.models[MODEL], chosen, 1))
-    assert found._approximate == {"image_vector", "caption_vector"}
+    assert {column for index in found.table.list_indices() for column in index.columns} == {
+        "image_vector",
+        "caption_vector",
+        "words",
+    }
     vector = found.vectors("image_vector", [7])[0]
     rows, scores = found.nearest([Leg("image_vector", vector)], 10, [7], search)
     exact, exact_scores = Index(small).nearest([Leg("image_vector", vector)], 10, [7], search)
-    assert found._spaces == {}  # nothing was read into memory
+    assert found._scans["image_vector"]._waiting == []  # nothing was scanned
     assert len(set(rows.tolist()) & set(exact.tolist())) >= 8
     of = dict(zip(exact.tolist(), exact_scores.tolist(), strict=True))
     assert [of[row] for row in rows.tolist() if row in of] == [

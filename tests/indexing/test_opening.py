@@ -13,8 +13,7 @@ from stages import index
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from twinlens import Searcher, paths, search
 from twinlens.errors import DataError, QueryError
-from twinlens.indexing.build import FOLDER
-from twinlens.indexing.manifest import Manifest, published
+from twinlens.indexing.manifest import FOLDER, Manifest, published
 
 NAMES = (DATASET, MODEL, CAPTIONER)
 TEXT = "a red car in the snow"

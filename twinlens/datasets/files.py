@@ -17,7 +17,8 @@ from typing import Any
 from twinlens import paths
 from twinlens.datasets.trees import open_tree
 from twinlens.errors import DataError, FetchError
-from twinlens.fetch import Wanted, download, is_offline, is_url, sha256_of
+from twinlens.fetch import Wanted, download, is_offline, is_url
+from twinlens.hashing import sha256_of
 from twinlens.hub import hub_folder
 from twinlens.scratch import digest, publishing
 

@@ -11,8 +11,9 @@ from twinlens import paths
 from twinlens.dataset_cards import HubCard, HubFiles, Split
 from twinlens.datasets import parquet
 from twinlens.errors import DataError, FetchError
-from twinlens.fetch import is_url, sha256_of
+from twinlens.fetch import is_url
 from twinlens.filtering import Annotations
+from twinlens.hashing import sha256_of
 from twinlens.hub import hub_folder
 from twinlens.scratch import publishing
 

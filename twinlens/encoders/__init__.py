@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twinlens.cards import Tower
-from twinlens.encoders.base import Loaded
-from twinlens.placement import Placement
+
+if TYPE_CHECKING:
+    from twinlens.encoders.base import Loaded
+    from twinlens.placement import Placement
 
 
 def locate(tower: Tower) -> Path:

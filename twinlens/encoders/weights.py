@@ -6,15 +6,17 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
 
-from twinlens import hub, paths
+from twinlens import paths
 from twinlens.cards import Weights
 from twinlens.errors import DataError, FetchError
-from twinlens.fetch import sha256_of
+from twinlens.hashing import sha256_of
+
+if TYPE_CHECKING:
+    import torch
 
 # What the libraries raise for weights that do not fit, are cut short, or are something else.
 UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, UnpicklingError, SafetensorError)
@@ -100,6 +102,8 @@ def hub_folder(repo: str, revision: str | None, patterns: Sequence[str]) -> Path
     Raises:
         FetchError: the hub cannot be reached, has no such repository or wants its terms accepted.
     """
+    from twinlens import hub  # here, because who asks what weights are wants no network
+
     return hub.hub_folder(repo, revision, patterns, answers_in_s=HUB_ANSWERS_IN_S)
 
 

@@ -24,7 +24,7 @@ import polars as pl
 from jaxtyping import Float32
 
 from twinlens.errors import DataError
-from twinlens.fetch import sha256_of
+from twinlens.hashing import sha256_of
 from twinlens.progress import Progress
 from twinlens.scratch import Scratch, code_digest, fingerprint
 

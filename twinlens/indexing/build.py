@@ -14,7 +14,19 @@ import pyarrow as pa
 
 from twinlens import paths
 from twinlens.cards import ModelCard
-from twinlens.indexing.manifest import PUBLISHED, Manifest, digests, named_keys, published, vector_files
+from twinlens.indexing import postings
+from twinlens.indexing.copy import CAPTION_VECTOR, IMAGE_VECTOR, Copy, copying, write_space
+from twinlens.indexing.manifest import (
+    FOLDER,
+    PUBLISHED,
+    TABLE,
+    WORDS,
+    Manifest,
+    digests,
+    named_keys,
+    published,
+    vector_files,
+)
 from twinlens.indexing.material import Material, gather
 from twinlens.params import IndexParams
 from twinlens.progress import Progress
@@ -28,9 +40,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("twinlens")
 
-TABLE, FOLDER = "pictures", "table"
-IMAGE_VECTOR, CAPTION_VECTOR, WORDS = "image_vector", "caption_vector", "words"
 BATCH = 256  # pictures
+CODE = (  # that decides what the folder holds
+    "indexing/build.py",
+    "indexing/copy.py",
+    "indexing/material.py",
+    "indexing/postings.py",
+    "thumbnails.py",
+    "words.py",
+)
 UNUSED_DAYS = 7.0  # after which a table that no manifest names is removed; it can be built anew
 
 
@@ -64,7 +82,14 @@ def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings:
         vectors=vectors,
         weights=weights,
         settings=settings.model_dump(),
-        code=code_digest("indexing/build.py", "indexing/material.py", "thumbnails.py", "words.py"),
+        code=code_digest(
+            "indexing/build.py",
+            "indexing/copy.py",
+            "indexing/material.py",
+            "indexing/postings.py",
+            "thumbnails.py",
+            "words.py",
+        ),
     )
     manifest = Manifest(key, dataset, model, captioner, len(material), settings.model_dump(), vectors, weights)
     make_table(manifest, material, threads)
@@ -87,13 +112,14 @@ def make_table(manifest: Manifest, material: Material, threads: int) -> None:
 
 
 def write_table(material: Material, shards: Path, settings: IndexParams, folder: Path, threads: int) -> None:
-    """Write the table with its full-text index and, where the settings ask for one, its vector indexes."""
+    """Write the table and its copy, its full-text index and, where the settings ask for one, its vector indexes."""
     import lancedb
     from lancedb.index import FTS
 
+    folder.mkdir(parents=True)
     schema = _schema(material)
     batches = _batches(material, shards, settings.thumbnail_px, schema, threads)
-    reader = pa.RecordBatchReader.from_batches(schema, batches)
+    reader = pa.RecordBatchReader.from_batches(schema, copying(batches, schema, folder))
     # To LanceDB a null vector is a bad one; here it is a picture that nobody described.
     table = lancedb.connect(folder).create_table(TABLE, data=reader, schema=schema, on_bad_vectors="null")
     # Words are stemmed and cased before, so that this is plain BM25 on the words that `rank` counts too.
@@ -105,9 +131,15 @@ def write_table(material: Material, shards: Path, settings: IndexParams, folder:
         ascii_folding=False,
         max_token_length=None,
     )
+    postings.write(folder, (words.split() for words in Copy(folder).column(WORDS)))
+    none = np.zeros(0, dtype=np.int64)
+    if material.image_vectors is not None:
+        write_space(folder, IMAGE_VECTOR, material.image_vectors, none)
+    if material.caption_vectors is not None:
+        write_space(folder, CAPTION_VECTOR, material.caption_vectors, np.flatnonzero(~material.described))
     if any(material.captions) or any(material.generated):
         table.create_index(WORDS, config=plain)
-    if settings.vector_index != "exact" and len(material) >= settings.from_rows:
+    if settings.approximate(len(material)):
         _index_vectors(table, settings.vector_index)
 
 

@@ -6,23 +6,23 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Int
 
 from twinlens.errors import DataError
-from twinlens.indexing.build import CAPTION_VECTOR, FOLDER, IMAGE_VECTOR, TABLE, WORDS
-from twinlens.indexing.manifest import Manifest
+from twinlens.indexing.copy import Copy, Space
+from twinlens.indexing.manifest import FOLDER, TABLE, Manifest
+from twinlens.indexing.postings import Postings
 from twinlens.indexing.results import Picture
+from twinlens.indexing.scans import Scans
 from twinlens.params import SearchParams
 from twinlens.scoring import exact_scores, float32_error, in_order
 
 if TYPE_CHECKING:
     from lancedb.table import Table
 
-SHOWN = ["row", "image_id", "captions", "caption_generated", "labels", "thumbnail"]
-SPARE = 32  # candidates beyond those wanted, so that ties at the cut seldom need a second search
 REFINE = 4  # an approximate search looks at this many times the wanted candidates with their full vectors
 
 Ranked = tuple[Int[np.ndarray, " found"], Float32[np.ndarray, " found"]]  # item rows and scores, best first
@@ -37,61 +37,57 @@ class Leg:
     weight: float = 1.0
 
 
-@dataclass(frozen=True)
-class Space:
-    """The vectors of one column, in memory."""
-
-    rows: Float32[np.ndarray, "pictures dim"]  # zeros where there is no vector
-    absent: Int[np.ndarray, " none"]  # rows of pictures without one
-
-
 class Index:
-    """A table that was opened, with its ids and, once they are needed, its vectors in memory."""
+    """A table that was opened. LanceDB is imported when approximate candidates are first asked for."""
 
     def __init__(self, manifest: Manifest) -> None:
-        import lancedb
-
         self.manifest = manifest
-        self.table: Table = lancedb.connect(manifest.folder / FOLDER).open_table(TABLE)
+        self.copy = Copy(manifest.folder / FOLDER)
+        if len(self.copy) != manifest.rows:
+            raise DataError(f"{manifest.folder} does not hold the rows of its manifest: remove that folder")
+        self.postings = Postings(manifest.folder / FOLDER, manifest.rows)
+        self._scans: dict[str, Scans] = {}
         self._spaces: dict[str, Space] = {}
         self._lock = Lock()
-        self._approximate = {
-            column for index in self.table.list_indices() if index.index_type != "FTS" for column in index.columns
-        }
 
     @cached_property
+    def table(self) -> Table:
+        """The table itself."""
+        import lancedb
+
+        return lancedb.connect(self.manifest.folder / FOLDER).open_table(TABLE)
+
+    @property
     def ids(self) -> list[str]:
         """Image ids, by row."""
-        found = self.table.search().select(["row", "image_id"]).to_arrow()
-        if found["row"].to_pylist() != list(range(self.manifest.rows)):
-            raise DataError(f"{self.manifest.folder} does not hold the rows of its manifest: remove that folder")
-        return found["image_id"].to_pylist()
+        return self.copy.ids
 
     @cached_property
     def row_of(self) -> dict[str, int]:
         """Rows, by image id."""
         return {image_id: row for row, image_id in enumerate(self.ids)}
 
-    @cached_property
+    @property
     def spaces(self) -> tuple[str, ...]:
         """The columns of vectors that there are."""
-        return tuple(name for name in (IMAGE_VECTOR, CAPTION_VECTOR) if name in self.table.schema.names)
+        return self.copy.spaces
 
-    @cached_property
+    @property
     def has_words(self) -> bool:
         """Whether there is anything for BM25 to search."""
-        return any(WORDS in index.columns for index in self.table.list_indices())
+        return bool(self.postings)
 
     def space(self, name: str) -> Space:
-        """The vectors of one column, read once."""
+        """The vectors of one column, mapped."""
         with self._lock:
             if name not in self._spaces:
-                column = self.table.search().select(["row", name]).to_arrow().sort_by("row")[name].combine_chunks()
-                absent = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
-                flat = column.fill_null(np.zeros(column.type.list_size, dtype=np.float32)) if len(absent) else column
-                rows = flat.flatten().to_numpy().reshape(len(column), column.type.list_size)
-                self._spaces[name] = Space(rows, absent)
+                self._spaces[name] = self.copy.space(name)
+                self._scans[name] = Scans(self._spaces[name].rows)
             return self._spaces[name]
+
+    def _scans_of(self, name: str) -> Scans:
+        self.space(name)
+        return self._scans[name]
 
     def nearest(self, legs: Sequence[Leg], depth: int, left_out: Collection[int], params: SearchParams) -> Ranked:
         """The best items by vector, exactly, unless the table has a vector index for the only leg.
@@ -106,7 +102,7 @@ class Index:
         Returns:
             Fewer than `depth` where there are no more.
         """
-        if len(legs) == 1 and legs[0].space in self._approximate:
+        if len(legs) == 1 and self.manifest.approximate:
             candidates = self._near(legs[0], depth + len(left_out), params)
             candidates = candidates[~np.isin(candidates, list(left_out))]
         else:
@@ -134,7 +130,7 @@ class Index:
         """Every row that the float32 error allows to be among the best `depth`: ties at the cut included."""
         total = np.zeros(self.manifest.rows, dtype=np.float32)
         for leg in legs:
-            product = self.space(leg.space).rows @ leg.vector
+            product = self._scans_of(leg.space).products(leg.vector)
             total += product if leg.weight == 1.0 else np.float32(leg.weight) * product
         total[list(left_out)] = -np.inf
         if len(legs) == 1:
@@ -155,11 +151,8 @@ class Index:
         return np.asarray(scores, dtype=np.float32)
 
     def vectors(self, space: str, rows: Sequence[int] | np.ndarray) -> Float32[np.ndarray, "rows dim"]:
-        """Stored vectors; where the space is searched approximately only these are read."""
-        if space not in self._approximate:
-            return self.space(space).rows[np.asarray(rows, dtype=np.int64)]
-        found = self._take(rows, [space])
-        return np.array([found[int(row)][space] for row in rows], dtype=np.float32)
+        """Stored vectors."""
+        return self.space(space).rows[np.asarray(rows, dtype=np.int64)]
 
     def matching(self, tokens: Sequence[str], depth: int, left_out: Collection[int]) -> Ranked:
         """The best items by BM25 over all captions, those that share a word with `tokens`.
@@ -172,24 +165,18 @@ class Index:
         Returns:
             Fewer than `depth` where fewer match; equal scores by row.
         """
-        from lancedb.query import MatchQuery
-
-        limit = depth + len(left_out) + SPARE
-        while True:
-            query = MatchQuery(" ".join(tokens), WORDS)
-            found = self.table.search(query, query_type="fts").limit(limit).select(["row", "_score"]).to_arrow()
-            rows, scores = found["row"].to_numpy().astype(np.int64), found["_score"].to_numpy().astype(np.float32)
-            wanted = ~np.isin(rows, list(left_out))
-            whole = len(found) < limit
-            ordered, sorted_scores = in_order(rows[wanted][None], scores[wanted][None])
-            # Equal scores come in any order, so those at the cut are known only once a lower one is seen.
-            if whole or (len(ordered[0]) >= depth and sorted_scores[0, depth - 1] > scores.min()):
-                return ordered[0, :depth], sorted_scores[0, :depth]
-            limit *= 4
+        total = self.postings.scores(tokens)
+        total[list(left_out)] = 0.0
+        matching = int(np.count_nonzero(total))
+        if not matching:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+        last = len(total) - min(depth, matching)
+        candidates = np.flatnonzero(total >= np.partition(total, last)[last])  # ties at the cut included
+        rows, ordered = in_order(candidates[None], total[candidates][None])
+        return rows[0, :depth], ordered[0, :depth]
 
     def pictures(self, rows: Sequence[int] | np.ndarray) -> list[Picture]:
         """What is known of some pictures, in the order given."""
-        found = self._take(rows, SHOWN)
         return [
             Picture(
                 image_id=one["image_id"],
@@ -198,12 +185,5 @@ class Index:
                 labels=tuple(one["labels"]),
                 thumbnail=one["thumbnail"],
             )
-            for one in (found[int(row)] for row in rows)
+            for one in self.copy.take(rows)
         ]
-
-    def _take(self, rows: Sequence[int] | np.ndarray, columns: list[str]) -> dict[int, dict[str, Any]]:
-        wanted = sorted({int(row) for row in rows})
-        if not wanted:
-            return {}
-        found = self.table.take_offsets(wanted).select(list({"row", *columns})).to_list()
-        return {one["row"]: one for one in found}

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from twinlens import exemplar
-from twinlens.indexing.build import CAPTION_VECTOR, IMAGE_VECTOR
+from twinlens.indexing.copy import CAPTION_VECTOR, IMAGE_VECTOR
 from twinlens.indexing.index import Index, Leg
 from twinlens.params import Params
 

@@ -16,9 +16,11 @@ from typing import Any, Self
 
 from twinlens import paths
 from twinlens.errors import DataError
-from twinlens.fetch import sha256_of
+from twinlens.hashing import sha256_of
+from twinlens.params import IndexParams
 from twinlens.sources import CAPTIONS, GENERATED, IMAGES
 
+TABLE, FOLDER, WORDS = "pictures", "index", "words"  # of LanceDB, where it lies, its column that is searched by words
 PUBLISHED = "published"  # folder of the manifests last published, for the while in which DVC has removed its own
 
 
@@ -51,6 +53,11 @@ class Manifest:
     def write(self, path: Path) -> None:
         """Write it in one rename: whoever reads meets the old one or the new one."""
         write_at_once(path, json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the table has vector indexes."""
+        return IndexParams.model_validate(self.settings).approximate(self.rows)
 
     @property
     def folder(self) -> Path:

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from twinlens import paths
 from twinlens.errors import DataError, QueryError
-from twinlens.indexing.build import FOLDER, make_table
 from twinlens.indexing.index import Index
-from twinlens.indexing.manifest import Manifest, digests, published, vector_files
-from twinlens.indexing.material import gather
+from twinlens.indexing.manifest import FOLDER, Manifest, digests, published, vector_files
 from twinlens.params import Params
 
 log = logging.getLogger("twinlens")
@@ -50,6 +48,9 @@ def open_index(params: Params, dataset: str, model: str, captioner: str) -> Inde
     _refuse_other_vectors(manifest, command)
     if not (manifest.folder / FOLDER).exists():
         log.info("the index of %s with %s was built on another machine, or cleared away: building it", dataset, model)
+        from twinlens.indexing.build import make_table
+        from twinlens.indexing.material import gather
+
         try:
             make_table(manifest, gather(dataset, model, captioner), params.compute.decode_threads)
         except DataError as error:

@@ -117,8 +117,8 @@ class Searcher:
     def warm(self) -> None:
         """Load the model and the vectors now rather than at the first query."""
         self.towers.load(text=self.embeds_text, pictures=self.embeds_pictures)
-        for space in self.index.spaces:
-            self.index.vectors(space, [0])
+        for space in self.index.spaces:  # one scan brings all pages into memory
+            self.index.nearest([Leg(space, self.index.vectors(space, [0])[0])], 1, (), self.params.search)
 
     def picture(self, image_id: str) -> Picture:
         """What is known of one picture.

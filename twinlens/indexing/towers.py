@@ -11,8 +11,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from twinlens import paths
-from twinlens.cards import ModelCard
+from twinlens.cards import ModelCard, OpenClipTower
 from twinlens.errors import QueryError
+from twinlens.indexing import clip_text
+from twinlens.indexing.clip_text import ClipText
 from twinlens.indexing.manifest import Manifest
 from twinlens.recipes import HeadsRecipe
 
@@ -49,15 +51,18 @@ class Towers:
     def text(self, text: str) -> tuple[Vector, list[str]]:
         """The unit vector of a text, and a note where the tower cannot read it to its end."""
         with self.lock:
-            import torch
+            if self._light is not None:
+                count, most, raw = self._light.token_count(text), self._light.max_tokens, self._light.encode(text)
+            else:
+                import torch
 
-            encoder = self._of("text").text
-            assert encoder is not None
-            count = encoder.token_counts([text])[0]
-            with torch.inference_mode():
-                raw = encoder.encode([text]).numpy()
-        cut = f"the query is cut: {self.manifest.model} reads {encoder.max_tokens} of its {count} tokens"
-        return _unit(raw), [cut] if count > encoder.max_tokens else []
+                encoder = self._of("text").text
+                assert encoder is not None
+                count, most = encoder.token_counts([text])[0], encoder.max_tokens
+                with torch.inference_mode():
+                    raw = encoder.encode([text]).numpy()
+        cut = f"the query is cut: {self.manifest.model} reads {most} of its {count} tokens"
+        return _unit(raw), [cut] if count > most else []
 
     def picture(self, jpeg: bytes) -> Vector:
         """The unit vector of a picture, from JPEG bytes such as `resize` makes."""
@@ -74,9 +79,19 @@ class Towers:
     def load(self, *, text: bool, pictures: bool) -> None:
         """Load what a query of this kind needs, unless it is there."""
         with self.lock:
-            for kind, wanted in (("text", text and self.reads_text), ("image", pictures and self.reads_pictures)):
-                if wanted:
-                    self._of(kind)
+            if text and self.reads_text and self._light is None:
+                self._of("text")
+            if pictures and self.reads_pictures:
+                self._of("image")
+
+    @cached_property
+    def _light(self) -> ClipText | None:
+        """The text tower without torch, where it is small and nothing asks for another device."""
+        role = "joint" if self.card.joint is not None else "text"
+        if self.device not in ("auto", "cpu") or not isinstance(self.card.towers()[role], OpenClipTower):
+            return None
+        folder = self._weights[role]
+        return clip_text.load(folder) if folder.is_dir() else None
 
     def _of(self, kind: str) -> Loaded:
         role = "joint" if self.card.joint is not None else kind
@@ -115,6 +130,7 @@ class Towers:
 
 
 def _unit(raw: Float32[np.ndarray, "1 dim"]) -> Vector:
-    from twinlens.encoders.embed import unit_rows
-
-    return unit_rows(raw, ["the query"])[0]
+    length = np.linalg.norm(raw[0].astype(np.float64))
+    if not np.isfinite(length) or length == 0:
+        raise QueryError("the model makes nothing of the query: its vector is zero or not finite")
+    return np.asarray(raw[0] / length, dtype=np.float32)

@@ -1,0 +1,41 @@
+"""What commands write: a table for people, lines with tabs for other programs, and nothing that steers a terminal."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+import typer
+
+BIDI = dict.fromkeys([0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])  # reorder what follows
+STEERING = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, separators of lines
+
+
+def plain(text: str) -> str:
+    """A text of the data's in one line, without what a terminal would obey."""
+    kept = "".join(" " if unicodedata.category(sign) in STEERING else sign for sign in text.translate(BIDI))
+    return " ".join(kept.split())
+
+
+def note(text: str) -> None:
+    """Say something that is no part of the answer: to standard error."""
+    typer.echo(plain(text), err=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write rows to standard output: framed on a terminal; elsewhere values with tabs between them, no heading."""
+    cleaned = [[plain(value) for value in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in cleaned:
+            typer.echo("\t".join(row))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    for row in cleaned:
+        table.add_row(*(Text(value) for value in row))  # not markup: brackets are the data's own
+    Console().print(table)
