@@ -1,7 +1,7 @@
 """BM25 over the captions, from lists of pictures by word that are mapped into memory.
 
-LanceDB's own full-text search of 100,000 pictures takes 50 ms and does not get faster for eight who ask at once; adding
-up these lists takes two. The score is the same: the sum, over the words of the query (a word twice counts twice), of
+LanceDB's own full-text search takes twice as long, and LanceDB two seconds of a processor to import. The score is the
+same: the sum, over the words of the query (a word twice counts twice), of
 
     idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * length / mean length)),    idf = ln(1 + (N - n + .5) / (n + .5))
 
