@@ -49,5 +49,6 @@ $(VENV)/.ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet --disable-pip-version-check $(UV)
 	uv pip install --quiet --compile-bytecode -r requirements.txt || python -m pip install --quiet -r requirements.txt
+	uv pip install --quiet --no-deps -e . || python -m pip install --quiet --no-deps -e .
 	python -m twinlens.offline_plots
 	touch $@

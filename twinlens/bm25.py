@@ -58,7 +58,7 @@ class Bm25:
         Raises:
             DataError: a query is not a part of the document that `own_rows` names.
         """
-        found = (queries @ self._weights.T).toarray()
+        found = (queries @ self.weights.T).toarray()
         if own_rows is not None and (chosen := np.flatnonzero(own_rows >= 0)).size:
             found[chosen, own_rows[chosen]] = self._without(queries[chosen], own_rows[chosen])
         return found.astype(np.float32)
@@ -78,8 +78,8 @@ class Bm25:
         return np.asarray((asked * queries).sum(axis=1)).ravel()
 
     @cached_property
-    def _weights(self) -> sparse.csr_array:
-        """What each word of each document adds to the score of a query that has it once."""
+    def weights(self) -> sparse.csr_array:
+        """What each word (columns) of each document (rows) adds to the score of a query that has it once."""
         weights = self.counts.copy()
         of_entry = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
         weights.data = self._saturated(weights.data, self._lengths[of_entry]) * self._idf[weights.indices]

@@ -42,6 +42,7 @@ log = logging.getLogger("twinlens")
 
 BATCH = 256  # pictures
 CODE = (  # that decides what the folder holds
+    "bm25.py",
     "indexing/build.py",
     "indexing/copy.py",
     "indexing/material.py",
