@@ -1,7 +1,8 @@
-"""Write the result tables of README.md and docs/category-search.md anew from the numbers they show: `make readme`.
+"""Write the result tables of README.md and docs/ anew from the numbers they show: `make readme`.
 
-The default's tables come from `metrics/retrieval.json`, the others from copies of that file kept in
-`docs/results/`. A test holds that the README shows what the numbers say.
+The default's tables come from `metrics/retrieval.json`, the others from numbers kept in `docs/results/`:
+`python -m twinlens.readme real-photos` keeps a copy of that file, `training` what there is to say of the
+trained model whose results are in `metrics/`. A test holds that the pages show what the numbers say.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from twinlens.reporting import TASKS, markdown
 
-README, CATEGORY_SEARCH = Path("README.md"), Path("docs/category-search.md")
+README, CATEGORY_SEARCH, TRAINED = Path("README.md"), Path("docs/category-search.md"), Path("docs/training.md")
+PAGES = (README, CATEGORY_SEARCH, TRAINED)
 KEPT = Path("docs/results")
+TRAINED_TASKS = ("caption_to_image", "image_to_caption")
 MEASURES = {
     "hit_at_10": "hit@10",
     "recall_at_10": "recall@10",
@@ -65,8 +70,64 @@ def category_table(standard: dict[str, Any], published: dict[str, Any]) -> str:
     return f"{markdown(header, rows)}\n\n{'; '.join(pools)}.\n"
 
 
+def training_table(kept: list[dict[str, Any]]) -> str:
+    """What training gave, a row per trained model: before, after, and the sources' own measures."""
+
+    def hit(values: dict[str, Any], interval: bool) -> str:
+        return f"{values['hit']:.3f}" + (f" ({values['low']:.3f} to {values['high']:.3f})" if interval else "")
+
+    rows = [
+        [
+            f"`{own['model']}`",
+            *(
+                hit(own[task][retriever], interval=retriever == "image")
+                for task in TRAINED_TASKS
+                for retriever in ("image_untrained", "image")
+            ),
+            f"{own['in_batch_mrr_at_10']:.3f}",
+            f"{own['caption_to_image']['map_at_5']:.3f}",
+        ]
+        for own in kept
+    ]
+    header = ["card", "caption to image, before", "after", "image to caption, before", "after", "in batches", "mAP@5"]
+    pools = kept[0]["pools"]
+    told = [
+        f"{task}: {pool['queries']:,} queries, {pool['items']:,} items, chance {pool['chance']:.3f}"
+        for task, pool in pools.items()
+    ]
+    return f"{markdown(header, rows)}\n\n{'; '.join(told)}.\n"
+
+
+def keep_training() -> None:
+    """Keep the numbers of the trained model whose results are in `metrics/`."""
+    names = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    retrieval, intervals, published = (
+        json.loads(Path(f"metrics/{name}.json").read_text(encoding="utf-8"))
+        for name in ("retrieval", "intervals", "as_published")
+    )
+    own: dict[str, Any] = {"dataset": names["dataset"], "model": names["model"], "pools": {}}
+    for task in TRAINED_TASKS:
+        pool = retrieval[task]["pool"]
+        own["pools"][task] = {"queries": pool["queries"], "items": pool["items"], "chance": pool["chance_hit_at_10"]}
+        own[task] = {
+            retriever: {"hit": retrieval[task][retriever]["hit_at_10"]} | intervals[task][retriever]["hit_at_10"]
+            for retriever in ("image", "image_untrained")
+        } | {"map_at_5": published[task]["image"]["map_at_5"]}
+    own["in_batch_mrr_at_10"] = published["image_to_caption"]["image"]["in_batch_mrr_at_10"]
+    path = KEPT / "training.json"
+    others = [
+        entry
+        for entry in (json.loads(path.read_text(encoding="utf-8")) if path.exists() else [])
+        if (entry["dataset"], entry["model"]) != (own["dataset"], own["model"])
+    ]
+    path.write_text(json.dumps([*others, own], indent=2) + "\n", encoding="utf-8")
+
+
 def block_of(name: str) -> str:
     """What stands in a block."""
+    if name.startswith("training-"):
+        every = json.loads((KEPT / "training.json").read_text(encoding="utf-8"))
+        return training_table([own for own in every if own["dataset"] == name.removeprefix("training-")])
     if name != "category_search":
         return table_of(numbers_of(name))
     published = json.loads(Path("metrics/as_published.json").read_text(encoding="utf-8"))
@@ -88,9 +149,12 @@ def rewritten(text: str) -> str:
 def main() -> None:
     """Rewrite the tables; with a name, first keep the current numbers under it."""
     for name in sys.argv[1:]:
+        if name == "training":
+            keep_training()
+            continue
         KEPT.mkdir(parents=True, exist_ok=True)
         (KEPT / f"{name}.json").write_text(json.dumps(numbers_of("default"), indent=2) + "\n", encoding="utf-8")
-    for page in (README, CATEGORY_SEARCH):
+    for page in PAGES:
         page.write_text(rewritten(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
