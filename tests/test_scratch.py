@@ -162,14 +162,6 @@ def test_a_process_killed_while_it_writes_a_part_leaves_it_absent_and_the_next_r
         assert names(scratch.folder) == ["lock", "whole.txt"]
 
 
-def test_a_dropped_part_is_absent_and_may_be_absent_already() -> None:
-    with Scratch("work", "key") as scratch:
-        scratch.put("a.txt", text("x"))
-        scratch.drop("a.txt")
-        scratch.drop("a.txt")
-        assert not scratch.has("a.txt")
-
-
 def test_figures_of_all_parts_are_summed_whichever_run_made_them() -> None:
     with Scratch("work", "key") as scratch:
         assert scratch.total("seconds") == 0.0

@@ -88,10 +88,6 @@ class Scratch:
                 part.unlink(missing_ok=True)
         return final
 
-    def drop(self, name: str) -> None:
-        """Forget a part that is no longer needed."""
-        self.path(name).unlink(missing_ok=True)
-
     def note(self, name: str, **figures: float) -> None:
         """Record figures of a part (what it took, say) before it is put, so that a resumed run knows them too."""
         self.put(f"{name}.note", lambda path: _write_text(path, json.dumps(figures)))

@@ -120,7 +120,7 @@ def test_a_killed_run_goes_on_after_its_last_finished_part(dies_after: int, shar
 def test_a_part_that_is_lost_is_made_again_and_no_other(shards: Path, rows: pl.DataFrame) -> None:
     first = run(captioner(), shards, rows)
     with Scratch("caption", "key") as scratch:
-        scratch.drop("part-00001.json")
+        scratch.path("part-00001.json").unlink()
     second = captioner()
     assert run(second, shards, rows) == first
     assert sum(second.batches) == PER_PART

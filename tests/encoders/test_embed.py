@@ -264,7 +264,7 @@ def test_a_part_that_is_gone_is_made_again_and_the_others_are_not(tmp_path: Path
     wanted = run_pictures(Pictures(), tmp_path, rows, "a")
     with Scratch("embed", "a") as scratch:
         assert is_complete(scratch, 3 * PART, PART)
-        scratch.drop("part-00001.npy")
+        scratch.path("part-00001.npy").unlink()
         assert not is_complete(scratch, 3 * PART, PART)
     encoder = Pictures()
     assert np.array_equal(run_pictures(encoder, tmp_path, rows, "a"), wanted)

@@ -7,7 +7,6 @@ cache file by file, so that an interruption costs one file.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,8 +27,6 @@ from twinlens.filtering import Annotations, RawCaption, RawImage
 from twinlens.hub import ask, explained
 from twinlens.progress import Progress
 from twinlens.scratch import digest
-
-log = logging.getLogger("twinlens")
 
 COLUMNS = ParquetColumns(image="image", label="label")
 

@@ -37,6 +37,7 @@ def fit(
     validate: Callable[[], Row],
     scratch: Scratch,
     merit: Callable[[Row], float] = lambda row: -row["loss"],
+    check: Callable[[list[Row]], None] = lambda rows: None,
 ) -> list[Row]:
     """Train a model in place; returns a row of figures per epoch.
 
@@ -51,6 +52,8 @@ def fit(
         validate: figures of the model as it is, after each epoch.
         scratch: where the checkpoints are kept.
         merit: of an epoch's figures, the higher the better; for `keep: best` and `patience`.
+        check: called with the rows so far after each epoch; what it raises stops the training before that
+            epoch is kept.
 
     Raises:
         DataError: the batch is larger than what an epoch draws, or a loss is NaN or infinite.
@@ -79,11 +82,13 @@ def fit(
                 log.info("train: no better epoch in %d, so training stops after %d", recipe.patience, epoch)
                 break
             started = time.perf_counter()
-            loss = _run_epoch(model, recipe, optimisers, captions_of, loss_of, epoch, steps, bar)
+            kept = scratch.path(CHECKPOINT)
+            loss = _run_epoch(model, recipe, optimisers, captions_of, loss_of, epoch, steps, bar, kept)
             if not all(bool(p.isfinite().all()) for p in model.parameters()):
                 raise DataError(f"a weight is NaN or infinite after epoch {epoch + 1}. Try a lower train.learning_rate")
             model.eval()
             rows.append({"epoch": epoch + 1, "loss": round(loss, 6)} | {k: round(v, 6) for k, v in validate().items()})
+            check(rows)
             log.info("train: %s", "  ".join(f"{key} {value:g}" for key, value in rows[-1].items()))
             scratch.note(f"epoch-{epoch:04d}", seconds=time.perf_counter() - started)
             if recipe.keep == "best" and best_epoch(rows, merit) == epoch:
@@ -114,6 +119,7 @@ def _run_epoch(
     epoch: int,
     steps: int,
     bar: Progress,
+    kept: Path,
 ) -> float:
     rng = np.random.default_rng([recipe.seed, epoch])
     torch.manual_seed(recipe.seed * 1_000_003 + epoch)  # of dropout, and of negatives drawn at random
@@ -128,8 +134,9 @@ def _run_epoch(
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DataError(
-                f"the loss is {value} at step {step + 1} of epoch {epoch + 1}; the weights of epoch {epoch} are kept. "
-                "Try a lower train.learning_rate"
+                f"the loss is {value} at step {step + 1} of epoch {epoch + 1}; "
+                + (f"the weights of epoch {epoch} are kept in {kept}" if epoch else "no epoch was finished")
+                + ". Try a lower train.learning_rate"
             )
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)

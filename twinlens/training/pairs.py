@@ -17,7 +17,7 @@ from twinlens.recipes import PairRecipe
 from twinlens.scratch import Scratch
 from twinlens.training.collapse import collapsed, spread
 from twinlens.training.data import Split
-from twinlens.training.loop import Batch, Row, best_epoch, fit, log
+from twinlens.training.loop import Batch, Row, fit, log
 from twinlens.training.losses import Anchors, pair_loss
 
 TEMPERATURE = {"siglip": 0.1}  # to begin with, where neither the card nor the model says; 0.07 as CLIP otherwise
@@ -126,27 +126,30 @@ def train_pair(
 
     chance = min(1.0, 10 / len(val.pictures))
 
-    def refuse_collapse(figures: Row) -> None:
-        if (found := collapsed(figures, recipe, chance)) is not None:
+    def validate() -> Row:
+        return validation(pair, recipe, val, placement)
+
+    def refuse_collapse(rows: list[Row]) -> None:
+        if flat_before and len(rows) < EPOCHS_TO_SPREAD:
+            return
+        if (found := collapsed(rows[-1], recipe, chance)) is not None:
             if recipe.on_collapse == "stop":
                 raise DataError(f"{found}. `on_collapse: record` goes on all the same")
             log.warning("train: %s", found)
 
-    def validate() -> Row:
-        figures = validation(pair, recipe, val, placement)
-        if not flat_before:
-            refuse_collapse(figures)
-        return figures
-
-    def merit(row: Row) -> float:
-        return row["val_mrr"]
-
-    before = validation(pair, recipe, val, placement)
+    before = validate()
     # The vectors of a deep model with random weights are close together, too, and take an epoch or two to spread.
     flat_before = collapsed(before, recipe, chance) is not None
-    rows = fit(pair.module, recipe, train.captions_of, loss_of, validate, scratch, merit)
-    if flat_before and len(rows) >= EPOCHS_TO_SPREAD:
-        refuse_collapse(rows[best_epoch(rows, merit) if recipe.keep == "best" else -1])
+    rows = fit(
+        pair.module,
+        recipe,
+        train.captions_of,
+        loss_of,
+        validate,
+        scratch,
+        merit=lambda row: row["val_mrr"],
+        check=refuse_collapse,
+    )
     return [{"epoch": 0} | {name: round(value, 6) for name, value in before.items()}, *rows]
 
 
