@@ -26,6 +26,7 @@ from torchvision.transforms import InterpolationMode
 
 from twinlens.encoders.timm import pixel_spec
 from twinlens.pixels import (
+    FORMATS,
     ORIENTATION,
     BadPictureError,
     Interpolation,
@@ -121,7 +122,29 @@ def test_an_empty_file_is_set_aside_with_its_reason() -> None:
 
 @pytest.mark.parametrize("raw", [b"no picture at all\n", b"<html><body>404</body></html>", b"\xff\xd8\xff", bytes(64)])
 def test_a_file_that_is_no_picture_is_set_aside_with_the_bytes_it_starts_with(raw: bytes) -> None:
-    assert reason(raw, "a.jpg") == f"not a picture: starts with {raw[:12]!r}"
+    assert reason(raw, "a.jpg") == f"not a picture: starts with {raw[:12]!r}; wanted: {', '.join(FORMATS)}"
+
+
+@pytest.mark.parametrize("kind", ["ICO", "ICNS", "EPS"])
+def test_formats_that_are_decoded_before_their_size_is_known_are_not_opened(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = saved(photo(64, 64), kind)
+    plugin = Image.OPEN[kind]
+    monkeypatch.setitem(Image.OPEN, kind, (lambda *_: pytest.fail(f"{kind} was opened"), plugin[1]))
+    assert reason(raw, f"a.{kind.lower()}").startswith("not a picture: starts with")
+
+
+def test_an_icon_around_a_gigantic_picture_is_never_decoded() -> None:
+    inside = png(30_000, 30_000, bits=8, colour=2)
+    entry = struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 32, len(inside), 22)
+    icon = struct.pack("<HHH", 0, 1, 1) + entry + inside
+    assert reason(icon, "a.ico", max_megapixels=100.0).startswith("not a picture: starts with")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_that_is_named_is_read(kind: str) -> None:
+    assert prepare(saved(photo(64, 48), kind)).width == 64
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])

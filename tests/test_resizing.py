@@ -19,6 +19,7 @@ from PIL import Image
 from twinlens import tables
 from twinlens.errors import DataError
 from twinlens.params import ResizeParams
+from twinlens.pixels import FORMATS
 from twinlens.resizing import Picture, Resized, resize_pictures
 
 
@@ -103,7 +104,7 @@ def test_every_picture_that_is_set_aside_or_mended_is_noted_with_its_reason(tmp_
         "empty": (False, "empty file"),
         "missing": (False, "listed, but not there"),
         "png": (True, "PNG named .jpg"),
-        "text": (False, "not a picture: starts with b'a page inste'"),
+        "text": (False, f"not a picture: starts with b'a page inste'; wanted: {', '.join(FORMATS)}"),
         "tiny": (False, "15 x 40 px: a side is under 16 px"),
         "wide": (False, "1001 x 1000 px: over 1 megapixels"),
     }

@@ -7,8 +7,11 @@ huggingface-hub brings the library anyway.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated
 
 import typer
 
@@ -24,8 +27,20 @@ NO_ANSWER = 2  # as for wrong usage; 1 is a search that found nothing
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from twinlens import __version__
+
+        typer.echo(f"twinlens {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def about() -> None:
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Which image-text embedding, fed with what, finds the right picture in your data, and what it costs."""
 
 
@@ -46,3 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TwinLensError as error:
         typer.echo(f"twinlens: {error}", err=True)
         sys.exit(NO_ANSWER)
+    except OSError as error:  # a full disk, a folder that may not be read: 1 would say that nothing was found
+        where = f": {error.filename}" if error.filename else ""
+        typer.echo(f"twinlens: {error.strerror or error}{where}", err=True)
+        _drop_unwritten()
+        sys.exit(NO_ANSWER)
+
+
+def _drop_unwritten() -> None:
+    # What standard output would not take, Python tries to write once more as it ends: a traceback, and exit code 120.
+    with suppress(OSError):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

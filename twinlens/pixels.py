@@ -29,6 +29,9 @@ Image.MAX_IMAGE_PIXELS = None  # our own limit is checked from the header, befor
 ORIENTATION = 0x0112  # the EXIF tag
 WHITE = (255, 255, 255)
 LONGEST_JPEG_PX = 65_500  # libjpeg's limit
+# What is opened. PIL knows more, but an ICO or ICNS decodes the picture inside before it tells its size, and an EPS
+# is a program that Ghostscript would run. AVIF needs a PIL that was built with it.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
 
 
 class BadPictureError(DataError):
@@ -92,7 +95,7 @@ class Header:
 def open_picture(
     raw: bytes, *, max_megapixels: float = float("inf"), name: str = ""
 ) -> tuple[UInt8[np.ndarray, "height width 3"], Header, tuple[str, ...]]:
-    """Decode any picture to upright 8-bit RGB.
+    """Decode a picture of one of `FORMATS` to upright 8-bit RGB.
 
     Returns:
         The pixels, the header, and what had to be mended: a rotation noted in EXIF, CMYK or 16-bit
@@ -100,14 +103,15 @@ def open_picture(
         ending is not the file's format.
 
     Raises:
-        BadPictureError: empty, no picture, damaged or larger than `max_megapixels`.
+        BadPictureError: empty, none of `FORMATS`, damaged or larger than `max_megapixels`.
     """
     if not raw:
         raise BadPictureError("empty file")
     try:
-        image = Image.open(io.BytesIO(raw))
+        Image.init()  # registers what PIL was built with
+        image = Image.open(io.BytesIO(raw), formats=[name for name in FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
-        raise BadPictureError(f"not a picture: starts with {raw[:12]!r}") from None
+        raise BadPictureError(f"not a picture: starts with {raw[:12]!r}; wanted: {', '.join(FORMATS)}") from None
     except Exception as error:  # PIL's decoders raise whatever the bytes lead them to
         raise BadPictureError(f"damaged header: {error}") from None
     header = Header(image.format or "?", *image.size)

@@ -23,6 +23,8 @@ def offered(line: str) -> list[str]:
 def test_names_of_cards_and_ids_of_pictures_are_offered() -> None:
     assert offered("twinlens search --model clip-s") == ["clip-scenes"]
     assert offered("twinlens models --dataset coco-v") == ["coco-val"]
+    assert offered("twinlens serve --model clip-s") == ["clip-scenes"]
+    assert offered("twinlens serve --dataset coco-v") == ["coco-val"]
     assert "git" in offered("twinlens search --captioner g")
     assert offered("twinlens search --mode ex") == ["exemplar"]
     names = Searcher().index.ids

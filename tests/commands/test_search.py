@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.commands.conftest import ROOT, Done, process
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
-from twinlens import Searcher, paths, search
+from twinlens import Searcher, __version__, paths, search
 from twinlens.indexing.manifest import published
 from twinlens.indexing.results import Hit, Results
 
@@ -105,14 +105,16 @@ def test_nothing_found_is_an_exit_code_of_its_own(twinlens: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["search"], "the query is empty: give text, an image, or ids"),
+        (["search"], "the query is empty: give words, a picture, or indexed pictures"),
         (["search", " \t "], "the query is empty"),
         (["search", TEXT, "--mode", "exemplar"], "mode 'exemplar' learns from pictures"),
         (["search", TEXT, "--like", "test-0000x"], "did you mean 'test-000"),
         (["search", TEXT, "--model", "clip-scnes"], "did you mean 'clip-scenes'?"),
         (["search", TEXT, "--mode", "vecto"], "'vecto' is not one of"),
         (["search", TEXT, "-k", "0"], "should be greater than or equal to 1"),
-        (["search", TEXT, "--image-weight", "1.5"], "should be less than or equal to 1"),
+        (["search", TEXT, "--image-weight", "1.5"], "'--image-weight': should be from 0 to 1, found 1.5"),
+        (["search", TEXT, "--text-weight", "nan"], "'--text-weight': should be from 0 to 1, found nan"),
+        (["search", "--not", "test-00003"], "only what is not wanted is given: add words"),
         (["search", "--image", "nowhere.png"], "nowhere.png is not a file"),
         (["search", TEXT, "--json", "--sheet"], "two ways to write one answer"),
         (["search", TEXT, "--out", "no/such/folder.html"], "cannot be written"),
@@ -253,6 +255,21 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     done = subprocess.run(["bash", "-c", piped], text=True, capture_output=True, check=False, env=environment)
     assert done.stdout == "{\n"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
+@pytest.mark.parametrize("more", [["--json"], []])
+def test_an_answer_that_cannot_be_written_ends_with_2_and_no_traceback(more: list[str]) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "twinlens", "search", "car", *more]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, text=True, stdout=full, stderr=subprocess.PIPE, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (2, "twinlens: No space left on device\n")
+
+
+def test_the_version_is_told_without_a_command(twinlens: Command) -> None:
+    assert twinlens("--version") == Done(0, f"twinlens {__version__}\n", "")
 
 
 def test_the_help_has_examples_and_exit_codes(twinlens: Command) -> None:

@@ -31,7 +31,7 @@ def refused(**query: Any) -> str:
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("text", [None, "", "  \t\n", "\x00\x07"])
 def test_an_empty_query_is_refused(text: str | None) -> None:
-    assert refused(text=text).startswith("the query is empty: give text, an image, or ids of pictures to `like`")
+    assert refused(text=text).startswith("the query is empty: give words, a picture, or indexed pictures")
 
 
 @pytest.mark.usefixtures("root")
@@ -44,7 +44,7 @@ def test_an_empty_query_is_refused(text: str | None) -> None:
         ({"text": "a", "image_weight": 1.5}, "image_weight: 1.5 is not from 0 to 1"),
         ({"text": "a", "text_weight": float("nan")}, "text_weight: nan is not from 0 to 1"),
         ({"text": b"a"}, "should be a string, found bytes"),
-        ({"unlike": "test-00003"}, "beside those to `unlike`"),
+        ({"unlike": "test-00003"}, "only what is not wanted is given: add words"),
         ({"like": "test-00003", "unlike": "test-00003"}, "'test-00003' is both liked and disliked"),
         ({"like": "test-0003"}, "did you mean 'test-000"),
         ({"like": "../../params.yaml"}, "there is no picture '../../params.yaml' among the 60 indexed"),

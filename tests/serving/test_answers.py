@@ -15,7 +15,7 @@ from twinlens import Searcher
 from twinlens.errors import QueryError
 from twinlens.params import read_params
 from twinlens.serving import answers
-from twinlens.serving.answers import Asked, Wanted, again, answer, some_pictures, take_picture
+from twinlens.serving.answers import Asked, Wanted, again, answer, mode_left, some_pictures, take_picture
 from twinlens.serving.shelf import Name, Shelf
 
 NAME = Name(MODEL, CAPTIONER)
@@ -54,6 +54,20 @@ def test_marks_are_examples_where_there_is_a_good_one_else_they_move_the_words()
     assert mode(Asked().marked("a", True)) == "exemplar"
     assert mode(Asked(picture=b"jpeg")) == "exemplar"
     assert mode(Asked().marked("a", False)) == "vector"
+
+
+def test_the_exemplar_mode_ends_with_its_last_example_and_no_other_mode_does() -> None:
+    nothing, disliked = Asked(), Asked().marked("a", False)
+    assert [mode_left("exemplar", asked) for asked in (nothing, disliked)] == ["auto", "auto"]
+    for asked in (Asked().marked("a", True), Asked(picture=b"jpeg")):
+        assert mode_left("exemplar", asked) == "exemplar"
+    assert [mode_left(mode, nothing) for mode in ("hybrid", "text")] == ["hybrid", "text"]
+
+
+@pytest.mark.parametrize("path", ["a\0b", 5, None, ["a"], {}, "a" * 5000])
+def test_what_is_no_path_is_no_upload(shelf: Shelf, tmp_path: Path, path: object) -> None:
+    with pytest.raises(QueryError, match="did not arrive"):
+        take_picture(shelf, path, tmp_path)
 
 
 def test_an_upload_is_read_once_and_deleted(shelf: Shelf, tmp_path: Path) -> None:

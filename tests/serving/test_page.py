@@ -158,6 +158,20 @@ def test_marked_results_are_examples_for_the_next_search(page: Page, searcher: S
     page.wait_for_function("document.querySelectorAll('#tray [data-marked]').length === 1")
     page.get_by_role("button", name="Clear marks").click()
     page.wait_for_selector("#tray .tray", state="detached")
+    page.wait_for_selector("#mode input[value=auto]:checked")
+    ask(page, TEXT)  # words alone have nothing that exemplars could be
+    expect_ids(page, before)
+
+
+def test_a_removed_picture_takes_the_exemplar_mode_with_it(page: Page, searcher: Searcher, photo: bytes) -> None:
+    drop(page, photo, "mine.png", "image/png")
+    page.wait_for_selector("#drop .taken")
+    page.locator("#mode input[value=exemplar]").check()
+    page.wait_for_selector("#results .mode:has-text('exemplar')")
+    page.get_by_role("button", name="Remove").click()
+    page.wait_for_selector("#mode input[value=auto]:checked")
+    ask(page, TEXT)
+    expect_ids(page, searcher.search(TEXT, k=SHOWN))
 
 
 def test_a_second_click_takes_a_mark_away_and_the_other_button_turns_it(page: Page) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 from tests.serving.conftest import Served
 from twinlens.errors import ParamsError, QueryError
+from twinlens.serving import server
 from twinlens.serving.server import serve
 
 
@@ -45,6 +48,39 @@ def test_an_upload_cannot_be_had_back(served: Served) -> None:
     assert Path(path).is_relative_to(served.temporary)
     assert requests.get(f"{served.url}/gradio_api/file={path}", timeout=30).status_code == 403
     Path(path).unlink()
+
+
+def test_uploads_are_bounded_by_the_request_and_in_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_REQUEST_BYTES", 100)
+    monkeypatch.setattr(server, "MAX_UPLOADS_BYTES", 150)
+    guard = server.Guard(None, tmp_path)
+
+    def status(*headers: tuple[bytes, bytes]) -> int:
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": list(headers)}
+        asyncio.run(guard(scope, None, send))
+        return int(sent[0]["status"])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert guard.arriving == 100
+        await send({"type": "http.response.start", "status": 200})
+
+    guard.app = app
+    length = (b"content-length", b"100")
+    assert status() == 411
+    assert status((b"content-length", b"101")) == 413
+    assert [status(length), status(length), guard.arriving] == [200, 200, 0]
+    (tmp_path / "session").mkdir()
+    (tmp_path / "session" / "waiting.png").write_bytes(bytes(51))
+    assert status(length) == 503
+    (tmp_path / "session" / "waiting.png").write_bytes(bytes(50))
+    assert status(length) == 200
+    guard.arriving = 1
+    assert status(length) == 503
 
 
 def test_the_browser_is_told_to_ask_nobody_else(served: Served) -> None:

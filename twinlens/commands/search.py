@@ -41,6 +41,13 @@ class Fusion(StrEnum):
     WEIGHTED = "weighted"
 
 
+def _share(value: float | None) -> float | None:
+    # A range of typer's says of "nan" that it should be less than or equal to 1.
+    if value is not None and not 0.0 <= value <= 1.0:
+        raise typer.BadParameter(f"should be from 0 to 1, found {value:g}")
+    return value
+
+
 def search(
     text: Annotated[str | None, typer.Argument(help="What is looked for, in words.", show_default=False)] = None,
     image: Annotated[Path | None, typer.Option("--image", "-i", help="A picture to search by.")] = None,
@@ -64,11 +71,11 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="Pictures wanted.")] = 10,
     image_weight: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Share of the picture beside words; rank.image_weight if absent."),
+        typer.Option(callback=_share, help="Share of the picture beside words, 0 to 1; rank.image_weight if absent."),
     ] = None,
     text_weight: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Share of BM25 in a weighted hybrid; search.text_weight if absent."),
+        typer.Option(callback=_share, help="Share of BM25 in a weighted hybrid, 0 to 1; search.text_weight if absent."),
     ] = None,
     fusion: Annotated[Fusion | None, typer.Option(help="Of a hybrid; search.fusion if absent.")] = None,
     dataset: Dataset = None,

@@ -231,8 +231,9 @@ class Searcher:
             QueryError: it cannot; the message says what can.
         """
         if asked.text is None and not asked.shows:
-            start = " beside those to `unlike`" if asked.unlikes else ""
-            raise QueryError(f"the query is empty: give text, an image, or ids of pictures to `like`{start}")
+            if asked.unlikes:
+                raise QueryError("only what is not wanted is given: add words, a picture, or one that is wanted")
+            raise QueryError("the query is empty: give words, a picture, or indexed pictures that are wanted")
         vectors = asked.shows or (asked.text is not None and self.embeds_text)
         if mode == "auto":
             by_words = asked.text is not None and not self.embeds_text and self.index.has_words
@@ -242,7 +243,7 @@ class Searcher:
         if mode in ("text", "hybrid"):
             self._refuse_without_words(mode, asked)
         if mode == "exemplar" and not asked.shows:
-            raise QueryError("mode 'exemplar' learns from pictures: give ids to `like`, or an image")
+            raise QueryError("mode 'exemplar' learns from pictures: give one that is wanted, or take mode 'auto'")
         if mode != "text":
             self._refuse_without_vectors(mode, asked, vectors)
         chosen: Mode = next(name for name in get_args(Mode) if name == mode)
@@ -258,7 +259,9 @@ class Searcher:
 
     def _refuse_without_vectors(self, mode: str, asked: _Asked, vectors: bool) -> None:
         if asked.jpeg is not None and not self.embeds_pictures:
-            raise QueryError(f"{self.model} has no image tower: it cannot search by a picture of yours; `like` can")
+            raise QueryError(
+                f"{self.model} has no image tower: it searches by indexed pictures only, not by one of yours"
+            )
         if not vectors:
             raise QueryError(f"{self.model} cannot search for words in mode '{mode}': take mode 'text'")
         if not self.index.spaces:

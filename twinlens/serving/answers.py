@@ -36,6 +36,11 @@ class Asked:
         """Ids marked as not relevant."""
         return tuple(image_id for image_id, relevant in self.marks if not relevant)
 
+    @property
+    def has_examples(self) -> bool:
+        """Whether there is something that an exemplar SVM can learn from."""
+        return bool(self.liked) or self.picture is not None
+
     def marked(self, image_id: str, relevant: bool | None) -> Asked:
         """The same with one mark set, turned or (`None`) taken away.
 
@@ -78,8 +83,12 @@ class Column:
 
 def again(wanted: Wanted) -> Wanted:
     """The same by example: an exemplar SVM where something is relevant; else the marks move the words."""
-    learns = bool(wanted.asked.liked or wanted.asked.picture)
-    return replace(wanted, mode="exemplar" if learns else "vector")
+    return replace(wanted, mode="exemplar" if wanted.asked.has_examples else "vector")
+
+
+def mode_left(mode: str, asked: Asked) -> str:
+    """The mode to go on in: "exemplar" ends with its last example, or the next words could not be searched for."""
+    return "auto" if mode == "exemplar" and not asked.has_examples else mode
 
 
 def answer(shelf: Shelf, names: Sequence[Name], wanted: Wanted) -> list[Column]:
@@ -108,7 +117,7 @@ def _column(shelf: Shelf, name: Name, wanted: Wanted) -> Column:
     return Column(shelf.label(name), found, problem, time.perf_counter() - started)
 
 
-def take_picture(shelf: Shelf, uploaded: str, folder: Path) -> tuple[bytes, list[str]]:
+def take_picture(shelf: Shelf, uploaded: object, folder: Path) -> tuple[bytes, list[str]]:
     """A picture that a visitor uploaded, as JPEG bytes, with what had to be mended; the file is deleted.
 
     Args:
@@ -119,8 +128,12 @@ def take_picture(shelf: Shelf, uploaded: str, folder: Path) -> tuple[bytes, list
     Raises:
         QueryError: it is no upload, or no picture that can be used.
     """
-    path = Path(uploaded).resolve()
-    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+    try:
+        path = Path(str(uploaded)).resolve()
+        arrived = path.is_relative_to(folder.resolve()) and path.is_file()
+    except (OSError, ValueError):  # a name that no file system has
+        arrived = False
+    if not arrived:
         raise QueryError("the picture did not arrive: drop it once more")
     try:
         if path.stat().st_size > MAX_IMAGE_BYTES:

@@ -12,7 +12,7 @@ import gradio as gr
 from twinlens.errors import QueryError, TwinLensError
 from twinlens.indexing.queries import MAX_IMAGE_BYTES, MODES
 from twinlens.serving import markup
-from twinlens.serving.answers import FAILED, Asked, Wanted, again, answer, some_pictures, take_picture
+from twinlens.serving.answers import FAILED, Asked, Wanted, again, answer, mode_left, some_pictures, take_picture
 from twinlens.serving.shelf import Name, Shelf
 
 log = logging.getLogger("twinlens")
@@ -74,20 +74,21 @@ class Handlers:
             return gr.skip(), gr.skip(), markup.problem(str(error)), gr.skip()
         return asked, self._tray(asked), gr.skip(), "auto"
 
-    def mark(self, asked: Asked, event: gr.EventData) -> tuple[Any, Any, Any]:
+    def mark(self, asked: Asked, mode: str, event: gr.EventData) -> tuple[Any, Any, Any, Any]:
         """One mark set, turned or taken away."""
         try:
-            relevant = {"yes": True, "no": False}.get(event.relevant)
+            relevant = {"yes": True, "no": False}.get(str(event.relevant))
             after = asked.marked(self._known(event.id), relevant)
         except TwinLensError as error:
-            return gr.skip(), gr.skip(), markup.problem(str(error))
+            return gr.skip(), gr.skip(), markup.problem(str(error)), gr.skip()
         count = len(after.marks)
         said = f"{count} picture{'s' * (count != 1)} marked" if count else "No picture is marked"
-        return after, self._tray(after), markup.told(said)
+        return after, self._tray(after), markup.told(said), mode_left(mode, after)
 
-    def clear(self, asked: Asked) -> tuple[Asked, str]:
+    def clear(self, asked: Asked, mode: str) -> tuple[Asked, str, str]:
         """No marks."""
-        return Asked(picture=asked.picture), ""
+        after = Asked(picture=asked.picture)
+        return after, "", mode_left(mode, after)
 
     def picture(self, asked: Asked, event: gr.EventData) -> tuple[Any, Any, Any]:
         """A visitor's own picture has arrived."""
@@ -109,9 +110,10 @@ class Handlers:
             return markup.problem(f"the picture has over {limit} MB: make it smaller")
         return markup.problem("the picture did not arrive: drop it once more, or look whether the page still runs")
 
-    def remove(self, asked: Asked) -> tuple[Asked, str]:
+    def remove(self, asked: Asked, mode: str) -> tuple[Asked, str, str]:
         """Without the visitor's own picture."""
-        return Asked(marks=asked.marks), markup.drop(None)
+        after = Asked(marks=asked.marks)
+        return after, markup.drop(None), mode_left(mode, after)
 
     def say(self, event: gr.EventData) -> str:
         """The words of an example."""
@@ -225,11 +227,13 @@ def build(shelf: Shelf, first: Name, uploads: Path) -> gr.Blocks:
         drop.picture(handlers.picture, asked, [asked, drop, status], **instant).success(
             handlers.changed, settings, found, **busy
         )
-        drop.remove(handlers.remove, asked, [asked, drop], **instant).then(handlers.changed, settings, found, **busy)
+        drop.remove(handlers.remove, [asked, mode], [asked, drop, mode], **instant).then(
+            handlers.changed, settings, found, **busy
+        )
         drop.failed(handlers.failed, None, status, **quiet)
         for marking in (results.mark, tray.unmark):
-            marking(handlers.mark, asked, [asked, tray, status], **instant)
-        tray.clear(handlers.clear, asked, [asked, tray], **instant)
+            marking(handlers.mark, [asked, mode], [asked, tray, status, mode], **instant)
+        tray.clear(handlers.clear, [asked, mode], [asked, tray, mode], **instant)
         tray.again(handlers.again, settings, [*found, mode], **busy)
         blocks.load(handlers.arrive, None, [words, mode, asked, tray, *found], **quiet)
     blocks.queue(max_size=WAITING, default_concurrency_limit=CLIENTS, api_open=False)
