@@ -15,7 +15,6 @@ import twinlens
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL, NEGATIVES, POOL
 from twinlens import Results, Searcher, exemplar, paths, search, tables
 from twinlens.errors import QueryError
-from twinlens.indexing.material import gather
 from twinlens.tables import iter_pixels
 from twinlens.words import words
 
@@ -242,52 +241,6 @@ def test_words_pull_at_what_exemplars_learn_and_a_search_repeats_exactly() -> No
     alone = search(like=[ids()[2]], unlike=[ids()[9]], mode="exemplar", k=POOL)
     assert [hit.image_id for hit in alone.hits] != [hit.image_id for hit in found.hits]
     assert search(**asked).hits == found.hits  # type: ignore[arg-type]
-
-
-@pytest.mark.usefixtures("root")
-def test_exemplars_are_told_apart_from_pictures_that_are_never_found() -> None:
-    of = tables.read_table(paths.embedded(DATASET, MODEL) / "negatives.parquet", tables.VECTORS)
-    assert not set(of["image_id"]) & set(ids())
-    kept = Searcher().index.copy.negatives
-    assert kept is not None
-    assert np.array_equal(kept, stored(source="negatives").astype(np.float32))
-
-
-@pytest.mark.usefixtures("root")
-def test_without_negatives_of_its_own_a_fifth_of_the_pool_stands_in_and_it_is_said() -> None:
-    found = search(like=ids()[2], mode="exemplar", model="words")  # a text tower alone: there are no pixels
-    assert found.notes == (
-        "the index has no negatives of its own: 12 of its pictures, drawn at random, stand in for them",
-    )
-    assert len(found.hits) == 10
-
-
-@pytest.mark.usefixtures("copy")
-def test_negatives_inside_the_pool_are_not_used() -> None:
-    path = paths.embedded(DATASET, MODEL) / "negatives.parquet"
-    of = tables.read_table(path, tables.VECTORS)
-    path.unlink()
-    mine = [ids()[0], *of["image_id"].to_list()[1:]]
-    tables.write_table(of.with_columns(image_id=pl.Series(mine)), path, tables.VECTORS)
-    material = gather(DATASET, MODEL, CAPTIONER)
-    assert material.negatives is not None
-    assert np.array_equal(material.negatives, stored(source="negatives").astype(np.float32)[1:])
-
-
-@pytest.mark.usefixtures("root")
-def test_a_weighted_hybrid_takes_the_weight_that_was_chosen_on_validation(copy: Path) -> None:
-    assert Searcher().text_weight == 0.5
-    folder = paths.ranked(DATASET, MODEL) / "caption_to_image" / tables.CHOSEN
-    folder.mkdir(parents=True)
-    (folder / "hybrid_generated_weighted.json").write_text('{"image_weight": 0.7, "validation_queries": 80}')
-    (folder / "hybrid_captions_weighted.json").write_text('{"image_weight": 0.9, "validation_queries": 0}')
-    searcher = Searcher()
-    assert searcher.text_weight == 0.3
-    asked = {"mode": "hybrid", "fusion": "weighted"}
-    assert searcher.search(TEXT, **asked).hits == searcher.search(TEXT, text_weight=0.3, **asked).hits  # type: ignore[arg-type]
-    params = searcher.params
-    told = params.model_copy(update={"search": params.search.model_copy(update={"text_weight": 0.8})})
-    assert Searcher(params=told).text_weight == 0.8
 
 
 @pytest.mark.usefixtures("root")

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from twinlens import paths, tables
+from twinlens import paths
 from twinlens.params import Params
 
+CHOSEN = "chosen"  # `tables.CHOSEN`: importing tables imports polars, which a search does without
 EVEN = 0.5  # of BM25 in a weighted hybrid, where nothing was chosen
 EVALUATED = ("hybrid_captions_weighted", "hybrid_generated_weighted")  # the first that was ranked is followed
 
@@ -58,7 +59,7 @@ def chosen_text_weight(params: Params, dataset: str, model: str) -> float:
     if params.search.text_weight is not None:
         return params.search.text_weight
     for retriever in EVALUATED:
-        path = paths.ranked(dataset, model) / "caption_to_image" / tables.CHOSEN / f"{retriever}.json"
+        path = paths.ranked(dataset, model) / "caption_to_image" / CHOSEN / f"{retriever}.json"
         try:
             chosen = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # not ranked yet, or being ranked
