@@ -203,7 +203,7 @@ def _build(params: Params, material: Material) -> list[Row]:
     identity = weights_identity(params.models[model], paths.trained(dataset, model))
     manifest = Manifest("bench", dataset, model, captioner, len(material), params.index.model_dump(), {}, identity)
     manifest.folder.mkdir(parents=True)
-    ours_s = _timed(lambda: write_table(material, shards, params.index, manifest.folder / FOLDER, 2)) / 1000
+    ours_s = _timed(lambda: write_table(manifest, material, shards, manifest.folder / FOLDER, 2)) / 1000
     manifest.write(paths.indexed(dataset, model, captioner))
     held = lancedb.connect(manifest.folder / FOLDER).open_table(TABLE).to_arrow()
 
@@ -288,7 +288,7 @@ def _material(pictures: int) -> Material:
     captions = [[" ".join(_drawn(rng, 10)) for _ in range(2)] for _ in ids]
     images, texts = (unit_vectors(pictures, DIM, seed) for seed in (3, 4))
     return Material(
-        pool, captions, [None] * pictures, [[]] * pictures, images, texts, np.ones(pictures, dtype=np.bool_)
+        pool, captions, [None] * pictures, [[]] * pictures, images, texts, np.ones(pictures, dtype=np.bool_), None
     )
 
 

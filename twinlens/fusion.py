@@ -9,7 +9,6 @@ from jaxtyping import Float, Float32, Float64, Int
 
 from twinlens.scoring import in_order
 
-RRF_K = 60  # the constant of Cormack, Clarke & Buettcher (SIGIR 2009)
 NOBODY = -1  # the row that fills up lists that are shorter than others
 
 Lists = Int[np.ndarray, "queries depth"]
@@ -28,14 +27,15 @@ def concatenate(
 
 
 def reciprocal_rank_fusion(
-    lists: Sequence[Lists], k: int = RRF_K
+    lists: Sequence[Lists], k: float
 ) -> tuple[Int[np.ndarray, "queries all"], Float32[np.ndarray, "queries all"]]:
     """Fuse ranked lists by rank alone: an item's score is the sum of `1 / (k + rank)` over the lists that hold it.
 
     Args:
         lists: item rows of every query, best first, each list (queries, its own depth); an item stands
             in a list at most once, and -1 fills up a list that ends early.
-        k: what is added to every rank; larger values let agreement count for more than a first place.
+        k: what is added to every rank (60 in Cormack, Clarke & Buettcher, SIGIR 2009); larger values let agreement
+            count for more than a first place.
 
     Returns:
         Item rows, best first and equal scores by row, and their scores rounded to float32. Columns are the
@@ -45,33 +45,41 @@ def reciprocal_rank_fusion(
 
 
 def weighted_scores(
-    lists: Sequence[tuple[Lists, Float[np.ndarray, "queries depth"]]], weights: Sequence[float]
+    lists: Sequence[tuple[Lists, Float[np.ndarray, "queries depth"]]],
+    weights: Sequence[float],
+    floors: Sequence[float | None] | None = None,
 ) -> tuple[Int[np.ndarray, "queries all"], Float32[np.ndarray, "queries all"]]:
     """Fuse ranked lists by score: the weighted sum of each list's scores, min-max normalised by query.
 
-    The best item of a list has 1, its last 0, and an item that a list does not hold has 0 there as well.
-    A list whose scores are all the same does not say which is best: all its items have 1.
+    The best item of a list has 1, its last 0 (or what lies at the list's floor), and an item that a list does not
+    hold has 0 there as well. A list whose scores are all the same does not say which is best, and gives 0, as
+    `hybrid.normalised` does for the runs; above a known floor all its items have 1.
 
     Args:
         lists: item rows and their scores, see `reciprocal_rank_fusion`.
         weights: one a list.
+        floors: the lowest score that an item can have which a list does not hold, one a list; None: its last
+            one's. BM25 gives 0 to whatever shares no word with the query.
 
     Returns:
         As `reciprocal_rank_fusion`.
     """
     return _fuse(
         [
-            (rows, weight * _min_max(np.asarray(scores, dtype=np.float64), rows != NOBODY))
-            for (rows, scores), weight in zip(lists, weights, strict=True)
+            (rows, weight * _min_max(np.asarray(scores, dtype=np.float64), rows != NOBODY, floor))
+            for (rows, scores), weight, floor in zip(lists, weights, floors or [None] * len(lists), strict=True)
         ]
     )
 
 
-def _min_max(scores: Float64[np.ndarray, "queries depth"], held: np.ndarray) -> Float64[np.ndarray, "queries depth"]:
-    low = np.where(held, scores, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+def _min_max(
+    scores: Float64[np.ndarray, "queries depth"], held: np.ndarray, floor: float | None
+) -> Float64[np.ndarray, "queries depth"]:
+    lowest = np.inf if floor is None else floor
+    low = np.where(held, scores, np.inf).min(axis=1, keepdims=True, initial=lowest)
     high = np.where(held, scores, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
     spread = np.where(high > low, high - low, 1.0)
-    return np.where(high > low, (scores - np.where(held, low, scores)) / spread, 1.0)
+    return np.where(held & (high > low), (scores - np.where(held, low, scores)) / spread, 0.0)
 
 
 def _fuse(

@@ -152,7 +152,7 @@ class SearchParams(Section):
 
     depth: PositiveInt  # candidates that each side brings to a hybrid
     fusion: Literal["rrf", "weighted"]
-    text_weight: Annotated[float, Field(ge=0, le=1)]  # of BM25 in a weighted hybrid
+    text_weight: Annotated[float, Field(ge=0, le=1)] | None  # of BM25 in a weighted hybrid; None: as `rank` chose
     negatives: PositiveInt  # random pictures that exemplars are told apart from
     seed: int  # of their draw
     probes: PositiveInt  # partitions of the vector index that are searched

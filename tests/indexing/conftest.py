@@ -20,7 +20,7 @@ ARCHITECTURE: dict[str, Any] = {
     "text_cfg": {"context_length": 24, "vocab_size": 0, "width": 32, "heads": 2, "layers": 1},
 }
 DATASET, MODEL, CAPTIONER = "scenes", "clip-scenes", "git"
-POOL = 60
+POOL, NEGATIVES = 60, 40
 CHECKPOINT = "$TWINLENS_TEST_WEIGHTS"
 
 
@@ -29,7 +29,8 @@ def parameters() -> dict[str, Any]:
     raw: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
     raw["datasets"]["scenes"] |= {"train": 96, "val": 16, "test": POOL, "side_px": 48}
     raw["captioner"] = CAPTIONER
-    raw["category_search"]["negatives"] = 0
+    raw["category_search"]["negatives"] = NEGATIVES
+    raw["category_search"]["standard"]["queries_per_class"] = 1  # the pool is too small for more
     raw["index"]["thumbnail_px"] = 32
     raw["models"][MODEL]["joint"]["architecture"] = ARCHITECTURE
     raw["models"][MODEL]["train"] |= {"epochs": 2, "batch_size": 32, "captions": "first"}

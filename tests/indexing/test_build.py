@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,14 @@ from PIL import Image
 from stages import index
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL, POOL
 from twinlens import Searcher, paths, tables
+from twinlens.errors import QueryError
 from twinlens.indexing import build
 from twinlens.indexing.build import prune, publish
 from twinlens.indexing.index import Index, Leg
-from twinlens.indexing.manifest import FOLDER, Manifest, digests, named_keys, published
+from twinlens.indexing.manifest import FOLDER, Manifest, digests, named_keys, published, write_at_once
 from twinlens.indexing.material import gather
 from twinlens.params import IndexParams, read_params
+from twinlens.scratch import code_digest
 from twinlens.scratch import prune as prune_scratch
 
 NAMES = (DATASET, MODEL, CAPTIONER)
@@ -45,6 +49,8 @@ def test_a_table_holds_the_pool_in_its_order() -> None:
     pool = tables.read_table(paths.grouped(DATASET) / "images.parquet", tables.GROUPS).filter("in_pool")
     assert rows["image_id"].to_pylist() == pool["image_id"].to_list() == held.ids
     assert rows["row"].to_pylist() == list(range(POOL))
+    told = {"dataset": DATASET, "model": MODEL, "captioner": CAPTIONER, "key": manifest().key}
+    assert held.table.schema.metadata == {name.encode(): value.encode() for name, value in told.items()}
     assert np.array_equal(held.space("image_vector").rows, np.load(paths.embedded(DATASET, MODEL) / "images.npy"))
     assert np.linalg.norm(held.space("caption_vector").rows, axis=1) == pytest.approx(np.ones(POOL), abs=1e-6)
     with Image.open(io.BytesIO(held.pictures([5])[0].thumbnail)) as small:
@@ -72,6 +78,9 @@ def test_a_picture_without_captions_has_no_caption_vector_and_is_not_found_by_wo
     index.main(DATASET, "words", CAPTIONER)
     searcher = Searcher(model="words")
     assert searcher.index.space("caption_vector").absent.tolist() == [3]
+    for marks in ({"like": ids[3]}, {"like": ids[1], "unlike": ids[3]}, {"like": ids[3], "mode": "exemplar"}):
+        with pytest.raises(QueryError, match=f"'{ids[3]}' has no vector to learn from .*words searches by captions"):
+            searcher.search(**marks)  # type: ignore[arg-type]
     found = searcher.search("a car", k=POOL)
     assert {hit.image_id for hit in found.hits} == set(ids) - {ids[3]}
 
@@ -172,7 +181,42 @@ def test_tables_that_no_manifest_names_go_when_unused_and_named_ones_stay() -> N
     shutil.rmtree(paths.DATA / "indexed")
     shutil.rmtree(published(*NAMES).parents[1])
     assert named_keys() == set()
+    broken = published(*NAMES)
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    broken.with_name(f".part-1-{broken.name}").write_text('{"key')
+    broken.with_name("gone.json").symlink_to("nowhere")  # listed, and gone when it is read
+    assert named_keys() == set()
     assert named in prune()
+
+
+def test_threads_that_write_one_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: set[Path] = set()
+    replace = Path.replace
+
+    def noted(self: Path, target: Path) -> Path:
+        parts.add(self)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda text: write_at_once(tmp_path / "a.json", text), "abcdefgh"))
+    assert len(parts) == 8
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.usefixtures("copy")
+def test_all_code_that_makes_the_table_is_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def noted(*modules: str) -> str:
+        asked.extend(modules)
+        return code_digest(*modules)
+
+    monkeypatch.setattr("twinlens.indexing.build.code_digest", noted)
+    before = manifest().key
+    assert publish(*NAMES, read_params().models[MODEL], read_params().index, threads=1).key == before
+    assert {"bm25.py", "indexing/build.py", "indexing/postings.py", "words.py"} <= set(asked)
 
 
 def test_digests_are_remembered_until_a_file_changes(tmp_path: Path) -> None:
@@ -182,5 +226,10 @@ def test_digests_are_remembered_until_a_file_changes(tmp_path: Path) -> None:
     memory.write_text(memory.read_text().replace(first["a.npy"], "remembered"))
     assert digests([file], memory) == {"a.npy": "remembered"}
     assert digests([file]) == first
+    memory.write_text(memory.read_text()[:9])  # the disk was full
+    assert digests([file], memory) == first
+    assert json.loads(memory.read_text())["a.npy"][-1] == first["a.npy"]
+    memory.write_text("[]")
+    assert digests([file], memory) == first
     file.write_bytes(b"other")
     assert digests([file], memory)["a.npy"] not in ("remembered", first["a.npy"])

@@ -137,3 +137,15 @@ def test_weights_that_are_gone_are_named_with_what_brings_them_back() -> None:
     shutil.rmtree(paths.trained(DATASET, MODEL))
     with pytest.raises(DataError, match=r"weights is not here: `dvc repro train` makes it"):
         Searcher().search(TEXT)
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_checkout_that_may_only_be_read_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(30, "Read-only file system")
+
+    for memory in paths.index_tables().glob("*/digests.json"):
+        memory.unlink()
+    monkeypatch.setattr("os.utime", refuse)
+    monkeypatch.setattr("twinlens.indexing.manifest.write_at_once", refuse)
+    assert Searcher().search(TEXT).hits

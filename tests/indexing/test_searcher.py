@@ -12,7 +12,7 @@ import pytest
 from sklearn.svm import LinearSVC
 
 import twinlens
-from tests.indexing.conftest import CAPTIONER, DATASET, MODEL, POOL
+from tests.indexing.conftest import CAPTIONER, DATASET, MODEL, NEGATIVES, POOL
 from twinlens import Results, Searcher, exemplar, paths, search, tables
 from twinlens.errors import QueryError
 from twinlens.tables import iter_pixels
@@ -206,6 +206,7 @@ def test_hybrids_fuse_both_lists_by_ranks_or_by_scores() -> None:
         return {hit.image_id: (hit.score - min(scores)) / (max(scores) - min(scores)) for hit in found.hits}
 
     one, other = normalised(vector), normalised(text)
+    assert len(text.hits) == POOL
     wanted = np.array([0.8 * one[image_id] + 0.2 * other.get(image_id, 0.0) for image_id in ids()])
     assert same(search(TEXT, mode="hybrid", fusion="weighted", text_weight=0.2), ranking(wanted))
 
@@ -214,12 +215,14 @@ def test_hybrids_fuse_both_lists_by_ranks_or_by_scores() -> None:
 def test_exemplar_mode_is_the_svm_of_scikit_learn_where_there_are_no_words() -> None:
     liked, disliked = [2, 9], [14]
     found = search(like=[ids()[i] for i in liked], unlike=[ids()[i] for i in disliked], mode="exemplar", k=POOL)
-    others = [row for row in range(POOL) if row not in liked]  # every other picture is a negative of this small pool
     vectors = stored()
+    bad = np.vstack([vectors[disliked], stored(source="negatives")])
+    assert len(bad) == 1 + NEGATIVES
     machine = LinearSVC(C=0.01, class_weight="balanced", fit_intercept=False, tol=1e-8, max_iter=100_000)
-    machine.fit(np.vstack([vectors[liked], vectors[others]]), [1] * len(liked) + [0] * len(others))
+    machine.fit(np.vstack([vectors[liked], bad]), [1] * len(liked) + [0] * len(bad))
     weights = machine.coef_[0] / np.linalg.norm(machine.coef_)
     scores = dict(ranking(vectors @ weights))
+    assert found.notes == ()
     assert {hit.image_id for hit in found.hits} == set(ids()) - {ids()[i] for i in [*liked, *disliked]}
     assert [hit.score for hit in found.hits] == pytest.approx([scores[h.image_id] for h in found.hits], abs=2e-3)
 
@@ -229,14 +232,39 @@ def test_words_pull_at_what_exemplars_learn_and_a_search_repeats_exactly() -> No
     asked = {"text": TEXT, "like": [ids()[2]], "unlike": [ids()[9]], "mode": "exemplar", "k": POOL}
     found = search(**asked)  # type: ignore[arg-type]
     vectors = stored()
-    others = vectors[[row for row in range(POOL) if row not in (2, 9)]]
     examples = exemplar.Examples.of([vectors[[2]]], [vectors[[9]]])
-    fitted = exemplar.fit(examples, others, lambda_w=100.0, texts=text_vector(TEXT)[None], lambda_q=1000.0)
+    fitted = exemplar.fit(
+        examples, stored(source="negatives"), lambda_w=100.0, texts=text_vector(TEXT)[None], lambda_q=1000.0
+    )
     wanted = ranking(vectors @ exemplar.unit(fitted.weights)[0], (ids()[2], ids()[9]))
     assert [hit.score for hit in found.hits] == pytest.approx([score for _, score in wanted], abs=1e-3)
     alone = search(like=[ids()[2]], unlike=[ids()[9]], mode="exemplar", k=POOL)
     assert [hit.image_id for hit in alone.hits] != [hit.image_id for hit in found.hits]
     assert search(**asked).hits == found.hits  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("root")
+def test_in_a_weighted_hybrid_who_shares_no_word_has_zero_for_it_and_the_last_who_does_has_more() -> None:
+    text = search("truck", mode="text", k=POOL)
+    assert 1 < len(text.hits) < POOL
+    found = search("truck", mode="hybrid", fusion="weighted", text_weight=1.0, k=POOL)
+    best = text.hits[0].score
+    assert [hit.score for hit in found.hits[: len(text.hits)]] == pytest.approx([h.score / best for h in text.hits])
+    assert {hit.score for hit in found.hits[len(text.hits) :]} == {0.0}
+
+
+@pytest.mark.usefixtures("root")
+def test_the_constant_of_reciprocal_ranks_is_the_runs() -> None:
+    params = Searcher().params
+    other = params.model_copy(update={"hybrid": params.hybrid.model_copy(update={"rrf_constant": 1.0})})
+    assert Searcher(params=other).search(TEXT, mode="hybrid").hits[0].score > 2 / 60
+
+
+@pytest.mark.usefixtures("root")
+def test_words_that_the_tower_does_not_know_are_named() -> None:
+    found = search("two dogs in a kennel 🐕 dogs")
+    assert found.notes == ("clip-scenes does not know: two, dogs, kennel, 🐕",)
+    assert search(TEXT).notes == ()
 
 
 @pytest.mark.usefixtures("root")

@@ -31,6 +31,7 @@ from twinlens.indexing.material import Material, gather
 from twinlens.params import IndexParams
 from twinlens.progress import Progress
 from twinlens.scratch import Scratch, code_digest, digest, fingerprint
+from twinlens.sources import NEGATIVES
 from twinlens.tables import iter_pixels
 from twinlens.thumbnails import thumbnail
 from twinlens.words import words
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("twinlens")
 
 BATCH = 256  # pictures
+IDENTITY = ("dataset", "model", "captioner", "key")  # of a table, in its schema
 CODE = (  # that decides what the folder holds
     "bm25.py",
     "indexing/build.py",
@@ -83,14 +85,7 @@ def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings:
         vectors=vectors,
         weights=weights,
         settings=settings.model_dump(),
-        code=code_digest(
-            "indexing/build.py",
-            "indexing/copy.py",
-            "indexing/material.py",
-            "indexing/postings.py",
-            "thumbnails.py",
-            "words.py",
-        ),
+        code=code_digest(*CODE),
     )
     manifest = Manifest(key, dataset, model, captioner, len(material), settings.model_dump(), vectors, weights)
     make_table(manifest, material, threads)
@@ -107,18 +102,21 @@ def make_table(manifest: Manifest, material: Material, threads: int) -> None:
         if scratch.has(FOLDER):
             log.info("the index of %s with %s is there already", manifest.dataset, manifest.model)
             return
-        settings = IndexParams.model_validate(manifest.settings)
         shards = paths.resized(manifest.dataset)
-        scratch.put(FOLDER, lambda path: write_table(material, shards, settings, path, threads))
+        scratch.put(FOLDER, lambda path: write_table(manifest, material, shards, path, threads))
 
 
-def write_table(material: Material, shards: Path, settings: IndexParams, folder: Path, threads: int) -> None:
-    """Write the table and its copy, its full-text index and, where the settings ask for one, its vector indexes."""
+def write_table(manifest: Manifest, material: Material, shards: Path, folder: Path, threads: int) -> None:
+    """Write the table and its copy, its full-text index and, where the settings ask for one, its vector indexes.
+
+    The schema's metadata says which dataset, model and captioner the table is of, and its key.
+    """
     import lancedb
     from lancedb.index import FTS
 
     folder.mkdir(parents=True)
-    schema = _schema(material)
+    settings = IndexParams.model_validate(manifest.settings)
+    schema = _schema(material).with_metadata({name: getattr(manifest, name) for name in IDENTITY})
     batches = _batches(material, shards, settings.thumbnail_px, schema, threads)
     reader = pa.RecordBatchReader.from_batches(schema, copying(batches, schema, folder))
     # To LanceDB a null vector is a bad one; here it is a picture that nobody described.
@@ -138,6 +136,8 @@ def write_table(material: Material, shards: Path, settings: IndexParams, folder:
         write_space(folder, IMAGE_VECTOR, material.image_vectors, none)
     if material.caption_vectors is not None:
         write_space(folder, CAPTION_VECTOR, material.caption_vectors, np.flatnonzero(~material.described))
+    if material.negatives is not None:
+        write_space(folder, NEGATIVES, material.negatives, none)
     if any(material.captions) or any(material.generated):
         table.create_index(WORDS, config=plain)
     if settings.approximate(len(material)):

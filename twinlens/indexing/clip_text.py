@@ -39,6 +39,19 @@ class ClipText:
         """Tokens of a text before anything is cut off, special ones included."""
         return len(self._tokens(text))
 
+    def unknown(self, text: str) -> list[str]:
+        """The words of a text that the tokenizer has no token for, each once, as they stand there."""
+        unknown = getattr(self.tokenizer.model, "unk_token", None)
+        number = None if unknown is None else self.tokenizer.token_to_id(unknown)
+        if number is None:
+            return []
+        cleaned = _clean(text)
+        encoding = self.tokenizer.encode(cleaned)
+        places = zip(encoding.ids, encoding.offsets, strict=True)
+        # a token that is spelled out in the text is no word that is missing
+        words = [cleaned[start:stop] for token, (start, stop) in places if token == number]
+        return list(dict.fromkeys(word for word in words if word and word != unknown))
+
     def encode(self, text: str) -> Float32[np.ndarray, "1 dim"]:
         """The raw vector of a text; what goes beyond `max_tokens` is cut."""
         tokens = self._tokens(text)

@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int
 
+from twinlens.sources import NEGATIVES
+
 IMAGE_VECTOR, CAPTION_VECTOR = "image_vector", "caption_vector"
 ROWS = "pictures.arrow"
 
@@ -53,6 +55,11 @@ class Copy:
         rows = np.load(self.folder / f"{name}.npy", mmap_mode="r")
         # a plain view of the mapping: the subclass `memmap` runs Python code at every slice
         return Space(rows.view(np.ndarray), np.load(self.folder / f"{name}.absent.npy"))
+
+    @cached_property
+    def negatives(self) -> Float32[np.ndarray, "negatives dim"] | None:
+        """Vectors of pictures that are never found, in the space of IMAGE_VECTOR; None where there are none."""
+        return self.space(NEGATIVES).rows if (self.folder / f"{NEGATIVES}.npy").exists() else None
 
     def column(self, name: str) -> list[Any]:
         """One column but the vectors, by row."""

@@ -8,9 +8,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from twinlens import exemplar
+from twinlens.errors import QueryError
 from twinlens.indexing.copy import CAPTION_VECTOR, IMAGE_VECTOR
 from twinlens.indexing.index import Index, Leg
 from twinlens.params import Params
+
+POOL_SHARE = 5  # at most one picture of so many stands in as a negative: what is wanted may be among them
 
 Vector = Float32[np.ndarray, " dim"]
 
@@ -41,6 +44,9 @@ def by_feedback(query: Embedded, index: Index, params: Params, joint: bool) -> l
 
     In one space text and picture are added up before they search; in two each searches its own, and scores
     are added up with the same weights.
+
+    Raises:
+        QueryError: a liked or disliked picture has no vector in the space that is searched.
     """
     home, other = picture_space(index), text_space(joint)
     together = home == other
@@ -55,33 +61,51 @@ def by_feedback(query: Embedded, index: Index, params: Params, joint: bool) -> l
 
 
 def by_exemplars(query: Embedded, index: Index, params: Params, joint: bool) -> tuple[list[Leg], list[str]]:
-    """An exemplar SVM: liked items and the picture against disliked ones and random others.
+    """An exemplar SVM: liked items and the picture against disliked ones and negatives.
+
+    Negatives are pictures that are never found, where the index has such (those of category search). Elsewhere a
+    few of the pool's own stand in, which a note says: those among them that are wanted are pushed away.
 
     Where words share the space they pull at the weights that are learned (the combined loss); elsewhere they
     search among the captions beside it.
 
     Raises:
         DataError: liked and disliked items are the same, or nothing is left to tell them apart from.
+        QueryError: a liked or disliked picture has no vector in the space that is searched.
     """
     home, card = picture_space(index), params.category_search.standard
     together = home == text_space(joint)
     shown = [] if query.picture is None else [query.picture[None]]
-    positives = np.vstack([*shown, index.vectors(home, query.likes)]) if query.likes else np.vstack(shown)
-    others = np.setdiff1d(np.arange(index.manifest.rows), [*query.likes, *query.unlikes])
-    drawn = np.random.default_rng(params.search.seed).permutation(others)[: params.search.negatives]
+    positives = np.vstack([*shown, _vectors(index, home, query.likes, 0)]) if query.likes else np.vstack(shown)
+    negatives, notes = _negatives(query, index, params, home)
     examples = exemplar.Examples.of([positives], [_vectors(index, home, query.unlikes, positives.shape[1])])
     pulled = together and query.text is not None
     fitted = exemplar.fit(
         examples,
-        index.vectors(home, np.sort(drawn)),
+        negatives,
         lambda_w=card.lambda_w if pulled else 1.0 / (2.0 * card.svm_c),
         texts=query.text[None] if pulled and query.text is not None else None,
         lambda_q=card.lambda_q if pulled else 0.0,
         strict=False,
     )
-    notes = ["the words overrule the examples: mark more pictures, or change the words"] * int(fitted.overruled[0])
+    notes += ["the words overrule the examples: mark more pictures, or change the words"] * int(fitted.overruled[0])
     learned = exemplar.unit(fitted.weights)[0].astype(np.float32)
     return _with_words(learned, home, query, joint, together), notes
+
+
+def _negatives(
+    query: Embedded, index: Index, params: Params, home: str
+) -> tuple[Float32[np.ndarray, "negatives dim"], list[str]]:
+    draw, wanted = np.random.default_rng(params.search.seed), params.search.negatives
+    apart = index.copy.negatives if home == IMAGE_VECTOR else None
+    if apart is not None:
+        return apart[np.sort(draw.permutation(len(apart))[:wanted])], []
+    unusable = [*query.likes, *query.unlikes, *index.space(home).absent]
+    others = np.setdiff1d(np.arange(index.manifest.rows), unusable)
+    count = min(wanted, max(1, index.manifest.rows // POOL_SHARE))
+    drawn = np.sort(draw.permutation(others)[:count])
+    note = f"the index has no negatives of its own: {len(drawn):,} of its pictures, drawn at random, stand in for them"
+    return index.vectors(home, drawn), [note]
 
 
 def _with_words(mine: Vector, home: str, query: Embedded, joint: bool, together: bool) -> list[Leg]:
@@ -107,4 +131,10 @@ def _rocchio(start: Vector | None, space: str, query: Embedded, index: Index, pa
 
 
 def _vectors(index: Index, space: str, rows: list[int], dim: int) -> Float32[np.ndarray, "rows dim"]:
+    """Stored vectors of marked pictures; (0, dim) where there are none."""
+    if without := np.intersect1d(rows, index.space(space).absent).tolist():
+        raise QueryError(
+            f"{index.ids[int(without[0])]!r} has no vector to learn from ({space}): nobody described it, and "
+            f"{index.manifest.model} searches by captions; leave it out of the marked pictures"
+        )
     return index.vectors(space, rows) if rows else np.zeros((0, dim), dtype=np.float32)

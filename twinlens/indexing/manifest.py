@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,9 +20,10 @@ from twinlens import paths
 from twinlens.errors import DataError
 from twinlens.hashing import sha256_of
 from twinlens.params import IndexParams
-from twinlens.sources import CAPTIONS, GENERATED, IMAGES
+from twinlens.sources import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
 TABLE, FOLDER, WORDS = "pictures", "index", "words"  # of LanceDB, where it lies, its column that is searched by words
+FILES = (IMAGES, CAPTIONS, GENERATED, NEGATIVES)  # of data/embedded
 PUBLISHED = "published"  # folder of the manifests last published, for the while in which DVC has removed its own
 
 
@@ -66,11 +69,14 @@ class Manifest:
 
 
 def write_at_once(path: Path, text: str) -> None:
-    """Write a file under another name, then give it its own."""
+    """Write a file under another name, one that no other thread takes, then give it its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    part = path.with_name(f".part-{uuid.uuid4().hex}-{path.name}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def published(dataset: str, model: str, captioner: str) -> Path:
@@ -79,17 +85,25 @@ def published(dataset: str, model: str, captioner: str) -> Path:
 
 
 def named_keys() -> set[str]:
-    """Keys of all tables that some manifest names, of this workspace or of the main checkout."""
+    """Keys of all tables that some manifest names, of this workspace or of the main checkout.
+
+    A manifest that is gone by the time it is read, or is none, names nothing: the table can be built anew.
+    """
     roots = {Path(), Path(os.environ.get("DVC_ROOT", "."))}
     files = {file for root in roots for file in (root / paths.DATA / "indexed").rglob("*.json")}
     files |= set((paths.index_tables() / PUBLISHED).rglob("*.json"))
-    return {Manifest.read(file).key for file in files}
+    named: set[str] = set()
+    for file in files:
+        if not file.name.startswith("."):  # being written
+            with suppress(FileNotFoundError, DataError):
+                named.add(Manifest.read(file).key)
+    return named
 
 
 def vector_files(dataset: str, model: str) -> list[Path]:
     """The files of data/embedded that an index is made of: those that are there."""
     folder = paths.embedded(dataset, model)
-    wanted = (folder / f"{name}{ending}" for name in (IMAGES, CAPTIONS, GENERATED) for ending in (".npy", ".parquet"))
+    wanted = (folder / f"{name}{ending}" for name in FILES for ending in (".npy", ".parquet"))
     return [file for file in wanted if file.exists()]
 
 
@@ -99,11 +113,9 @@ def digests(files: Iterable[Path], memory: Path | None = None) -> dict[str, str]
     Args:
         files: names must differ.
         memory: a file that remembers digests by size, time and inode, because vectors of large pools take
-            longer to read than to search.
+            longer to read than to search. Where it is damaged or cannot be written, files are read again.
     """
-    known: dict[str, list[Any]] = {}
-    if memory is not None and memory.exists():
-        known = json.loads(memory.read_text(encoding="utf-8"))
+    known = {} if memory is None else _remembered(memory)
     found: dict[str, list[Any]] = {}
     for file in files:
         stat = file.stat()
@@ -113,5 +125,14 @@ def digests(files: Iterable[Path], memory: Path | None = None) -> dict[str, str]
         else:
             found[file.name] = [*stamp, sha256_of(file)]
     if memory is not None and found != known:
-        write_at_once(memory, json.dumps(found))
+        with suppress(OSError):  # a folder that may only be read
+            write_at_once(memory, json.dumps(found))
     return {name: remembered[-1] for name, remembered in found.items()}
+
+
+def _remembered(memory: Path) -> dict[str, list[Any]]:
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: one for name, one in known.items() if isinstance(one, list)} if isinstance(known, dict) else {}

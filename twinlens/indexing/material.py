@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32
 
 from twinlens import paths, tables
 from twinlens.errors import DataError
-from twinlens.sources import CAPTIONS, GENERATED, IMAGES
+from twinlens.sources import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
 Rows = Float32[np.ndarray, "pictures dim"]
 
@@ -27,6 +27,7 @@ class Material:
     image_vectors: Rows | None  # unit; None: the model has no image tower
     caption_vectors: Rows | None  # unit; None: no text tower, or no captions
     described: Bool[np.ndarray, " pictures"]  # whether a picture has a caption vector; its row is zero otherwise
+    negatives: Float32[np.ndarray, "negatives dim"] | None  # unit, of pictures outside the pool; None: there are none
 
     def __len__(self) -> int:
         return len(self.pool)
@@ -66,7 +67,17 @@ def gather(dataset: str, model: str, captioner: str) -> Material:
         None if image_vectors is None else image_vectors[1],
         caption_vectors,
         described,
+        _negatives(folder, set(ids)),
     )
+
+
+def _negatives(folder: Path, pool: set[str]) -> Float32[np.ndarray, "negatives dim"] | None:
+    """Those of category search that lie outside the pool: with one split only, some of them are of it."""
+    source = _read(folder, NEGATIVES)
+    if source is None:
+        return None
+    apart = [row for row, image_id in enumerate(source[0]) if image_id not in pool]
+    return np.asarray(source[1][apart], dtype=np.float32) if apart else None
 
 
 def _read(folder: Path, name: str) -> tuple[list[str], Rows] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from twinlens import paths
@@ -55,7 +56,8 @@ def open_index(params: Params, dataset: str, model: str, captioner: str) -> Inde
             make_table(manifest, gather(dataset, model, captioner), params.compute.decode_threads)
         except DataError as error:
             raise DataError(f"the index's table is not on this machine, and cannot be built: {error}") from None
-    os.utime(manifest.folder)  # in use: not to be pruned
+    with suppress(OSError):  # a folder that may only be read is pruned by nobody here
+        os.utime(manifest.folder)  # in use: not to be pruned
     return Index(manifest)
 
 

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -116,11 +117,13 @@ def rows_of(ids: str | Iterable[str], row_of: Mapping[str, int]) -> list[int]:
     """Rows of image ids, without repeats, in the order given.
 
     Raises:
-        QueryError: an id is not in the index; the message has the nearest ones.
+        QueryError: an id is not in the index; the message has the nearest ones. Or these are no ids.
     """
+    if not isinstance(ids, Iterable):
+        raise QueryError(f"liked and disliked pictures are given by id, one or several; found {type(ids).__name__}")
     given = [ids] if isinstance(ids, str) else list(ids)
     for image_id in given:
-        if image_id not in row_of:
+        if not isinstance(image_id, str) or image_id not in row_of:
             close = get_close_matches(str(image_id), row_of, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(repr(name) for name in close)}?" if close else "nothing is near it"
             raise QueryError(f"there is no picture {str(image_id)[:200]!r} among the {len(row_of):,} indexed: {hint}")
@@ -142,8 +145,19 @@ def share(value: float, what: str) -> float:
     """The value, if it is a share.
 
     Raises:
-        QueryError: it is not from 0 to 1.
+        QueryError: it is not a number from 0 to 1.
     """
-    if not 0.0 <= value <= 1.0:
-        raise QueryError(f"{what}: {value} is not from 0 to 1")
+    if not isinstance(value, Real) or not 0.0 <= value <= 1.0:
+        raise QueryError(f"{what}: {value!r} is not a number from 0 to 1")
     return float(value)
+
+
+def count(value: int, what: str) -> int:
+    """The value, if it is a whole number from 1.
+
+    Raises:
+        QueryError: it is not.
+    """
+    if not isinstance(value, Integral) or value < 1:
+        raise QueryError(f"{what}: {value!r} pictures are wanted; it should be a whole number, 1 or more")
+    return int(value)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -16,51 +13,19 @@ from twinlens import fusion as fusing
 from twinlens import paths
 from twinlens.errors import QueryError
 from twinlens.indexing import legs
+from twinlens.indexing.asked import Asked, chosen_text_weight
 from twinlens.indexing.index import Leg, Ranked
 from twinlens.indexing.opening import open_index, rebuild_command
-from twinlens.indexing.queries import FUSIONS, MODES, clean_text, known, read_image, rows_of, share
+from twinlens.indexing.queries import FUSIONS, MODES, clean_text, count, known, read_image, rows_of, share
 from twinlens.indexing.results import Hit, Mode, Picture, Results
 from twinlens.indexing.towers import Towers
 from twinlens.params import Params, read_params
 from twinlens.words import words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from twinlens.indexing import queries
 
 KEPT_OPEN = 4  # searchers that `search` keeps, each with its model
-
-
-@dataclass
-class _Asked:
-    """A query that was checked."""
-
-    text: str | None
-    jpeg: bytes | None
-    likes: list[int]
-    unlikes: list[int]
-    image_weight: float
-    text_weight: float
-    fusion: str
-    k: int
-    notes: list[str]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
-
-    @property
-    def left_out(self) -> list[int]:
-        return [*self.likes, *self.unlikes]
-
-    @property
-    def shows(self) -> bool:
-        """Whether there is a picture to start from."""
-        return self.jpeg is not None or bool(self.likes)
 
 
 class Searcher:
@@ -95,6 +60,7 @@ class Searcher:
         names = (self.dataset, self.model, self.captioner)
         self.index = open_index(self.params, *names)
         card, device = self.params.models[self.model], self.params.compute.device
+        self.text_weight = chosen_text_weight(self.params, self.dataset, self.model)
         self.towers = Towers(card, self.index.manifest, device, rebuild_command(self.params, *names))
 
     @property
@@ -159,7 +125,7 @@ class Searcher:
             mode: see above.
             k: pictures wanted.
             image_weight: share of the picture where both are given, 0 to 1; `rank.image_weight` if absent.
-            text_weight: share of BM25 in a `weighted` hybrid, 0 to 1; `search.text_weight` if absent.
+            text_weight: share of BM25 in a `weighted` hybrid, 0 to 1; the index's own if absent.
             fusion: of a hybrid: `rrf` or `weighted`; `search.fusion` if absent.
 
         Raises:
@@ -202,29 +168,27 @@ class Searcher:
         image_weight: float | None,
         text_weight: float | None,
         fusion: str | None,
-    ) -> _Asked:
+    ) -> Asked:
         defaults = self.params.search
-        if k < 1:
-            raise QueryError(f"k: {k} pictures are wanted; it should be 1 or more")
         cleaned, notes = clean_text(text)
         limits = self.params.resize.at_most(self.params.datasets[self.dataset].shortest_side_px)
         jpeg, mended = (None, []) if image is None else read_image(image, limits)
         likes, unlikes = rows_of(like, self.index.row_of), rows_of(unlike, self.index.row_of)
         if both := set(likes) & set(unlikes):
             raise QueryError(f"{self.index.ids[min(both)]!r} is both liked and disliked: leave one out")
-        return _Asked(
+        return Asked(
             text=cleaned,
             jpeg=jpeg,
             likes=likes,
             unlikes=unlikes,
             image_weight=share(self.params.rank.image_weight if image_weight is None else image_weight, "image_weight"),
-            text_weight=share(defaults.text_weight if text_weight is None else text_weight, "text_weight"),
+            text_weight=share(self.text_weight if text_weight is None else text_weight, "text_weight"),
             fusion=known(fusion or defaults.fusion, FUSIONS, "fusion"),
-            k=min(k, self.index.manifest.rows),
+            k=min(count(k, "k"), self.index.manifest.rows),
             notes=[*notes, *mended],
         )
 
-    def _mode(self, mode: str, asked: _Asked) -> Mode:
+    def _mode(self, mode: str, asked: Asked) -> Mode:
         """What is searched, once it is clear that it can be.
 
         Raises:
@@ -249,7 +213,7 @@ class Searcher:
         chosen: Mode = next(name for name in get_args(Mode) if name == mode)
         return chosen
 
-    def _refuse_without_words(self, mode: str, asked: _Asked) -> None:
+    def _refuse_without_words(self, mode: str, asked: Asked) -> None:
         if asked.text is None:
             raise QueryError(f"mode '{mode}' searches for words: give text, or take mode 'vector'")
         if not self.index.has_words:
@@ -257,7 +221,7 @@ class Searcher:
         if mode == "text" and not words(asked.text):
             raise QueryError(f"{asked.text[:80]!r} holds no word that captions could be searched for")
 
-    def _refuse_without_vectors(self, mode: str, asked: _Asked, vectors: bool) -> None:
+    def _refuse_without_vectors(self, mode: str, asked: Asked, vectors: bool) -> None:
         if asked.jpeg is not None and not self.embeds_pictures:
             raise QueryError(
                 f"{self.model} has no image tower: it searches by indexed pictures only, not by one of yours"
@@ -267,7 +231,7 @@ class Searcher:
         if not self.index.spaces:
             raise QueryError(f"the index of {self.dataset} with {self.model} holds no vectors: take mode 'text'")
 
-    def _legs(self, mode: Mode, asked: _Asked) -> list[Leg]:
+    def _legs(self, mode: Mode, asked: Asked) -> list[Leg]:
         text = None
         if asked.text is not None and self.embeds_text:
             text, notes = self.towers.text(asked.text)
@@ -282,7 +246,7 @@ class Searcher:
         asked.notes += notes
         return found
 
-    def _find(self, mode: Mode, asked: _Asked, wanted: list[Leg]) -> Ranked:
+    def _find(self, mode: Mode, asked: Asked, wanted: list[Leg]) -> Ranked:
         if mode in ("vector", "exemplar"):
             return self.index.nearest(wanted, asked.k, asked.left_out, self.params.search)
         tokens = words(asked.text or "")
@@ -297,10 +261,15 @@ class Searcher:
             return by_words
         lists = [self.index.nearest(wanted, depth, asked.left_out, self.params.search), by_words]
         if asked.fusion == "rrf":
-            rows, scores = fusing.reciprocal_rank_fusion([rows[None] for rows, _ in lists])
+            rows, scores = fusing.reciprocal_rank_fusion(
+                [rows[None] for rows, _ in lists], self.params.hybrid.rrf_constant
+            )
         else:
             pairs = [(rows[None], scores[None]) for rows, scores in lists]
-            rows, scores = fusing.weighted_scores(pairs, [1.0 - asked.text_weight, asked.text_weight])
+            # whoever shares no word has 0 by BM25; where everybody shares one, the last has more
+            floor = None if len(by_words[0]) == self.index.manifest.rows - len(asked.left_out) else 0.0
+            weights = [1.0 - asked.text_weight, asked.text_weight]
+            rows, scores = fusing.weighted_scores(pairs, weights, [None, floor])
         real = rows[0] != fusing.NOBODY
         return rows[0][real][: asked.k], scores[0][real][: asked.k]
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from twinlens.placement import Placement
 
 Vector = Float32[np.ndarray, " dim"]
+NAMED = 8  # unknown words that a note names
 
 
 class Towers:
@@ -49,10 +50,15 @@ class Towers:
         return self.card.shares_a_space
 
     def text(self, text: str) -> tuple[Vector, list[str]]:
-        """The unit vector of a text, and a note where the tower cannot read it to its end."""
+        """The unit vector of a text, and notes where the tower cannot read it to its end or knows words of it not.
+
+        Words are looked up where the tower is read without its library: larger ones spell what they do not know.
+        """
+        unknown: list[str] = []
         with self.lock:
             if self._light is not None:
                 count, most, raw = self._light.token_count(text), self._light.max_tokens, self._light.encode(text)
+                unknown = self._light.unknown(text)
             else:
                 import torch
 
@@ -62,7 +68,11 @@ class Towers:
                 with torch.inference_mode():
                     raw = encoder.encode([text]).numpy()
         cut = f"the query is cut: {self.manifest.model} reads {most} of its {count} tokens"
-        return _unit(raw), [cut] if count > most else []
+        notes = [cut] if count > most else []
+        if unknown:
+            more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+            notes.append(f"{self.manifest.model} does not know: {', '.join(unknown[:NAMED])}{more}")
+        return _unit(raw), notes
 
     def picture(self, jpeg: bytes) -> Vector:
         """The unit vector of a picture, from JPEG bytes such as `resize` makes."""
