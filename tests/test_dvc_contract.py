@@ -143,7 +143,7 @@ def test_two_models_are_compared_and_reported_from_what_the_pipeline_left(worksp
     workspace.run("dvc", "checkout", "-q", "--force")
     printed = json.loads(workspace.run("python", "-m", "twinlens", "compare", "HEAD", "other", "--format", "json"))
     assert {(d["first"], d["second"]) for d in printed["differences"]} == {("HEAD", "other")}
-    assert len(printed["differences"]) == 8 + 9 + 3 + 8  # retrievers of the four tasks
+    assert len(printed["differences"]) == 8 + 10 + 4 + 8  # retrievers of the four tasks
     intervals = json.loads((workspace.folder / "metrics/intervals.json").read_text())
     means = json.loads((workspace.folder / "metrics/retrieval.json").read_text())
     found = intervals["caption_to_image"]["image"]["hit_at_10"]
@@ -192,7 +192,7 @@ def test_plots_draw_measures_against_k_and_quality_against_cost(workspace: Works
 
 def test_costs_are_recorded_by_stage_and_by_tower(finished: Workspace) -> None:
     costs = json.loads((finished.folder / "metrics/cost.json").read_text())
-    assert list(costs["stages"]) == [name for name in ALL[1:-1] if name != "approximate"]
+    assert list(costs["stages"]) == [name for name in ALL[1:-1] if name not in ("index", "approximate")]
     for stage in costs["stages"].values():
         assert stage["seconds"] > 0
         assert stage["peak_host_mb"] > 10
