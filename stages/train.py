@@ -29,8 +29,9 @@ def main(dataset: str, model: str) -> None:
     card, placement = params.models[model], place(params.compute.device)
     cost = Cost(placement.name)
     with publishing(paths.trained(dataset, model)) as draft:
-        begun_with = {role: tower for role, tower in card.towers().items() if not card.from_nothing}
-        note = {role: identity(encoders.locate(tower)) for role, tower in begun_with.items()}
+        begun_with = {} if card.from_nothing else card.towers()
+        located = {role: encoders.locate(tower) for role, tower in begun_with.items()}
+        note = {role: identity(path) for role, path in located.items()}
         (draft / "weights.json").write_text(json.dumps(note, indent=2) + "\n")
         if card.train is None:
             log.info("%s needs no training", model)
@@ -42,13 +43,15 @@ def main(dataset: str, model: str) -> None:
             paths.resized(dataset),
             params.compute.decode_threads,
         )
-        trained = _train(card, material, placement, params, draft)
+        trained = _train(card, located, material, placement, params, draft)
         write_log(trained.log, draft / "training.csv")
     prune()
     cost.write(paths.cost("train", dataset, model), items=trained.pictures, seconds=trained.seconds)
 
 
-def _train(card: ModelCard, material: Material, placement: Placement, params: Params, draft: Path) -> Trained:
+def _train(
+    card: ModelCard, located: dict[str, Path], material: Material, placement: Placement, params: Params, draft: Path
+) -> Trained:
     exact = Placement(placement.device, torch.float32)
     if isinstance(card.train, TowerRecipe) and card.joint is not None:
         from twinlens.training.towers import train_towers  # imports its model's library, which takes seconds
@@ -58,8 +61,7 @@ def _train(card: ModelCard, material: Material, placement: Placement, params: Pa
     from twinlens.training.heads import train_heads
 
     assert isinstance(card.train, HeadsRecipe)
-    weights = {role: encoders.locate(tower) for role, tower in card.towers().items()}
-    features = features_of(card, weights, placement, params.compute, Cost(placement.name))
+    features = features_of(card, located, placement, params.compute, Cost(placement.name))
     return train_heads(card, material, features, exact, draft)
 
 

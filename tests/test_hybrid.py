@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from twinlens import fusion, hybrid, ordering
+from twinlens import fusion, hybrid, scoring
 
 IMAGE = np.array([[0.9, 0.1, 0.5, 0.4]], np.float32)  # order 0, 2, 3, 1
 WORDS = np.array([[0.0, 8.0, 2.0, 0.0]], np.float32)  # order 1, 2; 0 and 3 share no word
@@ -42,7 +42,7 @@ def test_ranks_are_fused_as_the_search_index_fuses_them() -> None:
     image, words = rng.random((2, 20, 300)).astype(np.float32)
     words[words < 0.6] = 0  # without a word of the query
     fused = hybrid.reciprocal_rank_fusion(image, words, 60, depth=50)
-    lists = [ordering.best(ordering.keys(scores), 50) for scores in (image, words)]
+    lists = [scoring.best(scoring.keys(scores), 50) for scores in (image, words)]
     rows, scores = fusion.reciprocal_rank_fusion(lists, k=60)
     for query in range(20):
         held = rows[query] != fusion.NOBODY

@@ -53,7 +53,6 @@ PURE = (
     "measures",
     "probes",
     "naming",
-    "ordering",
     "published",
     "sources",
     "tasks",

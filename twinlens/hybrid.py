@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
-from twinlens import ordering
+from twinlens import scoring
 from twinlens.tasks import Pair, Scorer
 
 Block = Float32[np.ndarray, "queries items"]
@@ -47,7 +47,7 @@ def reciprocal_rank_fusion(image: Block, words: Block, constant: float, depth: i
 
 
 def _of_ranks(scores: Block, constant: float, depth: int) -> Float64[np.ndarray, "queries items"]:
-    best = ordering.best(ordering.keys(scores), min(depth, scores.shape[1]))
+    best = scoring.best(scoring.keys(scores), min(depth, scores.shape[1]))
     found = np.zeros(scores.shape)
     np.put_along_axis(found, best, 1.0 / (constant + np.arange(1, best.shape[1] + 1))[None], axis=1)
     return found
@@ -106,7 +106,7 @@ def choose_weight(image: Scorer, words: Scorer, own_rows: Int[np.ndarray, " quer
         by_image, by_words = image.block(start, stop), words.block(start, stop)
         relevant = own_rows[start:stop, None] == np.arange(items)
         for i, weight in enumerate(WEIGHTS):
-            fused = ordering.keys(weighted_sum(by_image, by_words, float(weight)))
-            found[i] += (1.0 / ordering.first_hits(fused, relevant)).sum()
+            fused = scoring.keys(weighted_sum(by_image, by_words, float(weight)))
+            found[i] += (1.0 / scoring.first_hits(fused, relevant)).sum()
     good = np.flatnonzero(found >= found.max() * (1 - 1e-12))
     return round(float(min(WEIGHTS[good], key=lambda weight: abs(weight - default))), 6)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from twinlens import ordering, tables
+from twinlens import scoring, tables
 from twinlens.batches import ranks_in_batches
 from twinlens.distractors import judged_items
 from twinlens.errors import DataError
@@ -147,10 +147,10 @@ def ranked(
         if task.own_rows is not None:
             own = np.arange(stop - start), task.own_rows[start:stop]
             scores[own], relevant[own] = -np.inf, False
-        keys = ordering.keys(scores)
-        first = ordering.first_hits(keys, relevant)
+        keys = scoring.keys(scores)
+        first = scoring.first_hits(keys, relevant)
         if by_words:  # not found is as good as last
             missed = np.where(relevant, scores, -np.inf).max(axis=1) <= 0
             first[missed & relevant.any(axis=1)] = len(groups) - left_out
-        best = ordering.best(keys, min(depth, len(groups) - left_out))
+        best = scoring.best(keys, min(depth, len(groups) - left_out))
         yield Neighbours(start, best, np.take_along_axis(scores, best, axis=1), first)

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.indexing.conftest import CHECKPOINT, DATASET, MODEL, build, entered
+from tests.indexing.conftest import CHECKPOINT, DATASET, MODEL, build, copy, root
 from tests.workspace import ROOT
 from twinlens import paths
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+__all__ = ["copy", "root"]  # fixtures that are the same here, over the folder that `built` makes
 
 MODELS = (MODEL, "apart", "words")
 HOSTILE = (
@@ -48,19 +50,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return f"{HOSTILE[row % len(HOSTILE)]} {' '.join(labels)}"
 
     return build(tmp_path_factory.mktemp("served"), MODELS, said)
-
-
-@pytest.fixture
-def root(built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The finished folder, to be read."""
-    return entered(built, built, monkeypatch)
-
-
-@pytest.fixture
-def copy(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, to be changed."""
-    shutil.copytree(built, tmp_path / "copy")
-    return entered(tmp_path / "copy", built, monkeypatch)
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,11 @@ def finished(scratch: Scratch) -> Iterator[Float32[np.ndarray, "rows dim"]]:
     return (np.load(file) for file in sorted(scratch.folder.glob("part-*.npy")))
 
 
+def joined(scratch: Scratch) -> Float32[np.ndarray, "rows dim"]:
+    """The vectors of all parts in memory, as the tower gave them."""
+    return np.concatenate(list(finished(scratch)))
+
+
 def collect(scratch: Scratch, count: int, path: Path) -> int:
     """Write the unit vectors of all parts as one `.npy` file of float32 rows; returns the number of dimensions."""
     whole, row = None, 0

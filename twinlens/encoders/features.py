@@ -14,7 +14,7 @@ from jaxtyping import Float32
 
 from twinlens.cards import ModelCard
 from twinlens.costs import Cost
-from twinlens.encoders.embed import finished, lengths, unit_rows
+from twinlens.encoders.embed import joined, lengths, unit_rows
 from twinlens.encoders.towers import PROBE, TowerJob, cut_short, write_ids
 from twinlens.heads import Pairs
 from twinlens.params import ComputeParams
@@ -40,6 +40,10 @@ class Features:
         """The text tower's word vectors, where words are read one by one."""
         return self._encoder.table if self.words else None
 
+    def lookup(self, texts: list[str]) -> np.ndarray:
+        """The numbers of the words of texts, (texts, words)."""
+        return np.asarray(self._encoder.lookup(texts))
+
     @property
     def _encoder(self) -> Any:
         return self.text.loaded.text
@@ -47,14 +51,14 @@ class Features:
     def of_pictures(self, shards: Path, rows: pl.DataFrame) -> Float32[np.ndarray, "pictures width"]:
         """Vectors of pictures (`image_id`, `shard`, `row`, `sha256`), in memory."""
         with self.image.parts_of_pictures(shards, rows) as scratch:
-            return np.concatenate(list(finished(scratch)))
+            return joined(scratch)
 
     def of_texts(self, texts: pl.DataFrame) -> np.ndarray:
         """Vectors (texts, width) of texts (`id`, `text`), or the numbers of their words (texts, words)."""
         if self.words:
-            return np.asarray(self._encoder.lookup(texts["text"].to_list()))
+            return self.lookup(texts["text"].to_list())
         with self.text.parts_of_texts(texts) as scratch:
-            return np.concatenate(list(finished(scratch)))
+            return joined(scratch)
 
 
 def features_of(
@@ -76,49 +80,46 @@ def features_of(
 
 
 class HeadedJob:
-    """Embeds by two towers and the heads on them, as `TowerJob` does by a tower."""
+    """Embeds by two towers and the heads on them that serve a direction, as `TowerJob` does by a tower."""
 
-    def __init__(self, features: Features, pairs: Pairs, placement: Placement) -> None:
+    def __init__(self, features: Features, pairs: Pairs, direction: str, placement: Placement) -> None:
         self.features, self.pairs, self.placement = features, pairs, placement
+        self.direction = pairs.serving(direction)
 
-    def pictures(self, name: str, shards: Path, pool: pl.DataFrame, out: Path, direction: str) -> None:
+    def pictures(self, name: str, shards: Path, pool: pl.DataFrame, out: Path) -> None:
         """Embed pictures into `out` as `<name>.npy` and `<name>.parquet`."""
-        rows = self.features.of_pictures(shards, pool)
         ids = pool.select(pl.col("image_id").alias("id"), "image_id")
         with self.features.image.parts_of_pictures(shards, pool) as scratch:
-            dim = self._write(name, rows, Probe.read(scratch.path(PROBE)), ids, out, direction, "image")
+            dim = self._write(name, joined(scratch), Probe.read(scratch.path(PROBE)), ids, out, "image")
             self.features.image.note_cost(name, scratch, len(pool), dim)
 
-    def texts(self, name: str, texts: pl.DataFrame, out: Path, direction: str) -> None:
+    def texts(self, name: str, texts: pl.DataFrame, out: Path) -> None:
         """Embed texts (`id`, `image_id`, `text`) into `out` as `<name>.npy` and `<name>.parquet`."""
-        rows = self.features.of_texts(texts)
         if self.features.words:
-            probed = self._probe_of_words(texts)
-            dim = self._write(name, rows, probed, texts, out, direction, "text")
+            dim = self._write(name, self.features.of_texts(texts), self._probe_of_words(texts), texts, out, "text")
             self.features.text.cost.add(name, seconds=0.0, items=len(texts), dim=dim, vector_bytes=4 * dim)
             return
         with self.features.text.parts_of_texts(texts) as scratch:
-            dim = self._write(name, rows, Probe.read(scratch.path(PROBE)), texts, out, direction, "text")
+            dim = self._write(name, joined(scratch), Probe.read(scratch.path(PROBE)), texts, out, "text")
             self.features.text.note_cost(name, scratch, len(texts), dim, **cut_short(name, scratch, len(texts)))
 
     def _probe_of_words(self, texts: pl.DataFrame) -> Probe:
         """Texts looked up one by one, and beside the longest."""
         rows = texts[chosen(len(texts))]
         longest = str(max(texts["text"], key=len))
-        one_by_one = [self.features._encoder.lookup([text])[0] for text in rows["text"]]
-        beside = [self.features._encoder.lookup([text, longest])[0] for text in rows["text"]]
+        one_by_one = [self.features.lookup([text])[0] for text in rows["text"]]
+        beside = [self.features.lookup([text, longest])[0] for text in rows["text"]]
         contents = texts["text"].n_unique()
         return Probe(rows["id"].to_list(), np.array(one_by_one), np.array(beside), float("nan"), contents, True)
 
-    def _write(
-        self, name: str, rows: np.ndarray, probed: Probe, ids: pl.DataFrame, out: Path, direction: str, side: str
-    ) -> int:
-        device = self.placement.device
-        vectors = self.pairs.apply_to(rows, direction, side, device)
+    def _write(self, name: str, rows: np.ndarray, probed: Probe, ids: pl.DataFrame, out: Path, side: str) -> int:
+        def through(some: np.ndarray) -> np.ndarray:
+            return self.pairs.apply_to(some, self.direction, side, self.placement.device)
+
+        vectors = through(rows)
         long = lengths(vectors, ids["id"].to_list())
         np.save(out / f"{name}.npy", unit_rows(vectors))
         if not self.pairs.config.unit_length:  # their source compared them by distance, to which lengths matter
             np.save(out / f"{name}.length.npy", long.astype(np.float32))
-        found = probed.through(lambda some: unit_rows(self.pairs.apply_to(some, direction, side, device)))
-        write_ids(name, ids, found, out)
+        write_ids(name, ids, probed.through(lambda some: unit_rows(through(some))), out)
         return int(vectors.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,9 @@ class Sources:
     validation_captions: pl.DataFrame | None  # of those
 
 
+Job = TowerJob | HeadedJob
+
+
 @dataclass(frozen=True)
 class Embedder:
     """A card with its weights, and where they are run."""
@@ -67,47 +71,58 @@ class Embedder:
         for role, tower in self.card.towers().items():
             job = self._job(tower, weights_of(role, self.card, self.trained))
             if role in ("joint", "image"):
-                job.pictures(IMAGES, sources.shards, sources.pool, out)
-                if len(sources.negatives):
-                    job.pictures(NEGATIVES, sources.shards, sources.negatives, out)
-            if role == "joint" and len(sources.prompts):
-                job.texts(CLASSES, sources.prompts, out)
-            if role == "joint" and sources.validation_captions is not None:
-                job.pictures(VALIDATION_IMAGES, sources.shards, sources.validation, out)
-                job.texts(VALIDATION_CAPTIONS, sources.validation_captions, out)
+                _pictures(job, sources, out)
+            if role == "joint":
+                _of_a_shared_space(job, sources, out)
             if role in ("joint", "text"):
-                for name, table in sources.texts.items():
-                    job.texts(name, table, out)
-            if self.card.train is not None and CAPTIONS in sources.texts:
-                job = self._job(tower, weights_before(role, self.card, self.trained))
-                job.pictures(f"{IMAGES}{UNTRAINED}", sources.shards, sources.pool, out)
-                job.texts(f"{CAPTIONS}{UNTRAINED}", sources.texts[CAPTIONS], out)
+                _texts(job, sources, out)
+            if self.card.train is not None:
+                before = self._job(tower, weights_before(role, self.card, self.trained))
+                _both_sides(before, sources, out, UNTRAINED, (CAPTIONS,))
 
     def _embed_by_heads(self, sources: Sources, out: Path) -> None:
         weights = {role: weights_of(role, self.card, self.trained) for role in self.card.towers()}
         features = features_of(self.card, weights, self.placement, self.compute, self.cost)
         pairs = Pairs.read(heads_of(self.trained), features.table)
-        job = HeadedJob(features, pairs, self.placement)
-        main = pairs.serving(CAPTION_TO_IMAGE)
-        job.pictures(IMAGES, sources.shards, sources.pool, out, main)
-        if len(sources.negatives):
-            job.pictures(NEGATIVES, sources.shards, sources.negatives, out, main)
-        if len(sources.prompts):
-            job.texts(CLASSES, sources.prompts, out, main)
-        for name, table in sources.texts.items():
-            job.texts(name, table, out, main)
-        if sources.validation_captions is not None:
-            job.pictures(VALIDATION_IMAGES, sources.shards, sources.validation, out, main)
-            job.texts(VALIDATION_CAPTIONS, sources.validation_captions, out, main)
+        job = HeadedJob(features, pairs, CAPTION_TO_IMAGE, self.placement)
+        _pictures(job, sources, out)
+        _of_a_shared_space(job, sources, out)
+        _texts(job, sources, out)
         if IMAGE_TO_CAPTION in pairs.directions:
-            job.pictures(f"{IMAGES}{OTHER_WAY}", sources.shards, sources.pool, out, IMAGE_TO_CAPTION)
-            for name in (name for name in (CAPTIONS, GENERATED) if name in sources.texts):
-                job.texts(f"{name}{OTHER_WAY}", sources.texts[name], out, IMAGE_TO_CAPTION)
-        if CAPTIONS in sources.texts:
-            untrained = Pairs.read(heads_of(self.trained, before=True), features.table)
-            before = HeadedJob(features, untrained, self.placement)
-            before.pictures(f"{IMAGES}{UNTRAINED}", sources.shards, sources.pool, out, main)
-            before.texts(f"{CAPTIONS}{UNTRAINED}", sources.texts[CAPTIONS], out, main)
+            back = HeadedJob(features, pairs, IMAGE_TO_CAPTION, self.placement)
+            _both_sides(back, sources, out, OTHER_WAY, (CAPTIONS, GENERATED))
+        untrained = Pairs.read(heads_of(self.trained, before=True), features.table)
+        before = HeadedJob(features, untrained, CAPTION_TO_IMAGE, self.placement)
+        _both_sides(before, sources, out, UNTRAINED, (CAPTIONS,))
 
     def _job(self, tower: Tower, weights: Path) -> TowerJob:
         return TowerJob(tower, weights, self.placement, self.compute, self.cost)
+
+
+def _pictures(job: Job, sources: Sources, out: Path) -> None:
+    job.pictures(IMAGES, sources.shards, sources.pool, out)
+    if len(sources.negatives):
+        job.pictures(NEGATIVES, sources.shards, sources.negatives, out)
+
+
+def _texts(job: Job, sources: Sources, out: Path) -> None:
+    for name, table in sources.texts.items():
+        job.texts(name, table, out)
+
+
+def _of_a_shared_space(job: Job, sources: Sources, out: Path) -> None:
+    """What is of use only where words and pictures can be compared."""
+    if len(sources.prompts):
+        job.texts(CLASSES, sources.prompts, out)
+    if sources.validation_captions is not None:
+        job.pictures(VALIDATION_IMAGES, sources.shards, sources.validation, out)
+        job.texts(VALIDATION_CAPTIONS, sources.validation_captions, out)
+
+
+def _both_sides(job: Job, sources: Sources, out: Path, suffix: str, names: Sequence[str]) -> None:
+    """The pool's pictures and the texts of some `names` once more, as `<name><suffix>`."""
+    if names[0] in sources.texts:
+        job.pictures(f"{IMAGES}{suffix}", sources.shards, sources.pool, out)
+    for name in names:
+        if name in sources.texts:
+            job.texts(f"{name}{suffix}", sources.texts[name], out)

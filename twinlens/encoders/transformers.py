@@ -80,11 +80,15 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
     return Loaded(_Image(model, pixel_spec(processor), placement), _Text(model, tokenizer, card, placement))
 
 
-def _vectors(output: Any) -> Float32[torch.Tensor, "rows dim"]:
-    # transformers 5 returns an output object where 4 returned the vectors
+def pooled(output: Any) -> torch.Tensor:
+    """The vectors of a tower: transformers 5 returns an output object where 4 returned them themselves."""
     found = getattr(output, "pooler_output", output)
     assert isinstance(found, torch.Tensor)
-    return found.float().cpu()
+    return found
+
+
+def _vectors(output: Any) -> Float32[torch.Tensor, "rows dim"]:
+    return pooled(output).float().cpu()
 
 
 class _Image:

@@ -218,6 +218,8 @@ def _of_open_clip(
 def _transformers(tower: TransformersTower, recipe: TowerRecipe, placement: Placement) -> Model:
     from transformers import AutoImageProcessor
 
+    from twinlens.encoders.transformers import pooled
+
     path = encoders.locate(tower)
     loaded: Any = encoders.load(tower, path, placement)
     if loaded.image is None or not hasattr(loaded.image.model, "vision_model"):
@@ -240,14 +242,11 @@ def _transformers(tower: TransformersTower, recipe: TowerRecipe, placement: Plac
         )
         return torch.stack([encoded.input_ids, encoded.attention_mask], dim=1)  # (texts, 2, tokens)
 
-    def vectors(output: Any) -> torch.Tensor:  # transformers 5 returns an output object where 4 returned the vectors
-        return torch.as_tensor(getattr(output, "pooler_output", output))
-
     def encode_text(tokens: torch.Tensor) -> torch.Tensor:
         if text.siglip:  # trained on full padding, without a mask
-            return vectors(model.get_text_features(input_ids=tokens[:, 0]))
+            return pooled(model.get_text_features(input_ids=tokens[:, 0]))
         used = int(tokens[:, 1].sum(dim=1).max())
-        return vectors(model.get_text_features(input_ids=tokens[:, 0, :used], attention_mask=tokens[:, 1, :used]))
+        return pooled(model.get_text_features(input_ids=tokens[:, 0, :used], attention_mask=tokens[:, 1, :used]))
 
     def write(out: Path) -> None:
         model.save_pretrained(out)
@@ -267,7 +266,7 @@ def _transformers(tower: TransformersTower, recipe: TowerRecipe, placement: Plac
         text=parts["text"],
         pixels=loaded.image.pixels,
         tokenize=tokenize,
-        encode_image=lambda pixels: vectors(model.get_image_features(pixel_values=pixels)),
+        encode_image=lambda pixels: pooled(model.get_image_features(pixel_values=pixels)),
         encode_text=encode_text,
         write=write,
         checkpoint_layers=model.gradient_checkpointing_enable,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twinlens.ordering import best, first_hits, keys
+from twinlens.scoring import best, first_hits, keys
 
 AWKWARD = np.array(
     [
