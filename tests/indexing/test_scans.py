@@ -27,8 +27,9 @@ def test_many_threads_get_each_their_own_answer() -> None:
 @pytest.mark.parametrize(("at_once", "passes"), [(16, [1, 6]), (3, [1, 3, 3]), (1, [1] * 7)])
 def test_those_who_wait_share_a_pass(monkeypatch: pytest.MonkeyPatch, at_once: int, passes: list[int]) -> None:
     monkeypatch.setattr(scans, "AT_ONCE", at_once)
-    monkeypatch.setattr(scans, "BLOCK", 70)  # the last one is smaller
-    shared = Scans(ROWS, passes=1)
+    monkeypatch.setattr(scans, "CHUNK", 70)  # the last one is smaller
+    monkeypatch.setattr(scans, "SMALL", 24 * 2 * 32)  # rows are left over at the end of each
+    shared = Scans(ROWS)
     begun, go_on, scan = Event(), Event(), shared._scan
     done: list[int] = []
 
@@ -51,7 +52,7 @@ def test_those_who_wait_share_a_pass(monkeypatch: pytest.MonkeyPatch, at_once: i
 
 
 def test_whoever_another_pass_has_answered_waits_for_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = Scans(ROWS, passes=1)
+    shared = Scans(ROWS)
     scan, begun, go_on = shared._scan, [Event() for _ in range(3)], [Event() for _ in range(3)]
     passes = iter(range(3))
 
@@ -84,7 +85,7 @@ def test_whoever_another_pass_has_answered_waits_for_no_later_one(monkeypatch: p
 
 
 def test_a_pass_that_fails_is_tried_again_by_those_who_waited(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = Scans(ROWS, passes=1)
+    shared = Scans(ROWS)
     begun, go_on, scan = Event(), Event(), shared._scan
     taken: list[int] = []
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Condition
 
 import numpy as np
 from jaxtyping import Float32
 
-AT_ONCE = 8  # queries of one pass: four take 1.2 times as long as one, eight 2.2 times, and from there on it is even
-BLOCK = 256  # rows of a product, half a MB: OpenBLAS then packs nothing, which takes longer than three scans
+AT_ONCE = 8  # queries of one pass: eight take 1.5 times as long as one, and from there on it is even
+# Multiplications of one product. OpenBLAS does ones this small at once and where they are called: a larger one is first
+# packed, and spread over threads that go on spinning for 20 ms afterwards, on processors that other queries need.
+SMALL = 2**19
+CHUNK = 8_192  # rows that a thread takes at a time
+MOST_THREADS = 8  # reading from memory, which is what a pass does, is not faster for more
 
 
 @dataclass(eq=False)
@@ -22,15 +29,15 @@ class _Request:
 class Scans:
     """Reading 100,000 vectors from memory takes longer than multiplying by them, so whoever waits shares a pass.
 
-    As many passes as there are processors run at once; queries that arrive meanwhile are answered together by
-    the first of them that gets its turn. A query that is alone waits for nobody, and one that another's pass
-    has answered leaves at once.
+    One pass runs at a time, on all processors; queries that arrive meanwhile are answered together by the next,
+    which one of them runs. A query that is alone waits for nobody, and one that another's pass has answered leaves
+    at once.
     """
 
-    def __init__(self, rows: Float32[np.ndarray, "pictures dim"], passes: int | None = None) -> None:
+    def __init__(self, rows: Float32[np.ndarray, "pictures dim"]) -> None:
         self.rows = rows
         self._waiting: list[_Request] = []
-        self._free = passes or os.cpu_count() or 1
+        self._running = False
         self._changed = Condition()  # notified when a pass ends: it has answered some, and made room for another
 
     def products(self, vector: Float32[np.ndarray, " dim"]) -> Float32[np.ndarray, " pictures"]:
@@ -38,17 +45,17 @@ class Scans:
         mine = _Request(vector)
         with self._changed:
             self._waiting.append(mine)
-            self._changed.wait_for(lambda: mine.products is not None or (self._free > 0 and mine in self._waiting))
+            self._changed.wait_for(lambda: mine.products is not None or (not self._running and mine in self._waiting))
             if mine.products is not None:
                 return mine.products
             others = [request for request in self._waiting if request is not mine]
             shared, self._waiting = [mine, *others[: AT_ONCE - 1]], others[AT_ONCE - 1 :]
-            self._free -= 1
+            self._running = True
         try:
             self._scan(shared)
         finally:
             with self._changed:
-                self._free += 1
+                self._running = False
                 # a pass that failed is this query's own failure: the others try again
                 self._waiting[:0] = [request for request in shared[1:] if request.products is None]
                 self._changed.notify_all()
@@ -56,12 +63,39 @@ class Scans:
         return mine.products
 
     def _scan(self, shared: list[_Request]) -> None:
-        if len(shared) == 1:
-            shared[0].products = self.rows @ shared[0].vector
-            return
         vectors = np.stack([request.vector for request in shared], axis=1)
         together = np.empty((len(shared), len(self.rows)), dtype=np.float32)
-        for start in range(0, len(self.rows), BLOCK):
-            together[:, start : start + BLOCK] = (self.rows[start : start + BLOCK] @ vectors).T
+        starts = iter(range(0, len(self.rows), CHUNK))  # shared: whichever thread is free takes the next
+        helped = [_helpers().submit(self._multiply, vectors, together, starts) for _ in range(_threads() - 1)]
+        self._multiply(vectors, together, starts)
+        for helper in helped:
+            if not helper.cancel():  # one that has not begun would find nothing left
+                helper.result()
         for request, products in zip(shared, together, strict=True):
             request.products = products
+
+    def _multiply(
+        self,
+        vectors: Float32[np.ndarray, "dim queries"],
+        together: Float32[np.ndarray, "queries pictures"],
+        starts: Iterator[int],
+    ) -> None:
+        dim, queries = vectors.shape
+        step = max(1, SMALL // (dim * max(2, queries)))
+        for start in starts:
+            some = self.rows[start : start + CHUNK]
+            whole = len(some) // step * step
+            # one call for many products: between two calls a thread waits for Python's lock, longer than it multiplies
+            products = np.matmul(some[:whole].reshape(-1, step, dim), vectors).reshape(whole, queries)
+            together[:, start : start + whole] = products.T
+            together[:, start + whole : start + len(some)] = (some[whole:] @ vectors).T
+
+
+def _threads() -> int:
+    return min(os.cpu_count() or 1, MOST_THREADS)
+
+
+@lru_cache(maxsize=1)
+def _helpers() -> ThreadPoolExecutor:
+    """Threads for all spaces of all indexes."""
+    return ThreadPoolExecutor(_threads(), "scan")

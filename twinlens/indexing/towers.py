@@ -55,11 +55,11 @@ class Towers:
         Words are looked up where the tower is read without its library: larger ones spell what they do not know.
         """
         unknown: list[str] = []
-        with self.lock:
-            if self._light is not None:
-                count, most, raw = self._light.token_count(text), self._light.max_tokens, self._light.encode(text)
-                unknown = self._light.unknown(text)
-            else:
+        if (light := self._light) is not None:  # nothing in it changes: no query waits for another's
+            count, most, unknown = light.token_count(text), light.max_tokens, light.unknown(text)
+            raw = light.encode(text)
+        else:
+            with self.lock:
                 import torch
 
                 encoder = self._of("text").text
@@ -88,11 +88,12 @@ class Towers:
 
     def load(self, *, text: bool, pictures: bool) -> None:
         """Load what a query of this kind needs, unless it is there."""
-        with self.lock:
-            if text and self.reads_text and self._light is None:
-                self._of("text")
-            if pictures and self.reads_pictures:
-                self._of("image")
+        kinds = ["text"] * (text and self.reads_text and self._light is None)
+        kinds += ["image"] * (pictures and self.reads_pictures)
+        if kinds:
+            with self.lock:
+                for kind in kinds:
+                    self._of(kind)
 
     @cached_property
     def _light(self) -> ClipText | None:
