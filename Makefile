@@ -17,8 +17,10 @@ repro: setup
 serve: setup
 	python -m twinlens serve
 
+# A worker a core, each with a thread: many torch threads on few cores stall each other. A file's tests share
+# fixtures that take a minute, so files stay whole.
 test: check
-	pytest
+	OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: setup
 	ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def test_uploads_are_bounded_by_the_request_and_in_sum(tmp_path: Path, monkeypat
             sent.append(message)
 
         scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": list(headers)}
-        asyncio.run(guard(scope, None, send))
+        with ThreadPoolExecutor(1) as thread:  # in this one Playwright may have left a loop running
+            thread.submit(asyncio.run, guard(scope, None, send)).result()
         return int(sent[0]["status"])
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
