@@ -20,7 +20,7 @@ serve: setup
 # A worker a core, each with a thread: many torch threads on few cores stall each other. A file's tests share
 # fixtures that take a minute, so files stay whole.
 test: check
-	OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	ruff check .

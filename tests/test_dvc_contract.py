@@ -38,6 +38,18 @@ def workspace(finished: Workspace, tmp_path: Path) -> Workspace:
     return finished.copy(tmp_path / "clone")
 
 
+@pytest.fixture(scope="module")
+def with_another_model(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, list[str]]:
+    """The same after an experiment with another model, and the stages that it ran."""
+    workspace = finished.copy(tmp_path_factory.mktemp("other") / "clone")
+    return workspace, workspace.ran("dvc", "exp", "run", "-n", "other", "-S", "model=clip-other")
+
+
+@pytest.fixture
+def experimented(with_another_model: tuple[Workspace, list[str]], tmp_path: Path) -> Workspace:
+    return with_another_model[0].copy(tmp_path / "clone")
+
+
 def test_a_second_repro_runs_nothing(workspace: Workspace) -> None:
     assert workspace.ran("dvc", "repro") == []
 
@@ -86,14 +98,16 @@ def test_batch_size_device_and_workers_rerun_nothing(workspace: Workspace) -> No
     assert workspace.ran("dvc", "repro") == []
 
 
-def test_another_model_reruns_only_what_depends_on_it_and_switching_back_runs_nothing(workspace: Workspace) -> None:
-    assert workspace.ran("dvc", "exp", "run", "-S", "model=clip-other") == [GUARD, *OF_THE_MODEL]
-    other = json.loads((workspace.folder / "metrics/retrieval.json").read_text())
-    assert workspace.ran("dvc", "exp", "run", "-S", "model=clip-scenes") == []
-    back = json.loads((workspace.folder / "metrics/retrieval.json").read_text())
+def test_another_model_reruns_only_what_depends_on_it_and_switching_back_runs_nothing(
+    with_another_model: tuple[Workspace, list[str]], experimented: Workspace
+) -> None:
+    assert with_another_model[1] == [GUARD, *OF_THE_MODEL]
+    other = json.loads((experimented.folder / "metrics/retrieval.json").read_text())
+    assert experimented.ran("dvc", "exp", "run", "-S", "model=clip-scenes") == []
+    back = json.loads((experimented.folder / "metrics/retrieval.json").read_text())
     assert back != other
-    assert workspace.run("git", "diff", "--stat", "metrics") == ""  # what was committed, to the byte
-    assert workspace.ran("dvc", "exp", "run", "-S", "model=clip-other") == []
+    assert experimented.run("git", "diff", "--stat", "metrics") == ""  # what was committed, to the byte
+    assert experimented.ran("dvc", "exp", "run", "-S", "model=clip-other") == []
 
 
 def test_changing_k_reruns_only_evaluate_and_the_report(workspace: Workspace) -> None:
@@ -126,31 +140,29 @@ def test_an_unknown_name_is_refused_where_everything_upstream_has_run(workspace:
         workspace.run("git", "checkout", "-q", "params.yaml")
 
 
-def test_metrics_diff_between_two_models_is_one_table(workspace: Workspace) -> None:
-    workspace.run("dvc", "exp", "run", "-S", "model=clip-other")
-    lines = workspace.run("dvc", "metrics", "diff", "--targets", "metrics/summary.json").splitlines()
+def test_metrics_diff_between_two_models_is_one_table(experimented: Workspace) -> None:
+    lines = experimented.run("dvc", "metrics", "diff", "--targets", "metrics/summary.json").splitlines()
     assert lines[0].split() == ["Path", "Metric", "HEAD", "workspace", "Change"]
     row = next(line for line in lines if "hit_at_10.caption_to_image.image " in line).split()
     assert float(row[4]) == pytest.approx(float(row[3]) - float(row[2]), abs=1e-4)
-    whole = workspace.run("dvc", "metrics", "diff")
+    whole = experimented.run("dvc", "metrics", "diff")
     assert "object_sets.image.ndcg_at_10" in whole
     assert "object_sets.image.map" in whole  # as published
 
 
-def test_two_models_are_compared_and_reported_from_what_the_pipeline_left(workspace: Workspace) -> None:
-    workspace.run("dvc", "exp", "run", "-n", "other", "-S", "model=clip-other")
-    workspace.run("git", "checkout", "-q", ".")
-    workspace.run("dvc", "checkout", "-q", "--force")
-    printed = json.loads(workspace.run("python", "-m", "twinlens", "compare", "HEAD", "other", "--format", "json"))
+def test_two_models_are_compared_and_reported_from_what_the_pipeline_left(experimented: Workspace) -> None:
+    experimented.run("git", "checkout", "-q", ".")
+    experimented.run("dvc", "checkout", "-q", "--force")
+    printed = json.loads(experimented.run("python", "-m", "twinlens", "compare", "HEAD", "other", "--format", "json"))
     assert {(d["first"], d["second"]) for d in printed["differences"]} == {("HEAD", "other")}
     assert len(printed["differences"]) == 8 + 10 + 4 + 8  # retrievers of the four tasks
-    intervals = json.loads((workspace.folder / "metrics/intervals.json").read_text())
-    means = json.loads((workspace.folder / "metrics/retrieval.json").read_text())
+    intervals = json.loads((experimented.folder / "metrics/intervals.json").read_text())
+    means = json.loads((experimented.folder / "metrics/retrieval.json").read_text())
     found = intervals["caption_to_image"]["image"]["hit_at_10"]
     assert found["low"] <= means["caption_to_image"]["image"]["hit_at_10"] <= found["high"]
-    assert json.loads((workspace.folder / "metrics/gates.json").read_text())["warnings"] >= 0
-    assert (workspace.folder / "report/index.html").read_text().count("<img ") > 500
-    assert "files below out" in workspace.run("python", "-m", "twinlens", "export", "out")
+    assert json.loads((experimented.folder / "metrics/gates.json").read_text())["warnings"] >= 0
+    assert (experimented.folder / "report/index.html").read_text().count("<img ") > 500
+    assert "files below out" in experimented.run("python", "-m", "twinlens", "export", "out")
 
 
 def test_a_queued_sweep_runs_and_exp_show_has_a_row_for_each(workspace: Workspace) -> None:

@@ -77,7 +77,7 @@ class ObjectNet:
 def without_border(raw: bytes) -> bytes | str:
     """The picture without its red border; as it is where there is none, for copies from which it was cut already."""
     try:
-        picture = Image.open(io.BytesIO(raw)).convert("RGB")
+        picture = Image.open(io.BytesIO(raw), formats=("PNG", "JPEG")).convert("RGB")
         width, height = picture.size
         edge = [picture.crop(box) for box in ((0, 0, width, 1), (0, height - 1, width, height))]
         edge += [picture.crop(box) for box in ((0, 0, 1, height), (width - 1, 0, width, height))]
