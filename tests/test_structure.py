@@ -129,6 +129,11 @@ def test_a_stage_depends_on_no_code_that_it_does_not_reach(stage: str) -> None:
     assert not idle
 
 
+@pytest.mark.parametrize("stage", ["caption", "train"])
+def test_what_learns_runs_again_when_a_default_of_the_recipes_changes(stage: str) -> None:
+    assert "twinlens/recipes.py" in PIPELINE[stage]["deps"]  # params.yaml names only what is not the default
+
+
 @pytest.mark.parametrize("stage", PIPELINE)
 def test_a_stage_has_a_description_and_the_name_of_its_script(stage: str) -> None:
     assert PIPELINE[stage]["desc"]

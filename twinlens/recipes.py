@@ -39,7 +39,7 @@ class Recipe(Card):
 
     keep: Literal["last", "best"] = "last"  # the epoch whose weights are kept; best: by the validation split
     patience: PositiveInt | None = None  # epochs without a better one after which training stops
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _draws_fit(self) -> Self:

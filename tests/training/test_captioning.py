@@ -21,7 +21,7 @@ from twinlens.errors import DataError
 from twinlens.training import captioning
 from twinlens.training.captioning import train_captioner
 from twinlens.training.data import Material, Trained, read_split
-from twinlens.training.loop import CHECKPOINT
+from twinlens.training.loop import CHECKPOINT, fit
 from twinlens.training.vocabulary import learn_tokenizer
 
 SIDE_PX = 32
@@ -190,6 +190,20 @@ def test_another_recipe_gives_other_weights(
     train_captioner(card(change), material, CPU, tmp_path / "weights")
     ours, theirs = files(finished[0]), files(tmp_path / "weights")
     assert {name for name in ours if ours[name] != theirs[name]} == {"model.safetensors"}
+
+
+def test_the_best_epoch_is_the_one_with_the_lowest_loss_on_what_was_not_trained_on(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noting(*args: Any, **others: Any) -> list[dict[str, float]]:
+        rows = fit(*args, **others)
+        merits.append([others["merit"](row) for row in rows])
+        return rows
+
+    merits: list[list[float]] = []
+    monkeypatch.setattr(captioning, "fit", noting)
+    trained = train_captioner(card({"epochs": 2}), material, CPU, tmp_path)
+    assert merits == [[-row["val_loss"] for row in trained.log]]
 
 
 def test_a_caption_longer_than_the_model_is_cut_and_can_be_learnt(material: Material, tmp_path: Path) -> None:

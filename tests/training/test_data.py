@@ -117,13 +117,23 @@ def test_what_is_measured_is_not_trained_on(pool: str, tmp_path: Path) -> None:
         material(tmp_path, pool=pool).splits()
 
 
-@pytest.mark.parametrize(("copy", "side"), [(1, "the validation split"), (2, "the pool")])
-def test_a_copy_of_a_measured_picture_under_another_name_is_not_trained_on(
-    copy: int, side: str, tmp_path: Path
-) -> None:
+def test_what_is_measured_chooses_no_epoch(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"3 validation pictures are in the pool too, by their id; .*choose a `pool`"):
+        material(tmp_path, pool="val").splits()
+
+
+@pytest.mark.parametrize(
+    ("copy", "of", "said"),
+    [
+        (10, 4, "training pictures are in the validation split"),
+        (2, 4, "training pictures are in the pool"),
+        (2, 10, "validation pictures are in the pool"),
+    ],
+)
+def test_a_copy_under_another_name_counts_as_the_picture(copy: int, of: int, said: str, tmp_path: Path) -> None:
     files = list(FILES)
-    files[10 if copy == 1 else 2] = files[4]  # picture 4 is for training
-    with pytest.raises(DataError, match=f"1 training pictures are in {side} too, by their bytes"):
+    files[copy] = files[of]
+    with pytest.raises(DataError, match=f"1 {said} too, by their bytes; .*drop_duplicates"):
         material(tmp_path, files=files).splits()
 
 
@@ -133,8 +143,8 @@ def test_a_picture_for_training_that_has_no_caption_may_be_in_the_pool(made: Mat
 
 
 def test_pictures_that_share_nothing_are_accepted(made: Material) -> None:
-    check_disjoint(made.groups.filter(split="train"), made.groups.filter(split="val"), "the validation split")
-    check_disjoint(made.groups[:0], made.groups, "the pool")
+    check_disjoint(made.groups.filter(split="train"), made.groups.filter(split="val"), "training pictures", "val")
+    check_disjoint(made.groups[:0], made.groups, "training pictures", "the pool")
 
 
 # ---------------------------------------------------------------- pixels

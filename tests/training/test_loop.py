@@ -80,9 +80,9 @@ class Training:
         return {name: value.clone() for name, value in self.model.state_dict().items()}
 
     def run(self) -> tuple[Curve, State]:
-        merit = {"merit": lambda row: row["merit"]} if self.merits else {}
+        name = "merit" if self.merits else "val_loss"
         with Scratch("train", self.key) as scratch:
-            rows = fit(self.model, self.recipe, CAPTIONS_OF, self.loss, self.validate, scratch, **merit)
+            rows = fit(self.model, self.recipe, CAPTIONS_OF, self.loss, self.validate, scratch, lambda row: row[name])
         return rows, self.state()
 
 
@@ -232,6 +232,11 @@ def test_more_pictures_than_there_are_need_replacement() -> None:
         recipe(replacement=True)
 
 
+def test_a_batch_larger_than_the_split_is_refused_even_where_pictures_are_drawn_twice() -> None:
+    with pytest.raises(DataError, match=r"batch_size is 22, but .* has 21 pictures of which 40 are drawn each epoch"):
+        Training(samples_per_epoch=40, replacement=True, batch_size=22).run()
+
+
 def test_a_batch_larger_than_what_an_epoch_draws_is_refused() -> None:
     with pytest.raises(DataError, match=r"batch_size is 4, but .* has 21 pictures of which 3 are drawn each epoch"):
         Training(samples_per_epoch=3).run()
@@ -335,7 +340,7 @@ def test_a_gradient_that_is_too_long_is_scaled_down_and_a_shorter_one_is_not(mon
     monkeypatch.setattr(torch.optim.AdamW, "step", noting)
     with Scratch("train", "clipped") as scratch:
         card = recipe(max_grad_norm=2.0, epochs=1)
-        fit(weight, card, CAPTIONS_OF, lambda _: weight[0][0] * next(slopes), dict, scratch)
+        fit(weight, card, CAPTIONS_OF, lambda _: weight[0][0] * next(slopes), dict, scratch, len)
     assert lengths == pytest.approx([0.5, 2.0, 2.0, 2.0, 1.5], rel=1e-5)
 
 
@@ -369,7 +374,7 @@ def rates(**fields: Any) -> list[float]:
         return weight[0].sum()
 
     with Scratch("train", repr(sorted(fields.items()))[:60]) as scratch:
-        fit(weight, recipe(weight_decay=0.0, **fields), CAPTIONS_OF, loss, dict, scratch)
+        fit(weight, recipe(weight_decay=0.0, **fields), CAPTIONS_OF, loss, dict, scratch, len)
     seen.append(float(weight[0].detach()))
     return [before - now for before, now in pairwise(seen)]
 

@@ -198,7 +198,7 @@ def pair(
     ]
     temperature = Temperature(card)
     module = torch.nn.ModuleDict({"image": towers[0], "text": towers[1], "temperature": temperature})
-    return Pair(module, [View("both", towers[0], towers[1])], temperature)
+    return Pair(module, [View("both", "both", towers[0], towers[1])], temperature)
 
 
 def test_validation_figures_are_those_of_a_ranking_by_hand() -> None:
@@ -354,6 +354,23 @@ def test_a_model_that_collapses_is_stopped_after_that_epoch_with_the_cause_named
     assert "`on_collapse: record` goes on all the same" in message
     with Scratch("train", "key") as scratch:
         assert len(list(scratch.folder.glob("epoch-*.note"))) == 1  # the epoch before
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_each_view_is_judged_by_itself(which: int) -> None:
+    card = recipe("triplet", epochs=5)
+    towers = [both(lambda: torch.nn.Linear(DIM, DIM)) for _ in range(2)]
+    towers[which] = both(lambda: OnePoint(0, 7))
+    views = [View(name, "both", *own) for name, own in zip(("there", "back"), towers, strict=True)]
+    temperature = Temperature(card)
+    module = torch.nn.ModuleList([*towers[0], *towers[1], temperature])
+    made = Pair(module, views, temperature)
+    found = validation(made, card, inputs(40, seed=9), CPU)
+    alone = [validation(Pair(module, [view], temperature), card, inputs(40, seed=9), CPU) for view in views]
+    assert found["val_loss"] == pytest.approx((alone[0]["val_loss"] + alone[1]["val_loss"]) / 2)
+    assert [found["val_mrr_there"], found["val_mrr"]] == [own["val_mrr"] for own in alone]
+    with pytest.raises(DataError, match=f"{views[which].name}: the image vectors .* have collapsed into one point"):
+        train(made, card)
 
 
 def test_a_collapse_is_recorded_where_the_card_says_so(caplog: pytest.LogCaptureFixture) -> None:

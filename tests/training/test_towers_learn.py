@@ -227,6 +227,14 @@ def test_pictures_that_are_measured_are_not_trained_on(material: Material, tmp_p
         train_towers(TOWER, recipe(), everything, CPU, tmp_path)
 
 
+def test_captions_are_cut_where_the_card_says_so(
+    finished: tuple[Path, Trained, Path], material: Material, tmp_path: Path
+) -> None:
+    cut = train_towers(TOWER, recipe(caption_tokens=6), material, CPU, tmp_path / "cut")
+    assert cut.log[0]["val_loss"] != finished[1].log[0]["val_loss"]  # of the same weights, before training
+    assert files(tmp_path / "cut/untrained") == files(finished[0].parent / "untrained")
+
+
 def test_a_batch_larger_than_the_training_split_is_refused(material: Material, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.batch_size is 500, but the training split has 192 pictures"):
         train_towers(TOWER, recipe(batch_size=500), material, CPU, tmp_path)

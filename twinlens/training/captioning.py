@@ -81,7 +81,15 @@ class _Trainer:
                 losses = [float(self._loss(val_pictures[rows], self.val_tokens[first[rows]])) for rows in pieces]
             return {"val_loss": float(np.average(losses, weights=[len(rows) for rows in pieces]))}
 
-        return fit(self.model, self.recipe, self.train.captions_of, loss_of, validate, scratch)
+        return fit(
+            self.model,
+            self.recipe,
+            self.train.captions_of,
+            loss_of,
+            validate,
+            scratch,
+            merit=lambda row: -row["val_loss"],
+        )
 
     def write(self, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)

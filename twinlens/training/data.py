@@ -68,11 +68,13 @@ class Material:
         """The training and the validation split.
 
         Raises:
-            DataError: a split is empty, or they or the pool share a picture.
+            DataError: a split is empty, or two of them and the pool share a picture.
         """
         train, val = (read_split(self.groups, self.captions, name) for name in ("train", "val"))
-        check_disjoint(train.pictures, val.pictures, "the validation split")
-        check_disjoint(train.pictures, self.groups.filter("in_pool"), "the pool")
+        pool = self.groups.filter("in_pool")
+        check_disjoint(train.pictures, val.pictures, "training pictures", "the validation split")
+        check_disjoint(train.pictures, pool, "training pictures", "the pool")
+        check_disjoint(val.pictures, pool, "validation pictures", "the pool")  # they choose the epoch that is kept
         return train, val
 
     def store(self, split: Split, spec: PixelSpec) -> PixelStore:
@@ -89,19 +91,19 @@ class Trained:
     pictures: int
 
 
-def check_disjoint(train: pl.DataFrame, measured: pl.DataFrame, name: str) -> None:
-    """Refuse to train on what is measured.
+def check_disjoint(used: pl.DataFrame, measured: pl.DataFrame, what: str, where: str) -> None:
+    """Refuse to learn from what is measured.
 
     Raises:
         DataError: a picture, by id or by its bytes, is on both sides.
     """
-    for column, what in (("image_id", "id"), ("sha256", "bytes")):
-        both = set(train[column]) & set(measured[column])
+    for column, by, remedy in (
+        ("image_id", "id", "choose a `pool` on the dataset's card that training does not touch"),
+        ("sha256", "bytes", "`group.drop_duplicates: exact` leaves out copies"),
+    ):
+        both = set(used[column]) & set(measured[column])
         if both:
-            raise DataError(
-                f"{len(both)} training pictures are in {name} too, by their {what}; the first: {min(both)}. "
-                "Choose a `pool` on the dataset's card that training does not touch"
-            )
+            raise DataError(f"{len(both)} {what} are in {where} too, by their {by}; the first: {min(both)}: {remedy}")
 
 
 def training_key(card: dict[str, Any], train: Split, val: Split, device: str, *modules: str) -> str:

@@ -19,6 +19,7 @@ from twinlens.placement import Placement
 from twinlens.recipes import HeadsRecipe
 from twinlens.scratch import Scratch
 from twinlens.training.data import Material, Split, Trained, training_key
+from twinlens.training.loop import steps_of
 from twinlens.training.losses import Anchors
 from twinlens.training.pairs import Inputs, Pair, Temperature, View, train_pair
 
@@ -53,14 +54,10 @@ def train_heads(card: ModelCard, material: Material, features: Features, placeme
     recipe = card.train
     assert isinstance(recipe, HeadsRecipe)
     train, val = material.splits()
+    steps_of(recipe, len(train.pictures))  # refused before anything is embedded, as widths are
+    first = Split(train.pictures[:1], train.captions[: len(train.captions_of[0])], train.captions_of[:1])
+    widths = _widths(recipe, _vectors(first, material.shards, features), features)
     taught, held_out = (_vectors(split, material.shards, features) for split in (train, val))
-    widths = {"image": taught[0].shape[1], "text": _text_width(taught[1], features)}
-    for side, wanted in (("image", recipe.heads.image_width), ("text", recipe.heads.text_width)):
-        if wanted not in (None, widths[side]):
-            raise DataError(
-                f"train.heads.{side}_width is {wanted}, but the {side} tower's vectors have {widths[side]} dimensions: "
-                "name the tower that the heads were meant for, or change the width"
-            )
     torch.manual_seed(recipe.seed)
     pairs = Pairs(recipe.heads, widths["image"], widths["text"], features.table).to(placement.device)
     pairs.write(out / "untrained")
@@ -85,8 +82,22 @@ def _vectors(split: Split, shards: Path, features: Features) -> tuple[np.ndarray
     return features.of_pictures(shards, split.pictures), features.of_texts(texts)
 
 
-def _text_width(rows: np.ndarray, features: Features) -> int:
-    return int(features.table.shape[1] if features.table is not None else rows.shape[1])
+def _widths(recipe: HeadsRecipe, vectors: tuple[np.ndarray, np.ndarray], features: Features) -> dict[str, int]:
+    """How wide the vectors of each side are.
+
+    Raises:
+        DataError: not as wide as the card says.
+    """
+    pictures, texts = vectors
+    of_text = texts if features.table is None else features.table
+    widths = {"image": int(pictures.shape[1]), "text": int(of_text.shape[1])}
+    for side, wanted in (("image", recipe.heads.image_width), ("text", recipe.heads.text_width)):
+        if wanted not in (None, widths[side]):
+            raise DataError(
+                f"train.heads.{side}_width is {wanted}, but the {side} tower's vectors have {widths[side]} dimensions: "
+                "name the tower that the heads were meant for, or change the width"
+            )
+    return widths
 
 
 def _view(pairs: Pairs, direction: str, placement: Placement) -> View:
@@ -94,4 +105,4 @@ def _view(pairs: Pairs, direction: str, placement: Placement) -> View:
         head = pairs.head(direction, side)
         return lambda rows: head(rows.to(placement.device))
 
-    return View(ANCHORS.get(direction, "both"), through("image"), through("text"))
+    return View(direction, ANCHORS.get(direction, "both"), through("image"), through("text"))

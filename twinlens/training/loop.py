@@ -36,7 +36,7 @@ def fit(
     loss_of: Callable[[Batch], torch.Tensor],
     validate: Callable[[], Row],
     scratch: Scratch,
-    merit: Callable[[Row], float] = lambda row: -row["loss"],
+    merit: Callable[[Row], float],
     check: Callable[[list[Row]], None] = lambda rows: None,
 ) -> list[Row]:
     """Train a model in place; returns a row of figures per epoch.
@@ -56,21 +56,9 @@ def fit(
             epoch is kept.
 
     Raises:
-        DataError: the batch is larger than what an epoch draws, or a loss is NaN or infinite.
+        DataError: the batch is larger than the split or than what an epoch draws, or a loss is NaN or infinite.
     """
-    drawn = recipe.samples_per_epoch or len(captions_of)
-    if recipe.samples_per_epoch and not recipe.replacement and drawn > len(captions_of):
-        raise DataError(
-            f"train.samples_per_epoch is {drawn}, but the training split has {len(captions_of)} pictures: "
-            "lower it, or set train.replacement"
-        )
-    # One picture that is left over has no negative, and a batch norm can read nothing from it: it is left out.
-    steps = drawn // recipe.batch_size if recipe.drop_last else math.ceil((drawn - 1) / recipe.batch_size)
-    if drawn < recipe.batch_size:
-        raise DataError(
-            f"train.batch_size is {recipe.batch_size}, but the training split has {len(captions_of)} pictures"
-            + (f" of which {drawn} are drawn each epoch" if recipe.samples_per_epoch else "")
-        )
+    steps = steps_of(recipe, len(captions_of))
     optimisers = make_optimisers(model, recipe)
     rows: list[Row] = []
     if scratch.has(CHECKPOINT):
@@ -99,6 +87,29 @@ def fit(
         log.info("train: the weights of epoch %d are kept", best_epoch(rows, merit) + 1)
     model.eval()
     return rows
+
+
+def steps_of(recipe: Recipe, pictures: int) -> int:
+    """Batches of an epoch.
+
+    Raises:
+        DataError: the batch is larger than the split or than what an epoch draws, or more is drawn than there is.
+    """
+    drawn = recipe.samples_per_epoch or pictures
+    if recipe.samples_per_epoch and not recipe.replacement and drawn > pictures:
+        raise DataError(
+            f"train.samples_per_epoch is {drawn}, but the training split has {pictures} pictures: "
+            "lower it, or set train.replacement"
+        )
+    # Drawn with replacement, a batch larger than the split would hold most pictures twice, as their own negatives.
+    if min(drawn, pictures) < recipe.batch_size:
+        raise DataError(
+            f"train.batch_size is {recipe.batch_size}, but the training split has {pictures} pictures"
+            + (f" of which {drawn} are drawn each epoch" if recipe.samples_per_epoch else "")
+            + ": lower it"
+        )
+    # One picture that is left over has no negative, and a batch norm can read nothing from it: it is left out.
+    return drawn // recipe.batch_size if recipe.drop_last else math.ceil((drawn - 1) / recipe.batch_size)
 
 
 def best_epoch(rows: list[Row], merit: Callable[[Row], float]) -> int:

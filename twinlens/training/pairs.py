@@ -51,6 +51,7 @@ class Inputs:
 class View:
     """One way to embed a batch: vectors of pictures and of texts, with gradients."""
 
+    name: str  # of its figures, where there are several
     anchors: Anchors
     pictures: Callable[[torch.Tensor], torch.Tensor]
     texts: Callable[[torch.Tensor], torch.Tensor]
@@ -100,12 +101,24 @@ def in_parts(encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tenso
 
 @dataclass(frozen=True)
 class Pair:
-    """What is trained: a module, the views it offers, and the temperature; the last view is validated."""
+    """What is trained: a module, the views it offers, and the temperature."""
 
     module: torch.nn.Module
     views: list[View]
     temperature: Temperature
     part_size: int | None = None
+
+    def figures_of(self, view: View, row: Row) -> Row:
+        """The figures of one view by their plain names; but for the last one, they are marked in the row."""
+        mark = self._mark(view)
+        return {name.removesuffix(mark): value for name, value in row.items() if name.endswith(mark)}
+
+    def marked(self, view: View, figures: Row) -> Row:
+        """The figures of a view by the names that they have beside those of other views."""
+        return {name + self._mark(view): value for name, value in figures.items()}
+
+    def _mark(self, view: View) -> str:
+        return "" if view is self.views[-1] else f"_{view.name}"
 
 
 def train_pair(
@@ -129,17 +142,23 @@ def train_pair(
     def validate() -> Row:
         return validation(pair, recipe, val, placement)
 
+    def flat(row: Row) -> dict[str, str]:
+        """What has collapsed, by the name of the view."""
+        found = {view.name: collapsed(pair.figures_of(view, row), recipe, chance) for view in pair.views}
+        return {name: what for name, what in found.items() if what is not None}
+
     def refuse_collapse(rows: list[Row]) -> None:
-        if flat_before and len(rows) < EPOCHS_TO_SPREAD:
-            return
-        if (found := collapsed(rows[-1], recipe, chance)) is not None:
+        for name, what in flat(rows[-1]).items():
+            if name in flat_before and len(rows) < EPOCHS_TO_SPREAD:
+                continue
+            said = what if len(pair.views) == 1 else f"{name}: {what}"
             if recipe.on_collapse == "stop":
-                raise DataError(f"{found}. `on_collapse: record` goes on all the same")
-            log.warning("train: %s", found)
+                raise DataError(f"{said}. `on_collapse: record` goes on all the same")
+            log.warning("train: %s", said)
 
     before = validate()
     # The vectors of a deep model with random weights are close together, too, and take an epoch or two to spread.
-    flat_before = collapsed(before, recipe, chance) is not None
+    flat_before = flat(before)
     rows = fit(
         pair.module,
         recipe,
@@ -178,9 +197,20 @@ def validation(pair: Pair, recipe: PairRecipe, val: Inputs, placement: Placement
     * `val_loss`: over whole batches of first captions (or the one there is), as in training;
     * `val_mrr`, `val_hit_at_10`: captions search all pictures by cosine; equal scores count as nearer;
     * `spread` of the pictures and of the captions.
+
+    Where there are several views, the loss is their mean, and the rest is told of each.
     """
     pair.module.eval()
-    view = pair.views[-1]
+    found: Row = {}
+    losses = []
+    for view in pair.views:
+        own = _figures(pair, view, recipe, val)
+        losses.append(own.pop("val_loss"))
+        found |= pair.marked(view, own)
+    return {"val_loss": float(np.mean(losses))} | found
+
+
+def _figures(pair: Pair, view: View, recipe: PairRecipe, val: Inputs) -> Row:
     image = _all(view.pictures, val.pictures, PICTURES_AT_ONCE)
     text = _all(view.texts, val.texts, TEXTS_AT_ONCE)
     first = np.array([rows[0] for rows in val.captions_of])

@@ -21,6 +21,7 @@ from twinlens.placement import Placement
 from twinlens.recipes import TowerRecipe
 from twinlens.scratch import Scratch
 from twinlens.training.data import Material, Trained, training_key
+from twinlens.training.loop import steps_of
 from twinlens.training.pairs import Inputs, Pair, Temperature, View, freeze, train_pair
 from twinlens.training.vocabulary import learn_tokenizer
 
@@ -60,6 +61,7 @@ def train_towers(
         ParamsError: the recipe asks for what the model cannot do.
     """
     train, val = material.splits()
+    steps_of(recipe, len(train.pictures))  # refused before anything is loaded
     torch.manual_seed(recipe.seed)
     model = build(tower, recipe, train.captions, placement)
     card = {"tower": tower.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json"), "begin": model.weights}
@@ -106,6 +108,7 @@ def _pair(model: Model, recipe: TowerRecipe, placement: Placement) -> Pair:
         model.checkpoint_layers()
     view = View(
         "both",
+        "both",
         lambda pictures: model.encode_image(normalised(pictures, model.pixels, placement)),
         lambda tokens: model.encode_text(tokens.to(placement.device)),
     )
@@ -120,7 +123,7 @@ def build(
     if isinstance(tower, TransformersTower):
         return _transformers(tower, recipe, placement)
     if tower.open_clip == "custom" and tower.checkpoint is None:
-        return _from_nothing(tower, captions, placement)
+        return _from_nothing(tower, recipe, captions, placement)
     return _open_clip(tower, recipe, placement)
 
 
@@ -131,7 +134,7 @@ def preprocess_of(tower: OpenClipTower) -> dict[str, Any]:
     return {"size": [size, size], "mean": HALF, "std": HALF, "interpolation": "bicubic", "resize_mode": "squash"}
 
 
-def _from_nothing(tower: OpenClipTower, captions: list[str], placement: Placement) -> Model:
+def _from_nothing(tower: OpenClipTower, recipe: TowerRecipe, captions: list[str], placement: Placement) -> Model:
     from open_clip.model import CLIP
 
     from twinlens.encoders.open_clip import pixel_spec
@@ -140,6 +143,8 @@ def _from_nothing(tower: OpenClipTower, captions: list[str], placement: Placemen
     config = copy.deepcopy(tower.architecture or {})
     config["text_cfg"] |= {"vocab_size": len(tokenizer), "hf_tokenizer_name": "beside the weights"}
     longest = int(config["text_cfg"]["context_length"])
+    if recipe.caption_tokens is not None:
+        longest = min(longest, recipe.caption_tokens)
 
     def tokenize(texts: list[str]) -> torch.Tensor:
         return tokenizer(
