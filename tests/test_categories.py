@@ -41,10 +41,10 @@ def tables(pool: str = "test") -> tuple[pl.DataFrame, pl.DataFrame]:
 def test_a_picture_takes_part_if_it_shows_one_kind_of_object() -> None:
     groups, images = tables()
     classed = classes_of(groups.filter("in_pool"), images)
-    assert classed.columns == ["image_id", "class"]
+    assert classed.columns == ["image_id", "sha256", "class"]
     assert set(classed["class"]) == {"dog", "cat", "fire_truck"}
     labels = dict(images.select("image_id", "labels").iter_rows())
-    assert all(labels[image_id] == [name] for image_id, name in classed.iter_rows())
+    assert all(labels[image_id] == [name] for image_id, name in classed.select("image_id", "class").iter_rows())
     assert classed["image_id"].to_list() == sorted(classed["image_id"])  # the pool's order
 
 
@@ -55,22 +55,37 @@ def test_every_picture_is_an_exemplar_of_one_query_or_an_item() -> None:
     drawn = [image_id for own in roles.query_exemplars for image_id in own]
     assert len(drawn) == len(set(drawn)) == 3 * 2 * 2
     assert sorted([*drawn, *roles.item_ids]) == classed["image_id"].to_list()
-    class_of = dict(classed.iter_rows())
+    class_of = dict(classed.select("image_id", "class").iter_rows())
     for name, own in zip(roles.query_classes, roles.query_exemplars, strict=True):
         assert {class_of[image_id] for image_id in own} == {name}
     assert roles == assign_roles(classed, 2, 2, seed=3)
     assert roles != assign_roles(classed, 2, 2, seed=4)
 
 
+def with_classes(classes: str) -> pl.DataFrame:
+    ids = [f"p{n}" for n in range(len(classes))]
+    return pl.DataFrame({"image_id": ids, "class": list(classes), "sha256": ids})
+
+
+def test_a_copy_of_an_exemplar_is_not_ranked() -> None:
+    classed = with_classes("xxxxyyyy")
+    drawn = {row for own in assign_roles(classed, 1, 1, seed=0).query_exemplars for row in own}
+    copy = next(row for row in classed["image_id"] if row not in drawn)
+    of = min(drawn)
+    again = assign_roles(classed.with_columns(sha256=pl.col("sha256").replace(copy, of)), 1, 1, seed=0)
+    assert copy not in again.item_ids
+    assert len(again.item_ids) == len(classed) - len(drawn) - 1
+
+
 def test_a_class_too_small_to_be_searched_for_can_still_be_found_wrongly() -> None:
-    classed = pl.DataFrame({"image_id": list("abcdefg"), "class": ["x", "x", "x", "y", "y", "y", "z"]})
+    classed = with_classes("xxxyyyz")
     roles = assign_roles(classed, queries_per_class=2, exemplars_per_query=1, seed=0)
     assert roles.classes == ["x", "y"]
     assert sorted(roles.item_classes) == ["x", "y", "z"]
 
 
 def test_one_class_alone_is_not_searched_for() -> None:
-    classed = pl.DataFrame({"image_id": list("abcd"), "class": ["x", "x", "x", "y"]})
+    classed = with_classes("xxxy")
     assert searched_classes(classed, 2) == []
     assert assign_roles(classed, 2, 1, seed=0).query_classes == []
 

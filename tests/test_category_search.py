@@ -42,7 +42,11 @@ def made(noise: float = 0.35) -> tuple[dict[str, Vectors], pl.DataFrame, pl.Data
         CLASSES: vectors(CLASS_NAMES, axes + 0.2 * rng.standard_normal(axes.shape)),
         NEGATIVES: vectors([f"n{n}" for n in range(50)], rng.standard_normal((50, DIM))),
     }
-    return sources, pl.DataFrame({"image_id": ids}), pl.DataFrame({"image_id": ids, "labels": [[n] for n in names]})
+    return (
+        sources,
+        pl.DataFrame({"image_id": ids, "sha256": ids}),
+        pl.DataFrame({"image_id": ids, "labels": [[n] for n in names]}),
+    )
 
 
 def tasks(leave_out: tuple[str, ...] = (), **card: object) -> list[Task]:

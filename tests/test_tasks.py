@@ -117,18 +117,25 @@ def whole(source: Vectors) -> np.ndarray:
 def test_heads_trained_by_distances_are_ranked_by_them_in_tasks_of_their_own(each: bool) -> None:
     there = {name: of_lengths(ALL[name], seed) for seed, name in enumerate((IMAGES, CAPTIONS))}
     back = {name: of_lengths(source, seed + 5) for seed, (name, source) in enumerate(OTHER.items())}
-    tasks = by_name(ALL | there | (back if each else {}))
+    before = {name: of_lengths(source, seed + 9) for seed, (name, source) in enumerate(BEFORE.items())}
+    tasks = by_name(ALL | there | before | (back if each else {}))
     for name, sources, other in (("caption_to_image", there, ""), ("image_to_caption", back if each else there, "")):
         way = OTHER_WAY if each and name == "image_to_caption" else other
         task, by_distance = tasks[name], tasks[f"{name}_as_published"]
-        assert list(by_distance.retrievers) == ["image"]
+        assert list(by_distance.retrievers) == ["image", "image_untrained"]
+        assert by_distance.partners is None  # ranks within batches are by cosine
         assert (by_distance.query_ids, by_distance.item_ids) == (task.query_ids, task.item_ids)
         assert by_distance.query_groups.tolist() == task.query_groups.tolist()
         pictures, captions = whole(sources[IMAGES + way]), whole(sources[CAPTIONS + way])
-        ends = (captions, pictures) if name == "caption_to_image" else (pictures[:3], captions)
-        apart = np.linalg.norm(ends[0][:, None] - ends[1][None], axis=2)
-        queries, items = by_distance.pair("image")
-        assert (queries @ items.T).argsort(axis=1)[:, ::-1].tolist() == apart.argsort(axis=1).tolist()
+        untrained = whole(before[IMAGES + UNTRAINED]), whole(before[CAPTIONS + UNTRAINED])
+        for retriever, (of_pictures, of_captions) in {
+            "image_untrained": untrained,
+            "image": (pictures, captions),
+        }.items():
+            ends = (of_captions, of_pictures) if name == "caption_to_image" else (of_pictures[:3], of_captions)
+            apart = np.linalg.norm(ends[0][:, None] - ends[1][None], axis=2)
+            queries, items = by_distance.pair(retriever)
+            assert (queries @ items.T).argsort(axis=1)[:, ::-1].tolist() == apart.argsort(axis=1).tolist()
         cosines = np.matmul(*(side if i == 0 else side.T for i, side in enumerate(task.pair("image"))))
         assert cosines.argsort(axis=1)[:, ::-1].tolist() != apart.argsort(axis=1).tolist()
 

@@ -29,19 +29,19 @@ class Roles:
     classes: list[str]  # those searched for, sorted
     query_classes: list[str]
     query_exemplars: list[list[str]]  # image_ids of each query
-    item_ids: list[str]  # every other picture with one class, in the order of the pool
+    item_ids: list[str]  # every other picture with one class that copies no exemplar, in the order of the pool
     item_classes: list[str]  # some of them of classes that nobody searches for
 
 
 def classes_of(pool: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:
-    """The pool's pictures that show exactly one kind of object: `image_id`, `class`, in the order of the pool.
+    """The pool's pictures that show one kind of object: `image_id`, `class`, `sha256`, in the order of the pool.
 
     Args:
-        pool: `image_id`.
+        pool: the pool's part of table GROUPS.
         images: table IMAGES.
     """
     single = images.filter(pl.col("labels").list.len() == 1)
-    return pool.select("image_id").join(
+    return pool.select("image_id", "sha256").join(
         single.select("image_id", pl.col("labels").list.first().alias("class")),
         on="image_id",
         how="inner",
@@ -59,7 +59,7 @@ def searched_classes(classed: pl.DataFrame, exemplars: int) -> list[str]:
 
 
 def assign_roles(classed: pl.DataFrame, queries_per_class: int, exemplars_per_query: int, seed: int) -> Roles:
-    """Draw the exemplars of every query; no picture is in two queries.
+    """Draw the exemplars of every query; no picture is in two queries, and no copy of an exemplar is ranked.
 
     Args:
         classed: of `classes_of`.
@@ -77,7 +77,8 @@ def assign_roles(classed: pl.DataFrame, queries_per_class: int, exemplars_per_qu
             query_classes.append(name)
             query_exemplars.append([members[row] for row in own])
     taken = {image_id for own in query_exemplars for image_id in own}
-    items = classed.filter(~pl.col("image_id").is_in(sorted(taken)))
+    copies = classed.filter(pl.col("image_id").is_in(sorted(taken)))["sha256"]
+    items = classed.filter(~pl.col("sha256").is_in(copies.implode()))  # found first by whatever searches by pixels
     return Roles(classes, query_classes, query_exemplars, items["image_id"].to_list(), items["class"].to_list())
 
 

@@ -106,6 +106,12 @@ class HeadsRecipe(PairRecipe):
 
     heads: Heads
 
+    @property
+    def by_length(self) -> bool:
+        """Whether it matters to what is learnt how long the vectors are, and not only where they point."""
+        distances = self.objective in ("margin", "triplet") and self.distance != "cosine"
+        return distances and not self.heads.unit_length
+
 
 def _kind(value: Any) -> str:
     has_heads = "heads" in value if isinstance(value, dict) else hasattr(value, "heads")

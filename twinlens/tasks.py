@@ -188,16 +188,21 @@ def _caption_tasks(sources: dict[str, Vectors], pool_ids: list[str], params: Ran
     )
     if not joint or sources[IMAGES].lengths is None:
         return [there, back]
-    # Heads whose source compared vectors by distance.
-    whole, turned = _whole_length(sources), _turned(_whole_length(sources, OTHER_WAY), described)
-    published: list[tuple[Task, Callable[[], Pair]]] = [
-        (there, lambda: as_inner_products(*whole())),
-        (back, lambda: as_inner_products(*turned())),
-    ]
+    # Heads that were trained by distance, as their source compared them; ranks within batches stay those by cosine.
+    before = {f"image{UNTRAINED}": UNTRAINED} if CAPTIONS + UNTRAINED in sources else {}
+
+    def published(task: Task, way: str, turn: Callable[[Callable[[], Pair]], Callable[[], Pair]]) -> Task:
+        retrievers: dict[str, Callable[[], Pair | Scorer]] = {
+            name: _by_distance(turn(_whole_length(sources, suffix)))
+            for name, suffix in ({"image": way} | before).items()
+        }
+        return replace(task, name=task.name + AS_PUBLISHED, retrievers=retrievers, partners=None)
+
     return [
         there,
         back,
-        *(replace(task, name=task.name + AS_PUBLISHED, retrievers={"image": pair}) for task, pair in published),
+        published(there, "", lambda pair: pair),
+        published(back, OTHER_WAY, lambda pair: _turned(pair, described)),
     ]
 
 
@@ -222,6 +227,10 @@ def _caption_pairs(
             concatenate(rows(IMAGES), rows(GENERATED), image_weight),
         )
     return pairs
+
+
+def _by_distance(pair: Callable[[], Pair]) -> Callable[[], Pair]:
+    return lambda: as_inner_products(*pair())
 
 
 def _whole_length(sources: dict[str, Vectors], way: str = "") -> Callable[[], Pair]:

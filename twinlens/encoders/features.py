@@ -82,8 +82,11 @@ def features_of(
 class HeadedJob:
     """Embeds by two towers and the heads on them that serve a direction, as `TowerJob` does by a tower."""
 
-    def __init__(self, features: Features, pairs: Pairs, direction: str, placement: Placement) -> None:
-        self.features, self.pairs, self.placement = features, pairs, placement
+    def __init__(
+        self, features: Features, pairs: Pairs, direction: str, placement: Placement, *, by_length: bool = False
+    ) -> None:
+        """Take heads, and the direction that is to be served; `by_length` keeps the vectors' lengths beside them."""
+        self.features, self.pairs, self.placement, self.by_length = features, pairs, placement, by_length
         self.direction = pairs.serving(direction)
 
     def pictures(self, name: str, shards: Path, pool: pl.DataFrame, out: Path) -> None:
@@ -119,7 +122,7 @@ class HeadedJob:
         vectors = through(rows)
         long = lengths(vectors, ids["id"].to_list())
         np.save(out / f"{name}.npy", unit_rows(vectors))
-        if not self.pairs.config.unit_length:  # their source compared them by distance, to which lengths matter
+        if self.by_length:  # their source compared them by distance
             np.save(out / f"{name}.length.npy", long.astype(np.float32))
         write_ids(name, ids, probed.through(lambda some: unit_rows(through(some))), out)
         return int(vectors.shape[1])

@@ -81,19 +81,24 @@ class Embedder:
                 _both_sides(before, sources, out, UNTRAINED, (CAPTIONS,))
 
     def _embed_by_heads(self, sources: Sources, out: Path) -> None:
+        recipe = self.card.train
+        assert isinstance(recipe, HeadsRecipe)
+        by_length = recipe.by_length
+
+        def through(pairs: Pairs, direction: str) -> HeadedJob:
+            return HeadedJob(features, pairs, direction, self.placement, by_length=by_length)
+
         weights = {role: weights_of(role, self.card, self.trained) for role in self.card.towers()}
         features = features_of(self.card, weights, self.placement, self.compute, self.cost)
         pairs = Pairs.read(heads_of(self.trained), features.table)
-        job = HeadedJob(features, pairs, CAPTION_TO_IMAGE, self.placement)
+        job = through(pairs, CAPTION_TO_IMAGE)
         _pictures(job, sources, out)
         _of_a_shared_space(job, sources, out)
         _texts(job, sources, out)
         if IMAGE_TO_CAPTION in pairs.directions:
-            back = HeadedJob(features, pairs, IMAGE_TO_CAPTION, self.placement)
-            _both_sides(back, sources, out, OTHER_WAY, (CAPTIONS, GENERATED))
+            _both_sides(through(pairs, IMAGE_TO_CAPTION), sources, out, OTHER_WAY, (CAPTIONS, GENERATED))
         untrained = Pairs.read(heads_of(self.trained, before=True), features.table)
-        before = HeadedJob(features, untrained, CAPTION_TO_IMAGE, self.placement)
-        _both_sides(before, sources, out, UNTRAINED, (CAPTIONS,))
+        _both_sides(through(untrained, CAPTION_TO_IMAGE), sources, out, UNTRAINED, (CAPTIONS,))
 
     def _job(self, tower: Tower, weights: Path) -> TowerJob:
         return TowerJob(tower, weights, self.placement, self.compute, self.cost)
