@@ -207,6 +207,29 @@ def test_the_features_of_source_002_all_have_cards() -> None:
     assert {"vgg16", "resnet50", "fasterrcnn", "fasttext", "bert-base", "bert-base-cls"} <= set(PARAMS.models)
 
 
+def keys(card: dict[str, Any], at: str = "") -> dict[str, Any]:
+    """Values by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in card.items():
+        found |= keys(value, f"{at}{name}.") if isinstance(value, dict) else {at + name: value}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("model", "of", "differs"),
+    [
+        ("heads-unit", "heads-002", {"train.heads.unit_input", "train.heads.unit_length"}),
+        ("heads-all", "heads-unit", {"train.negatives"}),
+        ("heads-semi-hard", "heads-unit", {"train.negatives"}),
+        ("heads-hardest", "heads-unit", {"train.negatives"}),
+        ("heads-infonce-large", "heads-unit", {"train.objective"}),
+    ],
+)
+def test_a_repair_changes_one_thing(model: str, of: str, differs: set[str]) -> None:
+    one, other = (keys(PARAMS.models[name].model_dump(mode="json")) for name in (model, of))
+    assert {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)} == differs
+
+
 def test_dvc_rewrites_one_line_and_no_more(tmp_path: Path) -> None:
     """`dvc exp run -S` writes params.yaml anew: long lines would be folded, `null` and [lists] rewritten."""
     before = Path("params.yaml").read_text(encoding="utf-8")

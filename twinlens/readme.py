@@ -86,10 +86,12 @@ def training_table(kept: list[dict[str, Any]]) -> str:
             ),
             f"{own['in_batch_mrr_at_10']:.3f}",
             f"{own['caption_to_image']['map_at_5']:.3f}",
+            f"{own['seconds']:.0f} s",
         ]
         for own in kept
     ]
     header = ["card", "caption to image, before", "after", "image to caption, before", "after", "in batches", "mAP@5"]
+    header.append("trained in")
     pools = kept[0]["pools"]
     told = [
         f"{task}: {pool['queries']:,} queries, {pool['items']:,} items, chance {pool['chance']:.3f}"
@@ -101,11 +103,12 @@ def training_table(kept: list[dict[str, Any]]) -> str:
 def keep_training() -> None:
     """Keep the numbers of the trained model whose results are in `metrics/`."""
     names = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    retrieval, intervals, published = (
+    retrieval, intervals, published, cost = (
         json.loads(Path(f"metrics/{name}.json").read_text(encoding="utf-8"))
-        for name in ("retrieval", "intervals", "as_published")
+        for name in ("retrieval", "intervals", "as_published", "cost")
     )
     own: dict[str, Any] = {"dataset": names["dataset"], "model": names["model"], "pools": {}}
+    own["seconds"] = cost["stages"]["train"]["seconds"]
     for task in TRAINED_TASKS:
         pool = retrieval[task]["pool"]
         own["pools"][task] = {"queries": pool["queries"], "items": pool["items"], "chance": pool["chance_hit_at_10"]}
