@@ -20,6 +20,7 @@ from tests.workspace import ROOT, Workspace, clone
 pytestmark = pytest.mark.slow
 
 PUBLISHED = ROOT / "docs/results/real-photos.json"
+TRAINED = ROOT / "docs/results/training.json"
 CLOSE = 0.004  # two of 520 queries: another release of torch may turn a photo or two
 
 
@@ -54,6 +55,22 @@ def test_600_photos_give_the_table_of_the_readme(workspace: Workspace) -> None:
             assert found["object_sets"][retriever][measure] == pytest.approx(
                 published["object_sets"][retriever][measure], abs=CLOSE
             ), (retriever, measure)
+
+
+def test_heads_on_frozen_towers_find_photos_that_were_not_trained_on(workspace: Workspace) -> None:
+    minilm = os.environ.get("TWINLENS_MINILM")
+    if not minilm:
+        pytest.skip("name a copy of all-MiniLM-L6-v2 as TWINLENS_MINILM")
+    workspace.variables["TWINLENS_MINILM"] = str(Path(minilm).expanduser().resolve())
+    workspace.change({"dataset": "coco-sample-split", "model": "heads-infonce"})
+    workspace.run("dvc", "repro", "evaluate")
+    found = metrics(workspace, "retrieval.json")["caption_to_image"]
+    chance = found["pool"]["chance_hit_at_10"]
+    assert found["image"]["hit_at_10"] > 5 * chance
+    assert found["image_untrained"]["hit_at_10"] < 2 * chance
+    kept = json.loads(TRAINED.read_text())
+    (published,) = [own["caption_to_image"]["image"] for own in kept if own["model"] == "heads-infonce"]
+    assert published["low"] < found["image"]["hit_at_10"] < published["high"]
 
 
 # ---------------------------------------------------------------- broken photos
