@@ -34,6 +34,12 @@ def test_the_tables_show_what_the_numbers_say() -> None:
         assert readme.rewritten(text) == text, "run `make readme`"
 
 
+def test_tables_of_the_default_are_left_where_other_numbers_are_kept() -> None:
+    block = "<!-- table: default -->\nof another day\n<!-- end -->"
+    assert readme.rewritten(block, readme.OF_THE_DEFAULT) == block
+    assert readme.rewritten(block) != block
+
+
 def test_the_default_table_is_of_the_default() -> None:
     assert readme.numbers_of("default")["object_sets"]["pool"]["dataset"] == PARAMS["dataset"]
 

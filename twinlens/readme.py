@@ -20,6 +20,7 @@ from twinlens.reporting import TASKS, markdown
 README, CATEGORY_SEARCH, TRAINED = Path("README.md"), Path("docs/category-search.md"), Path("docs/training.md")
 PAGES = (README, CATEGORY_SEARCH, TRAINED)
 KEPT = Path("docs/results")
+OF_THE_DEFAULT = ("default", "category_search")  # tables of what is in `metrics/`
 TRAINED_TASKS = ("caption_to_image", "image_to_caption")
 MEASURES = {
     "hit_at_10": "hit@10",
@@ -144,13 +145,18 @@ def numbers_of(name: str) -> dict[str, Any]:
     return found
 
 
-def rewritten(text: str) -> str:
-    """The README, or another page, with every table made anew."""
-    return BLOCK.sub(lambda block: f"{block[1]}{block_of(block['name'])}{block[3]}", text)
+def rewritten(text: str, left: tuple[str, ...] = ()) -> str:
+    """The README, or another page, with every table made anew but those that are `left` as they are."""
+    return BLOCK.sub(
+        lambda block: block[0] if block["name"] in left else f"{block[1]}{block_of(block['name'])}{block[3]}", text
+    )
 
 
 def main() -> None:
-    """Rewrite the tables; with a name, first keep the current numbers under it."""
+    """Rewrite the tables; with a name, first keep the current numbers under it.
+
+    Numbers that are kept are of another dataset or model than the default's tables, which are then left as they are.
+    """
     for name in sys.argv[1:]:
         if name == "training":
             keep_training()
@@ -158,7 +164,8 @@ def main() -> None:
         KEPT.mkdir(parents=True, exist_ok=True)
         (KEPT / f"{name}.json").write_text(json.dumps(numbers_of("default"), indent=2) + "\n", encoding="utf-8")
     for page in PAGES:
-        page.write_text(rewritten(page.read_text(encoding="utf-8")), encoding="utf-8")
+        text = rewritten(page.read_text(encoding="utf-8"), OF_THE_DEFAULT if sys.argv[1:] else ())
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
