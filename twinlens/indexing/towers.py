@@ -86,6 +86,11 @@ class Towers:
             with torch.inference_mode():
                 return _unit(encoder.encode(batch_pixels([jpeg], encoder.pixels)).numpy())
 
+    def stands_for(self, other: Towers) -> bool:
+        """Whether these would embed as `other` does: the same weights by the same libraries on the same device."""
+        same = self.manifest.weights == other.manifest.weights and self.device == other.device
+        return same and self.card.towers() == other.card.towers()
+
     def load(self, *, text: bool, pictures: bool) -> None:
         """Load what a query of this kind needs, unless it is there."""
         kinds = ["text"] * (text and self.reads_text and self._light is None)
