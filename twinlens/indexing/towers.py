@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from twinlens.placement import Placement
 
 Vector = Float32[np.ndarray, " dim"]
-NAMED = 8  # unknown words that a note names
+NAMED, LETTERS = 8, 40  # unknown words that a note names, and as much of each
 
 
 class Towers:
@@ -71,7 +71,8 @@ class Towers:
         notes = [cut] if count > most else []
         if unknown:
             more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
-            notes.append(f"{self.manifest.model} does not know: {', '.join(unknown[:NAMED])}{more}")
+            named = ", ".join(_short(word) for word in unknown[:NAMED])
+            notes.append(f"{self.manifest.model} does not know: {named}{more}")
         return _unit(raw), notes
 
     def picture(self, jpeg: bytes) -> Vector:
@@ -143,6 +144,10 @@ class Towers:
                 f"`{self.command}` builds it anew"
             )
         return {role: weights_of(role, self.card, trained) for role in self.card.towers()}
+
+
+def _short(word: str) -> str:
+    return word if len(word) <= LETTERS else f"{word[: LETTERS - 1]}…"
 
 
 def _unit(raw: Float32[np.ndarray, "1 dim"]) -> Vector:
