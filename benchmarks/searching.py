@@ -1,4 +1,4 @@
-"""Search over 100,000 pictures: exact queries, hybrids of eight clients at once, building, and a command's start.
+"""Search over 100,000 pictures: exact queries, hybrids of eight clients at once, marks, building, a command's start.
 
 python -m benchmarks.run --only search
 python -m benchmarks.run --only search --pictures 20000
@@ -32,6 +32,7 @@ import torch
 from lancedb.index import FTS
 from lancedb.query import MatchQuery
 
+from benchmarks.exemplar import by_marks
 from benchmarks.paired import Row, alternate, median, ratio, unit_vectors
 from twinlens import Searcher, paths, tables
 from twinlens.indexing import scans
@@ -67,6 +68,7 @@ def run(pictures: int, rounds: int) -> list[Row]:
         return [
             *_exact(searcher, material, rounds),
             *_hybrid(searcher, rounds),
+            by_marks(searcher, [" ".join(_drawn(np.random.default_rng(seed), 4)) for seed in range(20)], K),
             *building,
             *_start(pictures, rounds),
         ]

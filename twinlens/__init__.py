@@ -18,7 +18,7 @@ _HOMES = {
     "QueryError": "twinlens.errors",
     "Results": "twinlens.indexing.results",
     "Searcher": "twinlens.indexing.searcher",
-    "search": "twinlens.indexing.searcher",
+    "search": "twinlens.indexing.kept",
 }
 __all__ = ["Hit", "QueryError", "Results", "Searcher", "search"]
 

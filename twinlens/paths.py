@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from twinlens.errors import FetchError
+from twinlens.errors import FetchError, TwinLensError
 
 DATA = Path("data")
 METRICS = Path("metrics")
@@ -90,8 +90,11 @@ def scratch() -> Path:
     """Finished parts of unfinished work. Survives a killed run and is shared by temporary workspaces.
 
     `DVC_ROOT` is the main checkout even inside `dvc exp run --temp` or `--queue`.
+
+    Raises:
+        TwinLensError: TWINLENS_SCRATCH is no local folder.
     """
-    if own := os.environ.get("TWINLENS_SCRATCH"):
+    if own := _folder("TWINLENS_SCRATCH"):
         return Path(own)
     return Path(os.environ.get("DVC_ROOT", ".")) / ".dvc" / "tmp" / "twinlens"
 
@@ -102,10 +105,21 @@ def index_tables() -> Path:
 
 
 def downloads() -> Path:
-    """Downloaded archives, outside DVC: they are large, and their publishers keep them."""
-    if own := os.environ.get("TWINLENS_DOWNLOADS"):
+    """Downloaded archives, outside DVC: they are large, and their publishers keep them.
+
+    Raises:
+        TwinLensError: TWINLENS_DOWNLOADS is no local folder.
+    """
+    if own := _folder("TWINLENS_DOWNLOADS"):
         return Path(own).expanduser()
     return Path("~/.cache/twinlens/downloads").expanduser()
+
+
+def _folder(variable: str) -> str | None:
+    own = os.environ.get(variable)
+    if own and "://" in own:  # as a path it would be a folder of that name, here
+        raise TwinLensError(f"{variable} is {own}: it must be a local folder")
+    return own
 
 
 def expand(location: str) -> Path:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.indexing.conftest import built, copy, root
 from twinlens.cli import main
+from twinlens.indexing import kept
 
 __all__ = ["built", "copy", "root"]
 ROOT = Path(__file__).parents[2]
@@ -28,10 +29,11 @@ class Done:
 
 
 @pytest.fixture
-def twinlens(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+def twinlens(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
     """The command line, in this process; its output goes to no terminal."""
 
     def run(*arguments: str) -> Done:
+        monkeypatch.setattr(kept, "_KEPT", kept.Kept())  # a process of its own has nothing open
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         said = capsys.readouterr()

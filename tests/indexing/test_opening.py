@@ -13,7 +13,7 @@ from stages import index
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from twinlens import Searcher, paths, search
 from twinlens.errors import DataError, QueryError
-from twinlens.indexing.manifest import FOLDER, Manifest, published
+from twinlens.indexing.manifest import FOLDER, Manifest, published, vector_files
 
 NAMES = (DATASET, MODEL, CAPTIONER)
 TEXT = "a red car in the snow"
@@ -84,6 +84,43 @@ def test_a_table_that_cannot_be_built_here_says_what_is_missing(
     monkeypatch.setenv("TWINLENS_SCRATCH", str(tmp_path / "elsewhere"))
     with pytest.raises(DataError, match=r"table is not on this machine.*`dvc pull` fetches it"):
         Searcher()
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_manifest_that_is_removed_before_it_is_read_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Manifest.read
+
+    def removed(path: Path) -> Manifest:
+        path.unlink(missing_ok=True)
+        return read(path)
+
+    monkeypatch.setattr(Manifest, "read", removed)
+    with pytest.raises(QueryError, match="there is no index of scenes with clip-scenes"):
+        Searcher()
+
+
+@pytest.mark.usefixtures("copy")
+def test_vectors_that_are_removed_before_they_are_compared_are_being_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def removed(*names: str) -> list[Path]:
+        files = vector_files(*names)
+        files[0].unlink()
+        return files
+
+    monkeypatch.setattr("twinlens.indexing.opening.vector_files", removed)
+    with pytest.raises(QueryError, match=r"are being made anew, and .*images.npy is gone .*`dvc repro index`"):
+        Searcher()
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_table_that_is_not_whole_is_named_and_built_again_once_it_is_gone() -> None:
+    folder = Manifest.read(paths.indexed(*NAMES)).folder
+    (folder / FOLDER / "pictures.arrow").unlink()
+    with pytest.raises(QueryError, match=rf"table in {folder} is not whole.*pictures\.arrow"):
+        Searcher()
+    shutil.rmtree(folder)
+    assert Searcher().search(TEXT).hits
 
 
 @pytest.mark.usefixtures("copy")

@@ -60,6 +60,16 @@ def test_an_empty_query_is_refused(text: str | None) -> None:
         ({"text": "🐶🏖️", "mode": "text"}, "holds no word"),
         ({"text": "a car", "mode": "vector", "model": "pixels"}, "pixels cannot search for words in mode 'vector'"),
         ({"text": "a", "model": "no-such"}, "model: no such one as 'no-such'"),
+        ({"text": "a", "model": 5}, "model: no such one as '5'"),
+        ({"text": "a", "dataset": ["a"]}, "dataset: no such one as '['a']'"),
+        ({"text": "a", "captioner": {"git"}}, "captioner: no such one as '{'git'}' (did you mean 'git'?"),
+        ({"text": "a", "mode": ["text"]}, "mode: no such one as '['text']'"),
+        ({"text": "a", "mode": "x" * 5_000}, f"mode: no such one as '{'x' * 200}' (known"),
+        ({"like": b"test-00003"}, "given by id, one or several; found bytes"),
+        ({"text": "a", "unlike": bytearray(b"test-00003")}, "given by id, one or several; found bytearray"),
+        ({"image": ""}, "the query's image is empty"),
+        ({"image": "x" * 5_000}, f"{'x' * 200} cannot be read: File name too long"),
+        ({"image": "x\0y"}, "is not a file"),
     ],
 )
 def test_what_cannot_be_searched_for_is_refused_with_what_can(query: dict[str, Any], message: str) -> None:
@@ -73,7 +83,18 @@ def test_ten_thousand_words_are_cut_and_said_to_be() -> None:
     assert any(note.startswith("the query is cut: clip-scenes reads 24 of its") for note in found.notes)
     assert len(found.hits) == 3
     assert len(search("snow " * 10_000, mode="text").hits) > 0
-    assert len(clean_text("x" * 100_000)[0] or "") < 5_000
+
+
+def test_a_text_is_cut_by_words_or_by_characters_and_the_note_says_which() -> None:
+    assert clean_text("x" * 100_000) == (
+        "x" * 4_096,
+        ["the query is cut: 4,096 of its 100,000 characters are searched for"],
+    )
+    words = " ".join(["x" * 99] * 300)
+    assert clean_text(words)[1] == ["the query is cut: 4,096 of its 29,999 characters are searched for"]
+    assert clean_text("a  b " * 200)[1] == [f"the query is cut: {MAX_WORDS} of its 400 words are searched for"]
+    assert clean_text("x" * 4_096) == ("x" * 4_096, [])
+    assert clean_text("a " * MAX_WORDS)[1] == []
 
 
 @pytest.mark.usefixtures("root")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
+from threading import Condition, Event
 
 import numpy as np
 import pytest
@@ -112,3 +112,20 @@ def test_a_pass_that_fails_is_tried_again_by_those_who_waited(monkeypatch: pytes
         assert kept.result() == pytest.approx(ROWS @ both[kept], abs=1e-6)
     assert taken == [1, 2, 1]
     assert shared._waiting == []
+
+
+def test_ctrl_c_between_taking_a_pass_and_running_it_stops_no_other_query() -> None:
+    class Interrupted(Condition):
+        """Where Ctrl-C comes when the lock is let go of."""
+
+        def __exit__(self, *raised: object) -> None:
+            super().__exit__(None, None, None)
+            if interrupts:
+                raise interrupts.pop()
+
+    interrupts, shared = [KeyboardInterrupt()], Scans(ROWS)
+    shared._changed = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        shared.products(QUERIES[0])
+    assert not shared._running
+    assert shared.products(QUERIES[1]) == pytest.approx(ROWS @ QUERIES[1], abs=1e-6)

@@ -265,6 +265,7 @@ def test_words_that_the_tower_does_not_know_are_named() -> None:
     found = search("two dogs in a kennel 🐕 dogs")
     assert found.notes == ("clip-scenes does not know: two, dogs, kennel, 🐕",)
     assert search(TEXT).notes == ()
+    assert search(f"{'x' * 40} {'y' * 41}").notes == (f"clip-scenes does not know: {'x' * 40}, {'y' * 39}…",)
 
 
 @pytest.mark.usefixtures("root")

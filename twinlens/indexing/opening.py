@@ -58,12 +58,18 @@ def open_index(params: Params, dataset: str, model: str, captioner: str) -> Inde
             raise DataError(f"the index's table is not on this machine, and cannot be built: {error}") from None
     with suppress(OSError):  # a folder that may only be read is pruned by nobody here
         os.utime(manifest.folder)  # in use: not to be pruned
-    return Index(manifest)
+    try:
+        return Index(manifest)
+    except FileNotFoundError as error:
+        raise QueryError(
+            f"the index's table in {manifest.folder} is not whole, or being removed: once that folder is gone it is "
+            f"built again ({error.strerror}: {error.filename})"
+        ) from None
 
 
 def _manifest(dataset: str, model: str, captioner: str) -> Manifest | None:
     for path in (paths.indexed(dataset, model, captioner), published(dataset, model, captioner)):
-        if path.exists():
+        with suppress(FileNotFoundError):  # asked before, it could still be removed before it is read
             return Manifest.read(path)
     return None
 
@@ -75,7 +81,13 @@ def _refuse_other_vectors(manifest: Manifest, command: str) -> None:
     memory: Path | None = manifest.folder / REMEMBERED
     if not manifest.folder.exists():
         memory = None
-    found = digests(files, memory)
+    try:
+        found = digests(files, memory)
+    except FileNotFoundError as error:  # of a file that was there a moment ago
+        raise QueryError(
+            f"the vectors of {manifest.dataset} with {manifest.model} are being made anew, and {error.filename} is "
+            f"gone by now: once they are there, `{command}` builds the index"
+        ) from None
     if found != manifest.vectors:
         other = sorted(name for name in {*found, *manifest.vectors} if found.get(name) != manifest.vectors.get(name))
         raise QueryError(

@@ -23,6 +23,7 @@ MODES = ("auto", *get_args(Mode))
 FUSIONS = ("rrf", "weighted")
 MAX_WORDS, MAX_CHARACTERS = 256, 4_096  # more than any text tower reads
 MAX_IMAGE_BYTES = 64 * 2**20
+SHOWN = 200  # characters of a wrong value that a message repeats
 PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # those that PNG holds
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -39,9 +40,12 @@ def clean_text(text: str | None) -> tuple[str | None, list[str]]:
         raise QueryError(f"the query's text should be a string, found {type(text).__name__}")
     readable = CONTROL.sub(" ", text.encode("utf-8", "replace").decode("utf-8"))  # lone surrogates cannot be encoded
     found = readable.split()
-    shorter = " ".join(found[:MAX_WORDS])[:MAX_CHARACTERS].strip()
-    if len(shorter) < len(" ".join(found)):
-        return shorter, [f"the query is cut: {len(shorter.split())} of its {len(found):,} words are searched for"]
+    whole, fewer = " ".join(found), " ".join(found[:MAX_WORDS])
+    shorter = fewer[:MAX_CHARACTERS].strip()
+    if len(shorter) < len(fewer):
+        return shorter, [f"the query is cut: {len(shorter):,} of its {len(whole):,} characters are searched for"]
+    if len(shorter) < len(whole):
+        return shorter, [f"the query is cut: {MAX_WORDS} of its {len(found):,} words are searched for"]
     return shorter or None, []
 
 
@@ -77,20 +81,27 @@ def _bytes_of(image: Picture, limits: ResizeParams) -> tuple[bytes, str]:
     if isinstance(image, bytes):
         raw, name = image, ""
     elif isinstance(image, (str, Path)):
-        path = Path(image)
-        if not path.is_file():
-            raise QueryError(f"{path} is not a file; wanted: a picture to search by")
-        if path.stat().st_size > MAX_IMAGE_BYTES:
-            raise QueryError(f"{path} has {path.stat().st_size / 2**20:.0f} MB: over {MAX_IMAGE_BYTES // 2**20} MB")
-        try:
-            raw, name = path.read_bytes(), path.name
-        except OSError as error:
-            raise QueryError(f"{path} cannot be read: {error.strerror}") from None
+        raw, name = _read(image), Path(image).name
     else:
         raw, name = _encoded(image, limits), ""
     if len(raw) > MAX_IMAGE_BYTES and not name:
         raise QueryError(f"the query's image has {len(raw) / 2**20:.0f} MB: over {MAX_IMAGE_BYTES // 2**20} MB")
     return raw, name
+
+
+def _read(image: str | Path) -> bytes:
+    if image == "":  # as a path it would be the folder that we are in
+        raise QueryError("the query's image is empty: wanted: the path of a picture to search by")
+    path, shown = Path(image), str(image)[:SHOWN]
+    try:
+        size = path.stat().st_size if path.is_file() else None
+        if size is not None and size <= MAX_IMAGE_BYTES:
+            return path.read_bytes()
+    except OSError as error:  # it may not be read, is gone by now, or is no name that a file could have
+        raise QueryError(f"{shown} cannot be read: {error.strerror}") from None
+    if size is None:
+        raise QueryError(f"{shown} is not a file; wanted: a picture to search by")
+    raise QueryError(f"{shown} has {size / 2**20:.0f} MB: over {MAX_IMAGE_BYTES // 2**20} MB")
 
 
 def _encoded(image: Image, limits: ResizeParams) -> bytes:
@@ -119,14 +130,14 @@ def rows_of(ids: str | Iterable[str], row_of: Mapping[str, int]) -> list[int]:
     Raises:
         QueryError: an id is not in the index; the message has the nearest ones. Or these are no ids.
     """
-    if not isinstance(ids, Iterable):
+    if not isinstance(ids, Iterable) or isinstance(ids, (bytes, bytearray, memoryview)):  # those are made of numbers
         raise QueryError(f"liked and disliked pictures are given by id, one or several; found {type(ids).__name__}")
     given = [ids] if isinstance(ids, str) else list(ids)
     for image_id in given:
         if not isinstance(image_id, str) or image_id not in row_of:
-            close = get_close_matches(str(image_id), row_of, n=3, cutoff=0.5)
+            close = get_close_matches(str(image_id)[:SHOWN], row_of, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(repr(name) for name in close)}?" if close else "nothing is near it"
-            raise QueryError(f"there is no picture {str(image_id)[:200]!r} among the {len(row_of):,} indexed: {hint}")
+            raise QueryError(f"there is no picture {str(image_id)[:SHOWN]!r} among the {len(row_of):,} indexed: {hint}")
     return list(dict.fromkeys(row_of[image_id] for image_id in given))
 
 
@@ -134,10 +145,11 @@ def known(value: str, names: Collection[str], what: str) -> str:
     """The value, if it is one of the names.
 
     Raises:
-        QueryError: it is not; the message has the nearest one.
+        QueryError: it is not, or no string at all; the message has the nearest one.
     """
-    if value not in names:
-        raise QueryError(f"{what}: no such one as '{value}' ({nearest(str(value), names)})")
+    if not isinstance(value, str) or value not in names:
+        shown = str(value)[:SHOWN]
+        raise QueryError(f"{what}: no such one as '{shown}' ({nearest(shown, names)})")
     return value
 
 

@@ -43,22 +43,26 @@ class Scans:
     def products(self, vector: Float32[np.ndarray, " dim"]) -> Float32[np.ndarray, " pictures"]:
         """Inner products of the vector with all rows; a new array. Their last digits depend on who shared the pass."""
         mine = _Request(vector)
-        with self._changed:
-            self._waiting.append(mine)
-            self._changed.wait_for(lambda: mine.products is not None or (not self._running and mine in self._waiting))
-            if mine.products is not None:
-                return mine.products
-            others = [request for request in self._waiting if request is not mine]
-            shared, self._waiting = [mine, *others[: AT_ONCE - 1]], others[AT_ONCE - 1 :]
-            self._running = True
+        shared: list[_Request] = []
         try:
+            with self._changed:
+                self._waiting.append(mine)
+                self._changed.wait_for(
+                    lambda: mine.products is not None or (not self._running and mine in self._waiting)
+                )
+                if mine.products is not None:
+                    return mine.products
+                others = [request for request in self._waiting if request is not mine]
+                shared, self._waiting = [mine, *others[: AT_ONCE - 1]], others[AT_ONCE - 1 :]
+                self._running = True
             self._scan(shared)
         finally:
-            with self._changed:
-                self._running = False
-                # a pass that failed is this query's own failure: the others try again
-                self._waiting[:0] = [request for request in shared[1:] if request.products is None]
-                self._changed.notify_all()
+            if shared:  # the pass is this query's, and ends with it, also where Ctrl-C comes before the scan
+                with self._changed:
+                    self._running = False
+                    # a pass that failed is this query's own failure: the others try again
+                    self._waiting[:0] = [request for request in shared[1:] if request.products is None]
+                    self._changed.notify_all()
         assert mine.products is not None
         return mine.products
 

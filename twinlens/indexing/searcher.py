@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 import numpy as np
 
 from twinlens import fusion as fusing
-from twinlens import paths
 from twinlens.errors import QueryError
 from twinlens.indexing import legs
 from twinlens.indexing.asked import Asked, chosen_text_weight
@@ -25,7 +22,7 @@ from twinlens.words import words
 if TYPE_CHECKING:
     from twinlens.indexing import queries
 
-KEPT_OPEN = 4  # searchers that `search` keeps, each with its model
+KEPT_OPEN = 4  # searchers that `twinlens.search` keeps, each with its model
 
 
 class Searcher:
@@ -271,46 +268,3 @@ class Searcher:
             rows, scores = fusing.weighted_scores(pairs, weights, [None, floor])
         real = rows[0] != fusing.NOBODY
         return rows[0][real][: asked.k], scores[0][real][: asked.k]
-
-
-def search(
-    text: str | None = None,
-    *,
-    dataset: str | None = None,
-    model: str | None = None,
-    captioner: str | None = None,
-    **query: Any,
-) -> Results:
-    """Find pictures of the index; see `Searcher.search` for the query.
-
-    The index and its model stay open for the next call, until the index or params.yaml change.
-
-    Args:
-        text: what is looked for, in words.
-        dataset: the active name of params.yaml if absent, as the others.
-        model: see `dataset`.
-        captioner: see `dataset`.
-        query: the arguments of `Searcher.search`: `image`, `like`, `unlike`, `mode`, `k` and so on.
-
-    Raises:
-        QueryError: there is nothing to search for, or no index that could answer.
-    """
-    params = _params(Path.cwd(), _stamp(Path("params.yaml")))
-    names = (dataset or params.dataset, model or params.model, captioner or params.captioner)
-    stamps = (_stamp(Path("params.yaml")), _stamp(paths.indexed(*names)))
-    return _searcher(Path.cwd(), *names, stamps).search(text, **query)
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """What changes when a file does."""
-    return (path.stat().st_mtime_ns, path.stat().st_ino) if path.exists() else None
-
-
-@lru_cache(maxsize=1)
-def _params(folder: Path, stamp: Any) -> Params:
-    return read_params()
-
-
-@lru_cache(maxsize=KEPT_OPEN)
-def _searcher(folder: Path, dataset: str, model: str, captioner: str, stamps: Any) -> Searcher:
-    return Searcher(dataset, model, captioner, _params(folder, stamps[0]))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from twinlens.placement import Placement
 
 Vector = Float32[np.ndarray, " dim"]
-NAMED = 8  # unknown words that a note names
+NAMED, LETTERS = 8, 40  # unknown words that a note names, and as much of each
 
 
 class Towers:
@@ -71,7 +71,8 @@ class Towers:
         notes = [cut] if count > most else []
         if unknown:
             more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
-            notes.append(f"{self.manifest.model} does not know: {', '.join(unknown[:NAMED])}{more}")
+            named = ", ".join(_short(word) for word in unknown[:NAMED])
+            notes.append(f"{self.manifest.model} does not know: {named}{more}")
         return _unit(raw), notes
 
     def picture(self, jpeg: bytes) -> Vector:
@@ -85,6 +86,11 @@ class Towers:
             assert encoder is not None
             with torch.inference_mode():
                 return _unit(encoder.encode(batch_pixels([jpeg], encoder.pixels)).numpy())
+
+    def stands_for(self, other: Towers) -> bool:
+        """Whether these would embed as `other` does: the same weights by the same libraries on the same device."""
+        same = self.manifest.weights == other.manifest.weights and self.device == other.device
+        return same and self.card.towers() == other.card.towers()
 
     def load(self, *, text: bool, pictures: bool) -> None:
         """Load what a query of this kind needs, unless it is there."""
@@ -138,6 +144,10 @@ class Towers:
                 f"`{self.command}` builds it anew"
             )
         return {role: weights_of(role, self.card, trained) for role in self.card.towers()}
+
+
+def _short(word: str) -> str:
+    return word if len(word) <= LETTERS else f"{word[: LETTERS - 1]}…"
 
 
 def _unit(raw: Float32[np.ndarray, "1 dim"]) -> Vector:
