@@ -39,6 +39,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+REFUSALS = (400, 403, 404, 405, 411, 413)
 STARTS_WITHIN_S = 240.0
 
 
@@ -114,7 +115,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, served: Served) -> Iterator[Page]:
-    """The page, freshly opened on a desktop; it must not ask other hosts, nor fail in its scripts."""
+    """The page, freshly opened on a desktop; it asks no other host and for nothing that is refused, its scripts run."""
     yield from opened(browser, served, 1280, 900)
 
 
@@ -128,9 +129,10 @@ def opened(browser: Browser, served: Served, width: int, height: int) -> Iterato
     """The page in a window of its own, watched."""
     context = browser.new_context(viewport={"width": width, "height": height}, service_workers="block")
     context.set_default_timeout(30_000)
-    shown, foreign, failed = context.new_page(), [], []
+    shown, foreign, refused, failed = context.new_page(), [], [], []
     own = (served.url, "data:", "blob:")
     shown.on("request", lambda request: None if request.url.startswith(own) else foreign.append(request.url))
+    shown.on("response", lambda response: refused.append(response.url) if response.status in REFUSALS else None)
     shown.on("pageerror", lambda error: failed.append(str(error)))
     shown.goto(served.url)
     shown.wait_for_selector("#results .card")
@@ -138,5 +140,6 @@ def opened(browser: Browser, served: Served, width: int, height: int) -> Iterato
     owned = shown.evaluate("window.owned ?? null")
     context.close()
     assert not foreign
+    assert not refused
     assert not failed
     assert owned is None

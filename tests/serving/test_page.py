@@ -74,6 +74,19 @@ def drop(page: Page, raw: bytes, name: str, kind: str) -> None:
     page.dispatch_event("#drop .drop", "drop", {"dataTransfer": transfer})
 
 
+def paste(page: Page, raw: bytes, name: str, kind: str) -> None:
+    """Paste a file, which the page takes wherever it is."""
+    page.evaluate(
+        """([text, name, kind]) => {
+          const transfer = new DataTransfer();
+          const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+          transfer.items.add(new File([bytes], name, { type: kind }));
+          document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer }));
+        }""",
+        [base64.b64encode(raw).decode(), name, kind],
+    )
+
+
 @pytest.fixture
 def searcher(root: Any) -> Searcher:
     return Searcher()
@@ -243,6 +256,14 @@ def test_the_page_fits_a_phone(phone: Page, searcher: Searcher) -> None:
     assert size["height"] >= 32  # a thumb's target
 
 
+def test_a_word_without_an_end_does_not_widen_the_page(phone: Page) -> None:
+    ask(phone, "boat" * 1_000 + " x" * 300)
+    phone.wait_for_selector("#results .note:has-text('the query is cut')")
+    phone.locator("#results .note").first.evaluate("note => { note.textContent += ' ' + 'boat'.repeat(1000); }")
+    wide = "[...document.querySelectorAll('#results .note, #results header')].map(one => one.scrollWidth)"
+    assert max(phone.evaluate(wide)) <= 360
+
+
 def test_everything_is_done_by_keyboard(page: Page, searcher: Searcher) -> None:
     page.wait_for_function("document.activeElement === document.querySelector('#words input')")
     page.keyboard.type(TEXT)
@@ -321,6 +342,87 @@ def test_bad_uploads_are_refused_with_a_reason(page: Page, served: Served) -> No
         assert "Traceback" not in page.locator("body").inner_text()
         assert page.locator("#drop input").count() == 1
         assert served.uploads() == []
+
+
+def test_the_reason_of_a_failed_drop_outlasts_the_search_that_was_there(
+    page: Page, searcher: Searcher, photo: bytes
+) -> None:
+    def settled() -> str:
+        page.wait_for_timeout(1_500)  # a search that should not follow takes less
+        return problem(page)
+
+    ask(page, TEXT)
+    found = searcher.search(TEXT, k=SHOWN)
+    expect_ids(page, found)
+    drop(page, b"these are words, not a picture", "photo.png", "image/png")
+    page.wait_for_selector("#status .problem:has-text('not a picture')")
+    assert "before it" not in settled()
+    assert page.locator("#drop input").count() == 1  # nothing was taken
+    expect_ids(page, found)
+
+    drop(page, photo, "mine.png", "image/png")
+    both = searcher.search(TEXT, image=photo, k=SHOWN)
+    expect_ids(page, both)
+    page.wait_for_selector("#status .told:has-text('12 pictures')")
+    paste(page, b"words again", "photo.png", "image/png")
+    page.wait_for_selector("#status .problem:has-text('not a picture')")
+    assert "the picture before it is still searched by" in settled()
+    assert page.locator("#drop .taken").count() == 1
+    expect_ids(page, both)
+
+
+def test_a_reason_is_brought_into_sight(phone: Page, searcher: Searcher) -> None:
+    ask(phone, TEXT)
+    expect_ids(phone, searcher.search(TEXT, k=SHOWN))
+    phone.mouse.wheel(0, 1200)
+    phone.wait_for_function("window.scrollY > 1000")
+    paste(phone, b"these are words, not a picture", "photo.png", "image/png")
+    phone.wait_for_selector("#status .problem")
+    phone.wait_for_function(
+        """() => {
+          const { top, bottom } = document.querySelector('#status .problem').getBoundingClientRect();
+          return top >= 0 && bottom <= window.innerHeight;
+        }"""
+    )
+
+
+def test_what_was_mended_in_a_picture_is_said_beside_what_it_found(
+    page: Page, searcher: Searcher, photo: bytes
+) -> None:
+    out = io.BytesIO()
+    Image.open(io.BytesIO(photo)).convert("RGBA").save(out, "PNG")
+    ask(page, TEXT)
+    expect_ids(page, searcher.search(TEXT, k=SHOWN))
+    drop(page, out.getvalue(), "mine.png", "image/png")
+    found = searcher.search(TEXT, image=out.getvalue(), k=SHOWN)
+    (note,) = found.notes
+    assert "RGBA" in note
+    page.wait_for_selector("#results .note")
+    expect_ids(page, found)
+    assert page.locator("#results .note").all_inner_texts() == [note]
+    page.locator("#results .card").first.get_by_role("button", name="Relevant").click()
+    page.wait_for_selector("#tray li.yes")
+    page.get_by_role("button", name="Clear marks").click()
+    page.wait_for_selector("#tray .tray", state="detached")
+    choose(page, "count", "24")  # the picture is still searched by, and still mended
+    expect_ids(page, searcher.search(TEXT, image=out.getvalue(), k=24))
+    assert page.locator("#results .note").all_inner_texts() == [note]
+    page.get_by_role("button", name="Remove").click()
+    page.wait_for_selector("#results .note", state="detached")
+    expect_ids(page, searcher.search(TEXT, k=24))
+
+
+def test_a_click_on_a_picture_that_is_gone_says_so_and_leaves_the_query(page: Page, searcher: Searcher) -> None:
+    ask(page, TEXT)
+    found = searcher.search(TEXT, k=SHOWN)
+    expect_ids(page, found)
+    page.locator("#results .look").first.evaluate("button => { button.dataset.id = 'nobody'; }")
+    page.locator("#results .look").first.click()
+    page.wait_for_selector("#status .problem:has-text('nobody')")
+    page.wait_for_timeout(1_500)
+    assert "there is no picture 'nobody'" in problem(page)
+    assert page.input_value("#words input") == TEXT
+    expect_ids(page, found)
 
 
 def test_an_upload_over_the_limit_is_refused(page: Page, served: Served) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 
 from tests.serving.conftest import Served
 from twinlens.errors import ParamsError, QueryError
-from twinlens.serving import server
+from twinlens.serving.guard import MAX_EVENT_BYTES, MAX_REQUEST_BYTES
 from twinlens.serving.server import serve
 
 
@@ -51,38 +48,69 @@ def test_an_upload_cannot_be_had_back(served: Served) -> None:
     Path(path).unlink()
 
 
-def test_uploads_are_bounded_by_the_request_and_in_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MAX_REQUEST_BYTES", 100)
-    monkeypatch.setattr(server, "MAX_UPLOADS_BYTES", 150)
-    guard = server.Guard(None, tmp_path)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "gradio_api/process_recording"),
+        ("POST", "gradio_api/run/predict"),
+        ("POST", "gradio_api/call/predict"),
+        ("POST", "gradio_api/component_server"),
+        ("POST", "gradio_api/vibe-edit"),
+        ("POST", "gradio_api/stream/x"),
+        ("POST", "gradio_api/upload/"),
+        ("POST", "gradio_api//upload"),
+        ("POST", "login"),
+        ("POST", ""),
+        ("PUT", "gradio_api/upload"),
+        ("GET", "gradio_api/queue/status"),
+        ("GET", "gradio_api/info"),
+        ("GET", "gradio_api/runs"),
+        ("GET", "monitoring"),
+        ("GET", "docs"),
+    ],
+)
+def test_what_the_page_does_not_ask_for_is_refused_and_leaves_nothing(served: Served, method: str, path: str) -> None:
+    before = served.uploads()
+    sent = {"file": ("a.webm", b"mine"), "files": ("a.webm", b"mine")}
+    answer = requests.request(method, f"{served.url}/{path}", files=sent if method != "GET" else None, timeout=30)
+    assert answer.status_code == 403
+    assert served.uploads() == before
 
-    def status(*headers: tuple[bytes, bytes]) -> int:
-        sent: list[dict[str, Any]] = []
 
-        async def send(message: dict[str, Any]) -> None:
-            sent.append(message)
+def test_only_the_page_itself_may_send_something(served: Served) -> None:
+    def sent(path: str, origin: str | None) -> requests.Response:
+        headers = {} if origin is None else {"Origin": origin}
+        return requests.post(
+            f"{served.url}/gradio_api/{path}", files={"files": ("a.txt", b"mine")}, headers=headers, timeout=30
+        )
 
-        scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": list(headers)}
-        with ThreadPoolExecutor(1) as thread:  # in this one Playwright may have left a loop running
-            thread.submit(asyncio.run, guard(scope, None, send)).result()
-        return int(sent[0]["status"])
+    port = served.url.rpartition(":")[2]
+    for origin in ("http://evil.example", f"http://evil.example:{port}", "http://127.0.0.1:1", "null", ""):
+        assert [sent(path, origin).status_code for path in ("upload", "queue/join")] == [403, 403]
+    assert served.uploads() == []
+    for known in (served.url, None):  # a browser on the page, a program
+        (path,) = sent("upload", known).json()
+        Path(path).unlink()
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        assert guard.arriving == 100
-        await send({"type": "http.response.start", "status": 200})
 
-    guard.app = app
-    length = (b"content-length", b"100")
-    assert status() == 411
-    assert status((b"content-length", b"101")) == 413
-    assert [status(length), status(length), guard.arriving] == [200, 200, 0]
-    (tmp_path / "session").mkdir()
-    (tmp_path / "session" / "waiting.png").write_bytes(bytes(51))
-    assert status(length) == 503
-    (tmp_path / "session" / "waiting.png").write_bytes(bytes(50))
-    assert status(length) == 200
-    guard.arriving = 1
-    assert status(length) == 503
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("upload", "Content-Length: 10\r\nTransfer-Encoding: chunked", 411),
+        ("upload", "Transfer-Encoding: chunked", 411),
+        ("queue/join", "Transfer-Encoding: chunked", 411),
+        ("upload", f"Content-Length: {MAX_REQUEST_BYTES + 1}", 413),
+        ("queue/join", f"Content-Length: {MAX_EVENT_BYTES + 1}", 413),
+    ],
+)
+def test_a_body_of_no_or_too_large_a_size_is_refused_unread(
+    served: Served, path: str, headers: str, status: int
+) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        kind = "Content-Type: multipart/form-data; boundary=b"
+        connection.sendall(f"POST /gradio_api/{path} HTTP/1.1\r\nHost: {host}\r\n{kind}\r\n{headers}\r\n\r\n".encode())
+        assert int(connection.recv(100).split()[1]) == status  # nothing of the body was sent
 
 
 def test_the_browser_is_told_to_ask_nobody_else(served: Served) -> None:

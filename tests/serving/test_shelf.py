@@ -10,11 +10,11 @@ import pytest
 
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from tests.serving.conftest import MODELS
-from twinlens import paths
+from twinlens import Searcher, paths
 from twinlens.errors import QueryError
 from twinlens.indexing.manifest import published
 from twinlens.params import read_params
-from twinlens.serving.shelf import Name, Shelf
+from twinlens.serving.shelf import TRIED_AGAIN_S, Name, Shelf
 
 NAME = Name(MODEL, CAPTIONER)
 
@@ -74,3 +74,77 @@ def test_the_old_index_answers_until_a_new_one_can(caplog: pytest.LogCaptureFixt
     after = shelf.searcher(NAME)
     assert after is not before
     assert after.search("boat").hits == before.search("boat").hits
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which passes when a test says so."""
+    now = [100.0]
+    monkeypatch.setattr("twinlens.serving.shelf.time.monotonic", lambda: now[0])
+    return now
+
+
+def touch() -> None:
+    """Another manifest with the same text."""
+    text = manifest().read_text(encoding="utf-8")
+    manifest().unlink()
+    manifest().write_text(text, encoding="utf-8")
+
+
+@pytest.mark.usefixtures("copy")
+def test_an_index_whose_vectors_come_after_its_manifest_is_opened_once_they_are_there(clock: list[float]) -> None:
+    shelf = Shelf(read_params())
+    before = shelf.searcher(NAME)
+    vectors = paths.embedded(DATASET, MODEL) / "images.npy"
+    raw = vectors.read_bytes()
+    vectors.unlink()  # a copy of its own, not the bytes that others share
+    vectors.write_bytes(raw[:-1] + b"x")
+    touch()
+    assert shelf.searcher(NAME) is before
+    vectors.write_bytes(raw)
+    clock[0] += TRIED_AGAIN_S - 1
+    assert shelf.searcher(NAME) is before
+    clock[0] += 2
+    after = shelf.searcher(NAME)
+    assert after is not before
+    clock[0] += 100
+    assert shelf.searcher(NAME) is after
+
+
+@pytest.mark.usefixtures("copy")
+def test_the_old_index_answers_while_files_are_being_replaced(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf = Shelf(read_params())
+    before = shelf.searcher(NAME)
+
+    def vanished(*_: object) -> None:
+        raise FileNotFoundError("images.npy")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "twinlens"):
+        patch.setattr("twinlens.serving.shelf.Searcher", vanished)
+        touch()
+        for _ in range(3):
+            assert shelf.searcher(NAME) is before
+            clock[0] += TRIED_AGAIN_S + 1
+        with pytest.raises(QueryError, match=r"cannot be opened: images\.npy; try again"):
+            Shelf(read_params()).searcher(NAME)
+        patch.setattr(Path, "stat", vanished)
+        assert shelf.searcher(NAME) is before
+    assert len([record for record in caplog.records if "the old one answers" in record.message]) == 1
+    assert shelf.searcher(NAME) is not before
+
+
+@pytest.mark.usefixtures("copy")
+def test_nobody_waits_for_an_index_that_is_being_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = Shelf(read_params())
+    before, asked = shelf.searcher(NAME), []
+
+    def slow(*names: object) -> Searcher:
+        asked.append(shelf.searcher(NAME))  # as another thread would
+        return Searcher(*names)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("twinlens.serving.shelf.Searcher", slow)
+    touch()
+    assert shelf.searcher(NAME) is not before
+    assert asked == [before]

@@ -25,6 +25,7 @@ class Asked:
 
     picture: bytes | None = None  # JPEG, as `resize` would make it
     marks: tuple[tuple[str, bool], ...] = ()  # image id, and whether it is relevant; in the order of marking
+    mended: tuple[str, ...] = ()  # what had to be done to the picture before it could be searched by
 
     @property
     def liked(self) -> tuple[str, ...]:
@@ -109,6 +110,7 @@ def _column(shelf: Shelf, name: Name, wanted: Wanted) -> Column:
             image_weight=wanted.image_weight,
             k=wanted.k,
         )
+        found = replace(found, notes=(*wanted.asked.mended, *found.notes))
     except TwinLensError as error:
         problem = str(error)
     except Exception:  # the visitor gets a sentence, the terminal what happened

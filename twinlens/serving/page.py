@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from twinlens.errors import QueryError, TwinLensError
 from twinlens.indexing.queries import MAX_IMAGE_BYTES, MODES
 from twinlens.serving import markup
 from twinlens.serving.answers import FAILED, Asked, Wanted, again, answer, mode_left, some_pictures, take_picture
+from twinlens.serving.guard import KEPT_S
 from twinlens.serving.shelf import Name, Shelf
 
 log = logging.getLogger("twinlens")
@@ -22,7 +24,8 @@ COUNTS = [12, 24, 48]
 EXAMPLES = 3
 CLIENTS = 8  # searches at once
 WAITING = 256  # events that may wait; more are refused
-UPLOADS_S = (60, 300)  # uploads that nobody searched by are looked for so often, and deleted when so old
+MAX_TYPED = 100_000  # characters; more could be too large a request, which Gradio says nothing about
+SWEPT_S = 60  # uploads that nobody searched by are looked for so often
 MODE_NAMES = {
     "auto": "Auto",
     "vector": "Vector",
@@ -66,13 +69,13 @@ class Handlers:
         wanted = again(Wanted(text or "", asked, mode, image_weight, k))
         return (*self._found(wanted, model, other), wanted.mode)
 
-    def search_by(self, event: gr.EventData) -> tuple[Any, str, str, str]:
+    def search_by(self, renewed: int, event: gr.EventData) -> tuple[Any, ...]:
         """A picture of the pool that was clicked is the whole query from here on."""
         try:
             asked = Asked().marked(self._known(event.id), True)
         except TwinLensError as error:
-            return gr.skip(), gr.skip(), markup.problem(str(error)), gr.skip()
-        return asked, self._tray(asked), gr.skip(), "auto"
+            return *[gr.skip()] * 5, markup.problem(str(error)), gr.skip()
+        return "", "auto", asked, markup.drop(None), self._tray(asked), gr.skip(), renewed + 1
 
     def mark(self, asked: Asked, mode: str, event: gr.EventData) -> tuple[Any, Any, Any, Any]:
         """One mark set, turned or taken away."""
@@ -87,20 +90,23 @@ class Handlers:
 
     def clear(self, asked: Asked, mode: str) -> tuple[Asked, str, str]:
         """No marks."""
-        after = Asked(picture=asked.picture)
+        after = replace(asked, marks=())
         return after, "", mode_left(mode, after)
 
-    def picture(self, asked: Asked, event: gr.EventData) -> tuple[Any, Any, Any]:
+    def picture(self, asked: Asked, renewed: int, event: gr.EventData) -> tuple[Any, Any, Any, Any]:
         """A visitor's own picture has arrived."""
         try:
-            jpeg, notes = take_picture(self.shelf, event.path, self.uploads)
+            jpeg, mended = take_picture(self.shelf, event.path, self.uploads)
         except TwinLensError as error:
-            return gr.skip(), gr.skip(), markup.problem(str(error))
+            return gr.skip(), gr.skip(), self._not_taken(str(error), asked), gr.skip()
         except Exception:
             log.exception("an upload failed")
-            return gr.skip(), gr.skip(), markup.problem(FAILED)
-        said = markup.told("; ".join(notes)) if notes else gr.skip()
-        return Asked(jpeg, asked.marks), markup.drop(jpeg), said
+            return gr.skip(), gr.skip(), self._not_taken(FAILED, asked), gr.skip()
+        return Asked(jpeg, asked.marks, tuple(mended)), markup.drop(jpeg), gr.skip(), renewed + 1
+
+    def _not_taken(self, reason: str, asked: Asked) -> str:
+        stays = "" if asked.picture is None else "; the picture before it is still searched by"
+        return markup.problem(f"{reason}{stays}")
 
     def failed(self, event: gr.EventData) -> str:
         """A picture did not arrive."""
@@ -170,9 +176,12 @@ def build(shelf: Shelf, first: Name, uploads: Path) -> gr.Blocks:
         uploads: the folder in which Gradio puts what visitors upload.
     """
     handlers = Handlers(shelf, first, uploads)
-    with gr.Blocks(analytics_enabled=False, title="TwinLens", delete_cache=UPLOADS_S, fill_width=True) as blocks:
+    with gr.Blocks(
+        analytics_enabled=False, title="TwinLens", delete_cache=(SWEPT_S, KEPT_S), fill_width=True
+    ) as blocks:
         _part(markup.header(shelf.dataset, shelf.searcher(first).index.manifest.rows), "head")
         asked = gr.State(Asked(), time_to_live=24 * 3600)
+        renewed = gr.State(0, time_to_live=24 * 3600)  # a search follows whenever it changes
         with gr.Row(elem_id="ask"):
             with gr.Column(scale=3, min_width=280):
                 with gr.Row(elem_id="line"):
@@ -181,6 +190,7 @@ def build(shelf: Shelf, first: Name, uploads: Path) -> gr.Blocks:
                         placeholder="in your own words",
                         lines=1,
                         max_lines=1,
+                        max_length=MAX_TYPED,
                         elem_id="words",
                         autofocus=True,
                     )
@@ -218,15 +228,12 @@ def build(shelf: Shelf, first: Name, uploads: Path) -> gr.Blocks:
             found,
             **busy,
         )
-        # A click on a result, a dropped picture and an example first change the query, then search.
-        fresh = results.search_by(handlers.search_by, None, [asked, tray, status, mode], **instant)
-        fresh.then(lambda: ("", markup.drop(None)), None, [words, drop], **quiet).then(
-            handlers.changed, settings, found, **busy
-        )
+        # A click on a result, a dropped picture and an example first change the query, then search. The first two may
+        # fail, which an event that follows them cannot see: it would search by the old query, and wipe the reason away.
+        results.search_by(handlers.search_by, renewed, [words, mode, asked, drop, tray, status, renewed], **instant)
+        drop.picture(handlers.picture, [asked, renewed], [asked, drop, status, renewed], **instant)
+        renewed.change(handlers.changed, settings, found, **busy)
         results.say(handlers.say, None, words, **quiet).then(handlers.search, settings, found, **busy)
-        drop.picture(handlers.picture, asked, [asked, drop, status], **instant).success(
-            handlers.changed, settings, found, **busy
-        )
         drop.remove(handlers.remove, [asked, mode], [asked, drop, mode], **instant).then(
             handlers.changed, settings, found, **busy
         )

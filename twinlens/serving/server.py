@@ -1,4 +1,4 @@
-"""A port of this machine that shows the page, and refuses whatever the page does not need."""
+"""A port of this machine that shows the page."""
 
 from __future__ import annotations
 
@@ -8,87 +8,21 @@ import socket
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from twinlens.errors import ParamsError
 from twinlens.indexing.queries import MAX_IMAGE_BYTES
 from twinlens.params import read_params
+from twinlens.serving.guard import Guard
 from twinlens.serving.shelf import Shelf
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-MAX_REQUEST_BYTES = 2 * MAX_IMAGE_BYTES  # of an upload; the page sends one picture at a time
-MAX_UPLOADS_BYTES = 8 * MAX_IMAGE_BYTES  # of all uploads that arrive or lie there
 STOPS_WITHIN_S = 2  # an open page holds a connection; it is not waited for
-# Pictures are part of the page and uploads are read once, so nobody has a reason to ask for a file, or for
-# something from elsewhere through this machine.
-REFUSED = ("file=", "file/", "proxy=", "stream/", "component_server")
-HEADERS = {
-    # Gradio's components come as inline scripts and compile their templates.
-    "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
-    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
-
-
-class Guard:
-    """ASGI middleware: refuses files, bounds uploads, and tells the browser to ask no other host."""
-
-    def __init__(self, app: Any, uploads: Path) -> None:
-        self.app, self.uploads = app, uploads
-        self.arriving = 0  # bytes
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request."""
-        path = scope.get("path", "").removeprefix("/gradio_api").lstrip("/") if scope["type"] == "http" else ""
-        if path.startswith(REFUSED):
-            await _refuse(send, 403, "The search page gives out no files.")
-            return
-        size = 0
-        if scope.get("method") == "POST" and path.rstrip("/") == "upload":
-            length = dict(scope["headers"]).get(b"content-length", b"")
-            if not length.isdigit():
-                await _refuse(send, 411, "An upload has to say how large it is.")
-                return
-            size = int(length)
-            if size > MAX_REQUEST_BYTES:
-                await _refuse(send, 413, "An upload is larger than the maximum allowed size.")
-                return
-            if self.arriving + _bytes_in(self.uploads) + size > MAX_UPLOADS_BYTES:
-                await _refuse(send, 503, "Too many uploads at once: try again in a minute.")
-                return
-
-        async def with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = message | {"headers": [*message.get("headers", []), *extra]}
-            await send(message)
-
-        self.arriving += size
-        try:
-            await self.app(scope, receive, with_headers)
-        finally:
-            self.arriving -= size
-
-
-async def _refuse(send: Any, status: int, reason: str) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
-    await send({"type": "http.response.body", "body": reason.encode()})
-
-
-def _bytes_in(folder: Path) -> int:
-    found = 0
-    for parent, _, files in os.walk(folder):  # unlike rglob, it passes over a folder that vanishes
-        for name in files:
-            with suppress(FileNotFoundError):  # another request has read and deleted it
-                found += os.lstat(Path(parent, name)).st_size
-    return found
 
 
 def serve(host: str, port: int, dataset: str | None = None, model: str | None = None) -> None:

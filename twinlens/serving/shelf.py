@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from threading import Lock
 
 from twinlens import paths
@@ -17,6 +17,7 @@ from twinlens.params import Params
 
 log = logging.getLogger("twinlens")
 
+TRIED_AGAIN_S = 5.0  # how long the old index answers before a new one that failed is tried again
 Stamp = tuple[int, int]
 
 
@@ -33,10 +34,26 @@ class Name:
         return f"{self.model}/{self.captioner}"
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Failed:
+    stamp: Stamp | None  # of the manifest that could not be opened
+    reason: str
+    at: float  # seconds of the monotonic clock
+
+
+@dataclass(frozen=True)
 class _Opened:
     searcher: Searcher
-    stamp: Stamp | None  # of the manifest that was last looked at
+    stamp: Stamp | None  # of its manifest
+    failed: _Failed | None = None  # the last try to open a newer one
+
+    def answers(self, stamp: Stamp | None) -> bool:
+        """Whether nothing newer can be had: it is up to date, or DVC makes the manifest anew, or one was just tried."""
+        if stamp in (None, self.stamp):
+            return True
+        failed = self.failed
+        # The manifest may be right and what it names not there yet: a stamp that failed is tried again.
+        return failed is not None and failed.stamp == stamp and time.monotonic() - failed.at < TRIED_AGAIN_S
 
 
 class Shelf:
@@ -85,12 +102,12 @@ class Shelf:
             QueryError: it is not open, and there is none or it may not answer.
             DataError: it has to be built here first and cannot be.
         """
-        stamp = self._stamp(name)
-        if (held := self._held(name)) and stamp in (None, held.stamp):
-            return held.searcher  # also while DVC makes the manifest anew and there is none
+        held = self._held(name)
+        if held and (held.answers(self._stamp(name)) or self._opening.locked()):
+            return held.searcher
         with self._opening:  # one at a time; what is open answers meanwhile
-            held = self._held(name)
-            if held is None or stamp not in (None, held.stamp):
+            held, stamp = self._held(name), self._stamp(name)
+            if held is None or not held.answers(stamp):
                 held = self._open(name, held, stamp)
             with self._lock:
                 self._opened[name] = held
@@ -107,18 +124,26 @@ class Shelf:
     def _open(self, name: Name, held: _Opened | None, stamp: Stamp | None) -> _Opened:
         try:
             return _Opened(Searcher(self.dataset, name.model, name.captioner, self.params), stamp)
-        except TwinLensError as error:
-            if held is None:
+        except (TwinLensError, OSError) as error:  # files that DVC is replacing are not there for a moment
+            if held is not None:
+                return self._kept(name, held, _Failed(stamp, str(error), time.monotonic()))
+            if isinstance(error, TwinLensError):
                 raise
-            log.warning("the index of %s changed and cannot be opened; the old one answers: %s", name.key, error)
-            return _Opened(held.searcher, stamp)
+            raise QueryError(f"the index of {name.key} cannot be opened: {error}; try again in a moment") from error
+
+    def _kept(self, name: Name, held: _Opened, failed: _Failed) -> _Opened:
+        before = held.failed
+        if before is None or (before.stamp, before.reason) != (failed.stamp, failed.reason):  # once, not at every try
+            log.warning(
+                "the index of %s changed and cannot be opened; the old one answers: %s", name.key, failed.reason
+            )
+        return replace(held, failed=failed)
 
     def _stamp(self, name: Name) -> Stamp | None:
         """What changes when the manifest does; nothing while there is none."""
-        path: Path = paths.indexed(self.dataset, name.model, name.captioner)
         try:
-            stat = path.stat()
-        except FileNotFoundError:
+            stat = paths.indexed(self.dataset, name.model, name.captioner).stat()
+        except OSError:
             return None
         return stat.st_mtime_ns, stat.st_ino
 
