@@ -54,7 +54,8 @@ def test_an_open_index_answers_while_its_manifest_is_away_and_says_so() -> None:
 
 @pytest.mark.usefixtures("copy")
 @pytest.mark.parametrize("changed", ["manifest", "parameters"])
-def test_an_open_index_answers_until_what_changed_can_be_opened(changed: str) -> None:
+def test_an_open_index_answers_until_what_changed_can_be_opened(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "TRIED_AGAIN_S", 0.0)
     before = search(TEXT, mode="hybrid")
     vectors = paths.embedded(DATASET, MODEL) / "images.npy"
     shutil.copy(vectors, "kept.npy")

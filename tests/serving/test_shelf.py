@@ -12,9 +12,10 @@ from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from tests.serving.conftest import MODELS
 from twinlens import Searcher, paths
 from twinlens.errors import QueryError
+from twinlens.indexing.kept import TRIED_AGAIN_S
 from twinlens.indexing.manifest import published
 from twinlens.params import read_params
-from twinlens.serving.shelf import TRIED_AGAIN_S, Name, Shelf
+from twinlens.serving.shelf import Name, Shelf
 
 NAME = Name(MODEL, CAPTIONER)
 
@@ -80,7 +81,7 @@ def test_the_old_index_answers_until_a_new_one_can(caplog: pytest.LogCaptureFixt
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which passes when a test says so."""
     now = [100.0]
-    monkeypatch.setattr("twinlens.serving.shelf.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("twinlens.indexing.kept.time.monotonic", lambda: now[0])
     return now
 
 
@@ -122,7 +123,7 @@ def test_the_old_index_answers_while_files_are_being_replaced(
         raise FileNotFoundError("images.npy")
 
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "twinlens"):
-        patch.setattr("twinlens.serving.shelf.Searcher", vanished)
+        patch.setattr("twinlens.indexing.kept.Searcher", vanished)
         touch()
         for _ in range(3):
             assert shelf.searcher(NAME) is before
@@ -144,7 +145,7 @@ def test_nobody_waits_for_an_index_that_is_being_opened_anew(monkeypatch: pytest
         asked.append(shelf.searcher(NAME))  # as another thread would
         return Searcher(*names)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("twinlens.serving.shelf.Searcher", slow)
+    monkeypatch.setattr("twinlens.indexing.kept.Searcher", slow)
     touch()
     assert shelf.searcher(NAME) is not before
     assert asked == [before]

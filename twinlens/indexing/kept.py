@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -10,16 +12,20 @@ from threading import Lock
 from typing import Any
 
 from twinlens import paths
-from twinlens.errors import TwinLensError
+from twinlens.errors import QueryError, TwinLensError
 from twinlens.indexing.queries import known
 from twinlens.indexing.results import Results
-from twinlens.indexing.searcher import KEPT_OPEN, Searcher
+from twinlens.indexing.searcher import Searcher
 from twinlens.params import Params, read_params
+
+log = logging.getLogger("twinlens")
 
 Stamp = tuple[int, int]
 Key = tuple[Path, str, str, str]  # the folder that we are in, dataset, model, captioner
 Found = tuple[Searcher, tuple[str, ...]]  # with notes
 
+KEPT_OPEN = 4  # searchers, each with its model
+TRIED_AGAIN_S = 5.0  # how long the old index answers before a new one that failed is tried again
 AWAY = "the index is being built anew, or was removed: the one that was opened before answers"
 
 
@@ -33,9 +39,33 @@ def stamp_of(path: Path) -> Stamp | None:
 
 
 @dataclass(frozen=True)
+class _Failed:
+    stamp: Stamp | None  # of the manifest that could not be opened
+    params: Params
+    reason: str
+    at: float  # seconds of the monotonic clock
+
+
+@dataclass(frozen=True)
 class _Open:
     searcher: Searcher
     stamp: Stamp | None  # of the manifest that there was
+    failed: _Failed | None = None  # the last try to open a newer one
+
+    def answer(self, params: Params, stamp: Stamp | None) -> Found | None:
+        """The searcher, unless something newer may be had: nothing has changed, is not there yet, or was just tried."""
+        if self.searcher.params == params and stamp in (None, self.stamp):
+            return self.searcher, () if stamp == self.stamp else (AWAY,)
+        failed = self.failed
+        # The manifest may be right and what it names not there yet, so what failed is tried again.
+        if failed and (failed.stamp, failed.params) == (stamp, params) and time.monotonic() - failed.at < TRIED_AGAIN_S:
+            return self.instead()
+        return None
+
+    def instead(self) -> Found:
+        """The searcher, while what is newer cannot be opened."""
+        reason = f", as it was then: {self.failed.reason}" if self.failed else " while it is opened anew"
+        return self.searcher, (f"the index that was opened before answers{reason}",)
 
 
 class Kept:
@@ -60,35 +90,32 @@ class Kept:
             known(captioner, params.captioners, "captioner"),
         )
         key = (Path.cwd(), *names)
-        found = self._current(key, params)
-        if found is None:
-            with self._opening:  # one at a time; what is open and has not changed answers meanwhile
-                found = self._current(key, params) or self._opened(key, params)
-        return found
+        held = self._held(key)
+        if held is not None:
+            if found := held.answer(params, stamp_of(paths.indexed(*names))):
+                return found
+            if self._opening.locked() and held.searcher.params == params:
+                return held.instead()  # nobody waits for what another opens
+        with self._opening:
+            held, stamp = self._held(key), stamp_of(paths.indexed(*names))  # another may have opened it meanwhile
+            found = held.answer(params, stamp) if held is not None else None
+            return found or self._opened(key, params, held, stamp)
 
-    def _current(self, key: Key, params: Params) -> Found | None:
-        """The one that is open, if nothing that it was opened by has changed."""
+    def _held(self, key: Key) -> _Open | None:
         with self._lock:
-            if key not in self._open:
-                return None
-            self._open.move_to_end(key)
-            held = self._open[key]
-        stamp = stamp_of(paths.indexed(*key[1:]))
-        if held.searcher.params != params or stamp not in (None, held.stamp):
-            return None
-        return held.searcher, () if stamp == held.stamp else (AWAY,)
+            if key in self._open:
+                self._open.move_to_end(key)
+            return self._open.get(key)
 
-    def _opened(self, key: Key, params: Params) -> Found:
-        with self._lock:
-            held = self._open.get(key)
-        stamp = stamp_of(paths.indexed(*key[1:]))
+    def _opened(self, key: Key, params: Params, held: _Open | None, stamp: Stamp | None) -> Found:
         try:
             searcher = Searcher(*key[1:], params)
         except (TwinLensError, OSError) as error:  # OSError: a stage removed what was being read
-            if held is None:
+            if held is not None:
+                return self._kept(key, held, _Failed(stamp, params, str(error), time.monotonic()))
+            if isinstance(error, TwinLensError):
                 raise
-            # it is tried again by the next call, as most of what fails here mends itself when the stages have run
-            return held.searcher, (f"the index that was opened before answers, as it was then: {error}",)
+            raise QueryError(f"the index of {'/'.join(key[1:])} cannot be opened: {error}; try again soon") from error
         if held is not None and held.searcher.towers.stands_for(searcher.towers):
             searcher.towers = held.searcher.towers  # in memory, where the weights on disk may be about to change
         with self._lock:
@@ -96,6 +123,16 @@ class Kept:
             while len(self._open) > KEPT_OPEN:
                 self._open.popitem(last=False)
         return searcher, ()
+
+    def _kept(self, key: Key, held: _Open, failed: _Failed) -> Found:
+        before = held.failed
+        if before is None or (before.stamp, before.reason) != (failed.stamp, failed.reason):  # once, not at every try
+            names = "/".join(key[1:])
+            log.warning("the index of %s changed and cannot be opened; the old one answers: %s", names, failed.reason)
+        held = replace(held, failed=failed)
+        with self._lock:
+            self._open[key] = held
+        return held.instead()
 
 
 _KEPT = Kept()

@@ -22,8 +22,6 @@ from twinlens.words import words
 if TYPE_CHECKING:
     from twinlens.indexing import queries
 
-KEPT_OPEN = 4  # searchers that `twinlens.search` keeps, each with its model
-
 
 class Searcher:
     """An open index with the model that made it; safe to be used by several threads.

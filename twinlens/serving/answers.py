@@ -101,7 +101,8 @@ def _column(shelf: Shelf, name: Name, wanted: Wanted) -> Column:
     started = time.perf_counter()
     found, problem = None, None
     try:
-        found = shelf.searcher(name).search(
+        searcher, notes = shelf.open(name)
+        found = searcher.search(
             wanted.text,
             image=wanted.asked.picture,
             like=wanted.asked.liked,
@@ -110,7 +111,7 @@ def _column(shelf: Shelf, name: Name, wanted: Wanted) -> Column:
             image_weight=wanted.image_weight,
             k=wanted.k,
         )
-        found = replace(found, notes=(*wanted.asked.mended, *found.notes))
+        found = replace(found, notes=(*notes, *wanted.asked.mended, *found.notes))
     except TwinLensError as error:
         problem = str(error)
     except Exception:  # the visitor gets a sentence, the terminal what happened

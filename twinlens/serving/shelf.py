@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections import OrderedDict
-from dataclasses import dataclass, replace
-from threading import Lock
+from dataclasses import dataclass
 
 from twinlens import paths
-from twinlens.errors import QueryError, TwinLensError
+from twinlens.errors import QueryError
+from twinlens.indexing.kept import Found, Kept
 from twinlens.indexing.manifest import published
 from twinlens.indexing.queries import known
-from twinlens.indexing.searcher import KEPT_OPEN, Searcher
+from twinlens.indexing.searcher import Searcher
 from twinlens.params import Params
-
-log = logging.getLogger("twinlens")
-
-TRIED_AGAIN_S = 5.0  # how long the old index answers before a new one that failed is tried again
-Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True, order=True)
@@ -32,28 +24,6 @@ class Name:
     def key(self) -> str:
         """As one string; `Shelf.find` reads it."""
         return f"{self.model}/{self.captioner}"
-
-
-@dataclass(frozen=True)
-class _Failed:
-    stamp: Stamp | None  # of the manifest that could not be opened
-    reason: str
-    at: float  # seconds of the monotonic clock
-
-
-@dataclass(frozen=True)
-class _Opened:
-    searcher: Searcher
-    stamp: Stamp | None  # of its manifest
-    failed: _Failed | None = None  # the last try to open a newer one
-
-    def answers(self, stamp: Stamp | None) -> bool:
-        """Whether nothing newer can be had: it is up to date, or DVC makes the manifest anew, or one was just tried."""
-        if stamp in (None, self.stamp):
-            return True
-        failed = self.failed
-        # The manifest may be right and what it names not there yet: a stamp that failed is tried again.
-        return failed is not None and failed.stamp == stamp and time.monotonic() - failed.at < TRIED_AGAIN_S
 
 
 class Shelf:
@@ -71,8 +41,7 @@ class Shelf:
         """
         self.params = params
         self.dataset = known(dataset or params.dataset, params.datasets, "dataset")
-        self._opened: OrderedDict[Name, _Opened] = OrderedDict()
-        self._lock, self._opening = Lock(), Lock()
+        self._kept = Kept()
 
     def names(self) -> list[Name]:
         """The indexes on disk whose model and captioner still have cards, sorted."""
@@ -95,57 +64,18 @@ class Shelf:
         """What to call an index: its model, and its captioner where that is not the active one."""
         return name.model if name.captioner == self.params.captioner else f"{name.model}, captions by {name.captioner}"
 
-    def searcher(self, name: Name) -> Searcher:
-        """The index, open. One that was built anew is opened anew; until it can be, the old one answers.
+    def open(self, name: Name) -> Found:
+        """The index, open, and what the asker should know of it; see `Kept.searcher`.
 
         Raises:
             QueryError: it is not open, and there is none or it may not answer.
             DataError: it has to be built here first and cannot be.
         """
-        held = self._held(name)
-        if held and (held.answers(self._stamp(name)) or self._opening.locked()):
-            return held.searcher
-        with self._opening:  # one at a time; what is open answers meanwhile
-            held, stamp = self._held(name), self._stamp(name)
-            if held is None or not held.answers(stamp):
-                held = self._open(name, held, stamp)
-            with self._lock:
-                self._opened[name] = held
-                while len(self._opened) > KEPT_OPEN:
-                    self._opened.popitem(last=False)
-            return held.searcher
+        return self._kept.searcher(self.params, self.dataset, name.model, name.captioner)
 
-    def _held(self, name: Name) -> _Opened | None:
-        with self._lock:
-            if name in self._opened:
-                self._opened.move_to_end(name)
-            return self._opened.get(name)
-
-    def _open(self, name: Name, held: _Opened | None, stamp: Stamp | None) -> _Opened:
-        try:
-            return _Opened(Searcher(self.dataset, name.model, name.captioner, self.params), stamp)
-        except (TwinLensError, OSError) as error:  # files that DVC is replacing are not there for a moment
-            if held is not None:
-                return self._kept(name, held, _Failed(stamp, str(error), time.monotonic()))
-            if isinstance(error, TwinLensError):
-                raise
-            raise QueryError(f"the index of {name.key} cannot be opened: {error}; try again in a moment") from error
-
-    def _kept(self, name: Name, held: _Opened, failed: _Failed) -> _Opened:
-        before = held.failed
-        if before is None or (before.stamp, before.reason) != (failed.stamp, failed.reason):  # once, not at every try
-            log.warning(
-                "the index of %s changed and cannot be opened; the old one answers: %s", name.key, failed.reason
-            )
-        return replace(held, failed=failed)
-
-    def _stamp(self, name: Name) -> Stamp | None:
-        """What changes when the manifest does; nothing while there is none."""
-        try:
-            stat = paths.indexed(self.dataset, name.model, name.captioner).stat()
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_ino
+    def searcher(self, name: Name) -> Searcher:
+        """The same without the notes."""
+        return self.open(name)[0]
 
     def first(self, model: str | None = None) -> Name:
         """The index to begin with: of a model, with the active captions where there are such.
