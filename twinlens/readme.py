@@ -124,7 +124,9 @@ def keep_training() -> None:
         for entry in (json.loads(path.read_text(encoding="utf-8")) if path.exists() else [])
         if (entry["dataset"], entry["model"]) != (own["dataset"], own["model"])
     ]
-    path.write_text(json.dumps([*others, own], indent=2) + "\n", encoding="utf-8")
+    order = list(names["models"])
+    every = sorted([*others, own], key=lambda entry: (entry["dataset"], order.index(entry["model"])))
+    path.write_text(json.dumps(every, indent=2) + "\n", encoding="utf-8")
 
 
 def block_of(name: str) -> str:
