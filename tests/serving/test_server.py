@@ -11,6 +11,7 @@ import requests
 from tests.serving.conftest import Served
 from twinlens.errors import ParamsError, QueryError
 from twinlens.serving.guard import MAX_EVENT_BYTES, MAX_REQUEST_BYTES
+from twinlens.serving import server
 from twinlens.serving.server import serve
 
 
@@ -123,6 +124,11 @@ def test_the_browser_is_told_to_ask_nobody_else(served: Served) -> None:
 def test_another_name_that_was_pointed_here_is_refused(served: Served) -> None:
     assert requests.get(served.url, headers={"Host": "evil.example"}, timeout=30).status_code == 400
     assert requests.get(served.url, headers={"Host": "localhost"}, timeout=30).status_code == 200
+
+
+def test_whoever_asks_before_the_page_is_up_is_not_refused() -> None:
+    with server._listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname(), timeout=30):
+        pass
 
 
 @pytest.mark.usefixtures("root")

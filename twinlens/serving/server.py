@@ -105,6 +105,7 @@ def _listening(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()  # whoever asks before the page is up waits for it, and is not refused
     except OSError as error:
         raise ParamsError(
             f"the page cannot be shown at {host}, port {port}: {error.strerror}; another port is free: --port 0"
