@@ -10,8 +10,8 @@ import requests
 
 from tests.serving.conftest import Served
 from twinlens.errors import ParamsError, QueryError
-from twinlens.serving.guard import MAX_EVENT_BYTES, MAX_REQUEST_BYTES
 from twinlens.serving import server
+from twinlens.serving.guard import MAX_EVENT_BYTES, MAX_REQUEST_BYTES
 from twinlens.serving.server import serve
 
 
