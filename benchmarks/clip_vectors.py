@@ -28,7 +28,7 @@ WHO = {
 }
 NOBODY = len(WHO)
 MAJORITY = 3  # captions of five
-# What `category_search.standard` was chosen from, by average precision.
+# What is tried; docs/category-search.md says which values of `category_search.standard` were chosen from it.
 WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6)
 SHRINKAGES = (0.2, 0.4, 0.6, 0.8, 1.0)
 CS = (0.001, 0.01, 0.1, 1.0)
