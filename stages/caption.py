@@ -12,7 +12,7 @@ import transformers
 from stages.runner import run_stage
 from twinlens import paths, tables
 from twinlens.captioners import transformers as captioners
-from twinlens.captioners.caption import caption_pictures
+from twinlens.captioners.caption import CODE, caption_pictures
 from twinlens.cards import CaptionerCard
 from twinlens.costs import Cost
 from twinlens.encoders.weights import identity
@@ -84,13 +84,7 @@ def _key(card: CaptionerCard, weights: Path, described: pl.DataFrame, placement:
         pictures=digest(described["sha256"]),
         placement=placement.name,
         libraries=[torch.__version__, transformers.__version__],
-        code=code_digest(
-            "pixels.py",
-            "captioners/transformers.py",
-            "captioners/caption.py",
-            "encoders/base.py",
-            "encoders/image_processor.py",
-        ),
+        code=code_digest(*CODE),
     )
 
 

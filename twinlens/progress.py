@@ -37,12 +37,25 @@ class Progress:
         now = time.monotonic()
         if not self.terminal and now - self.last_line >= LINE_EVERY_S:
             self.last_line = now
-            log.info("%s: %s of %s (%s)", self.what, f"{self.count:,}", f"{self.total:,}", self.rate())
+            done, total = f"{self.count:,}", f"{self.total:,}"
+            log.info("%s: %s of %s (%s)%s", self.what, done, total, self.rate(), self._left())
 
     def rate(self) -> str:
-        """What was done per second since the start, in words."""
-        elapsed = max(time.monotonic() - self.started, 1e-9)
-        return f"{(self.count - self.start_count) / elapsed:,.1f} {self.unit}/s"
+        """The pace since the start, in words: pieces a second, or seconds a piece where that is more than one."""
+        elapsed, done = max(time.monotonic() - self.started, 1e-9), self.count - self.start_count
+        return (
+            f"{done / elapsed:,.1f} {self.unit}/s"
+            if done >= elapsed or not done
+            else f"{elapsed / done:,.1f} s/{self.unit}"
+        )
+
+    def _left(self) -> str:
+        """How long the rest will take at this rate, in words; nothing where it cannot be known."""
+        done = self.count - self.start_count
+        if not done or self.total <= self.count:
+            return ""
+        seconds = (self.total - self.count) * (time.monotonic() - self.started) / done
+        return f", {tqdm.format_interval(seconds)} left"
 
     def __enter__(self) -> Self:
         return self

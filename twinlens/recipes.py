@@ -69,7 +69,7 @@ class PairRecipe(Recipe):
     margin: Positive = 0.2
     distance: Literal["cosine", "euclidean", "squared_euclidean"] = "cosine"  # of `margin` and `triplet`
     negatives: Literal["random", "all", "semi_hard", "hardest"] = "hardest"  # of `triplet`, within the batch
-    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: mixed, for GPUs; slower on most CPUs
+    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: mixed, for GPUs; most CPUs emulate it
     on_collapse: Literal["stop", "record"] = "stop"  # when all pictures or all captions become one point
 
 

@@ -17,6 +17,12 @@ from twinlens.scratch import Scratch
 from twinlens.tables import iter_pixels
 
 PICTURES_PER_PART = 128  # what a killed run loses at most
+CODE = (  # that decides the words
+    *(f"captioners/{name}.py" for name in ("caption", "transformers")),
+    *(f"encoders/{name}.py" for name in ("base", "image_processor")),
+    "pixels.py",
+    "tables.py",
+)
 
 
 def default_batch(placement: Placement) -> int:

@@ -50,8 +50,22 @@ PACKAGES = {  # that decide a vector, beside torch
     "transformers": ("transformers", "tokenizers"),
     "word_vectors": ("numpy", "polars", "regex"),
 }
-HELPERS = {"word_vectors": ("encoders/word_table.py",)}  # what a family's module brings along
+CODE = (
+    "pixels.py",
+    "probes.py",
+    "tables.py",
+    *(f"encoders/{name}.py" for name in ("base", "embed", "probe", "towers")),
+)
+HELPERS = {  # what a family's module brings along
+    "transformers": ("encoders/image_processor.py",),
+    "word_vectors": ("encoders/word_table.py",),
+}
 NOT_IDENTITY = {"checkpoint", "word_vectors", "sha256", "licence", "revision"}  # the weights' own digest says it better
+
+
+def code_of(family: str) -> tuple[str, ...]:
+    """The code that decides the vectors of a family's towers."""
+    return (*CODE, f"encoders/{family}.py", *HELPERS.get(family, ()))
 
 
 class TowerJob:
@@ -68,14 +82,7 @@ class TowerJob:
             "weights": identity(self.weights),
             "placement": self.placement.name,
             "libraries": {name: version(name) for name in ("torch", *PACKAGES[self.tower.family])},
-            "code": code_digest(
-                "pixels.py",
-                "encoders/base.py",
-                "encoders/embed.py",
-                "encoders/image_processor.py",
-                f"encoders/{self.tower.family}.py",
-                *HELPERS.get(self.tower.family, ()),
-            ),
+            "code": code_digest(*code_of(self.tower.family)),
         }
 
     @cached_property

@@ -22,6 +22,7 @@ from twinlens.training.vocabulary import learn_tokenizer
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
 
 HALF = (0.5, 0.5, 0.5)
+CODE = ("encoders/image_processor.py", "training/captioning.py", "training/vocabulary.py")
 
 
 def train_captioner(card: CaptionerCard, material: Material, placement: Placement, out: Path) -> Trained:
@@ -34,7 +35,7 @@ def train_captioner(card: CaptionerCard, material: Material, placement: Placemen
     trainer = _Trainer(card, train, val, placement)
     decoding = {"max_new_tokens", "num_beams", "note", "licence"}  # how words are searched for later on
     described = card.model_dump(mode="json", exclude=decoding)
-    key = training_key(described, train, val, placement.name, "training/captioning.py", "encoders/image_processor.py")
+    key = training_key(described, train, val, placement, *CODE)
     with Scratch("train", key) as scratch:
         rows = trainer.run(material.store(train, trainer.pixels), material.store(val, trainer.pixels), scratch)
         trainer.write(out)

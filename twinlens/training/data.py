@@ -14,6 +14,7 @@ from jaxtyping import Int, UInt8
 
 from twinlens.errors import DataError
 from twinlens.pixels import PixelSpec, ahead, decode_and_fit
+from twinlens.placement import Placement, matrix_numbers
 from twinlens.progress import Progress
 from twinlens.scratch import Scratch, code_digest, digest, fingerprint
 from twinlens.tables import iter_pixels
@@ -22,7 +23,14 @@ PER_PART = 2048
 
 # What decides the weights of any training; an objective adds its own.
 LIBRARIES = ("open_clip_torch", "transformers", "tokenizers")
-CODE = ("pixels.py", "encoders/base.py", "training/loop.py", "training/data.py", "training/vocabulary.py")
+CODE = (
+    "encoders/base.py",
+    "pixels.py",
+    "placement.py",
+    "tables.py",
+    *(f"training/{name}.py" for name in ("data", "loop", "muon", "schedule", "threads")),
+)
+STORE_CODE = ("pixels.py", "tables.py", "training/data.py")  # of pictures that are decoded once
 
 
 @dataclass(frozen=True)
@@ -106,14 +114,23 @@ def check_disjoint(used: pl.DataFrame, measured: pl.DataFrame, what: str, where:
             raise DataError(f"{len(both)} {what} are in {where} too, by their {by}; the first: {min(both)}: {remedy}")
 
 
-def training_key(card: dict[str, Any], train: Split, val: Split, device: str, *modules: str) -> str:
-    """The fingerprint of a training: everything that decides its weights."""
+def training_key(card: dict[str, Any], train: Split, val: Split, placement: Placement, *modules: str) -> str:
+    """The fingerprint of a training: everything that decides its weights.
+
+    Args:
+        card: what is trained, and how.
+        train: the training split.
+        val: the validation split, which may choose the epoch.
+        placement: where it is trained.
+        modules: the project's own code that decides these weights, besides `CODE`.
+    """
     return fingerprint(
         card=card,
         pictures=[digest(split.pictures["sha256"]) for split in (train, val)],
         captions=[digest(split.captions) for split in (train, val)],
         captions_of=[digest(str(len(rows)) for rows in split.captions_of) for split in (train, val)],
-        device=device,
+        device=placement.name,
+        matrices=str(matrix_numbers(placement.device)),
         libraries=[torch.__version__, *map(version, LIBRARIES)],
         code=code_digest(*CODE, *modules),
     )
@@ -127,7 +144,7 @@ class PixelStore:
     """
 
     def __init__(self, shards: Path, pictures: pl.DataFrame, spec: PixelSpec, threads: int) -> None:
-        key = fingerprint(pictures=digest(pictures["sha256"]), spec=repr(spec), code=code_digest("pixels.py"))
+        key = fingerprint(pictures=digest(pictures["sha256"]), spec=repr(spec), code=code_digest(*STORE_CODE))
         self.spec = spec
         with Scratch("pixels", key) as scratch:
             starts = range(0, len(pictures), PER_PART)

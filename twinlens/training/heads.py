@@ -25,7 +25,7 @@ from twinlens.training.pairs import Inputs, Pair, Temperature, View, train_pair
 
 log = logging.getLogger("twinlens")
 
-CODE = ("heads.py", *(f"training/{name}.py" for name in ("heads", "pairs", "losses", "collapse", "schedule")))
+CODE = ("heads.py", *(f"training/{name}.py" for name in ("heads", "pairs", "losses", "collapse")))
 ANCHORS: dict[str, Anchors] = {IMAGE_TO_CAPTION: "pictures", CAPTION_TO_IMAGE: "texts"}
 
 
@@ -62,7 +62,7 @@ def train_heads(card: ModelCard, material: Material, features: Features, placeme
     pairs = Pairs(recipe.heads, widths["image"], widths["text"], features.table).to(placement.device)
     pairs.write(out / "untrained")
     described: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "towers": features.identity}
-    key = training_key(described, train, val, placement.name, *CODE)
+    key = training_key(described, train, val, placement, *CODE)
     temperature = Temperature(recipe).to(placement.device)
     module = torch.nn.ModuleDict({"heads": pairs, "temperature": temperature})
     views = [_view(pairs, direction, placement) for direction in pairs.directions]

@@ -18,6 +18,7 @@ from twinlens.progress import Progress
 from twinlens.recipes import Recipe
 from twinlens.scratch import Scratch
 from twinlens.training.schedule import make_optimisers, set_rate
+from twinlens.training.threads import suited_threads
 
 log = logging.getLogger("twinlens")
 
@@ -64,7 +65,8 @@ def fit(
     if scratch.has(CHECKPOINT):
         rows = _restore(scratch.path(CHECKPOINT), model, optimisers)
         log.info("train: going on after epoch %d of %d", len(rows), recipe.epochs)
-    with Progress("train", total=recipe.epochs * steps, unit="step", done=len(rows) * steps) as bar:
+    whole = Progress("train", total=recipe.epochs * steps, unit="step", done=len(rows) * steps)
+    with suited_threads(model), whole as bar:
         for epoch in range(len(rows), recipe.epochs):
             if _patience_is_over(rows, recipe, merit):
                 log.info("train: no better epoch in %d, so training stops after %d", recipe.patience, epoch)

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch.utils.checkpoint import checkpoint
 
 from twinlens.errors import DataError
-from twinlens.placement import Placement
+from twinlens.placement import Placement, warn_of_emulation
 from twinlens.recipes import PairRecipe
 from twinlens.scratch import Scratch
 from twinlens.training.collapse import collapsed, spread
@@ -129,6 +129,8 @@ def train_pair(
     Raises:
         DataError: a batch is larger than the split, a loss is NaN or infinite, or the vectors collapse.
     """
+    if recipe.precision == "bfloat16":
+        warn_of_emulation(placement.device, "train.precision")
     names = torch.arange(len(train.pictures))
 
     def loss_of(batch: Batch) -> torch.Tensor:

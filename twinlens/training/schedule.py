@@ -6,14 +6,15 @@ import math
 
 import torch
 
+from twinlens.placement import matrix_numbers
 from twinlens.recipes import Recipe
+from twinlens.training.muon import Muon
 
 
 def make_optimisers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the hidden matrices and AdamW for the rest.
 
-    Muon (Jordan et al. 2024) turns each matrix's step into an orthogonal one. On the small models
-    trained from nothing here it reaches in one minute what AdamW does not in three.
+    On the small models trained from nothing here Muon reaches in one minute what AdamW does not in three.
     """
     decay, rate = recipe.weight_decay, recipe.learning_rate
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -28,7 +29,7 @@ def make_optimisers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.
     ids = {id(p) for p in matrices}
     rest = [p for p in trained.values() if id(p) not in ids]
     return [
-        torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=rate, weight_decay=decay, numbers=matrix_numbers(matrices[0].device)),
         torch.optim.AdamW(rest, lr=rate, betas=recipe.betas, eps=recipe.eps, weight_decay=0.0, fused=True),
     ]
 

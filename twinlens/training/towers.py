@@ -26,7 +26,7 @@ from twinlens.training.pairs import Inputs, Pair, Temperature, View, freeze, tra
 from twinlens.training.vocabulary import learn_tokenizer
 
 HALF = (0.5, 0.5, 0.5)
-CODE = tuple(f"training/{name}.py" for name in ("towers", "pairs", "losses", "collapse", "schedule"))
+CODE = tuple(f"training/{name}.py" for name in ("towers", "pairs", "losses", "collapse", "vocabulary"))
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def train_towers(
     torch.manual_seed(recipe.seed)
     model = build(tower, recipe, train.captions, placement)
     card = {"tower": tower.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json"), "begin": model.weights}
-    key = training_key(card, train, val, placement.name, *CODE, f"encoders/{tower.family}.py")
+    key = training_key(card, train, val, placement, *code_of(tower.family))
     if model.weights is None:
         model.write(out / "untrained")
     pair = _pair(model, recipe, placement)
@@ -83,6 +83,12 @@ def train_towers(
                     kept.copy_(value.reshape(kept.shape))
         model.write(out / "weights")
         return Trained(rows, scratch.total("seconds"), len(train.pictures))
+
+
+def code_of(family: str) -> tuple[str, ...]:
+    """The code that decides the weights of a family's towers, besides that of any training."""
+    helpers = ("encoders/image_processor.py",) if family == "transformers" else ()
+    return (*CODE, f"encoders/{family}.py", *helpers)
 
 
 def _pair(model: Model, recipe: TowerRecipe, placement: Placement) -> Pair:
