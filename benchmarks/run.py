@@ -26,6 +26,7 @@ MODULES = {"measures": "ranking", "neighbours": "ranking", "search": "searching"
 SECTIONS = (
     "decoding",
     "embedding",
+    "training",
     "measures",
     "neighbours",
     "search",
@@ -73,6 +74,7 @@ def measure(section: str, options: argparse.Namespace) -> list[Row]:
     function, arguments = {
         "decoding": ("run", (photos, count, rounds)),
         "embedding": ("run", (photos, device, count, rounds)),
+        "training": ("run", (rounds,)),
         "measures": ("measures", (100_000, 10, rounds)),
         "neighbours": ("neighbours", (20_000, 768, 10, rounds)),
         "search": ("run", (options.pictures, rounds)),

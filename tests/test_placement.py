@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,11 @@ import torch
 
 from tests.encoders import test_open_clip, test_sentence_transformers, test_timm, test_transformers
 from tests.tiny import CPU, TEXTS, photos
-from twinlens import encoders
+from twinlens import encoders, placement
 from twinlens.cards import Tower
 from twinlens.encoders.base import Loaded
 from twinlens.errors import ParamsError
-from twinlens.placement import Placement, place
+from twinlens.placement import Placement, has_bfloat16, matrix_numbers, place, warn_of_emulation
 
 BF16 = Placement(torch.device("cpu"), torch.bfloat16)
 
@@ -32,10 +33,59 @@ def test_a_cpu_computes_in_full_precision() -> None:
     assert BF16.name == "cpu-bfloat16"
 
 
+@pytest.mark.parametrize(
+    ("capability", "has_avx512_bf16", "has_amx", "wanted"),
+    [
+        ("AVX512", True, False, True),
+        ("AVX512", False, True, True),
+        ("AVX512", False, False, False),
+        ("AVX2", True, True, False),  # torch was told to leave AVX512 alone, and bfloat16 with it
+        ("DEFAULT", False, False, False),
+        ("SVE256", True, False, False),
+    ],
+)
+def test_a_cpu_has_bfloat16_where_torch_has_units_for_it(
+    capability: str, has_avx512_bf16: bool, has_amx: bool, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    assert has_bfloat16(torch.device("cpu")) is wanted
+    assert matrix_numbers(torch.device("cpu")) == torch.float32  # whichever processor it is
+    assert place("cpu") == CPU
+
+
+@pytest.mark.parametrize(("native", "wanted"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_that_only_emulates_bfloat16_is_not_taken_for_one_that_has_it(
+    native: bool, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turing and Volta say yes unless they are asked without their emulation."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+    monkeypatch.setattr(torch, "empty", lambda *shape, **where: None)
+    assert has_bfloat16(torch.device("cuda:1")) is native
+    assert matrix_numbers(torch.device("cuda:1")) == wanted
+    assert place("cuda:1").dtype == wanted
+
+
+def test_what_would_be_emulated_is_said_aloud_and_what_is_there_is_not(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(placement, "has_bfloat16", lambda device: True)
+    warn_of_emulation(torch.device("cpu"), "train.precision")
+    assert caplog.messages == []
+    monkeypatch.setattr(placement, "has_bfloat16", lambda device: False)
+    warn_of_emulation(torch.device("cpu"), "train.precision")
+    (message,) = caplog.messages
+    assert message.startswith("train.precision is bfloat16, which this processor has no units for")
+
+
 @pytest.mark.gpu
 def test_a_gpu_computes_in_half_precision_where_it_can() -> None:
     found = place("cuda")
-    assert found.dtype == (torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32)
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    assert found.dtype == (torch.bfloat16 if native else torch.float32)
     assert place("auto") == found
     assert place("cuda:0").name == found.name  # which of several cards it was decides no digit
 

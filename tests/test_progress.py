@@ -73,9 +73,9 @@ def test_long_work_prints_a_line_now_and_then(
     monkeypatch.setattr(progress, "LINE_EVERY_S", 3.0)
     work(clock, seconds=10, each=1, total=12_800, n=1280)
     assert lines.messages == [
-        "embed images: 3,840 of 12,800 (1,280.0 img/s)",
-        "embed images: 7,680 of 12,800 (1,280.0 img/s)",
-        "embed images: 11,520 of 12,800 (1,280.0 img/s)",
+        "embed images: 3,840 of 12,800 (1,280.0 img/s), 00:07 left",
+        "embed images: 7,680 of 12,800 (1,280.0 img/s), 00:04 left",
+        "embed images: 11,520 of 12,800 (1,280.0 img/s), 00:01 left",
         "embed images: 12,800 in 10.0 s (1,280.0 img/s)",
     ]
     assert capsys.readouterr().err == ""
@@ -94,12 +94,37 @@ def test_with_the_real_clock_too(lines: pytest.LogCaptureFixture, monkeypatch: p
         for _ in range(3):
             bar.add(1)
     assert [line.split(" (")[0] for line in lines.messages] == [f"rank: {n} of 3" for n in (1, 2, 3)]
-    assert all(re.search(r"\([\d,.]+ query/s\)$", line) for line in lines.messages)
+    assert all(re.search(r"\([\d,.]+ query/s\)(, 00:00 left)?$", line) for line in lines.messages)
 
 
 def test_what_an_earlier_run_did_counts_as_done_but_not_as_speed(clock: Clock, lines: pytest.LogCaptureFixture) -> None:
     work(clock, seconds=16, each=1, total=1000, done=900, n=5)
-    assert lines.messages == ["embed images: 975 of 1,000 (5.0 img/s)", "embed images: 980 in 16.0 s (5.0 img/s)"]
+    assert lines.messages == [
+        "embed images: 975 of 1,000 (5.0 img/s), 00:05 left",
+        "embed images: 980 in 16.0 s (5.0 img/s)",
+    ]
+
+
+def test_slow_steps_are_told_in_seconds_each_with_the_time_that_is_left(
+    clock: Clock, lines: pytest.LogCaptureFixture
+) -> None:
+    with Progress("train", total=188, unit="step") as bar:
+        for _ in range(3):
+            clock.now += 10.3
+            bar.add(1)
+    assert lines.messages == [
+        "train: 2 of 188 (10.3 s/step), 31:55 left",
+        "train: 3 in 30.9 s (10.3 s/step)",
+    ]
+
+
+def test_where_nothing_says_how_much_there_is_no_time_left_is_told(
+    clock: Clock, lines: pytest.LogCaptureFixture
+) -> None:
+    with Progress("words.vec", total=0, unit="B") as bar:
+        clock.now += 20
+        bar.add(5)
+    assert lines.messages[0] == "words.vec: 5 of 0 (4.0 s/B)"
 
 
 def test_when_an_earlier_run_did_everything_nothing_is_printed(clock: Clock, lines: pytest.LogCaptureFixture) -> None:

@@ -30,6 +30,7 @@ CODE = (
     "classifiers/base.py",
     "classifiers/timm.py",
     "classifiers/transformers.py",
+    "classifying.py",
     "encoders/base.py",
     "encoders/image_processor.py",
     "encoders/timm.py",
@@ -66,7 +67,7 @@ def class_shares(
         pictures=[digest(files), digest([raw])],
         placement=placement.name,
         libraries=[torch.__version__, version(card.family)],
-        code=code_digest("classifying.py", *CODE),
+        code=code_digest(*CODE),
     )
     starts = range(0, len(files), PER_PART)
     with Scratch("classify", key) as scratch, Progress("classify", total=len(files), unit="img") as bar:

@@ -31,8 +31,9 @@ def has_bfloat16(device: torch.device) -> bool:
     GPUs from Ampere on do; older ones only claim to. CPUs do with AVX512-BF16 or AMX, unless torch is told to leave
     AVX512 alone (`ATEN_CPU_CAPABILITY`). Of other architectures torch gives too little away, so they count as without.
     """
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cuda" and torch.cuda.is_available():
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu" or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -11,9 +11,11 @@ import polars as pl
 import pytest
 import torch
 
-from tests.tiny import jpegs, write_shards
+from tests.tiny import CPU, jpegs, write_shards
+from twinlens import placement
 from twinlens.errors import DataError
 from twinlens.pixels import PixelSpec, decode_and_fit
+from twinlens.placement import Placement
 from twinlens.scratch import Scratch
 from twinlens.training import data
 from twinlens.training.data import Material, PixelStore, Split, check_disjoint, read_split, training_key
@@ -223,8 +225,8 @@ TRAIN, VAL = split_of([["x", "y"], ["z"]]), split_of([["v"], ["w"]], ("c", "d"))
 
 
 def key(**changes: Any) -> str:
-    what: dict[str, Any] = {"card": CARD, "train": TRAIN, "val": VAL, "device": "cpu-float32", "modules": ()} | changes
-    return training_key(what["card"], what["train"], what["val"], what["device"], *what["modules"])
+    what: dict[str, Any] = {"card": CARD, "train": TRAIN, "val": VAL, "placement": CPU, "modules": ()} | changes
+    return training_key(what["card"], what["train"], what["val"], what["placement"], *what["modules"])
 
 
 @pytest.mark.parametrize(
@@ -239,7 +241,7 @@ def key(**changes: Any) -> str:
         {"train": VAL, "val": TRAIN},
         {"val": split_of([["v"], ["w", "x"]], ("c", "d"))},
         {"val": split_of([["v"], ["w"]], ("c", "e"))},
-        {"device": "cuda-float32"},
+        {"placement": Placement(torch.device("cuda"), torch.float32)},
         {"modules": ("training/towers.py",)},
     ],
 )
@@ -261,7 +263,7 @@ def test_the_key_does_not_change_with_what_does_not(change: dict[str, Any]) -> N
 
 @pytest.mark.parametrize(
     "module",
-    ["pixels.py", "encoders/base.py", "training/loop.py", "training/data.py", "training/vocabulary.py", "mine.py"],
+    ["pixels.py", "encoders/base.py", "training/loop.py", "training/data.py", "training/muon.py", "mine.py"],
 )
 def test_the_key_changes_with_the_code_that_decides_the_weights(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def edited(self: Path, **settings: Any) -> str:
@@ -271,6 +273,15 @@ def test_the_key_changes_with_the_code_that_decides_the_weights(module: str, mon
     before = key(modules=("mine.py",))
     monkeypatch.setattr(Path, "read_text", edited)
     assert key(modules=("mine.py",)) != before
+
+
+def test_the_key_changes_with_the_numbers_that_matrices_are_orthogonalised_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, keys = Placement(torch.device("cuda"), torch.float32), []
+    for has in (True, False):
+        monkeypatch.setattr(placement, "has_bfloat16", lambda _, has=has: has)
+        keys.append((key(placement=gpu), key()))
+    assert keys[0][0] != keys[1][0]
+    assert keys[0][1] == keys[1][1]  # a result of a CPU does not depend on which
 
 
 def test_the_key_changes_with_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:

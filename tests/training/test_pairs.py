@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.tiny import CPU
+from twinlens import placement
 from twinlens.errors import DataError
 from twinlens.recipes import HeadsRecipe, PairRecipe, TowerRecipe
 from twinlens.scratch import Scratch
@@ -318,6 +319,18 @@ def test_mixed_precision_reads_the_model_in_bfloat16_and_compares_in_float32() -
     assert seen == {torch.bfloat16, torch.float32}  # while training, while validating
     assert rows[-1]["val_mrr"] > rows[0]["val_mrr"] + 0.2
     assert {p.dtype for p in made.module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("precision", "emulated", "said"), [("bfloat16", True, 1), ("bfloat16", False, 0), ("float32", True, 0)]
+)
+def test_a_card_that_asks_for_what_the_processor_emulates_is_told_so(
+    precision: str, emulated: bool, said: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(placement, "has_bfloat16", lambda device: not emulated)
+    card = recipe("clip", precision=precision, epochs=1)
+    train(pair(card), card)
+    assert sum(message.startswith("train.precision is bfloat16") for message in caplog.messages) == said
 
 
 # ---------------------------------------------------------------- collapse

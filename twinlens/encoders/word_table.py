@@ -32,6 +32,7 @@ log = logging.getLogger("twinlens")
 
 BLOCK_BYTES = 4 << 20  # of text, held at once
 PARSED = "parsed"
+CODE = ("encoders/word_table.py",)
 LARGEST = float(np.finfo(np.float32).max)
 OTHER_FORMATS = {
     b"PK\x03\x04": "is a zip archive: unpack it",
@@ -58,7 +59,7 @@ def read_words(path: Path) -> WordTable:
         DataError: the file is of another format, is cut short, or has a line that is no word with its
             numbers; the line's number is named.
     """
-    key = fingerprint(sha256=sha256_of(path), code=code_digest("encoders/word_table.py"))
+    key = fingerprint(sha256=sha256_of(path), code=code_digest(*CODE))
     with Scratch("words", key) as scratch:
         if not scratch.has(PARSED):
             scratch.put(PARSED, lambda folder: _parse(path, folder))

@@ -49,6 +49,8 @@ CODE = (  # that decides what the folder holds
     "indexing/copy.py",
     "indexing/material.py",
     "indexing/postings.py",
+    "sources.py",
+    "tables.py",
     "thumbnails.py",
     "words.py",
 )

@@ -65,9 +65,9 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(
     matrix: Float[torch.Tensor, "rows columns"], numbers: torch.dtype
 ) -> Float[torch.Tensor, "rows columns"]:
-    """About U V' of a matrix U S V', its singular values brought to between 0.7 and 1.2, in `numbers`.
+    """About U V' of a matrix U S V': singular values that are not tiny are brought to between 0.6 and 1.2.
 
-    Five Newton-Schulz iterations of a quintic, which are products of matrices and nothing else.
+    Five Newton-Schulz iterations of a quintic: products of matrices, in `numbers`, and nothing else.
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]

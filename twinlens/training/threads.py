@@ -7,19 +7,18 @@ from contextlib import contextmanager
 
 import torch
 
-TINY, SMALL = 1_000_000, 20_000_000  # parameters
+SMALL = 5_000_000  # parameters
 
 
 def threads_for(model: torch.nn.Module, available: int) -> int:
-    """One thread for a tiny model, two for a small one, all for others.
+    """One thread for a small model, all for others.
 
-    A tiny model's products are over before two threads have divided them up: the second one gains the default's BLIP
-    a quarter, its CLIP two fifths. And threads of OpenMP spin while they wait for each other, so two such trainings
-    with two threads each on two cores take four times as long as with one thread each (LOG.md has the figures).
-    The number also decides the last digits, which so are the same on two cores and on sixty-four.
+    A small model's products are over before two threads have divided them up, so a second one gains the default's
+    CLIP two fifths and its BLIP a quarter. It costs more than that wherever anything else runs: threads of OpenMP spin
+    while they wait for one that has lost its core, and two BLIPs with two threads each on two cores took four times as
+    long as with one each (LOG.md). One thread also gives the same last digits on two cores and on sixty-four.
     """
-    parameters = sum(p.numel() for p in model.parameters())
-    return min(available, 1 if parameters < TINY else 2 if parameters < SMALL else available)
+    return 1 if sum(p.numel() for p in model.parameters()) < SMALL else available
 
 
 @contextmanager

