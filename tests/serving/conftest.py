@@ -130,7 +130,9 @@ def phone(browser: Browser, served: Served) -> Iterator[Page]:
     yield from opened(browser, served, 360, 740)
 
 
-VIOLATIONS = "document.addEventListener('securitypolicyviolation', (event) => { throw new Error(event.violatedDirective); });"
+VIOLATIONS = (
+    "document.addEventListener('securitypolicyviolation', (event) => { throw new Error(event.violatedDirective); });"
+)
 
 
 def opened(browser: Browser, served: Served, width: int, height: int) -> Iterator[Page]:
