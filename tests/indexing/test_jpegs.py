@@ -77,7 +77,9 @@ def test_segments_are_not_counted_for_ever() -> None:
         assert "segments" in (too_costly(b"\xff\xd8" + segment * (MAX_SEGMENTS + 1)) or "")
 
 
-@pytest.mark.parametrize("raw", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xc2", b"\xff\xd8\xff\xda\x00", b"GIF89a"])
+@pytest.mark.parametrize(
+    "raw", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xc2", b"\xff\xd8\xff\xda\x00", b"GIF89a"]
+)
 def test_what_is_cut_off_or_no_jpeg_is_for_the_decoder_to_say(raw: bytes) -> None:
     assert too_costly(raw) is None
 
