@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from tests.indexing.conftest import CHECKPOINT, DATASET, MODEL, build, copy, root
 from tests.workspace import ROOT
@@ -103,6 +106,27 @@ def address(process: subprocess.Popen[bytes], log: Path) -> str:
                 return line.split()[1]
         time.sleep(0.1)
     raise AssertionError(f"the page did not start: {log.read_text()}")
+
+
+def large_picture() -> bytes:
+    """A picture just under the limit of 100 megapixels, which takes a second or more to open."""
+    out = io.BytesIO()
+    Image.new("RGB", (9_900, 9_900), "red").save(out, "PNG", compress_level=9)
+    return out.getvalue()
+
+
+def keep_busy(url: str, requests: int, visitor: str | None = None) -> list[socket.socket]:
+    """So many large pictures sent, each by a visitor of its own if none is named, and half of one more."""
+    host, port = url.removeprefix("http://").split(":")
+    picture = large_picture()
+    lines = ["POST /picture HTTP/1.1", f"Host: {host}", "Content-Type: application/octet-stream"]
+    lines += [f"Content-Length: {len(picture)}", *([f"Cookie: visitor={visitor}"] if visitor else [])]
+    head = "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
+    connections = [socket.create_connection((host, int(port)), timeout=30) for _ in range(requests + 1)]
+    for connection in connections[1:]:
+        connection.sendall(head + picture)
+    connections[0].sendall(head + picture[:1000])
+    return connections
 
 
 @pytest.fixture(scope="session")

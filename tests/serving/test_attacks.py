@@ -165,6 +165,19 @@ def test_no_event_brings_a_file_back(attack: Attack, name: str) -> None:
     attack.check()
 
 
+@pytest.mark.parametrize("place", ["data", "event_data", "trigger_id", "session_hash", "fn_index"])
+def test_no_event_may_name_what_the_page_did_not_give(attack: Attack, place: str) -> None:
+    usual = {"data": [None] * 7, "fn_index": 0, "session_hash": "mallory", "event_data": None, "trigger_id": None}
+    answers = []
+    for name, form in NAMED:
+        value = FORMS[form](attack.names[name])
+        body = usual | {place: [value] * 7 if place == "data" else value}
+        url = f"{attack.served.url}/gradio_api/queue/join"
+        answers.append(requests.post(url, json=body, timeout=ANSWERS_WITHIN_S))
+        assert 400 <= answers[-1].status_code < 500, f"{form} of {name} in {place}"
+    attack.check(*answers)
+
+
 POSTED = """
 queue/join upload run/search run/search/ api/search api/predict/ call/search call/v2/search cancel reset
 component_server process_recording stream/x stream/x/close run-history/connect vibe-edit undo-vibe-edit vibe-code

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from tests.serving.conftest import address, started
+from tests.serving.conftest import address, keep_busy, started
 from tests.workspace import ROOT
+from twinlens.serving.watchdog import INTERRUPTED
 
 ENDS_WITHIN_S = 10.0  # five are promised; the rest is for a machine that runs other tests besides
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -37,30 +35,11 @@ def running(built: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     process.wait(60)
 
 
-def slow_picture() -> bytes:
-    """A picture just under the limit of 100 megapixels, which takes a second or more to open."""
-    out = io.BytesIO()
-    Image.new("RGB", (9_900, 9_900)).save(out, "PNG", compress_level=1)
-    return out.getvalue()
-
-
-def keep_busy(url: str, picture: bytes) -> list[socket.socket]:
-    """Many visitors who send a large picture and wait, and one who sends half of it."""
-    host, port = url.removeprefix("http://").split(":")
-    kind, size = "Content-Type: application/octet-stream", f"Content-Length: {len(picture)}"
-    head = f"POST /picture HTTP/1.1\r\nHost: {host}\r\n{kind}\r\n{size}\r\n\r\n"
-    connections = [socket.create_connection((host, int(port)), timeout=30) for _ in range(12)]
-    for connection in connections[1:]:
-        connection.sendall(head.encode() + picture)
-    connections[0].sendall(head.encode() + picture[:1000])
-    return connections
-
-
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_page_ends_while_it_opens_pictures_and_waits_for_more(
     running: subprocess.Popen[bytes], tmp_path: Path, number: signal.Signals
 ) -> None:
-    connections = keep_busy(address(running, tmp_path / "log.txt"), slow_picture())
+    connections = keep_busy(address(running, tmp_path / "log.txt"), 12)
     time.sleep(0.5)  # the first are being opened
     assert seconds(running, number) < ENDS_WITHIN_S
     assert running.returncode == 0
@@ -93,7 +72,7 @@ with watched():
     "stuck",
     [
         "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)",  # a library that looks at no signal
-        "Thread(target=time.sleep, args=(600,)).start()",  # a thread that the interpreter waits for
+        "Thread(target=time.sleep, args=(600,)).start(); time.sleep(600)",  # a thread that the interpreter waits for
         "exec('while True:\\n try: time.sleep(600)\\n except KeyboardInterrupt: pass')",  # somebody who takes it away
     ],
 )
@@ -103,8 +82,10 @@ def test_what_does_not_come_back_is_not_waited_for(stuck: str, tmp_path: Path) -
     process = subprocess.Popen([sys.executable, str(script)], env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"begun\n"
+    time.sleep(1)  # it is in there by then, where it cannot tell
     with process.stdout:
         assert seconds(process, signal.SIGINT) < ENDS_WITHIN_S
+    assert process.returncode == INTERRUPTED  # nobody else ended it
 
 
 def test_nothing_is_left_of_the_watchdog_where_no_signal_came() -> None:

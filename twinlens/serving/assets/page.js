@@ -9,9 +9,10 @@ for (const { dataset } of tray.querySelectorAll('[data-marked]')) {
 
 // ---- the server
 
-const post = async (path, body, seconds) => {
+const post = async (path, body, seconds, leaving = new AbortController()) => {
   const headers = { 'content-type': 'application/octet-stream' }; // which no form of another page can send
-  const answer = await fetch(path, { method: 'POST', headers, body, signal: AbortSignal.timeout(seconds * 1000) });
+  setTimeout(() => leaving.abort(), seconds * 1000);
+  const answer = await fetch(path, { method: 'POST', headers, body, signal: leaving.signal });
   const json = answer.headers.get('content-type')?.startsWith('application/json');
   const said = json ? await answer.json() : { problem: await answer.text() };
   if (!answer.ok) throw Object.assign(new Error(said.problem), { said: true });
@@ -170,9 +171,11 @@ document.addEventListener('click', (event) => {
 // ---- the visitor's own picture
 
 let taken = 0; // counts pictures: one that another took the place of is not shown when it arrives
+let leaving = new AbortController(); // and the server need not open it
 
 const setPicture = (html, mended = []) => {
   taken += 1;
+  leaving.abort();
   drop.removeAttribute('aria-busy');
   const focused = drop.contains(document.activeElement);
   drop.replaceChildren(part('#no-picture').content.cloneNode(true));
@@ -193,9 +196,11 @@ const take = async (file) => {
     return;
   }
   const number = (taken += 1);
+  leaving.abort();
+  leaving = new AbortController();
   drop.setAttribute('aria-busy', 'true');
   try {
-    const said = await post('picture', file, 300);
+    const said = await post('picture', file, 300, leaving);
     if (number !== taken) return;
     setPicture(said.drop, said.mended);
     search();
