@@ -54,9 +54,10 @@ def test_names_beyond_ascii_are_compared_as_browsers_send_them() -> None:
     assert hosts("127.0.0.1", ["bücher.example"]).has("xn--bcher-kva.example:80")
 
 
-def test_only_what_was_allowed_may_stand_for_us_in_another_name() -> None:
+def test_only_what_was_allowed_may_send_in_another_name() -> None:
     ours = hosts("127.0.0.1", ["search.example"])
-    assert [ours.allows(name) for name in ("SEARCH.example:443", "127.0.0.1", "evil.example")] == [True, False, False]
+    origins = ("http://127.0.0.1:80", "https://SEARCH.example:443", "http://127.0.0.1", "https://evil.example", "null")
+    assert [ours.sends(origin, "127.0.0.1:80") for origin in origins] == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -62,14 +63,17 @@ def test_a_visitor_waits_for_no_other() -> None:
 def test_what_one_visitor_asks_goes_one_after_another_however_much_is_free() -> None:
     async def tried() -> None:
         kind, order, works = Turns(8), list[int](), [Work() for _ in range(4)]
-        tasks = [
-            asyncio.create_task(kind.take("one", lambda i=i: (works[i](), order.append(i)), here)) for i in range(4)
-        ]  # type: ignore[misc]
-        for place, work in enumerate(works):
-            await work.began()
+
+        def work(place: int) -> None:
+            works[place]()
+            order.append(place)
+
+        tasks = [asyncio.create_task(kind.take("one", partial(work, place), here)) for place in range(4)]
+        for place, one in enumerate(works):
+            await one.began()
             await settled()
             assert [other.begun.is_set() for other in works] == [other <= place for other in range(4)]
-            work.ends.set()
+            one.ends.set()
         await asyncio.gather(*tasks)
         assert order == [0, 1, 2, 3]
 

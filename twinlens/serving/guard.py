@@ -9,6 +9,7 @@ from typing import Any
 
 from twinlens.indexing.queries import MAX_IMAGE_BYTES
 from twinlens.serving.hosts import Hosts
+from twinlens.serving.turns import GoneError
 
 MAX_ASKED_BYTES = 2**20  # words, settings and marks
 MAX_ARRIVING_BYTES = 8 * MAX_IMAGE_BYTES  # of all bodies for one route, until they are answered
@@ -37,10 +38,6 @@ class RefusedError(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status, self.reason = status, reason
-
-
-class GoneError(Exception):
-    """Whoever asked has gone."""
 
 
 class Guard:
@@ -112,12 +109,8 @@ class Guard:
             RefusedError: it says that it is of another page.
         """
         origins, sites = headers.get(b"origin", []), headers.get(b"sec-fetch-site", [])
-        for origin in origins:  # `null` for pages without an address
-            scheme, _, authority = origin.decode("latin-1").partition("://")
-            ours = authority.lower() == host.lower() or self.hosts.allows(authority)
-            if scheme not in ("http", "https") or not ours or len(origins) > 1:
-                raise RefusedError(403, "Only the search page itself may send something here.")
-        if any(site not in (b"same-origin", b"none") for site in sites):
+        ours = [self.hosts.sends(origin.decode("latin-1"), host) for origin in origins]
+        if len(origins) > 1 or not all(ours) or any(site not in (b"same-origin", b"none") for site in sites):
             raise RefusedError(403, "Only the search page itself may send something here.")
 
     async def _body(self, arrived: Arrived, size: int, receive: Any) -> bytes:

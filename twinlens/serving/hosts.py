@@ -60,9 +60,17 @@ class Hosts:
             return False
         return name in self.names | self.allowed or (self.any_address and is_address(name))
 
-    def allows(self, authority: str) -> bool:
-        """Whether this is a name that was given by `--allow-host`."""
-        return name_of(authority) in self.allowed
+    def sends(self, origin: str, host: str) -> bool:
+        """Whether a request was sent by the page itself.
+
+        Args:
+            origin: its header Origin, which is `null` for pages without an address.
+            host: its header Host. Where a proxy before us writes that anew, the origin has an allowed name.
+        """
+        scheme, _, authority = origin.partition("://")
+        if scheme not in ("http", "https"):
+            return False
+        return authority.lower() == host.lower() or name_of(authority) in self.allowed
 
 
 def hosts(host: str, allowed: Sequence[str] = ()) -> Hosts:

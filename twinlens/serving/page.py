@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from twinlens.errors import QueryError, TwinLensError
-from twinlens.indexing.queries import MAX_IMAGE_BYTES, MODES
+from twinlens.indexing.queries import MAX_IMAGE_BYTES, MODES, known
 from twinlens.serving import markup
 from twinlens.serving.answers import (
     FULL,
@@ -59,20 +59,19 @@ class Page:
 
     def arrive(self, query: Query) -> str:
         """All of it, with what the address asks for: `?q=words&like=id&unlike=id&mode=hybrid`."""
-        words, mode, asked = query.get("q", "")[:MAX_TYPED], query.get("mode", "auto"), Asked()
-        results, status = None, ""
+        words, wish, asked = query.get("q", "")[:MAX_TYPED], query.get("mode", "auto"), Asked()
+        mode, results, status = "auto", None, ""
         try:
             for key, relevant in (("like", True), ("unlike", False)):
                 for image_id in query.getlist(key):
                     asked = asked.marked(self._known(image_id), relevant)
-            if mode not in MODES:
-                raise QueryError(f"mode: no such one as '{mode[:100]}' (known: {', '.join(MODES)})")
+            mode = known(wish, MODES, "mode")
             wanted = Wanted(words, asked, mode, self.shelf.params.rank.image_weight, COUNTS[0])
             if not wanted.empty:
                 results, said = self._found(wanted, [self.first])
                 status = markup.told(said)
         except TwinLensError as error:
-            mode, status = mode if mode in MODES else "auto", markup.problem(str(error))
+            status = markup.problem(str(error))
         parts = {
             "header": markup.header(self.shelf.dataset, self.shelf.searcher(self.first).index.manifest.rows),
             "drop": markup.drop(None),
