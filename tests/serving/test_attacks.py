@@ -389,6 +389,31 @@ def test_what_the_page_would_not_say_is_refused_in_a_sentence(attack: Attack, li
     attack.check(answer)
 
 
+def test_what_one_visitor_dropped_is_had_by_no_other_and_lies_nowhere(attack: Attack) -> None:
+    mine, other = (f"visitor={letter * 22}" for letter in "ab")
+    raw = Path(attack.names["picture"]).read_bytes()
+    shown = attack.post("/picture", raw, cookie=mine)
+    assert shown.status_code == 200
+    (uri,) = JPEG.findall(shown.json()["drop"].encode())
+    jpeg = base64.b64decode(uri)
+    assert shows_secret(jpeg)  # to whom it belongs
+    asked = json.dumps(ASKED | {"model": first_model(attack)}).encode()
+    assert attack.post("/search", asked + b"\n" + jpeg, cookie=mine).status_code == 200
+    attack.check(
+        *(
+            answer
+            for cookie in (mine, other)
+            for answer in (
+                requests.get(attack.served.url, headers={"cookie": cookie}, timeout=ANSWERS_WITHIN_S),
+                attack.post("/search", asked, cookie=cookie),
+                attack.post("/search", asked + b"\n", cookie=cookie),
+                attack.post("/tray", json.dumps(MARKED | {"pictured": True}).encode(), cookie=cookie),
+                attack.post("/picture", b"", cookie=cookie),
+            )
+        )
+    )
+
+
 def test_many_at_once_get_no_more(attack: Attack) -> None:
     names = [FORMS[form](attack.names[name]) for name, form in NAMED]
 
