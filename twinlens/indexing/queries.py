@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from twinlens.errors import QueryError, nearest
-from twinlens.indexing.jpegs import too_costly
+from twinlens.indexing.decoding_costs import too_costly
 from twinlens.indexing.results import Mode
 from twinlens.params import ResizeParams
 

@@ -1,4 +1,4 @@
-"""JPEGs that would take minutes, told apart from photos before anything is decoded."""
+"""Pictures that would take minutes, told apart from photos before anything is decoded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from twinlens.errors import QueryError
-from twinlens.indexing.jpegs import MAX_SCANS, MAX_SEGMENTS, too_costly
+from twinlens.indexing.decoding_costs import MAX_PAGES, MAX_SCANS, MAX_SEGMENTS, too_costly
 from twinlens.indexing.queries import read_image
 from twinlens.params import read_params
 
@@ -78,7 +78,18 @@ def test_segments_are_not_counted_for_ever() -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xc2", b"\xff\xd8\xff\xda\x00", b"GIF89a"]
+    "raw",
+    [
+        b"",
+        b"\xff\xd8",
+        b"\xff\xd8\xff",
+        b"\xff\xd8\xff\xc2",
+        b"\xff\xd8\xff\xda\x00",
+        b"GIF89a",
+        b"II",
+        b"MM\x00*",
+        b"II*\x00\xff\xff\xff\xff",
+    ],
 )
 def test_what_is_cut_off_or_no_jpeg_is_for_the_decoder_to_say(raw: bytes) -> None:
     assert too_costly(raw) is None
@@ -87,3 +98,35 @@ def test_what_is_cut_off_or_no_jpeg_is_for_the_decoder_to_say(raw: bytes) -> Non
 def test_a_query_of_thousands_of_scans_is_refused_before_it_is_decoded() -> None:
     with pytest.raises(QueryError, match=r"cannot be used: a JPEG of over 100 scans"):
         read_image(scanned(5_000), read_params().resize)
+
+
+def paged(pages: int, order: str = "<", large: bool = False) -> bytes:
+    """A TIFF of pages of one entry each."""
+    mark = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}H", 43 if large else 42)
+    count, place, entry = ("Q", "Q", bytes(20)) if large else ("H", "L", bytes(12))
+    head = mark + (struct.pack(f"{order}HHQ", 8, 0, 16) if large else struct.pack(f"{order}L", 8))
+    size = struct.calcsize(f"={count}") + len(entry) + struct.calcsize(f"={place}")
+    nexts = [len(head) + size * (page + 1) for page in range(pages - 1)]
+    return head + b"".join(
+        struct.pack(f"{order}{count}", 1) + entry + struct.pack(f"{order}{place}", place_) for place_ in [*nexts, 0]
+    )
+
+
+@pytest.mark.parametrize(("order", "large"), [("<", False), (">", False), ("<", True)])
+def test_a_tiff_may_have_many_pages_but_not_without_end(order: str, large: bool) -> None:
+    assert too_costly(paged(MAX_PAGES, order, large)) is None
+    assert "pages" in (too_costly(paged(MAX_PAGES + 1, order, large)) or "")
+    assert too_costly(paged(MAX_PAGES + 1, order, large)[:-1000]) is None  # cut off
+    circle = bytearray(paged(2, order, large))
+    end = 8 if large else 4
+    circle[-end:] = struct.pack(f"{order}{'Q' if large else 'L'}", 16 if large else 8)
+    assert "pages" in (too_costly(bytes(circle)) or "")
+
+
+def test_tiffs_that_are_written_today_pass() -> None:
+    for options in ({}, {"compression": "tiff_lzw"}, {"big_tiff": True}, {"save_all": True}):
+        out = io.BytesIO()
+        pages = [Image.new("RGB", (20, 20), (shade, 0, 0)) for shade in range(3)]
+        pages[0].save(out, "TIFF", append_images=pages[1:], **options)
+        assert too_costly(out.getvalue()) is None
+        assert read_image(out.getvalue(), read_params().resize)[0]
