@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from tests.indexing.conftest import CHECKPOINT, DATASET, MODEL, build, copy, root
 from tests.workspace import ROOT
@@ -39,7 +42,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-REFUSALS = (400, 403, 404, 405, 411, 413)
+REFUSALS = (400, 403, 404, 405, 408, 411, 413, 415, 500, 503)
 STARTS_WITHIN_S = 240.0
 
 
@@ -58,12 +61,12 @@ class Served:
     """A running page."""
 
     url: str
-    temporary: Path  # where it puts what is uploaded
+    temporary: Path  # its folder for temporary files
     log: Path
 
-    def uploads(self) -> list[Path]:
-        """Files of visitors that are still there."""
-        return [path for path in self.temporary.rglob("*") if path.is_file()]
+    def written(self) -> list[Path]:
+        """What it left on the disk: nothing, whatever visitors send."""
+        return list(self.temporary.rglob("*"))
 
 
 @pytest.fixture(scope="session")
@@ -72,25 +75,30 @@ def served(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     folder = tmp_path_factory.mktemp("page")
     temporary, log = folder / "tmp", folder / "log.txt"
     temporary.mkdir()
+    process = started(built, temporary, log)
+    try:
+        yield Served(address(process, log), temporary, log)
+    finally:
+        process.terminate()
+        assert process.wait(30) is not None
+    assert not list(temporary.rglob("*")), "something of a visitor was written to the disk"
+    assert "Traceback" not in log.read_text()
+
+
+def started(built: Path, temporary: Path, log: Path, *options: str) -> subprocess.Popen[bytes]:
+    """The page as a process of its own, at a free port, that writes to a log."""
     environment = os.environ | {
         "TWINLENS_SCRATCH": str(built / "scratch"),
         CHECKPOINT[1:]: str(built / paths.trained(DATASET, MODEL) / "weights"),
         "PYTHONPATH": str(ROOT),
         "TMPDIR": str(temporary),
     }
+    command = [sys.executable, "-m", "twinlens", "serve", "--port", "0", *options]
     with log.open("w") as out:
-        command = [sys.executable, "-m", "twinlens", "serve", "--port", "0"]
-        process = subprocess.Popen(command, cwd=built, env=environment, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        yield Served(_address(process, log), temporary, log)
-    finally:
-        process.terminate()
-        assert process.wait(30) is not None
-    assert not list(temporary.glob("twinlens-page-*")), "the folder of uploads outlived the page"
-    assert "Traceback" not in log.read_text()
+        return subprocess.Popen(command, cwd=built, env=environment, stdout=out, stderr=subprocess.STDOUT)
 
 
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+def address(process: subprocess.Popen[bytes], log: Path) -> str:
     ends = time.monotonic() + STARTS_WITHIN_S
     while time.monotonic() < ends and process.poll() is None:
         for line in log.read_text().splitlines():
@@ -98,6 +106,27 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
                 return line.split()[1]
         time.sleep(0.1)
     raise AssertionError(f"the page did not start: {log.read_text()}")
+
+
+def large_picture() -> bytes:
+    """A picture just under the limit of 100 megapixels, which takes a second or more to open."""
+    out = io.BytesIO()
+    Image.new("RGB", (9_900, 9_900), "red").save(out, "PNG", compress_level=9)
+    return out.getvalue()
+
+
+def keep_busy(url: str, requests: int, visitor: str | None = None) -> list[socket.socket]:
+    """So many large pictures sent, each by a visitor of its own if none is named, and half of one more."""
+    host, port = url.removeprefix("http://").split(":")
+    picture = large_picture()
+    lines = ["POST /picture HTTP/1.1", f"Host: {host}", "Content-Type: application/octet-stream"]
+    lines += [f"Content-Length: {len(picture)}", *([f"Cookie: visitor={visitor}"] if visitor else [])]
+    head = "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
+    connections = [socket.create_connection((host, int(port)), timeout=30) for _ in range(requests + 1)]
+    for connection in connections[1:]:
+        connection.sendall(head + picture)
+    connections[0].sendall(head + picture[:1000])
+    return connections
 
 
 @pytest.fixture(scope="session")
@@ -125,10 +154,16 @@ def phone(browser: Browser, served: Served) -> Iterator[Page]:
     yield from opened(browser, served, 360, 740)
 
 
+VIOLATIONS = (
+    "document.addEventListener('securitypolicyviolation', (event) => { throw new Error(event.violatedDirective); });"
+)
+
+
 def opened(browser: Browser, served: Served, width: int, height: int) -> Iterator[Page]:
-    """The page in a window of its own, watched."""
+    """The page in a window of its own, watched: what it does against its own content policy is an error too."""
     context = browser.new_context(viewport={"width": width, "height": height}, service_workers="block")
     context.set_default_timeout(30_000)
+    context.add_init_script(VIOLATIONS)
     shown, foreign, refused, failed = context.new_page(), [], [], []
     own = (served.url, "data:", "blob:")
     shown.on("request", lambda request: None if request.url.startswith(own) else foreign.append(request.url))

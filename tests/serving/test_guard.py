@@ -3,112 +3,264 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from twinlens.serving import guard
-from twinlens.serving.guard import KEPT_S, UPLOAD, Guard
+from twinlens.serving.guard import CONTENT, HEADERS, Guard
+from twinlens.serving.hosts import hosts
+
+HOST = (b"host", b"127.0.0.1:7860")
+TYPE = (b"content-type", CONTENT)
+Sent = list[dict[str, Any]]
+
+
+def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    with ThreadPoolExecutor(1) as thread:  # in this one Playwright may have left a loop running
+        return thread.submit(asyncio.run, work()).result()
 
 
 class Asker:
     """Sends requests to a guard before an application that reads all of what is let in."""
 
-    def __init__(self, uploads: Path) -> None:
-        self.guard = Guard(self.app, uploads)
-        self.read, self.arriving, self.ended = 0, 0, False
+    def __init__(self, *allowed: str) -> None:
+        self.guard = Guard(self.app, hosts("127.0.0.1", allowed))
+        self.read: bytes | None = None
+        self.arriving = 0
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
-        self.arriving, more = self.guard.arriving, True
-        while more:
-            message = await receive()
-            self.read += len(message["body"])
-            more = message["more_body"]
-        self.ended = True
+        self.arriving = sum(self.guard.arriving.values())
+        self.read = (await receive())["body"] if scope["method"] == "POST" else b""
         await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
 
-    def status(self, *headers: tuple[bytes, bytes], path: str = UPLOAD, chunks: tuple[int, ...] = (0,)) -> int:
-        """The answer to a POST whose body comes in these chunks."""
-        self.read, self.ended = 0, False
-        sent: list[dict[str, Any]] = []
-        waiting: Iterator[int] = iter(range(len(chunks)))
-
-        async def receive() -> dict[str, Any]:
-            place = next(waiting)
-            return {"type": "http.request", "body": bytes(chunks[place]), "more_body": place + 1 < len(chunks)}
+    async def ask(
+        self, receive: Any, *headers: tuple[bytes, bytes], path: str = "/picture", method: str = "POST"
+    ) -> Sent:
+        sent: Sent = []
+        self.read = None
 
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
 
-        scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers)}
-        with ThreadPoolExecutor(1) as thread:  # in this one Playwright may have left a loop running
-            thread.submit(asyncio.run, self.guard(scope, receive, send)).result()
-        return int(sent[0]["status"])
+        await self.guard({"type": "http", "method": method, "path": path, "headers": list(headers)}, receive, send)
+        return sent
+
+    def sent(self, *headers: tuple[bytes, bytes], chunks: tuple[int, ...] = (0,), **request: str) -> Sent:
+        """The answer to a request whose body comes in these chunks."""
+        waiting = [{"type": "http.request", "body": bytes(size), "more_body": True} for size in chunks]
+        waiting[-1]["more_body"] = False
+
+        async def receive() -> dict[str, Any]:
+            return waiting.pop(0)
+
+        return run(lambda: self.ask(receive, *headers, **request))  # type: ignore[no-any-return]
+
+    def status(self, *headers: tuple[bytes, bytes], chunks: tuple[int, ...] = (0,), **request: str) -> int:
+        given = {name for name, _ in headers}
+        usual = [one for one in (HOST, TYPE) if one[0] not in given]
+        return int(self.sent(*usual, *headers, chunks=chunks, **request)[0]["status"])
 
 
 @pytest.fixture
-def asker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asker:
-    monkeypatch.setattr(guard, "MAX_REQUEST_BYTES", 100)
-    monkeypatch.setattr(guard, "MAX_UPLOADS_BYTES", 150)
-    monkeypatch.setattr(guard, "MAX_EVENT_BYTES", 20)
-    return Asker(tmp_path)
+def asker(monkeypatch: pytest.MonkeyPatch) -> Asker:
+    monkeypatch.setattr(guard, "LIMITS", {"/picture": 100, "/search": 100, "/tray": 20})
+    monkeypatch.setattr(guard, "MAX_ARRIVING_BYTES", 150)
+    return Asker()
 
 
 def length(count: int) -> tuple[bytes, bytes]:
     return b"content-length", str(count).encode()
 
 
-def test_uploads_are_bounded_by_the_request_and_in_sum(asker: Asker, tmp_path: Path) -> None:
+def test_bodies_are_bounded_by_their_route(asker: Asker) -> None:
     assert asker.status() == 411
     assert asker.status(length(101)) == 413
-    assert [asker.status(length(100)), asker.arriving] == [200, 100]
-    assert [asker.status(length(100)), asker.guard.arriving] == [200, 0]
-    (tmp_path / "session").mkdir()
-    (tmp_path / "session" / "waiting.png").write_bytes(bytes(51))
-    assert asker.status(length(100)) == 503
-    (tmp_path / "session" / "waiting.png").write_bytes(bytes(50))
-    assert asker.status(length(100)) == 200
-    asker.guard.arriving = 1
-    assert asker.status(length(100)) == 503
+    assert [asker.status(length(100), chunks=(100,)), asker.arriving] == [200, 100]
+    assert asker.guard.arriving["/picture"] == 0
+    assert asker.status(length(20), path="/tray", chunks=(20,)) == 200
+    assert asker.status(length(21), path="/tray", chunks=(21,)) == 413
+    assert asker.status(path="/tray", chunks=(5,)) == 411
+    assert asker.read is None
+
+
+@pytest.mark.parametrize("said", [b"", b"-1", b"1e3", b"0x10", b"10, 10", b"+5", "٣".encode(), b"9" * 5_000])
+def test_a_size_that_is_none_is_refused(asker: Asker, said: bytes) -> None:
+    assert asker.status((b"content-length", said)) in (411, 413)
+    assert asker.status(length(5), (b"content-length", b"6"), chunks=(5,)) == 411
 
 
 def test_what_arrives_is_counted_whatever_was_said(asker: Asker) -> None:
-    assert [asker.status(length(60), chunks=(30, 30)), asker.read] == [200, 60]
+    assert [asker.status(length(60), chunks=(30, 30)), len(asker.read or b"")] == [200, 60]
     assert asker.status(length(60), chunks=(30, 31, 30)) == 413
-    assert [asker.read, asker.ended, asker.guard.arriving] == [30, False, 0]
+    assert [asker.read, asker.guard.arriving["/picture"]] == [None, 0]
     assert asker.status(length(10), (b"transfer-encoding", b"chunked"), chunks=(10,)) == 411
-    assert asker.read == 0
+    assert asker.read is None
 
 
-def test_other_requests_are_small(asker: Asker) -> None:
-    join = "/gradio_api/queue/join"
-    assert asker.status(length(20), path=join, chunks=(20,)) == 200
-    assert asker.status(length(21), path=join, chunks=(21,)) == 413
-    assert asker.status(path=join, chunks=(5,)) == 411
-    assert asker.read == 0
+def test_a_get_has_no_body(asker: Asker) -> None:
+    assert asker.status(method="GET", path="/") == 200
+    assert asker.status(length(0), method="GET", path="/") == 200
+    assert asker.status(length(1), method="GET", path="/", chunks=(1,)) == 413
+    assert asker.status((b"transfer-encoding", b"chunked"), method="GET", path="/") == 411
 
 
-def test_what_is_left_of_an_upload_that_broke_off_does_not_count_for_ever(asker: Asker, tmp_path: Path) -> None:
-    part, now = tmp_path / "tmpabc", time.time()
-    part.write_bytes(bytes(140))
-    os.utime(part, (now, now - KEPT_S + 60))
-    assert asker.status(length(100)) == 503  # it may still be arriving
-    os.utime(part, (now, now - KEPT_S - 1))
-    assert asker.status(length(100)) == 200
-    assert not part.exists()
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def slow(arrived: int) -> Callable[[], Coroutine[Any, Any, dict[str, Any]]]:
+    """A body of which so much comes, and then nothing."""
+    chunks = [{"type": "http.request", "body": bytes(arrived), "more_body": True}]
+
+    async def receive() -> dict[str, Any]:
+        return chunks.pop() if chunks else await asyncio.Future()
+
+    return receive
+
+
+def whole(size: int) -> Callable[[], Coroutine[Any, Any, dict[str, Any]]]:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes(size), "more_body": False}
+
+    return receive
+
+
+def test_who_announces_much_and_sends_nothing_holds_up_nobody(asker: Asker) -> None:
+    async def tried() -> list[int]:
+        others = [asyncio.create_task(asker.ask(slow(0), HOST, TYPE, length(100))) for _ in range(50)]
+        await settled()
+        answer = await asker.ask(whole(100), HOST, TYPE, length(100))
+        for other in others:
+            other.cancel()
+        return [answer[0]["status"], *{(await other)[0]["status"] for other in others}]
+
+    assert run(tried) == [200, 503]  # those that were waiting are told that the page ends
+
+
+def test_what_has_arrived_counts_in_sum_and_by_route(asker: Asker) -> None:
+    async def tried() -> list[int]:
+        other = asyncio.create_task(asker.ask(slow(90), HOST, TYPE, length(100)))
+        await settled()
+        statuses = [
+            (await asker.ask(whole(size), HOST, TYPE, length(size), path=path))[0]["status"]
+            for path, size in (("/picture", 60), ("/picture", 61), ("/search", 100))
+        ]
+        other.cancel()
+        await other
+        return [*statuses, asker.guard.arriving["/picture"]]
+
+    assert run(tried) == [200, 503, 200, 0]
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "ARRIVES_WITHIN_S", 0.01)
+    sent = run(lambda: asker.ask(slow(40), HOST, TYPE, length(100)))
+    assert [sent[0]["status"], asker.guard.arriving["/picture"]] == [408, 0]
+
+
+def test_who_goes_before_the_body_is_there_is_not_answered(asker: Asker) -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    assert run(lambda: asker.ask(receive, HOST, TYPE, length(100))) == []
+    assert asker.read is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 200), ("HEAD", "/", 200), ("GET", "/assets/page.js", 200), ("POST", "/", 405),
+        ("PUT", "/picture", 405), ("GET", "/search", 405), ("OPTIONS", "/search", 405), ("TRACE", "/", 405),
+        ("DELETE", "/assets/page.css", 405), ("GET", "/assets/", 404), ("GET", "/assets/../page.js", 404),
+        ("GET", "/assets/page.js/", 404), ("GET", "//", 404), ("GET", "", 404), ("GET", "/docs", 404),
+        ("POST", "/search/", 404), ("POST", "/SEARCH", 404),
+        ("GET", "http://127.0.0.1:7860/", 404),  # a target as proxies are asked: the path says where, the host does not
+    ],
+)  # fmt: skip
+def test_what_the_page_does_not_ask_for_is_refused(asker: Asker, method: str, path: str, status: int) -> None:
+    assert asker.status(length(0), method=method, path=path) == status
+
+
+def test_the_host_has_to_be_ours_and_one(asker: Asker) -> None:
+    def status(*given: bytes) -> int:
+        sent = asker.sent(*((b"host", host) for host in given), TYPE, method="GET", path="/")
+        return int(sent[0]["status"])
+
+    assert [status(host) for host in (b"127.0.0.1", b"LOCALHOST:1", b"[::1]:7860")] == [200, 200, 200]
+    assert [status(host) for host in (b"evil.example", b"", b"127.0.0.1:a", b"\xff", b"[::2]")] == [400] * 5
+    assert [status(), status(b"127.0.0.1", b"127.0.0.1"), status(b"127.0.0.1", b"evil.example")] == [400] * 3
+    reason = asker.sent((b"host", b"evil.example"), method="GET", path="/")[1]["body"]
+    assert b"evil.example" in reason
+    assert b"--allow-host NAME" in reason
+
+
+def test_only_the_page_itself_may_send_something(asker: Asker) -> None:
+    def status(*headers: tuple[bytes, bytes]) -> int:
+        return asker.status(length(0), *headers)
+
+    assert status() == 200  # a program
+    assert status((b"origin", b"http://127.0.0.1:7860"), (b"sec-fetch-site", b"same-origin")) == 200
+    assert status((b"origin", b"https://127.0.0.1:7860")) == 200  # what encrypts stands before us
+    for origin in (
+        b"http://evil.example", b"http://127.0.0.1", b"http://127.0.0.1:1", b"http://localhost:7860", b"null", b"",
+        b"ftp://127.0.0.1:7860", b"127.0.0.1:7860", b"http://127.0.0.1:7860/", b"http://127.0.0.1:7860@evil.example",
+        b"file://", b"http://",
+    ):  # fmt: skip
+        assert status((b"origin", origin)) == 403, origin
+    assert status((b"origin", b"http://127.0.0.1:7860"), (b"origin", b"http://evil.example")) == 403
+    for site in (b"cross-site", b"same-site", b"anything"):
+        assert status((b"sec-fetch-site", site)) == 403
+
+
+def test_a_proxy_that_names_us_anew_is_let_in_by_its_own_name() -> None:
+    asker = Asker("search.example")
+    for origin in (b"https://search.example", b"https://search.example:8443", b"http://Search.Example"):
+        assert asker.status(length(0), (b"origin", origin)) == 200
+    assert asker.status(length(0), (b"origin", b"https://evil.example")) == 403
+
+
+def test_another_page_may_lead_here_but_load_nothing(asker: Asker) -> None:
+    def status(mode: bytes) -> int:
+        return asker.status((b"sec-fetch-site", b"cross-site"), (b"sec-fetch-mode", mode), method="GET", path="/")
+
+    assert [status(mode) for mode in (b"navigate", b"no-cors", b"cors")] == [200, 403, 403]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data; boundary=b", b"application/json", b""],
+)
+def test_what_a_form_of_another_page_could_send_is_refused(asker: Asker, kind: bytes) -> None:
+    assert asker.status(length(0), (b"content-type", kind)) == 415
+
+
+def test_every_answer_tells_the_browser_to_ask_nobody_else_and_to_keep_nothing(asker: Asker) -> None:
+    answers = [
+        asker.sent(HOST, TYPE, length(0)),
+        asker.sent(HOST, method="GET", path="/"),
+        asker.sent(HOST, method="GET", path="/docs"),
+        asker.sent(method="GET", path="/"),
+    ]
+    assert [answer[0]["status"] for answer in answers] == [200, 200, 404, 400]
+    for answer in answers:
+        headers = dict(answer[0]["headers"])
+        assert headers[b"cache-control"] == b"no-store"
+        assert {name: headers[name.encode()].decode() for name in HEADERS} == HEADERS
+    policy = HEADERS["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "http" not in policy
 
 
 def test_a_websocket_is_closed(asker: Asker) -> None:
-    sent: list[dict[str, Any]] = []
+    sent: Sent = []
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, asker.guard({"type": "websocket", "path": "/"}, None, send)).result()
+    run(lambda: asker.guard({"type": "websocket", "path": "/"}, None, send))
     assert [message["type"] for message in sent] == ["websocket.close"]

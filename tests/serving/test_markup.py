@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -16,6 +17,16 @@ EVIL = "<b onclick='x'>\"&{{7*7}}"
 def picture(**changes: Any) -> Picture:
     given: dict[str, Any] = {"captions": (), "caption_generated": None, "labels": (), "thumbnail": b"jpeg"}
     return Picture(image_id="one", **(given | changes))
+
+
+def whole(text: str) -> str:
+    """The page with something at every place that has room for it."""
+    parts = dict.fromkeys(("header", "drop", "tray", "status", "results"), "")
+    pairs = [(text, text)]
+    return markup.page(
+        parts, words=text, mode=text, modes=pairs, weight=0.5, indexes=pairs, others=pairs, first=text, counts=pairs,
+        limits={"typed": 1, "marks": 1, "bytes": 1}, sentences={"marks": text, "bytes": text},
+    )  # fmt: skip
 
 
 def results(hits: tuple[Hit, ...], notes: tuple[str, ...] = ()) -> Results:
@@ -52,6 +63,7 @@ def test_everything_from_data_is_escaped() -> None:
         markup.told(EVIL),
         markup.problem(EVIL),
         markup.header(EVIL, 3),
+        whole(EVIL),
     ]
     for page in pages:
         assert "&lt;b onclick=" in page
@@ -67,3 +79,21 @@ def test_a_search_is_said_in_a_sentence() -> None:
         "m: 1 picture in 20 ms; n: nothing found in 10 ms; o: no answer"
     )
     assert "Nothing found" in markup.results([none])
+
+
+def test_nothing_on_the_page_needs_a_laxer_policy_than_it_has() -> None:
+    hit = Hit(**vars(picture(captions=("a", "b"), labels=("c",))), rank=1, score=1.0)
+    parts = {
+        "header": markup.header("d", 3),
+        "drop": markup.drop(None) + markup.drop(b"jpeg"),
+        "tray": markup.tray([(hit, True)]),
+        "status": markup.problem("why") + markup.told("what"),
+        "results": markup.results([Column("m", results((hit,)), None, 0.1)]) + markup.beginning([hit], ["say"]),
+    }
+    page = whole("x") + "".join(parts.values())
+    for tag in re.findall(r"<[a-z][^>]*>", page):
+        assert not re.search(r"""[\s"'](on[a-z]+|style|srcdoc|ping)\s*=""", tag), tag
+        assert not re.search(r"""(src|href|action)=["']?(https?:|//|javascript:)""", tag), tag
+    assert re.findall(r"<(?:script|style|iframe|object|embed|base)[^>]*>", page) == [
+        '<script type="module" src="assets/page.js">'
+    ]

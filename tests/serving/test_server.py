@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.serving.conftest import Served
+from tests.serving.conftest import Served, address, started
 from twinlens.errors import ParamsError, QueryError
 from twinlens.serving import server
-from twinlens.serving.guard import MAX_EVENT_BYTES, MAX_REQUEST_BYTES
+from twinlens.serving.guard import LIMITS
 from twinlens.serving.server import serve
+
+TYPE = "Content-Type: application/octet-stream"
 
 
 @pytest.fixture(autouse=True)
@@ -22,108 +24,78 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
-    [
-        "gradio_api/file=/etc/passwd",
-        "gradio_api/file=params.yaml",
-        "gradio_api/file=http://example.org/",
-        "file=params.yaml",
-        "gradio_api/file/params.yaml",
-        "gradio_api/proxy=http://example.org/",
-        "gradio_api//file=params.yaml",
-        "%67radio_api/fil%65=params.yaml",
-    ],
-)
-def test_files_are_refused(served: Served, path: str) -> None:
-    answer = requests.get(f"{served.url}/{path}", timeout=30)
-    assert answer.status_code in (403, 404)
-    assert "models" not in answer.text
-    assert "root:" not in answer.text
-
-
-def test_an_upload_cannot_be_had_back(served: Served) -> None:
-    sent = requests.post(f"{served.url}/gradio_api/upload", files={"files": ("a.txt", b"mine")}, timeout=30)
-    (path,) = sent.json()
-    assert Path(path).is_relative_to(served.temporary)
-    assert requests.get(f"{served.url}/gradio_api/file={path}", timeout=30).status_code == 403
-    Path(path).unlink()
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "gradio_api/process_recording"),
-        ("POST", "gradio_api/run/predict"),
-        ("POST", "gradio_api/call/predict"),
-        ("POST", "gradio_api/component_server"),
-        ("POST", "gradio_api/vibe-edit"),
-        ("POST", "gradio_api/stream/x"),
-        ("POST", "gradio_api/upload/"),
-        ("POST", "gradio_api//upload"),
-        ("POST", "login"),
-        ("POST", ""),
-        ("PUT", "gradio_api/upload"),
-        ("GET", "gradio_api/queue/status"),
-        ("GET", "gradio_api/info"),
-        ("GET", "gradio_api/runs"),
-        ("GET", "monitoring"),
-        ("GET", "docs"),
-    ],
-)
-def test_what_the_page_does_not_ask_for_is_refused_and_leaves_nothing(served: Served, method: str, path: str) -> None:
-    before = served.uploads()
-    sent = {"file": ("a.webm", b"mine"), "files": ("a.webm", b"mine")}
-    answer = requests.request(method, f"{served.url}/{path}", files=sent if method != "GET" else None, timeout=30)
-    assert answer.status_code == 403
-    assert served.uploads() == before
-
-
-def test_only_the_page_itself_may_send_something(served: Served) -> None:
-    def sent(path: str, origin: str | None) -> requests.Response:
-        headers = {} if origin is None else {"Origin": origin}
-        return requests.post(
-            f"{served.url}/gradio_api/{path}", files={"files": ("a.txt", b"mine")}, headers=headers, timeout=30
-        )
-
-    port = served.url.rpartition(":")[2]
-    for origin in ("http://evil.example", f"http://evil.example:{port}", "http://127.0.0.1:1", "null", ""):
-        assert [sent(path, origin).status_code for path in ("upload", "queue/join")] == [403, 403]
-    assert served.uploads() == []
-    for known in (served.url, None):  # a browser on the page, a program
-        (path,) = sent("upload", known).json()
-        Path(path).unlink()
-
-
-@pytest.mark.parametrize(
     ("path", "headers", "status"),
     [
-        ("upload", "Content-Length: 10\r\nTransfer-Encoding: chunked", 411),
-        ("upload", "Transfer-Encoding: chunked", 411),
-        ("queue/join", "Transfer-Encoding: chunked", 411),
-        ("upload", f"Content-Length: {MAX_REQUEST_BYTES + 1}", 413),
-        ("queue/join", f"Content-Length: {MAX_EVENT_BYTES + 1}", 413),
+        ("picture", "Content-Length: 10\r\nTransfer-Encoding: chunked", 411),
+        ("picture", "Transfer-Encoding: chunked", 411),
+        ("search", "Transfer-Encoding: chunked", 411),
+        ("tray", "X-Nothing: 1", 411),
+        ("picture", f"Content-Length: {LIMITS['/picture'] + 1}", 413),
+        ("search", f"Content-Length: {LIMITS['/search'] + 1}", 413),
+        ("tray", f"Content-Length: {LIMITS['/tray'] + 1}", 413),
+        ("tray", "Content-Length: 10\r\nHost: 127.0.0.1", 400),  # a second one
     ],
 )
 def test_a_body_of_no_or_too_large_a_size_is_refused_unread(
     served: Served, path: str, headers: str, status: int
 ) -> None:
+    assert raw_status(served, f"POST /{path} HTTP/1.1", f"Host: 127.0.0.1\r\n{TYPE}\r\n{headers}") == status
+
+
+def raw_status(served: Served, line: str, headers: str) -> int:
+    """The status of a request of which nothing but its head is sent."""
     host, port = served.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
-        kind = "Content-Type: multipart/form-data; boundary=b"
-        connection.sendall(f"POST /gradio_api/{path} HTTP/1.1\r\nHost: {host}\r\n{kind}\r\n{headers}\r\n\r\n".encode())
-        assert int(connection.recv(100).split()[1]) == status  # nothing of the body was sent
+        connection.sendall(f"{line}\r\n{headers}\r\n\r\n".encode())
+        return int(connection.recv(100).split()[1])
 
 
-def test_the_browser_is_told_to_ask_nobody_else(served: Served) -> None:
-    headers = requests.get(served.url, timeout=30).headers
-    assert "default-src 'self'" in headers["content-security-policy"]
-    assert "http" not in headers["content-security-policy"]
-    assert headers["referrer-policy"] == "no-referrer"
+def test_a_whole_address_in_the_request_names_no_other_host(served: Served) -> None:
+    assert raw_status(served, "GET http://evil.example/ HTTP/1.1", "Host: 127.0.0.1") == 404
+    assert raw_status(served, "GET http://127.0.0.1/ HTTP/1.1", "Host: evil.example") == 400
+    assert raw_status(served, "GET / HTTP/1.0", "Accept: */*") == 400  # no host at all
+
+
+def test_the_script_and_the_style_are_fetched_once(served: Served) -> None:
+    for name, kind in (("page.js", "text/javascript"), ("page.css", "text/css")):
+        first = requests.get(f"{served.url}/assets/{name}", timeout=30)
+        assert first.headers["content-type"].startswith(kind)
+        assert first.headers["cache-control"] == "no-cache"
+        again = {"if-none-match": first.headers["etag"]}
+        second = requests.get(f"{served.url}/assets/{name}", headers=again, timeout=30)
+        assert [second.status_code, second.content] == [304, b""]
+
+
+def test_a_visitor_is_told_apart_by_a_word_that_says_nothing(served: Served) -> None:
+    first, second = (requests.get(served.url, timeout=30) for _ in range(2))
+    assert first.cookies["visitor"] != second.cookies["visitor"]
+    for flag in ("HttpOnly", "SameSite=strict", "Path=/"):
+        assert flag in first.headers["set-cookie"]
+    again = requests.get(served.url, cookies=first.cookies.get_dict(), timeout=30)
+    assert "set-cookie" not in again.headers
+    for made_up in ("x", "../../../../etc/passwd", "a" * 23):
+        assert "set-cookie" in requests.get(served.url, cookies={"visitor": made_up}, timeout=30).headers
 
 
 def test_another_name_that_was_pointed_here_is_refused(served: Served) -> None:
     assert requests.get(served.url, headers={"Host": "evil.example"}, timeout=30).status_code == 400
     assert requests.get(served.url, headers={"Host": "localhost"}, timeout=30).status_code == 200
+
+
+def test_another_name_is_known_where_it_was_allowed(built: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    process = started(built, tmp_path, log, "--host", "0.0.0.0", "--allow-host", "search.example")
+    try:
+        url = address(process, log).replace("0.0.0.0", "127.0.0.1")
+
+        def status(host: str) -> int:
+            return requests.get(url, headers={"Host": host}, timeout=30).status_code
+
+        assert [status(host) for host in ("search.example", "10.1.2.3:80", "localhost")] == [200, 200, 200]
+        assert [status(host) for host in ("evil.example", "search.example.evil")] == [400, 400]
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 def test_whoever_asks_before_the_page_is_up_is_not_refused() -> None:
@@ -141,6 +113,12 @@ def test_a_port_that_is_taken_is_named() -> None:
             serve("127.0.0.1", port)
     with pytest.raises(ParamsError, match=r"cannot be shown at nowhere\.invalid"):
         serve("nowhere.invalid", 0)
+
+
+@pytest.mark.usefixtures("root")
+def test_what_is_no_name_of_a_host_is_refused_before_anything_is_shown() -> None:
+    with pytest.raises(ParamsError, match="--allow-host 'http://a' is no name"):
+        serve("127.0.0.1", 0, allowed=["http://a"])
 
 
 @pytest.mark.usefixtures("root")

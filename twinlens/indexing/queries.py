@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from twinlens.errors import QueryError, nearest
+from twinlens.indexing.decoding_costs import too_costly
 from twinlens.indexing.results import Mode
 from twinlens.params import ResizeParams
 
@@ -57,11 +58,13 @@ def read_image(image: Picture, limits: ResizeParams) -> tuple[bytes, list[str]]:
         limits: section `resize`; larger pictures are refused before their pixels are decoded.
 
     Raises:
-        QueryError: there is no such file, it is not a picture, is damaged, too large or too small.
+        QueryError: there is no such file, it is not a picture, is damaged, too large or too small, or takes too long.
     """
     from twinlens.pixels import BadPictureError, prepare_jpeg
 
     raw, name = _bytes_of(image, limits)
+    if fault := too_costly(raw):
+        raise QueryError(f"the query's image cannot be used: {fault}")
     try:
         prepared = prepare_jpeg(
             raw,

@@ -1,5 +1,6 @@
 """The search page: what `python -m twinlens serve` shows in a browser.
 
-`shelf` keeps indexes open, `answers` asks them, `markup` writes what they said, `page` wires it to Gradio's
-components, `server` puts it on a port of this machine and `guard` lets in only what the page itself asks for.
+`shelf` keeps indexes open, `answers` asks them, `markup` writes what they said, `bodies` reads what the browser asks,
+and `page` answers it. `routes` says where, in whose turn (`turns`); `guard` lets in only what the page itself asks
+for, by names that are ours (`hosts`). `server` puts it on a port of this machine, and `watchdog` ends it.
 """

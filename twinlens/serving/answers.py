@@ -1,4 +1,4 @@
-"""What the page asks of the indexes, and what they answer: no Gradio, no HTML."""
+"""What the page asks of the indexes, and what they answer: no requests, no HTML."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from twinlens.errors import QueryError, TwinLensError
 from twinlens.indexing.queries import MAX_IMAGE_BYTES, read_image
@@ -16,6 +15,8 @@ from twinlens.serving.shelf import Name, Shelf
 log = logging.getLogger("twinlens")
 
 MAX_MARKS = 64
+FULL = f"{MAX_MARKS} pictures are marked, and that is all there can be: take a mark away first"
+TOO_LARGE = f"the picture has over {MAX_IMAGE_BYTES // 2**20} MB: make it smaller"
 FAILED = "something went wrong that should not have; the terminal in which the page was started says what"
 
 
@@ -42,17 +43,15 @@ class Asked:
         """Whether there is something that an exemplar SVM can learn from."""
         return bool(self.liked) or self.picture is not None
 
-    def marked(self, image_id: str, relevant: bool | None) -> Asked:
-        """The same with one mark set, turned or (`None`) taken away.
+    def marked(self, image_id: str, relevant: bool) -> Asked:
+        """The same with one mark set or turned.
 
         Raises:
             QueryError: there are as many marks as can be.
         """
         others = tuple(mark for mark in self.marks if mark[0] != image_id)
-        if relevant is None:
-            return replace(self, marks=others)
         if len(others) >= MAX_MARKS:
-            raise QueryError(f"{MAX_MARKS} pictures are marked, and that is all there can be: take a mark away first")
+            raise QueryError(FULL)
         return replace(self, marks=(*others, (image_id, relevant)))
 
 
@@ -120,32 +119,19 @@ def _column(shelf: Shelf, name: Name, wanted: Wanted) -> Column:
     return Column(shelf.label(name), found, problem, time.perf_counter() - started)
 
 
-def take_picture(shelf: Shelf, uploaded: object, folder: Path) -> tuple[bytes, list[str]]:
-    """A picture that a visitor uploaded, as JPEG bytes, with what had to be mended; the file is deleted.
+def take_picture(shelf: Shelf, raw: bytes) -> tuple[bytes, list[str]]:
+    """A picture of a visitor's, as JPEG bytes, with what had to be mended.
 
     Args:
         shelf: its dataset says how large a picture may be.
-        uploaded: a path, as the browser names it: not to be trusted.
-        folder: where uploads lie.
+        raw: the bytes of a file.
 
     Raises:
-        QueryError: it is no upload, or no picture that can be used.
+        QueryError: it is no picture that can be used.
     """
-    try:
-        path = Path(str(uploaded)).resolve()
-        arrived = path.is_relative_to(folder.resolve()) and path.is_file()
-    except (OSError, ValueError):  # a name that no file system has
-        arrived = False
-    if not arrived:
-        raise QueryError("the picture did not arrive: drop it once more")
-    try:
-        if path.stat().st_size > MAX_IMAGE_BYTES:
-            raise QueryError(f"the picture has over {MAX_IMAGE_BYTES // 2**20} MB: make it smaller")
-        raw = path.read_bytes()
-    finally:
-        path.unlink(missing_ok=True)
-    limits = shelf.params.resize.at_most(shelf.params.datasets[shelf.dataset].shortest_side_px)
-    return read_image(raw, limits)
+    if len(raw) > MAX_IMAGE_BYTES:
+        raise QueryError(TOO_LARGE)
+    return read_image(raw, shelf.params.resize.at_most(shelf.params.datasets[shelf.dataset].shortest_side_px))
 
 
 def some_pictures(shelf: Shelf, name: Name, count: int) -> list[Picture]:

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import re
-import time
-from contextlib import suppress
-from pathlib import Path
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from twinlens.indexing.queries import MAX_IMAGE_BYTES
+from twinlens.serving.hosts import Hosts
+from twinlens.serving.turns import GoneError
 
-MAX_REQUEST_BYTES = 2 * MAX_IMAGE_BYTES  # of an upload; the page sends one picture at a time
-MAX_EVENT_BYTES = 2**20  # of any other request: words, settings and ids
-MAX_UPLOADS_BYTES = 8 * MAX_IMAGE_BYTES  # of all uploads that arrive or lie there
-KEPT_S = 300  # an upload that nobody searched by is deleted when so old
+MAX_ASKED_BYTES = 2**20  # words, settings and marks
+MAX_ARRIVING_BYTES = 8 * MAX_IMAGE_BYTES  # of all bodies for one route, until they are answered
+ARRIVES_WITHIN_S = 60.0
 
-# Gradio has many more routes: for files, proxies, recordings, its API, its own editor. Some write to the disk, and a
-# new release may bring others, so what the page uses is listed rather than what it does not use.
-UPLOAD, EVENT = "/gradio_api/upload", "/gradio_api/queue/join"
-READ = re.compile(
-    r"/|/(assets|static)/.+|/(favicon\.ico|theme\.css|config)"
-    r"|/gradio_api/(theme\.css|app_id|heartbeat/[^/]+|queue/data|upload_progress)"
-)
+ASSETS = ("/assets/page.css", "/assets/page.js")
+LIMITS = {  # what is posted, and how large it may be
+    "/picture": MAX_IMAGE_BYTES + MAX_ASKED_BYTES,
+    "/search": MAX_IMAGE_BYTES + MAX_ASKED_BYTES,
+    "/tray": MAX_ASKED_BYTES,
+}
+METHODS = dict.fromkeys(("/", *ASSETS), ("GET", "HEAD")) | dict.fromkeys(LIMITS, ("POST",))
+CONTENT = b"application/octet-stream"  # no form of another page can send it without asking us first
 HEADERS = {
-    # Gradio's components come as inline scripts and compile their templates.
-    "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
-    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'",
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
@@ -44,9 +43,9 @@ class RefusedError(Exception):
 class Guard:
     """ASGI middleware: lets in what the page asks for, bounds bodies, and tells the browser to ask no other host."""
 
-    def __init__(self, app: Any, uploads: Path) -> None:
-        self.app, self.uploads = app, uploads
-        self.arriving = 0  # bytes of uploads
+    def __init__(self, app: Any, hosts: Hosts) -> None:
+        self.app, self.hosts = app, hosts
+        self.arriving: Counter[str] = Counter()  # bytes by route: pictures leave room for searches
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
@@ -58,75 +57,165 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
-        started, size, left = False, 0, 0
-
-        async def bounded() -> Any:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
-                raise RefusedError(413, "More arrived than the request said.")
-            return message
-
-        async def with_headers(message: Any) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = message | {"headers": [*message.get("headers", []), *extra]}
-            await send(message)
-
+        answer, arrived = Answer(send), Arrived(scope["path"], self.arriving)
         try:
-            left = self._admit(scope["method"], scope["path"], dict(scope["headers"]))
-            size = left if scope["path"] == UPLOAD else 0
-            self.arriving += size
-            await self.app(scope, bounded, with_headers)
+            size = self._admit(scope)
+            body = await self._body(arrived, size, receive) if scope["method"] == "POST" else None
+            await self.app(scope, _again(body, receive), answer)
+        except GoneError:
+            pass
         except RefusedError as refused:
-            if not started:
-                plain = [(b"content-type", b"text/plain")]
-                await send({"type": "http.response.start", "status": refused.status, "headers": plain})
-                await send({"type": "http.response.body", "body": refused.reason.encode()})
+            await answer.refuse(refused)
+        except asyncio.CancelledError:  # the page ends; uvicorn would write a traceback for each request
+            await answer.refuse(RefusedError(503, "The page was ended."))
         finally:
-            self.arriving -= size
+            arrived.forget()
 
-    def _admit(self, method: str, path: str, headers: dict[bytes, bytes]) -> int:
+    def _admit(self, scope: Any) -> int:
         """The bytes that the request's body says it has.
 
         Raises:
             RefusedError: the page makes no such request, another page made it, or its body is too large.
         """
-        posted = method == "POST" and path in (UPLOAD, EVENT)
-        if not posted and not (method in ("GET", "HEAD") and READ.fullmatch(path)):
-            raise RefusedError(403, "The search page asks for nothing of this kind, and gives out no files.")
-        origin = headers.get(b"origin")
-        # Browsers send `null` for pages without an address; other programs send nothing.
-        if posted and origin is not None and origin.partition(b"://")[2] != headers.get(b"host"):
+        method, path, headers = scope["method"], scope["path"], _by_name(scope["headers"])
+        host = self._host(headers)
+        if path not in METHODS:
+            raise RefusedError(404, "There is nothing here: the search page is at /, and gives out no files.")
+        if method not in METHODS[path]:
+            raise RefusedError(405, "The search page asks for nothing in this way.")
+        if method == "POST":
+            self._sent_by_the_page(headers, host)
+            if headers.get(b"content-type") != [CONTENT]:
+                raise RefusedError(415, "What is sent here is of the type application/octet-stream.")
+        elif headers.get(b"sec-fetch-site") == [b"cross-site"] and headers.get(b"sec-fetch-mode") != [b"navigate"]:
+            raise RefusedError(403, "Another page may lead here, but not load anything from here.")
+        return _size(headers, LIMITS[path] if method == "POST" else None)
+
+    def _host(self, headers: Mapping[bytes, list[bytes]]) -> str:
+        given = headers.get(b"host", [])
+        host = given[0].decode("latin-1") if len(given) == 1 else ""
+        if not self.hosts.has(host):
+            raise RefusedError(
+                400,
+                f"This page does not go by the name {host[:200]!r}. If it should, start it with that name: "
+                "twinlens serve --allow-host NAME",
+            )
+        return host
+
+    def _sent_by_the_page(self, headers: Mapping[bytes, list[bytes]], host: str) -> None:
+        """Nothing, where the page itself sent this, or a program that is no browser.
+
+        Raises:
+            RefusedError: it says that it is of another page.
+        """
+        origins, sites = headers.get(b"origin", []), headers.get(b"sec-fetch-site", [])
+        ours = [self.hosts.sends(origin.decode("latin-1"), host) for origin in origins]
+        if len(origins) > 1 or not all(ours) or any(site not in (b"same-origin", b"none") for site in sites):
             raise RefusedError(403, "Only the search page itself may send something here.")
-        # Where a body comes in chunks, Content-Length says nothing about it; no browser sends one so.
-        length = headers.get(b"content-length", b"" if posted else b"0")
-        if b"transfer-encoding" in headers or not length.isdigit():
-            raise RefusedError(411, "A request has to say how large it is.")
-        size = int(length)
-        if size > (MAX_REQUEST_BYTES if path == UPLOAD else MAX_EVENT_BYTES if posted else 0):
-            raise RefusedError(413, "The request is larger than the maximum allowed size.")
-        if path == UPLOAD and self.arriving + lying(self.uploads) + size > MAX_UPLOADS_BYTES:
-            raise RefusedError(503, "Too many uploads at once: try again in a minute.")
-        return size
+
+    async def _body(self, arrived: Arrived, size: int, receive: Any) -> bytes:
+        """The body, whole: what has come counts, not what was announced.
+
+        Raises:
+            RefusedError: it is larger than was said, too slow, or there is too much of other requests.
+            GoneError: the asker went before it was there.
+        """
+        chunks, more = [], True
+        try:
+            async with asyncio.timeout(ARRIVES_WITHIN_S):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise GoneError
+                    chunks.append(message.get("body", b""))
+                    more = message.get("more_body", False)
+                    arrived.add(len(chunks[-1]))
+                    if arrived.bytes > size:
+                        raise RefusedError(413, "More arrived than the request said.")
+        except TimeoutError:
+            raise RefusedError(408, "What was sent here did not arrive in time: try again.") from None
+        return b"".join(chunks)
 
 
-def lying(folder: Path) -> int:
-    """The bytes in a folder of uploads, once those that nobody came for are deleted.
+class Answer:
+    """Sends what is answered, with the headers that all answers have."""
 
-    Gradio deletes what arrived whole. A part of an upload that broke off is known to nobody, and would count for ever.
-    """
-    found, oldest = 0, time.time() - KEPT_S
-    for parent, _, files in os.walk(folder):  # unlike rglob, it passes over a folder that vanishes
-        for name in files:
-            path = Path(parent, name)
-            with suppress(FileNotFoundError):  # another request has read and deleted it
-                stat = path.lstat()
-                if stat.st_mtime < oldest:
-                    path.unlink()
-                else:
-                    found += stat.st_size
+    def __init__(self, send: Any) -> None:
+        self.send, self.started = send, False
+
+    async def __call__(self, message: Any) -> None:
+        """Send a part of the answer."""
+        if message["type"] == "http.response.start":
+            self.started = True
+            message = message | {"headers": _completed(message.get("headers", []))}
+        await self.send(message)
+
+    async def refuse(self, refused: RefusedError) -> None:
+        """Send the reason, unless something else was begun."""
+        if not self.started:
+            plain = [(b"content-type", b"text/plain; charset=utf-8")]
+            await self({"type": "http.response.start", "status": refused.status, "headers": plain})
+            await self({"type": "http.response.body", "body": refused.reason.encode("utf-8", "replace")})
+
+
+class Arrived:
+    """The bytes of one request among those of all for its route."""
+
+    def __init__(self, path: str, sums: Counter[str]) -> None:
+        self.path, self.sums, self.bytes = path, sums, 0
+
+    def add(self, count: int) -> None:
+        """Count some more.
+
+        Raises:
+            RefusedError: there is too much of all requests together.
+        """
+        self.bytes += count
+        self.sums[self.path] += count
+        if self.sums[self.path] > MAX_ARRIVING_BYTES:
+            raise RefusedError(503, "Too much arrives at once: try again in a minute.")
+
+    def forget(self) -> None:
+        """The request is answered."""
+        self.sums[self.path] -= self.bytes
+        self.bytes = 0
+
+
+def _by_name(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        found.setdefault(name.lower(), []).append(value.strip())
     return found
+
+
+def _size(headers: Mapping[bytes, list[bytes]], limit: int | None) -> int:
+    """What Content-Length says; no limit where no body is wanted.
+
+    Raises:
+        RefusedError: it says nothing, or too much.
+    """
+    given = headers.get(b"content-length", [b"0"] if limit is None else [])
+    # Where a body comes in chunks, Content-Length says nothing about it; no browser sends one so.
+    if b"transfer-encoding" in headers or len(given) != 1 or not given[0].isdigit():
+        raise RefusedError(411, "A request has to say how large it is.")
+    if len(given[0]) > 20 or int(given[0]) > (limit or 0):
+        raise RefusedError(413, "The request is larger than it may be.")
+    return int(given[0])
+
+
+def _completed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    given = list(headers)
+    extra = HEADERS if any(name == b"cache-control" for name, _ in given) else HEADERS | {"cache-control": "no-store"}
+    return [*given, *((name.encode(), value.encode()) for name, value in extra.items())]
+
+
+def _again(body: bytes | None, receive: Any) -> Any:
+    """What gives out a body that was read already, and then tells when the asker has gone."""
+    bodies = [] if body is None else [body]
+
+    async def read() -> Any:
+        if bodies:
+            return {"type": "http.request", "body": bodies.pop(), "more_body": False}
+        return await receive()
+
+    return read

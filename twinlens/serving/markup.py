@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Template
+from markupsafe import Markup
 
 from twinlens.indexing.results import Hit, Picture, Results
 from twinlens.report.templates import template
@@ -14,9 +19,9 @@ ASSETS = Path(__file__).parent / "assets"
 SCORES = {"vector": "cosine", "exemplar": "cosine with the learned weights", "text": "BM25", "hybrid": "fused"}
 
 
-def asset(name: str) -> str:
+def asset(name: str) -> bytes:
     """A script or style sheet of the page."""
-    return (ASSETS / name).read_text(encoding="utf-8")
+    return (ASSETS / name).read_bytes()
 
 
 def data_uri(jpeg: bytes) -> str:
@@ -94,15 +99,29 @@ def drop(jpeg: bytes | None) -> str:
     return _render("drop.html.j2", jpeg=jpeg)
 
 
+def page(parts: Mapping[str, str], **settings: Any) -> str:
+    """The whole page.
+
+    Args:
+        parts: what the functions above wrote: `header`, `drop`, `tray`, `status` and `results`.
+        settings: of the form: what can be chosen, and what is.
+    """
+    return _render("page.html.j2", **{name: Markup(html) for name, html in parts.items()}, **settings)
+
+
 def header(dataset: str, pictures: int) -> str:
     """The page's head."""
     return _render("header.html.j2", dataset=dataset, pictures=pictures)
 
 
 def _render(name: str, **values: object) -> str:
-    found = template(name, ASSETS)
     tools = (data_uri, described, is_hit, score, milliseconds, parts)
-    return found.render(values | {tool.__name__: tool for tool in tools} | {"SCORES": SCORES})
+    return _template(name).render(values | {tool.__name__: tool for tool in tools} | {"SCORES": SCORES})
+
+
+@cache
+def _template(name: str) -> Template:
+    return template(name, ASSETS)
 
 
 def is_hit(picture: Picture) -> bool:

@@ -1,31 +1,30 @@
-"""The page itself: Gradio's components, and what happens when one of them is used."""
+"""What the page answers when something on it is used. It keeps nothing of a visitor: the browser says all of it."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
-import gradio as gr
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from twinlens.errors import QueryError, TwinLensError
-from twinlens.indexing.queries import MAX_IMAGE_BYTES, MODES
+from twinlens.indexing.queries import MAX_IMAGE_BYTES, MODES, known
 from twinlens.serving import markup
-from twinlens.serving.answers import FAILED, Asked, Wanted, again, answer, mode_left, some_pictures, take_picture
-from twinlens.serving.guard import KEPT_S
+from twinlens.serving.answers import (
+    FULL,
+    MAX_MARKS,
+    TOO_LARGE,
+    Asked,
+    Wanted,
+    again,
+    answer,
+    mode_left,
+    some_pictures,
+    take_picture,
+)
+from twinlens.serving.bodies import COUNTS, MAX_TYPED, read_search, read_tray
 from twinlens.serving.shelf import Name, Shelf
 
-log = logging.getLogger("twinlens")
-
 NO_OTHER = ""  # of the second model
-COUNTS = [12, 24, 48]
 EXAMPLES = 3
-CLIENTS = 8  # searches at once
-WAITING = 256  # events that may wait; more are refused
-MAX_TYPED = 100_000  # characters; more could be too large a request, which Gradio says nothing about
-SWEPT_S = 60  # uploads that nobody searched by are looked for so often
 MODE_NAMES = {
     "auto": "Auto",
     "vector": "Vector",
@@ -33,244 +32,121 @@ MODE_NAMES = {
     "hybrid": "Hybrid",
     "exemplar": "Exemplars (SVM)",
 }
-SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
-SYSTEM_MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
+EMPTY = "The query is empty: type some words, drop a picture, or click a result"
 
 
-def theme() -> gr.themes.Base:
-    """Gradio's own colours in the fonts that a machine has anyway: nothing is fetched."""
-    return gr.themes.Default(primary_hue="blue", font=SYSTEM_FONTS, font_mono=SYSTEM_MONO)
+class Query(Protocol):
+    """What stands behind an address's question mark."""
+
+    def get(self, key: str, default: str) -> str:
+        """The value of a key that stands there once."""
+
+    def getlist(self, key: str) -> list[str]:
+        """All values of a key."""
 
 
-class Handlers:
-    """What happens when something on the page is used. Whoever uses it meets sentences, never a traceback."""
+class Page:
+    """The page over the indexes of a dataset; safe to be used by several threads."""
 
-    def __init__(self, shelf: Shelf, first: Name, uploads: Path) -> None:
-        self.shelf, self.first, self.uploads = shelf, first, uploads
+    def __init__(self, shelf: Shelf, first: Name) -> None:
+        """A page.
 
-    def search(
-        self, text: str, mode: str, image_weight: float, k: int, model: str, other: str, asked: Asked
-    ) -> tuple[Any, Any]:
-        """Results and the sentence on them."""
-        return self._found(Wanted(text or "", asked, mode, image_weight, k), model, other)
+        Args:
+            shelf: the indexes that it searches.
+            first: the one to begin with, open.
+        """
+        self.shelf, self.first = shelf, first
 
-    def changed(
-        self, text: str, mode: str, image_weight: float, k: int, model: str, other: str, asked: Asked
-    ) -> tuple[Any, Any]:
-        """The same after a setting changed; nothing happens where nothing is searched for yet."""
-        if Wanted(text or "", asked, mode, image_weight, k).empty:
-            return gr.skip(), gr.skip()
-        return self.search(text, mode, image_weight, k, model, other, asked)
-
-    def again(
-        self, text: str, mode: str, image_weight: float, k: int, model: str, other: str, asked: Asked
-    ) -> tuple[Any, Any, str]:
-        """Results by the marks, and the mode that this takes."""
-        wanted = again(Wanted(text or "", asked, mode, image_weight, k))
-        return (*self._found(wanted, model, other), wanted.mode)
-
-    def search_by(self, renewed: int, event: gr.EventData) -> tuple[Any, ...]:
-        """A picture of the pool that was clicked is the whole query from here on."""
-        try:
-            asked = Asked().marked(self._known(event.id), True)
-        except TwinLensError as error:
-            return *[gr.skip()] * 5, markup.problem(str(error)), gr.skip()
-        return "", "auto", asked, markup.drop(None), self._tray(asked), gr.skip(), renewed + 1
-
-    def mark(self, asked: Asked, mode: str, event: gr.EventData) -> tuple[Any, Any, Any, Any]:
-        """One mark set, turned or taken away."""
-        try:
-            relevant = {"yes": True, "no": False}.get(str(event.relevant))
-            after = asked.marked(self._known(event.id), relevant)
-        except TwinLensError as error:
-            return gr.skip(), gr.skip(), markup.problem(str(error)), gr.skip()
-        count = len(after.marks)
-        said = f"{count} picture{'s' * (count != 1)} marked" if count else "No picture is marked"
-        return after, self._tray(after), markup.told(said), mode_left(mode, after)
-
-    def clear(self, asked: Asked, mode: str) -> tuple[Asked, str, str]:
-        """No marks."""
-        after = replace(asked, marks=())
-        return after, "", mode_left(mode, after)
-
-    def picture(self, asked: Asked, renewed: int, event: gr.EventData) -> tuple[Any, Any, Any, Any]:
-        """A visitor's own picture has arrived."""
-        try:
-            jpeg, mended = take_picture(self.shelf, event.path, self.uploads)
-        except TwinLensError as error:
-            return gr.skip(), gr.skip(), self._not_taken(str(error), asked), gr.skip()
-        except Exception:
-            log.exception("an upload failed")
-            return gr.skip(), gr.skip(), self._not_taken(FAILED, asked), gr.skip()
-        return Asked(jpeg, asked.marks, tuple(mended)), markup.drop(jpeg), gr.skip(), renewed + 1
-
-    def _not_taken(self, reason: str, asked: Asked) -> str:
-        stays = "" if asked.picture is None else "; the picture before it is still searched by"
-        return markup.problem(f"{reason}{stays}")
-
-    def failed(self, event: gr.EventData) -> str:
-        """A picture did not arrive."""
-        limit = MAX_IMAGE_BYTES // 2**20
-        too_large = "maximum allowed size" in str(event.reason)
-        if too_large:
-            return markup.problem(f"the picture has over {limit} MB: make it smaller")
-        return markup.problem("the picture did not arrive: drop it once more, or look whether the page still runs")
-
-    def remove(self, asked: Asked, mode: str) -> tuple[Asked, str, str]:
-        """Without the visitor's own picture."""
-        after = Asked(marks=asked.marks)
-        return after, markup.drop(None), mode_left(mode, after)
-
-    def say(self, event: gr.EventData) -> str:
-        """The words of an example."""
-        return str(event.text)
-
-    def arrive(self, request: gr.Request) -> tuple[Any, ...]:
-        """What the address asks for: `?q=words&like=id&unlike=id&mode=hybrid`."""
-        query = request.query_params
-        asked, mode = Asked(), query.get("mode", "auto")
+    def arrive(self, query: Query) -> str:
+        """All of it, with what the address asks for: `?q=words&like=id&unlike=id&mode=hybrid`."""
+        words, wish, asked = query.get("q", "")[:MAX_TYPED], query.get("mode", "auto"), Asked()
+        mode, results, status = "auto", None, ""
         try:
             for key, relevant in (("like", True), ("unlike", False)):
                 for image_id in query.getlist(key):
                     asked = asked.marked(self._known(image_id), relevant)
-            if mode not in MODES:
-                raise QueryError(f"mode: no such one as '{mode}' (known: {', '.join(MODES)})")
+            mode = known(wish, MODES, "mode")
+            wanted = Wanted(words, asked, mode, self.shelf.params.rank.image_weight, COUNTS[0])
+            if not wanted.empty:
+                results, said = self._found(wanted, [self.first])
+                status = markup.told(said)
         except TwinLensError as error:
-            return query.get("q", ""), "auto", asked, self._tray(asked), self._beginning(), markup.problem(str(error))
-        wanted = Wanted(query.get("q", ""), asked, mode, self.shelf.params.rank.image_weight, COUNTS[0])
-        found = (self._beginning(), "") if wanted.empty else self._found(wanted, self.first.key, NO_OTHER)
-        return wanted.text, mode, asked, self._tray(asked), *found
+            status = markup.problem(str(error))
+        parts = {
+            "header": markup.header(self.shelf.dataset, self.shelf.searcher(self.first).index.manifest.rows),
+            "drop": markup.drop(None),
+            "tray": self._tray(asked.marks),
+            "status": status,
+            "results": results or self._beginning(),
+        }
+        return markup.page(parts, words=words, mode=mode, **self._settings())
 
-    def _found(self, wanted: Wanted, model: str, other: str) -> tuple[Any, Any]:
+    def search(self, body: bytes) -> dict[str, Any]:
+        """Results, the sentence on them, and the mode to go on in.
+
+        Raises:
+            BodyError: the page would not ask so.
+            TwinLensError: it cannot be searched for.
+        """
+        said, picture = read_search(body)
+        wanted = again(said.wanted(picture)) if said.again else said.wanted(picture)
         if wanted.empty:
-            return gr.skip(), markup.problem("The query is empty: type some words, drop a picture, or click a result")
-        try:
-            names = [self.shelf.find(key) for key in dict.fromkeys((model, other)) if key != NO_OTHER]
-        except TwinLensError as error:
-            return gr.skip(), markup.problem(str(error))
+            raise QueryError(EMPTY)
+        for image_id, _ in wanted.asked.marks:
+            self._known(image_id)
+        names = [self.shelf.find(key) for key in dict.fromkeys((said.model, said.other)) if key != NO_OTHER]
+        results, status = self._found(wanted, names)
+        return {"results": results, "status": status, "mode": wanted.mode}
+
+    def tray(self, body: bytes) -> dict[str, Any]:
+        """The marked pictures, the sentence on them, and the mode to go on in.
+
+        Raises:
+            BodyError: the page would not ask so.
+            QueryError: one of them is not in the pool.
+        """
+        said = read_tray(body)
+        asked, count = Asked(b"" if said.pictured else None, said.pairs), len(said.marks)
+        status = f"{count} picture{'s' * (count != 1)} marked" if count else "No picture is marked"
+        return {"tray": self._tray(asked.marks), "status": status, "mode": mode_left(said.mode, asked)}
+
+    def picture(self, raw: bytes) -> dict[str, Any]:
+        """The drop area with a visitor's own picture in it, and what had to be mended.
+
+        Raises:
+            TwinLensError: it cannot be used.
+        """
+        jpeg, mended = take_picture(self.shelf, raw)
+        return {"drop": markup.drop(jpeg), "mended": mended}
+
+    def _found(self, wanted: Wanted, names: Sequence[Name]) -> tuple[str, str]:
         columns = answer(self.shelf, names, wanted)
         if len(columns) == 1 and columns[0].problem is not None:
-            return gr.skip(), markup.problem(columns[0].problem)
-        return markup.results(columns), markup.told(markup.status(columns))
+            raise QueryError(columns[0].problem)
+        return markup.results(columns), markup.status(columns)
 
     def _beginning(self) -> str:
         pictures = some_pictures(self.shelf, self.first, COUNTS[0])
         captions = [picture.captions[0] for picture in pictures if picture.captions]
         return markup.beginning(pictures, captions[:EXAMPLES])
 
-    def _known(self, image_id: object) -> str:
+    def _known(self, image_id: str) -> str:
         """The id, if it is in the index; else a QueryError."""
-        return self.shelf.searcher(self.first).picture(str(image_id)).image_id
+        return self.shelf.searcher(self.first).picture(image_id).image_id
 
-    def _tray(self, asked: Asked) -> str:
+    def _tray(self, marks: Sequence[tuple[str, bool]]) -> str:
         searcher = self.shelf.searcher(self.first)
-        return markup.tray([(searcher.picture(image_id), relevant) for image_id, relevant in asked.marks])
+        return markup.tray([(searcher.picture(image_id), relevant) for image_id, relevant in marks])
 
-
-def build(shelf: Shelf, first: Name, uploads: Path) -> gr.Blocks:
-    """The page.
-
-    Args:
-        shelf: the indexes that it searches.
-        first: the one to begin with, open.
-        uploads: the folder in which Gradio puts what visitors upload.
-    """
-    handlers = Handlers(shelf, first, uploads)
-    with gr.Blocks(
-        analytics_enabled=False, title="TwinLens", delete_cache=(SWEPT_S, KEPT_S), fill_width=True
-    ) as blocks:
-        _part(markup.header(shelf.dataset, shelf.searcher(first).index.manifest.rows), "head")
-        asked = gr.State(Asked(), time_to_live=24 * 3600)
-        renewed = gr.State(0, time_to_live=24 * 3600)  # a search follows whenever it changes
-        with gr.Row(elem_id="ask"):
-            with gr.Column(scale=3, min_width=280):
-                with gr.Row(elem_id="line"):
-                    words = gr.Textbox(
-                        label="What are you looking for?",
-                        placeholder="in your own words",
-                        lines=1,
-                        max_lines=1,
-                        max_length=MAX_TYPED,
-                        elem_id="words",
-                        autofocus=True,
-                    )
-                    button = gr.Button("Search", variant="primary", elem_id="search", scale=0, min_width=100)
-                mode = gr.Radio(_modes(shelf, first), value="auto", label="Mode", elem_id="mode")
-            with gr.Column(scale=2, min_width=280):
-                drop = _part(markup.drop(None), "drop", _script("drop.js"))
-                weight = gr.Slider(
-                    0,
-                    1,
-                    value=shelf.params.rank.image_weight,
-                    step=0.05,
-                    label="Words (0) or picture (1), where both are given",
-                    elem_id="weight",
-                    buttons=[],
-                )
-        model, other, count = _choices(shelf, first)
-        tray = _part("", "tray", _script("tray.js"))
-        status = _part("", "status", markup.asset("status.js"))
-        results = _part("", "results", _script("results.js"))
-
-        settings = [words, mode, weight, count, model, other, asked]
-        found = [results, status]
-        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        # What changes a visitor's picture and marks goes one after another: none of several quick clicks is lost.
-        instant = quiet | {"trigger_mode": "multiple", "concurrency_limit": 1, "concurrency_id": "asked"}
-        busy = quiet | {"concurrency_limit": CLIENTS, "concurrency_id": "search", "trigger_mode": "always_last"}
-
-        gr.on([words.submit, button.click], handlers.search, settings, found, **busy)
-        # The mode is also set by the page itself, which is no wish; a dropdown calls it input when Tab passes by.
-        gr.on(
-            [mode.input, weight.release, count.change, model.change, other.change],
-            handlers.changed,
-            settings,
-            found,
-            **busy,
-        )
-        # A click on a result, a dropped picture and an example first change the query, then search. The first two may
-        # fail, which an event that follows them cannot see: it would search by the old query, and wipe the reason away.
-        results.search_by(handlers.search_by, renewed, [words, mode, asked, drop, tray, status, renewed], **instant)
-        drop.picture(handlers.picture, [asked, renewed], [asked, drop, status, renewed], **instant)
-        renewed.change(handlers.changed, settings, found, **busy)
-        results.say(handlers.say, None, words, **quiet).then(handlers.search, settings, found, **busy)
-        drop.remove(handlers.remove, [asked, mode], [asked, drop, mode], **instant).then(
-            handlers.changed, settings, found, **busy
-        )
-        drop.failed(handlers.failed, None, status, **quiet)
-        for marking in (results.mark, tray.unmark):
-            marking(handlers.mark, [asked, mode], [asked, tray, status, mode], **instant)
-        tray.clear(handlers.clear, [asked, mode], [asked, tray, mode], **instant)
-        tray.again(handlers.again, settings, [*found, mode], **busy)
-        blocks.load(handlers.arrive, None, [words, mode, asked, tray, *found], **quiet)
-    blocks.queue(max_size=WAITING, default_concurrency_limit=CLIENTS, api_open=False)
-    return blocks
-
-
-def _modes(shelf: Shelf, first: Name) -> Sequence[tuple[str, str]]:
-    possible = ("auto", *shelf.searcher(first).modes)
-    return [(MODE_NAMES[mode], mode) for mode in possible]
-
-
-def _choices(shelf: Shelf, first: Name) -> tuple[gr.Dropdown, gr.Dropdown, gr.Dropdown]:
-    indexes = [(shelf.label(name), name.key) for name in shelf.names()]
-    with gr.Row(elem_id="choices"):
-        model = gr.Dropdown(indexes, value=first.key, label="Model", elem_id="model", filterable=False, min_width=100)
-        other = gr.Dropdown(
-            [("nothing", NO_OTHER), *indexes],
-            value=NO_OTHER,
-            label="Compare with",
-            elem_id="other",
-            filterable=False,
-            min_width=100,
-        )
-        count = gr.Dropdown(COUNTS, value=COUNTS[0], label="Results", elem_id="count", filterable=False, min_width=100)
-    return model, other, count
-
-
-def _part(html: str, name: str, script: str | None = None) -> gr.HTML:
-    return gr.HTML(html, elem_id=name, js_on_load=script, apply_default_css=False)
-
-
-def _script(name: str) -> str:
-    return markup.asset(name) + markup.asset("buttons.js")
+    def _settings(self) -> Mapping[str, Any]:
+        indexes = [(name.key, self.shelf.label(name)) for name in self.shelf.names()]
+        return {
+            "modes": [(mode, MODE_NAMES[mode]) for mode in ("auto", *self.shelf.searcher(self.first).modes)],
+            "weight": self.shelf.params.rank.image_weight,
+            "indexes": indexes,
+            "others": [(NO_OTHER, "nothing"), *indexes],
+            "first": self.first.key,
+            "counts": [(count, count) for count in COUNTS],
+            "limits": {"typed": MAX_TYPED, "marks": MAX_MARKS, "bytes": MAX_IMAGE_BYTES},
+            "sentences": {"marks": FULL, "bytes": TOO_LARGE},
+        }

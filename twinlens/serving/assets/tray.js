@@ -1,2 +1,0 @@
-// events: 'unmark', 'again', 'clear'
-watch('value', () => document.dispatchEvent(new Event('twinlens:marks')));
