@@ -24,9 +24,11 @@ def of(parameters: int) -> torch.nn.Module:
 
 @pytest.mark.parametrize(
     ("parameters", "available", "wanted"),
-    [(300_000, 16, 1), (1_800_000, 2, 1), (1_800_000, 1, 1), (86_000_000, 16, 16), (86_000_000, 2, 2)],
+    [(300_000, 16, 1), (1_800_000, 16, 2), (1_800_000, 1, 1), (86_000_000, 16, 16), (86_000_000, 2, 2)],
 )
-def test_a_small_model_takes_one_thread_and_others_all(parameters: int, available: int, wanted: int) -> None:
+def test_the_larger_the_model_the_more_threads_it_takes_but_never_more_than_there_are(
+    parameters: int, available: int, wanted: int
+) -> None:
     assert threads_for(of(parameters), available) == wanted
 
 

@@ -7,18 +7,20 @@ from contextlib import contextmanager
 
 import torch
 
-SMALL = 5_000_000  # parameters
+TINY, SMALL = 1_000_000, 20_000_000  # parameters
 
 
 def threads_for(model: torch.nn.Module, available: int) -> int:
-    """One thread for a small model, all for others.
+    """One thread for a tiny model, two for a small one, all for others.
 
-    A small model's products are over before two threads have divided them up, so a second one gains the default's
-    CLIP two fifths and its BLIP a quarter. It costs more than that wherever anything else runs: threads of OpenMP spin
-    while they wait for one that has lost its core, and two BLIPs with two threads each on two cores took four times as
-    long as with one each (LOG.md). One thread also gives the same last digits on two cores and on sixty-four.
+    A tiny model's products are over before two threads have divided them up: a second thread gains the default's BLIP
+    a quarter. And threads of OpenMP spin while they wait for one that has lost its core: two BLIPs at once, with two
+    threads each on two cores, took four times as long a step as with one thread each. The default's CLIP is two fifths
+    faster with two, and two of them share the cores fairly (LOG.md). The number also decides the last digits, which so
+    are the same on two cores and on sixty-four.
     """
-    return 1 if sum(p.numel() for p in model.parameters()) < SMALL else available
+    parameters = sum(p.numel() for p in model.parameters())
+    return min(available, 1 if parameters < TINY else 2 if parameters < SMALL else available)
 
 
 @contextmanager
