@@ -15,7 +15,16 @@ from twinlens import Searcher
 from twinlens.errors import QueryError
 from twinlens.params import read_params
 from twinlens.serving import answers
-from twinlens.serving.answers import Asked, Wanted, again, answer, mode_left, some_pictures, take_picture
+from twinlens.serving.answers import (
+    Asked,
+    Wanted,
+    again,
+    answer,
+    mode_left,
+    refuse_untaken,
+    some_pictures,
+    take_picture,
+)
 from twinlens.serving.shelf import Name, Shelf
 
 NAME = Name(MODEL, CAPTIONER)
@@ -129,3 +138,13 @@ def test_the_beginning_is_spread_over_the_pool(shelf: Shelf) -> None:
     ids = shelf.searcher(NAME).index.ids
     assert [picture.image_id for picture in some_pictures(shelf, NAME, 3)] == [ids[0], ids[20], ids[40]]
     assert len(some_pictures(shelf, NAME, 1000)) == len(ids)
+
+
+def test_a_search_opens_only_pictures_that_the_page_could_have_made(shelf: Shelf) -> None:
+    for side in (40, 2_000):
+        refuse_untaken(shelf, take_picture(shelf, png(side))[0])
+    large = io.BytesIO()
+    Image.new("RGB", (2_000, 2_000), "red").save(large, "JPEG")
+    for other in (large.getvalue(), png(), b"words", b"", b"\xff\xd8\xff"):
+        with pytest.raises(QueryError, match="drop it once more"):
+            refuse_untaken(shelf, other)

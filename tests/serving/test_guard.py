@@ -12,6 +12,7 @@ import pytest
 from twinlens.serving import guard
 from twinlens.serving.guard import CONTENT, HEADERS, Guard
 from twinlens.serving.hosts import hosts
+from twinlens.serving.visitors import COOKIE, Visitors
 
 HOST = (b"host", b"127.0.0.1:7860")
 TYPE = (b"content-type", CONTENT)
@@ -27,12 +28,13 @@ class Asker:
     """Sends requests to a guard before an application that reads all of what is let in."""
 
     def __init__(self, *allowed: str) -> None:
-        self.guard = Guard(self.app, hosts("127.0.0.1", allowed))
+        self.visitors = Visitors()
+        self.guard = Guard(self.app, hosts("127.0.0.1", allowed), self.visitors)
         self.read: bytes | None = None
         self.arriving = 0
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
-        self.arriving = sum(self.guard.arriving.values())
+        self.arriving = self.guard.arriving[(scope["path"],)]
         self.read = (await receive())["body"] if scope["method"] == "POST" else b""
         await send({"type": "http.response.start", "status": 200})
         await send({"type": "http.response.body"})
@@ -69,6 +71,7 @@ class Asker:
 def asker(monkeypatch: pytest.MonkeyPatch) -> Asker:
     monkeypatch.setattr(guard, "LIMITS", {"/picture": 100, "/search": 100, "/tray": 20})
     monkeypatch.setattr(guard, "MAX_ARRIVING_BYTES", 150)
+    monkeypatch.setattr(guard, "MAX_ARRIVING_OF_ONE", 150)
     return Asker()
 
 
@@ -80,7 +83,7 @@ def test_bodies_are_bounded_by_their_route(asker: Asker) -> None:
     assert asker.status() == 411
     assert asker.status(length(101)) == 413
     assert [asker.status(length(100), chunks=(100,)), asker.arriving] == [200, 100]
-    assert asker.guard.arriving["/picture"] == 0
+    assert asker.guard.arriving[("/picture",)] == 0
     assert asker.status(length(20), path="/tray", chunks=(20,)) == 200
     assert asker.status(length(21), path="/tray", chunks=(21,)) == 413
     assert asker.status(path="/tray", chunks=(5,)) == 411
@@ -96,7 +99,7 @@ def test_a_size_that_is_none_is_refused(asker: Asker, said: bytes) -> None:
 def test_what_arrives_is_counted_whatever_was_said(asker: Asker) -> None:
     assert [asker.status(length(60), chunks=(30, 30)), len(asker.read or b"")] == [200, 60]
     assert asker.status(length(60), chunks=(30, 31, 30)) == 413
-    assert [asker.read, asker.guard.arriving["/picture"]] == [None, 0]
+    assert [asker.read, asker.guard.arriving[("/picture",)]] == [None, 0]
     assert asker.status(length(10), (b"transfer-encoding", b"chunked"), chunks=(10,)) == 411
     assert asker.read is None
 
@@ -152,7 +155,7 @@ def test_what_has_arrived_counts_in_sum_and_by_route(asker: Asker) -> None:
         ]
         other.cancel()
         await other
-        return [*statuses, asker.guard.arriving["/picture"]]
+        return [*statuses, asker.guard.arriving[("/picture",)]]
 
     assert run(tried) == [200, 503, 200, 0]
 
@@ -160,7 +163,7 @@ def test_what_has_arrived_counts_in_sum_and_by_route(asker: Asker) -> None:
 def test_a_body_that_does_not_come_is_not_waited_for(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "ARRIVES_WITHIN_S", 0.01)
     sent = run(lambda: asker.ask(slow(40), HOST, TYPE, length(100)))
-    assert [sent[0]["status"], asker.guard.arriving["/picture"]] == [408, 0]
+    assert [sent[0]["status"], asker.guard.arriving[("/picture",)]] == [408, 0]
 
 
 def test_who_goes_before_the_body_is_there_is_not_answered(asker: Asker) -> None:
@@ -264,3 +267,26 @@ def test_a_websocket_is_closed(asker: Asker) -> None:
 
     run(lambda: asker.guard({"type": "websocket", "path": "/"}, None, send))
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+def test_what_one_visitor_leaves_half_sent_takes_no_room_from_another(
+    asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "MAX_ARRIVING_BYTES", 1_000)
+    words = [asker.visitors.word() for _ in range(2)]
+
+    def headers(word: str | None) -> list[tuple[bytes, bytes]]:
+        cookie = [] if word is None else [(b"cookie", f"{COOKIE}={word}".encode())]
+        return [HOST, TYPE, length(100), *cookie]
+
+    async def tried() -> list[int]:
+        held = [asyncio.create_task(asker.ask(slow(60), *headers(word))) for word in (*words[:1] * 2, *[None] * 2)]
+        await settled()
+        asked = [await asker.ask(whole(60), *headers(word)) for word in (words[0], None, words[1])]
+        for one in held:
+            one.cancel()
+        await asyncio.gather(*held)
+        return [int(sent[0]["status"]) for sent in asked]
+
+    assert run(tried) == [503, 503, 200]
+    assert +asker.guard.arriving == {}

@@ -73,7 +73,8 @@ def test_a_visitor_is_told_apart_by_a_word_that_says_nothing(served: Served) -> 
         assert flag in first.headers["set-cookie"]
     again = requests.get(served.url, cookies=first.cookies.get_dict(), timeout=30)
     assert "set-cookie" not in again.headers
-    for made_up in ("x", "../../../../etc/passwd", "a" * 23):
+    word, _, seal = first.cookies["visitor"].partition(".")
+    for made_up in ("x", "../../../../etc/passwd", "a" * 22, word, f"{word}.", f".{seal}", f"{word[::-1]}.{seal}"):
         assert "set-cookie" in requests.get(served.url, cookies={"visitor": made_up}, timeout=30).headers
 
 

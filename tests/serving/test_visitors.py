@@ -287,3 +287,26 @@ def test_what_is_written_can_be_read_in_light_and_dark(browser: Browser, served:
     )
     assert low == []
     context.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 200, "content_type": "text/html", "body": "<h1>Log in to the network</h1>"},
+        {"status": 502, "content_type": "text/html", "body": "<h1>Bad gateway</h1>"},
+        {"status": 200, "content_type": "application/json", "body": "{"},
+    ],
+)
+def test_what_somebody_else_answers_is_not_taken_for_an_answer(
+    page: Page, searcher: Searcher, answer: dict[str, Any]
+) -> None:
+    ask(page, TEXT)
+    found = searcher.search(TEXT, k=SHOWN)
+    expect_ids(page, found)
+    page.route("**/search", lambda route: route.fulfill(**answer))
+    ask(page, "a green house")
+    page.wait_for_selector("#status .problem:has-text('the page does not answer')")
+    assert ids(page) == wanted(found)
+    page.unroute("**/search")
+    ask(page, TEXT)
+    page.wait_for_selector("#status .told:has-text('12 pictures')")

@@ -107,12 +107,15 @@ def _read(line: bytes, model: type[S]) -> S:
         return model.model_validate(content)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = "" if fault["type"] == "extra_forbidden" else f"{'.'.join(map(str, fault['loc']))}: "  # a name of ours
-        raise BodyError(f"{where}{fault['msg']}") from None
+        if fault["type"] == "extra_forbidden":  # a name that is not ours is not repeated
+            raise BodyError("it names something that the page does not know") from None
+        raise BodyError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
     except RecursionError:
         raise BodyError("it is nested too deep") from None
-    except ValueError as error:  # no UTF-8, no JSON, numbers of thousands of digits
-        raise BodyError(str(error)) from None
+    except BodyError:
+        raise
+    except ValueError:  # no UTF-8, no JSON, numbers of thousands of digits
+        raise BodyError("it is no JSON") from None
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from typing import Any
 from twinlens.indexing.queries import MAX_IMAGE_BYTES
 from twinlens.serving.hosts import Hosts
 from twinlens.serving.turns import GoneError
+from twinlens.serving.visitors import Visitors
 
 MAX_ASKED_BYTES = 2**20  # words, settings and marks
 MAX_ARRIVING_BYTES = 8 * MAX_IMAGE_BYTES  # of all bodies for one route, until they are answered
+MAX_ARRIVING_OF_ONE = 2 * MAX_IMAGE_BYTES  # of those, for one visitor, or for all strangers together
 ARRIVES_WITHIN_S = 60.0
 
 ASSETS = ("/assets/page.css", "/assets/page.js")
@@ -43,9 +45,10 @@ class RefusedError(Exception):
 class Guard:
     """ASGI middleware: lets in what the page asks for, bounds bodies, and tells the browser to ask no other host."""
 
-    def __init__(self, app: Any, hosts: Hosts) -> None:
-        self.app, self.hosts = app, hosts
-        self.arriving: Counter[str] = Counter()  # bytes by route: pictures leave room for searches
+    def __init__(self, app: Any, hosts: Hosts, visitors: Visitors) -> None:
+        self.app, self.hosts, self.visitors = app, hosts, visitors
+        # Bytes by route, as pictures leave room for searches, and by route and visitor.
+        self.arriving: Counter[tuple[str, ...]] = Counter()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
@@ -57,7 +60,8 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
-        answer, arrived = Answer(send), Arrived(scope["path"], self.arriving)
+        visitor = scope.setdefault("state", {})["visitor"] = self.visitors.of(scope)
+        answer, arrived = Answer(send), Arrived(scope["path"], visitor.account, self.arriving)
         try:
             size = self._admit(scope)
             body = await self._body(arrived, size, receive) if scope["method"] == "POST" else None
@@ -159,26 +163,29 @@ class Answer:
 
 
 class Arrived:
-    """The bytes of one request among those of all for its route."""
+    """The bytes of one request among those of all for its route, and of its visitor's."""
 
-    def __init__(self, path: str, sums: Counter[str]) -> None:
-        self.path, self.sums, self.bytes = path, sums, 0
+    def __init__(self, path: str, account: str, sums: Counter[tuple[str, ...]]) -> None:
+        self.everyone, self.own, self.sums, self.bytes = (path,), (path, account), sums, 0
 
     def add(self, count: int) -> None:
         """Count some more.
 
         Raises:
-            RefusedError: there is too much of all requests together.
+            RefusedError: there is too much of all requests together, or of this visitor's.
         """
         self.bytes += count
-        self.sums[self.path] += count
-        if self.sums[self.path] > MAX_ARRIVING_BYTES:
-            raise RefusedError(503, "Too much arrives at once: try again in a minute.")
+        for key, most in ((self.everyone, MAX_ARRIVING_BYTES), (self.own, MAX_ARRIVING_OF_ONE)):
+            self.sums[key] += count
+            if self.sums[key] > most:
+                raise RefusedError(503, "Too much arrives at once: try again in a minute.")
 
     def forget(self) -> None:
         """The request is answered."""
-        self.sums[self.path] -= self.bytes
+        self.sums.subtract({self.everyone: self.bytes, self.own: self.bytes})
         self.bytes = 0
+        if not self.sums[self.own]:  # nothing is known of who asks for nothing
+            del self.sums[self.own]
 
 
 def _by_name(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:

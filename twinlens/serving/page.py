@@ -17,6 +17,7 @@ from twinlens.serving.answers import (
     again,
     answer,
     mode_left,
+    refuse_untaken,
     some_pictures,
     take_picture,
 )
@@ -92,6 +93,8 @@ class Page:
         wanted = again(said.wanted(picture)) if said.again else said.wanted(picture)
         if wanted.empty:
             raise QueryError(EMPTY)
+        if picture is not None:
+            refuse_untaken(self.shelf, picture)
         for image_id, _ in wanted.asked.marks:
             self._known(image_id)
         names = [self.shelf.find(key) for key in dict.fromkeys((said.model, said.other)) if key != NO_OTHER]

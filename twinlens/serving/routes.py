@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -21,29 +19,46 @@ from twinlens.serving.bodies import BodyError
 from twinlens.serving.guard import ASSETS
 from twinlens.serving.page import Page
 from twinlens.serving.turns import FullError, GoneError, Turns
+from twinlens.serving.visitors import COOKIE, Visitors
 
 log = logging.getLogger("twinlens")
 
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-# At once, over all visitors. A mark waits for no search, and a search for no picture.
-SEARCHES, PICTURES, LOOKS = 8, 4, 8
+# At once, over all visitors, and as many again over all strangers, who can be as many as they like. A mark waits for no
+# search, and a search for no picture. A picture of 100 megapixels may take 2.4 GB while it is opened.
+SEARCHES, PICTURES, LOOKS = 6, 2, 6
 BUSY = "The page has too much to do just now: try again in a minute."
-COOKIE, TOKEN = "visitor", re.compile(r"[A-Za-z0-9_-]{22}")
 KINDS = {"css": "text/css", "js": "text/javascript"}
 
 
-def routed(page: Page) -> Starlette:
-    """The page as an application, without what guards it."""
-    searches, pictures, looks = Turns(SEARCHES), Turns(PICTURES), Turns(LOOKS)
+class Kind:
+    """One kind of work: those who bring our word wait for each other's, strangers for strangers'."""
+
+    def __init__(self, at_once: int) -> None:
+        self._turns = {known: Turns(at_once) for known in (True, False)}
+
+    async def take(self, request: Request, work: Callable[[], T]) -> T:
+        """Do the work for a request when its turn comes; see `Turns.take`."""
+        visitor = request.state.visitor
+        return await self._turns[visitor.known].take(visitor.name, work, request.is_disconnected)
+
+
+def routed(page: Page, visitors: Visitors) -> Starlette:
+    """The page as an application, without what guards it.
+
+    Args:
+        page: what is answered.
+        visitors: those of the guard, which says of each request whose it is.
+    """
+    searches, pictures, looks = Kind(SEARCHES), Kind(PICTURES), Kind(LOOKS)
 
     async def arrive(request: Request) -> Response:
-        turns = searches if request.query_params else looks
-        html = await turns.take(visitor(request), lambda: page.arrive(request.query_params), request.is_disconnected)
-        answer = HTMLResponse(html)
-        if known(request) is None:
-            answer.set_cookie(COOKIE, secrets.token_urlsafe(16), httponly=True, samesite="strict", path="/")
+        kind = searches if request.query_params else looks
+        answer = HTMLResponse(await kind.take(request, lambda: page.arrive(request.query_params)))
+        if not request.state.visitor.known:
+            answer.set_cookie(COOKIE, visitors.word(), httponly=True, samesite="strict", path="/")
         return answer
 
     posted = {"/search": (searches, page.search), "/tray": (looks, page.tray), "/picture": (pictures, page.picture)}
@@ -56,21 +71,10 @@ def routed(page: Page) -> Starlette:
     )
 
 
-def known(request: Request) -> str | None:
-    """What a visitor's browser was told to call itself, so that its requests wait for each other and nobody else."""
-    token = request.cookies.get(COOKIE, "")
-    return token if TOKEN.fullmatch(token) else None
-
-
-def visitor(request: Request) -> str:
-    """The same, or the connection of who does not say it."""
-    return known(request) or f"{request.client}"
-
-
-def _posted(turns: Turns, work: Callable[[bytes], dict[str, Any]]) -> Endpoint:
+def _posted(kind: Kind, work: Callable[[bytes], dict[str, Any]]) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         body = await request.body()
-        return JSONResponse(await turns.take(visitor(request), lambda: work(body), request.is_disconnected))
+        return JSONResponse(await kind.take(request, lambda: work(body)))
 
     return endpoint
 

@@ -40,6 +40,8 @@ def serve(
     with watched():
         import uvicorn
 
+        from twinlens.serving.connections import patient_protocol
+
         shelf = Shelf(read_params(), dataset)
         with _listening(host, port) as listener:
             app = application(shelf, host, model, allowed)
@@ -47,6 +49,9 @@ def serve(
             typer.echo(f"TwinLens: http://{shown}:{listener.getsockname()[1]} (Ctrl-C ends it)")
             config = uvicorn.Config(
                 app,
+                http=patient_protocol(),
+                ws="none",
+                proxy_headers=False,  # whoever asks could say to be somebody else
                 loop="asyncio",  # others take the wake-up of signals for themselves
                 lifespan="off",
                 log_level="warning",
@@ -74,11 +79,12 @@ def application(shelf: Shelf, host: str, model: str | None = None, allowed: Sequ
     from twinlens.serving.guard import Guard
     from twinlens.serving.page import Page
     from twinlens.serving.routes import routed
+    from twinlens.serving.visitors import Visitors
 
-    ours = hosts(host, allowed)
+    ours, visitors = hosts(host, allowed), Visitors()
     first = shelf.first(model)
     shelf.searcher(first).warm()
-    return Guard(routed(Page(shelf, first)), ours)
+    return Guard(routed(Page(shelf, first), visitors), ours, visitors)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -13,10 +13,14 @@ const post = async (path, body, seconds, leaving = new AbortController()) => {
   const headers = { 'content-type': 'application/octet-stream' }; // which no form of another page can send
   setTimeout(() => leaving.abort(), seconds * 1000);
   const answer = await fetch(path, { method: 'POST', headers, body, signal: leaving.signal });
-  const json = answer.headers.get('content-type')?.startsWith('application/json');
-  const said = json ? await answer.json() : { problem: await answer.text() };
-  if (!answer.ok) throw Object.assign(new Error(said.problem), { said: true });
-  return said;
+  const kind = answer.headers.get('content-type') ?? '';
+  if (kind.startsWith('application/json')) {
+    const said = await answer.json();
+    if (answer.ok) return said;
+    throw Object.assign(new Error(said.problem), { said: true });
+  }
+  // The guard refuses in plain words; anything else is of somebody between us and the server.
+  throw Object.assign(new Error(await answer.text()), { said: !answer.ok && kind.startsWith('text/plain') });
 };
 const reason = (error, otherwise) => (error.said ? error.message : otherwise);
 const NO_ANSWER = 'the page does not answer: look whether it still runs';

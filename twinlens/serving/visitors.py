@@ -1,0 +1,49 @@
+"""Who asks, so that the requests of one visitor wait for each other and for nobody else's."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import HTTPConnection
+
+COOKIE = "visitor"
+STRANGERS = "strangers"
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """A browser that brings the word which it was given, or a connection of someone who brings none."""
+
+    name: str
+    known: bool
+
+    @property
+    def account(self) -> str:
+        """Whom what arrives is counted for: strangers can be as many as they like, so they count as one."""
+        return self.name if self.known else STRANGERS
+
+
+class Visitors:
+    """Gives browsers a word by which it tells them apart, and says nothing of them; kept nowhere but there."""
+
+    def __init__(self) -> None:
+        self._secret = secrets.token_bytes(32)
+
+    def word(self) -> str:
+        """A new word, sealed, so that none can be made up."""
+        name = secrets.token_hex(16)
+        return f"{name}.{self._seal(name)}"
+
+    def of(self, scope: MutableMapping[str, Any]) -> Visitor:
+        """The visitor behind a request, by its cookie; without ours, by its connection."""
+        name, _, seal = HTTPConnection(scope).cookies.get(COOKIE, "").partition(".")
+        if hmac.compare_digest(seal.encode("utf-8", "replace"), self._seal(name).encode()):
+            return Visitor(name, known=True)
+        return Visitor(f"{scope.get('client')}", known=False)
+
+    def _seal(self, name: str) -> str:
+        return hmac.digest(self._secret, name.encode("utf-8", "replace"), "sha256").hex()
