@@ -13,11 +13,11 @@ TINY, SMALL = 1_000_000, 20_000_000  # parameters
 def threads_for(model: torch.nn.Module, available: int) -> int:
     """One thread for a tiny model, two for a small one, all for others.
 
-    A tiny model's products are over before two threads have divided them up: a second thread gains the default's BLIP
-    a quarter. And threads of OpenMP spin while they wait for one that has lost its core: two BLIPs at once, with two
-    threads each on two cores, took four times as long a step as with one thread each. The default's CLIP is two fifths
-    faster with two, and two of them share the cores fairly (LOG.md). The number also decides the last digits, which so
-    are the same on two cores and on sixty-four.
+    A tiny model's products are over before threads have divided them up: a second one gains the default's BLIP a
+    quarter, its CLIP two fifths. They cost much where cores are short, as threads of OpenMP spin while they wait for
+    one that has lost its core: two trainings at once on two cores, with two threads each, take three times as long as
+    with one each (benchmarks/RESULTS.md), which `OMP_NUM_THREADS=1` prevents. The number also decides the last
+    digits, which so are the same on two cores and on sixty-four.
     """
     parameters = sum(p.numel() for p in model.parameters())
     return min(available, 1 if parameters < TINY else 2 if parameters < SMALL else available)
