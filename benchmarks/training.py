@@ -38,7 +38,7 @@ def optimiser(kind: str, where: str, told: dict[str, str], rounds: int) -> Row:
         f"Muon in float32, a step of {NAMES[kind]}, {where}",
         f"{ours * 1e3:,.0f} ms of CPU time, {ours / passes:.2f} of the forward and backward pass",
         f"torch's own, in bfloat16: {median(theirs[1] for _, theirs in taken) * 1e3:,.0f} ms",
-        f"{median(theirs[1] / mine[1] for mine, theirs in taken):.1f} times faster",
+        f"{median(theirs[1] / mine[1] for mine, theirs in taken):.1f} times as fast",
         "less than the pass",
     )
 

@@ -289,4 +289,24 @@ def test_what_one_visitor_leaves_half_sent_takes_no_room_from_another(
         return [int(sent[0]["status"]) for sent in asked]
 
     assert run(tried) == [503, 503, 200]
-    assert +asker.guard.arriving == {}
+    assert asker.guard.arriving == {}
+    assert len(asker.guard.arriving) == 0
+
+
+def test_of_what_is_answered_or_refused_nothing_is_kept(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "MAX_ARRIVING_OF_ONE", 1_000)  # so that it is the sum of all that is too large
+
+    async def tried() -> list[int]:
+        other = asyncio.create_task(asker.ask(slow(90), HOST, TYPE, length(100)))
+        await settled()
+        held = dict(asker.guard.arriving)
+        asked = [await asker.ask(whole(80), HOST, TYPE, length(80)) for _ in range(3)]
+        asked += [await asker.ask(whole(0), HOST, method="GET", path=f"/{n}") for n in range(3)]
+        asked += [await asker.ask(whole(0), HOST, method="GET", path="/")]
+        assert dict(asker.guard.arriving) == held
+        other.cancel()
+        await other
+        return [int(sent[0]["status"]) for sent in asked]
+
+    assert run(tried) == [503, 503, 503, 404, 404, 404, 200]
+    assert len(asker.guard.arriving) == 0

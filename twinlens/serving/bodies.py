@@ -19,7 +19,7 @@ Name = Annotated[str, Field(max_length=1_000)]
 Sentence = Annotated[str, Field(max_length=500)]
 
 
-class BodyError(ValueError):
+class BodyError(Exception):
     """A body that the page would not send."""
 
 
@@ -112,8 +112,6 @@ def _read(line: bytes, model: type[S]) -> S:
         raise BodyError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
     except RecursionError:
         raise BodyError("it is nested too deep") from None
-    except BodyError:
-        raise
     except ValueError:  # no UTF-8, no JSON, numbers of thousands of digits
         raise BodyError("it is no JSON") from None
 

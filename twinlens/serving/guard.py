@@ -175,17 +175,17 @@ class Arrived:
             RefusedError: there is too much of all requests together, or of this visitor's.
         """
         self.bytes += count
-        for key, most in ((self.everyone, MAX_ARRIVING_BYTES), (self.own, MAX_ARRIVING_OF_ONE)):
-            self.sums[key] += count
-            if self.sums[key] > most:
-                raise RefusedError(503, "Too much arrives at once: try again in a minute.")
+        self.sums.update({self.everyone: count, self.own: count})
+        if self.sums[self.everyone] > MAX_ARRIVING_BYTES or self.sums[self.own] > MAX_ARRIVING_OF_ONE:
+            raise RefusedError(503, "Too much arrives at once: try again in a minute.")
 
     def forget(self) -> None:
-        """The request is answered."""
-        self.sums.subtract({self.everyone: self.bytes, self.own: self.bytes})
+        """The request is answered; nothing stays of paths and visitors that have no other."""
+        for key in (self.everyone, self.own):
+            self.sums[key] -= self.bytes
+            if not self.sums[key]:
+                del self.sums[key]
         self.bytes = 0
-        if not self.sums[self.own]:  # nothing is known of who asks for nothing
-            del self.sums[self.own]
 
 
 def _by_name(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
