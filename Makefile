@@ -32,7 +32,7 @@ bench: setup
 
 # The result tables of the README, from the numbers they show.
 readme: setup
-	python -m twinlens.readme
+	python -m tools.readme
 
 # Pins for every platform, without addresses of package indexes.
 requirements: setup
@@ -52,5 +52,5 @@ $(VENV)/.ready: requirements.txt
 	python -m pip install --quiet --disable-pip-version-check $(UV)
 	uv pip install --quiet --compile-bytecode -r requirements.txt || python -m pip install --quiet -r requirements.txt
 	uv pip install --quiet --no-deps -e . || python -m pip install --quiet --no-deps -e .
-	python -m twinlens.offline_plots
+	python -m tools.offline_plots
 	touch $@

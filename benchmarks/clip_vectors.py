@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from twinlens import exemplar
-from twinlens.full_ranking import average_precision
-from twinlens.reporting import markdown
+from twinlens.report.summary import markdown
+from twinlens.retrieval import exemplar
+from twinlens.retrieval.full_ranking import average_precision
 
 WHO = {
     "child": r"girls?|boys?|child|children|kids?|toddlers?|baby",

@@ -13,13 +13,13 @@ import transformers
 
 from benchmarks.paired import Row
 from benchmarks.pictures import jpegs, shards
-from twinlens import encoders
-from twinlens.cards import OpenClipTower
-from twinlens.encoders.base import normalised
-from twinlens.encoders.embed import default_batch
-from twinlens.pixels import PixelSpec, ahead, batch_pixels
-from twinlens.placement import Placement, place
-from twinlens.tables import iter_pixels
+from twinlens.config.models import OpenClipTower
+from twinlens.core.device import Placement, place
+from twinlens.core.tables import iter_pixels
+from twinlens.images.transforms import PixelSpec, ahead, batch_pixels
+from twinlens.inference.loop import default_batch
+from twinlens.models import encoders
+from twinlens.models.encoders.base import normalised
 
 VIT_L_14_FLOP = 162e9  # one picture
 BLIP_FLOP = 133e9  # one caption of 20 tokens, with a key-value cache

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.paired import Row, alternate, median, ratio
 from benchmarks.pictures import jpegs
-from twinlens.pixels import PixelSpec, decode_and_fit, scaled
+from twinlens.images.transforms import PixelSpec, decode_and_fit, scaled
 
 SIDE = 224
 SPEC = PixelSpec(SIDE, SIDE, "shortest", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

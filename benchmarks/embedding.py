@@ -9,13 +9,13 @@ import torch
 
 from benchmarks.paired import Row, alternate, median, ratio
 from benchmarks.pictures import jpegs, shards
-from twinlens import encoders
-from twinlens.cards import OpenClipTower
-from twinlens.encoders.embed import default_batch, embed_pictures
-from twinlens.pixels import batch_pixels
-from twinlens.placement import place
-from twinlens.scratch import Scratch
-from twinlens.tables import iter_pixels
+from twinlens.config.models import OpenClipTower
+from twinlens.core.device import place
+from twinlens.core.scratch import Scratch
+from twinlens.core.tables import iter_pixels
+from twinlens.images.transforms import batch_pixels
+from twinlens.inference.loop import default_batch, embed_pictures
+from twinlens.models import encoders
 
 
 def run(photos: Path | None, device: str, count: int, rounds: int, architecture: str = "ViT-B-32") -> list[Row]:

@@ -12,7 +12,7 @@ from sklearn.svm import LinearSVC
 
 from benchmarks.paired import Row, alternate, median, ratio
 from twinlens import Searcher
-from twinlens.exemplar import Examples, fit, unit
+from twinlens.retrieval.exemplar import Examples, fit, unit
 
 SHARED = 0.7  # of every vector's square, along one direction: the cosine of two random CLIP photos is .5 or so
 LAMBDA_W = 0.5  # C = 1, as the source

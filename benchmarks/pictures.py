@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 import simplejpeg
 
-from twinlens import tables
-from twinlens.datasets.drawing import draw_scene
-from twinlens.datasets.scenes import sample_scene
-from twinlens.params import ResizeParams
-from twinlens.resizing import resize_pictures
+from twinlens.config.params import ResizeParams
+from twinlens.core import tables
+from twinlens.datasets.adapters.drawing import draw_scene
+from twinlens.datasets.adapters.scenes import sample_scene
+from twinlens.images.resize import resize_pictures
 
 
 def jpegs(source: Path | None, count: int) -> list[bytes]:

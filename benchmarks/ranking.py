@@ -17,8 +17,8 @@ from torchmetrics.retrieval import (
 )
 
 from benchmarks.paired import Row, alternate, median, ratio, unit_vectors
-from twinlens.measures import measure_all
-from twinlens.neighbours import BLOCK_BYTES, nearest
+from twinlens.evaluation.measures import measure_all
+from twinlens.retrieval.exact import BLOCK_BYTES, nearest
 
 KS = [1, 5, 10]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.paired import Row
-from twinlens.reporting import markdown
+from twinlens.report.summary import markdown
 
 MODULES = {"measures": "ranking", "neighbours": "ranking", "search": "searching"}
 SECTIONS = (

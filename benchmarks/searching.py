@@ -34,24 +34,25 @@ from lancedb.query import MatchQuery
 
 from benchmarks.exemplar import by_marks
 from benchmarks.paired import Row, alternate, median, ratio, unit_vectors
-from twinlens import Searcher, paths, tables
+from twinlens import Searcher
+from twinlens.config.params import Params, read_params
+from twinlens.core import paths, tables
 from twinlens.indexing import scans
 from twinlens.indexing.build import write_table
-from twinlens.indexing.copy import IMAGE_VECTOR
 from twinlens.indexing.index import Leg
 from twinlens.indexing.manifest import FOLDER, TABLE, Manifest
 from twinlens.indexing.material import Material
-from twinlens.params import Params, read_params
-from twinlens.trained import weights_identity
-from twinlens.training.vocabulary import learn_tokenizer
+from twinlens.indexing.store import IMAGE_VECTOR
+from twinlens.models.checkpoints import weights_identity
+from twinlens.training.tokenizer import learn_tokenizer
 
 ROOT = Path(__file__).parent.parent
 DIM, K, CLIENTS = 512, 10, 8
 WORDS = 5_000  # of the vocabulary; how often they come falls as in Zipf's law
 PER_SHARD = 10_000
 WITH_OPEN_CLIP = (
-    "import sys; from twinlens.indexing.towers import Towers; Towers._light = None; "
-    "from twinlens.cli import main; main(sys.argv[1:])"
+    "import sys; from twinlens.indexing.query_encoder import Towers; Towers._light = None; "
+    "from twinlens.apps.cli import main; main(sys.argv[1:])"
 )
 
 

@@ -18,13 +18,13 @@ from statistics import median
 import numpy as np
 import torch
 
-from twinlens.encoders.base import normalised
-from twinlens.params import Params, read_params
-from twinlens.placement import Placement
-from twinlens.recipes import Recipe, TowerRecipe
-from twinlens.training import captioning, towers
+from twinlens.config.params import Params, read_params
+from twinlens.config.training import Recipe, TowerRecipe
+from twinlens.core.device import Placement
+from twinlens.models.encoders.base import normalised
+from twinlens.training import captioning, dual_encoder
 from twinlens.training.data import Split
-from twinlens.training.schedule import make_optimisers
+from twinlens.training.optim import make_optimisers
 
 CPU = Placement(torch.device("cpu"), torch.float32)
 CAPTIONS = [
@@ -40,7 +40,7 @@ def towers_of(params: Params) -> tuple[torch.nn.Module, Recipe, Loss]:
     """The default's model."""
     card = params.model_card
     assert card.joint is not None and isinstance(card.train, TowerRecipe)
-    model = towers.build(card.joint, card.train, CAPTIONS, CPU)  # type: ignore[arg-type]
+    model = dual_encoder.build(card.joint, card.train, CAPTIONS, CPU)  # type: ignore[arg-type]
     rows = card.train.batch_size
     tokens = model.tokenize([CAPTIONS[row % len(CAPTIONS)] for row in range(rows)])
     pictures = torch.randint(0, 256, (rows, 3, model.pixels.height, model.pixels.width), dtype=torch.uint8)

@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 
 from stages.runner import run_stage
-from twinlens import approximate, paths
-from twinlens.params import read_params
-from twinlens.sources import CAPTIONS, IMAGES, JOINED
+from twinlens.config.params import read_params
+from twinlens.core import paths
+from twinlens.indexing import approximate
+from twinlens.tasks.inputs import CAPTIONS, IMAGES, JOINED
 
 log = logging.getLogger("twinlens")
 

@@ -10,19 +10,19 @@ import torch
 import transformers
 
 from stages.runner import run_stage
-from twinlens import paths, tables
-from twinlens.captioners import transformers as captioners
-from twinlens.captioners.caption import CODE, caption_pictures
-from twinlens.cards import CaptionerCard
-from twinlens.costs import Cost
-from twinlens.encoders.weights import identity
-from twinlens.params import read_params
-from twinlens.placement import Placement, place
-from twinlens.scratch import Scratch, code_digest, digest, fingerprint, publishing
+from twinlens.config.models import CaptionerCard
+from twinlens.config.params import read_params
+from twinlens.core import paths, tables
+from twinlens.core.costs import Cost
+from twinlens.core.device import Placement, place
+from twinlens.core.scratch import Scratch, code_digest, digest, fingerprint, publishing
+from twinlens.inference.caption import CODE, caption_pictures
+from twinlens.models.captioners import transformers as captioners
+from twinlens.models.weights import identity
+from twinlens.tasks.validation import draw
 from twinlens.training.captioning import train_captioner
 from twinlens.training.data import Material
 from twinlens.training.loop import write_log
-from twinlens.validation import draw
 
 log = logging.getLogger("twinlens")
 

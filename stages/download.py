@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from stages.runner import run_stage
-from twinlens import datasets, listed, paths
-from twinlens.costs import Cost
-from twinlens.params import read_params
+from twinlens import datasets
+from twinlens.config.params import read_params
+from twinlens.core import paths
+from twinlens.core.costs import Cost
+from twinlens.datasets import keep_lists
 
 
 def main(dataset: str) -> None:
     """Leave a manifest of what was fetched; archives stay in the download cache."""
     cost, card = Cost(), read_params().datasets[dataset]
-    listed.refuse_unreadable(card.keep)
+    keep_lists.refuse_unreadable(card.keep)
     files = datasets.adapter(card).download(paths.raw(dataset))
-    listed.record(card.keep, paths.raw(dataset))
+    keep_lists.record(card.keep, paths.raw(dataset))
     cost.write(paths.cost("download", dataset), items=files)
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import polars as pl
 
 from stages.runner import run_stage
-from twinlens import categories, paths, tables
-from twinlens.costs import Cost
-from twinlens.encoders.sources import Embedder, Sources
-from twinlens.params import CategoryParams, read_params
-from twinlens.placement import place
-from twinlens.scratch import prune, publishing
-from twinlens.sources import CAPTIONS, text_sources
-from twinlens.validation import draw
+from twinlens.config.params import CategoryParams, read_params
+from twinlens.core import paths, tables
+from twinlens.core.costs import Cost
+from twinlens.core.device import place
+from twinlens.core.scratch import prune, publishing
+from twinlens.inference.embed import Embedder, Sources
+from twinlens.tasks import category_roles
+from twinlens.tasks.inputs import CAPTIONS, text_sources
+from twinlens.tasks.validation import draw
 
 
 def main(dataset: str, model: str) -> None:
@@ -39,12 +40,12 @@ def main(dataset: str, model: str) -> None:
 def category_sources(dataset: str, groups: pl.DataFrame, params: CategoryParams) -> tuple[pl.DataFrame, pl.DataFrame]:
     """What category search needs beside the pool's pictures: prompts and negatives; empty where it has no classes."""
     images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
-    classed = categories.classes_of(groups.filter("in_pool"), images)
+    classed = category_roles.classes_of(groups.filter("in_pool"), images)
     exemplars = params.standard.queries_per_class * params.standard.exemplars_per_query
-    if not categories.searched_classes(classed, exemplars):
-        return categories.class_prompts([], params.prompt), groups[:0]
-    negatives = categories.draw_negatives(groups, images, params.negatives, params.seed)
-    return categories.class_prompts(sorted(classed["class"].unique()), params.prompt), negatives
+    if not category_roles.searched_classes(classed, exemplars):
+        return category_roles.class_prompts([], params.prompt), groups[:0]
+    negatives = category_roles.draw_negatives(groups, images, params.negatives, params.seed)
+    return category_roles.class_prompts(sorted(classed["class"].unique()), params.prompt), negatives
 
 
 if __name__ == "__main__":

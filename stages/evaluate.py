@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 
 from stages.runner import run_stage
-from twinlens import distractors, paths, tables
-from twinlens.costs import Cost
-from twinlens.evaluation import measure_all_runs
-from twinlens.gates import Gates, overlap, wrong_size
-from twinlens.naming import caption_figures
-from twinlens.params import read_params
-from twinlens.reporting import (
+from twinlens.config.params import read_params
+from twinlens.core import paths, tables
+from twinlens.core.costs import Cost
+from twinlens.core.scratch import publishing
+from twinlens.evaluation import distractors
+from twinlens.evaluation.caption_quality import caption_figures
+from twinlens.evaluation.evaluate import measure_all_runs
+from twinlens.evaluation.gates import Gates, overlap, wrong_size
+from twinlens.report.summary import (
     TRAINING,
     cost_summary,
     quality_cost_rows,
@@ -21,7 +23,6 @@ from twinlens.reporting import (
     write_csv,
     write_json,
 )
-from twinlens.scratch import publishing
 
 log = logging.getLogger("twinlens")
 

@@ -10,12 +10,16 @@ from typing import Any
 import polars as pl
 
 from stages.runner import run_stage
-from twinlens import datasets, filtering, keeping, listed, paths, tables
-from twinlens.costs import Cost
-from twinlens.dataset_cards import DatasetCard, Keep
+from twinlens import datasets
+from twinlens.config.datasets import DatasetCard, Keep
+from twinlens.config.params import Params, read_params
+from twinlens.core import paths, tables
+from twinlens.core.costs import Cost
+from twinlens.datasets import filter as filtering
+from twinlens.datasets import keep as keeping
+from twinlens.datasets import keep_lists
 from twinlens.datasets.classes import read_classes
-from twinlens.filtering import Annotations
-from twinlens.params import Params, read_params
+from twinlens.datasets.filter import Annotations
 
 log = logging.getLogger("twinlens")
 
@@ -55,7 +59,7 @@ def keep(
     annotations: Annotations, card: DatasetCard, rule: Keep, dataset: str, params: Params
 ) -> tuple[Annotations, dict[str, Any]]:
     """Apply the card's `keep`; where a classifier decides, write what it found beside the tables."""
-    lists = listed.recorded(rule, paths.raw(dataset), dataset)
+    lists = keep_lists.recorded(rule, paths.raw(dataset), dataset)
     shares: dict[str, float] | None = None
     if rule.classifier is not None:
         shares = classified(annotations, card, rule, dataset, params)
@@ -78,8 +82,8 @@ def classified(
     """The classifier's sum of probabilities of every picture that `keep` is about, also as a table."""
     import torch  # takes two seconds, and most datasets need no classifier
 
-    from twinlens.classifying import class_shares
-    from twinlens.placement import Placement, place
+    from twinlens.core.device import Placement, place
+    from twinlens.inference.classify import class_shares
 
     assert rule.classifier is not None
     mine, raw = keeping.decided(annotations, card.pool), paths.raw(dataset)

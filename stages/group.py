@@ -6,11 +6,12 @@ import json
 import logging
 
 from stages.runner import run_stage
-from twinlens import grouping, paths, tables
-from twinlens.costs import Cost
-from twinlens.datacard import describe_dataset, write_card
-from twinlens.duplicates import find_duplicates
-from twinlens.params import read_params
+from twinlens.config.params import read_params
+from twinlens.core import paths, tables
+from twinlens.core.costs import Cost
+from twinlens.datasets import pool
+from twinlens.datasets.statistics import describe_dataset, write_card
+from twinlens.images.duplicates import find_duplicates
 
 log = logging.getLogger("twinlens")
 
@@ -25,7 +26,7 @@ def main(dataset: str) -> None:
     hashes = tables.read_table(resized / "hashes.parquet", tables.HASHES)
     copies = find_duplicates(images, index, hashes, params.group.near_duplicate_bits, params.group.drop_duplicates)
     left = index.filter(~index["image_id"].is_in(list(copies.dropped)))
-    groups = grouping.group_images(images, captions, left, card.pool, params.group.min_group_size)
+    groups = pool.group_images(images, captions, left, card.pool, params.group.min_group_size)
     tables.write_table(groups, paths.grouped(dataset) / "images.parquet", tables.GROUPS)
     tables.write_table(copies.table, paths.grouped(dataset) / "duplicates.parquet", tables.DUPLICATES)
     notes = tables.read_table(resized / "notes.parquet", tables.NOTES)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 
 from stages.runner import run_stage
-from twinlens import paths
-from twinlens.costs import Cost
+from twinlens.config.params import read_params
+from twinlens.core import paths
+from twinlens.core.costs import Cost
 from twinlens.indexing.build import publish
-from twinlens.params import read_params
 
 log = logging.getLogger("twinlens")
 

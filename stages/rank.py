@@ -6,16 +6,17 @@ import json
 import logging
 
 from stages.runner import run_stage
-from twinlens import category_search, paths, tables, word_search
-from twinlens.costs import Cost
-from twinlens.errors import DataError
-from twinlens.gates import Gates
-from twinlens.params import read_params
-from twinlens.placement import place
-from twinlens.scratch import publishing
-from twinlens.searching import check_vectors, read_vectors, search, write_pool
-from twinlens.sources import ALL, text_sources
-from twinlens.tasks import build
+from twinlens.config.params import read_params
+from twinlens.core import paths, tables
+from twinlens.core.costs import Cost
+from twinlens.core.device import place
+from twinlens.core.errors import DataError
+from twinlens.core.scratch import publishing
+from twinlens.evaluation.gates import Gates
+from twinlens.retrieval import by_example, lexical
+from twinlens.retrieval.dense import build
+from twinlens.retrieval.rank import check_vectors, read_vectors, search, write_pool
+from twinlens.tasks.inputs import ALL, text_sources
 
 log = logging.getLogger("twinlens")
 
@@ -36,10 +37,10 @@ def main(dataset: str, model: str) -> None:
     sources = {name: read_vectors(vectors, name) for name in ALL if (vectors / f"{name}.npy").exists()}
     check_vectors(gates, sources, vectors)
     tasks = build(sources, groups, params.rank, params.models[model].shares_a_space)
-    validation = word_search.validation_of(params, sources, captions, of_validation, pool)
+    validation = lexical.validation_of(params, sources, captions, of_validation, pool)
     texts = text_sources(pool, captions, generated)
-    tasks = word_search.extend(tasks, texts, pool["image_id"].to_list(), validation, params.hybrid, cost)
-    tasks += category_search.build(sources, pool, images, params.category_search)
+    tasks = lexical.extend(tasks, texts, pool["image_id"].to_list(), validation, params.hybrid, cost)
+    tasks += by_example.build(sources, pool, images, params.category_search)
     if not tasks:
         raise DataError(
             f"there is nothing to search in {dataset} with {model}: no two pictures of the pool share their labels, "

@@ -8,10 +8,10 @@ import logging
 import polars as pl
 
 from stages.runner import run_stage
-from twinlens import paths, tables
-from twinlens.dataset_cards import BaseDatasetCard, ComposedCard
-from twinlens.evaluation import Pool
-from twinlens.params import Params, read_params
+from twinlens.config.datasets import BaseDatasetCard, ComposedCard
+from twinlens.config.params import Params, read_params
+from twinlens.core import paths, tables
+from twinlens.evaluation.evaluate import Pool
 from twinlens.report import galleries
 from twinlens.report.page import Sources, render
 

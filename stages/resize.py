@@ -6,11 +6,12 @@ import logging
 from collections import Counter
 
 from stages.runner import run_stage
-from twinlens import datasets, paths, tables
-from twinlens.costs import Cost
-from twinlens.params import read_params
-from twinlens.resizing import resize_pictures
-from twinlens.scratch import publishing
+from twinlens import datasets
+from twinlens.config.params import read_params
+from twinlens.core import paths, tables
+from twinlens.core.costs import Cost
+from twinlens.core.scratch import publishing
+from twinlens.images.resize import resize_pictures
 
 log = logging.getLogger("twinlens")
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from twinlens.errors import TwinLensError
+from twinlens.core.errors import TwinLensError
 
 log = logging.getLogger("twinlens")
 

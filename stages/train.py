@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 
 from stages.runner import run_stage
-from twinlens import encoders, paths, tables
-from twinlens.cards import ModelCard
-from twinlens.costs import Cost
-from twinlens.encoders.weights import identity
-from twinlens.params import Params, read_params
-from twinlens.placement import Placement, place
-from twinlens.recipes import HeadsRecipe, TowerRecipe
-from twinlens.scratch import prune, publishing
+from twinlens.config.models import ModelCard
+from twinlens.config.params import Params, read_params
+from twinlens.config.training import HeadsRecipe, TowerRecipe
+from twinlens.core import paths, tables
+from twinlens.core.costs import Cost
+from twinlens.core.device import Placement, place
+from twinlens.core.scratch import prune, publishing
+from twinlens.models import encoders
+from twinlens.models.weights import identity
 from twinlens.training.data import Material, Trained
 from twinlens.training.loop import write_log
 
@@ -54,11 +55,11 @@ def _train(
 ) -> Trained:
     exact = Placement(placement.device, torch.float32)
     if isinstance(card.train, TowerRecipe) and card.joint is not None:
-        from twinlens.training.towers import train_towers  # imports its model's library, which takes seconds
+        from twinlens.training.dual_encoder import train_towers  # imports its model's library, which takes seconds
 
         return train_towers(card.joint, card.train, material, exact, draft)
-    from twinlens.encoders.features import features_of
-    from twinlens.training.heads import train_heads
+    from twinlens.inference.features import features_of
+    from twinlens.training.projection_heads import train_heads
 
     assert isinstance(card.train, HeadsRecipe)
     features = features_of(card, located, placement, params.compute, Cost(placement.name))

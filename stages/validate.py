@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stages.runner import run_stage
-from twinlens import paths
-from twinlens.params import read_params
+from twinlens.config.params import read_params
+from twinlens.core import paths
 
 
 def main() -> None:

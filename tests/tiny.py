@@ -18,9 +18,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from twinlens import tables
-from twinlens.placement import Placement
-from twinlens.training.vocabulary import learn_tokenizer
+from twinlens.core import tables
+from twinlens.core.device import Placement
+from twinlens.training.tokenizer import learn_tokenizer
 
 CPU = Placement(torch.device("cpu"), torch.float32)
 REVISION = "0123456789abcdef0123456789abcdef01234567"

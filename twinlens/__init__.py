@@ -15,10 +15,10 @@ __version__ = "0.1.0"
 # Where the library's names live; imported when asked for, because every stage and command imports this file.
 _HOMES = {
     "Hit": "twinlens.indexing.results",
-    "QueryError": "twinlens.errors",
+    "QueryError": "twinlens.core.errors",
     "Results": "twinlens.indexing.results",
     "Searcher": "twinlens.indexing.searcher",
-    "search": "twinlens.indexing.kept",
+    "search": "twinlens.indexing.session",
 }
 __all__ = ["Hit", "QueryError", "Results", "Searcher", "search"]
 

@@ -1,5 +1,5 @@
 """`python -m twinlens`: the same as the command `twinlens`."""
 
-from twinlens.cli import main
+from twinlens.apps.cli import main
 
 main()

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from stages import download, embed, filter, group, index, resize, train
-from twinlens import paths, tables
+from twinlens.core import paths, tables
 
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 32,

@@ -18,17 +18,18 @@ from PIL import Image
 
 from stages import index
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL, POOL
-from twinlens import Searcher, paths, tables
-from twinlens.errors import QueryError
+from twinlens import Searcher
+from twinlens.config.params import IndexParams, read_params
+from twinlens.core import paths, tables
+from twinlens.core.errors import QueryError
+from twinlens.core.scratch import code_digest
+from twinlens.core.scratch import prune as prune_scratch
 from twinlens.indexing import build
 from twinlens.indexing.build import prune, publish
 from twinlens.indexing.index import Index, Leg
 from twinlens.indexing.manifest import FOLDER, Manifest, digests, named_keys, published, write_at_once
 from twinlens.indexing.material import gather
 from twinlens.indexing.scans import Scans
-from twinlens.params import IndexParams, read_params
-from twinlens.scratch import code_digest
-from twinlens.scratch import prune as prune_scratch
 
 NAMES = (DATASET, MODEL, CAPTIONER)
 LONG_AGO = time.time() - 400 * 86_400
@@ -217,7 +218,7 @@ def test_all_code_that_makes_the_table_is_in_its_key(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("twinlens.indexing.build.code_digest", noted)
     before = manifest().key
     assert publish(*NAMES, read_params().models[MODEL], read_params().index, threads=1).key == before
-    assert {"bm25.py", "indexing/build.py", "indexing/postings.py", "words.py"} <= set(asked)
+    assert {"retrieval/bm25.py", "indexing/build.py", "indexing/postings.py", "retrieval/tokenize.py"} <= set(asked)
 
 
 def test_digests_are_remembered_until_a_file_changes(tmp_path: Path) -> None:

@@ -13,13 +13,15 @@ from safetensors.numpy import load_file, save_file
 
 from tests.indexing.conftest import DATASET, MODEL
 from tests.tiny import spread
-from twinlens import Searcher, encoders, paths
-from twinlens.encoders.base import TextEncoder
+from twinlens import Searcher
+from twinlens.config.params import read_params
+from twinlens.core import paths
+from twinlens.core.device import place
 from twinlens.indexing import clip_text
 from twinlens.indexing.clip_text import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
-from twinlens.indexing.towers import Towers
-from twinlens.params import read_params
-from twinlens.placement import place
+from twinlens.indexing.query_encoder import Towers
+from twinlens.models import encoders
+from twinlens.models.encoders.base import TextEncoder
 
 TEXTS = [
     "a red car in the snow",

@@ -13,7 +13,7 @@ from tests.indexing.conftest import POOL
 from twinlens import Searcher
 from twinlens.indexing import postings
 from twinlens.indexing.postings import Postings
-from twinlens.words import words
+from twinlens.retrieval.tokenize import words
 
 
 def test_a_case_worked_by_hand(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from threading import Condition, Event
 import numpy as np
 import pytest
 
-from tests.exemplar.problems import unit_rows
+from tests.retrieval.exemplar.problems import unit_rows
 from twinlens.indexing import scans
 from twinlens.indexing.scans import Scans
 

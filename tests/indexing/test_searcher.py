@@ -13,10 +13,12 @@ from sklearn.svm import LinearSVC
 
 import twinlens
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL, NEGATIVES, POOL
-from twinlens import Results, Searcher, exemplar, paths, search, tables
-from twinlens.errors import QueryError
-from twinlens.tables import iter_pixels
-from twinlens.words import words
+from twinlens import Results, Searcher, search
+from twinlens.core import paths, tables
+from twinlens.core.errors import QueryError
+from twinlens.core.tables import iter_pixels
+from twinlens.retrieval import exemplar
+from twinlens.retrieval.tokenize import words
 
 TEXT = "a red car in the snow"
 

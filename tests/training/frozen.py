@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tests.encoders.test_timm import save
+from tests.models.encoders.test_timm import save
 from tests.tiny import CPU
-from twinlens import encoders
-from twinlens.cards import ModelCard, TimmTower, WordVectorsTower
-from twinlens.costs import Cost
-from twinlens.encoders.features import Features, features_of
-from twinlens.params import ComputeParams
-from twinlens.recipes import HeadsRecipe
+from twinlens.config.models import ModelCard, TimmTower, WordVectorsTower
+from twinlens.config.params import ComputeParams
+from twinlens.config.training import HeadsRecipe
+from twinlens.core.costs import Cost
+from twinlens.inference.features import Features, features_of
+from twinlens.models import encoders
 from twinlens.training.data import Material
 
 COMPUTE = ComputeParams(device="cpu", decode_threads=1, image_batch=None, text_batch=None)

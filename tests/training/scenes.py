@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twinlens.dataset_cards import ScenesCard
-from twinlens.datasets.scenes import Scenes
-from twinlens.filtering import apply_rules
-from twinlens.grouping import group_images
-from twinlens.params import FilterParams, ResizeParams
-from twinlens.resizing import resize_pictures
+from twinlens.config.datasets import ScenesCard
+from twinlens.config.params import FilterParams, ResizeParams
+from twinlens.datasets.adapters.scenes import Scenes
+from twinlens.datasets.filter import apply_rules
+from twinlens.datasets.pool import group_images
+from twinlens.images.resize import resize_pictures
 from twinlens.training.data import Material
 
 

@@ -13,16 +13,16 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 
 from tests.tiny import CPU
 from tests.training.scenes import drawn, files
-from twinlens.captioners import transformers as captioners
-from twinlens.captioners.transformers import Captioner
-from twinlens.cards import CaptionerCard
-from twinlens.encoders.base import normalised
-from twinlens.errors import DataError
+from twinlens.config.models import CaptionerCard
+from twinlens.core.errors import DataError
+from twinlens.models.captioners import transformers as captioners
+from twinlens.models.captioners.transformers import Captioner
+from twinlens.models.encoders.base import normalised
 from twinlens.training import captioning
 from twinlens.training.captioning import train_captioner
 from twinlens.training.data import Material, Trained, read_split
 from twinlens.training.loop import CHECKPOINT, fit
-from twinlens.training.vocabulary import learn_tokenizer
+from twinlens.training.tokenizer import learn_tokenizer
 
 SIDE_PX = 32
 EPOCHS = 8

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from tests.tiny import CPU, jpegs, write_shards
-from twinlens import placement
-from twinlens.errors import DataError
-from twinlens.pixels import PixelSpec, decode_and_fit
-from twinlens.placement import Placement
-from twinlens.scratch import Scratch
+from twinlens.core import device
+from twinlens.core.device import Placement
+from twinlens.core.errors import DataError
+from twinlens.core.scratch import Scratch
+from twinlens.images.transforms import PixelSpec, decode_and_fit
 from twinlens.training import data
 from twinlens.training.data import Material, PixelStore, Split, check_disjoint, read_split, training_key
 
@@ -242,7 +242,7 @@ def key(**changes: Any) -> str:
         {"val": split_of([["v"], ["w", "x"]], ("c", "d"))},
         {"val": split_of([["v"], ["w"]], ("c", "e"))},
         {"placement": Placement(torch.device("cuda"), torch.float32)},
-        {"modules": ("training/towers.py",)},
+        {"modules": ("training/dual_encoder.py",)},
     ],
 )
 def test_the_key_changes_with_what_decides_the_weights(change: dict[str, Any]) -> None:
@@ -263,7 +263,14 @@ def test_the_key_does_not_change_with_what_does_not(change: dict[str, Any]) -> N
 
 @pytest.mark.parametrize(
     "module",
-    ["pixels.py", "encoders/base.py", "training/loop.py", "training/data.py", "training/muon.py", "mine.py"],
+    [
+        "images/transforms.py",
+        "models/encoders/base.py",
+        "training/loop.py",
+        "training/data.py",
+        "training/muon.py",
+        "mine.py",
+    ],
 )
 def test_the_key_changes_with_the_code_that_decides_the_weights(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def edited(self: Path, **settings: Any) -> str:
@@ -278,7 +285,7 @@ def test_the_key_changes_with_the_code_that_decides_the_weights(module: str, mon
 def test_the_key_changes_with_the_numbers_that_matrices_are_orthogonalised_in(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, keys = Placement(torch.device("cuda"), torch.float32), []
     for has in (True, False):
-        monkeypatch.setattr(placement, "has_bfloat16", lambda _, has=has: has)
+        monkeypatch.setattr(device, "has_bfloat16", lambda _, has=has: has)
         keys.append((key(placement=gpu), key()))
     assert keys[0][0] != keys[1][0]
     assert keys[0][1] == keys[1][1]  # a result of a CPU does not depend on which

@@ -24,17 +24,17 @@ from transformers import (
 
 from tests.tiny import CPU, sizes, special_tokens, tokenizer, write_json
 from tests.training.scenes import drawn, files
-from twinlens import encoders
-from twinlens.cards import ModelCard, OpenClipTower, TransformersTower
-from twinlens.encoders.weights import identity
-from twinlens.errors import DataError, ParamsError
-from twinlens.pixels import batch_pixels
-from twinlens.recipes import TowerRecipe
-from twinlens.tables import iter_pixels
-from twinlens.training import pairs
+from twinlens.config.models import ModelCard, OpenClipTower, TransformersTower
+from twinlens.config.training import TowerRecipe
+from twinlens.core.errors import DataError, ParamsError
+from twinlens.core.tables import iter_pixels
+from twinlens.images.transforms import batch_pixels
+from twinlens.models import encoders
+from twinlens.models.weights import identity
+from twinlens.training import contrastive
 from twinlens.training.data import Material, Trained, read_split
+from twinlens.training.dual_encoder import train_towers
 from twinlens.training.losses import pair_loss
-from twinlens.training.towers import train_towers
 
 SIDE_PX, LENGTH = 32, 24
 ARCHITECTURE: dict[str, Any] = {
@@ -259,7 +259,7 @@ def first_loss(tower: Tower, material: Material, folder: Path, monkeypatch: pyte
             seen.append(float(loss.detach()))
         return loss
 
-    monkeypatch.setattr(pairs, "pair_loss", noting)
+    monkeypatch.setattr(contrastive, "pair_loss", noting)
     train_towers(tower, recipe(epochs=1, **fields), material, CPU, folder)
     assert len(seen) == 12
     return seen[0]
@@ -347,7 +347,7 @@ def test_a_killed_training_ends_with_the_bytes_of_one_that_was_never_stopped(
             raise KeyboardInterrupt
         return pair_loss(*args, **named)
 
-    monkeypatch.setattr(pairs, "pair_loss", dies)
+    monkeypatch.setattr(contrastive, "pair_loss", dies)
     with pytest.raises(KeyboardInterrupt):
         train_towers(towers[kind], recipe(**USUAL[kind]), material, CPU, tmp_path)
     assert not (tmp_path / "weights").exists()

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from twinlens.errors import DataError
-from twinlens.recipes import Recipe
-from twinlens.scratch import Scratch
+from twinlens.config.training import Recipe
+from twinlens.core.errors import DataError
+from twinlens.core.scratch import Scratch
 from twinlens.training.loop import CHECKPOINT, Batch, draw_captions, draw_pictures, fit, write_log
 
 COUNT = 21  # pictures, so five steps of four and one picture left over

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from twinlens.dataset_cards import DatasetCard
-from twinlens.datasets.base import DatasetAdapter
+from twinlens.config.datasets import DatasetCard
+from twinlens.datasets.adapters.base import DatasetAdapter
 
 CLASSES = {
     "scenes": "Scenes",
@@ -24,5 +24,5 @@ CLASSES = {
 
 def adapter(card: DatasetCard) -> DatasetAdapter:
     """The adapter that a card asks for; its module bears the card's `adapter` as its name."""
-    made: DatasetAdapter = getattr(import_module(f"{__name__}.{card.adapter}"), CLASSES[card.adapter])(card)
+    made: DatasetAdapter = getattr(import_module(f"{__name__}.adapters.{card.adapter}"), CLASSES[card.adapter])(card)
     return made

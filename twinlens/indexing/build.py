@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from twinlens import paths
-from twinlens.cards import ModelCard
+from twinlens.config.models import ModelCard
+from twinlens.config.params import IndexParams
+from twinlens.core import paths
+from twinlens.core.progress import Progress
+from twinlens.core.scratch import Scratch, code_digest, digest, fingerprint
+from twinlens.core.tables import iter_pixels
+from twinlens.images.thumbnails import thumbnail
 from twinlens.indexing import postings
-from twinlens.indexing.copy import CAPTION_VECTOR, IMAGE_VECTOR, Copy, copying, write_space
 from twinlens.indexing.manifest import (
     FOLDER,
     PUBLISHED,
@@ -28,13 +32,9 @@ from twinlens.indexing.manifest import (
     vector_files,
 )
 from twinlens.indexing.material import Material, gather
-from twinlens.params import IndexParams
-from twinlens.progress import Progress
-from twinlens.scratch import Scratch, code_digest, digest, fingerprint
-from twinlens.sources import NEGATIVES
-from twinlens.tables import iter_pixels
-from twinlens.thumbnails import thumbnail
-from twinlens.words import words
+from twinlens.indexing.store import CAPTION_VECTOR, IMAGE_VECTOR, Copy, copying, write_space
+from twinlens.retrieval.tokenize import words
+from twinlens.tasks.inputs import NEGATIVES
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -44,15 +44,15 @@ log = logging.getLogger("twinlens")
 BATCH = 256  # pictures
 IDENTITY = ("dataset", "model", "captioner", "key")  # of a table, in its schema
 CODE = (  # that decides what the folder holds
-    "bm25.py",
+    "retrieval/bm25.py",
     "indexing/build.py",
-    "indexing/copy.py",
+    "indexing/store.py",
     "indexing/material.py",
     "indexing/postings.py",
-    "sources.py",
-    "tables.py",
-    "thumbnails.py",
-    "words.py",
+    "tasks/inputs.py",
+    "core/tables.py",
+    "images/thumbnails.py",
+    "retrieval/tokenize.py",
 )
 UNUSED_DAYS = 7.0  # after which a table that no manifest names is removed; it can be built anew
 
@@ -71,7 +71,7 @@ def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings:
     Raises:
         DataError: an output of the pipeline is not here, or outputs do not belong together.
     """
-    from twinlens.trained import weights_identity
+    from twinlens.models.checkpoints import weights_identity
 
     material = gather(dataset, model, captioner)
     vectors = digests(vector_files(dataset, model))
@@ -176,7 +176,7 @@ def _schema(material: Material) -> pa.Schema:
 def _batches(
     material: Material, shards: Path, side_px: int, schema: pa.Schema, threads: int
 ) -> Iterator[pa.RecordBatch]:
-    from twinlens.pixels import ahead
+    from twinlens.images.transforms import ahead
 
     jpegs = (jpeg for _, jpeg in iter_pixels(shards, material.pool))
     small = ahead(lambda jpeg: thumbnail(jpeg, side_px), jpegs, threads)

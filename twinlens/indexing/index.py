@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32, Int
 
-from twinlens.errors import DataError
-from twinlens.indexing.copy import Copy, Space
+from twinlens.config.params import SearchParams
+from twinlens.core.errors import DataError
 from twinlens.indexing.manifest import FOLDER, TABLE, Manifest
 from twinlens.indexing.postings import Postings
 from twinlens.indexing.results import Picture
 from twinlens.indexing.scans import Scans
-from twinlens.params import SearchParams
-from twinlens.scoring import exact_scores, float32_error, in_order
+from twinlens.indexing.store import Copy, Space
+from twinlens.retrieval.scores import exact_scores, float32_error, in_order
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -158,7 +158,7 @@ class Index:
         """The best items by BM25 over all captions, those that share a word with `tokens`.
 
         Args:
-            tokens: what `twinlens.words.words` makes of the query.
+            tokens: what `twinlens.retrieval.tokenize.words` makes of the query.
             depth: items wanted.
             left_out: rows that are not wanted.
 

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from twinlens import paths
-from twinlens.errors import DataError
-from twinlens.hashing import sha256_of
-from twinlens.params import IndexParams
-from twinlens.sources import CAPTIONS, GENERATED, IMAGES, NEGATIVES
+from twinlens.config.params import IndexParams
+from twinlens.core import paths
+from twinlens.core.errors import DataError
+from twinlens.core.hashing import sha256_of
+from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
 TABLE, FOLDER, WORDS = "pictures", "index", "words"  # of LanceDB, where it lies, its column that is searched by words
 FILES = (IMAGES, CAPTIONS, GENERATED, NEGATIVES)  # of data/embedded

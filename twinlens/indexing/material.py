@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float32
 
-from twinlens import paths, tables
-from twinlens.errors import DataError
-from twinlens.sources import CAPTIONS, GENERATED, IMAGES, NEGATIVES
+from twinlens.core import paths, tables
+from twinlens.core.errors import DataError
+from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
 Rows = Float32[np.ndarray, "pictures dim"]
 

@@ -1,7 +1,8 @@
 """BM25 over the captions, from lists of pictures by word that are mapped into memory.
 
 LanceDB's own full-text search of 100,000 pictures takes 50 ms and does not get faster for eight who ask at once; adding
-up these lists takes two. The score is the same, and that of the evaluated retrievers: `twinlens.bm25` has the formula.
+up these lists takes two. The score is the same, and that of the evaluated retrievers: `twinlens.retrieval.bm25` has the
+formula.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Postings:
 
 def write(folder: Path, documents: Iterable[Sequence[str]]) -> None:
     """Write the lists of some pictures, given as the words of each."""
-    from twinlens.bm25 import Bm25  # scipy takes half a second, which a query need not wait for
+    from twinlens.retrieval.bm25 import Bm25  # scipy takes half a second, which a query need not wait for
 
     counted = Bm25.of(list(documents))
     by_word = counted.weights.tocsc()  # within a word, pictures in their order

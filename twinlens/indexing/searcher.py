@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, cast, get_args
 
 import numpy as np
 
-from twinlens import fusion as fusing
-from twinlens.errors import QueryError
-from twinlens.indexing import legs
-from twinlens.indexing.asked import Asked, chosen_text_weight
+from twinlens.config.params import Params, read_params
+from twinlens.core.errors import QueryError
+from twinlens.indexing import query_vectors
 from twinlens.indexing.index import Leg, Ranked
-from twinlens.indexing.opening import open_index, rebuild_command
-from twinlens.indexing.queries import FUSIONS, MODES, clean_text, count, known, read_image, rows_of, share
+from twinlens.indexing.open import open_index, rebuild_command
+from twinlens.indexing.query import Asked, chosen_text_weight
+from twinlens.indexing.query_encoder import Towers
 from twinlens.indexing.results import Hit, Mode, Picture, Results
-from twinlens.indexing.towers import Towers
-from twinlens.params import Params, read_params
-from twinlens.words import words
+from twinlens.indexing.validate import FUSIONS, MODES, clean_text, count, known, read_image, rows_of, share
+from twinlens.retrieval import fusion as fusing
+from twinlens.retrieval.tokenize import words
 
 if TYPE_CHECKING:
-    from twinlens.indexing import queries
+    from twinlens.indexing import validate
 
 
 class Searcher:
@@ -68,7 +68,7 @@ class Searcher:
     @property
     def embeds_text(self) -> bool:
         """Whether words can be searched for by vector."""
-        return self.towers.reads_text and legs.text_space(self.towers.joint) in self.index.spaces
+        return self.towers.reads_text and query_vectors.text_space(self.towers.joint) in self.index.spaces
 
     @property
     def embeds_pictures(self) -> bool:
@@ -93,7 +93,7 @@ class Searcher:
         self,
         text: str | None = None,
         *,
-        image: queries.Picture | None = None,
+        image: validate.Picture | None = None,
         like: str | Iterable[str] = (),
         unlike: str | Iterable[str] = (),
         mode: str = "auto",
@@ -156,7 +156,7 @@ class Searcher:
     def _check(
         self,
         text: str | None,
-        image: queries.Picture | None,
+        image: validate.Picture | None,
         like: str | Iterable[str],
         unlike: str | Iterable[str],
         k: int,
@@ -233,10 +233,10 @@ class Searcher:
         elif asked.text is not None and mode != "hybrid":
             asked.notes.append(f"{self.model} has no use for the words here: they are left out")
         picture = None if asked.jpeg is None else self.towers.picture(asked.jpeg)
-        query = legs.Embedded(text, picture, asked.likes, asked.unlikes, asked.image_weight)
+        query = query_vectors.Embedded(text, picture, asked.likes, asked.unlikes, asked.image_weight)
         if mode != "exemplar":
-            return legs.by_feedback(query, self.index, self.params, self.towers.joint)
-        found, notes = legs.by_exemplars(query, self.index, self.params, self.towers.joint)
+            return query_vectors.by_feedback(query, self.index, self.params, self.towers.joint)
+        found, notes = query_vectors.by_exemplars(query, self.index, self.params, self.towers.joint)
         asked.notes += notes
         return found
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from twinlens.comparison import Changes, Difference
-from twinlens.experiments import Experiment
-from twinlens.intervals import Interval, cluster_codes, of_means
+from twinlens.evaluation.compare import Changes, Difference
+from twinlens.evaluation.experiments import Experiment
+from twinlens.evaluation.intervals import Interval, cluster_codes, of_means
 from twinlens.report import charts
 from twinlens.report.charts import Bar
 from twinlens.report.page import TITLES, place

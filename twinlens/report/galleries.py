@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from twinlens.evaluation import Pool
-from twinlens.params import ReportParams
-from twinlens.runs import read_run
-from twinlens.tables import iter_pixels
-from twinlens.thumbnails import thumbnail
+from twinlens.config.params import ReportParams
+from twinlens.core.tables import iter_pixels
+from twinlens.evaluation.evaluate import Pool
+from twinlens.images.thumbnails import thumbnail
+from twinlens.retrieval.runs import read_run
 
 KINDS = ("best", "typical", "worst")
 

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
-from twinlens.evaluation import Pool
+from twinlens.evaluation.evaluate import Pool
 from twinlens.report.galleries import Album, Picture
-from twinlens.runs import read_run
+from twinlens.retrieval.runs import read_run
 
 NEAR = 0.01  # scores this close to the first item's count as nearly equal
 HUB = 5  # times

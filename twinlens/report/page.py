@@ -11,13 +11,13 @@ from typing import Any
 import polars as pl
 
 from twinlens import __version__
-from twinlens.evaluation import Pool
-from twinlens.naming import WORD
+from twinlens.evaluation.caption_quality import WORD
+from twinlens.evaluation.evaluate import Pool
 from twinlens.report import charts, galleries, mistakes
 from twinlens.report.charts import Bar, Series
-from twinlens.report.published_figures import beside
+from twinlens.report.published import beside
+from twinlens.report.summary import TASKS
 from twinlens.report.templates import template
-from twinlens.reporting import TASKS
 
 LIBRARIES = (
     "dvc",

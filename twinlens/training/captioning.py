@@ -10,19 +10,19 @@ import torch
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
 from transformers.utils import logging as transformers_log
 
-from twinlens.cards import CaptionerCard
-from twinlens.encoders.base import normalised
-from twinlens.encoders.image_processor import pixel_spec
-from twinlens.placement import Placement
-from twinlens.scratch import Scratch
+from twinlens.config.models import CaptionerCard
+from twinlens.core.device import Placement
+from twinlens.core.scratch import Scratch
+from twinlens.models.encoders.base import normalised
+from twinlens.models.image_processor import pixel_spec
 from twinlens.training.data import Material, PixelStore, Split, Trained, training_key
 from twinlens.training.loop import Batch, fit
-from twinlens.training.vocabulary import learn_tokenizer
+from twinlens.training.tokenizer import learn_tokenizer
 
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
 
 HALF = (0.5, 0.5, 0.5)
-CODE = ("encoders/image_processor.py", "training/captioning.py", "training/vocabulary.py")
+CODE = ("models/image_processor.py", "training/captioning.py", "training/tokenizer.py")
 
 
 def train_captioner(card: CaptionerCard, material: Material, placement: Placement, out: Path) -> Trained:

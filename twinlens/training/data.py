@@ -12,25 +12,25 @@ import polars as pl
 import torch
 from jaxtyping import Int, UInt8
 
-from twinlens.errors import DataError
-from twinlens.pixels import PixelSpec, ahead, decode_and_fit
-from twinlens.placement import Placement, matrix_numbers
-from twinlens.progress import Progress
-from twinlens.scratch import Scratch, code_digest, digest, fingerprint
-from twinlens.tables import iter_pixels
+from twinlens.core.device import Placement, matrix_numbers
+from twinlens.core.errors import DataError
+from twinlens.core.progress import Progress
+from twinlens.core.scratch import Scratch, code_digest, digest, fingerprint
+from twinlens.core.tables import iter_pixels
+from twinlens.images.transforms import PixelSpec, ahead, decode_and_fit
 
 PER_PART = 2048
 
 # What decides the weights of any training; an objective adds its own.
 LIBRARIES = ("open_clip_torch", "transformers", "tokenizers")
 CODE = (
-    "encoders/base.py",
-    "pixels.py",
-    "placement.py",
-    "tables.py",
-    *(f"training/{name}.py" for name in ("data", "loop", "muon", "schedule", "threads")),
+    "models/encoders/base.py",
+    "images/transforms.py",
+    "core/device.py",
+    "core/tables.py",
+    *(f"training/{name}.py" for name in ("data", "loop", "muon", "optim", "threads")),
 )
-STORE_CODE = ("pixels.py", "tables.py", "training/data.py")  # of pictures that are decoded once
+STORE_CODE = ("images/transforms.py", "core/tables.py", "training/data.py")  # of pictures that are decoded once
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from twinlens.errors import DataError
-from twinlens.progress import Progress
-from twinlens.recipes import Recipe
-from twinlens.scratch import Scratch
-from twinlens.training.schedule import make_optimisers, set_rate
+from twinlens.config.training import Recipe
+from twinlens.core.errors import DataError
+from twinlens.core.progress import Progress
+from twinlens.core.scratch import Scratch
+from twinlens.training.optim import make_optimisers, set_rate
 from twinlens.training.threads import suited_threads
 
 log = logging.getLogger("twinlens")

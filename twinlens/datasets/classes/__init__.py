@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twinlens.errors import ParamsError, nearest
+from twinlens.core.errors import ParamsError, nearest
 
 
 def read_classes(name: str) -> dict[int, str]:

@@ -1,0 +1,54 @@
+"""`twinlens show`: what is known of one picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.apps.commands.conftest import Done
+from tests.indexing.conftest import CAPTIONER, DATASET
+from twinlens import Searcher, search
+from twinlens.core import paths
+
+Command = Callable[..., Done]
+
+
+@pytest.mark.usefixtures("root")
+def test_a_picture_is_shown_with_captions_labels_split_and_the_nearest(twinlens: Command, tmp_path: Path) -> None:
+    name = Searcher().index.ids[4]
+    picture = Searcher().picture(name)
+    done = twinlens("show", name, "--near", "2", "--thumbnail", str(tmp_path / "small.jpg"))
+    assert done.code == 0, done.err
+    rows = [tuple(line.split("\t")) for line in done.out.splitlines()]
+    near = search(like=name, mode="vector", k=2).hits
+    assert rows == [
+        ("id", name),
+        ("split", "test"),
+        ("labels", ", ".join(picture.labels)),
+        *(("caption", caption) for caption in picture.captions),
+        (f"caption by {CAPTIONER}", picture.caption_generated),
+        ("thumbnail", str(tmp_path / "small.jpg")),
+        *(("near", f"{hit.image_id} {hit.score:.4f} {', '.join(hit.labels)}") for hit in near),
+    ]
+    assert (tmp_path / "small.jpg").read_bytes() == picture.thumbnail
+    found = json.loads(twinlens("show", name, "--json", "--near", "0").out)
+    assert (found["image_id"], found["split"], found["nearest"]) == (name, "test", [])
+
+
+@pytest.mark.usefixtures("copy")
+def test_where_the_tables_are_not_here_the_split_is_unknown(twinlens: Command) -> None:
+    name = Searcher().index.ids[4]
+    (paths.grouped(DATASET) / "images.parquet").unlink()
+    assert "split\tunknown" in twinlens("show", name).out
+
+
+@pytest.mark.usefixtures("root")
+def test_an_unknown_id_and_a_file_that_cannot_be_written_end_with_2(twinlens: Command) -> None:
+    done = twinlens("show", "test-0000x")
+    assert (done.code, done.out) == (2, "")
+    assert "there is no picture 'test-0000x' among the 60 indexed: did you mean" in done.err
+    name = Searcher().index.ids[0]
+    assert "cannot be written" in twinlens("show", name, "--thumbnail", "no/such/folder.jpg").err

@@ -1,0 +1,103 @@
+"""How the page ends: soon, whatever it is doing."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.apps.web.conftest import address, keep_busy, started
+from tests.workspace import ROOT
+from twinlens.apps.web.watchdog import INTERRUPTED
+
+ENDS_WITHIN_S = 10.0  # five are promised; the rest is for a machine that runs other tests besides
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+def seconds(process: subprocess.Popen[bytes], number: signal.Signals) -> float:
+    """How long a process goes on after a signal."""
+    begun = time.monotonic()
+    process.send_signal(number)
+    process.wait(60)
+    return time.monotonic() - begun
+
+
+@pytest.fixture
+def running(built: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    process = started(built, tmp_path, tmp_path / "log.txt")
+    yield process
+    process.kill()
+    process.wait(60)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_page_ends_while_it_opens_pictures_and_waits_for_more(
+    running: subprocess.Popen[bytes], tmp_path: Path, number: signal.Signals
+) -> None:
+    connections = keep_busy(address(running, tmp_path / "log.txt"), 12)
+    time.sleep(0.5)  # the first are being opened
+    assert seconds(running, number) < ENDS_WITHIN_S
+    assert running.returncode == 0
+    assert "Traceback" not in (tmp_path / "log.txt").read_text()
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("after_s", [0.3, 1.5, 3.0, 5.0])
+def test_the_page_ends_while_it_starts(
+    running: subprocess.Popen[bytes], tmp_path: Path, number: signal.Signals, after_s: float
+) -> None:
+    time.sleep(after_s)
+    assert seconds(running, number) < ENDS_WITHIN_S
+
+
+STUCK = """
+import sys, time
+from threading import Thread
+from twinlens.apps.web.watchdog import watched
+
+with watched():
+    print("begun", flush=True)
+    {stuck}
+"""
+
+
+@pytest.mark.parametrize(
+    "stuck",
+    [
+        "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)",  # a library that looks at no signal
+        "Thread(target=time.sleep, args=(600,)).start(); time.sleep(600)",  # a thread that the interpreter waits for
+        "exec('while True:\\n try: time.sleep(600)\\n except KeyboardInterrupt: pass')",  # somebody who takes it away
+    ],
+)
+def test_what_does_not_come_back_is_not_waited_for(stuck: str, tmp_path: Path) -> None:
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK.format(stuck=stuck))
+    process = subprocess.Popen([sys.executable, str(script)], env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    time.sleep(1)  # it is in there by then, where it cannot tell
+    with process.stdout:
+        assert seconds(process, signal.SIGINT) < ENDS_WITHIN_S
+    assert process.returncode == INTERRUPTED  # nobody else ended it
+
+
+def test_nothing_is_left_of_the_watchdog_where_no_signal_came() -> None:
+    check = """
+import signal, threading
+from twinlens.apps.web.watchdog import watched
+before = signal.getsignal(signal.SIGTERM)
+with watched():
+    (dog,) = [thread for thread in threading.enumerate() if thread.name == "watchdog"]
+dog.join(60)
+assert not dog.is_alive()
+assert signal.getsignal(signal.SIGTERM) == before
+assert signal.set_wakeup_fd(-1) == -1
+"""
+    subprocess.run([sys.executable, "-c", check], env={"PYTHONPATH": str(ROOT)}, check=True, timeout=60)

@@ -1,0 +1,143 @@
+"""Tables between stages: exactly the columns they promise, and pixels that belong to their index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from twinlens.core import tables
+from twinlens.core.errors import DataError
+
+INDEX_ROW: dict[str, Any] = {"image_id": "a", "shard": 0, "row": 0, "width": 9, "height": 9, "sha256": "0"}
+SCHEMAS = {name: schema for name, schema in vars(tables).items() if isinstance(schema, pa.Schema)}
+
+
+def test_a_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"image_id": ["a", "é"], "file": ["x", "y"], "split": ["val"] * 2, "labels": [["cat"], []]})
+    tables.write_table(frame, tmp_path / "deep" / "er" / "images.parquet", tables.IMAGES)
+    assert tables.read_table(tmp_path / "deep" / "er" / "images.parquet", tables.IMAGES).equals(frame)
+
+
+def test_columns_are_put_in_order_narrowed_and_cleared_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "index.parquet"
+    tables.write_table(pl.DataFrame([{"extra": 1.5} | dict(reversed(INDEX_ROW.items()))]), path, tables.INDEX)
+    assert pq.read_schema(path).remove_metadata() == tables.INDEX
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_schema_writes_and_reads_an_empty_table(name: str, tmp_path: Path) -> None:
+    tables.write_table(SCHEMAS[name].empty_table(), tmp_path / "t.parquet", SCHEMAS[name])
+    assert tables.read_table(tmp_path / "t.parquet", SCHEMAS[name]).columns == SCHEMAS[name].names
+
+
+def test_the_same_table_is_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        tables.write_table(pl.DataFrame([INDEX_ROW] * 100), tmp_path / name, tables.INDEX)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_missing_column_is_refused_by_name(tmp_path: Path) -> None:
+    frame = pl.DataFrame([INDEX_ROW]).drop("row", "sha256")
+    with pytest.raises(DataError, match=r"index.parquet: columns \['row', 'sha256'\] are missing; found \['image_id'"):
+        tables.write_table(frame, tmp_path / "index.parquet", tables.INDEX)
+    assert not (tmp_path / "index.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("shard", "first"), ("shard", 1.5), ("width", 2**40), ("image_id", ["a"]), ("row", b"\xff")],
+)
+def test_a_column_of_another_type_is_refused(column: str, value: object, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"index.parquet: .*wanted image_id: string not null"):
+        tables.write_table(pl.DataFrame([INDEX_ROW | {column: value}]), tmp_path / "index.parquet", tables.INDEX)
+    assert not (tmp_path / "index.parquet").exists()
+
+
+def test_a_null_is_refused_where_there_may_be_none(tmp_path: Path) -> None:
+    frame = pl.DataFrame([INDEX_ROW, INDEX_ROW | {"sha256": None}])
+    with pytest.raises(DataError, match=r"index.parquet: .*sha256"):
+        tables.write_table(frame, tmp_path / "index.parquet", tables.INDEX)
+
+
+def test_a_null_is_kept_where_there_may_be_one(tmp_path: Path) -> None:
+    row = {"image_id": "a", "split": "test", "in_pool": True, "object_set": None, "shard": 0, "row": 0, "sha256": "0"}
+    tables.write_table(pl.DataFrame([row]), tmp_path / "groups.parquet", tables.GROUPS)
+    assert tables.read_table(tmp_path / "groups.parquet", tables.GROUPS)["object_set"].to_list() == [None]
+
+
+def test_a_table_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere.parquet is not here: `dvc repro` makes it, `dvc pull` fetches it"):
+        tables.read_table(tmp_path / "nowhere.parquet", tables.INDEX)
+
+
+def test_a_table_with_other_columns_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    tables.write_table(pl.DataFrame([INDEX_ROW]), tmp_path / "index.parquet", tables.INDEX)
+    with pytest.raises(DataError, match=r"columns \['kept', 'note'\] are missing"):
+        tables.read_table(tmp_path / "index.parquet", tables.NOTES)
+
+
+# ---------------------------------------------------------------- pixels
+
+
+def shards(folder: Path, *contents: list[str]) -> Path:
+    """Shards of pictures; the bytes of picture `a` are `pixels of a`."""
+    for number, ids in enumerate(contents):
+        rows = {"image_id": ids, "jpeg": [f"pixels of {i}".encode() for i in ids]}
+        pq.write_table(pa.table(rows, schema=tables.PIXELS), tables.shard_path(folder, number))
+    return folder
+
+
+def rows(*wanted: tuple[str, int, int]) -> pl.DataFrame:
+    return pl.DataFrame(wanted, schema=["image_id", "shard", "row"], orient="row")
+
+
+def test_pixels_come_in_the_order_they_are_asked_for(tmp_path: Path) -> None:
+    folder = shards(tmp_path, ["a", "b", "c"], ["d", "e"])
+    wanted = rows(("c", 0, 2), ("a", 0, 0), ("e", 1, 1))
+    assert list(tables.iter_pixels(folder, wanted)) == [
+        ("c", b"pixels of c"),
+        ("a", b"pixels of a"),
+        ("e", b"pixels of e"),
+    ]
+
+
+def test_no_rows_are_no_pixels(tmp_path: Path) -> None:
+    assert list(tables.iter_pixels(tmp_path, rows(("a", 0, 0)).clear())) == []
+
+
+def test_a_shard_is_read_once_and_only_when_its_turn_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, read = shards(tmp_path, ["a", "b"], ["c"]), []
+    whole = pq.read_table
+
+    def reading(path: Path, **options: Any) -> pa.Table:
+        read.append(path.name)
+        return whole(path, **options)
+
+    monkeypatch.setattr(pq, "read_table", reading)
+    pixels = tables.iter_pixels(folder, rows(("a", 0, 0), ("b", 0, 1), ("c", 1, 0)))
+    seen = [(image_id, list(read)) for image_id, _ in pixels]
+    first, second = "shard-00000.parquet", "shard-00001.parquet"
+    assert seen == [("a", [first]), ("b", [first]), ("c", [first, second])]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [("b", 0, 0), ("a", 0, 1), ("a", 0, 7), ("a", 3, 0)],
+    ids=["another picture", "another row", "a row beyond the end", "a shard that is not there"],
+)
+def test_an_index_that_does_not_belong_to_the_shards_is_an_error(wanted: tuple[str, int, int], tmp_path: Path) -> None:
+    folder = shards(tmp_path, ["a", "b"])
+    with pytest.raises(DataError, match=r"shard-0000\d.parquet: .*do not belong together: `dvc repro -f resize`"):
+        list(tables.iter_pixels(folder, rows(wanted)))
+
+
+def test_pixels_before_the_mismatch_are_still_right(tmp_path: Path) -> None:
+    pixels = tables.iter_pixels(shards(tmp_path, ["a", "b"]), rows(("a", 0, 0), ("c", 0, 1)))
+    assert next(pixels) == ("a", b"pixels of a")
+    with pytest.raises(DataError, match="row 1 is b, expected c"):
+        next(pixels)

@@ -1,0 +1,192 @@
+"""Pools in which little is defined: one query, one cluster, no hit. A reason, never NaN; a report all the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import polars as pl
+import pytest
+
+from twinlens.config.params import EvaluateParams, ReportParams, read_params
+from twinlens.core import tables
+from twinlens.evaluation.compare import compare
+from twinlens.evaluation.distractors import curve
+from twinlens.evaluation.evaluate import Pool, Results, measure_all_runs
+from twinlens.evaluation.experiments import Experiment
+from twinlens.evaluation.gates import Gates
+from twinlens.report import galleries
+from twinlens.report.comparison_text import written
+from twinlens.report.exports import export
+from twinlens.report.page import Sources, render
+from twinlens.report.summary import quality_cost_rows, summary, write_json
+from twinlens.retrieval.runs import RunWriter
+
+PARAMS = EvaluateParams(ks=[1, 5], referee_queries=1, resamples=100, seed=0)
+PICTURES = [f"p{n}" for n in range(12)]
+TASK = "caption_to_image"
+CASES = {
+    "one query": (["p0"], 2),
+    "one cluster": (["p0"] * 5, 2),
+    "no hit": (["p0", "p1", "p2"], None),
+    "one query and no hit": (["p0"], None),
+}
+
+
+def strictly(text: str) -> Any:
+    """Parse as JSON is defined: Python's own parser would take NaN and Infinity."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_the_parser_of_these_tests_refuses_nan() -> None:
+    for constant in ("NaN", "Infinity", "-Infinity"):
+        with pytest.raises(ValueError, match="is not JSON"):
+            strictly(f'{{"low": {constant}}}')
+
+
+def ranked(folder: Path, asked_about: list[str], hit_at: int | None) -> Path:
+    """The lists of one retriever, each five items long; the right picture at `hit_at`, or nowhere in them."""
+    task = folder / TASK
+    queries = [f"{name}#{n}" for n, name in enumerate(asked_about)]
+    table = {"query_id": queries, "image_id": asked_about, "group": asked_about, "relevant": [1] * len(queries)}
+    tables.write_table(
+        pl.DataFrame(table, schema_overrides={"relevant": pl.Int32}), task / "queries.parquet", tables.QUERIES
+    )
+    tables.write_table(pl.DataFrame({"item_id": PICTURES, "group": PICTURES}), task / "items.parquet", tables.ITEMS)
+    with RunWriter(task / "runs/image.parquet", queries, PICTURES) as run:
+        rows = [[5, 6, 7, 8, 9] for _ in queries]
+        for row, name in zip(rows, asked_about, strict=True):
+            if hit_at is not None:
+                row[hit_at - 1] = PICTURES.index(name)
+        run.add(0, np.array(rows), np.tile(np.linspace(0.9, 0.5, 5, dtype=np.float32), (len(rows), 1)))
+    rank = [hit_at or 11] * len(queries)
+    first = pl.DataFrame({"query_id": queries, "rank": rank, "rank_among_judged": [1] * len(queries)})
+    tables.write_table(first, task / "first_hits/image.parquet", tables.FIRST_HITS)
+    (folder / "pool.json").write_text('{"split": "test", "duplicates": 0}')
+    return folder
+
+
+@pytest.fixture(params=CASES)
+def measured(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, Results]:
+    asked_about, hit_at = CASES[request.param]
+    folder = ranked(tmp_path / "ranked", asked_about, hit_at)
+    gates = Gates(read_params().gates)
+    results = measure_all_runs(folder, "d", PARAMS, gates, tmp_path / "evaluated")
+    gates.write(tmp_path / "gates.json")
+    return request.param, tmp_path, results
+
+
+COSTS = {
+    "stages": {"embed": {"seconds": 0.0, "items": 0, "items_per_s": 0.0, "peak_host_mb": 1.0, "device": "cpu"}},
+    "parts": {"embed_images": {"items_per_s": 0.0}},
+}
+
+
+def test_every_json_file_parses_without_nan_and_says_what_is_not_defined(measured: tuple[str, Path, Results]) -> None:
+    case, folder, results = measured
+    against_cost = quality_cost_rows(results.retrieval, COSTS, 5)
+    contents = {
+        "retrieval": results.retrieval,
+        "intervals": results.intervals,
+        "as_published": results.as_published,
+        "summary": summary(results.retrieval, against_cost, 5),
+    }
+    for name, content in contents.items():
+        write_json(content, folder / f"{name}.json")
+    export(folder / "ranked", results.retrieval, "m", 0.0, folder / "exported")
+    files = sorted(folder.rglob("*.json"))
+    assert len(files) == 4 + 4  # and the pool, what tells pools apart, the gates, mteb's
+    for file in files:
+        strictly(file.read_text(encoding="utf-8"))
+    intervals = strictly((folder / "intervals.json").read_text())[TASK]["image"]
+    assert set(intervals) == set(results.retrieval[TASK]["image"])
+    if case == "no hit":
+        assert intervals["hit_at_5"]["low"] == 0.0
+        assert 0.5 < intervals["hit_at_5"]["high"] < 1.0  # three pictures that found nothing prove little
+        assert intervals["median_rank"] == {"not_defined": "all ranks are the same, in only 3 clusters"}
+    else:
+        assert {tuple(i) for i in intervals.values()} == {("not_defined",)}
+        assert intervals["hit_at_5"]["not_defined"] == "one cluster: how clusters differ cannot be seen"
+
+
+def test_nan_is_refused_where_a_metrics_file_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json({"ndcg_at_10": float("nan")}, tmp_path / "retrieval.json")
+
+
+def test_two_such_experiments_are_compared_without_nan(measured: tuple[str, Path, Results]) -> None:
+    _, folder, _ = measured
+    table = pl.read_parquet(folder / f"evaluated/{TASK}/image.parquet")
+    better = table.with_columns(pl.col("ndcg_at_5") + 0.1)
+    pool = strictly((folder / "evaluated/pools.json").read_text())
+    made = [
+        Experiment(name, {}, pool, [(TASK, "image")], {f"{TASK}/image.parquet": content}.__getitem__)
+        for name, content in (("a", table), ("b", better))
+    ]
+    found = compare(made, ["ndcg_at_5"])
+    for form in ("table", "markdown", "json"):
+        assert "nan" not in written(found, [], form).lower()
+    assert strictly(written(found, [], "json"))["differences"][0]["verdict"] == "no difference"
+
+
+def test_a_report_is_made_and_says_not_defined(measured: tuple[str, Path, Results]) -> None:
+    case, folder, results = measured
+    pool = Pool.read(folder / "ranked" / TASK)
+    values = pl.read_parquet(folder / f"evaluated/{TASK}/image.parquet")
+    images = pl.DataFrame({"image_id": PICTURES, "labels": [["cat"]] * len(PICTURES)})
+    captions = pl.DataFrame({"caption_id": pool.queries["query_id"], "image_id": pool.queries["image_id"]})
+    album = galleries.Album.of(
+        images, captions.with_columns(text=pl.lit("x")), pl.DataFrame({"image_id": PICTURES, "text": "y"})
+    )
+    shown = galleries.make(pool, "image", values, album, "ndcg_at_5", ReportParams(queries=2, found=3, thumbnail_px=48))
+    groups = pl.DataFrame({"image_id": PICTURES}).with_columns(
+        in_pool=pl.lit(True), object_set=pl.lit(None, dtype=pl.String)
+    )
+    described = {
+        "licence": "yours",
+        "selection": "allowed",
+        "sources": [],
+        "pictures": dict.fromkeys(("found", "after_filter", "after_resize", "after_duplicates", "in_pool"), 12),
+        "captions": {"found": 0, "kept": 0, "median_words": None},
+        "duplicates": {"exact": 0},
+        "categories": {"number": 0, "pictures_each": {}},
+    } | {key: {} for key in ("dropped", "set_aside", "mended", "splits")}
+    page = render(
+        Sources(
+            names={"dataset": "d", "model": "m", "captioner": "c"},
+            cards={},
+            metrics={
+                "retrieval": results.retrieval,
+                "intervals": results.intervals,
+                "as_published": results.as_published,
+                "gates": {"found": []},
+                "cost": COSTS,
+                "captions": {"captions": 0},
+            },
+            at_k=pl.DataFrame(results.curves),
+            quality_cost=pl.DataFrame(quality_cost_rows(results.retrieval, COSTS, 5)),
+            approximate=pl.DataFrame(
+                [{"setting": "exact", "recall": 1.0, "ms_per_query": 0.1, "build_s": 0.0, "index_mb": 0.0}]
+            ),
+            distractors=pl.DataFrame(curve(folder / "ranked", 5)),
+            described=described,
+            duplicates=pl.DataFrame(pl.from_arrow(tables.DUPLICATES.empty_table())),
+            parts={},
+            groups=groups,
+            pools=[pool],
+            values={(TASK, "image"): values},
+            album=album,
+        ),
+        [shown],
+        dict.fromkeys(PICTURES, "data:,"),
+    )
+    assert ("not defined" in page) == (True if case != "no hit" else "median rank" in page)
+    assert "nan" not in page.lower()
+    assert "None" not in page
+    assert "hit@5 against distractors" in page  # pictures that no query is about

@@ -1,0 +1,280 @@
+"""Eleven faults, each planted where it would happen, each caught by its gate; and clean runs pass all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from tests.tiny import CPU
+from twinlens.config.datasets import CocoCard, ScenesCard
+from twinlens.config.params import GateParams, read_params
+from twinlens.core.errors import DataError
+from twinlens.core.probes import Probe, chosen
+from twinlens.evaluation.gates import Gates, Ties, at_chance, overlap, own_found, wrong_size
+from twinlens.evaluation.intervals import Interval, of_means
+from twinlens.inference.probe import last_word, of_texts
+from twinlens.retrieval.dense import Vectors
+from twinlens.retrieval.rank import check_vectors
+from twinlens.retrieval.runs import RunWriter, read_run
+from twinlens.tasks.inputs import CAPTIONS, IMAGES
+
+NAMES = [name for name in GateParams.model_fields if not name.startswith("max_")]
+STRICT = GateParams.model_validate(dict.fromkeys(NAMES, "error") | {"max_repeated_share": 0.01, "max_tied_share": 0.1})
+COUNT, DIM = 40, 8
+IDS = [f"i{n:02d}" for n in range(COUNT)]
+
+
+def unit(rng: np.random.Generator, rows: int) -> np.ndarray:
+    made = rng.standard_normal((rows, DIM)).astype(np.float32)
+    return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+
+@dataclass
+class Embedded:
+    """What `embed` leaves: vectors under ids, and probes of them."""
+
+    sources: dict[str, Vectors]
+    folder: Path
+
+    def check(self, gates: Gates | None = None) -> None:
+        check_vectors(gates or Gates(STRICT), self.sources, self.folder)
+
+    def put(self, name: str, rows: np.ndarray) -> None:
+        self.sources[name] = Vectors(IDS, IDS, rows)
+
+    def probe(self, name: str, **fields: object) -> None:
+        path = self.folder / f"{name}.probe.npz"
+        replace(Probe.read(path), **fields).write(path)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Embedded:
+    rng = np.random.default_rng(0)
+    sources = {name: Vectors(IDS, IDS, unit(rng, COUNT)) for name in (IMAGES, CAPTIONS)}
+    for name, source in sources.items():
+        rows = chosen(COUNT)
+        alone = source.rows[rows]
+        beside = alone if name == CAPTIONS else alone[:0]
+        Probe([IDS[r] for r in rows], alone, beside, 0.3, COUNT, exact=True).write(tmp_path / f"{name}.probe.npz")
+    return Embedded(sources, tmp_path)
+
+
+def plant_nan(at: Embedded) -> None:
+    rows = at.sources[IMAGES].rows.copy()
+    rows[7, 3] = np.nan
+    at.put(IMAGES, rows)
+
+
+def plant_length(at: Embedded) -> None:
+    at.put(CAPTIONS, at.sources[CAPTIONS].rows * np.float32(1.01))
+
+
+def plant_repeats(at: Embedded) -> None:
+    rows = at.sources[IMAGES].rows.copy()
+    rows[21] = rows[22]
+    at.put(IMAGES, rows)
+
+
+def plant_shift(at: Embedded) -> None:
+    at.put(IMAGES, np.roll(at.sources[IMAGES].rows, 1, axis=0))
+
+
+def plant_swap(at: Embedded) -> None:
+    pictures, words = at.sources[IMAGES].rows, at.sources[CAPTIONS].rows
+    at.put(IMAGES, words)
+    at.put(CAPTIONS, pictures)
+
+
+def plant_padding(at: Embedded) -> None:
+    at.probe(CAPTIONS, beside=unit(np.random.default_rng(1), len(chosen(COUNT))))
+
+
+@pytest.mark.parametrize(
+    ("plant", "gate", "message"),
+    [
+        (plant_nan, "finite", "images: 1 of 40 vectors are NaN or infinite: i07"),
+        (plant_length, "unit_length", r"captions: 40 of 40 vectors are not of unit length, the first 1.01: i00, i01"),
+        (plant_repeats, "repeated_vectors", "40 different inputs have only 39 different vectors"),
+        (plant_shift, "row_order", r"the vector of i00 stands \+1 rows from its id: rows are shifted"),
+        (plant_swap, "towers_swapped", "the vector of i00 is among those of captions: the two were exchanged"),
+        (plant_padding, "text_input", "captions: 8 of 8 inputs .* change beside a longer one: padding is read"),
+    ],
+)
+def test_faults_of_vectors_are_caught(
+    embedded: Embedded, plant: Callable[[Embedded], None], gate: str, message: str
+) -> None:
+    embedded.check()
+    plant(embedded)
+    with pytest.raises(DataError, match=message):
+        embedded.check()
+    warning = Gates(STRICT.model_copy(update={gate: "warn"}))
+    try:
+        embedded.check(warning)
+    except DataError as other:  # NaN is of no length, and near no probe
+        assert gate == "finite", other
+    assert warning.found[0]["gate"] == gate
+
+
+def test_a_collapsed_model_and_one_in_training_mode_are_caught(embedded: Embedded) -> None:
+    rng = np.random.default_rng(2)
+    embedded.probe(IMAGES, alone=unit(rng, len(chosen(COUNT))))
+    with pytest.raises(DataError, match=r"8 of 8 inputs .* are not what is stored: was the model in training mode"):
+        embedded.check()
+    embedded.put(IMAGES, np.tile(embedded.sources[IMAGES].rows[:1], (COUNT, 1)))
+    with pytest.raises(DataError, match="all vectors are the same, of 40 different inputs"):
+        embedded.check()
+
+
+class Tower:
+    """A text tower that sums the hashes of what it reads; its faults can be switched on."""
+
+    max_tokens, parameters = 12, 0
+
+    def __init__(self, reads: int = 12, reads_padding: bool = False) -> None:
+        self.reads, self.reads_padding = reads, reads_padding
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        return [len(text.split()) for text in texts]
+
+    def encode(self, texts: Sequence[str]) -> torch.Tensor:
+        words = [text.split()[: self.reads] for text in texts]
+        longest = max(map(len, words))
+        if self.reads_padding:
+            words = [(own + ["<pad>"] * longest)[:longest] for own in words]
+        rows = [[np.random.default_rng([ord(c) for c in word]).standard_normal(DIM) for word in own] for own in words]
+        return torch.tensor(np.array([np.sum(row, axis=0) for row in rows]), dtype=torch.float32)
+
+
+TEXTS = pl.DataFrame(
+    {
+        "id": [f"t{n}" for n in range(9)],
+        "text": [" ".join(["the", "quick", "brown", "fox", "jumps"][: 1 + n % 5]) + f" {n}" for n in range(9)],
+    }
+)
+
+
+@pytest.mark.parametrize("tower", [Tower(reads_padding=True), Tower(reads=3)])
+def test_a_text_tower_that_reads_padding_or_cuts_too_early_is_caught(tower: Tower, tmp_path: Path) -> None:
+    for encoder, sound in ((Tower(), True), (tower, False)):
+        probe = of_texts(encoder, TEXTS, CPU)
+        probe.write(tmp_path / f"{CAPTIONS}.probe.npz")
+        rows = np.concatenate([encoder.encode([text]).numpy() for text in TEXTS["text"]])
+        rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        ids = TEXTS["id"].to_list()
+        gates = Gates(STRICT.model_copy(update={"text_input": "warn", "repeated_vectors": "warn"}))
+        check_vectors(gates, {CAPTIONS: Vectors(ids, ids, rows)}, tmp_path)
+        assert any(found["gate"] == "text_input" for found in gates.found) is not sound
+
+
+def test_a_text_longer_than_the_tower_reads_says_nothing_about_its_end() -> None:
+    assert np.isnan(last_word(Tower(), ["a " * 20]))
+    assert last_word(Tower(), ["one two three", "a " * 20]) > 0.01
+
+
+def test_a_constant_scorer_and_a_rounded_one_are_caught_and_equal_items_are_not(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    items = unit(rng, 30)
+    rows = np.tile(np.arange(10), (20, 1))
+
+    def trouble(scores: np.ndarray, vectors: np.ndarray = items) -> str:
+        ties = Ties()
+        ties.add(scores.astype(np.float32), rows, vectors)
+        return ties.trouble("t, image", STRICT.max_tied_share) or ""
+
+    falling = np.tile(np.linspace(0.9, 0.1, 10), (20, 1))
+    assert trouble(falling) == ""
+    assert "for 20 of 20 queries all items have one score: a constant scorer" in trouble(np.full((20, 10), 0.5))
+    rounded = np.round(falling * 4) / 4
+    assert "different vectors have equal scores" in trouble(rounded)
+    twins = items.copy()
+    twins[:10] = items[np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4])]
+    assert trouble(np.repeat(falling[:, ::2], 2, axis=1), twins) == ""  # equal captions tie with reason
+
+
+def test_a_score_that_is_nan_is_refused_in_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    with RunWriter(path, ["q"], ["a", "b"]) as run:
+        run.add(0, np.array([[0, 1]]), np.array([[0.5, np.nan]], np.float32))
+    with pytest.raises(DataError, match="a score is NaN"):
+        list(read_run(path, ["q"], ["a", "b"]))
+
+
+def test_a_run_at_chance_level_is_caught_and_a_weak_one_is_not() -> None:
+    rng = np.random.default_rng(4)
+
+    def trouble(true: float) -> str | None:
+        hits = (rng.random((2000, 1)) < true).astype(float)
+        interval = of_means(hits, np.arange(2000), resamples=500, seed=0)[0]
+        return at_chance({1: (interval, 0.2), 10: (Interval(None, None, "one cluster"), 0.5)}, "t, image")
+
+    assert (trouble(0.2) or "").startswith("t, image: hit_at_1 lies between")
+    assert trouble(0.26) is None
+    assert trouble(0.1) is not None  # worse than chance is no better
+    assert at_chance({10: (Interval(0.9, 1.0), 0.95)}, "t") is None  # a pool so small that chance is nearly sure
+
+
+def test_a_query_that_finds_itself_is_caught_by_id() -> None:
+    ranked = np.array([[1, 2], [0, 2], [0, 1]])
+    assert own_found(np.array([0, 1, 2]), ranked, "t, image") is None
+    assert own_found(np.array([-1, -1, -1]), ranked, "t, image") is None
+    found = own_found(np.array([1, 1, 2]), ranked, "t, image")
+    assert found is not None
+    assert "1 of 3 queries found themselves" in found
+
+
+def groups(**columns: list[object]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "image_id": ["a", "b", "c", "d"],
+            "split": ["train", "train", "test", "test"],
+            "in_pool": [False, False, True, True],
+            "sha256": ["1", "2", "3", "4"],
+        }
+        | columns
+    )
+
+
+def test_pictures_that_were_trained_on_are_caught_by_id_and_by_their_bytes() -> None:
+    assert overlap(groups(), ["clip-scenes"]) is None
+    same_bytes = groups(sha256=["1", "2", "2", "4"])
+    assert "1 of 2 pictures of the pool taught clip-scenes, the first c (the bytes of b)" in str(
+        overlap(same_bytes, ["clip-scenes"])
+    )
+    assert overlap(same_bytes, []) is None  # a model that was not trained here
+    assert "2 of 4" in str(overlap(groups(in_pool=[True] * 4), ["clip-scenes"]))
+
+
+def test_a_pool_of_another_size_than_the_card_promises_is_caught() -> None:
+    scenes = ScenesCard(adapter="scenes", train=2, val=1, test=2)
+    assert scenes.promised_pool == 2
+    assert scenes.model_copy(update={"pool": "all"}).promised_pool == 5
+    coco = CocoCard(adapter="coco", parts=["val2017"])
+    assert coco.promised_pool is None
+    assert coco.model_copy(update={"pool_size": 5000}).promised_pool == 5000
+    assert wrong_size(groups(), 2) is None
+    assert wrong_size(groups(), None) is None
+    assert "holds 2 pictures, the dataset's card promises 3" in str(wrong_size(groups(), 3))
+
+
+def test_a_gate_stops_or_warns_as_the_parameters_say(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"it is so.*-S gates.own_pool=warn"):
+        Gates(STRICT).check("own_pool", "it is so")
+    gates = Gates(STRICT.model_copy(update={"own_pool": "warn"}))
+    gates.check("own_pool", "it is so")
+    gates.check("own_pool", None)
+    assert "WARNING, gate own_pool: it is so" in caplog.text
+    gates.write(tmp_path / "gates.json")
+    later = Gates(STRICT)
+    later.add(tmp_path / "gates.json")
+    assert later.found == [{"gate": "own_pool", "trouble": "it is so"}]
+
+
+def test_there_are_eleven_gates_and_the_parameters_name_each() -> None:
+    assert len(NAMES) == 11
+    assert {name: getattr(read_params().gates, name) for name in NAMES}.keys() == set(NAMES)

@@ -1,0 +1,189 @@
+"""Opening: which index answers, and why one may not."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages import index
+from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
+from twinlens import Searcher, search
+from twinlens.core import paths
+from twinlens.core.errors import DataError, QueryError
+from twinlens.indexing.manifest import FOLDER, Manifest, published, vector_files
+
+NAMES = (DATASET, MODEL, CAPTIONER)
+TEXT = "a red car in the snow"
+
+
+def forget() -> None:
+    shutil.rmtree(published(*NAMES).parents[2])
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_missing_index_is_named_with_the_command_that_builds_it() -> None:
+    paths.indexed(*NAMES).unlink()
+    forget()
+    with pytest.raises(QueryError, match=r"no index of scenes with clip-scenes and captions by git: `dvc repro index`"):
+        search(TEXT)
+    with pytest.raises(QueryError, match=r"`dvc exp run -S model=vit-b-32 -S captioner=none index`"):
+        search(TEXT, model="vit-b-32", captioner="none")
+
+
+@pytest.mark.usefixtures("root")
+def test_a_misspelt_model_is_answered_with_the_nearest() -> None:
+    with pytest.raises(QueryError, match="did you mean 'clip-scenes'"):
+        Searcher(model="clip-scnes")
+
+
+@pytest.mark.usefixtures("copy")
+def test_an_index_of_other_vectors_than_are_here_is_refused() -> None:
+    vectors = paths.embedded(DATASET, MODEL) / "images.npy"
+    rows = np.load(vectors)
+    vectors.unlink()
+    np.save(vectors, np.roll(rows, 1, axis=0))
+    with pytest.raises(QueryError, match=r"other vectors than now lie in .*images\.npy.*`dvc repro index` builds"):
+        search(TEXT)
+    index.main(*NAMES)
+    assert search(TEXT).hits
+
+
+@pytest.mark.usefixtures("copy")
+def test_an_index_of_another_model_under_the_same_name_is_refused_before_it_embeds_a_query() -> None:
+    weights = paths.trained(DATASET, MODEL) / "weights" / "open_clip_config.json"
+    content = weights.read_text()
+    weights.unlink()
+    weights.write_text(content + " ")
+    with pytest.raises(QueryError, match=r"other weights of clip-scenes than are here now: `dvc repro index`"):
+        search(TEXT)
+    assert search("car", mode="text").hits  # words need no model
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_manifest_without_its_table_has_it_built_from_the_vectors_that_came_along(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = search(TEXT).hits
+    monkeypatch.setenv("TWINLENS_SCRATCH", str(tmp_path / "elsewhere"))
+    with caplog.at_level(logging.INFO, "twinlens"):
+        assert Searcher().search(TEXT).hits == before
+    assert "was built on another machine" in caplog.text
+    caplog.clear()
+    Searcher()
+    assert caplog.text == ""
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_table_that_cannot_be_built_here_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.rmtree(paths.filtered(DATASET))
+    monkeypatch.setenv("TWINLENS_SCRATCH", str(tmp_path / "elsewhere"))
+    with pytest.raises(DataError, match=r"table is not on this machine.*`dvc pull` fetches it"):
+        Searcher()
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_manifest_that_is_removed_before_it_is_read_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Manifest.read
+
+    def removed(path: Path) -> Manifest:
+        path.unlink(missing_ok=True)
+        return read(path)
+
+    monkeypatch.setattr(Manifest, "read", removed)
+    with pytest.raises(QueryError, match="there is no index of scenes with clip-scenes"):
+        Searcher()
+
+
+@pytest.mark.usefixtures("copy")
+def test_vectors_that_are_removed_before_they_are_compared_are_being_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def removed(*names: str) -> list[Path]:
+        files = vector_files(*names)
+        files[0].unlink()
+        return files
+
+    monkeypatch.setattr("twinlens.indexing.open.vector_files", removed)
+    with pytest.raises(QueryError, match=r"are being made anew, and .*images.npy is gone .*`dvc repro index`"):
+        Searcher()
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_table_that_is_not_whole_is_named_and_built_again_once_it_is_gone() -> None:
+    folder = Manifest.read(paths.indexed(*NAMES)).folder
+    (folder / FOLDER / "pictures.arrow").unlink()
+    with pytest.raises(QueryError, match=rf"table in {folder} is not whole.*pictures\.arrow"):
+        Searcher()
+    shutil.rmtree(folder)
+    assert Searcher().search(TEXT).hits
+
+
+@pytest.mark.usefixtures("copy")
+def test_while_an_index_is_built_anew_the_old_one_answers() -> None:
+    before = search(TEXT).hits
+    opened = Searcher()
+    paths.indexed(*NAMES).unlink()  # DVC removes a stage's output before it runs the stage
+    assert Searcher().search(TEXT).hits == before
+    shutil.rmtree(paths.embedded(DATASET, MODEL))  # and those of the stages before it
+    assert Searcher().search(TEXT).hits == before
+    assert opened.search(TEXT).hits == before
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_build_that_is_killed_leaves_nothing_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = Manifest.read(paths.indexed(*NAMES)).key
+    shutil.rmtree(paths.index_tables() / key)
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("twinlens.indexing.build._batches", lambda *_: dies())
+        with pytest.raises(KeyboardInterrupt):
+            index.main(*NAMES)
+    assert not (paths.index_tables() / key / FOLDER).exists()
+    assert search(TEXT).hits
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_new_index_is_opened_by_the_next_call() -> None:
+    first = search(TEXT).hits[0].image_id
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("thumbnail_px: 32", "thumbnail_px: 40"))
+    before = len(search(TEXT).hits[0].thumbnail)
+    index.main(*NAMES)
+    after = search(TEXT).hits[0]
+    assert after.image_id == first
+    assert len(after.thumbnail) > before
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_manifest_that_is_none_is_refused() -> None:
+    paths.indexed(*NAMES).unlink()
+    paths.indexed(*NAMES).write_text("{}")
+    with pytest.raises(DataError, match=r"no manifest of an index .*`dvc repro -f index`"):
+        Searcher()
+
+
+@pytest.mark.usefixtures("copy")
+def test_weights_that_are_gone_are_named_with_what_brings_them_back() -> None:
+    shutil.rmtree(paths.trained(DATASET, MODEL))
+    with pytest.raises(DataError, match=r"weights is not here: `dvc repro train` makes it"):
+        Searcher().search(TEXT)
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_checkout_that_may_only_be_read_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(30, "Read-only file system")
+
+    for memory in paths.index_tables().glob("*/digests.json"):
+        memory.unlink()
+    monkeypatch.setattr("os.utime", refuse)
+    monkeypatch.setattr("twinlens.indexing.manifest.write_at_once", refuse)
+    assert Searcher().search(TEXT).hits

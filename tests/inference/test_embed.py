@@ -1,0 +1,237 @@
+"""What a trained card's folder of vectors holds: after and before training, by direction, and fit for the gates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from tests.evaluation.test_gates import STRICT
+from tests.tiny import CPU, tokenizer
+from tests.training.frozen import COMPUTE, card, features, write_towers
+from tests.training.scenes import drawn
+from tests.training.test_finetuning import ARCHITECTURE, open_clip_folder, recipe
+from twinlens.config.models import ModelCard, OpenClipTower
+from twinlens.config.params import RankParams
+from twinlens.config.training import TowerRecipe
+from twinlens.core.costs import Cost
+from twinlens.core.errors import DataError
+from twinlens.evaluation.gates import Gates
+from twinlens.inference.embed import Embedder, Sources
+from twinlens.models import encoders
+from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
+from twinlens.models.weights import identity
+from twinlens.retrieval.dense import build
+from twinlens.retrieval.rank import check_vectors, read_vectors
+from twinlens.tasks.inputs import text_sources
+from twinlens.training.data import Material
+from twinlens.training.dual_encoder import train_towers
+from twinlens.training.projection_heads import train_heads
+
+HELD_OUT = {"validation_images", "validation_captions"}
+PLAIN = {"images", "captions", "captions_joined", "captions_generated", "classes", "negatives"}
+BEFORE = {"images_untrained", "captions_untrained"}
+OTHER_WAY = {"images_image_to_caption", "captions_image_to_caption", "captions_generated_image_to_caption"}
+CARDS: dict[str, dict[str, Any]] = {
+    "heads": {},
+    "lengths": {
+        "heads": {"unit_length": False, "unit_input": False},
+        "objective": "triplet",
+        "distance": "squared_euclidean",
+        "on_collapse": "record",
+    },
+    "each": {"heads": {"directions": "each"}},
+    "lstm": {"pooling": "none"},
+}
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A card, what `train` left, what was embedded, and the folder it is in."""
+
+    card: ModelCard
+    trained: Path
+    sources: Sources
+    out: Path
+    cost: Cost
+
+    def names(self) -> set[str]:
+        return {path.stem for path in self.out.glob("*.parquet")}
+
+    def rows(self, name: str) -> np.ndarray:
+        return np.load(self.out / f"{name}.npy")
+
+    def embedder(self) -> Embedder:
+        return Embedder(self.card, self.trained, CPU, COMPUTE, self.cost)
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    return drawn(tmp_path_factory.mktemp("scenes"), train=64, val=24, test=12, side_px=32)
+
+
+def sources_of(material: Material) -> Sources:
+    pool = material.groups.filter("in_pool")
+    texts = material.captions["text"][: len(pool)]  # of words that are known
+    generated = pl.DataFrame({"image_id": pool["image_id"], "text": texts})
+    prompts = pl.DataFrame({"id": ["car", "boat"], "image_id": ["car", "boat"], "text": ["a red car", "a boat"]})
+    negatives = material.groups.filter(split="val")[:9]
+    held_out = material.groups.filter(split="val")[9:]
+    held_out_captions = text_sources(held_out, material.captions, generated[:0])["captions"]
+    texts_of_pool = text_sources(pool, material.captions, generated)
+    return Sources(material.shards, pool, negatives, prompts, texts_of_pool, held_out, held_out_captions)
+
+
+def train(kind: str, material: Material, folder: Path) -> ModelCard:
+    """Train a card into `folder` as the `train` stage does."""
+    if kind in CARDS:
+        model = card(write_towers(folder, material), **({"epochs": 1} | CARDS[kind]))
+        train_heads(model, material, features(model), CPU, folder)
+    else:
+        words = tokenizer(material.captions["text"].to_list())
+        torch.manual_seed(0)
+        joint = open_clip_folder(folder / "pretrained", words)
+        assert isinstance(joint, OpenClipTower)
+        if kind == "from nothing":
+            joint = OpenClipTower(open_clip="custom", architecture=ARCHITECTURE)
+        model = ModelCard(joint=joint, train=recipe(epochs=1, on_collapse="record"))
+        assert isinstance(model.train, TowerRecipe)
+        train_towers(joint, model.train, material, CPU, folder)
+    towers = {} if model.from_nothing else model.towers()
+    note = {role: identity(encoders.locate(tower)) for role, tower in towers.items()}
+    (folder / "weights.json").write_text(json.dumps(note))
+    return model
+
+
+@pytest.fixture(scope="module")
+def embedded(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Embedded]]:
+    """By kind of card, what was embedded; made when first asked for."""
+    done: dict[str, Embedded] = {}
+
+    def of(kind: str) -> Embedded:
+        if kind not in done:
+            folder = tmp_path_factory.mktemp(kind.replace(" ", "-"))
+            (folder / "out").mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("TWINLENS_SCRATCH", str(folder / "scratch"))
+                model = train(kind, material, folder)
+                made = Embedded(model, folder, sources_of(material), folder / "out", Cost())
+                made.embedder().embed(made.sources, made.out)
+            done[kind] = made
+        return done[kind]
+
+    yield of
+
+
+KINDS = [*CARDS, "from nothing", "pretrained"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trained_card_embeds_the_pool_as_it_was_before_too_and_each_direction(
+    kind: str, embedded: Callable[[str], Embedded]
+) -> None:
+    found = embedded(kind)
+    assert found.names() == PLAIN | BEFORE | HELD_OUT | (OTHER_WAY if kind == "each" else set())
+    for name in BEFORE:
+        after, before = found.rows(name.removesuffix("_untrained")), found.rows(name)
+        assert after.shape == before.shape
+        assert np.abs(after - before).max() > 1e-3
+    assert set(found.cost.parts) == found.names()
+    dims = {len(found.rows(name)[0]) for name in found.names()}
+    assert len(dims) == 1
+    assert {part["dim"] for part in found.cost.parts.values()} == dims
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths_are_kept_where_they_mattered_in_training_and_only_there(
+    kind: str, embedded: Callable[[str], Embedded]
+) -> None:
+    found = embedded(kind)
+    kept = {path.name.removesuffix(".length.npy") for path in found.out.glob("*.length.npy")}
+    assert kept == (found.names() if kind == "lengths" else set())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gates_pass_and_every_source_is_searched_with(
+    kind: str, embedded: Callable[[str], Embedded], material: Material
+) -> None:
+    found = embedded(kind)
+    sources = {name: read_vectors(found.out, name) for name in found.names()}
+    gates = Gates(STRICT)
+    check_vectors(gates, sources, found.out)
+    assert gates.found == []
+    params = RankParams(depth=10, image_weight=0.5, seed=0)
+    tasks = {task.name: task for task in build(sources, material.groups, params, found.card.shares_a_space)}
+    for name in ("caption_to_image", "image_to_caption"):
+        assert "image_untrained" in tasks[name].retrievers
+        assert (f"{name}_as_published" in tasks) == (kind == "lengths")
+
+
+@pytest.mark.parametrize("kind", ["heads", "lengths", "each", "lstm"])
+def test_the_vectors_are_those_of_the_heads_on_the_towers_vectors(
+    kind: str, embedded: Callable[[str], Embedded]
+) -> None:
+    found = embedded(kind)
+    read = features(found.card)
+    inputs = {
+        "image": read.of_pictures(found.sources.shards, found.sources.pool),
+        "text": read.of_texts(found.sources.texts["captions"]),
+    }
+    main = CAPTION_TO_IMAGE if kind == "each" else "both"
+    ways = {"": ("weights", main), "_untrained": ("untrained", main)}
+    ways |= {f"_{IMAGE_TO_CAPTION}": ("weights", IMAGE_TO_CAPTION)} if kind == "each" else {}
+    for suffix, (folder, direction) in ways.items():
+        heads = Pairs.read(found.trained / folder, read.table)
+        for side, name in (("image", "images"), ("text", "captions")):
+            wanted = heads.apply_to(inputs[side], direction, side, CPU.device)
+            lengths = np.linalg.norm(wanted, axis=1)
+            assert np.abs(found.rows(name + suffix) - wanted / lengths[:, None]).max() < 1e-5
+            if kind == "lengths":
+                kept = np.load(found.out / f"{name}{suffix}.length.npy")
+                assert kept == pytest.approx(lengths, rel=1e-5)
+                assert np.ptp(kept) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["from nothing", "pretrained"])
+def test_a_joint_model_before_training_is_what_it_began_with(kind: str, embedded: Callable[[str], Embedded]) -> None:
+    found = embedded(kind)
+    joint = found.card.joint
+    assert joint is not None
+    begun = found.trained / ("untrained" if kind == "from nothing" else "pretrained")
+    for suffix, folder in (("", found.trained / "weights"), ("_untrained", begun)):
+        text = encoders.load(joint, folder, CPU).text
+        assert text is not None
+        with torch.inference_mode():
+            wanted = torch.nn.functional.normalize(text.encode(found.sources.texts["captions"]["text"].to_list()))
+        assert np.abs(found.rows(f"captions{suffix}") - wanted.numpy()).max() < 1e-5
+
+
+def test_towers_that_are_not_those_of_the_training_are_refused(
+    embedded: Callable[[str], Embedded], tmp_path: Path
+) -> None:
+    found = embedded("heads")
+    note = json.loads((found.trained / "weights.json").read_text())
+    other = {role: {"sha256": {"other": "0"}} if role == "text" else value for role, value in note.items()}
+    for name in ("weights", "untrained"):
+        (tmp_path / "trained").mkdir(exist_ok=True)
+        (tmp_path / "trained" / name).symlink_to(found.trained / name)
+    (tmp_path / "trained/weights.json").write_text(json.dumps(other))
+    embedder = Embedder(found.card, tmp_path / "trained", CPU, COMPUTE, Cost())
+    with pytest.raises(DataError, match=r"words\.vec is not what `train` found there: `dvc repro -f train`"):
+        embedder.embed(found.sources, tmp_path)
+
+
+def test_heads_on_towers_of_another_width_are_refused(embedded: Callable[[str], Embedded], tmp_path: Path) -> None:
+    found = embedded("heads")
+    heads = Pairs.read(found.trained / "weights")
+    Pairs(heads.config, heads.widths["image"] + 1, heads.widths["text"]).write(tmp_path / "trained/weights")
+    (tmp_path / "trained/weights.json").write_bytes((found.trained / "weights.json").read_bytes())
+    with pytest.raises(DataError, match=r"the image tower's vectors have .* dimensions, its head was trained on"):
+        Embedder(found.card, tmp_path / "trained", CPU, COMPUTE, Cost()).embed(found.sources, tmp_path)

@@ -1,0 +1,322 @@
+"""The embedding loops: whatever the batches, the parts and the interruptions, each row has its own vector."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import polars as pl
+import pytest
+import torch
+from jaxtyping import UInt8
+from open_clip.model import CLIP
+
+from tests.tiny import CPU, TEXTS, jpegs, spread, tokenizer, write_shards
+from twinlens.core.errors import DataError
+from twinlens.core.scratch import Scratch
+from twinlens.images.transforms import PixelSpec, batch_pixels
+from twinlens.inference import loop
+from twinlens.inference.loop import collect, default_batch, embed_pictures, embed_texts, is_complete, unit_rows
+from twinlens.models.encoders.base import ImageEncoder, TextEncoder
+from twinlens.models.encoders.open_clip import wrap
+
+SPEC = PixelSpec(16, 16, "squash", mean=(0.5,) * 3, std=(0.5,) * 3)
+PART = 8  # rows of a part in these tests
+
+
+class KilledError(Exception):
+    """Ends a run half way."""
+
+
+@dataclass
+class Pictures:
+    """An image tower whose vectors are a picture's mean colour and the grey of its corners."""
+
+    pixels: PixelSpec = SPEC
+    parameters: int = 1
+    fits: int = 10_000  # pictures of a batch, before the device's memory is full
+    ends_after: int | None = None  # batches
+    useless: dict[int, float] = field(default_factory=dict)  # values put in place of the n-th vector
+    batches: list[int] = field(default_factory=list)
+    threads: set[str] = field(default_factory=set)
+
+    def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> torch.Tensor:
+        self.threads.add(threading.current_thread().name)
+        if len(self.batches) == self.ends_after:
+            raise KilledError
+        if len(pictures) > self.fits:
+            raise torch.OutOfMemoryError("as a device says it")
+        before = sum(self.batches)
+        self.batches.append(len(pictures))
+        pixels = pictures.float()
+        vectors = torch.cat([pixels.mean(dim=(2, 3)), pixels[:, 0, ::15, ::15].flatten(1)], dim=1) + 1
+        for row, value in self.useless.items():
+            if before <= row < before + len(vectors):
+                vectors[row - before] = value
+        return vectors
+
+
+@dataclass
+class Texts:
+    """A text tower that reads letters: its vectors count them."""
+
+    max_tokens: int = 20
+    parameters: int = 1
+    fits: int = 10_000
+    ends_after: int | None = None
+    batches: list[list[str]] = field(default_factory=list)
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        return [len(text) for text in texts]
+
+    def encode(self, texts: Sequence[str]) -> torch.Tensor:
+        if len(self.batches) == self.ends_after:
+            raise KilledError
+        if len(texts) > self.fits:
+            raise torch.OutOfMemoryError("as a device says it")
+        self.batches.append(list(texts))
+        return torch.tensor([[float(text.count(letter)) for letter in "aeiou 0123456789"] for text in texts])
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "PICTURES_PER_PART", PART)
+    monkeypatch.setattr(loop, "TEXTS_PER_PART", PART)
+
+
+def texts(count: int) -> list[str]:
+    """Texts of lengths that go up and down."""
+    return [f"{i} {'a dog or so ' * (i * 7 % 5)}" for i in range(count)]
+
+
+def ids(count: int) -> list[str]:
+    return [f"picture-{i:03d}#0" for i in range(count)]
+
+
+def collected(scratch: Scratch, count: int, folder: Path) -> bytes:
+    folder.mkdir(exist_ok=True)
+    collect(scratch, count, folder / "found.npy")
+    return (folder / "found.npy").read_bytes()
+
+
+def run_texts(encoder: TextEncoder, words: list[str], key: str, folder: Path, batch: int | None = 3) -> np.ndarray:
+    with Scratch("embed", key) as scratch:
+        embed_texts(encoder, words, ids(len(words)), scratch, CPU, batch=batch)
+        collected(scratch, len(words), folder)
+    return np.load(folder / "found.npy")
+
+
+def run_pictures(
+    encoder: ImageEncoder, shards: Path, rows: pl.DataFrame, key: str, batch: int | None = 3, threads: int = 2
+) -> np.ndarray:
+    with Scratch("embed", key) as scratch:
+        embed_pictures(encoder, shards, rows, scratch, CPU, batch=batch, decode_threads=threads)
+        collected(scratch, len(rows), shards)
+    return np.load(shards / "found.npy")
+
+
+def units(vectors: torch.Tensor) -> np.ndarray:
+    return torch.nn.functional.normalize(vectors.double(), dim=1).numpy()
+
+
+# ---------------------------------------------------------------- order
+
+
+@pytest.mark.parametrize("count", [1, PART - 1, PART, PART + 1, 3 * PART + 2])
+def test_each_text_has_its_own_vector_though_texts_are_batched_by_length(count: int, tmp_path: Path) -> None:
+    encoder, words = Texts(), texts(count)
+    found = run_texts(encoder, words, "a", tmp_path)
+    assert np.abs(found - units(Texts().encode(words))).max() < 1e-6
+    assert found.dtype == np.float32
+    first_part = [len(text) for batch in encoder.batches[: -(-min(count, PART) // 3)] for text in batch]
+    assert first_part == sorted(len(text) for text in words[:PART])
+
+
+@pytest.mark.parametrize("count", [1, PART, 3 * PART + 2])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_picture_has_its_own_vector_in_the_order_of_the_rows(count: int, threads: int, tmp_path: Path) -> None:
+    files = jpegs(30)
+    rows = write_shards(files, tmp_path)
+    wanted = rows.reverse()[:count]  # another order than that of the shards
+    encoder = Pictures()
+    found = run_pictures(encoder, tmp_path, wanted, "a", threads=threads)
+    pixels = batch_pixels(list(reversed(files))[:count], SPEC)
+    assert np.abs(found - units(Pictures().encode(pixels))).max() < 1e-6
+    assert max(encoder.batches) <= 3
+    assert encoder.threads == {"MainThread"}  # threads decode; only one talks to the device
+
+
+def test_the_decoding_keeps_the_order_even_where_an_early_picture_takes_longest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = write_shards(jpegs(12), tmp_path)
+    wanted = run_pictures(Pictures(), tmp_path, rows, "a")
+    second = threading.Event()
+    decoded: list[int] = []
+
+    def late(files: list[bytes], spec: PixelSpec) -> torch.Tensor:
+        if len(decoded) == 0 and files == jpegs(2):
+            assert second.wait(20)  # until the batch after it is there
+        pixels = batch_pixels(files, spec)
+        decoded.append(jpegs(12).index(files[0]))
+        second.set()
+        return pixels
+
+    monkeypatch.setattr(loop, "batch_pixels", late)
+    assert np.array_equal(run_pictures(Pictures(), tmp_path, rows, "b", batch=2), wanted)
+    assert decoded.index(2) < decoded.index(0)
+
+
+def test_shards_that_do_not_belong_to_the_rows_are_refused(tmp_path: Path) -> None:
+    rows = write_shards(jpegs(6), tmp_path)
+    other = rows.with_columns(pl.col("image_id").reverse())
+    with pytest.raises(DataError, match="the shards and their index do not belong together"):
+        run_pictures(Pictures(), tmp_path, other, "a")
+
+
+# ---------------------------------------------------------------- batches
+
+
+@pytest.fixture(scope="module")
+def clip() -> tuple[ImageEncoder, TextEncoder]:
+    """A real model of random weights."""
+    words = tokenizer(TEXTS)
+    vision = {"image_size": 16, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+    text = {"context_length": 20, "vocab_size": len(words), "width": 32, "heads": 2, "layers": 2}
+    model = spread(CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text))
+    open_clip.model.set_model_preprocess_cfg(model, {"size": 16, "mean": [0.5] * 3, "std": [0.5] * 3})
+    hugging = open_clip.tokenizer.HFTokenizer.__new__(open_clip.tokenizer.HFTokenizer)
+    hugging.tokenizer, hugging.context_length, hugging.clean_fn = words, 20, str.strip
+    hugging.tokenizer_mode, hugging.strip_sep_token, hugging.set_lang_fn = "default", False, None
+    towers = wrap(model, hugging, CPU)
+    assert towers.image is not None and towers.text is not None
+    return towers.image, towers.text
+
+
+# A model adds the same numbers in another order when its batch or its padding has another shape. What that
+# moves is a few units in the last place of float32: below 1e-6 in a vector of length one.
+LAST_PLACES = 1e-6
+
+
+def test_the_batch_changes_no_more_than_the_last_places(clip: tuple[ImageEncoder, TextEncoder], tmp_path: Path) -> None:
+    image, text = clip
+    rows = write_shards(jpegs(20), tmp_path)
+    many = [TEXTS[i % 5] + " and a dog" * (i % 3) for i in range(20)]
+    by_picture = [run_pictures(image, tmp_path, rows, f"image {batch}", batch) for batch in (1, 7, 20)]
+    by_text = [run_texts(text, many, f"text {batch}", tmp_path, batch) for batch in (1, 7, 20)]
+    for one, *others in (by_picture, by_text):
+        assert all(np.abs(one - other).max() < LAST_PLACES for other in others)
+        assert np.linalg.matrix_rank(one, tol=1e-3) > 5  # the vectors differ, so the comparison says something
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(tmp_path: Path) -> None:
+    rows = write_shards(jpegs(20), tmp_path)
+    image, text, words = Pictures(fits=3), Texts(fits=3), texts(20)
+    assert np.array_equal(run_pictures(image, tmp_path, rows, "a", 8), run_pictures(Pictures(), tmp_path, rows, "b", 8))
+    assert image.batches == [2] * 10
+    wanted = run_texts(Texts(), words, "d", tmp_path, 8)
+    assert np.array_equal(run_texts(text, words, "c", tmp_path, 8), wanted)
+    assert [len(batch) for batch in text.batches] == [2] * 10
+
+
+def test_one_picture_that_does_not_fit_ends_the_run(tmp_path: Path) -> None:
+    rows = write_shards(jpegs(4), tmp_path)
+    with pytest.raises(torch.OutOfMemoryError):
+        run_pictures(Pictures(fits=0), tmp_path, rows, "a")
+
+
+def test_the_device_decides_the_batch_where_the_parameters_do_not(tmp_path: Path) -> None:
+    encoder = Texts()
+    run_texts(encoder, texts(PART), "a", tmp_path, batch=None)
+    assert [len(batch) for batch in encoder.batches] == [PART]
+    assert default_batch(CPU, texts=True) >= PART
+
+
+# ---------------------------------------------------------------- interruptions
+
+
+@pytest.mark.parametrize("ends_after", [0, 2, 3, 4, 7])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(ends_after: int, tmp_path: Path) -> None:
+    rows, words = write_shards(jpegs(20), tmp_path), texts(20)
+    for run, whole, killed, again in (
+        (lambda encoder, key: run_pictures(encoder, tmp_path, rows, key), Pictures(), Pictures(), Pictures()),
+        (lambda encoder, key: run_texts(encoder, words, key, tmp_path), Texts(), Texts(), Texts()),
+    ):
+        kind = type(whole).__name__
+        wanted = run(whole, f"{kind} at once")
+        wanted_bytes = (tmp_path / "found.npy").read_bytes()
+        killed.ends_after = ends_after
+        with pytest.raises(KilledError):
+            run(killed, f"{kind} in two goes")
+        (tmp_path / "found.npy").unlink()
+        assert np.array_equal(run(again, f"{kind} in two goes"), wanted)
+        assert (tmp_path / "found.npy").read_bytes() == wanted_bytes
+        finished = ends_after // 3  # parts of three batches
+        assert len(again.batches) == len(whole.batches) - 3 * finished
+
+
+def test_a_part_that_is_gone_is_made_again_and_the_others_are_not(tmp_path: Path) -> None:
+    rows = write_shards(jpegs(3 * PART), tmp_path)
+    wanted = run_pictures(Pictures(), tmp_path, rows, "a")
+    with Scratch("embed", "a") as scratch:
+        assert is_complete(scratch, 3 * PART, PART)
+        scratch.path("part-00001.npy").unlink()
+        assert not is_complete(scratch, 3 * PART, PART)
+    encoder = Pictures()
+    assert np.array_equal(run_pictures(encoder, tmp_path, rows, "a"), wanted)
+    assert sum(encoder.batches) == PART
+
+
+def test_seconds_and_truncated_texts_are_noted_by_part_and_survive_a_killed_run(tmp_path: Path) -> None:
+    words = texts(20)
+    long = sum(len(text) > 20 for text in words)
+    assert 0 < sum(len(text) > 20 for text in words[:PART]) < long < 20
+    with pytest.raises(KilledError):
+        run_texts(Texts(ends_after=4), words, "a", tmp_path)
+    run_texts(Texts(), words, "a", tmp_path)
+    with Scratch("embed", "a") as scratch:
+        assert scratch.total("truncated") == long
+        assert 0 < scratch.total("seconds") < 60
+
+
+# ---------------------------------------------------------------- useless vectors
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [(0.0, "zero"), (float("nan"), "NaN or infinite"), (float("-inf"), "NaN or infinite")]
+)
+def test_useless_vectors_are_refused_and_named(value: float, what: str, tmp_path: Path) -> None:
+    rows = write_shards(jpegs(20), tmp_path)
+    encoder = Pictures(useless={9: value, 12: value})
+    with pytest.raises(DataError, match=f"2 of 8 vectors are useless, the first is {what}: picture-009, picture-012$"):
+        run_pictures(encoder, tmp_path, rows, "a")
+    with Scratch("embed", "a") as scratch:
+        assert scratch.has("part-00000.npy")
+        assert not scratch.has("part-00001.npy")
+
+
+def test_a_text_without_a_vector_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"1 of 3 vectors are useless, the first is zero: picture-001#0\Z"):
+        run_texts(Texts(), ["a dog", "xyz", "a cat"], "a", tmp_path)
+
+
+def test_rows_are_scaled_to_length_one_whatever_their_length() -> None:
+    wanted = np.array([[0.6, 0.8], [0.6, -0.8], [1.0, 0.0], [0.0, 1.0]])
+    rows = (wanted * np.array([[1.0], [1e-30], [3e38], [1e-42]])).astype(np.float32)
+    assert np.abs(unit_rows(rows, ["a", "b", "c", "d"]) - wanted).max() < 1e-3  # the last is a subnormal
+    assert np.abs(np.linalg.norm(unit_rows(rows, list("abcd")), axis=1) - 1).max() < 1e-6
+
+
+def test_many_useless_rows_are_counted_and_five_are_named() -> None:
+    with pytest.raises(DataError, match=r"9 of 9 vectors are useless, the first is zero: 0, 1, 2, 3, 4\Z"):
+        unit_rows(np.zeros((9, 4), dtype=np.float32), [str(i) for i in range(9)])
+
+
+def test_parts_that_are_not_all_there_are_not_collected(tmp_path: Path) -> None:
+    run_texts(Texts(), texts(2 * PART), "a", tmp_path)
+    with Scratch("embed", "a") as scratch, pytest.raises(AssertionError, match="holds 16 rows of 20"):
+        collect(scratch, 20, tmp_path / "more.npy")

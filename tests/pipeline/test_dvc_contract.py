@@ -1,0 +1,364 @@
+"""What DVC runs and what it does not: proved by running it in clones of the project."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.workspace import CLEAN, RAN, Workspace, clone
+
+pytestmark = pytest.mark.slow
+
+SEARCH = ["rank", "index", "evaluate", "approximate", "report"]
+OF_THE_MODEL = ["train", "embed", *SEARCH]
+ALL = ["validate", "download", "filter", "resize", "group", "caption", *OF_THE_MODEL]
+GUARD = "validate"  # checks params.yaml in a moment; it runs when one of the three names changes
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A clone in which the whole pipeline has run once, undisturbed, and is committed."""
+    workspace = clone(tmp_path_factory.mktemp("finished") / "clone")
+    assert workspace.ran("dvc", "repro") == ALL
+    workspace.commit("the first results")
+    return workspace
+
+
+@pytest.fixture
+def workspace(finished: Workspace, tmp_path: Path) -> Workspace:
+    return finished.copy(tmp_path / "clone")
+
+
+@pytest.fixture(scope="module")
+def with_another_model(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, list[str]]:
+    """The same after an experiment with another model, and the stages that it ran."""
+    workspace = finished.copy(tmp_path_factory.mktemp("other") / "clone")
+    return workspace, workspace.ran("dvc", "exp", "run", "-n", "other", "-S", "model=clip-other")
+
+
+@pytest.fixture
+def experimented(with_another_model: tuple[Workspace, list[str]], tmp_path: Path) -> Workspace:
+    return with_another_model[0].copy(tmp_path / "clone")
+
+
+def test_a_second_repro_runs_nothing(workspace: Workspace) -> None:
+    assert workspace.ran("dvc", "repro") == []
+
+
+def test_every_json_file_of_the_pipeline_parses_without_nan(finished: Workspace) -> None:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    files = [path for part in ("data", "metrics") for path in sorted((finished.folder / part).rglob("*.json"))]
+    assert len(files) > 20
+    for path in files:
+        json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_the_report_reads_nothing_but_its_dependencies(workspace: Workspace) -> None:
+    before = (workspace.folder / "report/index.html").read_bytes()
+    locked = yaml.safe_load((workspace.folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]["report"]
+    named = [workspace.folder / dep["path"] for dep in locked["deps"]]
+    for part in ("data", "metrics", "report"):
+        for path in [found for found in (workspace.folder / part).rglob("*") if found.is_file()]:
+            if not any(path == dep or dep in path.parents for dep in named):
+                path.unlink()
+    chosen = yaml.safe_load((workspace.folder / "params.yaml").read_text())
+    arguments = [part for name in ("dataset", "model", "captioner") for part in (f"--{name}", chosen[name])]
+    workspace.run("python", "-m", "stages.report", *arguments)
+    assert (workspace.folder / "report/index.html").read_bytes() == before
+
+
+def test_editing_or_adding_another_models_card_runs_nothing(workspace: Workspace) -> None:
+    workspace.change(
+        {
+            "models.clip-other.train.epochs": 7,
+            "models.vit-l-14.joint.licence": "another",
+            "models.brand-new": {"image": {"timm": "resnet50.a1_in1k"}},
+            "captioners.blip-base.num_beams": 3,
+            "datasets.coco.pool": "val",
+        }
+    )
+    assert workspace.ran("dvc", "repro") == []
+
+
+def test_batch_size_device_and_workers_rerun_nothing(workspace: Workspace) -> None:
+    workspace.change(
+        {"compute.device": "cpu", "compute.image_batch": 7, "compute.text_batch": 9, "compute.decode_threads": 1}
+    )
+    assert workspace.ran("dvc", "repro") == []
+
+
+def test_another_model_reruns_only_what_depends_on_it_and_switching_back_runs_nothing(
+    with_another_model: tuple[Workspace, list[str]], experimented: Workspace
+) -> None:
+    assert with_another_model[1] == [GUARD, *OF_THE_MODEL]
+    other = json.loads((experimented.folder / "metrics/retrieval.json").read_text())
+    assert experimented.ran("dvc", "exp", "run", "-S", "model=clip-scenes") == []
+    back = json.loads((experimented.folder / "metrics/retrieval.json").read_text())
+    assert back != other
+    assert experimented.run("git", "diff", "--stat", "metrics") == ""  # what was committed, to the byte
+    assert experimented.ran("dvc", "exp", "run", "-S", "model=clip-other") == []
+
+
+def test_changing_k_reruns_only_evaluate_and_the_report(workspace: Workspace) -> None:
+    assert workspace.ran("dvc", "exp", "run", "-S", "evaluate.ks=[1,3]") == ["evaluate", "report"]
+    measured = json.loads((workspace.folder / "metrics/retrieval.json").read_text())
+    assert {"hit_at_1", "hit_at_3"} <= set(measured["object_sets"]["image"])
+    assert "hit_at_10" not in measured["object_sets"]["image"]
+
+
+def test_changing_the_captioner_reruns_only_caption_and_what_reads_captions(workspace: Workspace) -> None:
+    ran = workspace.ran("dvc", "exp", "run", "-S", "captioner=none")
+    assert ran == [GUARD, "caption", "embed", *SEARCH]
+    assert workspace.ran("dvc", "exp", "run", "-S", "captioner=blip-scenes") == []
+
+
+def test_an_unknown_name_is_refused_before_any_stage_runs(tmp_path: Path) -> None:
+    fresh = clone(tmp_path / "clone")
+    printed = fresh.run("dvc", "exp", "run", "-S", "model=vit-l14", check=False)
+    assert "model: 'vit-l14' has no card under `models` (did you mean 'vit-l-14'?" in printed
+    assert "failed to reproduce 'validate'" in printed
+    assert "Traceback" not in printed
+    assert RAN.findall(printed) == ["validate"]
+
+
+def test_an_unknown_name_is_refused_where_everything_upstream_has_run(workspace: Workspace) -> None:
+    for name, wrong in (("model", "vit-l14"), ("dataset", "coc"), ("captioner", "blip-bse")):
+        workspace.change({name: wrong})
+        printed = workspace.run("dvc", "repro", check=False)
+        assert f"{name}: '{wrong}' has no card" in printed
+        workspace.run("git", "checkout", "-q", "params.yaml")
+
+
+def test_metrics_diff_between_two_models_is_one_table(experimented: Workspace) -> None:
+    lines = experimented.run("dvc", "metrics", "diff", "--targets", "metrics/summary.json").splitlines()
+    assert lines[0].split() == ["Path", "Metric", "HEAD", "workspace", "Change"]
+    row = next(line for line in lines if "hit_at_10.caption_to_image.image " in line).split()
+    assert float(row[4]) == pytest.approx(float(row[3]) - float(row[2]), abs=1e-4)
+    whole = experimented.run("dvc", "metrics", "diff")
+    assert "object_sets.image.ndcg_at_10" in whole
+    assert "object_sets.image.map" in whole  # as published
+
+
+def test_two_models_are_compared_and_reported_from_what_the_pipeline_left(experimented: Workspace) -> None:
+    experimented.run("git", "checkout", "-q", ".")
+    experimented.run("dvc", "checkout", "-q", "--force")
+    printed = json.loads(experimented.run("python", "-m", "twinlens", "compare", "HEAD", "other", "--format", "json"))
+    assert {(d["first"], d["second"]) for d in printed["differences"]} == {("HEAD", "other")}
+    assert len(printed["differences"]) == 8 + 10 + 4 + 8  # retrievers of the four tasks
+    intervals = json.loads((experimented.folder / "metrics/intervals.json").read_text())
+    means = json.loads((experimented.folder / "metrics/retrieval.json").read_text())
+    found = intervals["caption_to_image"]["image"]["hit_at_10"]
+    assert found["low"] <= means["caption_to_image"]["image"]["hit_at_10"] <= found["high"]
+    assert json.loads((experimented.folder / "metrics/gates.json").read_text())["warnings"] >= 0
+    assert (experimented.folder / "report/index.html").read_text().count("<img ") > 500
+    assert "files below out" in experimented.run("python", "-m", "twinlens", "export", "out")
+
+
+def test_a_queued_sweep_runs_and_exp_show_has_a_row_for_each(workspace: Workspace) -> None:
+    workspace.run("dvc", "exp", "run", "--queue", "-S", "model=clip-scenes,clip-other")
+    with (workspace.folder / "queue.log").open("w") as log:  # the workers inherit the output: not a pipe
+        subprocess.run(
+            ["dvc", "queue", "start"],
+            cwd=workspace.folder,
+            env=workspace.environment,
+            stdout=log,
+            stderr=log,
+            check=True,
+        )
+    deadline = time.monotonic() + 600
+    # a task on its way from queued to running is in neither list
+    while (status := workspace.run("dvc", "queue", "status")).count("Success") < 2:
+        assert time.monotonic() < deadline, status
+        assert "Failed" not in status, status
+        time.sleep(2)
+    shown = json.loads(workspace.run("dvc", "exp", "show", "--json"))
+    head = next(entry for entry in shown if entry["rev"] != "workspace")
+    models = sorted(e["revs"][0]["data"]["params"]["params.yaml"]["data"]["model"] for e in head["experiments"])
+    assert models == ["clip-other", "clip-scenes"]
+    values = [e["revs"][0]["data"]["metrics"]["metrics/summary.json"]["data"] for e in head["experiments"]]
+    assert values[0]["hit_at_10"] != values[1]["hit_at_10"]
+
+
+def test_plots_draw_measures_against_k_and_quality_against_cost(workspace: Workspace) -> None:
+    workspace.run("python", "-m", "tools.offline_plots")
+    workspace.run("dvc", "plots", "show", "-o", "plots")
+    page = (workspace.folder / "plots/index.html").read_text(encoding="utf-8")
+    assert "cdn.jsdelivr.net/npm/vega@" not in page  # opens without a network
+    assert "Hit and nDCG against k" in page
+    assert "Quality against cost" in page
+    assert "Hit against the number of distractors" in page
+    assert "Recall of approximate search against its latency" in page
+    assert '"retriever": "image_and_captions_joined"' in page
+    assert "ms_per_picture" in page
+
+
+def test_costs_are_recorded_by_stage_and_by_tower(finished: Workspace) -> None:
+    costs = json.loads((finished.folder / "metrics/cost.json").read_text())
+    assert list(costs["stages"]) == [name for name in ALL[1:-1] if name not in ("index", "approximate")]
+    for stage in costs["stages"].values():
+        assert stage["seconds"] > 0
+        assert stage["peak_host_mb"] > 10
+    image, text = costs["parts"]["embed_images"], costs["parts"]["embed_captions"]
+    assert image["vector_bytes"] == 4 * image["dim"]
+    assert image["items"] == 400
+    assert text["items"] == 2000
+    assert image["parameters"] > 0
+    assert text["parameters"] > 0
+    assert costs["parts"]["caption_train"]["items"] == 256
+
+
+def test_every_scenario_comes_out_of_one_run(finished: Workspace) -> None:
+    for file in ("retrieval", "as_published"):
+        tasks = json.loads((finished.folder / f"metrics/{file}.json").read_text())
+        assert set(tasks) == {"object_sets", "caption_to_image", "image_to_caption", "category_search"}
+        assert set(tasks["object_sets"]) == {
+            "pool",
+            "image",
+            "captions_joined",
+            "caption_random",
+            "caption_generated",
+            "image_and_captions_joined",
+            "image_and_caption_generated",
+            "bm25_captions",
+            "bm25_generated",
+        }
+        assert tasks["caption_to_image"]["pool"]["queries"] == 2000
+        assert tasks["caption_to_image"]["pool"]["items"] == 400
+
+
+def test_words_and_hybrids_are_measured_with_a_weight_of_the_validation_split(finished: Workspace) -> None:
+    found = json.loads((finished.folder / "metrics/retrieval.json").read_text())["caption_to_image"]
+    assert {name for name in found if name.startswith(("bm25", "hybrid"))} == {
+        "bm25_captions",
+        "bm25_generated",
+        "hybrid_captions_rrf",
+        "hybrid_captions_weighted",
+        "hybrid_generated_rrf",
+        "hybrid_generated_weighted",
+    }
+    for kind in ("captions", "generated"):
+        assert found[f"hybrid_{kind}_weighted"]["validation_queries"] == 5 * 40
+        assert 0 <= found[f"hybrid_{kind}_weighted"]["image_weight"] <= 1
+    assert found["hybrid_captions_rrf"]["hit_at_10"] > found["image"]["hit_at_10"]
+    with (finished.folder / "metrics/approximate.csv").open() as file:
+        rows = {row["setting"]: float(row["recall"]) for row in csv.DictReader(file)}
+    assert rows["exact, LanceDB"] == 1
+    assert len(rows) > 4
+    assert rows["ivf_flat_1_of_16"] < rows["ivf_flat_8_of_16"]
+
+
+def test_a_change_of_the_data_shows_in_git_diff_and_another_datasets_card_stays(workspace: Workspace) -> None:
+    card = "metrics/datasets/scenes.json"
+    before = json.loads((workspace.folder / card).read_text())
+    assert before["pictures"]["found"] == 696
+    assert before["splits"] == {"test": 400, "train": 256, "val": 40}
+    workspace.change({"datasets.scenes.val": 39})
+    assert workspace.ran("dvc", "repro", "group@scenes") == ["download", "filter", "resize", "group"]
+    changed = workspace.run("git", "diff", "--unified=0", card)
+    assert '-    "found": 696,' in changed
+    assert '+    "found": 695,' in changed
+    workspace.run("git", "checkout", "-q", card, "params.yaml")
+    workspace.change(SMALL_VEHICLES)
+    workspace.run("dvc", "repro", "group@scenes-vehicles")
+    assert (workspace.folder / "metrics/datasets/scenes-vehicles.json").exists()
+    assert workspace.run("git", "diff", "--stat", card) == ""
+
+
+def test_results_pulled_from_a_remote_run_nothing_in_a_fresh_clone(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.share(tmp_path / "remote")
+    there = workspace.elsewhere(tmp_path / "there")
+    assert not (there.folder / "data/raw").exists()  # git brought none of it
+    there.run("dvc", "pull")
+    assert there.ran("dvc", "repro") == []
+    assert there.run("dvc", "status") == CLEAN
+    assert there.run("git", "status", "--porcelain") == ""  # `dvc.lock` and the metrics stay as they were committed
+    kinds = ("raw", "filtered", "resized", "grouped", "captioned", "trained", "embedded", "ranked", "evaluated")
+    assert there.digests(*kinds) == workspace.digests(*kinds)
+    assert (there.folder / "report/index.html").read_bytes() == (workspace.folder / "report/index.html").read_bytes()
+
+
+SMALL_VEHICLES = {
+    "dataset": "scenes-vehicles",
+    "datasets.scenes-vehicles.queries.train": 256,
+    "datasets.scenes-vehicles.queries.val": 40,
+    "datasets.scenes-vehicles.queries.test": 200,
+    "datasets.scenes-vehicles.distractors.test": 300,
+}
+
+
+def test_drawn_vehicles_are_searched_for_among_ever_more_distractors(workspace: Workspace) -> None:
+    workspace.change(SMALL_VEHICLES)
+    workspace.run("dvc", "repro")
+    card = json.loads((workspace.folder / "metrics/datasets/scenes-vehicles.json").read_text())
+    kept, pool = card["keep"]["kept"], card["pictures"]["in_pool"]
+    assert 0 < kept < card["keep"]["found"] == 200
+    retrieval = json.loads((workspace.folder / "metrics/retrieval.json").read_text())
+    assert retrieval["caption_to_image"]["pool"]["queries"] == 5 * kept
+    assert retrieval["caption_to_image"]["pool"]["items"] == pool
+    with (workspace.folder / "metrics/distractors.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["task"] == "caption_to_image"]
+    for retriever in ("image", "caption_generated"):
+        mine = [(int(row["distractors"]), float(row["hit"])) for row in rows if row["retriever"] == retriever]
+        assert mine[0][0] == 0
+        assert mine[-1] == (pool - kept, retrieval["caption_to_image"][retriever]["hit_at_10"])
+        hits = [hit for _, hit in mine]
+        assert hits == sorted(hits, reverse=True)
+        assert retriever != "image" or hits[0] > hits[-1]  # captions of a BLIP of two epochs are nearly all the same
+
+
+def kill_when(workspace: Workspace, reached: Callable[[], bool]) -> None:
+    """Start `dvc repro` and kill it with all its children once something has been reached."""
+    process = subprocess.Popen(
+        ["dvc", "repro"],
+        cwd=workspace.folder,
+        env=workspace.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 600
+    while not reached():
+        assert process.poll() is None, "the pipeline ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_in_caption_train_and_embed_it_resumes_and_ends_byte_identical(
+    finished: Workspace, tmp_path: Path
+) -> None:
+    disturbed = clone(tmp_path / "clone")
+    scratch, data = disturbed.folder / ".dvc/tmp/twinlens", disturbed.folder / "data"
+
+    def trained(count: int) -> Callable[[], bool]:
+        return lambda: len(list(scratch.glob("train/*/epoch.pt"))) == count
+
+    def parts(kind: str) -> Callable[[], bool]:
+        return lambda: any(scratch.glob(f"{kind}/*/part-*.[jn][sp][oy]*"))
+
+    kill_when(disturbed, trained(1))  # after the captioner's first epoch of two
+    assert not (data / "captioned").exists() or not any((data / "captioned").rglob("captions.parquet"))
+    kill_when(disturbed, parts("caption"))
+    kill_when(disturbed, trained(2))  # after the model's first epoch of two
+    kill_when(disturbed, parts("embed"))
+    made = {path.name for path in scratch.glob("caption/*/part-*.json")}
+    finished_at = {path: path.stat().st_mtime_ns for path in scratch.glob("caption/*/part-*.json")}
+    disturbed.run("dvc", "repro")
+    assert made == {f"part-0000{n}.json" for n in range(4)}
+    assert all(path.stat().st_mtime_ns == then for path, then in finished_at.items())  # nothing was made twice
+    kinds = ("captioned", "trained", "embedded", "ranked", "evaluated")
+    before, after = finished.digests(*kinds), disturbed.digests(*kinds)
+    assert before.keys() == after.keys()
+    assert [name for name in before if before[name] != after[name]] == []

@@ -1,0 +1,90 @@
+"""What README.md says is so: its tables, its commands, its links, its example."""
+
+from __future__ import annotations
+
+import copy
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.workspace import ROOT
+from tools import readme
+from twinlens.config import params
+
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+COMMANDS = [
+    line.split("#")[0].strip() for line in TEXT.splitlines() if re.match(r"^    (dvc|make|python|source) ", line)
+]
+
+
+@pytest.fixture(autouse=True)
+def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_the_tables_show_what_the_numbers_say() -> None:
+    assert TEXT.count("<!-- table:") == 2
+    assert readme.rewritten(TEXT) == TEXT, "run `make readme`"
+    for page, tables in ((readme.CATEGORY_SEARCH, 1), (readme.TRAINED, 2)):
+        text = page.read_text(encoding="utf-8")
+        assert text.count("<!-- table:") == tables
+        assert readme.rewritten(text) == text, "run `make readme`"
+
+
+def test_tables_of_the_default_are_left_where_other_numbers_are_kept() -> None:
+    block = "<!-- table: default -->\nof another day\n<!-- end -->"
+    assert readme.rewritten(block, readme.OF_THE_DEFAULT) == block
+    assert readme.rewritten(block) != block
+
+
+def test_the_default_table_is_of_the_default() -> None:
+    assert readme.numbers_of("default")["object_sets"]["pool"]["dataset"] == PARAMS["dataset"]
+
+
+def test_make_commands_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    wanted = {shlex.split(command)[1] for command in COMMANDS if command.startswith("make ")}
+    assert {"repro", "test"} <= wanted <= targets
+
+
+def alternatives(setting: str) -> list[tuple[str, str]]:
+    """`model=a,b` is two settings, `evaluate.ks=[1,10]` is one."""
+    key, value = setting.split("=", 1)
+    return [(key, value)] if value.startswith("[") else [(key, each) for each in value.split(",")]
+
+
+SETTINGS = sorted(
+    {
+        pair
+        for command in COMMANDS
+        for setting in re.findall(r"-S '?([^' ]+)'?", command)
+        for pair in alternatives(setting)
+    }
+)
+
+
+@pytest.mark.parametrize(("key", "value"), SETTINGS)
+def test_every_parameter_that_a_command_sets_is_valid(key: str, value: str, tmp_path: Path) -> None:
+    content = copy.deepcopy(PARAMS)
+    *parents, last = key.split(".")
+    node = content
+    for parent in parents:
+        node = node[parent]
+    assert last in node, f"{key} is no parameter"
+    node[last] = yaml.safe_load(value)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    params.read_params(tmp_path / "params.yaml")
+
+
+def test_links_lead_somewhere() -> None:
+    titles = re.findall(r"^#+ (.+)$", TEXT, re.MULTILINE)
+    headings = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif not target.startswith("http"):
+            assert (ROOT / target).exists(), target

@@ -1,0 +1,143 @@
+"""What is written for other tools says to them what it says here."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import pytrec_eval
+
+from twinlens.config.params import EvaluateParams
+from twinlens.core import tables
+from twinlens.core.errors import DataError
+from twinlens.evaluation.evaluate import Pool, measure_run
+from twinlens.report.exports import clip_benchmark_rows, export, strictly_falling
+from twinlens.retrieval.runs import RunWriter
+
+PARAMS = EvaluateParams(ks=[1, 5, 10], referee_queries=2, resamples=100, seed=0)
+TASKS = ("caption_to_image", "image_to_caption", "object_sets")
+
+
+def write_task(folder: Path, rng: np.random.Generator) -> Pool:
+    """Random lists full of ties, over ids with blanks; pictures with five captions each."""
+    pictures = [f"picture {n}" for n in range(30)]
+    captions = [f"{name}#{n}" for name in pictures for n in range(5)]
+    sides = {"caption_to_image": (captions, pictures), "image_to_caption": (pictures, captions)}
+    queries, items = sides.get(folder.name, (pictures, pictures))
+    sets = {name: f"set {n % 4}" for n, name in enumerate(pictures)} if folder.name == "object_sets" else {}
+    group = [[sets.get(name, name.split("#")[0]) for name in side] for side in (queries, items)]
+    own = folder.name == "object_sets"
+    relevant = [group[1].count(name) - own for name in group[0]]
+    table = {"query_id": queries, "image_id": [q.split("#")[0] for q in queries], "group": group[0]}
+    tables.write_table(
+        pl.DataFrame(table | {"relevant": relevant}, schema_overrides={"relevant": pl.Int32}),
+        folder / "queries.parquet",
+        tables.QUERIES,
+    )
+    tables.write_table(pl.DataFrame({"item_id": items, "group": group[1]}), folder / "items.parquet", tables.ITEMS)
+    with RunWriter(folder / "runs/image.parquet", queries, items) as run:
+        lists = [[r for r in rng.permutation(len(items)) if not own or r != q][:20] for q in range(len(queries))]
+        scores = np.sort(rng.choice([-0.3, 0.1, 0.25, 0.9], (len(queries), 20)), axis=1)[:, ::-1]
+        run.add(0, np.array(lists), scores.astype(np.float32))
+    ones = [1] * len(queries)
+    first = pl.DataFrame({"query_id": queries, "rank": ones, "rank_among_judged": ones})
+    tables.write_table(first, folder / "first_hits/image.parquet", tables.FIRST_HITS)
+    return Pool.read(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("exported")
+    rng = np.random.default_rng(0)
+    retrieval = {}
+    for task in TASKS:
+        pool = write_task(folder / "ranked" / task, rng)
+        described = {"dataset": "d", "split": "test", "queries": len(pool.queries), "items": len(pool.items)}
+        retrieval[task] = {"pool": described, "image": measure_run(pool, "image", PARAMS).means}
+    export(folder / "ranked", retrieval, "clip", 1.5, folder / "out")
+    return folder / "out", retrieval
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_trec_eval_reads_runs_and_qrels_and_agrees_although_scores_tie(exported: tuple[Path, dict], task: str) -> None:
+    out, retrieval = exported
+    with (out / f"trec/{task}.qrels").open() as file:
+        qrels = pytrec_eval.parse_qrel(file)
+    with (out / f"trec/{task}.image.run").open() as file:
+        run = pytrec_eval.parse_run(file)
+    names = {"ndcg_cut_10": "ndcg_at_10", "map_cut_5": "map_at_5", "P_5": "precision_at_5", "success_1": "hit_at_1"}
+    names |= {"recall_10": "recall_at_10", "recip_rank": "mrr_at_10"}
+    asked = {"ndcg_cut.10", "map_cut.5", "P.5", "success.1", "recall.10"}
+    values = pytrec_eval.RelevanceEvaluator(qrels, asked).evaluate(run).values()
+    assert len(values) == retrieval[task]["pool"]["queries"]
+    for theirs, ours in names.items():
+        if theirs != "recip_rank":  # not cut at 10
+            mean = np.mean([value[theirs] for value in values])
+            assert retrieval[task]["image"][ours] == pytest.approx(mean, abs=1e-6), ours
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_ranx_reads_runs_and_qrels_and_agrees_although_scores_tie(exported: tuple[Path, dict], task: str) -> None:
+    """ranx is not pinned, because it brings numba and pandas along: `pip install ranx` for this test."""
+    ranx = pytest.importorskip("ranx", reason="ranx is not pinned, because it brings numba and pandas along")
+    out, retrieval = exported
+    qrels = ranx.Qrels.from_file(str(out / f"trec/{task}.qrels"), kind="trec")
+    run = ranx.Run.from_file(str(out / f"trec/{task}.image.run"), kind="trec")
+    theirs = {"hit_rate": "hit"} | {name: name for name in ("precision", "recall", "mrr", "ndcg", "map")}
+    asked = {f"{name}@{k}": f"{ours}_at_{k}" for name, ours in theirs.items() for k in PARAMS.ks}
+    for name, value in ranx.evaluate(qrels, run, list(asked)).items():
+        assert retrieval[task]["image"][asked[name]] == pytest.approx(value, abs=1e-6), name
+
+
+def test_the_lines_of_a_run_have_six_columns_and_its_scores_fall(exported: tuple[Path, dict]) -> None:
+    lines = (exported[0] / "trec/caption_to_image.image.run").read_text().splitlines()
+    assert len(lines) == 150 * 20
+    columns = [line.split(" ") for line in lines]
+    assert {len(row) for row in columns} == {6}
+    assert columns[0][:2] == ["picture%200#0", "Q0"]
+    assert columns[0][5] == "clip.image"
+    scores = np.array([np.float32(row[4]) for row in columns]).reshape(150, 20)
+    assert (np.diff(scores, axis=1) < 0).all()
+
+
+def test_lowered_scores_stay_close() -> None:
+    scores = np.array([[0.9, 0.5, 0.5, 0.5, -0.2], [1.0, 1.0, 1.0, 1.0, 1.0]], np.float32)
+    falling = strictly_falling(scores)
+    assert (np.diff(falling, axis=1) < 0).all()
+    np.testing.assert_allclose(falling, scores, atol=1e-6)
+
+
+def test_results_of_mteb_have_its_keys_and_names(exported: tuple[Path, dict]) -> None:
+    out, retrieval = exported
+    result = json.loads((out / "mteb/clip.image/caption_to_image.json").read_text())
+    assert set(result) == {
+        "dataset_revision",
+        "task_name",
+        "mteb_version",
+        "scores",
+        "evaluation_time",
+        "kg_co2_emissions",
+    }
+    (scores,) = result["scores"]["test"]
+    assert scores["main_score"] == scores["ndcg_at_10"] == retrieval["caption_to_image"]["image"]["ndcg_at_10"]
+    assert scores["hit_rate_at_1"] == retrieval["caption_to_image"]["image"]["hit_at_1"]
+    assert not [name for name in scores if name.startswith("macro")]
+
+
+def test_rows_of_clip_benchmark_call_a_hit_recall(exported: tuple[Path, dict]) -> None:
+    out, retrieval = exported
+    with (out / "clip_benchmark.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["image_retrieval_recall@5"]) == retrieval["caption_to_image"]["image"]["hit_at_5"]
+    assert float(row["text_retrieval_recall@5"]) == retrieval["image_to_caption"]["image"]["hit_at_5"]
+    assert row["task"] == "zeroshot_retrieval"
+    assert clip_benchmark_rows({"object_sets": retrieval["object_sets"]}, "clip") == []
+
+
+def test_without_runs_the_message_says_what_makes_them(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no runs: `dvc repro rank`"):
+        export(tmp_path / "none", {}, "clip", 0.0, tmp_path / "out")

@@ -1,0 +1,137 @@
+"""Where errors come from, on a pool of eight pictures worked by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.report import parts_of
+from twinlens.config.params import read_params
+from twinlens.core import tables
+from twinlens.evaluation.evaluate import Pool
+from twinlens.report import mistakes
+from twinlens.report.galleries import Album
+from twinlens.report.mistakes import Copies
+from twinlens.retrieval.runs import RunWriter
+
+PICTURES = ["a", "a-copy", "a-near", "b", "c", "d", "distractor/x", "distractor/y"]
+LABELS = [["cat"], ["cat"], ["cat"], ["cat", "dog"], ["dog"], ["cat"], [], []]
+TEXTS = {"a": "a cat", "b": "a cat and a dog", "c": "a photo", "d": "a photo", "a-copy": "one", "a-near": "two"}
+MACHINE = dict(zip(PICTURES, ["m0", "same", "m2", "same", "m4", "m5", "m6", "m7"], strict=True))
+COPIES = [("a-copy", "a", "exact", 0), ("a-near", "a-copy", "near", 4), ("distractor/y", "distractor/x", "near", 3)]
+QUIET = pl.DataFrame({"tied": [False] * 6})
+
+
+def copies(rows: list[tuple[str, str, str, int]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=["image_id", "other_id", "kind", "bits"], orient="row")
+
+
+def pool(folder: Path, found: dict[str, list[str]], retriever: str = "image") -> Pool:
+    """Captions that search for pictures; `found`: the first items of each, by the picture that it is about."""
+    queries = [f"{name}#0" for name in found]
+    table = {"query_id": queries, "image_id": list(found), "group": list(found), "relevant": [1] * len(found)}
+    tables.write_table(
+        pl.DataFrame(table, schema_overrides={"relevant": pl.Int32}), folder / "queries.parquet", tables.QUERIES
+    )
+    items = pl.DataFrame({"item_id": PICTURES, "group": PICTURES})
+    tables.write_table(items, folder / "items.parquet", tables.ITEMS)
+    with RunWriter(folder / f"runs/{retriever}.parquet", queries, PICTURES) as run:
+        rows = [[PICTURES.index(name) for name in names] for names in found.values()]
+        run.add(0, np.array(rows), np.tile(np.array([0.9, 0.5], np.float32), (len(rows), 1)))
+    return Pool.read(folder)
+
+
+@pytest.fixture
+def album() -> Album:
+    images = pl.DataFrame({"image_id": PICTURES, "labels": LABELS}, schema_overrides={"labels": pl.List(pl.String)})
+    rows = [{"caption_id": f"{name}#0", "image_id": name, "text": text} for name, text in TEXTS.items()]
+    return Album.of(
+        images, pl.DataFrame(rows), pl.DataFrame({"image_id": list(MACHINE), "text": list(MACHINE.values())})
+    )
+
+
+FOUND = {
+    "a": ["a-copy", "a"],  # an exact copy
+    "a-copy": ["a-near", "a-copy"],  # a near one
+    "b": ["d", "b"],  # shares the cat
+    "c": ["distractor/x", "c"],  # a distractor, asked for by a caption that d has too
+    "d": ["d", "a"],  # right
+    "a-near": ["distractor/y", "b"],  # a distractor, itself a copy, but of nothing right
+}
+
+
+def test_wrong_first_items_are_sorted_by_what_they_are(tmp_path: Path, album: Album) -> None:
+    parts = {name: "distractors (imagenet)" if "/" in name else "queries (flickr30k)" for name in PICTURES}
+    made = pool(tmp_path / "caption_to_image", FOUND)
+    found = mistakes.of_run(made, "image", QUIET, album, Copies.of(copies(COPIES)), parts)
+    assert (found.queries, found.wrong) == (6, 5)
+    assert found.causes == {
+        mistakes.SAME_SETS: 2,  # the copies
+        mistakes.SHARED_SETS: 1,
+        mistakes.DISTRACTOR: 2,
+        mistakes.from_part("distractors (imagenet)"): 2,
+        mistakes.from_part("queries (flickr30k)"): 3,
+        mistakes.EXACT_COPY: 1,
+        mistakes.NEAR_COPY: 1,
+        mistakes.GENERIC: 1,
+    }
+    assert mistakes.listed([found], parts)[2:6] == [
+        mistakes.DISTRACTOR,
+        "comes from the part distractors (imagenet)",
+        "comes from the part queries (flickr30k)",
+        mistakes.EXACT_COPY,
+    ]
+
+
+def test_a_dataset_without_copies_or_parts_has_no_such_lines(tmp_path: Path, album: Album) -> None:
+    made = pool(tmp_path / "caption_to_image", FOUND)
+    found = mistakes.of_run(made, "image", QUIET, album, Copies.of(copies([])), {})
+    assert not {mistakes.EXACT_COPY, mistakes.NEAR_COPY} & set(found.causes)
+    assert not [cause for cause in found.causes if "part" in cause]
+
+
+def test_ties_and_close_scores_are_counted(tmp_path: Path, album: Album) -> None:
+    made = pool(tmp_path / "caption_to_image", FOUND)
+    with RunWriter(tmp_path / "caption_to_image/runs/image.parquet", [f"{q}#0" for q in FOUND], PICTURES) as run:
+        rows = [[PICTURES.index(name) for name in names] for names in FOUND.values()]
+        run.add(0, np.array(rows), np.tile(np.array([0.9, 0.895], np.float32), (6, 1)))
+    tied = pl.DataFrame({"tied": [True, False, False, True, True, False]})
+    found = mistakes.of_run(made, "image", tied, album, Copies(), {})
+    assert found.causes[mistakes.CLOSE] == 4  # that of a-near does not have its own picture second
+    assert found.causes[mistakes.TIED] == 2  # the third tie is of a query that is right
+
+
+def test_generated_captions_of_several_pictures_count_where_they_are_searched_by(tmp_path: Path, album: Album) -> None:
+    for retriever, times in (("caption_generated", 1), ("captions_joined", 0)):
+        made = pool(tmp_path / retriever / "caption_to_image", FOUND, retriever)
+        found = mistakes.of_run(made, retriever, QUIET, album, Copies(), {})
+        assert found.causes.get(mistakes.GENERIC_GENERATED, 0) == times
+
+
+def test_an_item_that_is_wrongly_first_for_many_is_a_hub(tmp_path: Path, album: Album) -> None:
+    everyone = {name: ["distractor/x", name] for name in TEXTS}
+    found = mistakes.of_run(pool(tmp_path / "t", everyone), "image", QUIET, album, Copies(), {})
+    assert found.causes[mistakes.HUBS] == 6
+    four = {name: ["distractor/x" if row < 4 else name, "b"] for row, name in enumerate(TEXTS)} | {"b": ["c", "b"]}
+    found = mistakes.of_run(pool(tmp_path / "u", four), "image", QUIET, album, Copies(), {})
+    assert mistakes.HUBS not in found.causes
+
+
+def test_copies_of_one_picture_are_copies_of_each_other() -> None:
+    found = Copies.of(copies(COPIES))
+    assert found.near["a"] == found.near["a-near"] != found.near["distractor/x"]
+    assert found.exact["a"] == found.exact["a-copy"]
+    assert "a-near" not in found.exact
+
+
+def test_the_part_of_a_composed_dataset_is_the_first_folder_of_the_file() -> None:
+    cards = read_params().datasets
+    images = pl.DataFrame({"image_id": ["1", "distractor/2"], "file": ["queries/test/1.jpg", "distractors/2.jpg"]})
+    assert parts_of(cards["vehicles"], images) == {
+        "1": "queries (flickr30k)",
+        "distractor/2": "distractors (imagenet)",
+    }
+    assert parts_of(cards["scenes"], images) == {}

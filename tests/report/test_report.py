@@ -1,0 +1,314 @@
+"""The report, made from a small pool by hand and opened in a browser: its tables, its pictures, its bad input."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from markupsafe import escape
+
+from tests.tiny import jpegs, write_shards
+from twinlens.config.datasets import FolderCard
+from twinlens.config.params import EvaluateParams, HybridParams, RankParams, ReportParams, read_params
+from twinlens.core import tables
+from twinlens.core.costs import Cost
+from twinlens.datasets.statistics import describe_dataset
+from twinlens.evaluation.distractors import curve
+from twinlens.evaluation.evaluate import Pool, measure_all_runs
+from twinlens.evaluation.gates import Gates
+from twinlens.images.duplicates import Duplicates
+from twinlens.report import charts, galleries
+from twinlens.report.page import Sources, render
+from twinlens.report.summary import quality_cost_rows
+from twinlens.retrieval.dense import Vectors, build
+from twinlens.retrieval.lexical import extend
+from twinlens.retrieval.rank import search, write_pool
+from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, text_sources
+
+COUNT = 24
+NASTY = """<script>document.title='taken'</script> & "quotes" 'n' {{ 7 * 7 }} <img src=x onerror=alert(1)>"""
+PARAMS = EvaluateParams(ks=[1, 10], referee_queries=2, resamples=100, seed=0)
+SHOWN = ReportParams(queries=2, found=4, thumbnail_px=48)
+APPROXIMATE = [
+    {"setting": "exact, numpy", "recall": 1.0, "ms_per_query": 0.5, "build_s": 0.0, "index_mb": 0.0},
+    {"setting": "ivf_flat_1_of_16", "recall": 0.6125, "ms_per_query": 0.25, "build_s": 0.03, "index_mb": 0.52},
+]
+NO_COPIES = Duplicates(pl.DataFrame(pl.from_arrow(tables.DUPLICATES.empty_table())), set())
+
+
+def vectors(ids: list[str], image_ids: list[str], seed: int) -> Vectors:
+    rows = np.random.default_rng(seed).standard_normal((len(ids), 6))
+    return Vectors(ids, image_ids, (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
+    """What the stages would have left: 24 pictures of three object sets, five captions each, one of them nasty."""
+    folder = tmp_path_factory.mktemp("report")
+    rows = write_shards(jpegs(COUNT), folder / "shards", per_shard=10)
+    ids = rows["image_id"].to_list()
+    sets = [("cat", "cat,dog", "car")[n % 3] for n in range(COUNT)]
+    groups = rows.with_columns(split=pl.lit("test"), in_pool=pl.lit(True), object_set=pl.Series(sets))
+    captions = pl.DataFrame(
+        [
+            {"caption_id": f"{i}#{n}", "image_id": i, "text": NASTY if n == 0 else f"caption {n} of {i}"}
+            for i in ids
+            for n in range(5)
+        ]
+    )
+    generated = pl.DataFrame({"image_id": ids, "text": [f"a machine's {NASTY}"] * COUNT})
+    images = pl.DataFrame({"image_id": ids, "labels": [s.split(",") for s in sets]})
+    every = {
+        IMAGES: vectors(ids, ids, 1),
+        CAPTIONS: vectors(captions["caption_id"].to_list(), captions["image_id"].to_list(), 2),
+        JOINED: vectors(ids, ids, 3),
+        GENERATED: vectors(ids, ids, 4),
+    }
+    gates = Gates(read_params().gates)
+    tasks = build(every, groups, RankParams(depth=20, image_weight=0.5, seed=0), joint=True)
+    texts = text_sources(groups, captions, generated)
+    hybrid = HybridParams(rrf_constant=60, rrf_depth=1000, image_weight=0.3, validation_pictures=0, seed=0)
+    for task in extend(tasks, texts, ids, None, hybrid, Cost()):
+        write_pool(task, folder / "ranked" / task.name)
+        for retriever in task.retrievers:
+            search(task, retriever, 20, "cpu", folder / "ranked" / task.name, gates)
+    (folder / "ranked/pool.json").write_text('{"split": "test", "duplicates": 0}')
+    results = measure_all_runs(folder / "ranked", "d", PARAMS, gates, folder / "evaluated")
+    pools = [Pool.read(path) for path in sorted(p for p in (folder / "ranked").iterdir() if p.is_dir())]
+    part = {"items_per_s": 10.0, "items": 24, "seconds": 2.4, "dim": 6, "vector_bytes": 24, "parameters": 99}
+    names = ("images", "captions", "captions_joined", "captions_generated")
+    costs = {
+        "stages": {"embed": {"seconds": 1.0, "items": 24, "items_per_s": 24.0, "peak_host_mb": 10.0, "device": "cpu"}},
+        "parts": {f"embed_{name}": part for name in names} | {"caption_caption": part},
+    }
+    metrics = {
+        "retrieval": results.retrieval,
+        "intervals": results.intervals,
+        "as_published": results.as_published,
+        "gates": {"found": [{"gate": "chance_level", "trouble": NASTY}]},
+        "cost": costs,
+        "captions": {"captions": 24, "names_exactly": 0.5},
+    }
+    made = Sources(
+        names={"dataset": "d", "model": "m", "captioner": "c"},
+        cards={"model": {"licence": NASTY}},
+        metrics=metrics,
+        at_k=pl.DataFrame(results.curves),
+        quality_cost=pl.DataFrame(quality_cost_rows(results.retrieval, costs, 10)),
+        distractors=pl.DataFrame(curve(folder / "ranked", 10)),
+        approximate=pl.DataFrame(APPROXIMATE),
+        described=describe_dataset(
+            "d",
+            FolderCard.model_validate({"adapter": "folder", "images": "$MINE", "licence": NASTY}),
+            {"images": {"found": 30, "kept": 25}, "captions": {"found": 123, "kept": 120}, "dropped": {NASTY: 3}},
+            images.with_columns(split=pl.lit("test")),
+            captions,
+            pl.DataFrame({"image_id": ["x"], "kept": [False], "note": ["broken"]}),
+            groups,
+            NO_COPIES,
+        ),
+        duplicates=NO_COPIES.table,
+        parts={},
+        groups=groups,
+        pools=pools,
+        values={
+            (pool.name, name): pl.read_parquet(folder / f"evaluated/{pool.name}/{name}.parquet")
+            for pool in pools
+            for name in pool.retrievers
+        },
+        album=galleries.Album.of(images, captions, generated),
+    )
+    return made, folder
+
+
+@pytest.fixture(scope="module")
+def page(sources: tuple[Sources, Path]) -> str:
+    made, folder = sources
+    shown = [
+        galleries.make(pool, name, made.values[pool.name, name], made.album, "ndcg_at_10", SHOWN)
+        for pool in made.pools
+        for name in pool.retrievers
+    ]
+    wanted = {image_id for gallery in shown for image_id in gallery.pictures}
+    return render(made, shown, galleries.thumbnails(wanted, made.groups, folder / "shards", 48))
+
+
+class Reader(HTMLParser):
+    """Tables as lists of rows of text, and the sources of pictures."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.pictures: list[str] = []
+        self.scripts = 0
+        self.inside = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self.inside = True
+        elif tag == "small" and self.inside:
+            self.tables[-1][-1][-1] += " "
+        elif tag == "img":
+            self.pictures.append(dict(attrs)["src"] or "")
+        elif tag == "script":
+            self.scripts += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.tables[-1][-1][-1] += data
+
+
+RUNS = (6 + 2) + (3 + 6) + 3  # of vectors, and by words
+PICTURES = RUNS * 3 * 2 * (1 + 4)  # kinds, queries of each, itself and what it found
+
+
+def check(text: str, made: Sources) -> None:
+    """The same of the file as of what a browser made of it."""
+    read = Reader(text)
+    assert len(read.pictures) == PICTURES
+    assert all(source.startswith("data:image/jpeg;base64,") for source in read.pictures)
+    assert read.scripts == 0
+    results = next(table for table in read.tables if table[0][0] == "a picture is fed as")
+    best = results[1]
+    values = made.metrics["retrieval"]["object_sets"][best[0]]
+    interval = made.metrics["intervals"]["object_sets"][best[0]]["hit_at_10"]
+    assert best[1] == f"{values['hit_at_10']:.3f} {interval['low']:.3f}\N{EN DASH}{interval['high']:.3f}"
+    assert len(results) == 1 + 8
+    assert sum(table[0][0] == "the query's picture shows" for table in read.tables) == 3
+    settings = next(table for table in read.tables if table[0][0] == "setting")
+    assert settings[1:] == [
+        ["exact, numpy", "1.000", "0.50", "0.00", "0.00"],
+        ["ivf flat 1 of 16", "0.613", "0.25", "0.03", "0.52"],
+    ]
+
+
+def test_the_file_says_what_the_metrics_say_and_needs_nothing_from_elsewhere(
+    page: str, sources: tuple[Sources, Path]
+) -> None:
+    check(page, sources[0])
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_weights_of_hybrids_are_told_and_whether_they_were_chosen(page: str, sources: tuple[Sources, Path]) -> None:
+    weighted = sources[0].metrics["retrieval"]["caption_to_image"]["hybrid_captions_weighted"]
+    assert weighted["image_weight"] == 0.3
+    assert "hybrid_captions_weighted 0.30 (fixed: there was nothing to choose it on)" in page
+
+
+def test_more_series_than_colours_are_told_apart_by_their_markers_and_dashes() -> None:
+    number = range(3 * charts.SERIES)
+    assert len({charts.marker(n, 0, 0) for n in number}) == len(number)
+    drawn = [charts.lines([charts.Series("s", n, [(1, 0.5), (9, 0.5)])], "x", "y", "t") for n in number]
+    assert len({re.sub(r"<g class.*?</g>", "", one) for one in drawn}) == len(number)
+
+
+def test_everything_that_comes_from_data_is_escaped(page: str) -> None:
+    assert "<script" not in page
+    assert "onerror=alert(1)>" not in page
+    assert str(escape(NASTY)) in page
+    assert "{{ 7 * 7 }}" in page  # a caption is no template
+
+
+def test_published_figures_stand_beside_ours_only_where_they_are_about_the_same(sources: tuple[Sources, Path]) -> None:
+    made, _ = sources
+    assert 'id="published"' not in render(made, [], {})
+    same = replace(made, names={"dataset": "coco", "model": "vit-l-14", "captioner": "none"})
+    tables = Reader(render(same, [], {})).tables
+    rows = next(table for table in tables if table[0][0] == "source")
+    assert rows[2][2:5] == ["image and captions joined", "mrr", "0.4940"]
+    assert len(rows) == 1 + 2 * 5
+
+
+def test_hits_and_misses_are_told_by_words_too(page: str) -> None:
+    hits, misses = page.count('<li class="hit">'), page.count('<li class="miss">')
+    assert hits + misses == RUNS * 3 * 2 * 4
+    assert min(hits, misses) > 0
+    assert page.count("✓ hit <span>") == hits
+    assert page.count("✗ miss <span>") == misses
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_same_tables_and_pictures(page: str, sources: tuple[Sources, Path], tmp_path: Path) -> None:
+    browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
+    if browser is None:
+        pytest.skip("no Chromium here: `apt-get install chromium`")
+    path = tmp_path / "index.html"
+    path.write_text(page, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile", "--dump-dom"]
+    started = time.monotonic()
+    done = subprocess.run([browser, *flags, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert time.monotonic() - started < 60
+    check(done.stdout, sources[0])
+    assert "<title>TwinLens: m on d</title>" in done.stdout  # no caption ran
+
+
+def test_best_typical_and_worst_queries_are_what_they_are_called() -> None:
+    table = pl.DataFrame(
+        {
+            "query_id": [f"q{n}" for n in range(5)],
+            "ndcg_at_10": [0.0, 1.0, 0.5, 0.0, 0.9],
+            "first_hit": [90, 1, 3, 20, 1],
+        }
+    )
+    assert galleries.choose(table, "ndcg_at_10", 2) == {"best": [1, 4], "typical": [2, 4], "worst": [0, 3]}
+
+
+def test_the_section_on_data_says_what_the_datasets_card_says(page: str, sources: tuple[Sources, Path]) -> None:
+    facts = dict(next(table for table in Reader(page).tables if table[0][0] == "licence"))
+    assert facts["pictures"] == "30 found, 25 after filter, 24 after resize, 24 after duplicates, 24 in pool"
+    assert facts["captions"] == "123 found, 120 kept"
+    assert facts["set aside"] == "1 broken"
+    assert facts["dropped"] == f"3 {NASTY}"
+    assert facts["copies"].startswith("0 exact; 0 near; 0 leaks; 0 dropped")
+    assert "<span>cat 16</span>" in page
+
+
+def test_hit_against_distractors_is_drawn_where_there_are_distractors(sources: tuple[Sources, Path]) -> None:
+    made, _ = sources
+    assert "against distractors" not in render(made, [], {})
+    rows = [
+        {"task": "caption_to_image", "retriever": name, "distractors": size, "hit": hit}
+        for name in ("image", "captions_joined")
+        for size, hit in ((0, 0.9), (1, 0.8), (10, 0.7), (60_000, 0.1))
+    ]
+    page = render(replace(made, distractors=pl.DataFrame(rows)), [], {})
+    assert page.count("<figcaption>hit@10 against distractors") == 1
+    assert "of the 60,000" in page
+    (chart,) = re.findall(r"<title>caption_to_image: hit against distractors</title>.*?</svg>", page)
+    curve_of_image = re.findall(r'<path class="line [^"]*" d="M([^"]*)"', chart)[0].split("L")
+    across = [float(place.split()[0]) for place in curve_of_image]
+    assert across[0] == 52.0  # none at the left edge
+    assert across == sorted(set(across))
+    assert ">10,000</text>" in chart
+
+
+def test_the_frontier_holds_what_nothing_beats_in_both() -> None:
+    assert charts.frontier([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.7), (4, 0.9)]) == [(1, 0.5), (2, 0.7), (3, 0.9)]
+
+
+def test_a_chart_without_points_or_intervals_is_drawn_without() -> None:
+    assert charts.scatter([charts.Series("a", 0, [(0.0, 0.5)])], "x", "y", "t") == ""
+    drawn = charts.forest([charts.Bar("<b>", 1, 0.5, None, None)], "t & t")
+    assert "interval" not in drawn
+    assert "&lt;b&gt;" in drawn
+    assert "t &amp; t" in drawn

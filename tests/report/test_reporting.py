@@ -1,0 +1,83 @@
+"""Tables that people and plots read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from twinlens.core import paths
+from twinlens.core.costs import Cost
+from twinlens.report.summary import (
+    STAGES,
+    TRAINING,
+    cost_summary,
+    markdown,
+    quality_cost_rows,
+    results_table,
+    summary,
+    training_rows,
+    write_csv,
+)
+
+VALUES = {f"{m}_at_10": 0.5 for m in ("hit", "recall", "precision", "mrr", "ndcg", "map")} | {"median_rank": 2.5}
+RETRIEVAL = {
+    "caption_to_image": {"pool": {"queries": 5}, "image": VALUES},
+    "object_sets": {"pool": {"queries": 5}, "image_and_caption_generated": VALUES},
+}
+PARTS = {
+    "embed_images": {"items_per_s": 100.0},
+    "embed_captions_generated": {"items_per_s": 1000.0},
+    "caption_caption": {"items_per_s": 20.0},
+}
+
+
+def test_columns_line_up_and_numbers_stand_at_the_right() -> None:
+    table = markdown(["name", "value"], [["a", "10.5"], ["longer", "2"]])
+    assert table.splitlines() == [
+        "| name   | value |",
+        "| ------ | ----: |",
+        "| a      |  10.5 |",
+        "| longer |     2 |",
+    ]
+
+
+def test_the_results_begin_with_object_sets() -> None:
+    lines = results_table(RETRIEVAL, 10).splitlines()
+    assert lines[2].startswith("| object_sets      | image_and_caption_generated |     0.500 |")
+    assert lines[3].startswith("| caption_to_image | image")
+    assert lines[3].endswith("|         2.5 |")
+
+
+def test_a_picture_in_an_index_costs_all_that_it_is_made_of() -> None:
+    rows = {row["retriever"]: row for row in quality_cost_rows(RETRIEVAL, {"parts": PARTS}, 10)}
+    assert rows["image"]["ms_per_picture"] == pytest.approx(10)
+    assert rows["image_and_caption_generated"]["ms_per_picture"] == pytest.approx(10 + 50 + 1)
+    assert summary(RETRIEVAL, list(rows.values()), 10)["hit_at_10"]["object_sets"] == {
+        "image_and_caption_generated": 0.5
+    }
+
+
+def test_costs_are_gathered_from_the_stages_own_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for stage in STAGES:
+        cost = Cost()
+        if stage == "embed":
+            cost.add("images", seconds=2.0, items=10, dim=4, vector_bytes=16)
+        names = ["d"] if stage in STAGES[:4] else ["d", "captioner" if stage == "caption" else "model"]
+        cost.write(paths.cost(stage, *names), items=10, seconds=4.0)
+    costs = cost_summary("d", "model", "captioner")
+    assert costs["stages"]["embed"]["items_per_s"] == 2.5
+    assert costs["parts"]["embed_images"]["items_per_s"] == 5
+    assert "null" not in json.dumps(costs)
+
+
+def test_what_was_trained_is_told_epoch_by_epoch_and_what_was_not_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "model.csv").write_text("epoch,loss,val_hit_at_10\n1,3.5,0.25\n2,2.5,0.5\n")
+    rows = training_rows({"model": tmp_path / "model.csv", "captioner": tmp_path / "none.csv"})
+    assert rows[0] == {"trained": "model", "epoch": 1, "figure": "loss", "value": 3.5}
+    assert [row["value"] for row in rows if row["figure"] == "val_hit_at_10"] == [0.25, 0.5]
+    assert {row["trained"] for row in rows} == {"model"}
+    write_csv([], tmp_path / "empty.csv", TRAINING)
+    assert (tmp_path / "empty.csv").read_text() == "trained,epoch,figure,value\n"

@@ -1,0 +1,1 @@
+"""Tools for the repository itself; none of them is installed."""

@@ -1,0 +1,174 @@
+"""Write the result tables of README.md and docs/ anew from the numbers they show: `make readme`.
+
+The default's tables come from `metrics/retrieval.json`, the others from numbers kept in `docs/results/`:
+`python -m tools.readme real-photos` keeps a copy of that file, `training` what there is to say of the
+trained model whose results are in `metrics/`. A test holds that the pages show what the numbers say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from twinlens.report.summary import TASKS, markdown
+
+README, CATEGORY_SEARCH, TRAINED = Path("README.md"), Path("docs/category-search.md"), Path("docs/training.md")
+PAGES = (README, CATEGORY_SEARCH, TRAINED)
+KEPT = Path("docs/results")
+OF_THE_DEFAULT = ("default", "category_search")  # tables of what is in `metrics/`
+TRAINED_TASKS = ("caption_to_image", "image_to_caption")
+MEASURES = {
+    "hit_at_10": "hit@10",
+    "recall_at_10": "recall@10",
+    "mrr_at_10": "MRR@10",
+    "ndcg_at_10": "nDCG@10",
+    "map_at_10": "MAP@10",
+}
+BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table_of(retrieval: dict[str, Any]) -> str:
+    """The headline measures, a row per task and retriever, and the pools they are about."""
+    rows = []
+    tasks = [name for name in TASKS if name in retrieval and name != "category_search"]
+    for task in tasks:
+        for retriever, values in sorted(retrieval[task].items(), key=lambda item: -item[1].get("ndcg_at_10", 0)):
+            if retriever != "pool":
+                shown = [f"{values[measure]:.3f}" for measure in MEASURES]
+                rows.append([task, f"`{retriever}`", *shown, f"{values['median_rank']:g}"])
+    pools = [
+        f"{task}: {pool['queries']:,} queries, {pool['items']:,} items, chance hit@10 {pool['chance_hit_at_10']:.3f}"
+        for task, pool in ((task, retrieval[task]["pool"]) for task in tasks)
+    ]
+    table = markdown(["task", "a picture is fed as", *MEASURES.values(), "MedR"], rows)
+    return f"{table}\n\n{'; '.join(pools)}.\n"
+
+
+def category_table(standard: dict[str, Any], published: dict[str, Any]) -> str:
+    """Category search under both protocols, best first, and the pools they are about."""
+    rows = [
+        [
+            f"`{name}`",
+            f"{values['average_precision']:.3f}",
+            *(f"{values[measure]:.3f}" for measure in ("hit_at_10", "ndcg_at_10")),
+            f"{values['median_rank']:g}",
+            f"{published[name]['map']:.3f}" if name in published else "",
+        ]
+        for name, values in sorted(standard.items(), key=lambda item: -item[1].get("average_precision", 0))
+        if name != "pool"
+    ]
+    header = ["searched by", "average precision", "hit@10", "nDCG@10", "MedR", "as published"]
+    pools = [
+        f"{what}: {pool['queries']:,} queries in {pool['classes']} classes, {pool['items']:,} items, "
+        f"{pool['negatives']:,} negatives"
+        for what, pool in (("standard", standard["pool"]), ("as published", published["pool"]))
+    ]
+    return f"{markdown(header, rows)}\n\n{'; '.join(pools)}.\n"
+
+
+def training_table(kept: list[dict[str, Any]]) -> str:
+    """What training gave, a row per trained model: before, after, and the sources' own measures."""
+
+    def hit(values: dict[str, Any], interval: bool) -> str:
+        return f"{values['hit']:.3f}" + (f" ({values['low']:.3f} to {values['high']:.3f})" if interval else "")
+
+    rows = [
+        [
+            f"`{own['model']}`",
+            *(
+                hit(own[task][retriever], interval=retriever == "image")
+                for task in TRAINED_TASKS
+                for retriever in ("image_untrained", "image")
+            ),
+            f"{own['in_batch_mrr_at_10']:.3f}",
+            f"{own['caption_to_image']['map_at_5']:.3f}",
+            f"{own['seconds']:.0f} s",
+        ]
+        for own in kept
+    ]
+    header = ["card", "caption to image, before", "after", "image to caption, before", "after", "in batches", "mAP@5"]
+    header.append("trained in")
+    pools = kept[0]["pools"]
+    told = [
+        f"{task}: {pool['queries']:,} queries, {pool['items']:,} items, chance {pool['chance']:.3f}"
+        for task, pool in pools.items()
+    ]
+    return f"{markdown(header, rows)}\n\n{'; '.join(told)}.\n"
+
+
+def keep_training() -> None:
+    """Keep the numbers of the trained model whose results are in `metrics/`."""
+    names = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    retrieval, intervals, published, cost = (
+        json.loads(Path(f"metrics/{name}.json").read_text(encoding="utf-8"))
+        for name in ("retrieval", "intervals", "as_published", "cost")
+    )
+    own: dict[str, Any] = {"dataset": names["dataset"], "model": names["model"], "pools": {}}
+    own["seconds"] = cost["stages"]["train"]["seconds"]
+    for task in TRAINED_TASKS:
+        pool = retrieval[task]["pool"]
+        own["pools"][task] = {"queries": pool["queries"], "items": pool["items"], "chance": pool["chance_hit_at_10"]}
+        own[task] = {
+            retriever: {"hit": retrieval[task][retriever]["hit_at_10"]} | intervals[task][retriever]["hit_at_10"]
+            for retriever in ("image", "image_untrained")
+        } | {"map_at_5": published[task]["image"]["map_at_5"]}
+    own["in_batch_mrr_at_10"] = published["image_to_caption"]["image"]["in_batch_mrr_at_10"]
+    path = KEPT / "training.json"
+    others = [
+        entry
+        for entry in (json.loads(path.read_text(encoding="utf-8")) if path.exists() else [])
+        if (entry["dataset"], entry["model"]) != (own["dataset"], own["model"])
+    ]
+    order = list(names["models"])
+    every = sorted([*others, own], key=lambda entry: (entry["dataset"], order.index(entry["model"])))
+    path.write_text(json.dumps(every, indent=2) + "\n", encoding="utf-8")
+
+
+def block_of(name: str) -> str:
+    """What stands in a block."""
+    if name.startswith("training-"):
+        every = json.loads((KEPT / "training.json").read_text(encoding="utf-8"))
+        return training_table([own for own in every if own["dataset"] == name.removeprefix("training-")])
+    if name != "category_search":
+        return table_of(numbers_of(name))
+    published = json.loads(Path("metrics/as_published.json").read_text(encoding="utf-8"))
+    return category_table(numbers_of("default")["category_search"], published["category_search"])
+
+
+def numbers_of(name: str) -> dict[str, Any]:
+    """The measures behind a block of the README."""
+    path = Path("metrics/retrieval.json") if name == "default" else KEPT / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def rewritten(text: str, left: tuple[str, ...] = ()) -> str:
+    """The README, or another page, with every table made anew but those that are `left` as they are."""
+    return BLOCK.sub(
+        lambda block: block[0] if block["name"] in left else f"{block[1]}{block_of(block['name'])}{block[3]}", text
+    )
+
+
+def main() -> None:
+    """Rewrite the tables; with a name, first keep the current numbers under it.
+
+    Numbers that are kept are of another dataset or model than the default's tables, which are then left as they are.
+    """
+    for name in sys.argv[1:]:
+        if name == "training":
+            keep_training()
+            continue
+        KEPT.mkdir(parents=True, exist_ok=True)
+        (KEPT / f"{name}.json").write_text(json.dumps(numbers_of("default"), indent=2) + "\n", encoding="utf-8")
+    for page in PAGES:
+        text = rewritten(page.read_text(encoding="utf-8"), OF_THE_DEFAULT if sys.argv[1:] else ())
+        page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""`twinlens models` and `twinlens datasets`: the cards, and what of them is on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from twinlens.apps.commands.options import Captioner, Dataset, Json
+from twinlens.apps.commands.terminal import print_table
+from twinlens.core import paths
+
+if TYPE_CHECKING:
+    from twinlens.config.datasets import DatasetCard
+    from twinlens.config.models import ModelCard, Tower
+
+YES_NO = {True: "yes", False: "-"}
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """One model, as it stands on this machine for one dataset and captioner."""
+
+    name: str
+    active: bool
+    towers: dict[str, str]  # family and what it loads, by role
+    licence: str | None
+    weights: bool  # trained here, or found by `train`
+    embedded: bool
+    indexed: bool
+    note: str | None
+
+
+@dataclass(frozen=True)
+class DatasetState:
+    """One dataset, as it stands on this machine."""
+
+    name: str
+    active: bool
+    adapter: str
+    licence: str | None
+    selection: str
+    here: bool  # went through the stage `group`
+    pictures: int | None  # that are used; None: never grouped
+    pool: int | None  # those of them that are searched
+
+
+def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json = False) -> None:
+    """List the models: what they are made of, their licences, and what of them is here.
+
+    `weights`, `vectors` and `index` are those for the dataset (and captioner) given, or else the active ones. The
+    active model has an asterisk.
+
+    Examples: `twinlens models`, `twinlens models --dataset coco`, `twinlens models --json`.
+    """
+    from twinlens.config.params import read_params
+    from twinlens.indexing.validate import known
+
+    params = read_params()
+    dataset = known(dataset or params.dataset, params.datasets, "dataset")
+    captioner = known(captioner or params.captioner, params.captioners, "captioner")
+    found = [
+        ModelState(
+            name=name,
+            active=name == params.model,
+            towers={role: _tower(tower) for role, tower in card.towers().items()},
+            licence=_licence(card),
+            weights=_has_weights(card, paths.trained(dataset, name)),
+            embedded=paths.embedded(dataset, name).exists(),
+            indexed=paths.indexed(dataset, name, captioner).exists(),
+            note=card.note,
+        )
+        for name, card in params.models.items()
+    ]
+    if as_json:
+        _print_json(found)
+        return
+    print_table(
+        ["model", "towers", "licence", "weights", "vectors", "index"],
+        [
+            [
+                f"{one.name}{' *' if one.active else ''}",
+                ", ".join(f"{role}: {tower}" for role, tower in one.towers.items()),
+                one.licence or "not said",
+                *(YES_NO[here] for here in (one.weights, one.embedded, one.indexed)),
+            ]
+            for one in found
+        ],
+    )
+
+
+def datasets(as_json: Json = False) -> None:
+    """List the datasets: where they come from, their licences, and what of them is here.
+
+    `pictures` (all that are used) and `pool` (those that are searched) are counted once a dataset has been through the
+    pipeline, here or elsewhere. The active dataset has an asterisk.
+
+    Examples: `twinlens datasets`, `twinlens datasets --json`.
+    """
+    from twinlens.config.params import read_params
+
+    params = read_params()
+    found = [_dataset(name, card, name == params.dataset) for name, card in params.datasets.items()]
+    if as_json:
+        _print_json(found)
+        return
+    print_table(
+        ["dataset", "adapter", "licence", "selection", "here", "pictures", "pool"],
+        [
+            [
+                f"{one.name}{' *' if one.active else ''}",
+                one.adapter,
+                one.licence or "not said",
+                one.selection,
+                YES_NO[one.here],
+                *("-" if count is None else f"{count:,}" for count in (one.pictures, one.pool)),
+            ]
+            for one in found
+        ],
+    )
+
+
+def _dataset(name: str, card: DatasetCard, active: bool) -> DatasetState:
+    figures: dict[str, Any] = {}
+    if (file := paths.dataset_card(name)).exists():
+        figures = json.loads(file.read_text(encoding="utf-8"))
+    return DatasetState(
+        name=name,
+        active=active,
+        adapter=str(getattr(card, "adapter", "composed")),
+        licence=card.licence,
+        selection=card.selection,
+        here=paths.grouped(name).exists(),
+        pictures=figures.get("pictures", {}).get("after_duplicates"),
+        pool=figures.get("pictures", {}).get("in_pool"),
+    )
+
+
+def _tower(tower: Tower) -> str:
+    what = str(getattr(tower, tower.family))
+    tag = getattr(tower, "pretrained", None)
+    return f"{tower.family} {what}{f' ({tag})' if tag else ''}"
+
+
+def _licence(card: ModelCard) -> str | None:
+    licences = dict.fromkeys(tower.licence for tower in card.towers().values() if tower.licence)
+    if not licences and card.train is not None:
+        return "trained here"
+    return ", ".join(licences) or None
+
+
+def _has_weights(card: ModelCard, trained: Path) -> bool:
+    return (trained / ("weights" if card.train is not None else "weights.json")).exists()
+
+
+def _print_json(found: list[Any]) -> None:
+    typer.echo(json.dumps([asdict(one) for one in found], indent=2))

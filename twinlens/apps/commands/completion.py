@@ -1,0 +1,50 @@
+"""What the shell offers: names of cards, and ids of indexed pictures. Nothing here may be slow or say anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+MOST = 100  # ids offered at once
+
+
+def cards(section: str) -> Callable[[str], list[str]]:
+    """A completer for the names below a section of params.yaml: `datasets`, `models` or `captioners`."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [str(name) for name in _read().get(section, {}) if str(name).startswith(incomplete)]
+
+    return complete
+
+
+def image_ids(context: typer.Context, incomplete: str) -> list[str]:
+    """Ids of the index that the options so far name, those that begin as typed."""
+    from twinlens.core import paths
+    from twinlens.core.errors import TwinLensError
+    from twinlens.indexing.manifest import FOLDER, Manifest
+    from twinlens.indexing.store import Copy
+
+    raw = _read()
+    dataset, model, captioner = (
+        str(context.params.get(key) or raw.get(key)) for key in ("dataset", "model", "captioner")
+    )
+    try:
+        manifest = Manifest.read(paths.indexed(dataset, model, captioner))
+        ids = Copy(manifest.folder / FOLDER).ids
+    except (OSError, TwinLensError):
+        return []
+    return [image_id for image_id in ids if image_id.startswith(incomplete)][:MOST]
+
+
+def _read() -> dict[str, Any]:
+    import yaml
+
+    try:
+        # LibYAML's parser where it is there: eight times as fast
+        raw = yaml.load(Path("params.yaml").read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return raw if isinstance(raw, dict) else {}

@@ -1,0 +1,129 @@
+"""The parts of the page that data decides, as HTML. Whatever comes from data is escaped by the templates."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Template
+from markupsafe import Markup
+
+from twinlens.apps.web.answers import Column
+from twinlens.indexing.results import Hit, Picture, Results
+from twinlens.report.templates import template
+
+ASSETS = Path(__file__).parent / "assets"
+SCORES = {"vector": "cosine", "exemplar": "cosine with the learned weights", "text": "BM25", "hybrid": "fused"}
+
+
+def asset(name: str) -> bytes:
+    """A script or style sheet of the page."""
+    return (ASSETS / name).read_bytes()
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A picture inside the page: nothing is left to be fetched."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+
+
+def described(picture: Picture) -> str:
+    """What stands for a picture where it cannot be seen."""
+    captions = [*picture.captions, *([picture.caption_generated] if picture.caption_generated else [])]
+    if captions:
+        return captions[0]
+    return f"a picture labelled {', '.join(picture.labels)}" if picture.labels else "a picture without a caption"
+
+
+def score(value: float) -> str:
+    """Three digits that say something: fused scores are small, those of BM25 are not."""
+    return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.4f}"
+
+
+def milliseconds(seconds: float) -> str:
+    """A duration as a person reads it."""
+    return f"{seconds * 1e3:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
+
+
+def parts(results: Results) -> str:
+    """Where the time went; what took nothing is left out."""
+    names = {"load": "loading the model", "embed": "the query", "search": "search", "read": "reading"}
+    return ", ".join(
+        f"{names[part]} {milliseconds(seconds)}" for part, seconds in results.seconds.items() if seconds >= 0.0005
+    )
+
+
+def results(columns: Sequence[Column]) -> str:
+    """What was found, a column an index."""
+    return _render("results.html.j2", columns=columns)
+
+
+def beginning(pictures: Sequence[Picture], examples: Sequence[str]) -> str:
+    """What stands there before the first search: queries to try, and some pictures of the pool."""
+    return _render("beginning.html.j2", pictures=pictures, examples=examples)
+
+
+def status(columns: Sequence[Column]) -> str:
+    """One sentence on a search, to be read out."""
+    return "; ".join(_said(column, len(columns) > 1) for column in columns)
+
+
+def _said(column: Column, several: bool) -> str:
+    whose = f"{column.name}: " if several else ""
+    if column.results is None:
+        return f"{whose}no answer"
+    count = len(column.results.hits)
+    found = "nothing found" if not count else f"{count:,} picture{'s' * (count > 1)}"
+    return f"{whose}{found} in {milliseconds(column.seconds)}"
+
+
+def told(sentence: str) -> str:
+    """Something said to the visitor."""
+    return _render("told.html.j2", sentence=sentence, problem=False)
+
+
+def problem(sentence: str) -> str:
+    """Something that went wrong, said to the visitor."""
+    return _render("told.html.j2", sentence=sentence, problem=True)
+
+
+def tray(marked: Sequence[tuple[Picture, bool]]) -> str:
+    """The pictures that are marked, each with a button that takes the mark away."""
+    return _render("tray.html.j2", marked=marked)
+
+
+def drop(jpeg: bytes | None) -> str:
+    """The area that takes a picture, or the picture it took."""
+    return _render("drop.html.j2", jpeg=jpeg)
+
+
+def page(parts: Mapping[str, str], **settings: Any) -> str:
+    """The whole page.
+
+    Args:
+        parts: what the functions above wrote: `header`, `drop`, `tray`, `status` and `results`.
+        settings: of the form: what can be chosen, and what is.
+    """
+    return _render("page.html.j2", **{name: Markup(html) for name, html in parts.items()}, **settings)
+
+
+def header(dataset: str, pictures: int) -> str:
+    """The page's head."""
+    return _render("header.html.j2", dataset=dataset, pictures=pictures)
+
+
+def _render(name: str, **values: object) -> str:
+    tools = (data_uri, described, is_hit, score, milliseconds, parts)
+    return _template(name).render(values | {tool.__name__: tool for tool in tools} | {"SCORES": SCORES})
+
+
+@cache
+def _template(name: str) -> Template:
+    return template(name, ASSETS)
+
+
+def is_hit(picture: Picture) -> bool:
+    """Whether a picture was found by a search, and so has a rank and a score."""
+    return isinstance(picture, Hit)

@@ -1,0 +1,155 @@
+"""What the page answers when something on it is used. It keeps nothing of a visitor: the browser says all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from twinlens.apps.web import markup
+from twinlens.apps.web.answers import (
+    FULL,
+    MAX_MARKS,
+    TOO_LARGE,
+    Asked,
+    Wanted,
+    again,
+    answer,
+    mode_left,
+    refuse_untaken,
+    some_pictures,
+    take_picture,
+)
+from twinlens.apps.web.bodies import COUNTS, MAX_TYPED, read_search, read_tray
+from twinlens.apps.web.shelf import Name, Shelf
+from twinlens.core.errors import QueryError, TwinLensError
+from twinlens.indexing.validate import MAX_IMAGE_BYTES, MODES, known
+
+NO_OTHER = ""  # of the second model
+EXAMPLES = 3
+MODE_NAMES = {
+    "auto": "Auto",
+    "vector": "Vector",
+    "text": "Words (BM25)",
+    "hybrid": "Hybrid",
+    "exemplar": "Exemplars (SVM)",
+}
+EMPTY = "The query is empty: type some words, drop a picture, or click a result"
+
+
+class Query(Protocol):
+    """What stands behind an address's question mark."""
+
+    def get(self, key: str, default: str) -> str:
+        """The value of a key that stands there once."""
+
+    def getlist(self, key: str) -> list[str]:
+        """All values of a key."""
+
+
+class Page:
+    """The page over the indexes of a dataset; safe to be used by several threads."""
+
+    def __init__(self, shelf: Shelf, first: Name) -> None:
+        """A page.
+
+        Args:
+            shelf: the indexes that it searches.
+            first: the one to begin with, open.
+        """
+        self.shelf, self.first = shelf, first
+
+    def arrive(self, query: Query) -> str:
+        """All of it, with what the address asks for: `?q=words&like=id&unlike=id&mode=hybrid`."""
+        words, wish, asked = query.get("q", "")[:MAX_TYPED], query.get("mode", "auto"), Asked()
+        mode, results, status = "auto", None, ""
+        try:
+            for key, relevant in (("like", True), ("unlike", False)):
+                for image_id in query.getlist(key):
+                    asked = asked.marked(self._known(image_id), relevant)
+            mode = known(wish, MODES, "mode")
+            wanted = Wanted(words, asked, mode, self.shelf.params.rank.image_weight, COUNTS[0])
+            if not wanted.empty:
+                results, said = self._found(wanted, [self.first])
+                status = markup.told(said)
+        except TwinLensError as error:
+            status = markup.problem(str(error))
+        parts = {
+            "header": markup.header(self.shelf.dataset, self.shelf.searcher(self.first).index.manifest.rows),
+            "drop": markup.drop(None),
+            "tray": self._tray(asked.marks),
+            "status": status,
+            "results": results or self._beginning(),
+        }
+        return markup.page(parts, words=words, mode=mode, **self._settings())
+
+    def search(self, body: bytes) -> dict[str, Any]:
+        """Results, the sentence on them, and the mode to go on in.
+
+        Raises:
+            BodyError: the page would not ask so.
+            TwinLensError: it cannot be searched for.
+        """
+        said, picture = read_search(body)
+        wanted = again(said.wanted(picture)) if said.again else said.wanted(picture)
+        if wanted.empty:
+            raise QueryError(EMPTY)
+        if picture is not None:
+            refuse_untaken(self.shelf, picture)
+        for image_id, _ in wanted.asked.marks:
+            self._known(image_id)
+        names = [self.shelf.find(key) for key in dict.fromkeys((said.model, said.other)) if key != NO_OTHER]
+        results, status = self._found(wanted, names)
+        return {"results": results, "status": status, "mode": wanted.mode}
+
+    def tray(self, body: bytes) -> dict[str, Any]:
+        """The marked pictures, the sentence on them, and the mode to go on in.
+
+        Raises:
+            BodyError: the page would not ask so.
+            QueryError: one of them is not in the pool.
+        """
+        said = read_tray(body)
+        asked, count = Asked(b"" if said.pictured else None, said.pairs), len(said.marks)
+        status = f"{count} picture{'s' * (count != 1)} marked" if count else "No picture is marked"
+        return {"tray": self._tray(asked.marks), "status": status, "mode": mode_left(said.mode, asked)}
+
+    def picture(self, raw: bytes) -> dict[str, Any]:
+        """The drop area with a visitor's own picture in it, and what had to be mended.
+
+        Raises:
+            TwinLensError: it cannot be used.
+        """
+        jpeg, mended = take_picture(self.shelf, raw)
+        return {"drop": markup.drop(jpeg), "mended": mended}
+
+    def _found(self, wanted: Wanted, names: Sequence[Name]) -> tuple[str, str]:
+        columns = answer(self.shelf, names, wanted)
+        if len(columns) == 1 and columns[0].problem is not None:
+            raise QueryError(columns[0].problem)
+        return markup.results(columns), markup.status(columns)
+
+    def _beginning(self) -> str:
+        pictures = some_pictures(self.shelf, self.first, COUNTS[0])
+        captions = [picture.captions[0] for picture in pictures if picture.captions]
+        return markup.beginning(pictures, captions[:EXAMPLES])
+
+    def _known(self, image_id: str) -> str:
+        """The id, if it is in the index; else a QueryError."""
+        return self.shelf.searcher(self.first).picture(image_id).image_id
+
+    def _tray(self, marks: Sequence[tuple[str, bool]]) -> str:
+        searcher = self.shelf.searcher(self.first)
+        return markup.tray([(searcher.picture(image_id), relevant) for image_id, relevant in marks])
+
+    def _settings(self) -> Mapping[str, Any]:
+        indexes = [(name.key, self.shelf.label(name)) for name in self.shelf.names()]
+        return {
+            "modes": [(mode, MODE_NAMES[mode]) for mode in ("auto", *self.shelf.searcher(self.first).modes)],
+            "weight": self.shelf.params.rank.image_weight,
+            "indexes": indexes,
+            "others": [(NO_OTHER, "nothing"), *indexes],
+            "first": self.first.key,
+            "counts": [(count, count) for count in COUNTS],
+            "limits": {"typed": MAX_TYPED, "marks": MAX_MARKS, "bytes": MAX_IMAGE_BYTES},
+            "sentences": {"marks": FULL, "bytes": TOO_LARGE},
+        }

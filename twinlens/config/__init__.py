@@ -1,0 +1,1 @@
+"""params.yaml and the cards as types, read and checked before anything slow runs."""

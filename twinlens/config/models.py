@@ -1,0 +1,247 @@
+"""Cards: what `params.yaml` says of one dataset, one model or one captioner.
+
+A card is data. It names where something comes from (with a pinned revision), under which licence,
+and what it needs; the code that loads it is chosen by the card's family. Everything on a card
+decides a result; where and how fast it runs is in `params.compute`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
+
+from twinlens.config.base import Card
+from twinlens.config.training import CaptioningRecipe, HeadsRecipe, ModelRecipe, TowerRecipe
+
+# ---------------------------------------------------------------- towers
+
+
+def _refuse_missing(architecture: dict[str, Any] | None, *dotted: str) -> None:
+    """Refuse an architecture without one of the sizes that it is trained by."""
+    for key in dotted if architecture is not None else ():
+        node: Any = architecture
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if not isinstance(node, int):
+            raise ValueError(f"`architecture` lacks a number at {key}")
+
+
+class Weights(Card):
+    """Where weights come from; a local `checkpoint` is taken instead of the hub when given."""
+
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")  # commit of the hub repository
+    checkpoint: str | None = None  # file or folder; ~ and $VARIABLES are expanded
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")  # of the checkpoint file, checked
+    licence: str | None = None
+
+
+class OpenClipTower(Weights):
+    """Both towers of an open_clip model: `open_clip` is the architecture, `pretrained` the tag."""
+
+    family: ClassVar[str] = "open_clip"
+    open_clip: str
+    pretrained: str | None = None
+    architecture: dict[str, Any] | None = None  # an architecture of your own: embed_dim, vision_cfg, text_cfg
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.open_clip == "custom") != (self.architecture is not None):
+            raise ValueError("`architecture` goes with `open_clip: custom`, and only with it")
+        if self.open_clip == "custom" and self.pretrained:
+            raise ValueError("a custom architecture has no `pretrained` tag; give `checkpoint` or `train`")
+        return self
+
+
+class TimmTower(Weights):
+    """The pooled features of a timm image model (no classifier), in eval mode, with its own transform."""
+
+    family: ClassVar[str] = "timm"
+    timm: str  # architecture.tag as timm writes it
+    kwargs: dict[str, Any] = {}  # for timm.create_model
+    preprocess: dict[str, Any] = {}  # overrides of the transform that timm records: mean, std, crop_pct, ...
+
+
+class SentenceTransformersTower(Weights):
+    """A sentence-transformers text model with its own pooling."""
+
+    family: ClassVar[str] = "sentence_transformers"
+    sentence_transformers: str  # hub repository
+    prompt: str = ""  # put before every text
+
+
+class TransformersTower(Weights):
+    """A transformers model: both towers (CLIP, SigLIP, ...) or a text encoder with a pooling."""
+
+    family: ClassVar[str] = "transformers"
+    transformers: str  # hub repository
+    pooling: Literal["mean", "cls"] | None = None  # for text-only models
+    prompt: str = ""
+    trust_remote_code: bool = False
+    code_revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+
+    @model_validator(mode="after")
+    def _remote_code_is_pinned(self) -> Self:
+        if self.trust_remote_code and not (self.revision and self.code_revision) and not self.checkpoint:
+            raise ValueError("trust_remote_code runs a stranger's code: pin `revision` and `code_revision`")
+        return self
+
+
+class TorchvisionTower(Weights):
+    """Faster R-CNN of torchvision: features of the regions in which it sees objects, pooled over a picture."""
+
+    family: ClassVar[str] = "torchvision"
+    torchvision: Literal["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"]
+    weights: str | None = None  # as torchvision names them: COCO_V1
+    regions: PositiveInt = 36  # the best of a picture
+    pooling: Literal["mean", "max"] = "mean"
+    size_px: Annotated[int, Field(ge=64, multiple_of=32)] = 800  # the longer side; the rest of the square is grey
+
+    @model_validator(mode="after")
+    def _some_source(self) -> Self:
+        if self.weights is None and self.checkpoint is None:
+            raise ValueError("name a source: `weights` as torchvision names them (COCO_V1), or a `checkpoint`")
+        if self.revision is not None:
+            raise ValueError("torchvision's weights have no `revision`: part of their digest is in their file's name")
+        return self
+
+
+class WordVectorsTower(Card):
+    """Vectors of single words, from a file of fastText (.vec) or GloVe (.txt), pooled over a text."""
+
+    family: ClassVar[str] = "word_vectors"
+    word_vectors: str  # the file, compressed by gzip or not; ~ and $VARIABLES are expanded
+    pooling: Literal["mean", "sum", "none"] = "mean"  # none: words stay apart, for a trained head to read
+    lowercase: bool = True  # texts, before words are looked up; the file's words stay as they are
+    max_words: PositiveInt = 64  # of a text; words without a vector do not count
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    licence: str | None = None
+
+
+_FAMILIES = ("open_clip", "timm", "torchvision", "sentence_transformers", "transformers", "word_vectors")
+
+
+def _family(value: Any) -> str | None:
+    """The family of a tower is the key that names it."""
+    if isinstance(value, Card):
+        return getattr(value, "family", None)
+    found = [family for family in _FAMILIES if isinstance(value, dict) and family in value]
+    return found[0] if len(found) == 1 else None
+
+
+_BY_FAMILY = Discriminator(
+    _family,
+    custom_error_type="tower_family",
+    custom_error_message="a tower is named by one key: `open_clip`, `timm` or `torchvision` (pictures only), "
+    "`sentence_transformers` or `word_vectors` (words only), or `transformers`",
+)
+_OpenClip = Annotated[OpenClipTower, Tag("open_clip")]
+_Timm = Annotated[TimmTower, Tag("timm")]
+_SentenceTransformers = Annotated[SentenceTransformersTower, Tag("sentence_transformers")]
+_Torchvision = Annotated[TorchvisionTower, Tag("torchvision")]
+_Transformers = Annotated[TransformersTower, Tag("transformers")]
+_WordVectors = Annotated[WordVectorsTower, Tag("word_vectors")]
+
+JointTower = Annotated[_OpenClip | _Transformers, _BY_FAMILY]
+ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _Transformers, _BY_FAMILY]
+TextTower = Annotated[_OpenClip | _SentenceTransformers | _Transformers | _WordVectors, _BY_FAMILY]
+Tower = OpenClipTower | TimmTower | TorchvisionTower | SentenceTransformersTower | TransformersTower | WordVectorsTower
+
+
+class ModelCard(Card):
+    """One way of embedding: a joint pair of towers, or an image tower, a text tower, or one of each.
+
+    Only a joint pair, or two towers with heads trained on them, puts pictures and words into one
+    space and can rank pictures by a caption's words; other towers still compare like with like.
+    """
+
+    joint: JointTower | None = None
+    image: ImageTower | None = None
+    text: TextTower | None = None
+    train: ModelRecipe | None = None
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _some_tower(self) -> Self:
+        if self.joint is not None and (self.image is not None or self.text is not None):
+            raise ValueError("`joint` holds both towers: leave out `image` and `text`")
+        if self.joint is None and self.image is None and self.text is None:
+            raise ValueError("name a tower: `joint`, or `image`, `text` or both")
+        if isinstance(self.joint, TransformersTower) and self.joint.pooling:
+            raise ValueError("`pooling` is for a text tower; a joint transformers model pools by itself")
+        if self.from_nothing and self.train is None:
+            raise ValueError("a custom architecture needs `train` or a `checkpoint`: it has no weights")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> Self:
+        if isinstance(self.train, HeadsRecipe) and (self.image is None or self.text is None):
+            raise ValueError("`train.heads` stand on two towers: name `image` and `text`")
+        if isinstance(self.train, TowerRecipe):
+            if self.joint is None:
+                raise ValueError("`train` without `heads` trains the towers of a joint model: name `joint`")
+            if isinstance(self.joint, TransformersTower) and self.joint.trust_remote_code:
+                raise ValueError("a model with code of its own cannot be trained here")
+            if isinstance(self.joint, OpenClipTower):
+                sizes = ("embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
+                _refuse_missing(self.joint.architecture, *sizes)
+        return self
+
+    @model_validator(mode="after")
+    def _words_go_with_an_lstm(self) -> Self:
+        words = isinstance(self.text, WordVectorsTower) and self.text.pooling == "none"
+        reads_words = isinstance(self.train, HeadsRecipe) and self.train.heads.text == "lstm"
+        if words != reads_words:
+            raise ValueError(
+                "`pooling: none` leaves a text's words apart, which `train.heads.text: lstm` reads, and only that: "
+                "write `pooling: mean` or `sum`, or train such a head"
+            )
+        return self
+
+    @property
+    def from_nothing(self) -> bool:
+        """Whether training begins with random weights, so that there are none to fetch."""
+        joint = self.joint
+        return isinstance(joint, OpenClipTower) and joint.open_clip == "custom" and joint.checkpoint is None
+
+    @property
+    def shares_a_space(self) -> bool:
+        """Whether pictures and words can be compared with one another."""
+        return self.joint is not None or self.train is not None
+
+    def towers(self) -> dict[str, Tower]:
+        """The towers by role: `joint`, or `image`, `text` or both."""
+        named = {"joint": self.joint, "image": self.image, "text": self.text}
+        return {role: tower for role, tower in named.items() if tower is not None}
+
+
+# ---------------------------------------------------------------- captioners
+
+
+class CaptionerCard(Weights):
+    """An image-to-text model of transformers, and how its words are searched for."""
+
+    captioner: Literal["none", "blip", "blip2", "git"]
+    hub: str | None = None
+    architecture: dict[str, Any] | None = None  # of a small model of your own: text_config, vision_config
+    train: CaptioningRecipe | None = None
+    max_new_tokens: PositiveInt = 20
+    num_beams: PositiveInt = 1
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = [self.hub is not None, self.checkpoint is not None, self.architecture is not None]
+        if self.architecture is not None and self.train is None:
+            raise ValueError("an `architecture` without `train` has no weights")
+        if self.train is not None and (self.captioner != "blip" or self.architecture is None):
+            raise ValueError("only a `blip` with an `architecture` of its own is trained here")
+        _refuse_missing(self.architecture, "text_config.max_position_embeddings", "vision_config.image_size")
+        if self.architecture and self.max_new_tokens >= self.architecture["text_config"]["max_position_embeddings"]:
+            raise ValueError("`max_new_tokens` has to be less than the architecture's `max_position_embeddings`")
+        if self.captioner == "none":
+            if any(sources):
+                raise ValueError("`captioner: none` has no source")
+        elif not any(sources):
+            raise ValueError("name a source: `hub`, `checkpoint`, or `architecture` with `train`")
+        return self

@@ -1,0 +1,123 @@
+"""Recipes: what a card that learns says of its training.
+
+A recipe decides the weights: the same recipe on the same pictures gives the same ones. The fields'
+defaults are what a new card should start from; the cards of the source projects say what those did.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
+
+from twinlens.config.base import Card
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Recipe(Card):
+    """What every training has: batches, optimiser, schedule and seed."""
+
+    epochs: PositiveInt
+    batch_size: Annotated[int, Field(ge=2)]
+    samples_per_epoch: PositiveInt | None = None  # pictures drawn each epoch; null: all of them
+    replacement: bool = False  # whether a picture may be drawn twice in an epoch
+    drop_last: bool = True  # leave out the pictures that fill no whole batch; false: only a single one
+    captions: Literal["first", "random"] = "random"  # of each picture: always the first, or a new draw an epoch
+
+    learning_rate: Positive
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon for matrices, adamw for the rest; Adam is adamw without decay
+    betas: tuple[Share, Share] = (0.9, 0.98)
+    eps: Positive = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Positive | None = None  # longer gradients are scaled down to it
+    schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"  # after warm-up; the first two end at zero
+    warmup_share: Share = 0.05  # of all steps
+    step_epochs: PositiveInt = 8  # of `step`: after so many epochs the rate is
+    step_factor: Share = 0.1  # multiplied by this, and again
+
+    keep: Literal["last", "best"] = "last"  # the epoch whose weights are kept; best: by the validation split
+    patience: PositiveInt | None = None  # epochs without a better one after which training stops
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _draws_fit(self) -> Self:
+        if self.replacement and self.samples_per_epoch is None:
+            raise ValueError("`replacement` needs `samples_per_epoch`")
+        return self
+
+
+class CaptioningRecipe(Recipe):
+    """Next-word cross entropy given the picture (the LM loss of BLIP, Li et al. 2022)."""
+
+    objective: Literal["captioning"]
+
+
+class PairRecipe(Recipe):
+    """Pictures and their captions brought together in one space; `training.losses` has the objectives.
+
+    * `clip`: symmetric InfoNCE over the batch;
+    * `siglip`: a sigmoid for every pair of the batch;
+    * `margin`: pairs that match pulled together, all others pushed beyond the margin;
+    * `triplet`: an anchor nearer to its match than to a negative, by the margin.
+    """
+
+    objective: Literal["clip", "siglip", "margin", "triplet"]
+    temperature: Positive | None = None  # to begin with; null: the model's own, or 0.07 (siglip: 0.1)
+    max_logit_scale: Positive | None = 100.0  # the inverse of the temperature is clipped to it; null: never
+    margin: Positive = 0.2
+    distance: Literal["cosine", "euclidean", "squared_euclidean"] = "cosine"  # of `margin` and `triplet`
+    negatives: Literal["random", "all", "semi_hard", "hardest"] = "hardest"  # of `triplet`, within the batch
+    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: mixed, for GPUs; most CPUs emulate it
+    on_collapse: Literal["stop", "record"] = "stop"  # when all pictures or all captions become one point
+
+
+class TowerRecipe(PairRecipe):
+    """Both towers of a joint model are trained, from nothing or from pretrained weights."""
+
+    caption_tokens: Annotated[int, Field(ge=3)] | None = None  # captions are cut there while training
+    freeze: Literal["image", "text"] | None = None  # a tower that keeps its weights
+    part_size: PositiveInt | None = None  # a batch is computed in parts of so many: the same loss in less memory
+    checkpointing: bool = False  # layers are computed again instead of being kept: slower, less memory
+
+
+class Heads(Card):
+    """Two small networks that bring frozen vectors of pictures and of words into one space."""
+
+    dim: PositiveInt  # of that space
+    image_hidden: list[PositiveInt] = []  # widths between the tower's vector and `dim`
+    text_hidden: list[PositiveInt] = []
+    activation: Literal["prelu", "relu", "gelu"] = "prelu"
+    image_dropout: Share = 0.0  # of the outcome, while training
+    text_dropout: Share = 0.0
+    batch_norm: bool = False  # of the towers' vectors
+    unit_input: bool = True  # the towers' vectors are brought to unit length first
+    unit_length: bool = True  # the outcome too
+    text: Literal["mlp", "lstm"] = "mlp"  # lstm: over the words, of a text tower with `word_vectors`
+    lstm_width: PositiveInt = 512
+    directions: Literal["one", "each"] = "one"  # one pair for both, or one each: picture to caption, caption to picture
+    image_width: PositiveInt | None = None  # what the towers' vectors must have; null: whatever they have
+    text_width: PositiveInt | None = None
+
+
+class HeadsRecipe(PairRecipe):
+    """Heads are trained on the vectors of towers that stay as they are."""
+
+    heads: Heads
+
+    @property
+    def by_length(self) -> bool:
+        """Whether it matters to what is learnt how long the vectors are, and not only where they point."""
+        distances = self.objective in ("margin", "triplet") and self.distance != "cosine"
+        return distances and not self.heads.unit_length
+
+
+def _kind(value: Any) -> str:
+    has_heads = "heads" in value if isinstance(value, dict) else hasattr(value, "heads")
+    return "of_heads" if has_heads else "of_towers"  # no key of a recipe: error messages leave tags out
+
+
+ModelRecipe = Annotated[
+    Annotated[TowerRecipe, Tag("of_towers")] | Annotated[HeadsRecipe, Tag("of_heads")], Discriminator(_kind)
+]

@@ -1,0 +1,1 @@
+"""Plumbing and file formats: paths, tables, vectors, downloads, scratch, devices."""

@@ -1,0 +1,77 @@
+"""Where a model runs, and the numbers it computes with."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from twinlens.core.errors import ParamsError
+
+log = logging.getLogger("twinlens")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The device a model runs on and the numbers it computes with."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        """For fingerprints and records: what can change a result's last digits."""
+        return f"{self.device.type}-{str(self.dtype).removeprefix('torch.')}"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself, as far as torch says; elsewhere it is emulated, and slow.
+
+    GPUs from Ampere on do; older ones only claim to. CPUs do with AVX512-BF16 or AMX, unless torch is told to leave
+    AVX512 alone (`ATEN_CPU_CAPABILITY`). Of other architectures torch gives too little away, so they count as without.
+    """
+    if device.type == "cuda" and torch.cuda.is_available():
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def matrix_numbers(device: torch.device) -> torch.dtype:
+    """The numbers of Muon's products: float32 on every CPU, lest a result depend on which; bfloat16 on GPUs with it."""
+    return torch.bfloat16 if device.type == "cuda" and has_bfloat16(device) else torch.float32
+
+
+def warn_of_emulation(device: torch.device, asked_by: str) -> None:
+    """Say aloud that a card asks for bfloat16 where it is only emulated."""
+    if not has_bfloat16(device):
+        log.warning(
+            "%s is bfloat16, which this %s has no units for: it is emulated, often many times slower than float32, "
+            "and gains nothing. Leave it out, or train on a GPU that has it",
+            asked_by,
+            "processor" if device.type == "cpu" else device.type,
+        )
+
+
+def place(device: str) -> Placement:
+    """Choose device and dtype: bfloat16 on a CUDA GPU that computes in it, float32 everywhere else.
+
+    Args:
+        device: `auto`, or a torch device.
+
+    Raises:
+        ParamsError: there is no such device here.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ParamsError(
+            f"compute.device: '{device}' is not here ({str(error).splitlines()[0]}); try `auto`"
+        ) from None
+    bf16 = chosen.type == "cuda" and has_bfloat16(chosen)
+    return Placement(chosen, torch.bfloat16 if bf16 else torch.float32)

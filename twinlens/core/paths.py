@@ -1,0 +1,135 @@
+"""Where every artefact lies. The same folders stand in dvc.yaml, each once.
+
+The functions take names and return paths relative to the repository's root, which is where
+DVC runs every stage.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from twinlens.core.errors import FetchError, TwinLensError
+
+DATA = Path("data")
+METRICS = Path("metrics")
+
+
+def params_ok() -> Path:
+    """A constant file: it stands when params.yaml has been checked."""
+    return DATA / "params.ok"
+
+
+def raw(dataset: str) -> Path:
+    """What was downloaded or drawn: a manifest, and pixels where there is no archive."""
+    return DATA / "raw" / dataset
+
+
+def filtered(dataset: str) -> Path:
+    """`images`, `captions` and `dropped` tables."""
+    return DATA / "filtered" / dataset
+
+
+def resized(dataset: str) -> Path:
+    """Shards of JPEG bytes, their `index`, and `notes` on pictures mended or set aside."""
+    return DATA / "resized" / dataset
+
+
+def grouped(dataset: str) -> Path:
+    """Every usable picture with its split, its object set and whether it is in the pool."""
+    return DATA / "grouped" / dataset
+
+
+def dataset_card(dataset: str) -> Path:
+    """What a dataset holds, in figures: small, and kept by git rather than DVC, so that a change shows in a diff."""
+    return METRICS / "datasets" / f"{dataset}.json"
+
+
+def captioned(dataset: str, captioner: str) -> Path:
+    """Generated captions of the pool."""
+    return DATA / "captioned" / dataset / captioner
+
+
+def trained(dataset: str, model: str) -> Path:
+    """Trained weights, or a note that the card needs no training."""
+    return DATA / "trained" / dataset / model
+
+
+def embedded(dataset: str, model: str) -> Path:
+    """Unit vectors and their ids, one pair of files for each source."""
+    return DATA / "embedded" / dataset / model
+
+
+def ranked(dataset: str, model: str) -> Path:
+    """Runs, with the queries and items they are about, one folder a task."""
+    return DATA / "ranked" / dataset / model
+
+
+def evaluated(dataset: str, model: str) -> Path:
+    """Every measure of every query."""
+    return DATA / "evaluated" / dataset / model
+
+
+def indexed(dataset: str, model: str, captioner: str) -> Path:
+    """The search index's manifest: which table answers. The table itself is in `index_tables`."""
+    return DATA / "indexed" / dataset / model / f"{captioner}.json"
+
+
+def report() -> Path:
+    """The report, one self-contained page."""
+    return Path("report") / "index.html"
+
+
+def cost(stage: str, *names: str) -> Path:
+    """What a stage's work took: beside its output, because time differs when bytes do not."""
+    return (DATA / "costs" / stage).joinpath(*names).with_suffix(".json")
+
+
+def scratch() -> Path:
+    """Finished parts of unfinished work. Survives a killed run and is shared by temporary workspaces.
+
+    `DVC_ROOT` is the main checkout even inside `dvc exp run --temp` or `--queue`.
+
+    Raises:
+        TwinLensError: TWINLENS_SCRATCH is no local folder.
+    """
+    if own := _folder("TWINLENS_SCRATCH"):
+        return Path(own)
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".dvc" / "tmp" / "twinlens"
+
+
+def index_tables() -> Path:
+    """Tables of the search index, one folder a content: their bytes differ from build to build, so DVC keeps none."""
+    return scratch() / "index"
+
+
+def downloads() -> Path:
+    """Downloaded archives, outside DVC: they are large, and their publishers keep them.
+
+    Raises:
+        TwinLensError: TWINLENS_DOWNLOADS is no local folder.
+    """
+    if own := _folder("TWINLENS_DOWNLOADS"):
+        return Path(own).expanduser()
+    return Path("~/.cache/twinlens/downloads").expanduser()
+
+
+def _folder(variable: str) -> str | None:
+    own = os.environ.get(variable)
+    if own and "://" in own:  # as a path it would be a folder of that name, here
+        raise TwinLensError(f"{variable} is {own}: it must be a local folder")
+    return own
+
+
+def expand(location: str) -> Path:
+    """A path from a card: ~ and $VARIABLES expanded; relative ones start at the main checkout.
+
+    Raises:
+        FetchError: a variable is not set.
+    """
+    expanded = os.path.expandvars(location)
+    if unset := re.findall(r"\$\{?(\w+)", expanded):
+        raise FetchError(f"{location}: the environment variable {unset[0]} is not set")
+    path = Path(expanded).expanduser()
+    return path if path.is_absolute() else Path(os.environ.get("DVC_ROOT", ".")) / path

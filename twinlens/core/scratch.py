@@ -1,0 +1,157 @@
+"""Crash-safe, resumable work: finished parts outlive a killed run.
+
+DVC deletes a stage's outputs before it runs the stage, and a killed `dvc` can leave the stage's
+process running. So finished parts lie outside the outputs, in a folder named by a fingerprint of
+everything that decides their content, and a lock makes a second process wait for the first. When
+all parts are there the stage copies them into its output. They stay afterwards for the next card
+that needs the same work (two models may share a tower) until they have not been used for a while.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from twinlens.core import paths
+
+log = logging.getLogger("twinlens")
+
+KEEP_DAYS = 30.0
+PRUNED_ELSEWHERE = ("index",)  # by twinlens.indexing, which knows the tables that a manifest names
+
+
+def fingerprint(**parts: Any) -> str:
+    """A name for the content that `parts` (JSON-able) decide: the same on every machine and in every folder."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def digest(strings: Iterable[str]) -> str:
+    """A digest of a sequence of strings; boundaries count."""
+    found = hashlib.sha256()
+    for string in strings:
+        raw = string.encode("utf-8", "surrogatepass")
+        found.update(len(raw).to_bytes(8, "little") + raw)
+    return found.hexdigest()
+
+
+def code_digest(*modules: str) -> str:
+    """A digest of the project's own source files that decide a result, given as `images/resize.py`."""
+    root = Path(__file__).parents[1]
+    return digest((root / module).read_text(encoding="utf-8") for module in sorted(modules))
+
+
+class Scratch:
+    """The finished parts of one piece of work.
+
+    >>> with Scratch("embed", key) as scratch:              # doctest: +SKIP
+    ...     for i in range(parts):
+    ...         if not scratch.has(f"{i:05d}.npy"):
+    ...             scratch.put(f"{i:05d}.npy", lambda path: np.save(path, compute(i)))
+    """
+
+    def __init__(self, work: str, key: str) -> None:
+        self.folder = paths.scratch() / work / key
+
+    def path(self, name: str) -> Path:
+        """Where the part `name` lies, or will lie."""
+        return self.folder / name
+
+    def has(self, name: str) -> bool:
+        """Whether the part is finished: a part is whole or absent."""
+        return self.path(name).exists()
+
+    def put(self, name: str, write: Callable[[Path], None]) -> Path:
+        """Make a part: `write` fills a temporary file (or folder), which then takes its name at once."""
+        final = self.path(name)
+        part = final.with_name(f".part-{os.getpid()}-{final.name}")
+        try:
+            write(part)
+            if part.is_file():
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
+            part.replace(final)
+        finally:
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
+        return final
+
+    def note(self, name: str, **figures: float) -> None:
+        """Record figures of a part (what it took, say) before it is put, so that a resumed run knows them too."""
+        self.put(f"{name}.note", lambda path: _write_text(path, json.dumps(figures)))
+
+    def total(self, figure: str) -> float:
+        """The sum of a noted figure over all parts, whenever and in whichever run they were made."""
+        notes = [json.loads(path.read_text()) for path in sorted(self.folder.glob("*.note"))]
+        return float(sum(note.get(figure, 0.0) for note in notes))
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        os.utime(self.folder)
+        self._lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process is doing this work; waiting for it (%s)", self.folder)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        for leftover in self.folder.glob(".part-*"):  # of a process that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.close()
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def publishing(out: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `out` when it is whole; nothing half-written ever bears that name."""
+    for leftover in out.parent.glob(f".draft-*-{out.name}"):
+        if not _is_running(int(leftover.name.split("-")[1])):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+    draft = out.parent / f".draft-{os.getpid()}-{out.name}"
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        shutil.rmtree(out, ignore_errors=True)
+        draft.replace(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return process != os.getpid()
+
+
+def prune(keep_days: float = KEEP_DAYS) -> list[Path]:
+    """Remove work that no run has used for `keep_days`; returns the folders removed."""
+    oldest = time.time() - keep_days * 86_400
+    kept = [folder for folder in paths.scratch().glob("*/*") if folder.is_dir()]
+    mine = [folder for folder in kept if folder.parent.name not in PRUNED_ELSEWHERE]
+    stale = [folder for folder in mine if folder.stat().st_mtime < oldest]
+    for folder in stale:
+        shutil.rmtree(folder, ignore_errors=True)
+    return stale

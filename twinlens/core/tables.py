@@ -1,0 +1,151 @@
+"""The tables that cross from stage to stage: their columns, and how they are written and read.
+
+Writing checks the columns, so a stage that reads a table may rely on its schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from twinlens.core.errors import DataError
+
+
+def _columns(**types: pa.DataType) -> pa.Schema:
+    """A schema whose columns may not be null, but for those whose name ends in `_or_null`."""
+    return pa.schema(
+        [
+            pa.field(name.removesuffix("_or_null"), kind, nullable=name.endswith("_or_null"))
+            for name, kind in types.items()
+        ]
+    )
+
+
+_text = pa.string()
+
+IMAGES = _columns(
+    image_id=_text,
+    file=_text,  # the name by which the dataset's adapter finds the picture
+    split=_text,  # train, val or test
+    labels=pa.list_(_text),  # names of the objects shown, without repeats, sorted
+)
+CAPTIONS = _columns(caption_id=_text, image_id=_text, text=_text)  # caption_id: "<image_id>#<n>", n from 0
+DROPPED = _columns(kind=_text, id=_text, rule=_text, reason=_text)  # kind: image or caption
+CLASSIFIED = _columns(image_id=_text, share=pa.float64())  # summed probability of the wanted classes; NaN: not opened
+PIXELS = _columns(image_id=_text, jpeg=pa.binary())
+INDEX = _columns(image_id=_text, shard=pa.int32(), row=pa.int32(), width=pa.int32(), height=pa.int32(), sha256=_text)
+HASHES = _columns(image_id=_text, perceptual_hash=pa.binary())  # beside INDEX, in its order
+NOTES = _columns(image_id=_text, kept=pa.bool_(), note=_text)  # mended (kept) or set aside (not)
+GROUPS = _columns(
+    image_id=_text,
+    split=_text,
+    in_pool=pa.bool_(),
+    object_set_or_null=_text,  # null: no label, or too few pictures of the pool share the set
+    shard=pa.int32(),
+    row=pa.int32(),
+    sha256=_text,
+)
+DUPLICATES = _columns(
+    image_id=_text,
+    other_id=_text,  # the one that stands earlier in the dataset
+    kind=_text,  # exact: the same bytes after resizing; near: perceptual hashes that differ in few bits
+    bits=pa.int32(),
+    split=_text,
+    other_split=_text,
+    leak=pa.bool_(),  # one is trained on (train), the other evaluated on (val, test)
+    dropped_or_null=_text,  # the id of the two that was dropped for it
+)
+GENERATED = _columns(image_id=_text, text=_text)
+VECTORS = _columns(id=_text, image_id=_text)  # beside the rows of a `.npy` file, in their order
+QUERIES = _columns(query_id=_text, image_id=_text, group=_text, relevant=pa.int32())  # relevant: items of the group
+ITEMS = _columns(item_id=_text, group=_text)
+_id = pa.dictionary(pa.int32(), pa.string())
+RUN = _columns(query_id=_id, item_id=_id, rank=pa.int32(), score=pa.float32())  # rank from 1, best first
+FULL_RANKING = "average_precision"  # folder of the tables below, in tasks that are measured beyond the runs' depth
+IN_BATCHES = "in_batches"  # folder of ranks within small batches, as source 001 measured
+AS_PUBLISHED = "_as_published"  # ends the name of a task that repeats a source's own protocol
+CHOSEN = "chosen"  # folder of what was chosen for a run on validation data, <retriever>.json
+BM25 = "bm25_"  # begins the names of runs by words alone, where an item with score 0 shares no word: it is not found
+AVERAGE_PRECISION = _columns(query_id=_text, value=pa.float64())  # over the full ranking
+BATCH_RANKS = _columns(query_id=_text, rank=pa.int32())
+FIRST_HITS = _columns(  # ranks of the first relevant item: in the whole pool, and in the pool without distractors
+    query_id=_text, rank=pa.int32(), rank_among_judged=pa.int32()
+)
+
+
+def write_table(table: pa.Table | pl.DataFrame, path: Path, schema: pa.Schema) -> None:
+    """Write a table as Parquet under its schema.
+
+    Raises:
+        DataError: columns are missing, of another type, or null where they may not be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(conform(table, schema, path.name), path, compression="zstd")
+
+
+def conform(table: pa.Table | pl.DataFrame, schema: pa.Schema, name: str) -> pa.Table:
+    """The table with exactly the columns of `schema`, in its order and types."""
+    if isinstance(table, pl.DataFrame):
+        table = table.to_arrow()
+    missing = set(schema.names) - set(table.column_names)
+    if missing:
+        raise DataError(f"{name}: columns {sorted(missing)} are missing; found {table.column_names}")
+    try:
+        table = table.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        raise DataError(f"{name}: {error}; wanted {schema.to_string()}") from None
+    for field in schema:
+        if not field.nullable and table[field.name].null_count:
+            raise DataError(f"{name}: column {field.name} holds {table[field.name].null_count} nulls")
+    return table
+
+
+def read_table(path: Path, schema: pa.Schema) -> pl.DataFrame:
+    """Read a whole table as polars.
+
+    Raises:
+        DataError: the file is not there, or its columns are not those of `schema`.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} is not here: `dvc repro` makes it, `dvc pull` fetches it") from None
+    frame = pl.from_arrow(conform(table, schema, str(path)))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """The file of one shard."""
+    return folder / f"shard-{shard:05d}.parquet"
+
+
+def iter_pixels(folder: Path, rows: pl.DataFrame) -> Iterator[tuple[str, bytes]]:
+    """The JPEG bytes of some pictures, one shard in memory at a time.
+
+    Args:
+        folder: of the `resize` stage.
+        rows: `image_id`, `shard` and `row`; shards must not return once left.
+
+    Yields:
+        image_id and bytes, in the order of `rows`.
+
+    Raises:
+        DataError: a picture is not where `rows` say.
+    """
+    shard, table = -1, None
+    for image_id, at_shard, row in rows.select("image_id", "shard", "row").iter_rows():
+        path = shard_path(folder, at_shard)
+        if at_shard != shard or table is None:
+            shard, table = at_shard, pq.read_table(path) if path.exists() else PIXELS.empty_table()
+        found = table["image_id"][row].as_py() if row < len(table) else "not there"
+        if found != image_id:
+            raise DataError(
+                f"{path}: row {row} is {found}, expected {image_id}; "
+                "the shards and their index do not belong together: `dvc repro -f resize`"
+            )
+        yield image_id, table["jpeg"][row].as_py()

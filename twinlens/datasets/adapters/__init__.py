@@ -1,0 +1,1 @@
+"""One adapter for each publisher's layout, all giving the same annotations."""

@@ -1,0 +1,188 @@
+"""COCO 2017, read from the archives as its publishers ship them (Lin et al. 2014, cocodataset.org).
+
+`captions_*.json` and `instances_*.json` are read from `annotations_trainval2017.zip`, photos from
+`train2017.zip` and `val2017.zip`; nothing is unpacked. A photo's labels are the categories of its
+boxes. The publishers give no digests; those below were published by others who fetched the files
+(TensorFlow Datasets, torchvision's prototype datasets) and agree.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from twinlens.config.datasets import CocoCard
+from twinlens.core.download import Wanted
+from twinlens.core.errors import DataError
+from twinlens.datasets.filter import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.readers.archives import Trees
+from twinlens.datasets.readers.files import Files
+
+SITE = "http://images.cocodataset.org"  # its https certificate is for another name
+ANNOTATIONS = Wanted(
+    "annotations_trainval2017.zip",
+    size=252_907_541,
+    sha256="113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+)
+PHOTOS = {
+    "train2017": Wanted(
+        "train2017.zip",
+        size=19_336_861_798,
+        sha256="69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+    ),
+    "val2017": Wanted(
+        "val2017.zip",
+        size=815_585_330,
+        sha256="4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+    ),
+}
+ADDRESSES = {ANNOTATIONS.name: f"{SITE}/annotations/{ANNOTATIONS.name}"} | {
+    photos.name: f"{SITE}/zips/{photos.name}" for photos in PHOTOS.values()
+}
+
+KARPATHY = Wanted("caption_datasets.zip")  # its publisher gives neither size nor digest
+KARPATHY_ADDRESS = f"https://cs.stanford.edu/people/karpathy/deepimagesent/{KARPATHY.name}"
+
+
+class Photo(msgspec.Struct):
+    """An entry of `images`."""
+
+    id: int
+    file_name: str
+
+
+class Annotation(msgspec.Struct):
+    """An entry of `annotations`: a caption or a box."""
+
+    image_id: int
+    caption: str = ""
+    category_id: int = -1
+
+
+class Category(msgspec.Struct):
+    """An entry of `categories`."""
+
+    id: int
+    name: str
+
+
+class KarpathyPhoto(msgspec.Struct):
+    """An entry of `images` in dataset_coco.json."""
+
+    cocoid: int
+    split: str
+
+
+class KarpathyFile(msgspec.Struct):
+    """What is read of dataset_coco.json: which photo is in which split (Karpathy & Fei-Fei 2015)."""
+
+    images: list[KarpathyPhoto]
+
+
+class CocoFile(msgspec.Struct):
+    """The parts of a COCO annotation file that are read here; polygons and the rest are skipped."""
+
+    images: list[Photo]
+    annotations: list[Annotation]
+    categories: list[Category] = []
+
+
+class Coco:
+    """Adapter of COCO 2017."""
+
+    def __init__(self, card: CocoCard) -> None:
+        self.card = card
+
+    def download(self, raw: Path) -> int:
+        """Fetch the archives (or find them in the card's folder) and record what they are."""
+        return self._files().record(raw, parts=list(self.card.parts))
+
+    def annotations(self, raw: Path) -> Annotations:
+        """Photos with the names of their boxes' categories, and captions in file order."""
+        images: list[RawImage] = []
+        captions: list[RawCaption] = []
+        dropped: list[Drop] = []
+        karpathy = self._karpathy_splits(raw) if self.card.split == "karpathy" else None
+        with zipfile.ZipFile(self._files().path(raw, ANNOTATIONS.name)) as archive:
+            for part in self.card.parts:
+                described = _read_json(archive, f"annotations/captions_{part}.json")
+                boxes = _read_json(archive, f"annotations/instances_{part}.json")
+                labels = _labels(boxes, part)
+                published = part.removesuffix("2017")
+                for photo in described.images:
+                    file = f"{part}/{photo.file_name}"
+                    split = published if karpathy is None else karpathy.get(photo.id)
+                    if split is None:
+                        dropped.append(
+                            ("image", _image_id(photo.id), "no_split", f"{file} is in no split of Karpathy's")
+                        )
+                        continue
+                    images.append(RawImage(_image_id(photo.id), file, split, tuple(sorted(labels.get(photo.id, ())))))
+                captions += [RawCaption(_image_id(entry.image_id), entry.caption) for entry in described.annotations]
+        return Annotations(images, captions, dropped)
+
+    def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
+        """JPEG bytes from the archives, or why there are none."""
+        own = self._files()
+        with Trees() as trees:
+            for file in files:
+                part = file.split("/", 1)[0]
+                yield trees.at(part, partial(own.path, raw, PHOTOS[part].name)).read(file)
+
+    def _files(self) -> Files:
+        wanted = [ANNOTATIONS, *(PHOTOS[part] for part in self.card.parts)]
+        addresses = dict(ADDRESSES)
+        if self.card.split == "karpathy":
+            wanted.append(KARPATHY)
+            addresses[KARPATHY.name] = KARPATHY_ADDRESS
+        return Files("coco", wanted, self.card.source, addresses, verify=self.card.verify)
+
+    def _karpathy_splits(self, raw: Path) -> dict[int, str]:
+        """Karpathy's split of every photo, by id; his `restval` counts as train, as he and everyone after used it."""
+        path = self._files().path(raw, KARPATHY.name)
+        with zipfile.ZipFile(path) as archive:
+            try:
+                listed = msgspec.json.decode(archive.read("dataset_coco.json"), type=KarpathyFile)
+            except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, ValueError) as error:
+                raise DataError(
+                    f"{path}: dataset_coco.json is not there or not as Karpathy wrote it: {error}"
+                ) from None
+        return {photo.cocoid: {"restval": "train"}.get(photo.split, photo.split) for photo in listed.images}
+
+
+def _image_id(number: int) -> str:
+    return f"{number:012d}"
+
+
+def _labels(boxes: CocoFile, part: str) -> dict[int, set[str]]:
+    names = {category.id: category.name for category in boxes.categories}
+    labels: dict[int, set[str]] = {}
+    for box in boxes.annotations:
+        if box.category_id not in names:
+            raise DataError(f"instances_{part}.json: image {box.image_id} has category {box.category_id}, not listed")
+        labels.setdefault(box.image_id, set()).add(names[box.category_id])
+    return labels
+
+
+def _read_json(archive: zipfile.ZipFile, name: str) -> CocoFile:
+    try:
+        raw = archive.read(name)
+    except KeyError:
+        raise DataError(f"{archive.filename} holds no {name}; found {', '.join(archive.namelist()[:8])}") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{archive.filename}: {name} is damaged ({error}): fetch the archive again") from None
+    try:
+        try:
+            return msgspec.json.decode(raw, type=CocoFile)
+        except (UnicodeDecodeError, msgspec.DecodeError):
+            # Broken bytes and halves of escaped pairs become lone surrogates: the captions that hold them are
+            # dropped by name, not the file.
+            return msgspec.convert(json.loads(raw.decode("utf-8", "surrogateescape")), type=CocoFile)
+    except ValueError as error:
+        raise DataError(f"{archive.filename}: {name} is not as COCO writes it: {error}") from None

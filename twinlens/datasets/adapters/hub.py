@@ -1,0 +1,111 @@
+"""Any dataset of Parquet files with columns of images, captions and labels, on the hub or in a folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from twinlens.config.datasets import HubCard, HubFiles, Split
+from twinlens.core import paths
+from twinlens.core.download import is_url
+from twinlens.core.errors import DataError, FetchError
+from twinlens.core.hashing import sha256_of
+from twinlens.core.hub import hub_folder
+from twinlens.core.scratch import publishing
+from twinlens.datasets.filter import Annotations
+from twinlens.datasets.readers import parquet
+
+log = logging.getLogger("twinlens")
+
+
+class Hub:
+    """Adapter of Parquet datasets."""
+
+    def __init__(self, card: HubCard) -> None:
+        self.card = card
+
+    def download(self, raw: Path) -> int:
+        """Fetch the files (or find them in the card's folder) and record what they are."""
+        folder = local_folder(self.card)
+        if folder is None:
+            folder = hub_folder(self.card.repository, self.card.revision, list(self.card.files.values()), "dataset")
+        return record(raw, find(folder, self.card.files), folder)
+
+    def annotations(self, raw: Path) -> Annotations:
+        """What the columns say."""
+        return parquet.read_annotations(self._places(raw), self.card.columns, self.card.classes)
+
+    def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
+        """Picture bytes, or why there are none."""
+        places = {name: path for part in self._places(raw).values() for name, path in part} if files else {}
+        return parquet.read_pictures(places, files, self.card.columns.image)
+
+    def _places(self, raw: Path) -> dict[str, list[tuple[str, Path]]]:
+        folder = local_folder(self.card)
+        if folder is None:
+            folder = hub_folder(self.card.repository, self.card.revision, list(self.card.files.values()), "dataset")
+        return recorded(raw, folder)
+
+
+def local_folder(card: HubFiles) -> Path | None:
+    """The folder that the card names as `source`; None where it names none.
+
+    Raises:
+        FetchError: it is not there, or is an address: what lies there cannot be listed.
+    """
+    if card.source is None:
+        return None
+    if is_url(card.source):
+        raise FetchError(
+            f"{card.source}: the files of an address cannot be listed; name a folder as `source`, "
+            "or a mirror of the hub in the environment, HF_ENDPOINT=https://..."
+        )
+    folder = paths.expand(card.source)
+    if not folder.is_dir():
+        raise FetchError(f"{folder} is not there. The dataset's card names the folder; it must hold {card.repository}")
+    return folder
+
+
+def find(folder: Path, patterns: Mapping[Split, str]) -> dict[Split, list[str]]:
+    """The names of each split's files, sorted; a split of which the folder has none is left out.
+
+    Raises:
+        FetchError: there is no file of any split.
+    """
+    found = {
+        split: sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
+        for split, pattern in patterns.items()
+    }
+    if not any(found.values()):
+        raise FetchError(f"{folder} holds no file like {' or '.join(patterns.values())}")
+    for split in (split for split, names in found.items() if not names):
+        log.warning("%s: no file like %s, so the split '%s' is empty", folder, patterns[split], split)
+    return {split: names for split, names in found.items() if names}
+
+
+def record(raw: Path, found: Mapping[Split, list[str]], folder: Path) -> int:
+    """Write the manifest of some Parquet files; returns how many there are."""
+    files = []
+    for split, names in found.items():
+        for name in names:
+            parquet.open_parquet(folder / name)
+            size, digest = (folder / name).stat().st_size, sha256_of(folder / name)
+            files.append({"split": split, "file": name, "bytes": size, "sha256": digest})
+    with publishing(raw) as draft:
+        (draft / "manifest.json").write_text(json.dumps({"files": files}, indent=2) + "\n")
+    return len(files)
+
+
+def recorded(raw: Path, folder: Path) -> dict[str, list[tuple[str, Path]]]:
+    """Name and place of the files of each split, refused if they are no longer those recorded."""
+    parts: dict[str, list[tuple[str, Path]]] = {}
+    for file in json.loads((raw / "manifest.json").read_text())["files"]:
+        path = folder / file["file"]
+        size = path.stat().st_size if path.is_file() else None
+        if size != file["bytes"]:
+            what = "is not there" if size is None else f"({size:,} bytes) is not the file that was recorded"
+            raise DataError(f"{path} {what}: `dvc repro -f download`")
+        parts.setdefault(file["split"], []).append((file["file"], path))
+    return parts

@@ -1,0 +1,1 @@
+"""Evaluation: from runs to measures, intervals, gates, costs and comparisons."""

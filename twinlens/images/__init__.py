@@ -1,0 +1,1 @@
+"""From bytes to pixels: decoding, resizing, transforms, copies, thumbnails."""

@@ -1,0 +1,96 @@
+"""Opening: the table that a manifest names, or a plain reason why it may not answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from twinlens.config.params import Params
+from twinlens.core import paths
+from twinlens.core.errors import DataError, QueryError
+from twinlens.indexing.index import Index
+from twinlens.indexing.manifest import FOLDER, Manifest, digests, published, vector_files
+
+log = logging.getLogger("twinlens")
+
+REMEMBERED = "digests.json"  # of the vectors' files, beside a table
+
+
+def rebuild_command(params: Params, dataset: str, model: str, captioner: str) -> str:
+    """What builds this index: DVC's stages are those of the names that params.yaml has at the moment."""
+    wanted = {"dataset": dataset, "model": model, "captioner": captioner}
+    others = [f"-S {key}={name}" for key, name in wanted.items() if getattr(params, key) != name]
+    return f"dvc exp run {' '.join(others)} index" if others else "dvc repro index"
+
+
+def open_index(params: Params, dataset: str, model: str, captioner: str) -> Index:
+    """Open an index.
+
+    A table that was built elsewhere (the manifest came by `dvc pull`) is built here first, out of the vectors
+    that came with it. While DVC makes the manifest anew, the one last published answers.
+
+    Args:
+        params: params.yaml.
+        dataset: a key of its cards, as the others.
+        model: see `dataset`.
+        captioner: see `dataset`.
+
+    Raises:
+        QueryError: there is no such index, or it was made of other vectors than lie in data/embedded; the
+            message has the command that builds it.
+        DataError: the table has to be built here, and what it is built of is not here.
+    """
+    command = rebuild_command(params, dataset, model, captioner)
+    manifest = _manifest(dataset, model, captioner)
+    if manifest is None:
+        raise QueryError(f"there is no index of {dataset} with {model} and captions by {captioner}: `{command}`")
+    _refuse_other_vectors(manifest, command)
+    if not (manifest.folder / FOLDER).exists():
+        log.info("the index of %s with %s was built on another machine, or cleared away: building it", dataset, model)
+        from twinlens.indexing.build import make_table
+        from twinlens.indexing.material import gather
+
+        try:
+            make_table(manifest, gather(dataset, model, captioner), params.compute.decode_threads)
+        except DataError as error:
+            raise DataError(f"the index's table is not on this machine, and cannot be built: {error}") from None
+    with suppress(OSError):  # a folder that may only be read is pruned by nobody here
+        os.utime(manifest.folder)  # in use: not to be pruned
+    try:
+        return Index(manifest)
+    except FileNotFoundError as error:
+        raise QueryError(
+            f"the index's table in {manifest.folder} is not whole, or being removed: once that folder is gone it is "
+            f"built again ({error.strerror}: {error.filename})"
+        ) from None
+
+
+def _manifest(dataset: str, model: str, captioner: str) -> Manifest | None:
+    for path in (paths.indexed(dataset, model, captioner), published(dataset, model, captioner)):
+        with suppress(FileNotFoundError):  # asked before, it could still be removed before it is read
+            return Manifest.read(path)
+    return None
+
+
+def _refuse_other_vectors(manifest: Manifest, command: str) -> None:
+    files = vector_files(manifest.dataset, manifest.model)
+    if not files:  # being made anew, or never pulled: the table holds its own
+        return
+    memory: Path | None = manifest.folder / REMEMBERED
+    if not manifest.folder.exists():
+        memory = None
+    try:
+        found = digests(files, memory)
+    except FileNotFoundError as error:  # of a file that was there a moment ago
+        raise QueryError(
+            f"the vectors of {manifest.dataset} with {manifest.model} are being made anew, and {error.filename} is "
+            f"gone by now: once they are there, `{command}` builds the index"
+        ) from None
+    if found != manifest.vectors:
+        other = sorted(name for name in {*found, *manifest.vectors} if found.get(name) != manifest.vectors.get(name))
+        raise QueryError(
+            f"the index of {manifest.dataset} with {manifest.model} was built from other vectors than now lie in "
+            f"{paths.embedded(manifest.dataset, manifest.model)} ({', '.join(other)}): `{command}` builds it anew"
+        )

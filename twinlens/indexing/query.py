@@ -1,0 +1,69 @@
+"""A query that was checked, and the weight that its words have unless it says otherwise."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from twinlens.config.params import Params
+from twinlens.core import paths
+
+CHOSEN = "chosen"  # `tables.CHOSEN`: importing tables imports polars, which a search does without
+EVEN = 0.5  # of BM25 in a weighted hybrid, where nothing was chosen
+EVALUATED = ("hybrid_captions_weighted", "hybrid_generated_weighted")  # the first that was ranked is followed
+
+
+@dataclass
+class Asked:
+    """A query that was checked."""
+
+    text: str | None
+    jpeg: bytes | None
+    likes: list[int]
+    unlikes: list[int]
+    image_weight: float
+    text_weight: float
+    fusion: str
+    k: int
+    notes: list[str]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the seconds that the block takes to those of a part."""
+        started = time.perf_counter()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
+
+    @property
+    def left_out(self) -> list[int]:
+        """Rows that are not wanted among the results."""
+        return [*self.likes, *self.unlikes]
+
+    @property
+    def shows(self) -> bool:
+        """Whether there is a picture to start from."""
+        return self.jpeg is not None or bool(self.likes)
+
+
+def chosen_text_weight(params: Params, dataset: str, model: str) -> float:
+    """BM25's share of a weighted hybrid.
+
+    Returns:
+        `search.text_weight`; where that is empty, the weight that `rank` chose on validation data for the same
+        dataset and model, words to pictures; where it chose none, a half.
+    """
+    if params.search.text_weight is not None:
+        return params.search.text_weight
+    for retriever in EVALUATED:
+        path = paths.ranked(dataset, model) / "caption_to_image" / CHOSEN / f"{retriever}.json"
+        try:
+            chosen = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # not ranked yet, or being ranked
+            continue
+        if chosen["validation_queries"]:
+            return round(1.0 - float(chosen["image_weight"]), 6)
+    return EVEN

@@ -1,0 +1,157 @@
+"""The towers that embed queries: those that embedded the index, loaded when the first query needs them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float32
+
+from twinlens.config.models import ModelCard, OpenClipTower
+from twinlens.config.training import HeadsRecipe
+from twinlens.core import paths
+from twinlens.core.errors import QueryError
+from twinlens.indexing import clip_text
+from twinlens.indexing.clip_text import ClipText
+from twinlens.indexing.manifest import Manifest
+
+if TYPE_CHECKING:
+    from twinlens.core.device import Placement
+    from twinlens.models.encoders.base import Loaded
+
+Vector = Float32[np.ndarray, " dim"]
+NAMED, LETTERS = 8, 40  # unknown words that a note names, and as much of each
+
+
+class Towers:
+    """A model as it embeds queries; safe to be used by several threads."""
+
+    def __init__(self, card: ModelCard, manifest: Manifest, device: str, command: str) -> None:
+        self.card, self.manifest, self.device, self.command = card, manifest, device, command
+        self.lock = Lock()
+        self._loaded: dict[str, Loaded] = {}
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether words can be embedded."""
+        return self.card.joint is not None or self.card.text is not None
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether pictures can be embedded."""
+        return self.card.joint is not None or self.card.image is not None
+
+    @property
+    def joint(self) -> bool:
+        """Whether words and pictures share one space."""
+        return self.card.shares_a_space
+
+    def text(self, text: str) -> tuple[Vector, list[str]]:
+        """The unit vector of a text, and notes where the tower cannot read it to its end or knows words of it not.
+
+        Words are looked up where the tower is read without its library: larger ones spell what they do not know.
+        """
+        unknown: list[str] = []
+        if (light := self._light) is not None:  # nothing in it changes: no query waits for another's
+            count, most, unknown = light.token_count(text), light.max_tokens, light.unknown(text)
+            raw = light.encode(text)
+        else:
+            with self.lock:
+                import torch
+
+                encoder = self._of("text").text
+                assert encoder is not None
+                count, most = encoder.token_counts([text])[0], encoder.max_tokens
+                with torch.inference_mode():
+                    raw = encoder.encode([text]).numpy()
+        cut = f"the query is cut: {self.manifest.model} reads {most} of its {count} tokens"
+        notes = [cut] if count > most else []
+        if unknown:
+            more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+            named = ", ".join(_short(word) for word in unknown[:NAMED])
+            notes.append(f"{self.manifest.model} does not know: {named}{more}")
+        return _unit(raw), notes
+
+    def picture(self, jpeg: bytes) -> Vector:
+        """The unit vector of a picture, from JPEG bytes such as `resize` makes."""
+        with self.lock:
+            import torch
+
+            from twinlens.images.transforms import batch_pixels
+
+            encoder = self._of("image").image
+            assert encoder is not None
+            with torch.inference_mode():
+                return _unit(encoder.encode(batch_pixels([jpeg], encoder.pixels)).numpy())
+
+    def stands_for(self, other: Towers) -> bool:
+        """Whether these would embed as `other` does: the same weights by the same libraries on the same device."""
+        same = self.manifest.weights == other.manifest.weights and self.device == other.device
+        return same and self.card.towers() == other.card.towers()
+
+    def load(self, *, text: bool, pictures: bool) -> None:
+        """Load what a query of this kind needs, unless it is there."""
+        kinds = ["text"] * (text and self.reads_text and self._light is None)
+        kinds += ["image"] * (pictures and self.reads_pictures)
+        if kinds:
+            with self.lock:
+                for kind in kinds:
+                    self._of(kind)
+
+    @cached_property
+    def _light(self) -> ClipText | None:
+        """The text tower without torch, where it is small and nothing asks for another device."""
+        role = "joint" if self.card.joint is not None else "text"
+        if self.device not in ("auto", "cpu") or not isinstance(self.card.towers()[role], OpenClipTower):
+            return None
+        folder = self._weights[role]
+        return clip_text.load(folder) if folder.is_dir() else None
+
+    def _of(self, kind: str) -> Loaded:
+        role = "joint" if self.card.joint is not None else kind
+        if role not in self._loaded:
+            from twinlens.core.device import place
+            from twinlens.models import encoders
+
+            placement = place(self.device)
+            loaded = encoders.load(self.card.towers()[role], self._weights[role], placement)
+            if isinstance(self.card.train, HeadsRecipe):
+                loaded = self._with_heads(loaded, placement)
+            self._loaded[role] = loaded
+        return self._loaded[role]
+
+    def _with_heads(self, loaded: Loaded, placement: Placement) -> Loaded:
+        from twinlens.models.checkpoints import heads_of
+        from twinlens.models.encoders.with_heads import with_heads
+        from twinlens.models.heads import CAPTION_TO_IMAGE, Pairs
+
+        table = getattr(loaded.text, "table", None)  # of words: the text tower's, not the head's
+        pairs = Pairs.read(heads_of(paths.trained(self.manifest.dataset, self.manifest.model)), table)
+        return with_heads(loaded, pairs, CAPTION_TO_IMAGE, placement)
+
+    @cached_property
+    def _weights(self) -> dict[str, Path]:
+        from twinlens.models.checkpoints import weights_identity, weights_of
+
+        dataset, model = self.manifest.dataset, self.manifest.model
+        trained = paths.trained(dataset, model)
+        if weights_identity(self.card, trained) != self.manifest.weights:
+            raise QueryError(
+                f"the index of {dataset} was built with other weights of {model} than are here now: "
+                f"`{self.command}` builds it anew"
+            )
+        return {role: weights_of(role, self.card, trained) for role in self.card.towers()}
+
+
+def _short(word: str) -> str:
+    return word if len(word) <= LETTERS else f"{word[: LETTERS - 1]}…"
+
+
+def _unit(raw: Float32[np.ndarray, "1 dim"]) -> Vector:
+    length = np.linalg.norm(raw[0].astype(np.float64))
+    if not np.isfinite(length) or length == 0:
+        raise QueryError("the model makes nothing of the query: its vector is zero or not finite")
+    return np.asarray(raw[0] / length, dtype=np.float32)

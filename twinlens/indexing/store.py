@@ -1,0 +1,90 @@
+"""A table's rows beside it, as files that are mapped into memory.
+
+Importing LanceDB and opening a table takes seconds of a processor, more than an exact search of 100,000
+vectors. Nothing but approximate candidates needs it: ids, captions, thumbnails and vectors are read from here,
+each page when it is first touched, once for all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float32, Int
+
+from twinlens.tasks.inputs import NEGATIVES
+
+IMAGE_VECTOR, CAPTION_VECTOR = "image_vector", "caption_vector"
+ROWS = "pictures.arrow"
+
+
+@dataclass(frozen=True)
+class Space:
+    """The vectors of one column."""
+
+    rows: Float32[np.ndarray, "pictures dim"]  # mapped; zeros where there is no vector
+    absent: Int[np.ndarray, " none"]  # rows of pictures without one
+
+
+class Copy:
+    """The copy in one folder, opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Image ids, by row."""
+        return self.column("image_id")
+
+    @cached_property
+    def spaces(self) -> tuple[str, ...]:
+        """The columns of vectors that there are."""
+        return tuple(name for name in (IMAGE_VECTOR, CAPTION_VECTOR) if (self.folder / f"{name}.npy").exists())
+
+    def space(self, name: str) -> Space:
+        """The vectors of one column, mapped."""
+        rows = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        # a plain view of the mapping: the subclass `memmap` runs Python code at every slice
+        return Space(rows.view(np.ndarray), np.load(self.folder / f"{name}.absent.npy"))
+
+    @cached_property
+    def negatives(self) -> Float32[np.ndarray, "negatives dim"] | None:
+        """Vectors of pictures that are never found, in the space of IMAGE_VECTOR; None where there are none."""
+        return self.space(NEGATIVES).rows if (self.folder / f"{NEGATIVES}.npy").exists() else None
+
+    def column(self, name: str) -> list[Any]:
+        """One column but the vectors, by row."""
+        return list(self._table[name].to_pylist())
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        """All but the vectors of some rows, in the order given."""
+        return [self._table.slice(int(row), 1).to_pylist()[0] for row in rows]
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        return pa.ipc.open_file(pa.memory_map(str(self.folder / ROWS))).read_all()
+
+
+def copying(batches: Iterable[pa.RecordBatch], schema: pa.Schema, folder: Path) -> Iterator[pa.RecordBatch]:
+    """The same batches; what passes is written into `folder`, all but the vectors."""
+    kept = [name for name in schema.names if name not in (IMAGE_VECTOR, CAPTION_VECTOR)]
+    plain = pa.schema([schema.field(name) for name in kept])
+    with pa.OSFile(str(folder / ROWS), "wb") as file, pa.ipc.new_file(file, plain) as writer:
+        for batch in batches:
+            writer.write_batch(batch.select(kept))
+            yield batch
+
+
+def write_space(folder: Path, name: str, rows: np.ndarray, absent: np.ndarray) -> None:
+    """Write the vectors of one column, and which rows have none."""
+    np.save(folder / f"{name}.npy", np.ascontiguousarray(rows, dtype=np.float32))
+    np.save(folder / f"{name}.absent.npy", absent)

@@ -1,0 +1,1 @@
+"""Models over the pool: embedding, captioning and classifying, part by part and resumable."""

@@ -1,0 +1,104 @@
+"""How sure an ImageNet classifier is that a picture shows one of some classes: the sum of their probabilities.
+
+Pictures are read from the publisher's files as they are, before any resizing. Finished parts are
+kept, so a killed run goes on and another threshold classifies nothing again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from twinlens.config.datasets import ClassifierCard
+from twinlens.core.device import Placement
+from twinlens.core.progress import Progress
+from twinlens.core.scratch import Scratch, code_digest, digest, fingerprint
+from twinlens.images.transforms import BadPictureError, ahead, fit, open_picture, to_tensor
+from twinlens.models import classifiers
+from twinlens.models.classifiers.base import Classifier
+from twinlens.models.weights import identity
+
+PER_PART = 256
+BATCH = 32
+CODE = (
+    "models/classifiers/base.py",
+    "models/classifiers/timm.py",
+    "models/classifiers/transformers.py",
+    "inference/classify.py",
+    "models/encoders/base.py",
+    "models/image_processor.py",
+    "models/encoders/timm.py",
+    "images/transforms.py",
+)
+
+
+def class_shares(
+    pictures: Iterator[bytes | str],
+    files: Sequence[str],
+    card: ClassifierCard,
+    classes: Sequence[int],
+    placement: Placement,
+    *,
+    raw: str,
+    decode_threads: int = 2,
+) -> Float64[np.ndarray, " files"]:
+    """For every picture the sum of the classifier's probabilities over `classes`; NaN where it cannot be opened.
+
+    Args:
+        pictures: bytes, or a reason where there are none, in the order of `files`.
+        files: their names.
+        card: the classifier.
+        classes: indices of ImageNet classes.
+        placement: where the classifier runs.
+        raw: what identifies the pictures' bytes: the content of the manifest.
+        decode_threads: threads that decode ahead of the model.
+    """
+    path = classifiers.locate(card)
+    key = fingerprint(
+        card=card.model_dump(mode="json", exclude={"revision", "checkpoint", "sha256", "licence"}),
+        weights=identity(path),
+        classes=sorted(classes),
+        pictures=[digest(files), digest([raw])],
+        placement=placement.name,
+        libraries=[torch.__version__, version(card.family)],
+        code=code_digest(*CODE),
+    )
+    starts = range(0, len(files), PER_PART)
+    with Scratch("classify", key) as scratch, Progress("classify", total=len(files), unit="img") as bar:
+        model: Classifier | None = None
+        for start in starts:
+            mine, name = list(islice(pictures, PER_PART)), f"{start:08d}.npy"
+            if not scratch.has(name):
+                model = model or classifiers.load(card, path, placement)
+                found = _classify(model, mine, classes, decode_threads)
+
+                def write(part: Path, found: np.ndarray = found) -> None:
+                    with part.open("wb") as file:
+                        np.save(file, found)
+
+                scratch.put(name, write)
+            bar.add(len(mine))
+        parts = [np.load(scratch.path(f"{start:08d}.npy")) for start in starts]
+    return np.concatenate([np.empty(0), *parts])
+
+
+def _classify(model: Classifier, pictures: list[bytes | str], classes: Sequence[int], threads: int) -> np.ndarray:
+    def opened(raw: bytes | str) -> torch.Tensor | None:
+        try:
+            return None if isinstance(raw, str) else fit(to_tensor(open_picture(raw)[0]), model.pixels)
+        except BadPictureError:
+            return None
+
+    pixels = list(ahead(opened, pictures, threads))
+    usable = [i for i, picture in enumerate(pixels) if picture is not None]
+    shares = np.full(len(pictures), np.nan)
+    for start in range(0, len(usable), BATCH):
+        chosen = usable[start : start + BATCH]
+        shares[chosen] = model.shares(torch.stack([p for i in chosen if (p := pixels[i]) is not None]), classes)
+    return shares

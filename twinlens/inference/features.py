@@ -1,0 +1,128 @@
+"""Vectors of frozen towers as the towers give them, and through heads that were trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float32
+
+from twinlens.config.models import ModelCard
+from twinlens.config.params import ComputeParams
+from twinlens.config.training import HeadsRecipe
+from twinlens.core.costs import Cost
+from twinlens.core.device import Placement
+from twinlens.core.probes import Probe, chosen
+from twinlens.inference.loop import joined, lengths, unit_rows
+from twinlens.inference.tower import PROBE, TowerJob, cut_short, write_ids
+from twinlens.models.heads import Pairs
+
+
+class Features:
+    """What heads read: vectors of an image tower and of a text tower, or the words of texts one by one."""
+
+    def __init__(self, image: TowerJob, text: TowerJob, words: bool) -> None:
+        """Take two towers; `words` asks for the numbers of words in the text tower's table, for an LSTM."""
+        self.image, self.text, self.words = image, text, words
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides them."""
+        return {"image": self.image.identity, "text": self.text.identity, "words": self.words}
+
+    @cached_property
+    def table(self) -> Float32[torch.Tensor, "words width"] | None:
+        """The text tower's word vectors, where words are read one by one."""
+        return self._encoder.table if self.words else None
+
+    def lookup(self, texts: list[str]) -> np.ndarray:
+        """The numbers of the words of texts, (texts, words)."""
+        return np.asarray(self._encoder.lookup(texts))
+
+    @property
+    def _encoder(self) -> Any:
+        return self.text.loaded.text
+
+    def of_pictures(self, shards: Path, rows: pl.DataFrame) -> Float32[np.ndarray, "pictures width"]:
+        """Vectors of pictures (`image_id`, `shard`, `row`, `sha256`), in memory."""
+        with self.image.parts_of_pictures(shards, rows) as scratch:
+            return joined(scratch)
+
+    def of_texts(self, texts: pl.DataFrame) -> np.ndarray:
+        """Vectors (texts, width) of texts (`id`, `text`), or the numbers of their words (texts, words)."""
+        if self.words:
+            return self.lookup(texts["text"].to_list())
+        with self.text.parts_of_texts(texts) as scratch:
+            return joined(scratch)
+
+
+def features_of(
+    card: ModelCard, weights: Mapping[str, Path], placement: Placement, compute: ComputeParams, cost: Cost
+) -> Features:
+    """The features that a card's heads are trained on.
+
+    Args:
+        card: an image tower, a text tower and a recipe with heads.
+        weights: of the towers, by role.
+        placement: as of `TowerJob`.
+        compute: as of `TowerJob`.
+        cost: as of `TowerJob`.
+    """
+    assert card.image is not None and card.text is not None and isinstance(card.train, HeadsRecipe)
+    image = TowerJob(card.image, weights["image"], placement, compute, cost)
+    text = TowerJob(card.text, weights["text"], placement, compute, cost)
+    return Features(image, text, words=card.train.heads.text == "lstm")
+
+
+class HeadedJob:
+    """Embeds by two towers and the heads on them that serve a direction, as `TowerJob` does by a tower."""
+
+    def __init__(
+        self, features: Features, pairs: Pairs, direction: str, placement: Placement, *, by_length: bool = False
+    ) -> None:
+        """Take heads, and the direction that is to be served; `by_length` keeps the vectors' lengths beside them."""
+        self.features, self.pairs, self.placement, self.by_length = features, pairs, placement, by_length
+        self.direction = pairs.serving(direction)
+
+    def pictures(self, name: str, shards: Path, pool: pl.DataFrame, out: Path) -> None:
+        """Embed pictures into `out` as `<name>.npy` and `<name>.parquet`."""
+        ids = pool.select(pl.col("image_id").alias("id"), "image_id")
+        with self.features.image.parts_of_pictures(shards, pool) as scratch:
+            dim = self._write(name, joined(scratch), Probe.read(scratch.path(PROBE)), ids, out, "image")
+            self.features.image.note_cost(name, scratch, len(pool), dim)
+
+    def texts(self, name: str, texts: pl.DataFrame, out: Path) -> None:
+        """Embed texts (`id`, `image_id`, `text`) into `out` as `<name>.npy` and `<name>.parquet`."""
+        if self.features.words:
+            dim = self._write(name, self.features.of_texts(texts), self._probe_of_words(texts), texts, out, "text")
+            self.features.text.cost.add(name, seconds=0.0, items=len(texts), dim=dim, vector_bytes=4 * dim)
+            return
+        with self.features.text.parts_of_texts(texts) as scratch:
+            dim = self._write(name, joined(scratch), Probe.read(scratch.path(PROBE)), texts, out, "text")
+            self.features.text.note_cost(name, scratch, len(texts), dim, **cut_short(name, scratch, len(texts)))
+
+    def _probe_of_words(self, texts: pl.DataFrame) -> Probe:
+        """Texts looked up one by one, and beside the longest."""
+        rows = texts[chosen(len(texts))]
+        longest = str(max(texts["text"], key=len))
+        one_by_one = [self.features.lookup([text])[0] for text in rows["text"]]
+        beside = [self.features.lookup([text, longest])[0] for text in rows["text"]]
+        contents = texts["text"].n_unique()
+        return Probe(rows["id"].to_list(), np.array(one_by_one), np.array(beside), float("nan"), contents, True)
+
+    def _write(self, name: str, rows: np.ndarray, probed: Probe, ids: pl.DataFrame, out: Path, side: str) -> int:
+        def through(some: np.ndarray) -> np.ndarray:
+            return self.pairs.apply_to(some, self.direction, side, self.placement.device)
+
+        vectors = through(rows)
+        long = lengths(vectors, ids["id"].to_list())
+        np.save(out / f"{name}.npy", unit_rows(vectors))
+        if self.by_length:  # their source compared them by distance
+            np.save(out / f"{name}.length.npy", long.astype(np.float32))
+        write_ids(name, ids, probed.through(lambda some: unit_rows(through(some))), out)
+        return int(vectors.shape[1])

@@ -1,0 +1,235 @@
+"""The embedding loops: batches in, vectors out, part by part so that a killed run goes on.
+
+Parts hold the vectors as the tower gave them, as heads are trained on those; `collect` makes the
+unit vectors that everything else compares.
+
+The same loops run every encoder. Pixels are decoded by threads while the model works; texts are
+batched by length, so that little is spent on padding. Both run in inference mode on models in eval
+mode: a vector never depends on which pictures shared its batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float32, Float64
+
+from twinlens.core.device import Placement
+from twinlens.core.errors import DataError
+from twinlens.core.progress import Progress
+from twinlens.core.scratch import Scratch
+from twinlens.core.tables import iter_pixels
+from twinlens.images.transforms import ahead, batch_pixels
+from twinlens.models.encoders.base import ImageEncoder, TextEncoder
+
+PICTURES_PER_PART = 256  # what a killed run loses at most
+TEXTS_PER_PART = 2048
+
+
+def default_batch(placement: Placement, texts: bool) -> int:
+    """A batch that suits the device: on CPUs small ones are as fast as large ones and pad less."""
+    if placement.device.type == "cpu":
+        return 64 if texts else 32
+    return 1024 if texts else 256
+
+
+def embed_pictures(
+    encoder: ImageEncoder,
+    shards: Path,
+    rows: pl.DataFrame,
+    scratch: Scratch,
+    placement: Placement,
+    *,
+    batch: int | None = None,
+    decode_threads: int = 2,
+) -> None:
+    """Fill `scratch` with the vectors of pictures.
+
+    Args:
+        encoder: an image tower.
+        shards: folder of the `resize` stage.
+        rows: `image_id`, `shard`, `row` of the pictures wanted, in the order wanted.
+        scratch: where finished parts are kept; parts that are there are not made again.
+        placement: where the encoder runs.
+        batch: pictures a step.
+        decode_threads: threads that decode ahead of the model.
+
+    Raises:
+        DataError: a vector is NaN, infinite or zero; the pictures are named.
+    """
+    batch = batch or default_batch(placement, texts=False)
+    pinned = placement.device.type == "cuda"
+
+    def read(part: list[tuple[str, bytes]]) -> torch.Tensor:
+        pixels = batch_pixels([jpeg for _, jpeg in part], encoder.pixels)
+        return pixels.pin_memory() if pinned else pixels
+
+    parts = _Parts(len(rows), PICTURES_PER_PART, scratch)
+    missing = pl.concat([rows[part.rows] for part in parts.missing]) if parts.missing else rows[:0]
+    pictures = iter_pixels(shards, missing)
+    tasks = (task for part in parts.missing for task in _batches(pictures, part.size, batch))
+    with Progress("embed pictures", total=len(rows), unit="img", done=len(rows) - len(missing)) as bar:
+        ready = ahead(read, tasks, decode_threads)
+        for part in parts.missing:
+            started = time.perf_counter()
+            vectors: list[torch.Tensor] = []
+            while sum(map(len, vectors)) < part.size:
+                vectors.append(_encode(encoder.encode, next(ready)))
+                bar.add(len(vectors[-1]))
+            ids = rows["image_id"][part.rows].to_list()
+            found = torch.cat(vectors).numpy()
+            lengths(found, ids)
+            parts.put(part, found, seconds=time.perf_counter() - started)
+
+
+def embed_texts(
+    encoder: TextEncoder,
+    texts: Sequence[str],
+    ids: Sequence[str],
+    scratch: Scratch,
+    placement: Placement,
+    *,
+    batch: int | None = None,
+) -> None:
+    """Fill `scratch` with the vectors of texts; notes how many the tower could not read to their end, or at all.
+
+    Args:
+        encoder: a text tower.
+        texts: what to embed.
+        ids: their names, for messages.
+        scratch: where finished parts are kept; parts that are there are not made again.
+        placement: where the encoder runs.
+        batch: texts a step.
+
+    Raises:
+        DataError: a vector is NaN, infinite or zero; the texts are named.
+    """
+    batch = batch or default_batch(placement, texts=True)
+    parts = _Parts(len(texts), TEXTS_PER_PART, scratch)
+    todo = sum(part.size for part in parts.missing)
+    with Progress("embed texts", total=len(texts), unit="text", done=len(texts) - todo) as bar:
+        for part in parts.missing:
+            started = time.perf_counter()
+            mine = list(texts[part.rows])
+            counts = np.array(encoder.token_counts(mine))
+            by_length = np.argsort(counts, kind="stable")
+            vectors: Float32[np.ndarray, "texts dim"] | None = None
+            for start in range(0, len(mine), batch):
+                chosen = by_length[start : start + batch]
+                found = _encode(encoder.encode, [mine[i] for i in chosen]).numpy()
+                if vectors is None:
+                    vectors = np.empty((len(mine), found.shape[1]), dtype=np.float32)
+                vectors[chosen] = found
+                bar.add(len(chosen))
+            assert vectors is not None
+            cut = {"truncated": int((counts > encoder.max_tokens).sum()), "unknown": int((counts == 0).sum())}
+            lengths(vectors, list(ids[part.rows]))
+            parts.put(part, vectors, seconds=time.perf_counter() - started, **cut)
+
+
+def is_complete(scratch: Scratch, count: int, per_part: int) -> bool:
+    """Whether all parts are finished, so that no model is needed."""
+    return not _Parts(count, per_part, scratch).missing
+
+
+def finished(scratch: Scratch) -> Iterator[Float32[np.ndarray, "rows dim"]]:
+    """The vectors of all parts in order, as the tower gave them."""
+    return (np.load(file) for file in sorted(scratch.folder.glob("part-*.npy")))
+
+
+def joined(scratch: Scratch) -> Float32[np.ndarray, "rows dim"]:
+    """The vectors of all parts in memory, as the tower gave them."""
+    return np.concatenate(list(finished(scratch)))
+
+
+def collect(scratch: Scratch, count: int, path: Path) -> int:
+    """Write the unit vectors of all parts as one `.npy` file of float32 rows; returns the number of dimensions."""
+    whole, row = None, 0
+    for part in finished(scratch):
+        if whole is None:
+            shape = (count, part.shape[1])
+            whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        whole[row : row + len(part)] = unit_rows(part)
+        row += len(part)
+    assert whole is not None and row == count, f"{scratch.folder} holds {row} rows of {count}"
+    whole.flush()
+    return int(whole.shape[1])
+
+
+def lengths(vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str] = ()) -> Float64[np.ndarray, " rows"]:
+    """The Euclidean length of every row.
+
+    Args:
+        vectors: one a row.
+        ids: their names, for messages; their numbers if not given.
+
+    Raises:
+        DataError: a row is NaN, infinite or zero.
+    """
+    found = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    bad = np.flatnonzero(~np.isfinite(found) | (found == 0))
+    if bad.size:
+        named = ", ".join(ids[row] if ids else f"row {row}" for row in bad[:5])
+        what = "zero" if np.isfinite(found[bad[0]]) else "NaN or infinite"
+        raise DataError(f"{bad.size} of {len(vectors)} vectors are useless, the first is {what}: {named}")
+    return found
+
+
+def unit_rows(vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str] = ()) -> Float32[np.ndarray, "rows dim"]:
+    """Scale every row to length one.
+
+    Raises:
+        DataError: a row is NaN, infinite or zero.
+    """
+    return (vectors / lengths(vectors, ids)[:, None]).astype(np.float32)
+
+
+class _Part:
+    def __init__(self, number: int, start: int, stop: int) -> None:
+        self.name, self.rows, self.size = f"part-{number:05d}.npy", slice(start, stop), stop - start
+
+
+class _Parts:
+    """The rows of one job, cut into parts of which some may be finished."""
+
+    def __init__(self, count: int, size: int, scratch: Scratch) -> None:
+        self.scratch = scratch
+        every = [_Part(n, start, min(start + size, count)) for n, start in enumerate(range(0, count, size))]
+        self.missing = [part for part in every if not scratch.has(part.name)]
+
+    def put(self, part: _Part, vectors: Float32[np.ndarray, "rows dim"], **figures: float) -> None:
+        def write(path: Path) -> None:
+            with path.open("wb") as file:
+                np.save(file, vectors)
+
+        self.scratch.note(part.name, **figures)
+        self.scratch.put(part.name, write)
+
+
+T = TypeVar("T")
+Batch = TypeVar("Batch", torch.Tensor, list[str])
+
+
+def _batches(source: Iterator[T], count: int, size: int) -> Iterator[list[T]]:
+    """The next `count` of `source`, in lists of at most `size`."""
+    for start in range(0, count, size):
+        yield [next(source) for _ in range(min(size, count - start))]
+
+
+def _encode(encode: Callable[[Batch], torch.Tensor], batch: Batch) -> torch.Tensor:
+    """Run the model; a batch that does not fit into the device's memory is halved until it does."""
+    try:
+        with torch.inference_mode():
+            return encode(batch)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    torch.cuda.empty_cache()
+    half = len(batch) // 2
+    return torch.cat([_encode(encode, batch[:half]), _encode(encode, batch[half:])])

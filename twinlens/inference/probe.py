@@ -1,0 +1,80 @@
+"""Make probes: embed a few pictures or texts of a source again, one by one, as the tower gives them.
+
+Whoever stores a source's vectors brings its probe to unit length (or through a head) as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float32
+
+from twinlens.core import probes
+from twinlens.core.device import Placement
+from twinlens.core.tables import iter_pixels
+from twinlens.images.transforms import batch_pixels
+from twinlens.inference.loop import unit_rows
+from twinlens.models.encoders.base import ImageEncoder, TextEncoder
+
+SEARCHED = 256  # texts among which the longest that fits is looked for
+
+
+def of_pictures(encoder: ImageEncoder, shards: Path, pool: pl.DataFrame, placement: Placement) -> probes.Probe:
+    """Probes of pictures (`image_id`, `shard`, `row`, `sha256`)."""
+    rows = pool[probes.chosen(len(pool))]
+    with torch.inference_mode():
+        alone = [encoder.encode(batch_pixels([jpeg], encoder.pixels)) for _, jpeg in iter_pixels(shards, rows)]
+    vectors = torch.cat(alone).numpy()
+    contents = pool["sha256"].n_unique()
+    return probes.Probe(
+        rows["image_id"].to_list(), vectors, vectors[:0], float("nan"), contents, placement.dtype == torch.float32
+    )
+
+
+def of_texts(encoder: TextEncoder, table: pl.DataFrame, placement: Placement) -> probes.Probe:
+    """Probes of texts (`id`, `text`)."""
+    rows = table[probes.chosen(len(table))]
+    texts, ids = rows["text"].to_list(), rows["id"].to_list()
+    longest = str(max(table["text"], key=len))
+    alone = _first(encoder, [[text] for text in texts])
+    beside = _first(encoder, [[text, longest] for text in texts])
+    contents = table["text"].n_unique()
+    exact = placement.dtype == torch.float32
+    return probes.Probe(ids, alone, beside, last_word(encoder, table["text"].to_list()), contents, exact)
+
+
+def last_word(encoder: TextEncoder, texts: Sequence[str]) -> float:
+    """How far the vector of the longest text that fits moves without its last word: 1 - cosine, or NaN.
+
+    A text whose last word is no token to the tower (word vectors know only what is in their file) can tell nothing.
+    """
+    step = max(1, len(texts) // SEARCHED)
+    some = [text for text in texts[::step] if len(text.split()) > 1]
+    if not some:
+        return float("nan")
+    counts = encoder.token_counts(some)
+    shorter = encoder.token_counts([_without_last(text) for text in some])
+    fitting = [
+        (count, text)
+        for count, less, text in zip(counts, shorter, some, strict=True)
+        if less < count <= encoder.max_tokens
+    ]
+    if not fitting:
+        return float("nan")
+    whole = max(fitting)[1]
+    one, other = unit_rows(_first(encoder, [[whole], [_without_last(whole)]])).astype(np.float64)
+    return float(1.0 - one @ other / np.sqrt((one @ one) * (other @ other)))
+
+
+def _without_last(text: str) -> str:
+    return text.rsplit(maxsplit=1)[0]
+
+
+def _first(encoder: TextEncoder, batches: Sequence[list[str]]) -> Float32[np.ndarray, "batches dim"]:
+    """The vector of each batch's first text."""
+    with torch.inference_mode():
+        return torch.cat([encoder.encode(batch)[:1] for batch in batches]).numpy()

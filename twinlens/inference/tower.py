@@ -1,0 +1,184 @@
+"""One tower at work on all that it can read, its vectors kept per tower rather than per card.
+
+Two cards that share a tower, or one card under another captioner, find the finished vectors in the
+scratch folder, because the key says what decides them and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from twinlens.config.models import Tower
+from twinlens.config.params import ComputeParams
+from twinlens.core.costs import Cost
+from twinlens.core.device import Placement
+from twinlens.core.probes import Probe, chosen
+from twinlens.core.scratch import Scratch, code_digest, digest, fingerprint
+from twinlens.core.tables import VECTORS, write_table
+from twinlens.inference import probe
+from twinlens.inference.loop import (
+    PICTURES_PER_PART,
+    TEXTS_PER_PART,
+    collect,
+    embed_pictures,
+    embed_texts,
+    is_complete,
+    unit_rows,
+)
+from twinlens.models import encoders
+from twinlens.models.encoders.base import Loaded
+from twinlens.models.weights import identity
+
+PROBE = "probe.npz"
+
+log = logging.getLogger("twinlens")
+
+PACKAGES = {  # that decide a vector, beside torch
+    "open_clip": ("open_clip_torch", "transformers", "tokenizers"),
+    "timm": ("timm",),
+    "sentence_transformers": ("sentence-transformers", "transformers", "tokenizers"),
+    "torchvision": ("torchvision",),
+    "transformers": ("transformers", "tokenizers"),
+    "word_vectors": ("numpy", "polars", "regex"),
+}
+CODE = (
+    "images/transforms.py",
+    "core/probes.py",
+    "core/tables.py",
+    "models/encoders/base.py",
+    *(f"inference/{name}.py" for name in ("loop", "probe", "tower")),
+)
+HELPERS = {  # what a family's module brings along
+    "transformers": ("models/image_processor.py",),
+    "word_vectors": ("models/encoders/word_table.py",),
+}
+NOT_IDENTITY = {"checkpoint", "word_vectors", "sha256", "licence", "revision"}  # the weights' own digest says it better
+
+
+def code_of(family: str) -> tuple[str, ...]:
+    """The code that decides the vectors of a family's towers."""
+    return (*CODE, f"models/encoders/{family}.py", *HELPERS.get(family, ()))
+
+
+class TowerJob:
+    """A tower with its weights, loaded when the first vector is missing."""
+
+    def __init__(self, tower: Tower, weights: Path, placement: Placement, compute: ComputeParams, cost: Cost) -> None:
+        self.tower, self.weights, self.placement, self.compute, self.cost = tower, weights, placement, compute, cost
+
+    @cached_property
+    def identity(self) -> dict[str, object]:
+        """What decides a vector, besides what is embedded."""
+        return {
+            "tower": self.tower.model_dump(mode="json", exclude=NOT_IDENTITY),
+            "weights": identity(self.weights),
+            "placement": self.placement.name,
+            "libraries": {name: version(name) for name in ("torch", *PACKAGES[self.tower.family])},
+            "code": code_digest(*code_of(self.tower.family)),
+        }
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """The encoders."""
+        return encoders.load(self.tower, self.weights, self.placement)
+
+    def pictures(self, name: str, shards: Path, pool: pl.DataFrame, out: Path) -> None:
+        """Embed pictures into `out` as `<name>.npy` and `<name>.parquet`."""
+        with self.parts_of_pictures(shards, pool) as scratch:
+            ids = pool.select(pl.col("image_id").alias("id"), "image_id")
+            self._collect(name, scratch, ids, out)
+
+    def texts(self, name: str, texts: pl.DataFrame, out: Path) -> None:
+        """Embed texts (`id`, `image_id`, `text`) into `out` as `<name>.npy` and `<name>.parquet`."""
+        with self.parts_of_texts(texts) as scratch:
+            self._collect(name, scratch, texts, out, **cut_short(name, scratch, len(texts)))
+
+    @contextmanager
+    def parts_of_pictures(self, shards: Path, pool: pl.DataFrame) -> Iterator[Scratch]:
+        """Vectors of pictures in parts, and their probe, as the tower gives them; made where they are missing."""
+        key = fingerprint(pictures=digest(pool["sha256"]), ids=digest(pool["image_id"]), **self.identity)
+        with Scratch("embed", key) as scratch:
+            if not is_complete(scratch, len(pool), PICTURES_PER_PART):
+                encoder = self.loaded.image
+                assert encoder is not None
+                scratch.note("tower", parameters=encoder.parameters)
+                embed_pictures(
+                    encoder,
+                    shards,
+                    pool,
+                    scratch,
+                    self.placement,
+                    batch=self.compute.image_batch,
+                    decode_threads=self.compute.decode_threads,
+                )
+            if not scratch.has(PROBE):
+                assert self.loaded.image is not None
+                scratch.put(PROBE, probe.of_pictures(self.loaded.image, shards, pool, self.placement).write)
+            yield scratch
+
+    @contextmanager
+    def parts_of_texts(self, texts: pl.DataFrame) -> Iterator[Scratch]:
+        """Vectors of texts (`id`, `text`) in parts, and their probe, as the tower gives them."""
+        key = fingerprint(texts=digest(texts["text"]), **self.identity)
+        with Scratch("embed", key) as scratch:
+            if not is_complete(scratch, len(texts), TEXTS_PER_PART):
+                encoder = self.loaded.text
+                assert encoder is not None
+                scratch.note("tower", parameters=encoder.parameters)
+                words, ids = texts["text"].to_list(), texts["id"].to_list()
+                embed_texts(encoder, words, ids, scratch, self.placement, batch=self.compute.text_batch)
+            if not scratch.has(PROBE):
+                assert self.loaded.text is not None
+                scratch.put(PROBE, probe.of_texts(self.loaded.text, texts, self.placement).write)
+            yield scratch
+
+    def _collect(self, name: str, scratch: Scratch, ids: pl.DataFrame, out: Path, **figures: float) -> None:
+        found = Probe.read(scratch.path(PROBE)).through(unit_rows)
+        dim = collect(scratch, len(ids), out / f"{name}.npy")
+        write_ids(name, ids, found, out)
+        self.note_cost(name, scratch, len(ids), dim, **figures)
+        if self.placement.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def note_cost(self, name: str, scratch: Scratch, items: int, dim: int, **figures: float) -> None:
+        """Record what the vectors of a source took."""
+        self.cost.add(
+            name,
+            seconds=scratch.total("seconds"),
+            items=items,
+            parameters=int(scratch.total("parameters")),
+            dim=dim,
+            vector_bytes=4 * dim,
+            **figures,
+        )
+
+
+def cut_short(name: str, scratch: Scratch, count: int) -> dict[str, int]:
+    """How many texts the tower could not read to their end, and (where there are any) not at all; said aloud."""
+    truncated, unknown = int(scratch.total("truncated")), int(scratch.total("unknown"))
+    if truncated:
+        log.info("%s: %s of %s texts are longer than the tower reads", name, f"{truncated:,}", f"{count:,}")
+    if unknown:
+        log.warning(
+            "%s: %s of %s texts hold no word that the tower knows; they all get the same vector",
+            name,
+            f"{unknown:,}",
+            f"{count:,}",
+        )
+    return {"truncated": truncated} | ({"unknown": unknown} if unknown else {})
+
+
+def write_ids(name: str, ids: pl.DataFrame, found: Probe, out: Path) -> None:
+    """Write what stands beside the vectors of a source: their ids (`id`, `image_id`) and their probe."""
+    named = ids["id"].gather(chosen(len(ids))).to_list()  # the scratch knows contents, not ids
+    replace(found, ids=named).write(out / f"{name}.probe.npz")
+    write_table(ids, out / f"{name}.parquet", VECTORS)

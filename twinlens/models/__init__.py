@@ -1,0 +1,1 @@
+"""Encoders, captioners, classifiers and heads: one module for each library's family."""

@@ -1,0 +1,84 @@
+"""BLIP, BLIP-2 and GIT, which differ in their class and in nothing else that matters here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from jaxtyping import UInt8
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers.utils import logging as transformers_log
+
+from twinlens.config.models import CaptionerCard
+from twinlens.core.device import Placement
+from twinlens.core.errors import DataError
+from twinlens.models.encoders.base import count_parameters, normalised
+from twinlens.models.image_processor import pixel_spec
+from twinlens.models.weights import UNREADABLE, hub_weights, local_checkpoint, refuse_gaps, refuse_wordless
+
+transformers_log.disable_progress_bar()  # of loading and saving, which take no time
+
+CLASSES = {
+    "blip": "BlipForConditionalGeneration",
+    "blip2": "Blip2ForConditionalGeneration",
+    "git": "GitForCausalLM",
+}
+FILES = ["*.json", "*.txt", "*.model"]
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # large models come in several files
+
+
+class Captioner:
+    """A captioner with its weights."""
+
+    def __init__(self, model: Any, tokenizer: Any, processor: Any, card: CaptionerCard, placement: Placement) -> None:
+        self.model = model.eval().to(placement.device, placement.dtype)
+        self.tokenizer, self.card, self.placement = tokenizer, card, placement
+        self.pixels = pixel_spec(processor)
+        self.parameters = count_parameters(model)
+
+    @torch.inference_mode()
+    def caption(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> list[str]:
+        """One caption a picture, by greedy or beam search: the same pictures give the same words."""
+        # Every setting is given: defaults have changed between releases of the library.
+        ids = self.model.generate(
+            pixel_values=normalised(pictures, self.pixels, self.placement),
+            max_new_tokens=self.card.max_new_tokens,
+            num_beams=self.card.num_beams,
+            do_sample=False,
+        )
+        return [" ".join(text.split()) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def locate(card: CaptionerCard) -> Path:
+    """The model's folder.
+
+    Raises:
+        FetchError: it cannot be had.
+    """
+    if (path := local_checkpoint(card)) is not None:
+        return path
+    assert card.hub is not None
+    return hub_weights(card.hub, card.revision, WEIGHTS, FILES)
+
+
+def load(card: CaptionerCard, path: Path, placement: Placement) -> Captioner:
+    """The captioner in `path`: from the hub, of your own, or trained by the pipeline.
+
+    Raises:
+        DataError: the folder does not hold such a model.
+    """
+    kind = getattr(transformers, CLASSES[card.captioner])
+    try:
+        config = AutoConfig.from_pretrained(path)
+        if not isinstance(config, kind.config_class):  # the library would take it for one, and fail anywhere
+            raise DataError(f"{path} holds a {config.model_type} model, the card says {card.captioner}")
+        # dtype is given because the default is the checkpoint's, half precision for many
+        model, report = kind.from_pretrained(path, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        refuse_gaps(model, report, path)
+        refuse_wordless(tokenizer, path)
+        return Captioner(model, tokenizer, AutoImageProcessor.from_pretrained(path), card, placement)
+    except UNREADABLE as error:
+        raise DataError(f"{path} does not hold a {card.captioner} model: {str(error)[:300]}") from None

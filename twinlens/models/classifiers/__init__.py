@@ -1,0 +1,45 @@
+"""Classifiers that tell ImageNet's 1,000 classes apart: one module per library, chosen by the card's key.
+
+The modules are imported only when a card of theirs is used: the libraries take seconds to import.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twinlens.config.datasets import ClassifierCard
+from twinlens.config.models import TimmTower
+from twinlens.core.device import Placement
+from twinlens.models.classifiers.base import Classifier
+
+
+def locate(card: ClassifierCard) -> Path:
+    """Where a classifier's weights are, fetched if need be.
+
+    Raises:
+        ParamsError: the card names something its library does not have.
+        FetchError: the weights cannot be had.
+    """
+    if isinstance(card, TimmTower):
+        from twinlens.models.encoders import timm
+
+        return timm.locate(card)
+    from twinlens.models.classifiers import transformers
+
+    return transformers.locate(card)
+
+
+def load(card: ClassifierCard, path: Path, placement: Placement) -> Classifier:
+    """The classifier in `path`, in eval mode.
+
+    Raises:
+        ParamsError: its library does not take what the card says.
+        DataError: the weights do not fit, or its classes are not ImageNet's 1,000 in their order.
+    """
+    if isinstance(card, TimmTower):
+        from twinlens.models.classifiers import timm
+
+        return timm.load(card, path, placement)
+    from twinlens.models.classifiers import transformers
+
+    return transformers.load(card, path, placement)

@@ -1,0 +1,44 @@
+"""Encoders: one adapter per library family, one way to run them all.
+
+A family's module offers `locate` and `load`; it is imported only when a card of that family is
+used, because the libraries behind it take seconds to import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twinlens.config.models import Tower
+
+if TYPE_CHECKING:
+    from twinlens.core.device import Placement
+    from twinlens.models.encoders.base import Loaded
+
+
+def locate(tower: Tower) -> Path:
+    """Where a tower's weights are, fetched if need be.
+
+    Raises:
+        ParamsError: the card names something its library does not have.
+        FetchError: the weights cannot be had.
+    """
+    path: Path = import_module(f"{__name__}.{tower.family}").locate(tower)
+    return path
+
+
+def load(tower: Tower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
+    """The encoders of a tower, in eval mode.
+
+    Args:
+        tower: the card's tower.
+        path: what `locate` found, or the folder in which `train` left the weights.
+        placement: device and dtype.
+        random_weights: build the architecture only, to measure speed.
+
+    Raises:
+        DataError: the weights are not those of the card.
+    """
+    loaded: Loaded = import_module(f"{__name__}.{tower.family}").load(tower, path, placement, random_weights)
+    return loaded

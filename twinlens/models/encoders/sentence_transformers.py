@@ -1,0 +1,81 @@
+"""sentence-transformers text models, with the pooling that their own files prescribe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float32
+from sentence_transformers import SentenceTransformer
+
+from twinlens.config.models import SentenceTransformersTower
+from twinlens.core.device import Placement
+from twinlens.core.errors import DataError
+from twinlens.models.encoders.base import Loaded, count_parameters
+from twinlens.models.weights import UNREADABLE, hub_folder, local_checkpoint, refuse_wordless
+
+FILES = ["*.json", "*.txt", "*.model"]
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of each module that has any; the first found is taken
+
+
+def locate(card: SentenceTransformersTower) -> Path:
+    """The model's folder.
+
+    Raises:
+        FetchError: it cannot be had.
+        DataError: the folder does not say how to pool.
+    """
+    folder = local_checkpoint(card)
+    if folder is None:
+        folder = hub_folder(card.sentence_transformers, card.revision, FILES)
+        for name in WEIGHTS:
+            lacking = [module for module in _modules(folder) if not any((module / w).exists() for w in WEIGHTS)]
+            wanted = [(module / name).relative_to(folder).as_posix() for module in lacking]
+            folder = hub_folder(card.sentence_transformers, card.revision, [*FILES, *wanted])
+    _modules(folder)
+    return folder
+
+
+def _modules(folder: Path) -> list[Path]:
+    """The folders of the model's modules (transformer, pooling, ...), most of which have no weights."""
+    if not (folder / "modules.json").exists():
+        # the library would silently take the mean over tokens, which is wrong for every CLS model
+        raise DataError(f"{folder} has no modules.json, so it does not say how its vectors are pooled")
+    return [folder / module["path"] for module in json.loads((folder / "modules.json").read_text(encoding="utf-8"))]
+
+
+def load(card: SentenceTransformersTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
+    """The text tower.
+
+    Raises:
+        DataError: the folder does not hold such a model.
+    """
+    try:
+        model = SentenceTransformer(str(path), device=str(placement.device), local_files_only=True)
+    except (*UNREADABLE, ImportError, TypeError) as error:
+        raise DataError(f"{path} does not hold a sentence-transformers model: {str(error)[:300]}") from None
+    refuse_wordless(model.tokenizer, path)
+    return Loaded(None, _Text(model.to(placement.dtype).eval(), card.prompt))
+
+
+class _Text:
+    def __init__(self, model: SentenceTransformer, prompt: str) -> None:
+        self.model, self.prompt = model, prompt
+        self.max_tokens = int(model.max_seq_length or model.tokenizer.model_max_length)
+        self.parameters = count_parameters(model)
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        ids = self.model.tokenizer([self.prompt + text for text in texts], truncation=False, verbose=False).input_ids
+        return [len(row) for row in ids]
+
+    def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:
+        vectors = self.model.encode(
+            list(texts),
+            prompt=self.prompt,  # None would let the model's own default in, unseen
+            batch_size=len(texts),
+            convert_to_tensor=True,
+            show_progress_bar=False,
+        )
+        return vectors.float().cpu()

@@ -1,0 +1,160 @@
+"""transformers models: both towers of the CLIP and SigLIP kind, or a text encoder with a pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float32, UInt8
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_log
+
+from twinlens.config.models import TransformersTower
+from twinlens.core.device import Placement
+from twinlens.core.errors import DataError, ParamsError
+from twinlens.images.transforms import PixelSpec
+from twinlens.models.encoders.base import Loaded, count_parameters, normalised
+from twinlens.models.image_processor import pixel_spec
+from twinlens.models.weights import UNREADABLE, hub_weights, local_checkpoint, refuse_gaps, refuse_wordless
+
+transformers_log.disable_progress_bar()  # of loading and saving, which take no time
+
+FILES = ["*.json", "*.txt", "*.model", "*.py"]
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # large models come in several files
+
+
+def locate(card: TransformersTower) -> Path:
+    """The model's folder.
+
+    Raises:
+        FetchError: it cannot be had.
+    """
+    if (path := local_checkpoint(card)) is not None:
+        return path
+    return hub_weights(card.transformers, card.revision, WEIGHTS, FILES)
+
+
+def load(card: TransformersTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
+    """Both towers of a joint model, or the text tower of a text model.
+
+    Raises:
+        DataError: the model cannot be loaded, its remote code does not run with this transformers,
+            or it offers neither pair of towers nor text states.
+    """
+    remote: dict[str, Any] = {"trust_remote_code": card.trust_remote_code}
+    if card.code_revision:
+        remote["code_revision"] = card.code_revision
+    try:
+        config = AutoConfig.from_pretrained(path, **remote)
+        if random_weights:
+            model = AutoModel.from_config(config, **remote)
+        else:
+            # dtype is given because the default is the checkpoint's, half precision for many
+            model, report = AutoModel.from_pretrained(
+                path, dtype=torch.float32, local_files_only=True, output_loading_info=True, **remote
+            )
+            # many text models are published without the pooler, which `mean` and `cls` do not use
+            refuse_gaps(model, report, path, unused="pooler." if card.pooling else None)
+        tokenizer = AutoTokenizer.from_pretrained(path, **remote)
+        refuse_wordless(tokenizer, path)
+        joint = hasattr(model, "get_image_features") or hasattr(model, "encode_image")
+        processor = AutoImageProcessor.from_pretrained(path, **remote) if joint and card.pooling is None else None
+    except (ImportError, AttributeError) as error:
+        if not card.trust_remote_code:
+            raise DataError(f"{card.transformers} could not be loaded: {error}") from None
+        raise DataError(
+            f"{card.transformers} brings code of its own, which does not run with this transformers: {error}. "
+            "Run it in an environment with the release it was written for (its page names it)"
+        ) from None
+    except UNREADABLE as error:
+        raise DataError(f"{card.transformers} could not be loaded from {path}: {str(error)[:300]}") from None
+    model = model.eval().to(placement.device, placement.dtype)
+    if card.pooling is not None:
+        return Loaded(None, _PooledText(model, tokenizer, card, placement))
+    if processor is None:
+        raise ParamsError(
+            f"{card.transformers} has no pair of towers: as a text tower it needs `pooling: mean` or `cls`"
+        )
+    return Loaded(_Image(model, pixel_spec(processor), placement), _Text(model, tokenizer, card, placement))
+
+
+def pooled(output: Any) -> torch.Tensor:
+    """The vectors of a tower: transformers 5 returns an output object where 4 returned them themselves."""
+    found = getattr(output, "pooler_output", output)
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
+def _vectors(output: Any) -> Float32[torch.Tensor, "rows dim"]:
+    return pooled(output).float().cpu()
+
+
+class _Image:
+    def __init__(self, model: Any, pixels: PixelSpec, placement: Placement) -> None:
+        self.model, self.pixels, self.placement = model, pixels, placement
+        self.parameters = count_parameters(getattr(model, "vision_model", model))
+
+    def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
+        pixels = normalised(pictures, self.pixels, self.placement)
+        if hasattr(self.model, "get_image_features"):
+            return _vectors(self.model.get_image_features(pixel_values=pixels))
+        return _vectors(self.model.encode_image(pixels))
+
+
+class _Tokens:
+    """A tokenizer, the longest text the model reads, and the padding it was trained with."""
+
+    def __init__(self, model: Any, tokenizer: Any, card: TransformersTower, placement: Placement) -> None:
+        self.tokenizer, self.prompt, self.placement = tokenizer, card.prompt, placement
+        config = getattr(model.config, "text_config", model.config)
+        positions = int(getattr(config, "max_position_embeddings", 512))
+        if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
+            positions -= 2  # its positions start after the padding's
+        self.max_tokens = min(positions, int(tokenizer.model_max_length))
+        # SigLIP pools at the last position of a text padded to full length, and looks at the padding as at words:
+        # less padding, or a mask over it, gives another vector.
+        self.siglip = str(model.config.model_type).startswith("siglip")
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        ids = self.tokenizer([self.prompt + text for text in texts], truncation=False, verbose=False).input_ids
+        return [len(row) for row in ids]
+
+    def tokens(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        encoded = self.tokenizer(
+            [self.prompt + text for text in texts],
+            truncation=True,
+            max_length=self.max_tokens,
+            padding="max_length" if self.siglip else "longest",
+            return_tensors="pt",
+        )
+        unwanted = ("attention_mask",) if self.siglip else ()
+        return {name: value.to(self.placement.device) for name, value in encoded.items() if name not in unwanted}
+
+
+class _Text(_Tokens):
+    def __init__(self, model: Any, tokenizer: Any, card: TransformersTower, placement: Placement) -> None:
+        super().__init__(model, tokenizer, card, placement)
+        self.model = model
+        self.parameters = count_parameters(getattr(model, "text_model", model))
+
+    def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:
+        if hasattr(self.model, "get_text_features"):
+            return _vectors(self.model.get_text_features(**self.tokens(texts)))
+        return _vectors(torch.as_tensor(self.model.encode_text([self.prompt + text for text in texts])))
+
+
+class _PooledText(_Tokens):
+    def __init__(self, model: Any, tokenizer: Any, card: TransformersTower, placement: Placement) -> None:
+        super().__init__(model, tokenizer, card, placement)
+        self.model, self.pooling = model, card.pooling
+        self.parameters = count_parameters(model)
+
+    def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:
+        tokens = self.tokens(texts)
+        states = self.model(**tokens).last_hidden_state.float()  # (texts, tokens, dim)
+        if self.pooling == "cls":
+            return states[:, 0].cpu()
+        kept = tokens["attention_mask"][:, :, None].float()
+        return ((states * kept).sum(dim=1) / kept.sum(dim=1)).cpu()

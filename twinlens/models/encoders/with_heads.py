@@ -1,0 +1,47 @@
+"""Towers with heads on them, as encoders like any others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+
+from twinlens.core.device import Placement
+from twinlens.models.encoders.base import ImageEncoder, Loaded
+from twinlens.models.heads import Pairs
+
+
+def with_heads(loaded: Loaded, pairs: Pairs, direction: str, placement: Placement) -> Loaded:
+    """The same towers, their vectors brought into the space of the heads that serve a direction."""
+    through = pairs.serving(direction)
+    image = None if loaded.image is None else _Image(loaded.image, pairs, through, placement)
+    text = None if loaded.text is None else _Text(loaded.text, pairs, through, placement)
+    return Loaded(image, text)
+
+
+class _Image:
+    def __init__(self, tower: ImageEncoder, pairs: Pairs, direction: str, placement: Placement) -> None:
+        self.tower, self.pairs, self.direction, self.placement = tower, pairs, direction, placement
+        self.pixels, self.parameters = tower.pixels, tower.parameters
+
+    def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
+        rows = self.tower.encode(pictures).numpy()
+        return torch.from_numpy(self.pairs.apply_to(rows, self.direction, "image", self.placement.device))
+
+
+class _Text:
+    def __init__(self, tower: Any, pairs: Pairs, direction: str, placement: Placement) -> None:
+        self.tower, self.pairs, self.direction, self.placement = tower, pairs, direction, placement
+        self.max_tokens, self.parameters = tower.max_tokens, tower.parameters
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        counts: list[int] = self.tower.token_counts(texts)
+        return counts
+
+    def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:
+        read = self.tower.lookup if self.pairs.config.text == "lstm" else self.tower.encode
+        rows = np.asarray(read(list(texts)))
+        return torch.from_numpy(self.pairs.apply_to(rows, self.direction, "text", self.placement.device))

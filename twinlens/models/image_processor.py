@@ -1,0 +1,58 @@
+"""The settings of a transformers image processor, for encoders and captioners alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twinlens.core.errors import DataError
+from twinlens.images.transforms import PixelSpec
+
+PLAIN = {
+    "do_resize": True,
+    "do_rescale": True,
+    "rescale_offset": False,
+    "do_pad": False,
+    "crop_pct": None,
+    "do_flip_channel_order": False,
+    "include_top": False,
+}
+
+
+def pixel_spec(processor: Any) -> PixelSpec:
+    """An image processor's settings as ours.
+
+    Raises:
+        DataError: it does something that is not known here.
+    """
+    _refuse_unknown_steps(processor)
+    size = dict(processor.size or {})
+    crop = dict(processor.crop_size) if getattr(processor, "do_center_crop", False) else None
+    resample = getattr(processor, "resample", None)
+    if resample not in (None, 2, 3):  # PIL's bilinear and bicubic
+        raise DataError(f"the image processor resamples by method {resample}; 2 (bilinear) and 3 (bicubic) are known")
+    plain = not getattr(processor, "do_normalize", True)  # samples from 0 to 1, as they are
+    common: dict[str, Any] = {
+        "mean": (0.0, 0.0, 0.0) if plain else tuple(processor.image_mean),
+        "std": (1.0, 1.0, 1.0) if plain else tuple(processor.image_std),
+        "interpolation": "bilinear" if resample == 2 else "bicubic",
+        "crop_rounds_down": True,
+    }
+    if set(size) == {"shortest_edge"}:
+        crop = crop or {"height": size["shortest_edge"], "width": size["shortest_edge"]}
+        return PixelSpec(crop["height"], crop["width"], "shortest", resize_px=size["shortest_edge"], **common)
+    if set(size) == {"height", "width"}:
+        crop = crop or size
+        if crop["height"] * size["width"] != crop["width"] * size["height"]:
+            raise DataError(f"the image processor squashes to {size} and crops to {crop}, a different shape")
+        return PixelSpec(crop["height"], crop["width"], "squash", resize_px=size["height"], **common)
+    raise DataError(f"the image processor's size is {size}; shortest_edge, or height and width, are known")
+
+
+def _refuse_unknown_steps(processor: Any) -> None:
+    odd = {name: getattr(processor, name, None) for name in PLAIN}
+    named = [f"{name}: {value}" for name, value in odd.items() if value not in (None, PLAIN[name])]
+    factor = getattr(processor, "rescale_factor", None) or 1 / 255
+    if abs(factor * 255 - 1) > 1e-5:
+        named.append(f"rescale_factor: {factor}")
+    if named:
+        raise DataError(f"the image processor has settings that are not known here: {', '.join(named)}")

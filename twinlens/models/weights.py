@@ -1,0 +1,118 @@
+"""Where a tower's weights are: in a file or folder the card names, or on the hub at a pinned revision."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from twinlens.config.models import Weights
+from twinlens.core import paths
+from twinlens.core.errors import DataError, FetchError
+from twinlens.core.hashing import sha256_of
+
+if TYPE_CHECKING:
+    import torch
+
+# What the libraries raise for weights that do not fit, are cut short, or are something else.
+UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, UnpicklingError, SafetensorError)
+
+HUB_ANSWERS_IN_S = 10.0  # or counts as out of reach
+HUB_COPY = re.compile(r"/models--[^/]+/snapshots/(?P<commit>[0-9a-f]{40})(?:/(?P<file>.*))?$")
+HIDDEN = re.compile(r"(^|/)\.")
+
+
+def local_checkpoint(card: Weights) -> Path | None:
+    """The file or folder that the card names as `checkpoint`, checked; None where it names none.
+
+    Raises:
+        FetchError: it is not there.
+        DataError: its SHA-256 is not the card's.
+    """
+    if card.checkpoint is None:
+        return None
+    path = paths.expand(card.checkpoint)
+    if not path.exists():
+        raise FetchError(f"checkpoint {card.checkpoint} is not there (looked for {path})")
+    if card.sha256 is not None:
+        found = sha256_of(path) if path.is_file() else "that of a folder"
+        if found != card.sha256:
+            raise DataError(f"{path} has SHA-256 {found}, the card says {card.sha256}")
+    return path
+
+
+def refuse_gaps(model: torch.nn.Module, report: dict[str, Any], path: Path, unused: str | None = None) -> None:
+    """Refuse a transformers model of which a part was not in its files: the library fills it with random numbers.
+
+    Args:
+        model: as loaded.
+        report: the library's own, of `output_loading_info`.
+        path: where it was loaded from, for the message.
+        unused: start of the names of parts that are not used.
+
+    Raises:
+        DataError: a matrix is missing.
+    """
+    shapes = {name: value.ndim for name, value in model.named_parameters()}
+    gaps = sorted(name for name in report["missing_keys"] if shapes.get(name, 0) > 1)
+    gaps = [name for name in gaps if unused is None or unused not in name]
+    if gaps:
+        raise DataError(
+            f"{path} lacks {len(gaps)} of the model's matrices, the first is {gaps[0]}: another kind of model?"
+        )
+
+
+def refuse_wordless(tokenizer: Any, path: Path) -> None:
+    """Refuse a tokenizer whose files are missing: transformers then makes one to which every word is unknown.
+
+    Raises:
+        DataError: it knows nothing but its special tokens.
+    """
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise DataError(f"{path} lacks the tokenizer's files (tokenizer.json, or a vocabulary)")
+
+
+def hub_weights(repo: str, revision: str | None, weights: Sequence[str], others: list[str]) -> Path:
+    """A local copy of a hub repository, with the first kind of weights that it holds and no other.
+
+    Args:
+        repo: `owner/name`.
+        revision: a commit; without one, whatever the hub serves today.
+        weights: file names, with wildcards, best first.
+        others: the files wanted besides.
+
+    Raises:
+        FetchError: the hub cannot be reached, has no such repository or wants its terms accepted.
+        DataError: the repository holds none of `weights`.
+    """
+    for name in weights:
+        folder = hub_folder(repo, revision, [*others, name])
+        if any(folder.glob(name)):
+            return folder
+    raise DataError(f"{repo}, as copied to {folder}, holds none of {', '.join(weights)}")
+
+
+def hub_folder(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """A local copy of the wanted files of a hub repository of weights, see `twinlens.core.hub`.
+
+    Raises:
+        FetchError: the hub cannot be reached, has no such repository or wants its terms accepted.
+    """
+    from twinlens.core import hub  # here, because who asks what weights are wants no network
+
+    return hub.hub_folder(repo, revision, patterns, answers_in_s=HUB_ANSWERS_IN_S)
+
+
+def identity(path: Path) -> dict[str, Any]:
+    """What identifies weights wherever they lie: the commit of a hub copy, the SHA-256 of anything else."""
+    if hub_copy := HUB_COPY.search(path.as_posix()):
+        return {"commit": hub_copy["commit"], "file": hub_copy["file"] or ""}
+    if path.is_file():
+        return {"sha256": {path.name: sha256_of(path)}}
+    files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
+    # names with a dot in front (.cache, .gitattributes) are notes of whoever fetched the folder
+    return {"sha256": {name: sha256_of(file) for name, file in files.items() if not HIDDEN.search(name)}}

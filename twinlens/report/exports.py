@@ -1,0 +1,166 @@
+"""Results as others read them: TREC runs and qrels, MTEB's JSON, CLIP_benchmark's CSV.
+
+trec_eval orders a run by score and breaks ties by item id, not by rank. So that it sees the order that
+was measured, a tied score is lowered by the smallest float32 step; it differs from the cosine by a few
+units in the last place.
+
+CLIP_benchmark's `image_retrieval_recall@k` finds pictures by captions and `text_retrieval_recall@k`
+captions by pictures; both count a query as 1 if any of the first k is relevant: our `hit_at_k`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32
+
+from twinlens import __version__
+from twinlens.core.errors import DataError
+from twinlens.evaluation.evaluate import Pool, found_by_words
+from twinlens.evaluation.measures import MEASURES
+from twinlens.report.summary import write_csv
+from twinlens.retrieval.runs import read_run
+
+QUERIES_AT_ONCE = 2_000  # of a file of judgements, which holds a line for each relevant pair
+MTEB_NAMES = {"hit": "hit_rate"}  # the others are the same
+MTEB_TYPES = {"caption_to_image": "t2i", "image_to_caption": "i2t", "object_sets": "i2i"}
+DIRECTIONS = {"caption_to_image": "image_retrieval", "image_to_caption": "text_retrieval"}
+
+
+def export(ranked: Path, retrieval: dict[str, Any], model: str, seconds: float, out: Path) -> list[Path]:
+    """Write everything below `out`; returns the files.
+
+    Args:
+        ranked: folder of the `rank` stage.
+        retrieval: content of `metrics/retrieval.json`.
+        model: name of the model's card.
+        seconds: what the stages that make the results took, for MTEB.
+        out: a folder.
+
+    Raises:
+        DataError: there are no runs.
+    """
+    pools = [pool for pool in Pool.read_all(ranked) if not pool.as_published] if ranked.is_dir() else []
+    if not pools:
+        raise DataError(f"{ranked} holds no runs: `dvc repro rank` makes them, `dvc pull rank` fetches them")
+    written: list[Path] = []
+    for pool in pools:
+        written.append(write_qrels(pool, out / "trec" / f"{pool.name}.qrels"))
+        for retriever in pool.retrievers:
+            written.append(write_trec_run(pool, retriever, model, out / "trec" / f"{pool.name}.{retriever}.run"))
+            path = out / "mteb" / f"{model}.{retriever}" / f"{pool.name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = mteb_result(pool.name, retrieval[pool.name], retriever, seconds)
+            path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            written.append(path)
+    if rows := clip_benchmark_rows(retrieval, model):
+        write_csv(rows, out / "clip_benchmark.csv")
+        written.append(out / "clip_benchmark.csv")
+    return written
+
+
+def write_trec_run(pool: Pool, retriever: str, tag: str, path: Path) -> Path:
+    """A run as `query Q0 item rank score tag`, a line an item."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    queries, items = pool.queries["query_id"].to_list(), pool.items["item_id"].to_list()
+    names, ids = _plain(queries), pl.Series(_plain(items))
+    with path.open("wb") as file:
+        for first, rows, scores in read_run(pool.folder / "runs" / f"{retriever}.parquet", queries, items):
+            count, depth = rows.shape
+            lines = pl.DataFrame(
+                {
+                    "query": np.repeat(np.array(names[first : first + count], dtype=object), depth).tolist(),
+                    "q0": "Q0",
+                    "item": ids.gather(rows.ravel()),
+                    "rank": np.tile(np.arange(1, depth + 1), count),
+                    "score": strictly_falling(scores).ravel(),
+                    "tag": f"{tag}.{retriever}",
+                }
+            )
+            lines = lines.filter(pl.Series(found_by_words(retriever, scores).ravel()))
+            lines.write_csv(file, include_header=False, separator=" ", quote_style="never", float_precision=9)
+    return path
+
+
+def strictly_falling(scores: Float32[np.ndarray, "queries depth"]) -> Float32[np.ndarray, "queries depth"]:
+    """The scores with each lowered, where it must be, to the next float32 below the one before it.
+
+    Scores are rounded to 9 decimals first, so that what is written in decimals reads back as it was.
+    """
+    falling = np.array(scores, dtype=np.float32)
+    step = np.float32(2.0**-23)  # of numbers from 1 to 2: shows where cosines are written; BM25's scores are larger
+    for rank in range(1, falling.shape[1]):
+        above = falling[:, rank - 1]
+        limit = np.minimum(above - step, np.nextafter(above, np.float32(-np.inf)))
+        np.minimum(falling[:, rank], limit, out=falling[:, rank])
+    return falling
+
+
+def write_qrels(pool: Pool, path: Path) -> Path:
+    """Judgements as `query 0 item 1`, a line for each relevant pair; what a line lacks is not relevant."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    items = pool.items.with_columns(item_id=pl.Series(_plain(pool.items["item_id"].to_list())))
+    queries = pool.queries.with_columns(query_id=pl.Series(_plain(pool.queries["query_id"].to_list())))
+    with path.open("wb") as file:
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            pairs = queries[start : start + QUERIES_AT_ONCE].join(items, on="group", maintain_order="left_right")
+            if pool.excludes_self:
+                pairs = pairs.filter(pl.col("query_id") != pl.col("item_id"))
+            lines = pairs.select("query_id", pl.lit(0).alias("iteration"), "item_id", pl.lit(1).alias("relevance"))
+            lines.write_csv(file, include_header=False, separator=" ", quote_style="never")
+    return path
+
+
+def mteb_result(task: str, results: dict[str, Any], retriever: str, seconds: float) -> dict[str, Any]:
+    """One run as mteb writes a task's result."""
+    values, pool = results[retriever], results["pool"]
+    scores: dict[str, Any] = {}
+    for name, value in values.items():
+        measure, _, k = name.rpartition("_at_")
+        if measure in MEASURES:
+            scores[f"{MTEB_NAMES.get(measure, measure)}_at_{k}"] = value
+    deepest = max(int(name.rpartition("_at_")[2]) for name in scores)
+    scores |= {"main_score": scores[f"ndcg_at_{deepest}"], "hf_subset": "default", "languages": ["eng-Latn"]}
+    return {
+        "dataset_revision": pool["dataset"],
+        "task_name": f"TwinLens.{pool['dataset']}.{task}.{MTEB_TYPES.get(task, 'any')}",
+        "mteb_version": f"twinlens {__version__}",
+        "scores": {pool["split"]: [scores]},
+        "evaluation_time": seconds,
+        "kg_co2_emissions": None,
+    }
+
+
+def clip_benchmark_rows(retrieval: dict[str, Any], model: str) -> list[dict[str, Any]]:
+    """A row for each retriever of both caption tasks, under CLIP_benchmark's names."""
+    tasks = [task for task in DIRECTIONS if task in retrieval]
+    if len(tasks) < len(DIRECTIONS):
+        return []
+    rows = []
+    for retriever in (name for name in retrieval[tasks[0]] if name != "pool" and name in retrieval[tasks[1]]):
+        pool = retrieval[tasks[0]]["pool"]
+        row: dict[str, Any] = {
+            "dataset": pool["dataset"],
+            "model": model,
+            "pretrained": "",
+            "task": "zeroshot_retrieval",
+            "language": "en",
+            "retriever": retriever,
+        }
+        for task, direction in DIRECTIONS.items():
+            for name, value in retrieval[task][retriever].items():
+                if name.startswith("hit_at_"):
+                    row[f"{direction}_recall@{name.removeprefix('hit_at_')}"] = value
+        rows.append(row)
+    return rows
+
+
+def _plain(ids: list[str]) -> list[str]:
+    """Ids without white space, which separates the columns of TREC files."""
+    return [re.sub(r"\s", lambda found: quote(found[0]), name) for name in ids]

@@ -1,0 +1,1 @@
+"""Retrievers: from a task and vectors to runs, exactly."""

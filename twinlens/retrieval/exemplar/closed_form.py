@@ -1,0 +1,118 @@
+"""Queries from exemplars without iterations: sums, Rocchio, ridge regression and whitened exemplars."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from twinlens.core.errors import DataError
+from twinlens.retrieval.exemplar.examples import Examples
+
+Weights = Float64[np.ndarray, "queries dim"]
+
+
+def weighted_sum(
+    pictures: Float[np.ndarray, "queries dim"], texts: Float[np.ndarray, "queries dim"], image_weight: float
+) -> Weights:
+    """The normalised sum of a picture's and a text's unit vector: `image_weight * picture + (1 - image_weight) * text`.
+
+    Raises:
+        DataError: picture and text cancel, so that no direction is left.
+    """
+    return unit(image_weight * unit(pictures) + (1.0 - image_weight) * unit(texts))
+
+
+def rocchio(
+    examples: Examples,
+    negatives: Float[np.ndarray, "negatives dim"],
+    start: Float[np.ndarray, "queries dim"],
+    alpha: float,
+    beta: float,
+    gamma: float,
+) -> Weights:
+    """`alpha * start + beta * mean positive - gamma * mean negative` (Rocchio 1971), of unit length.
+
+    A query's negatives are the shared ones and its own, each row counting the same.
+
+    Args:
+        examples: own examples of the queries.
+        negatives: shared by all queries; may be empty where every query has its own.
+        start: the query before feedback: its text, or its exemplar.
+        alpha: weight of the start.
+        beta: weight of the positives.
+        gamma: weight of the negatives.
+
+    Raises:
+        DataError: the parts cancel.
+    """
+    good, bad = examples.centres()
+    own = (examples.signs < 0).sum(axis=1)[:, None]
+    count = np.maximum(len(negatives) + own, 1)
+    mean = (np.asarray(negatives, dtype=np.float64).sum(axis=0) + own * bad) / count
+    return unit(alpha * np.asarray(start, dtype=np.float64) + beta * good - gamma * mean)
+
+
+def ridge(examples: Examples, negatives: Float[np.ndarray, "negatives dim"], lambda_w: float) -> Weights:
+    """Least squares to +1 and -1 on balanced weights with a ridge, all queries from one decomposition.
+
+    Minimises `1/2 * sum s_i (y_i - w x_i)^2 + lambda_w / 2 * |w|^2`. The eigenvectors of the shared
+    negatives' second moments diagonalise what the queries have in common; the own examples of a query
+    are a correction of low rank (Woodbury's identity).
+
+    Args:
+        examples: own examples of the queries.
+        negatives: shared by all queries.
+        lambda_w: weight of the ridge, above 0.
+
+    Raises:
+        DataError: a query has no negative at all.
+    """
+    shared = np.asarray(negatives, dtype=np.float64)
+    own, of_shared = examples.weights(len(shared))
+    moments, axes = np.linalg.eigh(shared.T @ shared)
+    rows = examples.rows @ axes  # (queries, own, dim), in the eigenbasis
+    diagonal = lambda_w + of_shared[:, None] * np.maximum(moments, 0.0)
+    aim = np.einsum("qp,qpd->qd", own * examples.signs, rows) - of_shared[:, None] * (shared.sum(axis=0) @ axes)
+    rows = rows * np.sqrt(own)[:, :, None]
+    scaled = rows / diagonal[:, None, :]
+    inner = np.eye(rows.shape[1]) + rows @ scaled.transpose(0, 2, 1)  # (queries, own, own)
+    plain = aim / diagonal
+    shift = np.linalg.solve(inner, rows @ plain[:, :, None])  # (queries, own, 1)
+    return np.asarray((plain - (shift.transpose(0, 2, 1) @ scaled)[:, 0]) @ axes.T)
+
+
+def lda_whitened(examples: Examples, negatives: Float[np.ndarray, "negatives dim"], shrinkage: float) -> Weights:
+    """The whitened exemplar `inverse covariance * (mean positive - mean negative)` (Hariharan et al., ECCV 2012).
+
+    Mean and covariance are of the shared negatives, as the article's are of the world at large: own
+    negatives are too few to move them. The covariance is shrunk towards its mean variance.
+
+    Args:
+        examples: own examples of the queries; only the positives are used.
+        negatives: shared by all queries, at least two.
+        shrinkage: share of the mean variance in the covariance, above 0 and at most 1.
+
+    Raises:
+        DataError: fewer than two negatives, or all of them equal.
+    """
+    if len(negatives) < 2:
+        raise DataError(f"a covariance needs at least 2 negatives, found {len(negatives)}")
+    shared = np.asarray(negatives, dtype=np.float64)
+    covariance = np.cov(shared, rowvar=False, bias=True).reshape(shared.shape[1], shared.shape[1])
+    variance = float(np.trace(covariance)) / len(covariance)
+    if not variance > 0:
+        raise DataError(f"all {len(shared)} negatives are the same: their covariance says nothing")
+    shrunk = (1.0 - shrinkage) * covariance + shrinkage * variance * np.eye(len(covariance))
+    return unit(np.linalg.solve(shrunk, (examples.centres()[0] - shared.mean(axis=0)).T).T)
+
+
+def unit(rows: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows dim"]:
+    """The rows at length 1.
+
+    Raises:
+        DataError: a row has no direction.
+    """
+    length = np.linalg.norm(np.asarray(rows, dtype=np.float64), axis=1, keepdims=True)
+    if (bad := np.flatnonzero(~(length[:, 0] > 1e-9))).size:
+        raise DataError(f"the vector of query {bad[0]} has length {length[bad[0], 0]:.2g}: it points nowhere")
+    return np.asarray(rows, dtype=np.float64) / length

@@ -1,0 +1,331 @@
+"""Exemplar SVMs, with or without a pull towards a text vector, all queries fitted as one problem.
+
+The loss of a query, with balanced weights s_i and labels y_i of +1 and -1, is
+
+    1/2 * sum_i s_i max(0, 1 - y_i w x_i)^2  +  lambda_w / 2 * |w|^2  +  lambda_q * (1 - cos(text, w))
+
+With `lambda_q` 0 it is scikit-learn's `LinearSVC(C, class_weight="balanced", fit_intercept=False)`
+(Fan et al. 2008) for `lambda_w = 1 / (2 C)`; an intercept like LinearSVC's is a column of ones. With
+`lambda_q` it is the combined loss of source 003 (orm011/playground, 2024).
+
+**Method.** Newton's method on the primal (Keerthi & DeCoste 2005; Chapelle 2007), its systems solved by
+conjugate gradients, all queries of a block in step: since the negatives are shared, every product
+with a Hessian is two matrix products of the whole block. Those run in float32; gradients, losses
+and weights are float64.
+
+**Tolerance.** A query is done when `|gradient| <= tolerance * lambda_w * |w|`. Without text the loss is
+strongly convex with modulus `lambda_w`, so this bounds the error: `|w - optimum| <= tolerance * |w|`.
+The cosine is not convex, and there can be two minima, one near the exemplars and one near the text: both
+ends are started from (the ridge regression and the text), never at random, and the lower loss is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int
+
+from twinlens.core.errors import DataError
+from twinlens.retrieval.exemplar.closed_form import ridge, unit
+from twinlens.retrieval.exemplar.examples import Examples
+
+CELLS = 2**19  # queries x negatives of a block: its arrays stay near the cache
+NEWTON_STEPS = 100
+PATIENCE = 15  # steps, of weights that are the text's direction but whose length will not settle
+SECOND_STEPS = 25  # of the start from the text: what creeps towards the pole for longer is given up for the first
+INNER_STEPS = 40  # of conjugate gradients, per Newton step
+INNER_REDUCTION = 0.1  # of the residual: solving more exactly costs more than the Newton steps it saves
+SHORTEST = 0.25  # a step may not shrink a weight vector below this share: the cosine has a pole at 0
+ARRAYS = ("own", "signs", "s_own", "s_shared", "w", "live", "start_length", "pull_at_0", "idle", "m_shared", "m_own")
+FOLLOWING, FOLLOWED = 0.14, 1e-3  # distance of directions at which a text is about to overrule, and has overruled
+
+PerQuery = Float64[np.ndarray, " queries"]
+Matrix = Float64[np.ndarray, "queries dim"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Weights of every query, and how well they are known."""
+
+    weights: Float64[np.ndarray, "queries dim"]
+    residuals: Float64[np.ndarray, " queries"]  # |gradient| / (lambda_w * |w|), at most the tolerance; 0 if overruled
+    overruled: Bool[np.ndarray, " queries"]  # the text won: the weights are the text (see `fit`)
+    losses: Float64[np.ndarray, " queries"]  # of an overruled query: the limit
+    newton_steps: Int[np.ndarray, " queries"]
+
+
+def fit(
+    examples: Examples,
+    negatives: Float[np.ndarray, "negatives dim"],
+    *,
+    lambda_w: float,
+    texts: Float[np.ndarray, "queries dim"] | None = None,
+    lambda_q: float = 0.0,
+    tolerance: float = 1e-4,
+    block: int | None = None,
+    strict: bool = True,
+) -> Fitted:
+    """Fit every query.
+
+    A text that contradicts its exemplars can pull so hard that the loss has no minimum: it falls for
+    ever as `w` shrinks to 0 along the text, or until `w` is a small part of what the exemplars ask for
+    and within 1e-3 of the text's direction. The text itself is then the query's weights, and
+    `overruled` says so.
+
+    Args:
+        examples: own examples of the queries.
+        negatives: shared by all queries; may be empty where every query has negatives of its own.
+        lambda_w: weight of the ridge, above 0; `1 / (2 C)` of an SVM.
+        texts: unit vectors, one a query; needed with `lambda_q`.
+        lambda_q: weight of the pull towards the text, 0 or more.
+        tolerance: relative, see above.
+        block: queries fitted in step; by default what suits the cache. Changes speed, and weights
+            within the tolerance.
+        strict: refuse queries that do not reach the tolerance; else they keep where they came to, and
+            `residuals` tells.
+
+    Raises:
+        DataError: a query has one class only, or its exemplars equal its negatives; widths differ; a
+            value is not finite; a text is missing or points nowhere; `strict`, and a query does not
+            reach the tolerance.
+    """
+    shared = np.asarray(negatives, dtype=np.float64)
+    _check(examples, shared, texts, lambda_w, lambda_q)
+    aims = unit(texts) if texts is not None and lambda_q else None
+    size = block or int(np.clip(CELLS // max(1, len(shared)), 16, 512))
+    parts = []
+    for start in range(0, len(examples), size):
+        some = slice(start, start + size)
+        problem = (examples[some], shared, lambda_w, None if aims is None else aims[some], lambda_q, tolerance)
+        of_ridge = _Block(*problem, from_text=False)
+        if aims is None and of_ridge.idle.any():
+            raise DataError(
+                f"query {start + int(np.argmax(of_ridge.idle))}: its exemplars are, on average, its negatives: "
+                "nothing tells them apart"
+            )
+        found = of_ridge.solve(NEWTON_STEPS)
+        parts.append(found if aims is None else _lower(found, _Block(*problem, from_text=True).solve(SECOND_STEPS)))
+    fitted = Fitted(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Fitted)))
+    if strict and (late := np.flatnonzero(~(fitted.residuals <= tolerance))).size:
+        raise DataError(
+            f"{late.size} queries did not come within {tolerance:g} in {NEWTON_STEPS} Newton steps, the first is "
+            f"query {late[0]}, at {fitted.residuals[late[0]]:.1e}: raise lambda_w, or the tolerance"
+        )
+    return fitted
+
+
+def _lower(one: Fitted, other: Fitted) -> Fitted:
+    """Of every query, the fit with the lower loss."""
+    better = other.losses < one.losses
+
+    def chosen(name: str) -> np.ndarray:
+        left, right = getattr(one, name), getattr(other, name)
+        return np.where(better[:, None] if left.ndim > 1 else better, right, left)
+
+    return Fitted(*(chosen(field.name) for field in fields(Fitted)))
+
+
+def _check(examples: Examples, shared: np.ndarray, texts: np.ndarray | None, lambda_w: float, lambda_q: float) -> None:
+    count, _, dim = examples.rows.shape
+    if not lambda_w > 0 or not lambda_q >= 0:
+        raise DataError(f"lambda_w is {lambda_w:g} and lambda_q {lambda_q:g}: want above 0, and 0 or more")
+    if shared.ndim != 2 or shared.shape[1] != dim or not np.isfinite(shared).all():
+        raise DataError(f"negatives of shape {shared.shape}: want finite rows of the examples' {dim} dimensions")
+    if lambda_q and texts is None:
+        raise DataError(f"lambda_q is {lambda_q:g} but there are no text vectors: give one a query, or lambda_q 0")
+    if texts is not None and (texts.shape != (count, dim) or not np.isfinite(texts).all()):
+        raise DataError(f"texts of shape {texts.shape}: want finite rows, {count} queries x {dim} dimensions")
+
+
+class _Block:
+    """Some queries in step; those that are done leave the arrays."""
+
+    def __init__(
+        self,
+        examples: Examples,
+        shared: Matrix,
+        lambda_w: float,
+        texts: Matrix | None,
+        lambda_q: float,
+        tolerance: float,
+        from_text: bool,
+    ) -> None:
+        self.shared, self.shared32 = shared, shared.astype(np.float32)
+        self.lambda_w, self.lambda_q, self.tolerance = lambda_w, lambda_q, tolerance
+        self.own, self.signs, self.texts = examples.rows, examples.signs, texts
+        self.s_own, self.s_shared = examples.weights(len(shared))
+        self.w = ridge(examples, shared, lambda_w)
+        self.live = np.arange(len(examples))
+        self.start_length = np.linalg.norm(self.w, axis=1)
+        if from_text and texts is not None:
+            self.w = self.start_length[:, None] * texts
+        of_own = (self.s_own * self.signs)[:, None, :] @ self.own
+        self.pull_at_0 = of_own[:, 0] - self.s_shared[:, None] * shared.sum(axis=0)
+        size = np.einsum("qp,qp->q", self.s_own, np.linalg.norm(self.own, axis=2))
+        self.idle = np.linalg.norm(self.pull_at_0, axis=1) <= 1e-9 * size  # 0 is the optimum, but for a text
+        if texts is not None:
+            self.w[self.idle] = texts[self.idle]
+
+    def solve(self, steps: int) -> Fitted:
+        """Newton steps until every query is done; the loss of one that is not is infinite."""
+        count, dim = self.w.shape
+        zeros = np.zeros(count)
+        done = Fitted(np.empty((count, dim)), zeros, zeros.astype(bool), zeros.copy(), zeros.astype(int))
+        self._margins()
+        for step in range(steps):
+            gradient, length = self._gradient()
+            residual = np.linalg.norm(gradient, axis=1) / (self.lambda_w * length)
+            vanished = self._vanishing(length, step)
+            finished = (residual <= self.tolerance) | vanished
+            if finished.any():
+                rows = self.live[finished]
+                done.weights[rows], done.residuals[rows] = self.w[finished], residual[finished]
+                done.newton_steps[rows], done.overruled[rows] = step, vanished[finished]
+                done.losses[rows] = self._loss(length)[finished]
+                if self.texts is not None:
+                    done.weights[self.live[vanished]] = self.texts[vanished]
+                    done.residuals[self.live[vanished]] = 0.0
+                    done.losses[self.live[vanished]] = (
+                        0.5 * (self.s_own.sum(1) + len(self.shared) * self.s_shared)[vanished]
+                    )
+                gradient, length, residual = gradient[~finished], length[~finished], residual[~finished]
+                self._keep(~finished)
+            if not len(self.live):
+                return done
+            self._advance(gradient, length)
+        done.weights[self.live], done.residuals[self.live], done.losses[self.live] = self.w, residual, np.inf
+        return done
+
+    def _vanishing(self, length: PerQuery, step: int) -> Bool[np.ndarray, " queries"]:
+        """Whether a weight vector shrinks to nothing along its text.
+
+        Where minus the gradient of the hinge at 0 points away from a direction, hinge and ridge, which
+        are convex, rise along it from 0 on and the cosine stays: no point of that ray is a minimum.
+        Where a minimum exists close to 0, its direction is the text's within FOLLOWED: the same answer.
+        """
+        if self.texts is None:
+            return np.zeros(len(self.w), dtype=bool)
+        text, w = (np.einsum("qd,qd->q", self.pull_at_0, rows) for rows in (self.texts, self.w))
+        off = np.linalg.norm(self.w / length[:, None] - self.texts, axis=1)
+        gone = (text <= 0) & (w <= 0) & (off < FOLLOWING)
+        short = length < SHORTEST * self.start_length
+        return self.idle | (gone & short) | ((off < FOLLOWED) & (short | (step >= PATIENCE)))
+
+    def _keep(self, chosen: Bool[np.ndarray, " queries"]) -> None:
+        for name in ARRAYS:
+            setattr(self, name, getattr(self, name)[chosen])
+        self.texts = None if self.texts is None else self.texts[chosen]
+
+    def _margins(self) -> None:
+        self.m_shared = self.w @ self.shared.T  # (queries, negatives)
+        self.m_own = (self.own @ self.w[:, :, None])[:, :, 0]  # (queries, own)
+
+    def _loss(self, length: PerQuery) -> PerQuery:
+        slack = np.maximum(1.0 - self.signs * self.m_own, 0.0)
+        hinge = self.s_shared * (np.maximum(1.0 + self.m_shared, 0.0) ** 2).sum(axis=1)
+        value = 0.5 * (hinge + (self.s_own * slack**2).sum(axis=1) + self.lambda_w * length**2)
+        if self.texts is not None:
+            value += self.lambda_q * (1.0 - np.einsum("qd,qd->q", self.texts, self.w) / length)
+        return np.asarray(value)
+
+    def _gradient(self) -> tuple[Matrix, PerQuery]:
+        length = np.linalg.norm(self.w, axis=1)
+        of_shared = self.s_shared[:, None] * np.maximum(1.0 + self.m_shared, 0.0)
+        of_own = self.s_own * self.signs * np.maximum(1.0 - self.signs * self.m_own, 0.0)
+        gradient = of_shared @ self.shared - (of_own[:, None, :] @ self.own)[:, 0] + self.lambda_w * self.w
+        if self.texts is not None:
+            along = self.w / length[:, None]
+            cosine = np.einsum("qd,qd->q", self.texts, along)[:, None]
+            gradient -= self.lambda_q / length[:, None] * (self.texts - cosine * along)
+        return gradient, length
+
+    def _advance(self, gradient: Matrix, length: PerQuery) -> None:
+        """One Newton step, as long as the loss falls by it."""
+        step = self._newton_direction(gradient, length).astype(np.float64)
+        d_shared, d_own = step @ self.shared.T, (self.own @ step[:, :, None])[:, :, 0]
+        slope = np.einsum("qd,qd->q", gradient, step)
+        along, square = np.einsum("qd,qd->q", self.w, step), np.einsum("qd,qd->q", step, step)
+        text_w = text_step = np.zeros(len(step))
+        if self.texts is not None:
+            text_w, text_step = (np.einsum("qd,qd->q", self.texts, rows) for rows in (self.w, step))
+
+        def loss(t: PerQuery) -> tuple[PerQuery, PerQuery]:
+            """At `w + t * step`: the loss, and the squared length."""
+            far = t[:, None]
+            hinge = self.s_shared * (np.maximum(1.0 + self.m_shared + far * d_shared, 0.0) ** 2).sum(axis=1)
+            slack = np.maximum(1.0 - self.signs * (self.m_own + far * d_own), 0.0)
+            squared = length**2 + 2.0 * t * along + t**2 * square
+            value = 0.5 * (hinge + (self.s_own * slack**2).sum(axis=1) + self.lambda_w * squared)
+            if self.texts is not None:
+                value -= self.lambda_q * (text_w + t * text_step) / np.sqrt(np.maximum(squared, 1e-300))
+            return value, squared
+
+        before, _ = loss(np.zeros(len(step)))
+        t = np.ones(len(step))
+        for _ in range(50):  # halvings; 1e-4 is Armijo's usual share, 1e-12 allows for rounding near the optimum
+            value, squared = loss(t)
+            far = value > before + 1e-4 * t * slope + 1e-12 * np.abs(before)
+            if self.texts is not None:
+                far |= squared < (SHORTEST * length) ** 2
+            if not far.any():
+                break
+            t = np.where(far, 0.5 * t, t)
+        self.w = self.w + t[:, None] * step
+        self.m_shared += t[:, None] * d_shared
+        self.m_own += t[:, None] * d_own
+
+    def _newton_direction(self, gradient: Matrix, length: PerQuery) -> Float32[np.ndarray, "queries dim"]:
+        """Conjugate gradients on the Newton system; a query stops at negative curvature (Steihaug 1983)."""
+        active = (self.m_shared > -1.0) * self.s_shared[:, None].astype(np.float32)
+        low, factors, diagonal = self._low_rank(length)
+
+        def hessian(rows: np.ndarray) -> np.ndarray:
+            product = ((rows @ self.shared32.T) * active) @ self.shared32 + diagonal[:, None] * rows
+            inner = factors * (low @ rows[:, :, None])[:, :, 0]
+            return product + (inner[:, None, :] @ low)[:, 0]
+
+        residual = -gradient.astype(np.float32)
+        direction, found = residual.copy(), np.zeros_like(residual)
+        energy = np.einsum("qd,qd->q", residual, residual)
+        wanted, running = INNER_REDUCTION**2 * energy, np.ones(len(residual), dtype=bool)
+        for inner_step in range(INNER_STEPS):
+            product = hessian(direction)
+            curvature = np.einsum("qd,qd->q", direction, product)
+            if inner_step == 0:
+                found[curvature <= 0] = direction[curvature <= 0]  # downhill, at least
+            running &= curvature > 0
+            ahead = np.where(running, energy / np.where(running, curvature, 1.0), 0.0).astype(np.float32)[:, None]
+            found += ahead * direction
+            residual -= ahead * product
+            left = np.einsum("qd,qd->q", residual, residual)
+            running &= left > wanted
+            if not running.any():
+                break
+            turn = np.where(running, left / np.maximum(energy, 1e-38), 0.0).astype(np.float32)
+            direction, energy = residual + turn[:, None] * direction, left
+        return found
+
+    def _low_rank(self, length: PerQuery) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The Hessian but for the shared negatives: rows, their factors, and a multiple of the identity.
+
+        The cosine's part is `lambda_q / |w|^2 * (t u' + u t' + c I - 3 c u u')`, for the unit text t,
+        u = w / |w| and c = t u; with a = t + u and b = t - u, `t u' + u t' = (a a' - b b') / 2`.
+        """
+        violated = self.s_own * (1.0 - self.signs * self.m_own > 0.0)
+        if self.texts is None:
+            return (
+                self.own.astype(np.float32),
+                violated.astype(np.float32),
+                np.full(len(self.w), self.lambda_w, dtype=np.float32),
+            )
+        pull = self.lambda_q / length**2
+        along = self.w / length[:, None]
+        cosine = np.einsum("qd,qd->q", self.texts, along)
+        rows = np.stack([self.texts + along, self.texts - along, along], axis=1)
+        factors = pull[:, None] * np.stack([np.full_like(cosine, 0.5), np.full_like(cosine, -0.5), -3.0 * cosine], 1)
+        return (
+            np.concatenate([self.own, rows], axis=1).astype(np.float32),
+            np.hstack([violated, factors]).astype(np.float32),
+            (self.lambda_w + pull * cosine).astype(np.float32),
+        )

@@ -1,0 +1,1 @@
+"""Tasks: who searches for what, and what is relevant."""
