@@ -35,7 +35,8 @@ from lancedb.query import MatchQuery
 from benchmarks.exemplar import by_marks
 from benchmarks.paired import Row, alternate, median, ratio, unit_vectors
 from twinlens import Searcher
-from twinlens.config.params import Params, read_params
+from twinlens.config.load import read_params
+from twinlens.config.params import Params
 from twinlens.core import paths, tables
 from twinlens.indexing import scans
 from twinlens.indexing.build import write_table

@@ -18,7 +18,8 @@ from statistics import median
 import numpy as np
 import torch
 
-from twinlens.config.params import Params, read_params
+from twinlens.config.load import read_params
+from twinlens.config.params import Params
 from twinlens.config.training import Recipe, TowerRecipe
 from twinlens.core.device import Placement
 from twinlens.models.encoders.base import normalised

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from stages.runner import run_stage
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.indexing import approximate
 from twinlens.tasks.inputs import CAPTIONS, IMAGES, JOINED

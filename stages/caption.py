@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from stages.runner import run_stage
-from twinlens.config.models import CaptionerCard
-from twinlens.config.params import read_params
+from twinlens.config.captioners import CaptionerCard
+from twinlens.config.load import read_params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement, place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stages.runner import run_stage
 from twinlens import datasets
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.costs import Cost
 from twinlens.datasets import keep_lists

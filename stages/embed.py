@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from stages.runner import run_stage
-from twinlens.config.params import CategoryParams, read_params
+from twinlens.config.load import read_params
+from twinlens.config.params import CategoryParams
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
 from twinlens.core.device import place

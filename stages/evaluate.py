@@ -5,24 +5,17 @@ from __future__ import annotations
 import logging
 
 from stages.runner import run_stage
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
 from twinlens.core.scratch import publishing
 from twinlens.evaluation import distractors
 from twinlens.evaluation.caption_quality import caption_figures
+from twinlens.evaluation.cost import TRAINING, cost_summary, quality_cost_rows, training_rows, write_csv, write_json
 from twinlens.evaluation.evaluate import measure_all_runs
-from twinlens.evaluation.gates import Gates, overlap, wrong_size
-from twinlens.report.summary import (
-    TRAINING,
-    cost_summary,
-    quality_cost_rows,
-    results_table,
-    summary,
-    training_rows,
-    write_csv,
-    write_json,
-)
+from twinlens.evaluation.gates import overlap, wrong_size
+from twinlens.report.summary import results_table, summary
+from twinlens.retrieval.checks import Gates
 
 log = logging.getLogger("twinlens")
 

@@ -12,14 +12,15 @@ import polars as pl
 from stages.runner import run_stage
 from twinlens import datasets
 from twinlens.config.datasets import DatasetCard, Keep
-from twinlens.config.params import Params, read_params
+from twinlens.config.load import read_params
+from twinlens.config.params import Params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
 from twinlens.datasets import filter as filtering
 from twinlens.datasets import keep as keeping
 from twinlens.datasets import keep_lists
+from twinlens.datasets.annotations import Annotations
 from twinlens.datasets.classes import read_classes
-from twinlens.datasets.filter import Annotations
 
 log = logging.getLogger("twinlens")
 

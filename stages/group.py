@@ -6,7 +6,7 @@ import json
 import logging
 
 from stages.runner import run_stage
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
 from twinlens.datasets import pool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from stages.runner import run_stage
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.costs import Cost
 from twinlens.indexing.build import publish

@@ -6,16 +6,17 @@ import json
 import logging
 
 from stages.runner import run_stage
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
 from twinlens.core.device import place
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import publishing
-from twinlens.evaluation.gates import Gates
+from twinlens.core.vectors import read_vectors
 from twinlens.retrieval import by_example, lexical
+from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.dense import build
-from twinlens.retrieval.rank import check_vectors, read_vectors, search, write_pool
+from twinlens.retrieval.rank import check_vectors, search, write_pool
 from twinlens.tasks.inputs import ALL, text_sources
 
 log = logging.getLogger("twinlens")

@@ -9,9 +9,10 @@ import polars as pl
 
 from stages.runner import run_stage
 from twinlens.config.datasets import BaseDatasetCard, ComposedCard
-from twinlens.config.params import Params, read_params
+from twinlens.config.load import read_params
+from twinlens.config.params import Params
 from twinlens.core import paths, tables
-from twinlens.evaluation.evaluate import Pool
+from twinlens.evaluation.pool import Pool
 from twinlens.report import galleries
 from twinlens.report.page import Sources, render
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 from stages.runner import run_stage
 from twinlens import datasets
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
 from twinlens.core.scratch import publishing

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from stages.runner import run_stage
+from twinlens.config.load import read_params
 from twinlens.config.models import ModelCard
-from twinlens.config.params import Params, read_params
+from twinlens.config.params import Params
 from twinlens.config.training import HeadsRecipe, TowerRecipe
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stages.runner import run_stage
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core import paths
 
 

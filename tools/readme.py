@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from twinlens.report.summary import TASKS, markdown
+from twinlens.evaluation.cost import TASKS
+from twinlens.report.summary import markdown
 
 README, CATEGORY_SEARCH, TRAINED = Path("README.md"), Path("docs/category-search.md"), Path("docs/training.md")
 PAGES = (README, CATEGORY_SEARCH, TRAINED)

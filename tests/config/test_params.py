@@ -15,8 +15,8 @@ from open_clip.pretrained import get_pretrained_cfg
 
 from twinlens import datasets
 from twinlens.config.datasets import ComposedCard, HubFiles, ImageNetCard
+from twinlens.config.load import read_params
 from twinlens.config.models import OpenClipTower, TimmTower, TorchvisionTower, WordVectorsTower
-from twinlens.config.params import read_params
 from twinlens.core.errors import ParamsError
 from twinlens.datasets.classes import read_classes
 

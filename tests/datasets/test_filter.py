@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from twinlens.config.params import FilterParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
-from twinlens.datasets.filter import (
-    SPLITS,
-    Annotations,
-    Kept,
-    RawCaption,
-    RawImage,
-    apply_rules,
-    is_unicode,
-    printable,
-    resplit,
-)
+from twinlens.datasets.annotations import SPLITS, Annotations, RawCaption, RawImage
+from twinlens.datasets.filter import Kept, apply_rules, is_unicode, printable, resplit
 
 BROKEN = b"caf\xe9".decode("utf-8", "surrogateescape")  # Latin-1 bytes read as UTF-8
 LENIENT = FilterParams(require_caption=False, require_label=False)

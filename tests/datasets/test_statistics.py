@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from twinlens.config.datasets import BaseDatasetCard, ComposedCard, FolderCard, HubCard
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.datasets.statistics import describe_dataset, write_card
 from twinlens.images.duplicates import Duplicates
 

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from twinlens.core import tables
-from twinlens.evaluation.distractors import curve, expected_hit, judged_items, sizes
+from twinlens.evaluation.distractors import curve, expected_hit, sizes
+from twinlens.tasks.base import judged_items
 
 
 def test_the_ladder_holds_the_sizes_of_source_004() -> None:

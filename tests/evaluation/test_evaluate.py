@@ -11,12 +11,15 @@ import polars as pl
 import pytest
 import pytrec_eval
 
-from twinlens.config.params import EvaluateParams, RankParams, read_params
+from twinlens.config.load import read_params
+from twinlens.config.params import EvaluateParams, RankParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
-from twinlens.evaluation.evaluate import Pool, intervals_of, measure_all_runs, measure_run, tied_at
-from twinlens.evaluation.gates import Gates
-from twinlens.retrieval.dense import Vectors, build
+from twinlens.core.vectors import Vectors
+from twinlens.evaluation.evaluate import intervals_of, measure_all_runs, measure_run, tied_at
+from twinlens.evaluation.pool import Pool
+from twinlens.retrieval.checks import Gates
+from twinlens.retrieval.dense import build
 from twinlens.retrieval.rank import search, write_pool
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED
 

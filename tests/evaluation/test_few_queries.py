@@ -10,18 +10,21 @@ import numpy as np
 import polars as pl
 import pytest
 
-from twinlens.config.params import EvaluateParams, ReportParams, read_params
+from twinlens.config.load import read_params
+from twinlens.config.params import EvaluateParams, ReportParams
 from twinlens.core import tables
 from twinlens.evaluation.compare import compare
+from twinlens.evaluation.cost import quality_cost_rows, write_json
 from twinlens.evaluation.distractors import curve
-from twinlens.evaluation.evaluate import Pool, Results, measure_all_runs
+from twinlens.evaluation.evaluate import Results, measure_all_runs
 from twinlens.evaluation.experiments import Experiment
-from twinlens.evaluation.gates import Gates
+from twinlens.evaluation.pool import Pool
 from twinlens.report import galleries
 from twinlens.report.comparison_text import written
 from twinlens.report.exports import export
 from twinlens.report.page import Sources, render
-from twinlens.report.summary import quality_cost_rows, summary, write_json
+from twinlens.report.summary import summary
+from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.runs import RunWriter
 
 PARAMS = EvaluateParams(ks=[1, 5], referee_queries=1, resamples=100, seed=0)

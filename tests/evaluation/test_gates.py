@@ -13,13 +13,15 @@ import torch
 
 from tests.tiny import CPU
 from twinlens.config.datasets import CocoCard, ScenesCard
-from twinlens.config.params import GateParams, read_params
+from twinlens.config.load import read_params
+from twinlens.config.params import GateParams
 from twinlens.core.errors import DataError
 from twinlens.core.probes import Probe, chosen
-from twinlens.evaluation.gates import Gates, Ties, at_chance, overlap, own_found, wrong_size
+from twinlens.core.vectors import Vectors
+from twinlens.evaluation.gates import at_chance, overlap, own_found, wrong_size
 from twinlens.evaluation.intervals import Interval, of_means
 from twinlens.inference.probe import last_word, of_texts
-from twinlens.retrieval.dense import Vectors
+from twinlens.retrieval.checks import Gates, Ties
 from twinlens.retrieval.rank import check_vectors
 from twinlens.retrieval.runs import RunWriter, read_run
 from twinlens.tasks.inputs import CAPTIONS, IMAGES

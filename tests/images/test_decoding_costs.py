@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core.errors import QueryError
 from twinlens.images.decoding_costs import (
     MAX_CHUNKS,

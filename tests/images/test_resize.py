@@ -19,8 +19,8 @@ from PIL import Image
 from twinlens.config.params import ResizeParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
+from twinlens.images.decode import FORMATS
 from twinlens.images.resize import Picture, Resized, resize_pictures
-from twinlens.images.transforms import FORMATS
 
 
 def params(**changes: Any) -> ResizeParams:

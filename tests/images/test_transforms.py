@@ -24,19 +24,14 @@ from timm.data import create_transform
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from twinlens.images.decode import FORMATS, ORIENTATION, BadPictureError, Prepared, open_picture, prepare_jpeg
 from twinlens.images.transforms import (
-    FORMATS,
-    ORIENTATION,
-    BadPictureError,
     Interpolation,
     PixelSpec,
-    Prepared,
     ahead,
     batch_pixels,
     decode_and_fit,
     fit,
-    open_picture,
-    prepare_jpeg,
     resize,
     scaled,
     to_numpy,

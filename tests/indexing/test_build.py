@@ -19,7 +19,8 @@ from PIL import Image
 from stages import index
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL, POOL
 from twinlens import Searcher
-from twinlens.config.params import IndexParams, read_params
+from twinlens.config.load import read_params
+from twinlens.config.params import IndexParams
 from twinlens.core import paths, tables
 from twinlens.core.errors import QueryError
 from twinlens.core.scratch import code_digest

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tests.indexing.conftest import DATASET, MODEL
 from tests.tiny import spread
 from twinlens import Searcher
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.device import place
 from twinlens.indexing import clip_text

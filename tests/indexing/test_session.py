@@ -13,7 +13,7 @@ import pytest
 from stages import index
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from twinlens import Searcher, search
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.errors import QueryError
 from twinlens.indexing import session

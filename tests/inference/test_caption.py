@@ -12,7 +12,7 @@ import torch
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
 
 from tests.tiny import CPU, jpegs, sizes, special_tokens, spread, tokenizer, write_shards
-from twinlens.config.models import CaptionerCard
+from twinlens.config.captioners import CaptionerCard
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import Scratch

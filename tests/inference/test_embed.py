@@ -23,13 +23,14 @@ from twinlens.config.params import RankParams
 from twinlens.config.training import TowerRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.errors import DataError
-from twinlens.evaluation.gates import Gates
+from twinlens.core.vectors import read_vectors
 from twinlens.inference.embed import Embedder, Sources
 from twinlens.models import encoders
 from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
 from twinlens.models.weights import identity
+from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.dense import build
-from twinlens.retrieval.rank import check_vectors, read_vectors
+from twinlens.retrieval.rank import check_vectors
 from twinlens.tasks.inputs import text_sources
 from twinlens.training.data import Material
 from twinlens.training.dual_encoder import train_towers

@@ -14,7 +14,8 @@ import pytrec_eval
 from twinlens.config.params import EvaluateParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
-from twinlens.evaluation.evaluate import Pool, measure_run
+from twinlens.evaluation.evaluate import measure_run
+from twinlens.evaluation.pool import Pool
 from twinlens.report.exports import clip_benchmark_rows, export, strictly_falling
 from twinlens.retrieval.runs import RunWriter
 

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from stages.report import parts_of
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core import tables
-from twinlens.evaluation.evaluate import Pool
+from twinlens.evaluation.pool import Pool
 from twinlens.report import mistakes
 from twinlens.report.galleries import Album
 from twinlens.report.mistakes import Copies

@@ -17,18 +17,21 @@ from markupsafe import escape
 
 from tests.tiny import jpegs, write_shards
 from twinlens.config.datasets import FolderCard
-from twinlens.config.params import EvaluateParams, HybridParams, RankParams, ReportParams, read_params
+from twinlens.config.load import read_params
+from twinlens.config.params import EvaluateParams, HybridParams, RankParams, ReportParams
 from twinlens.core import tables
 from twinlens.core.costs import Cost
+from twinlens.core.vectors import Vectors
 from twinlens.datasets.statistics import describe_dataset
+from twinlens.evaluation.cost import quality_cost_rows
 from twinlens.evaluation.distractors import curve
-from twinlens.evaluation.evaluate import Pool, measure_all_runs
-from twinlens.evaluation.gates import Gates
+from twinlens.evaluation.evaluate import measure_all_runs
+from twinlens.evaluation.pool import Pool
 from twinlens.images.duplicates import Duplicates
 from twinlens.report import charts, galleries
 from twinlens.report.page import Sources, render
-from twinlens.report.summary import quality_cost_rows
-from twinlens.retrieval.dense import Vectors, build
+from twinlens.retrieval.checks import Gates
+from twinlens.retrieval.dense import build
 from twinlens.retrieval.lexical import extend
 from twinlens.retrieval.rank import search, write_pool
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, text_sources

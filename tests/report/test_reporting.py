@@ -9,17 +9,8 @@ import pytest
 
 from twinlens.core import paths
 from twinlens.core.costs import Cost
-from twinlens.report.summary import (
-    STAGES,
-    TRAINING,
-    cost_summary,
-    markdown,
-    quality_cost_rows,
-    results_table,
-    summary,
-    training_rows,
-    write_csv,
-)
+from twinlens.evaluation.cost import STAGES, TRAINING, cost_summary, quality_cost_rows, training_rows, write_csv
+from twinlens.report.summary import markdown, results_table, summary
 
 VALUES = {f"{m}_at_10": 0.5 for m in ("hit", "recall", "precision", "mrr", "ndcg", "map")} | {"median_rank": 2.5}
 RETRIEVAL = {

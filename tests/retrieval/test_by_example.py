@@ -10,14 +10,16 @@ import polars as pl
 import pytest
 from sklearn.metrics import average_precision_score
 
-from twinlens.config.params import EvaluateParams, read_params
+from twinlens.config.load import read_params
+from twinlens.config.params import EvaluateParams
 from twinlens.core.errors import DataError
+from twinlens.core.vectors import Vectors
 from twinlens.evaluation.evaluate import measure_all_runs
-from twinlens.evaluation.gates import Gates
 from twinlens.retrieval import exemplar
 from twinlens.retrieval.by_example import build
-from twinlens.retrieval.dense import Task, Vectors
+from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.rank import search, write_pool
+from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import CLASSES, IMAGES, NEGATIVES
 
 PARAMS = read_params().category_search

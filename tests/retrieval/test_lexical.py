@@ -9,19 +9,23 @@ import numpy as np
 import polars as pl
 import pytest
 
-from twinlens.config.params import EvaluateParams, HybridParams, Params, RankParams, read_params
+from twinlens.config.load import read_params
+from twinlens.config.params import EvaluateParams, HybridParams, Params, RankParams
 from twinlens.core import tables
 from twinlens.core.costs import Cost
 from twinlens.core.errors import DataError
-from twinlens.evaluation.evaluate import Pool, measure_run
-from twinlens.evaluation.gates import Gates
+from twinlens.core.vectors import Vectors
+from twinlens.evaluation.evaluate import measure_run
+from twinlens.evaluation.pool import Pool
 from twinlens.report.exports import strictly_falling, write_trec_run
 from twinlens.retrieval.bm25 import Bm25
-from twinlens.retrieval.dense import Task, Vectors, build
+from twinlens.retrieval.checks import Gates
+from twinlens.retrieval.dense import build
 from twinlens.retrieval.lexical import Validation, extend, validation_of
 from twinlens.retrieval.rank import search, write_pool
 from twinlens.retrieval.runs import read_run
 from twinlens.retrieval.tokenize import words
+from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, VALIDATION_CAPTIONS, VALIDATION_IMAGES, text_sources
 
 RANK = RankParams(depth=10, image_weight=0.5, seed=0)

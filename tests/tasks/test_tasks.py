@@ -8,8 +8,10 @@ import pytest
 
 from twinlens.config.params import RankParams
 from twinlens.core.errors import DataError
-from twinlens.retrieval.dense import Task, Vectors, build, one_caption_each
+from twinlens.core.vectors import Vectors
+from twinlens.retrieval.dense import build, one_caption_each
 from twinlens.retrieval.fusion import concatenate
+from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED, text_sources
 
 PARAMS = RankParams(depth=10, image_weight=0.5, seed=0)

@@ -13,7 +13,7 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 
 from tests.tiny import CPU
 from tests.training.scenes import drawn, files
-from twinlens.config.models import CaptionerCard
+from twinlens.config.captioners import CaptionerCard
 from twinlens.core.errors import DataError
 from twinlens.models.captioners import transformers as captioners
 from twinlens.models.captioners.transformers import Captioner

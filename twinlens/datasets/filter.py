@@ -11,40 +11,7 @@ import polars as pl
 
 from twinlens.config.params import FilterParams
 from twinlens.core.errors import DataError
-
-SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class RawImage:
-    """A picture as a dataset's own files list it."""
-
-    image_id: str
-    file: str
-    split: str
-    labels: tuple[str, ...]
-    distractor: bool = False  # in the pool to be told apart from others: needs no caption and no label
-
-
-@dataclass(frozen=True)
-class RawCaption:
-    """A caption as a dataset's own files list it, in their order."""
-
-    image_id: str
-    text: str
-
-
-Drop = tuple[str, str, str, str]  # kind (image or caption), id, rule, reason: a row of table DROPPED
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """Everything a dataset's files say of its pictures."""
-
-    images: list[RawImage]
-    captions: list[RawCaption]
-    dropped: list[Drop] = field(default_factory=list)  # what the files hold and the adapter cannot use
-    captioned: bool = True  # whether pictures of this dataset have captions at all
+from twinlens.datasets.annotations import SPLITS, Annotations, Drop, RawCaption, RawImage
 
 
 def resplit(annotations: Annotations, val: float, test: float, seed: int) -> Annotations:

@@ -14,7 +14,7 @@ from typing import Any
 
 from twinlens.config.datasets import Keep, Pool
 from twinlens.core.errors import DataError, FetchError
-from twinlens.datasets.filter import Annotations, Drop, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawImage
 
 RULE = "keep"
 

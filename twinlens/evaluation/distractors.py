@@ -12,20 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from scipy.stats import hypergeom
 
 from twinlens.core import tables
 
 DIGITS = 6
 STEPS = (1, 2, 3, 6)  # 10, 20, 30, 60, 100, ...: holds the 2,000, 10,000 and 60,000 of source 004
-
-
-def judged_items(
-    query_groups: Int[np.ndarray, " queries"], item_groups: Int[np.ndarray, " items"]
-) -> Bool[np.ndarray, " items"]:
-    """Which items some query is about; the others are distractors."""
-    return np.isin(item_groups, query_groups)
 
 
 def sizes(distractors: int) -> list[int]:

@@ -6,7 +6,6 @@ Nothing here knows a model or a vector; what is measured is what the runs say.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,109 +18,19 @@ from twinlens.config.params import EvaluateParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
-from twinlens.core.scratch import digest
-from twinlens.evaluation.gates import Gates, at_chance, own_found
+from twinlens.evaluation.cost import curve_rows
+from twinlens.evaluation.gates import at_chance, own_found
 from twinlens.evaluation.intervals import LEVEL, Interval, cluster_codes, of_means, of_median
-from twinlens.evaluation.measures import Relevance, Values, chance_hit_at, macro_mean, measure_all, median_rank
+from twinlens.evaluation.measures import Relevance, Values, macro_mean, measure_all, median_rank
+from twinlens.evaluation.pool import DIGITS, Pool
 from twinlens.evaluation.published import in_batch_measures, label_measures, object_set_measures
 from twinlens.evaluation.referee import check_sample
-from twinlens.report.summary import curve_rows
+from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.runs import read_run
 from twinlens.tasks.inputs import UNTRAINED
 
-DIGITS = 6
 MACRO = ("mrr", "ndcg", "hit")  # over groups, for the task whose groups differ in size
 CURVES = ("hit", "ndcg")
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The queries and items of a task, as the `rank` stage wrote them."""
-
-    name: str
-    folder: Path
-    queries: pl.DataFrame
-    items: pl.DataFrame
-    query_groups: Int[np.ndarray, " queries"]
-    item_groups: Int[np.ndarray, " items"]
-    excludes_self: bool
-
-    @classmethod
-    def read(cls, folder: Path) -> Pool:
-        """Read a task's folder."""
-        queries = tables.read_table(folder / "queries.parquet", tables.QUERIES)
-        items = tables.read_table(folder / "items.parquet", tables.ITEMS)
-        names = pl.concat([queries["group"], items["group"]]).unique(maintain_order=True)
-        codes = pl.DataFrame({"group": names, "code": np.arange(len(names))})
-        return cls(
-            folder.name,
-            folder,
-            queries,
-            items,
-            queries.join(codes, on="group", how="left", maintain_order="left")["code"].to_numpy(),
-            items.join(codes, on="group", how="left", maintain_order="left")["code"].to_numpy(),
-            excludes_self=folder.name == "object_sets",
-        )
-
-    @classmethod
-    def read_all(cls, ranked: Path) -> list[Pool]:
-        """Every task in the folder of the `rank` stage, by name."""
-        return [cls.read(folder) for folder in sorted(path for path in ranked.iterdir() if path.is_dir())]
-
-    @property
-    def as_published(self) -> bool:
-        """Whether this repeats a source's own protocol: its numbers stand beside the published ones only."""
-        return self.name.endswith(tables.AS_PUBLISHED)
-
-    @property
-    def retrievers(self) -> list[str]:
-        """Those that have a run here."""
-        return sorted(path.stem for path in (self.folder / "runs").glob("*.parquet"))
-
-    def chosen(self, retriever: str) -> dict[str, float]:
-        """What was chosen for a run on validation data, and on how much of them."""
-        path = self.folder / tables.CHOSEN / f"{retriever}.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
-
-    @property
-    def full_ranking(self) -> bool:
-        """Whether the `rank` stage measured average precision over the whole pool here."""
-        return (self.folder / tables.FULL_RANKING).is_dir()
-
-    @property
-    def clustered_by(self) -> str:
-        """Which column of `queries` tells those that are not independent: of one picture, or of one class.
-
-        Queries for a class share their words and what they should find.
-        """
-        return "group" if self.full_ranking else "image_id"
-
-    def describe(self, dataset: str, split: str, k: int) -> dict[str, Any]:
-        """What every number of this task is about."""
-        about = self.folder / "about.json"
-        return {
-            "dataset": dataset,
-            "split": split,
-            "queries": len(self.queries),
-            "items": len(self.items),
-            f"chance_hit_at_{k}": round(self.chance(k), DIGITS),
-        } | (json.loads(about.read_text()) if about.exists() else {})
-
-    def chance(self, k: int) -> float:
-        """Mean `hit_at_k` of a ranking at random."""
-        return chance_hit_at(len(self.items) - self.excludes_self, self.queries["relevant"].to_numpy(), k)
-
-    def identity(self) -> dict[str, Any]:
-        """What tells two pools apart, and the retrievers that searched this one."""
-        return {
-            "queries_digest": digest(_flat(self.queries.select("query_id", "group"))),
-            "items_digest": digest(_flat(self.items.select("item_id", "group"))),
-            "retrievers": self.retrievers,
-        }
-
-
-def _flat(table: pl.DataFrame) -> Iterator[str]:
-    return (value for row in table.iter_rows() for value in row)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Measures as source projects computed them, to compare with the tables they published.
 
-Under the names of the usual measures these compute something else; `twinlens.evaluation.measures` has the
+Under the names of the usual measures these compute something else; `twinlens.evaluation.evaluate.measures` has the
 usual definitions. Never mix the two.
 
 `object_set_*`: VectorHub's "vision research" article (November 2023) on COCO object sets looks

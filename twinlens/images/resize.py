@@ -17,8 +17,9 @@ from twinlens.config.params import ResizeParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
+from twinlens.images.decode import BadPictureError, Prepared, prepare_jpeg
 from twinlens.images.duplicates import HASHED_PX, perceptual_hash
-from twinlens.images.transforms import BadPictureError, Prepared, ahead, prepare_jpeg, resize, to_numpy, to_tensor
+from twinlens.images.transforms import ahead, resize, to_numpy, to_tensor
 
 
 @dataclass(frozen=True)

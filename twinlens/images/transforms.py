@@ -10,7 +10,6 @@ deviation are applied on the device, to the whole batch.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,157 +19,9 @@ import numpy as np
 import simplejpeg
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
-
-from twinlens.core.errors import DataError
+from PIL import Image
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked from the header, before any pixel is decoded
-
-ORIENTATION = 0x0112  # the EXIF tag
-WHITE = (255, 255, 255)
-LONGEST_JPEG_PX = 65_500  # libjpeg's limit
-# What is opened. PIL knows more, but an ICO or ICNS decodes the picture inside before it tells its size, and an EPS
-# is a program that Ghostscript would run. AVIF needs a PIL that was built with it.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
-
-
-class BadPictureError(DataError):
-    """A picture that has to be set aside; the message is the reason."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A picture as the shards hold it."""
-
-    jpeg: bytes
-    width: int
-    height: int
-    mended: tuple[str, ...]  # what was out of the ordinary; empty for a plain picture
-    perceptual_hash: bytes = b""  # where one was asked for
-
-
-def prepare_jpeg(
-    raw: bytes,
-    *,
-    shortest_side_px: int | None,
-    min_side_px: int,
-    max_megapixels: float,
-    quality: int,
-    name: str = "",
-    perceptual_hash: Callable[[np.ndarray], bytes] | None = None,
-) -> Prepared:
-    """Turn a picture file into an upright RGB JPEG whose shorter side is at most `shortest_side_px`.
-
-    A JPEG that already is one keeps its bytes; it is still decoded once, so that damage is found here.
-
-    Raises:
-        BadPictureError: empty, no picture, damaged, too large, too small or too long.
-    """
-    picture, header, mended = open_picture(raw, max_megapixels=max_megapixels, name=name)
-    height, width = picture.shape[:2]
-    if min(height, width) < min_side_px:
-        raise BadPictureError(f"{width} x {height} px: a side is under {min_side_px} px")
-    plain = header.format == "JPEG" and not mended
-    looked = perceptual_hash or (lambda _: b"")
-    if shortest_side_px is not None and min(height, width) > shortest_side_px:
-        picture = to_numpy(resize(to_tensor(picture), *scaled(height, width, shortest_side_px)))
-        height, width = picture.shape[:2]
-    elif plain:
-        return Prepared(raw, width, height, (), looked(picture))
-    if max(height, width) > LONGEST_JPEG_PX:
-        raise BadPictureError(f"{width} x {height} px: a JPEG's sides end at {LONGEST_JPEG_PX} px")
-    jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=quality, colorsubsampling="444")
-    return Prepared(jpeg, width, height, mended, looked(picture))
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says of itself before its pixels are read."""
-
-    format: str
-    width: int
-    height: int
-
-
-def open_picture(
-    raw: bytes, *, max_megapixels: float = float("inf"), name: str = ""
-) -> tuple[UInt8[np.ndarray, "height width 3"], Header, tuple[str, ...]]:
-    """Decode a picture of one of `FORMATS` to upright 8-bit RGB.
-
-    Returns:
-        The pixels, the header, and what had to be mended: a rotation noted in EXIF, CMYK or 16-bit
-        samples, transparency (laid on white), the first of several frames, a name whose
-        ending is not the file's format.
-
-    Raises:
-        BadPictureError: empty, none of `FORMATS`, damaged or larger than `max_megapixels`.
-    """
-    if not raw:
-        raise BadPictureError("empty file")
-    try:
-        Image.init()  # registers what PIL was built with
-        image = Image.open(io.BytesIO(raw), formats=[name for name in FORMATS if name in Image.OPEN])
-    except UnidentifiedImageError:
-        raise BadPictureError(f"not a picture: starts with {raw[:12]!r}; wanted: {', '.join(FORMATS)}") from None
-    except Exception as error:  # PIL's decoders raise whatever the bytes lead them to
-        raise BadPictureError(f"damaged header: {error}") from None
-    header = Header(image.format or "?", *image.size)
-    if header.width * header.height > max_megapixels * 1e6:
-        raise BadPictureError(f"{header.width} x {header.height} px: over {max_megapixels:g} megapixels")
-    try:
-        mended = _peculiarities(image, name)
-        if header.format == "JPEG" and image.mode in ("RGB", "L"):
-            pixels = simplejpeg.decode_jpeg(raw, colorspace="RGB")  # strict: a truncated file is an error
-        else:
-            pixels = np.array(_to_rgb(image))  # PIL's own memory is read-only, which torch warns of
-        orientation = image.getexif().get(ORIENTATION)  # anything, where the block is broken
-    except Exception as error:
-        raise BadPictureError(f"damaged: {error}") from None
-    if orientation in UPRIGHT:
-        pixels = UPRIGHT[orientation](pixels)
-        mended = (*mended, "turned upright as its EXIF says")
-    return np.ascontiguousarray(pixels), header, mended
-
-
-# What makes a picture upright, by its EXIF orientation (1 is upright).
-UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: np.fliplr,
-    3: lambda pixels: np.rot90(pixels, 2),
-    4: np.flipud,
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: np.rot90(pixels.swapaxes(0, 1), 2),
-    8: np.rot90,
-}
-
-
-def _peculiarities(image: Image.Image, name: str) -> tuple[str, ...]:
-    found = []
-    ending = name.rsplit(".", 1)[-1].lower() if "." in name else ""
-    expected = Image.registered_extensions().get(f".{ending}")
-    if expected and expected != image.format and {expected, image.format} != {"JPEG", "MPO"}:
-        found.append(f"{image.format} named .{ending}")
-    if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
-        found.append(f"first of {frames} frames")
-    if image.mode not in ("RGB", "L"):
-        found.append(f"{image.mode} turned into RGB")
-    return tuple(found)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    image.seek(0)
-    image.load()
-    if image.mode.startswith(("I", "F")):  # 16 or 32 bits a sample: PIL's own conversion clips at 255
-        values = np.asarray(image, dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError("it holds samples that are no numbers")
-        top = max(65_535.0 if image.mode.startswith("I") else 1e-9, float(values.max()))
-        return Image.fromarray((values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, (*WHITE, 255))
-        return Image.alpha_composite(ground, layer).convert("RGB")
-    return image.convert("RGB")
 
 
 # ---------------------------------------------------------------- fitting

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, cast, get_args
 
 import numpy as np
 
-from twinlens.config.params import Params, read_params
+from twinlens.config.load import read_params
+from twinlens.config.params import Params
 from twinlens.core.errors import QueryError
 from twinlens.indexing import query_vectors
 from twinlens.indexing.index import Leg, Ranked

@@ -11,7 +11,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from twinlens.config.params import Params, read_params
+from twinlens.config.load import read_params
+from twinlens.config.params import Params
 from twinlens.core import paths
 from twinlens.core.errors import QueryError, TwinLensError
 from twinlens.indexing.results import Results

@@ -60,7 +60,7 @@ def read_image(image: Picture, limits: ResizeParams) -> tuple[bytes, list[str]]:
     Raises:
         QueryError: there is no such file, it is not a picture, is damaged, too large or too small, or takes too long.
     """
-    from twinlens.images.transforms import BadPictureError, prepare_jpeg
+    from twinlens.images.decode import BadPictureError, prepare_jpeg
 
     raw, name = _bytes_of(image, limits)
     if fault := too_costly(raw):

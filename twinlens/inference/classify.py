@@ -19,7 +19,8 @@ from twinlens.config.datasets import ClassifierCard
 from twinlens.core.device import Placement
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch, code_digest, digest, fingerprint
-from twinlens.images.transforms import BadPictureError, ahead, fit, open_picture, to_tensor
+from twinlens.images.decode import BadPictureError, open_picture
+from twinlens.images.transforms import ahead, fit, to_tensor
 from twinlens.models import classifiers
 from twinlens.models.classifiers.base import Classifier
 from twinlens.models.weights import identity

@@ -38,7 +38,7 @@ class Sources:
     pool: pl.DataFrame  # pictures of table GROUPS
     negatives: pl.DataFrame  # pictures that are never ranked; may have no rows
     prompts: pl.DataFrame  # of classes; may have no rows
-    texts: dict[str, pl.DataFrame]  # of `twinlens.tasks.inputs.text_sources`
+    texts: dict[str, pl.DataFrame]  # of `twinlens.retrieval.dense.inputs.text_sources`
     validation: pl.DataFrame  # pictures to choose weights on; may have no rows
     validation_captions: pl.DataFrame | None  # of those
 

@@ -22,9 +22,10 @@ from jaxtyping import Float32
 
 from twinlens import __version__
 from twinlens.core.errors import DataError
-from twinlens.evaluation.evaluate import Pool, found_by_words
+from twinlens.evaluation.cost import write_csv
+from twinlens.evaluation.evaluate import found_by_words
 from twinlens.evaluation.measures import MEASURES
-from twinlens.report.summary import write_csv
+from twinlens.evaluation.pool import Pool
 from twinlens.retrieval.runs import read_run
 
 QUERIES_AT_ONCE = 2_000  # of a file of judgements, which holds a line for each relevant pair

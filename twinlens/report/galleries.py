@@ -13,7 +13,7 @@ import polars as pl
 
 from twinlens.config.params import ReportParams
 from twinlens.core.tables import iter_pixels
-from twinlens.evaluation.evaluate import Pool
+from twinlens.evaluation.pool import Pool
 from twinlens.images.thumbnails import thumbnail
 from twinlens.retrieval.runs import read_run
 

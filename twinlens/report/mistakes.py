@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
-from twinlens.evaluation.evaluate import Pool
+from twinlens.evaluation.pool import Pool
 from twinlens.report.galleries import Album, Picture
 from twinlens.retrieval.runs import read_run
 

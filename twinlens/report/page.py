@@ -12,11 +12,11 @@ import polars as pl
 
 from twinlens import __version__
 from twinlens.evaluation.caption_quality import WORD
-from twinlens.evaluation.evaluate import Pool
+from twinlens.evaluation.cost import TASKS
+from twinlens.evaluation.pool import Pool
 from twinlens.report import charts, galleries, mistakes
 from twinlens.report.charts import Bar, Series
 from twinlens.report.published import beside
-from twinlens.report.summary import TASKS
 from twinlens.report.templates import template
 
 LIBRARIES = (

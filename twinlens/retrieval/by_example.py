@@ -28,8 +28,9 @@ from jaxtyping import Float32, Float64
 
 from twinlens.config.params import CategoryCard, CategoryParams
 from twinlens.core.tables import AS_PUBLISHED
+from twinlens.core.vectors import Vectors
 from twinlens.retrieval import exemplar
-from twinlens.retrieval.dense import Task, Vectors
+from twinlens.tasks.base import Task
 from twinlens.tasks.category_roles import ID_SEPARATOR, Roles, assign_roles, check_apart, classes_of
 from twinlens.tasks.inputs import CLASSES, IMAGES, NEGATIVES
 

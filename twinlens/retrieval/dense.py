@@ -19,74 +19,22 @@ Retrievers by words are in `word_search`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Int
+from jaxtyping import Int
 
 from twinlens.config.params import RankParams
 from twinlens.core.errors import DataError
 from twinlens.core.tables import AS_PUBLISHED
+from twinlens.core.vectors import Pair, Rows, Vectors
 from twinlens.retrieval.euclidean import as_inner_products
 from twinlens.retrieval.fusion import concatenate
+from twinlens.tasks.base import Scorer, Task
+from twinlens.tasks.captions import _codes, caption_to_image
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED
-
-Rows = Float32[np.ndarray, "rows dim"]
-Pair = tuple[Rows, Rows]  # vectors of the queries and of the items
-
-
-class Scorer(Protocol):
-    """Scores that are no inner products of vectors: by words, or fused."""
-
-    def __len__(self) -> int:
-        """How many queries there are."""
-        ...
-
-    def block(self, start: int, stop: int) -> Float32[np.ndarray, "queries items"]:
-        """Scores of the queries from `start` to before `stop` with all items."""
-        ...
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Unit vectors of one source, in the order of their ids."""
-
-    ids: list[str]
-    image_ids: list[str]  # the picture each one is of
-    rows: Rows
-    lengths: Float32[np.ndarray, " rows"] | None = None  # before unit length, where those mattered in training
-
-
-@dataclass(frozen=True)
-class Task:
-    """Who searches what; `retrievers` make their vectors or scores only when called."""
-
-    name: str
-    query_ids: list[str]
-    query_images: list[str]  # the picture that each query is, describes or begins with
-    query_groups: Int[np.ndarray, " queries"]
-    item_ids: list[str]
-    item_groups: Int[np.ndarray, " items"]
-    group_names: list[str]
-    own_rows: Int[np.ndarray, " queries"] | None  # the item that is the query itself
-    retrievers: dict[str, Callable[[], Pair | Scorer]] = field(default_factory=dict)
-    partners: Int[np.ndarray, " queries"] | None = None  # the item that each query is ranked with in a small batch
-    full_ranking: bool = False  # whether average precision over the whole pool is asked for
-    about: dict[str, int] = field(default_factory=dict)  # more to tell of the pool than its size
-
-    def pair(self, retriever: str) -> Pair:
-        """The vectors of a retriever that makes vectors."""
-        made = self.retrievers[retriever]()
-        assert isinstance(made, tuple), f"{retriever} makes scores"
-        return made
-
-    def relevant_counts(self) -> Int[np.ndarray, " queries"]:
-        """R of every query: items of its group, itself left out."""
-        counts = np.bincount(self.item_groups, minlength=len(self.group_names))[self.query_groups]
-        return counts if self.own_rows is None else counts - (self.own_rows >= 0)
 
 
 def build(sources: dict[str, Vectors], groups: pl.DataFrame, params: RankParams, joint: bool) -> list[Task]:
@@ -250,32 +198,6 @@ def _turned(pair: Callable[[], Pair], described: Int[np.ndarray, " described"]) 
         return pictures[described], of_captions
 
     return other_way
-
-
-def caption_to_image(caption_ids: Iterable[str], image_ids: Iterable[str], pool_ids: list[str]) -> Task:
-    """The task of that name, without retrievers.
-
-    Args:
-        caption_ids: the queries.
-        image_ids: the picture that each describes.
-        pool_ids: the items.
-    """
-    described = list(image_ids)
-    return Task(
-        "caption_to_image",
-        query_ids=list(caption_ids),
-        query_images=described,
-        query_groups=_codes(described, pool_ids),
-        item_ids=pool_ids,
-        item_groups=np.arange(len(pool_ids)),
-        group_names=pool_ids,
-        own_rows=None,
-    )
-
-
-def _codes(image_ids: Iterable[str], pool_ids: list[str]) -> Int[np.ndarray, " ids"]:
-    code_of = {image_id: code for code, image_id in enumerate(pool_ids)}
-    return np.array([code_of[image_id] for image_id in image_ids])
 
 
 def one_caption_each(image_ids: list[str], wanted: list[str], seed: int) -> Int[np.ndarray, " wanted"]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
+from twinlens.core.vectors import Pair
 from twinlens.retrieval import scores as scoring
-from twinlens.retrieval.dense import Pair, Scorer
+from twinlens.tasks.base import Scorer
 
 Block = Float32[np.ndarray, "queries items"]
 BLOCK_BYTES = 2**22  # of one block of scores: ordering it takes several arrays of twice its size

@@ -29,10 +29,12 @@ from twinlens.config.params import HybridParams, Params
 from twinlens.core.costs import Cost
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.core.tables import BM25
+from twinlens.core.vectors import Pair, Vectors
 from twinlens.retrieval import hybrid
 from twinlens.retrieval.bm25 import Bm25
-from twinlens.retrieval.dense import Pair, Task, Vectors, caption_to_image
 from twinlens.retrieval.tokenize import words
+from twinlens.tasks.base import Task
+from twinlens.tasks.captions import caption_to_image
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, JOINED, VALIDATION_CAPTIONS, VALIDATION_IMAGES, text_sources
 
 log = logging.getLogger("twinlens")

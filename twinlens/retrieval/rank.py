@@ -11,33 +11,17 @@ import polars as pl
 from jaxtyping import Int
 
 from twinlens.core import tables
-from twinlens.core.errors import DataError
 from twinlens.core.probes import Probe
 from twinlens.core.progress import Progress
-from twinlens.evaluation.distractors import judged_items
-from twinlens.evaluation.gates import Gates, Ties, check_probe, not_finite, not_unit, repeated
+from twinlens.core.vectors import Pair, Vectors
 from twinlens.retrieval import scores as scoring
-from twinlens.retrieval.dense import Pair, Scorer, Task, Vectors
+from twinlens.retrieval.checks import Gates, Ties, check_probe, not_finite, not_unit, repeated
 from twinlens.retrieval.exact import Neighbours, nearest
 from twinlens.retrieval.full_ranking import average_precision
 from twinlens.retrieval.hybrid import Hybrid, block_starts
 from twinlens.retrieval.in_batch import ranks_in_batches
 from twinlens.retrieval.runs import RunWriter
-
-
-def read_vectors(folder: Path, name: str) -> Vectors:
-    """The vectors of one source, mapped rather than read.
-
-    Raises:
-        DataError: they are not there, or there are not as many as ids.
-    """
-    ids = tables.read_table(folder / f"{name}.parquet", tables.VECTORS)
-    rows = np.load(folder / f"{name}.npy", mmap_mode="r")
-    if len(rows) != len(ids):
-        raise DataError(f"{name}: {len(rows)} vectors for {len(ids)} ids: `dvc repro -f embed`")
-    lengths = folder / f"{name}.length.npy"
-    long = np.load(lengths) if lengths.exists() else None
-    return Vectors(ids["id"].to_list(), ids["image_id"].to_list(), rows, long)
+from twinlens.tasks.base import Scorer, Task, judged_items
 
 
 def check_vectors(gates: Gates, sources: Mapping[str, Vectors], folder: Path) -> None:

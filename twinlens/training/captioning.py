@@ -10,7 +10,7 @@ import torch
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
 from transformers.utils import logging as transformers_log
 
-from twinlens.config.models import CaptionerCard
+from twinlens.config.captioners import CaptionerCard
 from twinlens.core.device import Placement
 from twinlens.core.scratch import Scratch
 from twinlens.models.encoders.base import normalised

@@ -24,7 +24,7 @@ from twinlens.apps.web.answers import (
     take_picture,
 )
 from twinlens.apps.web.shelf import Name, Shelf
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core.errors import QueryError
 
 NAME = Name(MODEL, CAPTIONER)

@@ -27,7 +27,7 @@ from PIL import Image
 
 from tests.apps.web.conftest import Served
 from twinlens.apps.web.shelf import Shelf
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 
 ANSWERS_WITHIN_S = 20.0  # of an answer that takes milliseconds; what hangs takes for ever
 SECRET = "the-words-that-nobody-may-read"

@@ -12,7 +12,7 @@ from tests.apps.web.conftest import MODELS
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from twinlens import Searcher
 from twinlens.apps.web.shelf import Name, Shelf
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.errors import QueryError
 from twinlens.indexing.manifest import published

@@ -26,9 +26,10 @@ from twinlens.datasets import adapter
 from twinlens.datasets.adapters import coco
 from twinlens.datasets.adapters.base import MISSING
 from twinlens.datasets.adapters.coco import Coco
-from twinlens.datasets.filter import RawCaption, RawImage, apply_rules
+from twinlens.datasets.annotations import RawCaption, RawImage
+from twinlens.datasets.filter import apply_rules
 from twinlens.datasets.pool import group_images
-from twinlens.images.transforms import prepare_jpeg
+from twinlens.images.decode import prepare_jpeg
 
 ANNOTATIONS = "annotations_trainval2017.zip"
 VAL, TRAIN = "val2017.zip", "train2017.zip"

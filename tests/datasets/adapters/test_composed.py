@@ -12,7 +12,8 @@ from twinlens.config.datasets import ComposedCard, Keep
 from twinlens.config.params import FilterParams
 from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets import adapter
-from twinlens.datasets.filter import Annotations, RawCaption, RawImage, apply_rules
+from twinlens.datasets.annotations import Annotations, RawCaption, RawImage
+from twinlens.datasets.filter import apply_rules
 from twinlens.datasets.keep import agreement, apply_keep, decided, overlap, read_qrels
 from twinlens.datasets.pool import group_images
 

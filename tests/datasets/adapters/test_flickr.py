@@ -18,7 +18,8 @@ from twinlens.core import download
 from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets.adapters.flickr8k import Flickr8k
 from twinlens.datasets.adapters.flickr30k import PHOTOS, TABLE, Flickr30k
-from twinlens.datasets.filter import RawCaption, RawImage, apply_rules
+from twinlens.datasets.annotations import RawCaption, RawImage
+from twinlens.datasets.filter import apply_rules
 
 HEADER = b"raw,sentids,split,filename,img_id\n"
 

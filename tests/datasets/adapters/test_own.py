@@ -20,8 +20,9 @@ from twinlens.datasets.adapters.folder import Folder
 from twinlens.datasets.adapters.imageclef import ImageClef
 from twinlens.datasets.adapters.objectnet import ObjectNet, without_border
 from twinlens.datasets.adapters.webdataset import WebDataset
-from twinlens.datasets.filter import RawCaption, RawImage, apply_rules
-from twinlens.images.transforms import open_picture
+from twinlens.datasets.annotations import RawCaption, RawImage
+from twinlens.datasets.filter import apply_rules
+from twinlens.images.decode import open_picture
 
 LENIENT = FilterParams(require_caption=False, require_label=False)
 PHOTOS = {"a.jpg": jpeg(1), "sub/été.jpg": jpeg(2), "A.JPG": jpeg(3), "stray.png": encoded(pixels(4), "PNG")}

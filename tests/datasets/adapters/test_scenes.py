@@ -19,7 +19,8 @@ from twinlens.datasets.adapters import scenes
 from twinlens.datasets.adapters.base import MISSING
 from twinlens.datasets.adapters.drawing import BACKGROUNDS, COLOURS, OBJECTS, Thing, draw_scene
 from twinlens.datasets.adapters.scenes import Scene, Scenes, captions_of, sample_scene
-from twinlens.datasets.filter import Annotations, apply_rules
+from twinlens.datasets.annotations import Annotations
+from twinlens.datasets.filter import apply_rules
 
 SIDE_PX = 48
 

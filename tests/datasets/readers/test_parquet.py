@@ -19,8 +19,9 @@ from twinlens.config.params import FilterParams
 from twinlens.core.errors import DataError, FetchError, ParamsError
 from twinlens.datasets.adapters import hub as hub_adapter
 from twinlens.datasets.adapters.imagenet import ImageNet, keep_wanted
+from twinlens.datasets.annotations import RawCaption, RawImage
 from twinlens.datasets.classes import read_classes
-from twinlens.datasets.filter import RawCaption, RawImage, apply_rules
+from twinlens.datasets.filter import apply_rules
 from twinlens.datasets.pool import group_images
 
 NAMES = ["cat", "dog", "żaba"]

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from tests.tiny import CPU, REVISION, jpegs, photos, sizes, special_tokens, spread, tokenizer
-from twinlens.config.models import CaptionerCard
+from twinlens.config.captioners import CaptionerCard
 from twinlens.core import paths
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, FetchError

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import CPU, photo
 from twinlens.config.models import TimmTower
 from twinlens.core.errors import DataError, ParamsError
-from twinlens.images.transforms import fit, open_picture, to_tensor
+from twinlens.images.decode import open_picture
+from twinlens.images.transforms import fit, to_tensor
 from twinlens.models import encoders
 from twinlens.models.encoders.base import ImageEncoder
 from twinlens.models.encoders.timm import build, pixel_spec

@@ -56,7 +56,7 @@ def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json =
 
     Examples: `twinlens models`, `twinlens models --dataset coco`, `twinlens models --json`.
     """
-    from twinlens.config.params import read_params
+    from twinlens.config.load import read_params
     from twinlens.indexing.validate import known
 
     params = read_params()
@@ -100,7 +100,7 @@ def datasets(as_json: Json = False) -> None:
 
     Examples: `twinlens datasets`, `twinlens datasets --json`.
     """
-    from twinlens.config.params import read_params
+    from twinlens.config.load import read_params
 
     params = read_params()
     found = [_dataset(name, card, name == params.dataset) for name, card in params.datasets.items()]

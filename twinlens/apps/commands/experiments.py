@@ -64,7 +64,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="A folder; it is made if need be.")],
 ) -> None:
     """Write the workspace's results as others read them: TREC runs and qrels, MTEB JSON, CLIP_benchmark CSV."""
-    from twinlens.config.params import read_params
+    from twinlens.config.load import read_params
     from twinlens.core import paths
     from twinlens.report import exports
 

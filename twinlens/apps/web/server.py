@@ -12,7 +12,7 @@ import typer
 from twinlens.apps.web.hosts import hosts
 from twinlens.apps.web.shelf import Shelf
 from twinlens.apps.web.watchdog import watched
-from twinlens.config.params import read_params
+from twinlens.config.load import read_params
 from twinlens.core.errors import ParamsError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from twinlens.datasets.filter import Annotations
+from twinlens.datasets.annotations import Annotations
 
 MISSING = "listed, but not there"  # the commonest reason
 

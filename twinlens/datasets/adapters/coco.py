@@ -20,7 +20,7 @@ import msgspec
 from twinlens.config.datasets import CocoCard
 from twinlens.core.download import Wanted
 from twinlens.core.errors import DataError
-from twinlens.datasets.filter import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.readers.archives import Trees
 from twinlens.datasets.readers.files import Files
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from twinlens.config.datasets import ComposedCard
 from twinlens.core.scratch import publishing
 from twinlens.datasets import adapter
-from twinlens.datasets.filter import Annotations, Drop, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawImage
 
 QUERIES, DISTRACTORS = "queries", "distractors"
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from twinlens.config.datasets import Flickr30kCard
 from twinlens.core.download import Wanted
 from twinlens.core.errors import DataError
-from twinlens.datasets.filter import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.readers.archives import open_tree, unlisted
 from twinlens.datasets.readers.files import Files, Hub
 

@@ -13,7 +13,7 @@ from twinlens.config.datasets import Flickr8kCard
 from twinlens.core import paths
 from twinlens.core.download import Wanted, is_url
 from twinlens.core.errors import DataError, FetchError
-from twinlens.datasets.filter import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.readers.archives import open_tree, text_of, unlisted
 from twinlens.datasets.readers.files import Files, record_trees
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from twinlens.config.datasets import FolderCard
 from twinlens.core import paths
-from twinlens.datasets.filter import SPLITS, Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.annotations import SPLITS, Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.readers.archives import Tree, is_picture, open_tree, unlisted
 from twinlens.datasets.readers.files import record_trees, refuse_change
 from twinlens.datasets.readers.tabular import read_rows, texts

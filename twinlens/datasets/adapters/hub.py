@@ -14,7 +14,7 @@ from twinlens.core.errors import DataError, FetchError
 from twinlens.core.hashing import sha256_of
 from twinlens.core.hub import hub_folder
 from twinlens.core.scratch import publishing
-from twinlens.datasets.filter import Annotations
+from twinlens.datasets.annotations import Annotations
 from twinlens.datasets.readers import parquet
 
 log = logging.getLogger("twinlens")

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from twinlens.config.datasets import ImageClefCard
 from twinlens.core import paths
 from twinlens.core.errors import DataError
-from twinlens.datasets.filter import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.readers.archives import Trees, is_picture, open_tree
 from twinlens.datasets.readers.files import record_trees, refuse_change
 from twinlens.datasets.readers.tabular import read_rows, texts

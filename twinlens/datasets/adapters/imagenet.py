@@ -24,8 +24,8 @@ from twinlens.core.hub import ask, explained
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import digest
 from twinlens.datasets.adapters.hub import find, local_folder, record, recorded
+from twinlens.datasets.annotations import Annotations, RawCaption, RawImage
 from twinlens.datasets.classes import read_classes
-from twinlens.datasets.filter import Annotations, RawCaption, RawImage
 from twinlens.datasets.readers import parquet
 
 COLUMNS = ParquetColumns(image="image", label="label")

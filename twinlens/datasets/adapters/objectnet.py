@@ -17,7 +17,7 @@ from PIL import Image
 from twinlens.config.datasets import ObjectNetCard
 from twinlens.core import paths
 from twinlens.core.errors import DataError
-from twinlens.datasets.filter import Annotations, Drop, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawImage
 from twinlens.datasets.readers.archives import is_picture, open_tree, text_of
 from twinlens.datasets.readers.files import record_trees, refuse_change
 

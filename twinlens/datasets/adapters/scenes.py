@@ -23,7 +23,7 @@ from twinlens.core.progress import Progress
 from twinlens.core.scratch import publishing
 from twinlens.datasets.adapters.base import MISSING
 from twinlens.datasets.adapters.drawing import BACKGROUNDS, COLOURS, OBJECTS, Thing, draw_scene
-from twinlens.datasets.filter import SPLITS, Annotations, RawCaption, RawImage
+from twinlens.datasets.annotations import SPLITS, Annotations, RawCaption, RawImage
 
 PER_SHARD = 1000
 JPEG_QUALITY = 92

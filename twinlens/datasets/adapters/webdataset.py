@@ -14,7 +14,7 @@ from typing import Any
 from twinlens.config.datasets import WebDatasetCard
 from twinlens.core import paths
 from twinlens.core.errors import FetchError
-from twinlens.datasets.filter import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.readers.archives import Tree, open_tree
 from twinlens.datasets.readers.files import record_trees, refuse_change
 from twinlens.datasets.readers.tabular import texts

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from twinlens.config.datasets import ParquetColumns
 from twinlens.core.errors import DataError
 from twinlens.datasets.adapters.base import MISSING
-from twinlens.datasets.filter import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging as transformers_log
 
-from twinlens.config.models import CaptionerCard
+from twinlens.config.captioners import CaptionerCard
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.models.encoders.base import count_parameters, normalised

@@ -1,0 +1,42 @@
+"""Vectors on disk: unit rows, their ids, and how they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from twinlens.core import tables
+from twinlens.core.errors import DataError
+
+Rows = Float32[np.ndarray, "rows dim"]
+
+
+Pair = tuple[Rows, Rows]  # vectors of the queries and of the items
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Unit vectors of one source, in the order of their ids."""
+
+    ids: list[str]
+    image_ids: list[str]  # the picture each one is of
+    rows: Rows
+    lengths: Float32[np.ndarray, " rows"] | None = None  # before unit length, where those mattered in training
+
+
+def read_vectors(folder: Path, name: str) -> Vectors:
+    """The vectors of one source, mapped rather than read.
+
+    Raises:
+        DataError: they are not there, or there are not as many as ids.
+    """
+    ids = tables.read_table(folder / f"{name}.parquet", tables.VECTORS)
+    rows = np.load(folder / f"{name}.npy", mmap_mode="r")
+    if len(rows) != len(ids):
+        raise DataError(f"{name}: {len(rows)} vectors for {len(ids)} ids: `dvc repro -f embed`")
+    lengths = folder / f"{name}.length.npy"
+    long = np.load(lengths) if lengths.exists() else None
+    return Vectors(ids["id"].to_list(), ids["image_id"].to_list(), rows, long)

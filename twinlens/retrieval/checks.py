@@ -1,0 +1,237 @@
+"""Sanity gates of vectors and scores."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int
+
+from twinlens.config.params import GateParams
+from twinlens.core.errors import DataError
+from twinlens.core.probes import Probe
+
+log = logging.getLogger("twinlens")
+
+
+Rows = Float32[np.ndarray, "rows dim"]
+
+
+BLOCK = 65_536  # rows in memory at once, as the vectors may be a memory map
+
+
+CELLS = 2**20  # numbers of tied vectors in memory at once: a constant scorer ties everywhere
+
+
+UNIT = 1e-3  # how far a length may be from one
+
+
+SAME = 1e-6  # equal texts in batches of other lengths differ by so much in a coordinate
+
+
+@dataclass
+class Gates:
+    """What was found so far; `check` raises or warns as the parameters say."""
+
+    params: GateParams
+    found: list[dict[str, str]] = field(default_factory=list)
+
+    def check(self, gate: str, trouble: str | None) -> None:
+        """Pass, warn or stop.
+
+        Raises:
+            DataError: there is trouble, and the gate is an error.
+        """
+        if trouble is None:
+            return
+        if getattr(self.params, gate) == "error":
+            raise DataError(f"{trouble}. If that is as it should be: `-S gates.{gate}=warn`")
+        self.found.append({"gate": gate, "trouble": trouble})
+        log.warning("WARNING, gate %s: %s", gate, trouble)
+
+    def write(self, path: Path) -> None:
+        """Keep the warnings for the report."""
+        path.write_text(json.dumps({"warnings": len(self.found), "found": self.found}, indent=2) + "\n")
+
+    def add(self, path: Path) -> None:
+        """Take over the warnings of an earlier stage."""
+        self.found += json.loads(path.read_text(encoding="utf-8"))["found"]
+
+
+def not_finite(rows: Rows, ids: Sequence[str], source: str) -> str | None:
+    """NaN or infinity in a vector."""
+    bad = [start + np.flatnonzero(~np.isfinite(block).all(axis=1)) for start, block in _blocks(rows)]
+    return _named(np.concatenate(bad), ids, f"{source}: %d of {len(rows):,} vectors are NaN or infinite")
+
+
+def not_unit(rows: Rows, ids: Sequence[str], source: str) -> str | None:
+    """Rows that are not of unit length: inner products are then no cosines (NaN is `not_finite`'s)."""
+    lengths = np.concatenate([np.linalg.norm(block, axis=1) for _, block in _blocks(rows)] or [np.zeros(0)])
+    bad = np.flatnonzero(np.abs(lengths - 1.0) >= UNIT)
+    first = f", the first {lengths[bad[0]]:.4g}" if len(bad) else ""
+    return _named(bad, ids, f"{source}: %d of {len(rows):,} vectors are not of unit length{first}")
+
+
+def repeated(rows: Rows, contents: int, source: str, max_share: float) -> str | None:
+    """The same vector for different pictures or texts.
+
+    Args:
+        rows: of one source.
+        contents: how many different pictures or texts they are of.
+        source: its name.
+        max_share: of the contents, whose vector may be another's too.
+    """
+    distinct = len({row.tobytes() for _, block in _blocks(rows) for row in np.round(block, 5) + 0.0})  # no -0
+    spread = max((float(np.ptp(block, axis=0).max()) for _, block in _blocks(rows)), default=1.0)
+    if contents > 1 and (distinct == 1 or spread < 1e-6):
+        return f"{source}: all vectors are the same, of {contents:,} different inputs: the model has collapsed"
+    if (contents - distinct) > max_share * contents:
+        return (
+            f"{source}: {contents:,} different inputs have only {distinct:,} different vectors: "
+            "what tells them apart is cut off or not read"
+        )
+    return None
+
+
+@dataclass
+class Ties:
+    """Counts queries whose scores cannot tell items apart, though their vectors differ; blocks are added in turn."""
+
+    queries: int = 0
+    constant: int = 0  # all items have one score
+    unexplained: int = 0  # neighbours in the list have equal scores and different vectors
+
+    def add(
+        self,
+        scores: Float32[np.ndarray, "queries depth"],
+        rows: Int[np.ndarray, "queries depth"],
+        items: Float32[np.ndarray, "items dim"] | None,
+    ) -> None:
+        """Count a block of lists, best first; without vectors (words, ranks) equal scores may be right."""
+        self.queries += len(scores)
+        if scores.shape[1] < 2:
+            return
+        self.constant += int((scores[:, 0] == scores[:, -1]).sum())
+        if items is None:
+            return
+        queries, ranks = np.nonzero(np.diff(scores, axis=1) == 0)
+        apart, step = np.zeros(len(queries), dtype=bool), max(1, CELLS // items.shape[1])
+        for start in range(0, len(queries), step):
+            tie = queries[start : start + step], ranks[start : start + step]
+            above, below = items[rows[tie]], items[rows[tie[0], tie[1] + 1]]
+            apart[start : start + step] = (np.abs(above - below) > SAME).any(axis=1)
+        self.unexplained += len(np.unique(queries[apart]))
+
+    def trouble(self, run: str, max_share: float) -> str | None:
+        """Whether too many queries are concerned.
+
+        Args:
+            run: task and retriever, for the message.
+            max_share: of the queries.
+        """
+        if self.constant > max_share * self.queries:
+            return (
+                f"{run}: for {self.constant:,} of {self.queries:,} queries all items have one score: a constant scorer"
+            )
+        if self.unexplained > max_share * self.queries:
+            return (
+                f"{run}: for {self.unexplained:,} of {self.queries:,} queries items with different vectors have equal "
+                "scores, so that the order of the pool decides: were the vectors rounded?"
+            )
+        return None
+
+
+class Source(Protocol):
+    """Stored vectors of one source."""
+
+    @property
+    def ids(self) -> list[str]:
+        """One a row."""
+        ...
+
+    @property
+    def rows(self) -> Rows:
+        """Unit vectors."""
+        ...
+
+
+def check_probe(gates: Gates, name: str, probe: Probe, sources: Mapping[str, Source]) -> None:
+    """Hold the stored vectors of a source against its probes.
+
+    Args:
+        gates: what to do about trouble.
+        name: the source.
+        probe: its inputs embedded anew.
+        sources: the stored vectors of all sources.
+
+    Raises:
+        DataError: a gate that is an error found trouble.
+    """
+    mine = sources[name]
+    row_of = {own: row for row, own in enumerate(mine.ids)}
+    if lacking := [own for own in probe.ids if own not in row_of]:
+        gates.check("row_order", f"{name}: no vector has the id {lacking[0]}, which was embedded")
+        return
+    stored = np.asarray(mine.rows[[row_of[own] for own in probe.ids]])
+    fits = stored.shape[1] == probe.alone.shape[1]
+    wrong = np.flatnonzero(cosines(stored, probe.alone) < 1 - probe.tolerance) if fits else np.arange(len(probe.ids))
+    if len(wrong):
+        gate, trouble = _diagnose(name, probe, wrong, sources, row_of)
+        gates.check(gate, trouble)
+    if len(probe.beside):
+        moved = np.flatnonzero(cosines(probe.alone, probe.beside) < 1 - probe.tolerance)
+        if len(moved):
+            gates.check("text_input", f"{name}: {_share(moved, probe)} change beside a longer one: padding is read")
+    if probe.last_word < 1e-9:  # NaN is not less
+        gates.check(
+            "text_input",
+            f"{name}: the last word of a text that should fit changes nothing: it is cut off before its end",
+        )
+
+
+def _diagnose(
+    name: str, probe: Probe, wrong: Int[np.ndarray, " wrong"], sources: Mapping[str, Source], row_of: dict[str, int]
+) -> tuple[str, str]:
+    """Which gate, and why: the vector stands at another row, in another source, or nowhere."""
+    vector = probe.alone[wrong[0]][None]
+    for other in sorted(sources, key=lambda source: source != name):  # its own first
+        rows = sources[other].rows
+        if rows.shape[1] != vector.shape[1]:
+            continue
+        nearest = int(np.argmax(rows @ vector[0]))
+        if cosines(np.asarray(rows[nearest : nearest + 1]), vector)[0] < 1 - probe.tolerance:
+            continue
+        own = probe.ids[wrong[0]]
+        if other == name:
+            moved = nearest - row_of[own]
+            return "row_order", f"{name}: the vector of {own} stands {moved:+d} rows from its id: rows are shifted"
+        return "towers_swapped", f"{name}: the vector of {own} is among those of {other}: the two were exchanged"
+    if len(probe.beside):
+        return "text_input", f"{name}: {_share(wrong, probe)} are not what they are in a batch: padding is read"
+    return "row_order", f"{name}: {_share(wrong, probe)} are not what is stored: was the model in training mode?"
+
+
+def _share(rows: Int[np.ndarray, " wrong"], probe: Probe) -> str:
+    return f"{len(rows)} of {len(probe.ids)} inputs embedded alone, {probe.ids[rows[0]]} for instance,"
+
+
+def _blocks(rows: Rows) -> list[tuple[int, Rows]]:
+    return [(start, rows[start : start + BLOCK]) for start in range(0, len(rows), BLOCK)]
+
+
+def _named(bad: Int[np.ndarray, " bad"], ids: Sequence[str], message: str) -> str | None:
+    if not len(bad):
+        return None
+    return f"{message % len(bad)}: {', '.join(ids[row] for row in bad[:5])}"
+
+
+def cosines(left: Rows, right: Rows) -> Float64[np.ndarray, " rows"]:
+    """Cosine of each pair of rows."""
+    a, b = left.astype(np.float64), right.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)
