@@ -10,7 +10,7 @@ import polars as pl
 from stages.runner import run_stage
 from twinlens.config.load import read_params
 from twinlens.core import paths
-from twinlens.indexing import approximate
+from twinlens.retrieval import approximate
 from twinlens.tasks.inputs import CAPTIONS, IMAGES, JOINED
 
 log = logging.getLogger("twinlens")

@@ -13,10 +13,11 @@ from stages.runner import run_stage
 from twinlens.config.captioners import CaptionerCard
 from twinlens.config.load import read_params
 from twinlens.core import paths, tables
+from twinlens.core.code import code_digest
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement, place
-from twinlens.core.scratch import Scratch, code_digest, digest, fingerprint, publishing
-from twinlens.inference.caption import CODE, caption_pictures
+from twinlens.core.scratch import Scratch, digest, fingerprint, publishing
+from twinlens.inference.caption import caption_pictures
 from twinlens.models.captioners import transformers as captioners
 from twinlens.models.weights import identity
 from twinlens.tasks.validation import draw
@@ -84,7 +85,7 @@ def _key(card: CaptionerCard, weights: Path, described: pl.DataFrame, placement:
         pictures=digest(described["sha256"]),
         placement=placement.name,
         libraries=[torch.__version__, transformers.__version__],
-        code=code_digest(*CODE),
+        code=code_digest("twinlens.inference.caption", "twinlens.models.captioners.transformers"),
     )
 
 

@@ -8,7 +8,14 @@ As a library:
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from twinlens.core.errors import QueryError as QueryError
+    from twinlens.indexing.results import Hit as Hit
+    from twinlens.indexing.results import Results as Results
+    from twinlens.indexing.searcher import Searcher as Searcher
+    from twinlens.indexing.session import search as search
 
 __version__ = "0.1.0"
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinlens.core import paths
-from twinlens.core.scratch import Scratch, code_digest, digest, fingerprint, prune, publishing
+from twinlens.core.scratch import Scratch, digest, fingerprint, prune, publishing
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 20.0  # for another process; only reached when something is wrong
@@ -360,15 +360,6 @@ def test_a_digest_knows_boundaries_order_and_broken_text() -> None:
     assert digest([""]) != digest([])
     assert digest(["\udce9"]) != digest(["é"])
     assert digest(iter(["a", "b"])) == digest(["a", "b"])
-
-
-def test_a_digest_of_code_changes_with_the_code_and_not_with_the_order_of_files() -> None:
-    assert code_digest("images/transforms.py", "core/tables.py") == code_digest(
-        "core/tables.py", "images/transforms.py"
-    )
-    assert code_digest("images/transforms.py") != code_digest("core/tables.py")
-    with pytest.raises(FileNotFoundError):
-        code_digest("no_such_module.py")
 
 
 # ---------------------------------------------------------------- pruning

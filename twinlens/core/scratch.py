@@ -45,12 +45,6 @@ def digest(strings: Iterable[str]) -> str:
     return found.hexdigest()
 
 
-def code_digest(*modules: str) -> str:
-    """A digest of the project's own source files that decide a result, given as `images/resize.py`."""
-    root = Path(__file__).parents[1]
-    return digest((root / module).read_text(encoding="utf-8") for module in sorted(modules))
-
-
 class Scratch:
     """The finished parts of one piece of work.
 

@@ -15,8 +15,9 @@ import pyarrow as pa
 from twinlens.config.models import ModelCard
 from twinlens.config.params import IndexParams
 from twinlens.core import paths
+from twinlens.core.code import code_digest
 from twinlens.core.progress import Progress
-from twinlens.core.scratch import Scratch, code_digest, digest, fingerprint
+from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.tables import iter_pixels
 from twinlens.images.thumbnails import thumbnail
 from twinlens.indexing import postings
@@ -43,17 +44,6 @@ log = logging.getLogger("twinlens")
 
 BATCH = 256  # pictures
 IDENTITY = ("dataset", "model", "captioner", "key")  # of a table, in its schema
-CODE = (  # that decides what the folder holds
-    "retrieval/bm25.py",
-    "indexing/build.py",
-    "indexing/store.py",
-    "indexing/material.py",
-    "indexing/postings.py",
-    "tasks/inputs.py",
-    "core/tables.py",
-    "images/thumbnails.py",
-    "retrieval/tokenize.py",
-)
 UNUSED_DAYS = 7.0  # after which a table that no manifest names is removed; it can be built anew
 
 
@@ -87,7 +77,7 @@ def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings:
         vectors=vectors,
         weights=weights,
         settings=settings.model_dump(),
-        code=code_digest(*CODE),
+        code=code_digest(__name__),
     )
     manifest = Manifest(key, dataset, model, captioner, len(material), settings.model_dump(), vectors, weights)
     make_table(manifest, material, threads)

@@ -17,14 +17,6 @@ from twinlens.images.transforms import ahead, batch_pixels
 from twinlens.models.captioners.transformers import Captioner
 
 PICTURES_PER_PART = 128  # what a killed run loses at most
-CODE = (  # that decides the words
-    "inference/caption.py",
-    "models/captioners/transformers.py",
-    "models/encoders/base.py",
-    "models/image_processor.py",
-    "images/transforms.py",
-    "core/tables.py",
-)
 
 
 def default_batch(placement: Placement) -> int:

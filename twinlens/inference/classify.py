@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float64
 
 from twinlens.config.datasets import ClassifierCard
+from twinlens.core.code import code_digest
 from twinlens.core.device import Placement
 from twinlens.core.progress import Progress
-from twinlens.core.scratch import Scratch, code_digest, digest, fingerprint
+from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.images.decode import BadPictureError, open_picture
 from twinlens.images.transforms import ahead, fit, to_tensor
 from twinlens.models import classifiers
@@ -27,16 +28,6 @@ from twinlens.models.weights import identity
 
 PER_PART = 256
 BATCH = 32
-CODE = (
-    "models/classifiers/base.py",
-    "models/classifiers/timm.py",
-    "models/classifiers/transformers.py",
-    "inference/classify.py",
-    "models/encoders/base.py",
-    "models/image_processor.py",
-    "models/encoders/timm.py",
-    "images/transforms.py",
-)
 
 
 def class_shares(
@@ -68,7 +59,7 @@ def class_shares(
         pictures=[digest(files), digest([raw])],
         placement=placement.name,
         libraries=[torch.__version__, version(card.family)],
-        code=code_digest(*CODE),
+        code=code_digest(__name__, f"twinlens.models.classifiers.{card.family}"),
     )
     starts = range(0, len(files), PER_PART)
     with Scratch("classify", key) as scratch, Progress("classify", total=len(files), unit="img") as bar:

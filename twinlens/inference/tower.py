@@ -19,10 +19,11 @@ import torch
 
 from twinlens.config.models import Tower
 from twinlens.config.params import ComputeParams
+from twinlens.core.code import code_digest
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.core.probes import Probe, chosen
-from twinlens.core.scratch import Scratch, code_digest, digest, fingerprint
+from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.tables import VECTORS, write_table
 from twinlens.inference import probe
 from twinlens.inference.loop import (
@@ -50,23 +51,7 @@ PACKAGES = {  # that decide a vector, beside torch
     "transformers": ("transformers", "tokenizers"),
     "word_vectors": ("numpy", "polars", "regex"),
 }
-CODE = (
-    "images/transforms.py",
-    "core/probes.py",
-    "core/tables.py",
-    "models/encoders/base.py",
-    *(f"inference/{name}.py" for name in ("loop", "probe", "tower")),
-)
-HELPERS = {  # what a family's module brings along
-    "transformers": ("models/image_processor.py",),
-    "word_vectors": ("models/encoders/word_table.py",),
-}
 NOT_IDENTITY = {"checkpoint", "word_vectors", "sha256", "licence", "revision"}  # the weights' own digest says it better
-
-
-def code_of(family: str) -> tuple[str, ...]:
-    """The code that decides the vectors of a family's towers."""
-    return (*CODE, f"models/encoders/{family}.py", *HELPERS.get(family, ()))
 
 
 class TowerJob:
@@ -83,7 +68,7 @@ class TowerJob:
             "weights": identity(self.weights),
             "placement": self.placement.name,
             "libraries": {name: version(name) for name in ("torch", *PACKAGES[self.tower.family])},
-            "code": code_digest(*code_of(self.tower.family)),
+            "code": code_digest(__name__, f"twinlens.models.encoders.{self.tower.family}"),
         }
 
     @cached_property

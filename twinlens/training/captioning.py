@@ -22,7 +22,6 @@ from twinlens.training.tokenizer import learn_tokenizer
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
 
 HALF = (0.5, 0.5, 0.5)
-CODE = ("models/image_processor.py", "training/captioning.py", "training/tokenizer.py")
 
 
 def train_captioner(card: CaptionerCard, material: Material, placement: Placement, out: Path) -> Trained:
@@ -35,7 +34,7 @@ def train_captioner(card: CaptionerCard, material: Material, placement: Placemen
     trainer = _Trainer(card, train, val, placement)
     decoding = {"max_new_tokens", "num_beams", "note", "licence"}  # how words are searched for later on
     described = card.model_dump(mode="json", exclude=decoding)
-    key = training_key(described, train, val, placement, *CODE)
+    key = training_key(described, train, val, placement, __name__)
     with Scratch("train", key) as scratch:
         rows = trainer.run(material.store(train, trainer.pixels), material.store(val, trainer.pixels), scratch)
         trainer.write(out)

@@ -12,25 +12,18 @@ import polars as pl
 import torch
 from jaxtyping import Int, UInt8
 
+from twinlens.core.code import code_digest
 from twinlens.core.device import Placement, matrix_numbers
 from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
-from twinlens.core.scratch import Scratch, code_digest, digest, fingerprint
+from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.tables import iter_pixels
 from twinlens.images.transforms import PixelSpec, ahead, decode_and_fit
 
 PER_PART = 2048
 
-# What decides the weights of any training; an objective adds its own.
+# That decide the weights of any training, beside torch.
 LIBRARIES = ("open_clip_torch", "transformers", "tokenizers")
-CODE = (
-    "models/encoders/base.py",
-    "images/transforms.py",
-    "core/device.py",
-    "core/tables.py",
-    *(f"training/{name}.py" for name in ("data", "loop", "muon", "optim", "threads")),
-)
-STORE_CODE = ("images/transforms.py", "core/tables.py", "training/data.py")  # of pictures that are decoded once
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ def check_disjoint(used: pl.DataFrame, measured: pl.DataFrame, what: str, where:
             raise DataError(f"{len(both)} {what} are in {where} too, by their {by}; the first: {min(both)}: {remedy}")
 
 
-def training_key(card: dict[str, Any], train: Split, val: Split, placement: Placement, *modules: str) -> str:
+def training_key(card: dict[str, Any], train: Split, val: Split, placement: Placement, module: str) -> str:
     """The fingerprint of a training: everything that decides its weights.
 
     Args:
@@ -122,7 +115,7 @@ def training_key(card: dict[str, Any], train: Split, val: Split, placement: Plac
         train: the training split.
         val: the validation split, which may choose the epoch.
         placement: where it is trained.
-        modules: the project's own code that decides these weights, besides `CODE`.
+        module: the one that trains; its code and what it imports decide these weights.
     """
     return fingerprint(
         card=card,
@@ -132,7 +125,7 @@ def training_key(card: dict[str, Any], train: Split, val: Split, placement: Plac
         device=placement.name,
         matrices=str(matrix_numbers(placement.device)),
         libraries=[torch.__version__, *map(version, LIBRARIES)],
-        code=code_digest(*CODE, *modules),
+        code=code_digest(module),
     )
 
 
@@ -144,7 +137,7 @@ class PixelStore:
     """
 
     def __init__(self, shards: Path, pictures: pl.DataFrame, spec: PixelSpec, threads: int) -> None:
-        key = fingerprint(pictures=digest(pictures["sha256"]), spec=repr(spec), code=code_digest(*STORE_CODE))
+        key = fingerprint(pictures=digest(pictures["sha256"]), spec=repr(spec), code=code_digest(__name__))
         self.spec = spec
         with Scratch("pixels", key) as scratch:
             starts = range(0, len(pictures), PER_PART)

@@ -26,7 +26,6 @@ from twinlens.training.loop import steps_of
 from twinlens.training.tokenizer import learn_tokenizer
 
 HALF = (0.5, 0.5, 0.5)
-CODE = tuple(f"training/{name}.py" for name in ("dual_encoder", "contrastive", "losses", "collapse", "tokenizer"))
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def train_towers(
     torch.manual_seed(recipe.seed)
     model = build(tower, recipe, train.captions, placement)
     card = {"tower": tower.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json"), "begin": model.weights}
-    key = training_key(card, train, val, placement, *code_of(tower.family))
+    key = training_key(card, train, val, placement, __name__)
     if model.weights is None:
         model.write(out / "untrained")
     pair = _pair(model, recipe, placement)
@@ -83,12 +82,6 @@ def train_towers(
                     kept.copy_(value.reshape(kept.shape))
         model.write(out / "weights")
         return Trained(rows, scratch.total("seconds"), len(train.pictures))
-
-
-def code_of(family: str) -> tuple[str, ...]:
-    """The code that decides the weights of a family's towers, besides that of any training."""
-    helpers = ("models/image_processor.py",) if family == "transformers" else ()
-    return (*CODE, f"models/encoders/{family}.py", *helpers)
 
 
 def _pair(model: Model, recipe: TowerRecipe, placement: Placement) -> Pair:

@@ -25,10 +25,6 @@ from twinlens.training.losses import Anchors
 
 log = logging.getLogger("twinlens")
 
-CODE = (
-    "models/heads.py",
-    *(f"training/{name}.py" for name in ("projection_heads", "contrastive", "losses", "collapse")),
-)
 ANCHORS: dict[str, Anchors] = {IMAGE_TO_CAPTION: "pictures", CAPTION_TO_IMAGE: "texts"}
 
 
@@ -65,7 +61,7 @@ def train_heads(card: ModelCard, material: Material, features: Features, placeme
     pairs = Pairs(recipe.heads, widths["image"], widths["text"], features.table).to(placement.device)
     pairs.write(out / "untrained")
     described: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "towers": features.identity}
-    key = training_key(described, train, val, placement, *CODE)
+    key = training_key(described, train, val, placement, __name__)
     temperature = Temperature(recipe).to(placement.device)
     module = torch.nn.ModuleDict({"heads": pairs, "temperature": temperature})
     views = [_view(pairs, direction, placement) for direction in pairs.directions]

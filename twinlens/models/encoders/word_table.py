@@ -23,16 +23,16 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
+from twinlens.core.code import code_digest
 from twinlens.core.errors import DataError
 from twinlens.core.hashing import sha256_of
 from twinlens.core.progress import Progress
-from twinlens.core.scratch import Scratch, code_digest, fingerprint
+from twinlens.core.scratch import Scratch, fingerprint
 
 log = logging.getLogger("twinlens")
 
 BLOCK_BYTES = 4 << 20  # of text, held at once
 PARSED = "parsed"
-CODE = ("models/encoders/word_table.py",)
 LARGEST = float(np.finfo(np.float32).max)
 OTHER_FORMATS = {
     b"PK\x03\x04": "is a zip archive: unpack it",
@@ -59,7 +59,7 @@ def read_words(path: Path) -> WordTable:
         DataError: the file is of another format, is cut short, or has a line that is no word with its
             numbers; the line's number is named.
     """
-    key = fingerprint(sha256=sha256_of(path), code=code_digest(*CODE))
+    key = fingerprint(sha256=sha256_of(path), code=code_digest(__name__))
     with Scratch("words", key) as scratch:
         if not scratch.has(PARSED):
             scratch.put(PARSED, lambda folder: _parse(path, folder))

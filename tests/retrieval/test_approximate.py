@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from twinlens.config.params import ApproximateParams, IndexSetting
-from twinlens.indexing import approximate
+from twinlens.retrieval import approximate
 
 
 def params(**settings: dict[str, object]) -> ApproximateParams:
