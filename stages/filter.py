@@ -39,6 +39,7 @@ def main(dataset: str) -> None:
     kept = filtering.apply_rules(annotations, params.filter)
     tables.write_table(kept.images, out / "images.parquet", tables.IMAGES)
     tables.write_table(kept.captions, out / "captions.parquet", tables.CAPTIONS)
+    tables.write_table(kept.composed_queries, out / "composed_queries.parquet", tables.COMPOSED_QUERIES)
     tables.write_table(kept.dropped, out / "dropped.parquet", tables.DROPPED)
     rules = dict(Counter(zip(kept.dropped["kind"], kept.dropped["rule"], strict=True)))
     dropped = {f"{kind}: {rule}": n for (kind, rule), n in sorted(rules.items())}

@@ -1,4 +1,4 @@
-"""Search the pool with every retriever that the vectors allow; write the runs."""
+"""Search the pool with every retriever that the vectors allow; write the runs and what they mean."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import logging
 
 from stages.runner import run_stage
 from twinlens.config.load import read_params
-from twinlens.core import paths, tables
+from twinlens.core import paths
 from twinlens.core.costs import Cost
 from twinlens.core.device import place
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import publishing
 from twinlens.core.vectors import read_vectors
-from twinlens.retrieval import by_example, lexical
+from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.checks import Gates
-from twinlens.retrieval.dense import build
-from twinlens.retrieval.rank import check_vectors, search, write_pool
-from twinlens.tasks.inputs import ALL, text_sources
+from twinlens.retrieval.lexical import validation_of
+from twinlens.retrieval.rank import check_vectors, published, rerank, search
+from twinlens.retrieval.registry import rerankers_of, retrievers_of
+from twinlens.tasks.base import read_tasks
+from twinlens.tasks.inputs import IMAGES, OTHER_WAY, UNTRAINED, check_ids, read_inputs
 
 log = logging.getLogger("twinlens")
 
@@ -26,33 +28,35 @@ def main(dataset: str, model: str) -> None:
     """Write, for each task, its queries and items and a run per retriever."""
     params = read_params()
     placement, gates = place(params.compute.device), Gates(params.gates)
-    cost, searched = Cost(placement.device.type), 0
-    groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
-    images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
-    captions = tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS)
-    captioned = paths.captioned(dataset, params.captioner)
-    generated, of_validation = (
-        tables.read_table(captioned / f"{name}.parquet", tables.GENERATED) for name in ("captions", "validation")
-    )
-    vectors, pool = paths.embedded(dataset, model), groups.filter("in_pool")
-    sources = {name: read_vectors(vectors, name) for name in ALL if (vectors / f"{name}.npy").exists()}
-    check_vectors(gates, sources, vectors)
-    tasks = build(sources, groups, params.rank, params.models[model].shares_a_space)
-    validation = lexical.validation_of(params, sources, captions, of_validation, pool)
-    texts = text_sources(pool, captions, generated)
-    tasks = lexical.extend(tasks, texts, pool["image_id"].to_list(), validation, params.hybrid, cost)
-    tasks += by_example.build(sources, pool, images, params.category_search)
-    if not tasks:
-        raise DataError(
-            f"there is nothing to search in {dataset} with {model}: no two pictures of the pool share their labels, "
-            "and captions (where there are any) search only by a joint model or a captioner"
-        )
+    cost, searched, device = Cost(placement.device.type), 0, str(placement.device)
+    folder, embedded = paths.tasks(dataset, params.captioner), paths.embedded(dataset, model)
+    inputs, tasks = read_inputs(folder / "inputs"), read_tasks(folder)
+    names = [name + way for way in ("", UNTRAINED, OTHER_WAY) for name in inputs]
+    vectors = {name: read_vectors(embedded, name) for name in names if (embedded / f"{name}.npy").exists()}
+    for name, found in vectors.items():
+        check_ids(inputs, name, found.ids)
+    check_vectors(gates, vectors, embedded)
+    pool = inputs[IMAGES].rows
+    validation = validation_of(params, vectors, inputs, pool["image_id"].to_list())
+    texts = {name: one.rows for name, one in inputs.items() if "text" in one.reads}
+    corpus = Corpus(vectors, texts, params.models[model].shares_a_space, validation, cost)
     with publishing(paths.ranked(dataset, model)) as draft:
         for task in tasks:
-            write_pool(task, draft / task.name)
-            for retriever in task.retrievers:
-                search(task, retriever, params.rank.depth, str(placement.device), draft / task.name, gates)
+            retrievers = {(one.name, one.published): one for one in retrievers_of(task, corpus, params)}
+            for one in retrievers.values():
+                mine = published(task) if one.published else task
+                mine.write(draft / mine.name)
+                search(mine, one, params.rank.depth, device, draft / mine.name, gates)
                 searched += len(task.query_ids)
+            for again in rerankers_of(task, corpus, params):
+                if (first := retrievers.get((again.retriever, False))) is not None:
+                    rerank(task, first, again, params.rank, device, draft / task.name)
+                    searched += len(task.query_ids)
+        if not searched:
+            raise DataError(
+                f"there is nothing to search in {dataset} with {model}: no two pictures of the pool share their "
+                "labels, and captions (where there are any) search only by a joint model or a captioner"
+            )
         about = {"split": params.datasets[dataset].pool, "duplicates": len(pool) - pool["sha256"].n_unique()}
         (draft / "pool.json").write_text(json.dumps(about) + "\n")
         gates.write(draft / "gates.json")

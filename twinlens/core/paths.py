@@ -51,6 +51,11 @@ def captioned(dataset: str, captioner: str) -> Path:
     return DATA / "captioned" / dataset / captioner
 
 
+def tasks(dataset: str, captioner: str) -> Path:
+    """Queries, items and judgements, one folder a task, and the inputs that they are made of."""
+    return DATA / "tasks" / dataset / captioner
+
+
 def trained(dataset: str, model: str) -> Path:
     """Trained weights, or a note that the card needs no training."""
     return DATA / "trained" / dataset / model

@@ -34,6 +34,9 @@ IMAGES = _columns(
     labels=pa.list_(_text),  # names of the objects shown, without repeats, sorted
 )
 CAPTIONS = _columns(caption_id=_text, image_id=_text, text=_text)  # caption_id: "<image_id>#<n>", n from 0
+COMPOSED_QUERIES = _columns(  # queries of a picture and a text, one row for each item that is right
+    query_id=_text, image_id=_text, text=_text, target_id=_text, gain=pa.float32()
+)
 DROPPED = _columns(kind=_text, id=_text, rule=_text, reason=_text)  # kind: image or caption
 CLASSIFIED = _columns(image_id=_text, share=pa.float64())  # summed probability of the wanted classes; NaN: not opened
 PIXELS = _columns(image_id=_text, jpeg=pa.binary())
@@ -61,15 +64,30 @@ DUPLICATES = _columns(
 )
 GENERATED = _columns(image_id=_text, text=_text)
 VECTORS = _columns(id=_text, image_id=_text)  # beside the rows of a `.npy` file, in their order
-QUERIES = _columns(query_id=_text, image_id=_text, group=_text, relevant=pa.int32())  # relevant: items of the group
-ITEMS = _columns(item_id=_text, group=_text)
+INPUTS = _columns(  # what is embedded: a text, a picture (with its place in the shards), or both
+    id=_text,
+    image_id=_text,
+    text_or_null=_text,
+    shard_or_null=pa.int32(),
+    row_or_null=pa.int32(),
+    sha256_or_null=_text,
+)
+QUERIES = _columns(
+    query_id=_text,
+    image_id=_text,  # the picture that it is, describes or begins with
+    group_or_null=_text,  # items of the same group are relevant; null: QRELS lists the relevant pairs
+    relevant=pa.int32(),  # items that are
+    exclude_or_null=_text,  # an item that it must not find, itself for instance
+    partner_or_null=_text,  # the item that it is ranked with in a small batch
+    shown_or_null=pa.list_(_text),  # pictures that it shows, where they are several
+)
+ITEMS = _columns(item_id=_text, group_or_null=_text)
+QRELS = _columns(query_id=_text, item_id=_text, gain=pa.float32())  # gains above 0
 _id = pa.dictionary(pa.int32(), pa.string())
 RUN = _columns(query_id=_id, item_id=_id, rank=pa.int32(), score=pa.float32())  # rank from 1, best first
 FULL_RANKING = "average_precision"  # folder of the tables below, in tasks that are measured beyond the runs' depth
 IN_BATCHES = "in_batches"  # folder of ranks within small batches, as source 001 measured
-AS_PUBLISHED = "_as_published"  # ends the name of a task that repeats a source's own protocol
-CHOSEN = "chosen"  # folder of what was chosen for a run on validation data, <retriever>.json
-BM25 = "bm25_"  # begins the names of runs by words alone, where an item with score 0 shares no word: it is not found
+AS_PUBLISHED = "_as_published"  # ends the name of a task that repeats a source's own protocol, for people to see
 AVERAGE_PRECISION = _columns(query_id=_text, value=pa.float64())  # over the full ranking
 BATCH_RANKS = _columns(query_id=_text, rank=pa.int32())
 FIRST_HITS = _columns(  # ranks of the first relevant item: in the whole pool, and in the pool without distractors

@@ -26,7 +26,18 @@ class RawCaption:
     text: str
 
 
-Drop = tuple[str, str, str, str]  # kind (image or caption), id, rule, reason: a row of table DROPPED
+@dataclass(frozen=True)
+class RawComposedQuery:
+    """A query of a picture and a text that says what is to be different, with one picture that is right for it."""
+
+    query_id: str
+    image_id: str
+    text: str
+    target_id: str
+    gain: float = 1.0  # how right it is, above 0
+
+
+Drop = tuple[str, str, str, str]  # kind (image, caption or query), id, rule, reason: a row of table DROPPED
 
 
 @dataclass(frozen=True)
@@ -37,3 +48,4 @@ class Annotations:
     captions: list[RawCaption]
     dropped: list[Drop] = field(default_factory=list)  # what the files hold and the adapter cannot use
     captioned: bool = True  # whether pictures of this dataset have captions at all
+    composed_queries: list[RawComposedQuery] = field(default_factory=list)  # a query's rows stand together

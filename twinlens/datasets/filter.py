@@ -11,7 +11,7 @@ import polars as pl
 
 from twinlens.config.params import FilterParams
 from twinlens.core.errors import DataError
-from twinlens.datasets.annotations import SPLITS, Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.annotations import SPLITS, Annotations, Drop, RawCaption, RawComposedQuery, RawImage
 
 
 def resplit(annotations: Annotations, val: float, test: float, seed: int) -> Annotations:
@@ -34,6 +34,7 @@ class Kept:
 
     images: pl.DataFrame
     captions: pl.DataFrame
+    composed_queries: pl.DataFrame
     dropped: pl.DataFrame
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -68,6 +69,7 @@ def apply_rules(annotations: Annotations, params: FilterParams) -> Kept:
     kept_ids = {image.image_id for image in kept}
     orphans = [image_id for image_id, _ in captions if image_id not in kept_ids]
     dropped += [("caption", image_id, "dropped_image", "its picture was dropped") for image_id in orphans]
+    composed_queries = _usable_queries(annotations.composed_queries, kept_ids, dropped)
     counts = {
         "images": {"found": found["image"], "kept": len(kept)},
         "captions": {"found": found["caption"], "kept": len(captions) - len(orphans)},
@@ -83,6 +85,7 @@ def apply_rules(annotations: Annotations, params: FilterParams) -> Kept:
             schema={"image_id": pl.String, "file": pl.String, "split": pl.String, "labels": pl.List(pl.String)},
         ),
         captions=_numbered((image_id, text) for image_id, text in captions if image_id in kept_ids),
+        composed_queries=composed_queries,
         dropped=pl.DataFrame(dropped, schema=dict.fromkeys(("kind", "id", "rule", "reason"), pl.String), orient="row"),
         counts=counts,
     )
@@ -126,6 +129,24 @@ def _usable_captions(
         else:
             usable.append((caption.image_id, text))
     return usable
+
+
+def _usable_queries(queries: list[RawComposedQuery], kept: set[str], dropped: list[Drop]) -> pl.DataFrame:
+    """Table COMPOSED_QUERIES of the pairs whose pictures are both there."""
+    usable = []
+    for query in queries:
+        text = " ".join(query.text.split())
+        gone = sorted({query.image_id, query.target_id} - kept)
+        if gone:
+            reason = f"picture {printable(gone[0])!r} was dropped, or is not there"
+            dropped.append(("query", printable(query.query_id), "dropped_image", reason))
+        elif not text or not is_unicode(text):
+            dropped.append(("query", printable(query.query_id), "no_text", f"unusable text: {printable(text)[:80]!r}"))
+        else:
+            usable.append((query.query_id, query.image_id, text, query.target_id, query.gain))
+    names = ("query_id", "image_id", "text", "target_id")
+    schema = dict.fromkeys(names, pl.String) | {"gain": pl.Float32}
+    return pl.DataFrame(usable, schema=schema, orient="row")
 
 
 def _numbered(captions: Iterable[tuple[str, str]]) -> pl.DataFrame:

@@ -1,12 +1,10 @@
-"""Every source of a pool, embedded by whatever a card names: towers, towers with heads, and both before training."""
+"""Every input of the tasks, embedded by whatever a card names: towers, towers with heads, and both before training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-import polars as pl
 
 from twinlens.config.models import ModelCard, Tower
 from twinlens.config.params import ComputeParams
@@ -17,33 +15,14 @@ from twinlens.inference.features import HeadedJob, features_of
 from twinlens.inference.tower import TowerJob
 from twinlens.models.checkpoints import heads_of, weights_before, weights_of
 from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
-from twinlens.tasks.inputs import (
-    CAPTIONS,
-    CLASSES,
-    GENERATED,
-    IMAGES,
-    NEGATIVES,
-    OTHER_WAY,
-    UNTRAINED,
-    VALIDATION_CAPTIONS,
-    VALIDATION_IMAGES,
-)
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What is embedded."""
-
-    shards: Path
-    pool: pl.DataFrame  # pictures of table GROUPS
-    negatives: pl.DataFrame  # pictures that are never ranked; may have no rows
-    prompts: pl.DataFrame  # of classes; may have no rows
-    texts: dict[str, pl.DataFrame]  # of `twinlens.retrieval.dense.inputs.text_sources`
-    validation: pl.DataFrame  # pictures to choose weights on; may have no rows
-    validation_captions: pl.DataFrame | None  # of those
-
+from twinlens.tasks.inputs import OTHER_WAY, UNTRAINED, Input
 
 Job = TowerJob | HeadedJob
+READS = {  # what the towers of a role can read
+    "joint": (frozenset({"image"}), frozenset({"text"})),
+    "image": (frozenset({"image"}),),
+    "text": (frozenset({"text"}),),
+}
 
 
 @dataclass(frozen=True)
@@ -56,31 +35,39 @@ class Embedder:
     compute: ComputeParams
     cost: Cost
 
-    def embed(self, sources: Sources, out: Path) -> None:
-        """Write the vectors and ids of every source that the card's towers can read.
+    def embed(self, inputs: Iterable[Input], shards: Path, out: Path) -> int:
+        """Write the vectors and ids of every input that the card's towers can read.
 
-        A trained model embeds the pool's pictures and captions once more as it was before training,
-        so that what training gave can be measured on the same queries.
+        A trained model embeds some inputs once more as it was before training, so that what training gave can be
+        measured on the same queries.
+
+        Args:
+            inputs: of the tasks.
+            shards: folder of the `resize` stage, where the pictures lie.
+            out: a folder.
+
+        Returns:
+            How many rows of the inputs were embedded, by one tower or several.
 
         Raises:
             DataError: the weights are not those that `train` noted, or a vector is useless.
         """
+        wanted = [one for one in inputs if one.embedded]
         if isinstance(self.card.train, HeadsRecipe):
-            self._embed_by_heads(sources, out)
-            return
+            return self._embed_by_heads(wanted, shards, out)
+        embedded = set()
         for role, tower in self.card.towers().items():
+            mine = [one for one in wanted if one.reads in READS[role] and (role == "joint" or not one.shared)]
             job = self._job(tower, weights_of(role, self.card, self.trained))
-            if role in ("joint", "image"):
-                _pictures(job, sources, out)
-            if role == "joint":
-                _of_a_shared_space(job, sources, out)
-            if role in ("joint", "text"):
-                _texts(job, sources, out)
+            for one in mine:
+                _embed(job, one, shards, out)
+            embedded |= {one.name for one in mine}
             if self.card.train is not None:
                 before = self._job(tower, weights_before(role, self.card, self.trained))
-                _both_sides(before, sources, out, UNTRAINED, (CAPTIONS,))
+                _again(before, mine, UNTRAINED, shards, out)
+        return sum(len(one.rows) for one in wanted if one.name in embedded)
 
-    def _embed_by_heads(self, sources: Sources, out: Path) -> None:
+    def _embed_by_heads(self, inputs: list[Input], shards: Path, out: Path) -> int:
         recipe = self.card.train
         assert isinstance(recipe, HeadsRecipe)
         by_length = recipe.by_length
@@ -92,42 +79,28 @@ class Embedder:
         features = features_of(self.card, weights, self.placement, self.compute, self.cost)
         pairs = Pairs.read(heads_of(self.trained), features.table)
         job = through(pairs, CAPTION_TO_IMAGE)
-        _pictures(job, sources, out)
-        _of_a_shared_space(job, sources, out)
-        _texts(job, sources, out)
+        mine = [one for one in inputs if one.reads in READS["joint"]]
+        for one in mine:
+            _embed(job, one, shards, out)
         if IMAGE_TO_CAPTION in pairs.directions:
-            _both_sides(through(pairs, IMAGE_TO_CAPTION), sources, out, OTHER_WAY, (CAPTIONS, GENERATED))
+            _again(through(pairs, IMAGE_TO_CAPTION), mine, OTHER_WAY, shards, out)
         untrained = Pairs.read(heads_of(self.trained, before=True), features.table)
-        _both_sides(through(untrained, CAPTION_TO_IMAGE), sources, out, UNTRAINED, (CAPTIONS,))
+        _again(through(untrained, CAPTION_TO_IMAGE), mine, UNTRAINED, shards, out)
+        return sum(len(one.rows) for one in mine)
 
     def _job(self, tower: Tower, weights: Path) -> TowerJob:
         return TowerJob(tower, weights, self.placement, self.compute, self.cost)
 
 
-def _pictures(job: Job, sources: Sources, out: Path) -> None:
-    job.pictures(IMAGES, sources.shards, sources.pool, out)
-    if len(sources.negatives):
-        job.pictures(NEGATIVES, sources.shards, sources.negatives, out)
+def _embed(job: Job, one: Input, shards: Path, out: Path, suffix: str = "") -> None:
+    if "image" in one.reads:
+        job.pictures(f"{one.name}{suffix}", shards, one.rows, out)
+    else:
+        job.texts(f"{one.name}{suffix}", one.rows, out)
 
 
-def _texts(job: Job, sources: Sources, out: Path) -> None:
-    for name, table in sources.texts.items():
-        job.texts(name, table, out)
-
-
-def _of_a_shared_space(job: Job, sources: Sources, out: Path) -> None:
-    """What is of use only where words and pictures can be compared."""
-    if len(sources.prompts):
-        job.texts(CLASSES, sources.prompts, out)
-    if sources.validation_captions is not None:
-        job.pictures(VALIDATION_IMAGES, sources.shards, sources.validation, out)
-        job.texts(VALIDATION_CAPTIONS, sources.validation_captions, out)
-
-
-def _both_sides(job: Job, sources: Sources, out: Path, suffix: str, names: Sequence[str]) -> None:
-    """The pool's pictures and the texts of some `names` once more, as `<name><suffix>`."""
-    if names[0] in sources.texts:
-        job.pictures(f"{IMAGES}{suffix}", sources.shards, sources.pool, out)
-    for name in names:
-        if name in sources.texts:
-            job.texts(f"{name}{suffix}", sources.texts[name], out)
+def _again(job: Job, inputs: Iterable[Input], suffix: str, shards: Path, out: Path) -> None:
+    """The inputs that are wanted once more, as `<name><suffix>`."""
+    for one in inputs:
+        if suffix in one.again:
+            _embed(job, one, shards, out, suffix)

@@ -1,4 +1,4 @@
-"""Category search as a task: classes are searched for by name, by exemplar pictures, or by both.
+"""Retrievers of category search: a class is searched for by its name, by exemplar pictures, or by both.
 
 | searched by | the query's vector |
 |---|---|
@@ -18,103 +18,56 @@ be compared query by query; `text` has the same vector for all queries of a clas
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import polars as pl
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 
-from twinlens.config.params import CategoryCard, CategoryParams
-from twinlens.core.tables import AS_PUBLISHED
+from twinlens.config.params import CategoryCard, Params
 from twinlens.core.vectors import Vectors
 from twinlens.retrieval import exemplar
+from twinlens.retrieval.base import Corpus, Dense, Retriever, costs_of
 from twinlens.tasks.base import Task
-from twinlens.tasks.category_roles import ID_SEPARATOR, Roles, assign_roles, check_apart, classes_of
+from twinlens.tasks.category_search import PUBLISHED_NEGATIVES
 from twinlens.tasks.inputs import CLASSES, IMAGES, NEGATIVES
+from twinlens.tasks.qrels import Groups
 
 log = logging.getLogger("twinlens")
 
-NAME = "category_search"
 TOLERANCE = 1e-4
-PUBLISHED_NEGATIVES = 1000  # out of its 46,830 ranked pictures; all of them where there are fewer
 PUBLISHED = ("text", "exemplar", "exemplar_svm", "exemplar_svm_and_text")  # what the article has
 
 Matrix = Float64[np.ndarray, "rows dim"]
-Pair = tuple[Float32[np.ndarray, "queries dim"], Float32[np.ndarray, "items dim"]]
 
 
-def build(sources: dict[str, Vectors], pool: pl.DataFrame, images: pl.DataFrame, params: CategoryParams) -> list[Task]:
-    """The task under our protocol and, where wanted, under the published one.
-
-    Args:
-        sources: by name; IMAGES, where they are there CLASSES (a joint model's) and NEGATIVES.
-        pool: the pool's part of table GROUPS, in the order of `sources[IMAGES]`.
-        images: table IMAGES.
-        params: of category search.
-
-    Raises:
-        DataError: a negative is also ranked or an exemplar.
-    """
-    if IMAGES not in sources:
+def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
+    """Those that there are vectors for, of a task whose queries show pictures of a class."""
+    if task.shown is None or IMAGES not in corpus.vectors:
         return []
-    classed = classes_of(pool, images)
-    tasks = []
-    for name, card in ((NAME, params.standard), (NAME + AS_PUBLISHED, params.as_published)):
-        if card is None:
-            continue
-        roles = assign_roles(classed, card.queries_per_class, card.exemplars_per_query, card.seed)
-        if not roles.classes:
-            log.info(
-                "%s is left out: it needs 2 classes with more than %d pictures that show nothing else; "
-                "%d of the pool's pictures have one class, in %d classes",
-                name,
-                card.queries_per_class * card.exemplars_per_query,
-                len(classed),
-                classed["class"].n_unique(),
-            )
-            continue
-        tasks.append(_task(name, _Side(sources, roles, card)))
-    return tasks
-
-
-def _task(name: str, side: _Side) -> Task:
-    roles = side.roles
-    names = sorted({*roles.item_classes, *roles.classes})
-    code_of = {label: code for code, label in enumerate(names)}
-    task = Task(
-        name,
-        query_ids=[
-            ID_SEPARATOR.join([c, *own]) for c, own in zip(roles.query_classes, roles.query_exemplars, strict=True)
-        ],
-        query_images=[own[0] for own in roles.query_exemplars],
-        query_groups=np.array([code_of[label] for label in roles.query_classes]),
-        item_ids=roles.item_ids,
-        item_groups=np.array([code_of[label] for label in roles.item_classes]),
-        group_names=names,
-        own_rows=None,
-        full_ranking=True,
-        about={"classes": len(roles.classes), "negatives": len(side.negatives)},
-    )
-    wanted = set(PUBLISHED) if name.endswith(AS_PUBLISHED) else None
-    for retriever, make in side.ways().items():
-        if wanted is None or retriever in wanted:
-            task.retrievers[retriever] = side.searching(make)
-    return task
+    published = task.about.published_of is not None
+    card = params.category_search.as_published if published else params.category_search.standard
+    assert card is not None
+    side = _Side(task, corpus.vectors, card)
+    return [
+        Retriever(name, side.searching(make), (IMAGES,), costs_of((IMAGES,)))
+        for name, make in side.ways().items()
+        if not published or name in PUBLISHED
+    ]
 
 
 @dataclass(frozen=True)
 class _Side:
     """The vectors of one protocol, in its own scaling, and the ways to make a query of them."""
 
-    sources: dict[str, Vectors]
-    roles: Roles
+    task: Task
+    vectors: Mapping[str, Vectors]
     card: CategoryCard
 
     def ways(self) -> dict[str, Callable[[], Matrix]]:
         """How each retriever makes its queries: those that there are vectors for."""
-        card, text, apart = self.card, CLASSES in self.sources, len(self.negatives) > 1
+        card, text, apart = self.card, CLASSES in self.vectors, len(self.negatives) > 1
         lambda_svm = 1.0 / (2.0 * card.svm_c)
         centres = self.examples.centres()[0]
         ways: dict[str, tuple[bool, Callable[[], Matrix]]] = {
@@ -135,14 +88,26 @@ class _Side:
         }
         return {name: make for name, (possible, make) in ways.items() if possible}
 
-    def searching(self, make: Callable[[], Matrix]) -> Callable[[], Pair]:
+    def searching(self, make: Callable[[], Matrix]) -> Callable[[], Dense]:
         """Unit queries, and items no longer than 1: the order stays, and scores are as exact as cosines."""
 
-        def pair() -> Pair:
+        def scorer() -> Dense:
             longest = np.linalg.norm(self.items, axis=1).max()
-            return exemplar.unit(make()).astype(np.float32), (self.items / longest).astype(np.float32)
+            return Dense(exemplar.unit(make()).astype(np.float32), (self.items / longest).astype(np.float32))
 
-        return pair
+        return scorer
+
+    @property
+    def shown(self) -> list[list[str]]:
+        """The exemplars of every query."""
+        assert self.task.shown is not None
+        return self.task.shown
+
+    @property
+    def classes(self) -> list[str]:
+        """The class of every query."""
+        assert isinstance(self.task.qrels, Groups) and self.task.group_names is not None
+        return [self.task.group_names[code] for code in self.task.qrels.query_groups]
 
     def _fitted(self, lambda_w: float, lambda_q: float) -> Matrix:
         texts = self.texts if lambda_q else None
@@ -165,48 +130,47 @@ class _Side:
     @cached_property
     def examples(self) -> exemplar.Examples:
         """Of every query."""
-        return exemplar.Examples.of([self._pictures(own) for own in self.roles.query_exemplars])
+        return exemplar.Examples.of([self._pictures(own) for own in self.shown])
 
     @cached_property
     def items(self) -> Matrix:
         """What is ranked."""
-        return self._pictures(self.roles.item_ids)
+        return self._pictures(self.task.item_ids)
 
     @cached_property
     def texts(self) -> Matrix:
         """The prompt of every query's class; never scaled by columns, as the article's were not."""
-        source = self.sources[CLASSES]
+        source = self.vectors[CLASSES]
         row_of = {label: row for row, label in enumerate(source.ids)}
-        rows = [row_of[label] for label in self.roles.query_classes]
+        rows = [row_of[label] for label in self.classes]
         return np.asarray(source.rows[rows], dtype=np.float64)
 
     @cached_property
     def negatives(self) -> Matrix:
         """What all queries are told apart from."""
         if self.card.negatives_from == "outside":
-            check_apart(self.sources[NEGATIVES].ids if NEGATIVES in self.sources else [], self.roles)
-            if NEGATIVES not in self.sources:
+            if NEGATIVES not in self.vectors:
                 return np.zeros((0, self.items.shape[1]))
-            return np.asarray(self.sources[NEGATIVES].rows, dtype=np.float64) / self._columns
+            return np.asarray(self.vectors[NEGATIVES].rows, dtype=np.float64) / self._columns
         wanted = min(PUBLISHED_NEGATIVES, len(self.items))
         chosen = np.random.default_rng(self.card.seed).permutation(len(self.items))[:wanted]
         return self.items[np.sort(chosen)]
 
     def _pictures(self, ids: list[str]) -> Matrix:
         rows = [self._row_of[image_id] for image_id in ids]
-        return np.asarray(self.sources[IMAGES].rows[rows], dtype=np.float64) / self._columns
+        return np.asarray(self.vectors[IMAGES].rows[rows], dtype=np.float64) / self._columns
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
-        return {image_id: row for row, image_id in enumerate(self.sources[IMAGES].ids)}
+        return {image_id: row for row, image_id in enumerate(self.vectors[IMAGES].ids)}
 
     @cached_property
     def _columns(self) -> Float64[np.ndarray, " dim"]:
         """What the columns are divided by: 1, or their norms over all pictures that take part."""
-        dim = self.sources[IMAGES].rows.shape[1]
+        dim = self.vectors[IMAGES].rows.shape[1]
         if self.card.scaling == "rows":
             return np.ones(dim)
-        ids = [*self.roles.item_ids, *(image_id for own in self.roles.query_exemplars for image_id in own)]
-        rows = self.sources[IMAGES].rows[[self._row_of[image_id] for image_id in ids]]
+        ids = [*self.task.item_ids, *(image_id for own in self.shown for image_id in own)]
+        rows = self.vectors[IMAGES].rows[[self._row_of[image_id] for image_id in ids]]
         norms = np.linalg.norm(np.asarray(rows, dtype=np.float64), axis=0)
         return np.where(norms > 0, norms, 1.0)

@@ -1,203 +1,218 @@
-"""The retrieval tasks, and which retrievers a set of vectors allows.
+"""Retrievers by vectors.
 
-A task is queries, items and a relevance rule, and the rule is always equality of a group: the
-object set, or the picture itself. A retriever is one way to represent what is searched, named by
-what a picture is fed as: its pixels (`image`), its captions, or both. So every row of a result
-answers "which model, fed with what".
-
-| task | queries | items | retrievers |
+| category | queries | items | retrievers |
 |---|---|---|---|
-| `object_sets` | pictures that share their object set | the same, but for the query | all |
-| `caption_to_image` | every human caption | every picture | those without human captions |
-| `image_to_caption` | every picture | every human caption | those without human captions |
+| `i2i` | pictures | the same, but for the query | `image`, by each kind of text, and by pixels and text |
+| `t2i` | texts | pictures | `image`, `caption_generated`, `image_and_caption_generated` |
+| `i2t` | pictures | texts | the same |
+| `it2i` | a picture and a text | pictures | `image`, `text`, `image_and_text` |
 
-In the last two a picture stands for itself by its pixels (needs a joint model), by its generated
-caption, or by both; its human captions are the other side. `image_untrained` is a trained model as it
-was before. Heads that were trained by distances are ranked by them too, in tasks of their own.
-Retrievers by words are in `word_search`.
+A retriever is named by what a picture is fed as, so that every row of a result answers "which model, fed with what".
+Pixels search words, and words pixels, by a joint model only. `image_untrained` is a trained model as it was before.
+Heads that were trained by distances are ranked by them too, in the protocol of their source. Category search, whose
+queries show several pictures, is in `by_example`, search by words in `lexical`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import polars as pl
 from jaxtyping import Int
 
-from twinlens.config.params import RankParams
-from twinlens.core.errors import DataError
-from twinlens.core.tables import AS_PUBLISHED
-from twinlens.core.vectors import Pair, Rows, Vectors
+from twinlens.config.params import Params
+from twinlens.core.vectors import Rows, Vectors
+from twinlens.retrieval.base import Corpus, Dense, Retriever, Scorer, costs_of
 from twinlens.retrieval.euclidean import as_inner_products
+from twinlens.retrieval.exemplar import weighted_sum
 from twinlens.retrieval.fusion import concatenate
-from twinlens.tasks.base import Scorer, Task
-from twinlens.tasks.captions import _codes, caption_to_image
+from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED
 
-
-def build(sources: dict[str, Vectors], groups: pl.DataFrame, params: RankParams, joint: bool) -> list[Task]:
-    """The tasks, each with the retrievers that `sources` allow.
-
-    Args:
-        sources: by name, out of IMAGES, CAPTIONS, JOINED and GENERATED.
-        groups: table GROUPS; the pool's pictures in the order of `sources[IMAGES]`.
-        params: the weight of pixels beside words, and the seed of the random caption.
-        joint: whether pixels and words share one space.
-
-    Raises:
-        DataError: the ids of a source are not those of the pool.
-    """
-    pool = groups.filter("in_pool")
-    pool_ids = pool["image_id"].to_list()
-    for name in (IMAGES, GENERATED):
-        if name in sources and sources[name].ids != pool_ids:
-            raise DataError(f"{name}: the vectors' ids are not the pool's pictures: `dvc repro -f embed`")
-    built = [_object_sets(sources, pool, params)]
-    if CAPTIONS in sources:
-        built += _caption_tasks(sources, pool_ids, params, joint)
-    return [task for task in built if task.retrievers and task.query_ids]
+BOTH = "image_and_"
 
 
-def _object_sets(sources: dict[str, Vectors], pool: pl.DataFrame, params: RankParams) -> Task:
-    chosen = np.flatnonzero(pool["object_set"].is_not_null().to_numpy())
-    ids = pool["image_id"].gather(chosen).to_list()
-    names, codes = np.unique(pool["object_set"].gather(chosen).to_numpy().astype(str), return_inverse=True)
-    task = Task(
-        "object_sets",
-        query_ids=ids,
-        query_images=ids,
-        query_groups=codes,
-        item_ids=ids,
-        item_groups=codes,
-        group_names=names.tolist(),
-        own_rows=np.arange(len(ids)),
-    )
-
-    words: dict[str, Callable[[], Rows]] = {}
-    if CAPTIONS in sources:
-        words["captions_joined"] = lambda: _rows_of(sources[JOINED], ids)
-        words["caption_random"] = lambda: _one_caption(sources[CAPTIONS], ids, params.seed)
-    if GENERATED in sources:
-        words["caption_generated"] = lambda: _rows_of(sources[GENERATED], ids)
-    if IMAGES in sources:
-        task.retrievers["image"] = _by_themselves(lambda: _rows_of(sources[IMAGES], ids))
-    task.retrievers.update({name: _by_themselves(make) for name, make in words.items()})
-    if IMAGES in sources:
-        for name in sorted(words.keys() - {"caption_random"}):
-            task.retrievers[f"image_and_{name}"] = _with_pixels(sources[IMAGES], words[name], ids, params.image_weight)
-    return task
+def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
+    """Those that the vectors allow."""
+    about, weight = task.about, params.rank.image_weight
+    if about.category == "i2i":
+        return _among_themselves(task, corpus, weight, params.rank.seed)
+    if about.category in ("t2i", "i2t"):
+        turned = about.category == "i2t"
+        text = about.item_text if turned else about.query_text
+        if text is None or text not in corpus.vectors:
+            return []
+        ids = (task.item_ids, task.query_ids) if turned else (task.query_ids, task.item_ids)
+        return _across(_Sides(corpus.vectors, text, *ids, turned), corpus.joint, weight)
+    if about.category == "it2i" and task.shown is None and IMAGES in corpus.vectors:
+        return _composed(task, corpus)
+    return []
 
 
-def _by_themselves(make: Callable[[], Rows]) -> Callable[[], Pair]:
-    def pair() -> Pair:
+def _retriever(name: str, inputs: tuple[str, ...], make: Callable[[], Scorer], **told: bool) -> Retriever:
+    return Retriever(name, make, inputs, costs_of(inputs), **told)
+
+
+# ------------------------------------------------------------- one kind of thing among itself
+
+
+def _among_themselves(task: Task, corpus: Corpus, image_weight: float, seed: int) -> list[Retriever]:
+    vectors, ids = corpus.vectors, task.item_ids
+    words: dict[str, tuple[str, Callable[[], Rows]]] = {}
+    if CAPTIONS in vectors:
+        words["captions_joined"] = JOINED, lambda: rows_of(vectors[JOINED], ids)
+        words["caption_random"] = CAPTIONS, lambda: _one_caption(vectors[CAPTIONS], ids, seed)
+    if GENERATED in vectors:
+        words["caption_generated"] = GENERATED, lambda: rows_of(vectors[GENERATED], ids)
+    found = [_retriever(name, (fed,), _themselves(make)) for name, (fed, make) in words.items()]
+    if IMAGES not in vectors:
+        return found
+    alone = _retriever("image", (IMAGES,), _themselves(lambda: rows_of(vectors[IMAGES], ids)))
+    together = [
+        _retriever(BOTH + name, (IMAGES, fed), _themselves(_with_pixels(vectors[IMAGES], make, ids, image_weight)))
+        for name, (fed, make) in sorted(words.items())
+        if name != "caption_random"
+    ]
+    return [alone, *found, *together]
+
+
+def _themselves(make: Callable[[], Rows]) -> Callable[[], Dense]:
+    def scorer() -> Dense:
         rows = make()
-        return rows, rows
+        return Dense(rows, rows)
 
-    return pair
-
-
-def _with_pixels(images: Vectors, words: Callable[[], Rows], ids: list[str], image_weight: float) -> Callable[[], Pair]:
-    return _by_themselves(lambda: concatenate(_rows_of(images, ids), words(), image_weight))
+    return scorer
 
 
-def _rows_of(source: Vectors, ids: list[str]) -> Rows:
-    row_of = {own: row for row, own in enumerate(source.ids)}
-    return np.asarray(source.rows[[row_of[image_id] for image_id in ids]])
+def _with_pixels(images: Vectors, words: Callable[[], Rows], ids: list[str], image_weight: float) -> Callable[[], Rows]:
+    return lambda: concatenate(rows_of(images, ids), words(), image_weight)
 
 
 def _one_caption(source: Vectors, ids: list[str], seed: int) -> Rows:
     return np.asarray(source.rows[one_caption_each(source.image_ids, ids, seed)])
 
 
-def _caption_tasks(sources: dict[str, Vectors], pool_ids: list[str], params: RankParams, joint: bool) -> list[Task]:
-    captions = sources[CAPTIONS]
-    caption_groups = _codes(captions.image_ids, pool_ids)
-    # A picture without a caption can be found, but cannot search.
-    described, first = np.unique(caption_groups, return_index=True)
-    described_ids = [pool_ids[code] for code in described]
-    there = caption_to_image(captions.ids, captions.image_ids, pool_ids)
-    there.retrievers.update(_caption_pairs(sources, params.image_weight, joint))
-    back = Task(
-        "image_to_caption",
-        query_ids=described_ids,
-        query_images=described_ids,
-        query_groups=described,
-        item_ids=captions.ids,
-        item_groups=caption_groups,
-        group_names=pool_ids,
-        own_rows=None,
-        retrievers={
-            name: _turned(pair, described)
-            for name, pair in _caption_pairs(sources, params.image_weight, joint, OTHER_WAY).items()
-        },
-        partners=first,
-    )
-    if not joint or sources[IMAGES].lengths is None:
-        return [there, back]
-    # Heads that were trained by distance, as their source compared them; ranks within batches stay those by cosine.
-    before = {f"image{UNTRAINED}": UNTRAINED} if CAPTIONS + UNTRAINED in sources else {}
+# ----------------------------------------------------------------- texts and pictures
 
-    def published(task: Task, way: str, turn: Callable[[Callable[[], Pair]], Callable[[], Pair]]) -> Task:
-        retrievers: dict[str, Callable[[], Pair | Scorer]] = {
-            name: _by_distance(turn(_whole_length(sources, suffix)))
-            for name, suffix in ({"image": way} | before).items()
-        }
-        return replace(task, name=task.name + AS_PUBLISHED, retrievers=retrievers, partners=None)
 
-    return [
-        there,
-        back,
-        published(there, "", lambda pair: pair),
-        published(back, OTHER_WAY, lambda pair: _turned(pair, described)),
+@dataclass(frozen=True)
+class _Sides:
+    """Texts and pictures of a task, whichever of them asks."""
+
+    vectors: Mapping[str, Vectors]
+    text: str  # the input that holds the texts
+    text_ids: list[str]
+    image_ids: list[str]
+    turned: bool  # whether pictures ask
+
+    @property
+    def way(self) -> str:
+        """Ends the names of vectors that heads of this direction made, where each has its own."""
+        return OTHER_WAY if self.turned else ""
+
+    def scorer(self, texts: Rows, pictures: Rows) -> Dense:
+        """Of the vectors of both."""
+        return Dense(pictures, texts) if self.turned else Dense(texts, pictures)
+
+    def rows(self, name: str, suffix: str) -> Rows:
+        """The vectors of one side, with a suffix where there are such."""
+        return rows_of(self._of(name, suffix), self._ids(name))
+
+    def against(self, fed: str, suffix: str | None = None) -> Dense:
+        """Texts and what pictures are fed as."""
+        ending = self.way if suffix is None else suffix
+        return self.scorer(self.rows(self.text, ending), self.rows(fed, ending))
+
+    def both(self, image_weight: float) -> Dense:
+        """Pictures by pixels and generated captions together."""
+        texts = self.rows(self.text, self.way)
+        pictures = concatenate(self.rows(IMAGES, self.way), self.rows(GENERATED, self.way), image_weight)
+        return self.scorer(concatenate(texts, texts, image_weight), pictures)
+
+    def by_distance(self, suffix: str) -> Dense:
+        """By distance, of vectors as long as the heads made them."""
+        texts, pictures = self._whole(self.text, suffix), self._whole(IMAGES, suffix)
+        return Dense(*as_inner_products(*((pictures, texts) if self.turned else (texts, pictures))))
+
+    def _whole(self, name: str, suffix: str) -> Rows:
+        source = self._of(name, suffix)
+        assert source.lengths is not None
+        return self.rows(name, suffix) * np.asarray(source.lengths)[_places(source.ids, self._ids(name))][:, None]
+
+    def _of(self, name: str, suffix: str) -> Vectors:
+        return self.vectors[name + suffix if name + suffix in self.vectors else name]
+
+    def _ids(self, name: str) -> list[str]:
+        return self.text_ids if name == self.text else self.image_ids
+
+
+def _across(sides: _Sides, joint: bool, image_weight: float) -> list[Retriever]:
+    """Texts against pictures.
+
+    Args:
+        sides: with vectors of the texts.
+        joint: whether pixels and words share one space.
+        image_weight: of pixels beside words.
+    """
+    pixels, words = joint and IMAGES in sides.vectors, GENERATED in sides.vectors
+    untrained = pixels and sides.text + UNTRAINED in sides.vectors
+    by_length = pixels and sides.vectors[IMAGES].lengths is not None
+    before, both = f"image{UNTRAINED}", (IMAGES, GENERATED)
+    ways = [
+        (pixels, _retriever("image", (IMAGES,), partial(sides.against, IMAGES))),
+        (untrained, _retriever(before, (IMAGES,), partial(sides.against, IMAGES, UNTRAINED), before_training=True)),
+        (words, _retriever("caption_generated", (GENERATED,), partial(sides.against, GENERATED))),
+        (pixels and words, _retriever(f"{BOTH}caption_generated", both, partial(sides.both, image_weight))),
+        # ranks within batches stay those by cosine
+        (by_length, _retriever("image", (IMAGES,), partial(sides.by_distance, sides.way), published=True)),
+        (
+            by_length and untrained,
+            _retriever(before, (IMAGES,), partial(sides.by_distance, UNTRAINED), before_training=True, published=True),
+        ),
     ]
+    return [retriever for possible, retriever in ways if possible]
 
 
-def _caption_pairs(
-    sources: dict[str, Vectors], image_weight: float, joint: bool, way: str = ""
-) -> dict[str, Callable[[], Pair]]:
-    """By retriever, vectors of the captions and of the pictures; of the heads for one `way` where it has its own."""
-
-    def rows(name: str) -> Rows:
-        return np.asarray(sources[name + way if name + way in sources else name].rows)
-
-    pairs: dict[str, Callable[[], Pair]] = {}
-    if joint:
-        pairs["image"] = lambda: (rows(CAPTIONS), rows(IMAGES))
-    if joint and CAPTIONS + UNTRAINED in sources:
-        pairs[f"image{UNTRAINED}"] = lambda: (rows(CAPTIONS + UNTRAINED), rows(IMAGES + UNTRAINED))
-    if GENERATED in sources:
-        pairs["caption_generated"] = lambda: (rows(CAPTIONS), rows(GENERATED))
-    if joint and GENERATED in sources:
-        pairs["image_and_caption_generated"] = lambda: (
-            concatenate(rows(CAPTIONS), rows(CAPTIONS), image_weight),
-            concatenate(rows(IMAGES), rows(GENERATED), image_weight),
-        )
-    return pairs
+# ------------------------------------------------------------------ a picture and a text
 
 
-def _by_distance(pair: Callable[[], Pair]) -> Callable[[], Pair]:
-    return lambda: as_inner_products(*pair())
+def _composed(task: Task, corpus: Corpus) -> list[Retriever]:
+    """A picture with a text that says what is to be different: by each alone, and by the sum of both."""
+    vectors, text = corpus.vectors, task.about.query_text
+
+    def pictures() -> Rows:
+        return rows_of(vectors[IMAGES], task.query_images)
+
+    def texts() -> Rows:
+        assert text is not None
+        return rows_of(vectors[text], task.query_ids)
+
+    def items() -> Rows:
+        return rows_of(vectors[IMAGES], task.item_ids)
+
+    def both() -> Dense:
+        return Dense(weighted_sum(pictures(), texts(), 0.5).astype(np.float32), items())
+
+    found = [_retriever("image", (IMAGES,), lambda: Dense(pictures(), items()))]
+    if corpus.joint and text in vectors:
+        found.append(_retriever("text", (IMAGES,), lambda: Dense(texts(), items())))
+        found.append(_retriever(f"{BOTH}text", (IMAGES,), both))
+    return found
 
 
-def _whole_length(sources: dict[str, Vectors], way: str = "") -> Callable[[], Pair]:
-    """Vectors of the captions and of the pictures, as long as the heads made them."""
-
-    def pair() -> Pair:
-        found = [sources[name + way if name + way in sources else name] for name in (CAPTIONS, IMAGES)]
-        captions, pictures = (np.asarray(own.rows) * np.asarray(own.lengths)[:, None] for own in found)
-        return captions, pictures
-
-    return pair
+# ------------------------------------------------------------------------------ rows
 
 
-def _turned(pair: Callable[[], Pair], described: Int[np.ndarray, " described"]) -> Callable[[], Pair]:
-    def other_way() -> Pair:
-        of_captions, pictures = pair()
-        return pictures[described], of_captions
+def rows_of(source: Vectors, ids: list[str]) -> Rows:
+    """The vectors of some ids, in their order; a map of the file where these are all of them."""
+    return source.rows if ids == source.ids else np.asarray(source.rows[_places(source.ids, ids)])
 
-    return other_way
+
+def _places(ids: list[str], wanted: list[str]) -> Int[np.ndarray, " wanted"]:
+    row_of = {own: row for row, own in enumerate(ids)}
+    return np.array([row_of[name] for name in wanted], dtype=np.int64)
 
 
 def one_caption_each(image_ids: list[str], wanted: list[str], seed: int) -> Int[np.ndarray, " wanted"]:

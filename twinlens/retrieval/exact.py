@@ -10,7 +10,7 @@ exact, ties at the cut included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float32, Int
 
 from twinlens.retrieval.scores import exact_scores, float32_error, in_order
+from twinlens.tasks.qrels import Qrels
 
 BLOCK_BYTES = 128 * 2**20  # of one block of the product
 GROUP = 32  # items whose best score stands for all of them in the first round of the selection
@@ -40,8 +41,7 @@ def nearest(
     k: int,
     *,
     own_rows: Int[np.ndarray, " queries"] | None = None,
-    query_groups: Int[np.ndarray, " queries"] | None = None,
-    item_groups: Int[np.ndarray, " items"] | None = None,
+    qrels: Qrels | None = None,
     device: str = "cpu",
     block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[Neighbours]:
@@ -52,10 +52,9 @@ def nearest(
         items: float32, one row an item.
         k: neighbours wanted; all items where there are fewer.
         own_rows: the row of the item that is the query itself, which is left out; -1 where there is none.
-        query_groups: with `item_groups`, asks for the rank of the first item whose group is the query's.
-            Within the top `k` it follows the order above; beyond, it is more than `k` and counted on the
-            float32 product, where scores closer than its error may stand in either order.
-        item_groups: see `query_groups`.
+        qrels: asks for the rank of the first relevant item. Within the top `k` it follows the order above; beyond,
+            it is more than `k` and counted on the float32 product, where scores closer than its error may stand in
+            either order.
         device: where the product is made.
         block_bytes: of one block of the product.
     """
@@ -66,9 +65,6 @@ def nearest(
     step = max(1, block_bytes // (4 * max(1, len(items))))
     items = np.array(items, dtype=np.float32, order="C")  # in memory, where it may have been a memory map
     on_device = torch.from_numpy(items).to(device)
-    members = None
-    if query_groups is not None and item_groups is not None:
-        members = _Members.of(item_groups, 1 + max(int(query_groups.max()), int(item_groups.max())))
     tolerance = float32_error(queries.shape[1])
     with _FullFloat32():
         for start in range(0, len(queries), step):
@@ -78,13 +74,12 @@ def nearest(
                 _leave_out(product, own_rows[start : start + step])
             rows, scores = _best(product, block, items, k, tolerance)
             first_hit = None
-            if members is not None and query_groups is not None and item_groups is not None:
-                wanted = query_groups[start : start + step]
-                inside = item_groups[rows] == wanted[:, None]
+            if qrels is not None:
+                inside = qrels.gains(start, rows) > 0
                 first_hit = inside.argmax(axis=1) + 1
                 missed = np.flatnonzero(~inside.any(axis=1))
                 if len(missed):
-                    beyond = _first_hit(product, missed, wanted[missed], members)
+                    beyond = _first_hit(product, missed, [qrels.relevant_rows(start + int(query)) for query in missed])
                     first_hit[missed] = np.where(beyond > 0, np.maximum(beyond, rows.shape[1] + 1), 0)
             yield Neighbours(start, rows, scores, first_hit)
 
@@ -140,31 +135,16 @@ def _candidates(product: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.
     return values, torch.gather(rows, 1, places)
 
 
-@dataclass(frozen=True)
-class _Members:
-    """The item rows of every group, side by side."""
-
-    rows: Int[np.ndarray, " items"]
-    starts: Int[np.ndarray, " groups"]
-    counts: Int[np.ndarray, " groups"]
-
-    @classmethod
-    def of(cls, groups: Int[np.ndarray, " items"], group_count: int) -> _Members:
-        counts = np.bincount(groups, minlength=group_count)
-        return cls(np.argsort(groups, kind="stable"), np.cumsum(counts) - counts, counts)
-
-
 def _first_hit(
-    product: torch.Tensor, queries: Int[np.ndarray, " missed"], wanted: Int[np.ndarray, " missed"], members: _Members
+    product: torch.Tensor, queries: Int[np.ndarray, " missed"], relevant: Sequence[Int[np.ndarray, " relevant"]]
 ) -> Int[np.ndarray, " missed"]:
-    """Rank of the first item of the `wanted` group: one more than the items that score above all of the group."""
+    """Rank of the first of each query's relevant items: one more than the items that score above all of them."""
     ranks = np.zeros(len(queries), dtype=np.int64)
-    for i, (query, group) in enumerate(zip(queries, wanted, strict=True)):
-        start, count = members.starts[group], members.counts[group]
-        if count:
+    for i, (query, rows) in enumerate(zip(queries, relevant, strict=True)):
+        if len(rows):
             scores = product[int(query)]
-            best = scores[torch.from_numpy(members.rows[start : start + count]).to(scores.device)].max()
-            if torch.isfinite(best):  # minus infinity: the only member is the query itself
+            best = scores[torch.from_numpy(rows).to(scores.device)].max()
+            if torch.isfinite(best):  # minus infinity: it is left out
                 ranks[i] = int(torch.count_nonzero(scores > best)) + 1
     return ranks
 

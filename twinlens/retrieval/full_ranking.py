@@ -1,7 +1,7 @@
 """Average precision over the full ranking, without keeping the ranking.
 
 A run ends at some depth; this measure asks for the rank of every relevant item in the whole pool. The order is
-that of `neighbours`: inner products in float64, rounded to float32, equal scores by item row.
+that of `exact`: inner products in float64, rounded to float32, equal scores by item row.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
+from twinlens.tasks.qrels import Qrels
+
 BLOCK_CELLS = 2**23  # queries x items of one block of scores: 64 MB of float64
 
 
 def average_precision(
     queries: Float32[np.ndarray, "queries dim"],
     items: Float32[np.ndarray, "items dim"],
-    query_groups: Int[np.ndarray, " queries"],
-    item_groups: Int[np.ndarray, " items"],
+    qrels: Qrels,
 ) -> Float64[np.ndarray, " queries"]:
     """Mean, over a query's relevant items, of the precision at their ranks (trec_eval `map`).
 
@@ -26,19 +27,15 @@ def average_precision(
     Args:
         queries: one row a query.
         items: one row an item.
-        query_groups: what each query searches for; every group has an item.
-        item_groups: what each item is; relevant where it equals the query's.
+        qrels: which items are relevant; every query has one.
     """
-    order = np.argsort(item_groups, kind="stable")
-    starts = np.searchsorted(item_groups[order], query_groups, "left")
-    ends = np.searchsorted(item_groups[order], query_groups, "right")
     wide = np.asarray(items, dtype=np.float64)
     values = np.empty(len(queries))
     step = max(1, BLOCK_CELLS // max(1, len(items)))
     for start in range(0, len(queries), step):
         scores = (np.asarray(queries[start : start + step], dtype=np.float64) @ wide.T).astype(np.float32)
         for row, of_items in enumerate(scores, start):
-            ranks = _ranks(of_items, order[starts[row] : ends[row]])
+            ranks = _ranks(of_items, qrels.relevant_rows(row))
             values[row] = (np.arange(1, len(ranks) + 1) / ranks).mean()
     return values
 

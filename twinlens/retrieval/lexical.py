@@ -1,6 +1,6 @@
-"""Search by words (BM25), and by words and pixels together, as retrievers of the tasks.
+"""Search by words (BM25), and by words and pixels together.
 
-| retriever | of `caption_to_image` | of `object_sets` |
+| retriever | of captions that search pictures | of pictures among themselves |
 |---|---|---|
 | `bm25_captions` | the picture's other human captions | its human captions, joined |
 | `bm25_generated` | its generated caption | its generated caption |
@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -28,18 +29,30 @@ from scipy import sparse
 from twinlens.config.params import HybridParams, Params
 from twinlens.core.costs import Cost
 from twinlens.core.errors import DataError, ParamsError
-from twinlens.core.tables import BM25
-from twinlens.core.vectors import Pair, Vectors
+from twinlens.core.vectors import Vectors
 from twinlens.retrieval import hybrid
+from twinlens.retrieval.base import Corpus, Dense, Retriever, Scorer, Validation, costs_of
 from twinlens.retrieval.bm25 import Bm25
+from twinlens.retrieval.dense import rows_of
+from twinlens.retrieval.fusion import weighted_sum
 from twinlens.retrieval.tokenize import words
 from twinlens.tasks.base import Task
-from twinlens.tasks.captions import caption_to_image
-from twinlens.tasks.inputs import CAPTIONS, GENERATED, JOINED, VALIDATION_CAPTIONS, VALIDATION_IMAGES, text_sources
+from twinlens.tasks.inputs import (
+    CAPTIONS,
+    GENERATED,
+    IMAGES,
+    JOINED,
+    VALIDATION_CAPTIONS,
+    VALIDATION_GENERATED,
+    VALIDATION_IMAGES,
+    Input,
+)
 
 log = logging.getLogger("twinlens")
 
-HYBRID = "hybrid_"
+Made = TypeVar("Made")
+
+BM25, HYBRID = "bm25_", "hybrid_"
 KINDS = {"captions": CAPTIONS, "generated": GENERATED}
 
 
@@ -84,94 +97,95 @@ def index_of(kind: str, texts: Mapping[str, pl.DataFrame], image_ids: list[str])
 def of_captions(kind: str, index: Bm25, captions: pl.DataFrame, image_ids: list[str]) -> WordScores:
     """Scores of captions against the documents of `index_of`; a human caption left out of its own picture's."""
     queries = index.queries([words(text) for text in captions["text"]])
-    return WordScores(index, queries, rows_of(captions, image_ids) if kind == "captions" else None)
+    return WordScores(index, queries, described_rows(captions, image_ids) if kind == "captions" else None)
 
 
-def rows_of(captions: pl.DataFrame, image_ids: list[str]) -> Int[np.ndarray, " captions"]:
+def described_rows(captions: pl.DataFrame, image_ids: list[str]) -> Int[np.ndarray, " captions"]:
     """The row of the picture that each caption describes."""
     row_of = {image_id: row for row, image_id in enumerate(image_ids)}
     return np.array([row_of[image_id] for image_id in captions["image_id"]])
 
 
-@dataclass(frozen=True)
-class Validation:
-    """Captions and pictures outside the pool on which weights are chosen."""
-
-    pair: Pair  # vectors of captions and of pictures
-    texts: Mapping[str, pl.DataFrame]  # by source: CAPTIONS, and GENERATED where there is a captioner
-    image_ids: list[str]
-
-    def image_weight(self, kind: str, default: float) -> float:
-        """The best weight of pixels beside one kind of words."""
-        captions = self.texts[CAPTIONS]
-        scores = of_captions(kind, index_of(kind, self.texts, self.image_ids), captions, self.image_ids)
-        own_rows = rows_of(captions, self.image_ids)
-        return hybrid.choose_weight(hybrid.Cosines.of(self.pair), scores, own_rows, default)
+def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
+    """Those that the texts allow, and the vectors beside them."""
+    if task.about.category == "i2i" and task.about.item_picture == IMAGES:
+        return _among_themselves(task, corpus)
+    if task.about.category == "t2i" and task.about.query_text == CAPTIONS:
+        return _by_captions(task, corpus, params.hybrid)
+    return []
 
 
-def extend(
-    tasks: list[Task],
-    texts: Mapping[str, pl.DataFrame],
-    pool_ids: list[str],
-    validation: Validation | None,
-    params: HybridParams,
-    cost: Cost,
-) -> list[Task]:
-    """The tasks with the retrievers above; `caption_to_image` is made where the vectors allowed none of its own.
+def _among_themselves(task: Task, corpus: Corpus) -> list[Retriever]:
+    found = []
+    for kind, source in (("captions", JOINED), ("generated", GENERATED)):
+        if source in corpus.texts:
+            make = partial(WordScores.between, corpus.texts[source], task.item_ids)
+            found.append(_by_words(kind, partial(_timed, kind, make, len(task.item_ids), corpus.cost)))
+    return found
 
-    Args:
-        tasks: of `tasks.build`.
-        texts: of `sources.text_sources`; words need no vectors.
-        pool_ids: the pool's pictures.
-        validation: what the weights are chosen on; without it they are `params.image_weight`.
-        params: of the fusion.
-        cost: where the seconds of making an index are noted.
-    """
-    by_name = {task.name: task for task in tasks}
-    if (sets := by_name.get("object_sets")) is not None:
-        for kind, source in (("captions", JOINED), ("generated", GENERATED)):
-            if source in texts:
-                sets.retrievers[BM25 + kind] = partial(WordScores.between, texts[source], sets.item_ids)
-    if CAPTIONS not in texts:
-        return tasks
-    captions = texts[CAPTIONS]
-    task = by_name.get("caption_to_image") or caption_to_image(captions["id"], captions["image_id"], pool_ids)
-    pixels = partial(task.pair, "image") if "image" in task.retrievers else None
+
+def _by_captions(task: Task, corpus: Corpus, params: HybridParams) -> list[Retriever]:
+    captions = corpus.texts[CAPTIONS]
     alone = captions["image_id"].n_unique() == len(captions)  # then nothing is left without the query
+    pixels: Callable[[], Dense] | None = None
+    if corpus.joint and IMAGES in corpus.vectors and CAPTIONS in corpus.vectors:
+        sides = (corpus.vectors[CAPTIONS], task.query_ids), (corpus.vectors[IMAGES], task.item_ids)
+        pixels = lambda: Dense(*(rows_of(source, ids) for source, ids in sides))  # noqa: E731
+    found = []
     for kind, source in KINDS.items():
-        if source in texts and not (kind == "captions" and alone):
-            make = cache(partial(_timed, kind, texts, pool_ids, cost))  # its hybrids use it too
-            task.retrievers[BM25 + kind] = make
-            if pixels is not None:
-                task.retrievers[f"{HYBRID}{kind}_rrf"] = partial(_by_ranks, pixels, make, params)
-                task.retrievers[f"{HYBRID}{kind}_weighted"] = partial(
-                    _by_weight, pixels, make, validation, kind, params
-                )
-    if "caption_to_image" in by_name or not task.retrievers:
-        return tasks
-    return [*(t for t in tasks if t.name == "object_sets"), task, *(t for t in tasks if t.name != "object_sets")]
+        if source not in corpus.texts or (kind == "captions" and alone):
+            continue
+
+        def make(kind: str = kind) -> WordScores:
+            index = _timed(
+                kind,
+                partial(index_of, kind, corpus.texts, task.item_ids),
+                len(task.item_ids),
+                corpus.cost,
+            )
+            return of_captions(kind, index, captions, task.item_ids)
+
+        made = cache(make)  # its hybrids use it too
+        found.append(_by_words(kind, made))
+        if pixels is not None:
+            inputs = (IMAGES, source)
+            costs = (*costs_of((IMAGES,)), *costs_of((source,), words=True))
+            by_ranks = partial(_by_ranks, pixels, made, params)
+            by_weight = partial(_by_weight, pixels, made, corpus.validation, kind, params)
+            found.append(Retriever(f"{HYBRID}{kind}_rrf", by_ranks, inputs, costs))
+            found.append(Retriever(f"{HYBRID}{kind}_weighted", by_weight, inputs, costs))
+    return found
+
+
+def _by_words(kind: str, make: Callable[[], Scorer]) -> Retriever:
+    inputs = (KINDS[kind],)
+    return Retriever(BM25 + kind, make, inputs, costs_of(inputs, words=True), zero_is_miss=True)
+
+
+def image_weight(validation: Validation, kind: str, default: float) -> float:
+    """The best weight of pixels beside one kind of words."""
+    captions = validation.texts[CAPTIONS]
+    index = index_of(kind, validation.texts, validation.image_ids)
+    scores = of_captions(kind, index, captions, validation.image_ids)
+    own_rows = described_rows(captions, validation.image_ids)
+    return hybrid.choose_weight(validation.pixels, scores, own_rows, default)
 
 
 def validation_of(
-    params: Params,
-    sources: Mapping[str, Vectors],
-    captions: pl.DataFrame,
-    generated: pl.DataFrame,
-    pool: pl.DataFrame,
+    params: Params, vectors: Mapping[str, Vectors], inputs: Mapping[str, Input], pool_ids: list[str]
 ) -> Validation | None:
     """What `embed` and `caption` made of the drawn pictures; None where there is none, or where it may not be used.
 
     Args:
         params: whose dataset's card may forbid that anything is chosen on it.
-        sources: vectors by name.
-        captions: table CAPTIONS.
-        generated: table GENERATED, of the drawn pictures.
-        pool: `image_id`, `sha256`: what must not be among the drawn pictures.
+        vectors: by name.
+        inputs: of the tasks.
+        pool_ids: what must not be among the drawn pictures.
 
     Raises:
         DataError: a drawn picture is in the pool.
     """
-    if VALIDATION_IMAGES not in sources or VALIDATION_CAPTIONS not in sources:
+    if VALIDATION_IMAGES not in vectors or VALIDATION_CAPTIONS not in vectors:
         log.info("no validation split outside the pool: hybrid.image_weight is used as it is")
         return None
     try:
@@ -179,32 +193,32 @@ def validation_of(
     except ParamsError as refusal:
         log.warning("%s. hybrid.image_weight is used as it is", refusal)
         return None
-    images, of_captions = sources[VALIDATION_IMAGES], sources[VALIDATION_CAPTIONS]
-    if both := set(images.ids) & set(pool["image_id"]):
+    images, captions = vectors[VALIDATION_IMAGES], vectors[VALIDATION_CAPTIONS]
+    if both := set(images.ids) & set(pool_ids):
         raise DataError(
             f"{len(both)} pictures on which a weight would be chosen are in the pool, the first is '{min(both)}': "
-            "`dvc repro -f embed`"
+            "`dvc repro -f tasks`"
         )
-    texts = text_sources(pl.DataFrame({"image_id": images.ids}), captions, generated)
-    if texts[CAPTIONS]["id"].to_list() != of_captions.ids:
-        raise DataError("the validation captions are not those that were embedded: `dvc repro -f embed`")
-    return Validation((np.asarray(of_captions.rows), np.asarray(images.rows)), texts, images.ids)
+    texts = {CAPTIONS: inputs[VALIDATION_CAPTIONS].rows}
+    if VALIDATION_GENERATED in inputs:
+        texts[GENERATED] = inputs[VALIDATION_GENERATED].rows
+    return Validation(Dense(np.asarray(captions.rows), np.asarray(images.rows)), texts, images.ids)
 
 
-def _timed(kind: str, texts: Mapping[str, pl.DataFrame], image_ids: list[str], cost: Cost) -> WordScores:
+def _timed(kind: str, make: Callable[[], Made], items: int, cost: Cost) -> Made:
     started = time.perf_counter()
-    index = index_of(kind, texts, image_ids)
-    cost.add(BM25 + kind, seconds=time.perf_counter() - started, items=len(image_ids))
-    return of_captions(kind, index, texts[CAPTIONS], image_ids)
+    made = make()
+    cost.add(BM25 + kind, seconds=time.perf_counter() - started, items=items)
+    return made
 
 
-def _by_ranks(pixels: Callable[[], Pair], make: Callable[[], WordScores], params: HybridParams) -> hybrid.Hybrid:
-    fuse = partial(hybrid.reciprocal_rank_fusion, constant=params.rrf_constant, depth=params.rrf_depth)
-    return hybrid.Hybrid(hybrid.Cosines.of(pixels()), make(), fuse)
+def _by_ranks(pixels: Callable[[], Dense], make: Callable[[], WordScores], params: HybridParams) -> hybrid.Hybrid:
+    fuse = partial(hybrid.fuse_by_rank, constant=params.rrf_constant, depth=params.rrf_depth)
+    return hybrid.Hybrid(pixels(), make(), fuse)
 
 
 def _by_weight(
-    pixels: Callable[[], Pair],
+    pixels: Callable[[], Dense],
     make: Callable[[], WordScores],
     validation: Validation | None,
     kind: str,
@@ -212,7 +226,7 @@ def _by_weight(
 ) -> hybrid.Hybrid:
     chosen = {"image_weight": params.image_weight, "validation_queries": 0}
     if validation is not None and KINDS[kind] in validation.texts:
-        weight = validation.image_weight(kind, params.image_weight)
+        weight = image_weight(validation, kind, params.image_weight)
         chosen = {"image_weight": weight, "validation_queries": len(validation.texts[CAPTIONS])}
-    fuse = partial(hybrid.weighted_sum, image_weight=chosen["image_weight"])
-    return hybrid.Hybrid(hybrid.Cosines.of(pixels()), make(), fuse, chosen)
+    fuse = partial(weighted_sum, image_weight=chosen["image_weight"])
+    return hybrid.Hybrid(pixels(), make(), fuse, chosen)

@@ -1,31 +1,35 @@
-"""Searching: the vectors checked, every retriever of a task run, and what is needed to measure it written down."""
+"""Ranking: the vectors checked, every retriever of a task run, and what is needed to measure it written down."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int
 
+from twinlens.config.params import RankParams
 from twinlens.core import tables
 from twinlens.core.probes import Probe
 from twinlens.core.progress import Progress
-from twinlens.core.vectors import Pair, Vectors
-from twinlens.retrieval import scores as scoring
+from twinlens.core.vectors import Vectors
+from twinlens.retrieval import scores
+from twinlens.retrieval.base import Dense, Reranker, Retriever, Scorer
 from twinlens.retrieval.checks import Gates, Ties, check_probe, not_finite, not_unit, repeated
 from twinlens.retrieval.exact import Neighbours, nearest
 from twinlens.retrieval.full_ranking import average_precision
-from twinlens.retrieval.hybrid import Hybrid, block_starts
+from twinlens.retrieval.hybrid import block_starts
 from twinlens.retrieval.in_batch import ranks_in_batches
 from twinlens.retrieval.runs import RunWriter
-from twinlens.tasks.base import Scorer, Task, judged_items
+from twinlens.tasks.base import Task
+from twinlens.tasks.qrels import Qrels
 
 
 def check_vectors(gates: Gates, sources: Mapping[str, Vectors], folder: Path) -> None:
-    """Hold every source against what vectors must be, and against its probes.
+    """Hold all vectors against what vectors must be, and against their probes.
 
     Raises:
         DataError: a gate that is an error found trouble.
@@ -38,67 +42,112 @@ def check_vectors(gates: Gates, sources: Mapping[str, Vectors], folder: Path) ->
         check_probe(gates, name, probe, sources)
 
 
-def write_pool(task: Task, folder: Path) -> None:
-    """Who searches what: enough, with a run, to compute any measure."""
-    names = np.array(task.group_names, dtype=object)
-    queries = {
-        "query_id": task.query_ids,
-        "image_id": task.query_images,
-        "group": names[task.query_groups].tolist(),
-        "relevant": task.relevant_counts(),
-    }
-    items = {"item_id": task.item_ids, "group": names[task.item_groups].tolist()}
-    tables.write_table(pl.DataFrame(queries), folder / "queries.parquet", tables.QUERIES)
-    tables.write_table(pl.DataFrame(items), folder / "items.parquet", tables.ITEMS)
-    if task.about:
-        (folder / "about.json").write_text(json.dumps(task.about) + "\n")
+def published(task: Task) -> Task:
+    """The same task in the protocol of its source, whose numbers stand beside the published ones only."""
+    about = replace(task.about, published_of=task.name)
+    return replace(task, name=task.name + tables.AS_PUBLISHED, about=about, partners=None)
 
 
-def search(task: Task, retriever: str, depth: int, device: str, folder: Path, gates: Gates) -> None:
-    """Write the run of one retriever, and the rank of every query's first hit, also without distractors."""
-    made = task.retrievers[retriever]()
-    items, total = (made[1], len(made[0])) if isinstance(made, tuple) else (None, len(made))
+def search(task: Task, retriever: Retriever, depth: int, device: str, folder: Path, gates: Gates) -> None:
+    """Write the run of one retriever, what it means, and every query's first hit, also without distractors."""
+    made, name = retriever.make(), retriever.name
     first_hits, equal = [], Ties()
     with (
-        RunWriter(folder / "runs" / f"{retriever}.parquet", task.query_ids, task.item_ids) as run,
-        Progress(f"rank {task.name} by {retriever}", total=total, unit="query") as bar,
+        RunWriter(folder / "runs" / f"{name}.parquet", task.query_ids, task.item_ids) as run,
+        Progress(f"rank {task.name} by {name}", total=len(made), unit="query") as bar,
     ):
-        for found in ranked(made, task, retriever, depth, device):
+        for found in ranked(made, task, depth, device, zero_is_miss=retriever.zero_is_miss):
             run.add(found.first_query, found.rows, found.scores)
-            equal.add(found.scores, found.rows, items)
-            assert found.first_hit is not None  # groups were given
+            equal.add(found.scores, found.rows, made.items if isinstance(made, Dense) else None)
+            assert found.first_hit is not None  # judgements were given
             first_hits.append(found.first_hit)
             bar.add(len(found.rows))
-    gates.check("tied_scores", equal.trouble(f"{task.name}, {retriever}", gates.params.max_tied_share))
+    gates.check("tied_scores", equal.trouble(f"{task.name}, {name}", gates.params.max_tied_share))
     rank = among = np.concatenate(first_hits)
-    judged = judged_items(task.query_groups, task.item_groups)
+    judged = task.qrels.judged()
     if not judged.all():
-        assert task.own_rows is None  # where queries are items, every item is a query
-        again = ranked(made, task, retriever, depth, device, np.flatnonzero(judged))
+        again = ranked(made, task, depth, device, zero_is_miss=retriever.zero_is_miss, rows=np.flatnonzero(judged))
         among = np.concatenate([found.first_hit for found in again if found.first_hit is not None])
-    hits = pl.DataFrame({"query_id": task.query_ids, "rank": rank, "rank_among_judged": among})
-    tables.write_table(hits, folder / "first_hits" / f"{retriever}.parquet", tables.FIRST_HITS)
-    if task.partners is not None and isinstance(made, tuple):
-        ranks = ranks_in_batches(made[0], made[1][task.partners])
+    _write(task, name, retriever.told(made), rank, among, folder)
+    if task.partners is not None and isinstance(made, Dense):
+        ranks = ranks_in_batches(made.queries, made.items[task.partners])
         in_batches = pl.DataFrame({"query_id": task.query_ids, "rank": ranks})
-        tables.write_table(in_batches, folder / tables.IN_BATCHES / f"{retriever}.parquet", tables.BATCH_RANKS)
-    if isinstance(made, Hybrid) and made.chosen:
-        path = folder / tables.CHOSEN / f"{retriever}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(made.chosen) + "\n")
-    if task.full_ranking:
-        assert isinstance(made, tuple)  # only vectors search there
-        values = average_precision(*made, task.query_groups, task.item_groups)
+        tables.write_table(in_batches, folder / tables.IN_BATCHES / f"{name}.parquet", tables.BATCH_RANKS)
+    if task.about.full_ranking:
+        assert isinstance(made, Dense)  # only vectors search there
+        values = average_precision(made.queries, made.items, task.qrels)
         precisions = pl.DataFrame({"query_id": task.query_ids, "value": values})
-        tables.write_table(precisions, folder / tables.FULL_RANKING / f"{retriever}.parquet", tables.AVERAGE_PRECISION)
+        tables.write_table(precisions, folder / tables.FULL_RANKING / f"{name}.parquet", tables.AVERAGE_PRECISION)
+
+
+def rerank(task: Task, retriever: Retriever, reranker: Reranker, params: RankParams, device: str, folder: Path) -> None:
+    """Write the run of a reranker: the best items of a retriever in the order of their new scores, then the others.
+
+    The others keep their order, and have scores that fall below. Where the first relevant item is beyond the run, it
+    stays where the retriever had it, as nothing below `params.rerank_depth` moves.
+    """
+    made, name = retriever.make(), f"{retriever.name}_{reranker.name}"
+    judged, best = task.qrels.judged(), min(params.rerank_depth, params.depth)
+
+    def first_hits(rows: Int[np.ndarray, " chosen"] | None, run: RunWriter | None) -> Int[np.ndarray, " queries"]:
+        qrels = task.qrels if rows is None else task.qrels.among(rows)
+        zero_is_miss = retriever.zero_is_miss
+        lists = ranked(made, task, params.depth, device, zero_is_miss=zero_is_miss, rows=rows)
+        return np.concatenate([_reranked(found, reranker, best, qrels, rows, run) for found in lists])
+
+    with RunWriter(folder / "runs" / f"{name}.parquet", task.query_ids, task.item_ids) as run:
+        rank = first_hits(None, run)
+    among = rank if judged.all() else first_hits(np.flatnonzero(judged), None)
+    told = retriever.told(made) | {
+        "inputs": list(dict.fromkeys([*retriever.inputs, *reranker.inputs])),
+        "costs": list(dict.fromkeys([*retriever.costs, *reranker.costs])),
+        "chosen": {"reranked": best},
+        "zero_is_miss": False,
+    }
+    _write(task, name, told, rank, among, folder)
+
+
+def _reranked(
+    found: Neighbours,
+    reranker: Reranker,
+    best: int,
+    qrels: Qrels,
+    rows: Int[np.ndarray, " chosen"] | None,
+    run: RunWriter | None,
+) -> Int[np.ndarray, " queries"]:
+    """The ranks of first hits of a block of queries; its lists go into `run`, where there is one."""
+    head = found.rows[:, :best]
+    new = reranker.scores(found.first_query, head if rows is None else rows[head], found.scores[:, :best])
+    order = np.argsort(-new, axis=1, kind="stable")  # equal scores stay in the order of the retriever
+    lists = np.hstack([np.take_along_axis(head, order, axis=1), found.rows[:, best:]])
+    if run is not None:
+        run.add(found.first_query, lists, _falling(np.take_along_axis(new, order, axis=1), lists.shape[1]))
+    inside = qrels.gains(found.first_query, lists) > 0
+    assert found.first_hit is not None  # judgements were given
+    return np.where(inside.any(axis=1), inside.argmax(axis=1) + 1, found.first_hit)
+
+
+def _falling(head: np.ndarray, depth: int) -> np.ndarray:
+    """Scores of a whole list: those of its head, then ever smaller ones for what was not scored anew."""
+    below = head.min(axis=1, keepdims=True) - np.arange(1, depth - head.shape[1] + 1, dtype=np.float32)
+    return np.hstack([head, below]).astype(np.float32)
+
+
+def _write(
+    task: Task, name: str, told: Mapping[str, object], rank: np.ndarray, among: np.ndarray, folder: Path
+) -> None:
+    hits = pl.DataFrame({"query_id": task.query_ids, "rank": rank, "rank_among_judged": among})
+    tables.write_table(hits, folder / "first_hits" / f"{name}.parquet", tables.FIRST_HITS)
+    (folder / "runs" / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def ranked(
-    made: Pair | Scorer,
+    made: Scorer,
     task: Task,
-    retriever: str,
     depth: int,
     device: str,
+    *,
+    zero_is_miss: bool = False,
     rows: Int[np.ndarray, " chosen"] | None = None,
 ) -> Iterator[Neighbours]:
     """The best items of every query of a task, a block of queries at a time.
@@ -106,36 +155,37 @@ def ranked(
     Args:
         made: what the retriever makes: vectors, or scores.
         task: who searches what.
-        retriever: its name, which says whether an item with score 0 was not found.
         depth: items wanted.
         device: where products of vectors are made.
-        rows: the items to rank; all if absent.
+        zero_is_miss: whether an item with score 0 was not found.
+        rows: the items to rank; all if absent. Rows of what is found are then places in `rows`.
     """
-    groups = task.item_groups if rows is None else task.item_groups[rows]
-    if isinstance(made, tuple):
-        queries, items = made
-        yield from nearest(
-            queries,
-            items if rows is None else items[rows],
-            depth,
-            own_rows=task.own_rows,
-            query_groups=task.query_groups,
-            item_groups=groups,
-            device=device,
-        )
+    qrels = task.qrels if rows is None else task.qrels.among(rows)
+    exclude = task.exclude if rows is None or task.exclude is None else _places(task.exclude, rows, len(task.item_ids))
+    count = len(task.item_ids) if rows is None else len(rows)
+    if isinstance(made, Dense):
+        items = made.items if rows is None else made.items[rows]
+        yield from nearest(made.queries, items, depth, own_rows=exclude, qrels=qrels, device=device)
         return
-    left_out = 0 if task.own_rows is None else 1
-    by_words = retriever.startswith(tables.BM25)
+    left_out = 0 if exclude is None or (exclude < 0).any() else 1
     for start, stop in block_starts(made, len(task.item_ids)):
-        scores = made.block(start, stop) if rows is None else made.block(start, stop)[:, rows]
-        relevant = groups == task.query_groups[start:stop, None]
-        if task.own_rows is not None:
-            own = np.arange(stop - start), task.own_rows[start:stop]
-            scores[own], relevant[own] = -np.inf, False
-        keys = scoring.keys(scores)
-        first = scoring.first_hits(keys, relevant)
-        if by_words:  # not found is as good as last
-            missed = np.where(relevant, scores, -np.inf).max(axis=1) <= 0
-            first[missed & relevant.any(axis=1)] = len(groups) - left_out
-        best = scoring.best(keys, min(depth, len(groups) - left_out))
-        yield Neighbours(start, best, np.take_along_axis(scores, best, axis=1), first)
+        block = made.block(start, stop) if rows is None else made.block(start, stop)[:, rows]
+        relevant = qrels.relevant(start, stop)
+        if exclude is not None:
+            mine = np.flatnonzero(exclude[start:stop] >= 0)
+            block[mine, exclude[start:stop][mine]] = -np.inf
+        keys = scores.keys(block)
+        first = scores.first_hits(keys, relevant)
+        if zero_is_miss:  # not found is as good as last
+            missed = np.where(relevant, block, -np.inf).max(axis=1) <= 0
+            first[missed & relevant.any(axis=1)] = count - left_out
+        best = scores.best(keys, min(depth, count - left_out))
+        yield Neighbours(start, best, np.take_along_axis(block, best, axis=1), first)
+
+
+def _places(
+    exclude: Int[np.ndarray, " queries"], rows: Int[np.ndarray, " chosen"], items: int
+) -> Int[np.ndarray, " queries"]:
+    place = np.full(items, -1)
+    place[rows] = np.arange(len(rows))
+    return np.where(exclude >= 0, place[exclude], -1)

@@ -1,60 +1,169 @@
-"""The task: queries, items, and which item is relevant to which query."""
+"""A task: queries, items, and which item is relevant to which query, as data that later stages read.
+
+Nothing here knows a model. What a query is made of (a text, a picture, or both) are rows of the *inputs* that `embed`
+turns into vectors: `query_text` and `query_picture` name the inputs that hold the queries' texts (by query id) and
+their pictures (by picture id), `item_text` and `item_picture` the same of the items.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+import polars as pl
+from jaxtyping import Int
 
-from twinlens.core.vectors import Pair
+from twinlens.core import tables
+from twinlens.core.errors import DataError
+from twinlens.tasks.qrels import Groups, Pairs, Qrels
+
+Category = Literal["i2i", "t2i", "i2t", "it2i"]  # from what to what: i, an image; t, a text; both is both at once
+FILE = "task.json"
 
 
-class Scorer(Protocol):
-    """Scores that are no inner products of vectors: by words, or fused."""
+@dataclass(frozen=True)
+class About:
+    """What a task's numbers mean: the content of `task.json`, which is all that later stages know of a task."""
 
-    def __len__(self) -> int:
-        """How many queries there are."""
-        ...
-
-    def block(self, start: int, stop: int) -> Float32[np.ndarray, "queries items"]:
-        """Scores of the queries from `start` to before `stop` with all items."""
-        ...
+    title: str
+    category: Category
+    place: int  # among the tasks, wherever they are told one after another
+    cluster_by: Literal["image_id", "group"] = "image_id"  # queries that share it are not independent
+    macro: bool = False  # whether means over groups are told beside those over queries
+    full_ranking: bool = False  # whether average precision over the whole pool is asked for
+    published_of: str | None = None  # the task whose source's own protocol this repeats
+    published: Literal["object_sets", "labels", "classes"] | None = None  # which of the sources' measures apply
+    query_text: str | None = None
+    query_picture: str | None = None
+    item_text: str | None = None
+    item_picture: str | None = None
+    counts: dict[str, int] = field(default_factory=dict)  # more to tell of the pool than its size
 
 
 @dataclass(frozen=True)
 class Task:
-    """Who searches what; `retrievers` make their vectors or scores only when called."""
+    """Who searches what."""
 
     name: str
+    about: About
     query_ids: list[str]
     query_images: list[str]  # the picture that each query is, describes or begins with
-    query_groups: Int[np.ndarray, " queries"]
     item_ids: list[str]
-    item_groups: Int[np.ndarray, " items"]
-    group_names: list[str]
-    own_rows: Int[np.ndarray, " queries"] | None  # the item that is the query itself
-    retrievers: dict[str, Callable[[], Pair | Scorer]] = field(default_factory=dict)
+    qrels: Qrels
+    exclude: Int[np.ndarray, " queries"] | None = None  # the item that each query must not find; -1: none
+    group_names: list[str] | None = None  # of `Groups`
     partners: Int[np.ndarray, " queries"] | None = None  # the item that each query is ranked with in a small batch
-    full_ranking: bool = False  # whether average precision over the whole pool is asked for
-    about: dict[str, int] = field(default_factory=dict)  # more to tell of the pool than its size
+    shown: list[list[str]] | None = None  # the pictures that each query shows, where they are several
 
-    def pair(self, retriever: str) -> Pair:
-        """The vectors of a retriever that makes vectors."""
-        made = self.retrievers[retriever]()
-        assert isinstance(made, tuple), f"{retriever} makes scores"
-        return made
+    def write(self, folder: Path) -> None:
+        """Write the task's tables and `task.json`."""
+        groups = self.qrels if isinstance(self.qrels, Groups) else None
+        names = np.array(self.group_names or [], dtype=object)
+        queries: dict[str, Any] = {
+            "query_id": self.query_ids,
+            "image_id": self.query_images,
+            "group": names[groups.query_groups].tolist() if groups else [None] * len(self.query_ids),
+            "relevant": self.qrels.counts(),
+            "exclude": None if self.exclude is None else [self.item_ids[r] if r >= 0 else None for r in self.exclude],
+            "partner": None if self.partners is None else [self.item_ids[row] for row in self.partners],
+            "shown": self.shown,
+        }
+        items = {
+            "item_id": self.item_ids,
+            "group": names[groups.item_groups].tolist() if groups else [None] * len(self.item_ids),
+        }
+        tables.write_table(_frame(queries), folder / "queries.parquet", tables.QUERIES)
+        tables.write_table(_frame(items), folder / "items.parquet", tables.ITEMS)
+        if groups is None:
+            pairs = self.qrels.pairs(0, len(self.query_ids))
+            named = {
+                "query_id": [self.query_ids[row] for row in pairs["query"]],
+                "item_id": [self.item_ids[row] for row in pairs["item"]],
+                "gain": pairs["gain"],
+            }
+            tables.write_table(pl.DataFrame(named), folder / "qrels.parquet", tables.QRELS)
+        (folder / FILE).write_text(json.dumps(asdict(self.about), indent=2) + "\n", encoding="utf-8")
 
-    def relevant_counts(self) -> Int[np.ndarray, " queries"]:
-        """R of every query: items of its group, itself left out."""
-        counts = np.bincount(self.item_groups, minlength=len(self.group_names))[self.query_groups]
-        return counts if self.own_rows is None else counts - (self.own_rows >= 0)
+    @classmethod
+    def read(cls, folder: Path) -> Task:
+        """Read what `write` wrote.
+
+        Raises:
+            DataError: a file is not there, or the tables do not belong together.
+        """
+        about = read_about(folder)
+        queries = tables.read_table(folder / "queries.parquet", tables.QUERIES)
+        items = tables.read_table(folder / "items.parquet", tables.ITEMS)
+        query_ids, item_ids = queries["query_id"].to_list(), items["item_id"].to_list()
+        row_of = {name: row for row, name in enumerate(item_ids)}
+
+        def rows(column: str) -> Int[np.ndarray, " queries"] | None:
+            named = queries[column]
+            if not named.is_not_null().any():
+                return None
+            return np.array([row_of.get(name, -1) if name is not None else -1 for name in named])
+
+        exclude = rows("exclude")
+        qrels: Qrels
+        if (folder / "qrels.parquet").exists():
+            table = tables.read_table(folder / "qrels.parquet", tables.QRELS)
+            qrels, names = Pairs.of(table, query_ids, item_ids), None
+        else:
+            names = pl.concat([queries["group"], items["group"]]).unique(maintain_order=True).to_list()
+            code_of = {name: code for code, name in enumerate(names)}
+            query_groups, item_groups = (
+                np.array([code_of[name] for name in table["group"]], dtype=np.int64) for table in (queries, items)
+            )
+            qrels = Groups(query_groups, item_groups, exclude)
+        if (qrels.counts() != queries["relevant"].to_numpy()).any():
+            raise DataError(f"{folder}: the queries' counts of relevant items are not those of the judgements")
+        return cls(
+            folder.name,
+            about,
+            query_ids,
+            queries["image_id"].to_list(),
+            item_ids,
+            qrels,
+            exclude,
+            names,
+            rows("partner"),
+            queries["shown"].to_list() if queries["shown"].is_not_null().any() else None,
+        )
 
 
-def judged_items(
-    query_groups: Int[np.ndarray, " queries"], item_groups: Int[np.ndarray, " items"]
-) -> Bool[np.ndarray, " items"]:
-    """Which items some query is about; the others are distractors."""
-    return np.isin(item_groups, query_groups)
+def read_about(folder: Path) -> About:
+    """The content of a task's `task.json`.
+
+    Raises:
+        DataError: it is not there.
+    """
+    try:
+        return About(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise DataError(f"{folder / FILE} is not here: `dvc repro` makes it, `dvc pull` fetches it") from None
+
+
+def _frame(columns: dict[str, Any]) -> pl.DataFrame:
+    """A table in which a column that is None is null throughout."""
+    rows = len(next(iter(columns.values())))
+    return pl.DataFrame({name: [None] * rows if values is None else values for name, values in columns.items()})
+
+
+def task_folders(folder: Path) -> list[Path]:
+    """The folders of tasks in a folder, by name."""
+    return sorted(path.parent for path in folder.glob(f"*/{FILE}"))
+
+
+def read_tasks(folder: Path) -> list[Task]:
+    """The tasks in the folder of the `tasks` stage, in the order in which they are told.
+
+    Raises:
+        DataError: there are none, or one is damaged.
+    """
+    tasks = [Task.read(path) for path in task_folders(folder)]
+    if not tasks:
+        raise DataError(f"{folder} holds no task: `dvc repro tasks` makes them, `dvc pull tasks` fetches them")
+    return sorted(tasks, key=lambda task: (task.about.place, task.name))

@@ -1,10 +1,16 @@
-"""What the pool's pictures are fed as: pixels, and three kinds of text; what category search and validation add."""
+"""Inputs: what is embedded, as named tables of texts and pictures that the tasks ask for.
+
+Each row holds a text, a picture, or both. `embed` turns an input into vectors with whatever a model can read, and knows
+nothing of what they are for.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from twinlens.core.errors import DataError
 
@@ -12,44 +18,98 @@ if TYPE_CHECKING:
     import polars as pl
 
 IMAGES, CAPTIONS, JOINED, GENERATED = "images", "captions", "captions_joined", "captions_generated"
-TEXTS = (CAPTIONS, JOINED, GENERATED)
 CLASSES, NEGATIVES = "classes", "negatives"  # prompts of the classes; pictures that are never ranked
-UNTRAINED = "_untrained"  # ends the name of a source embedded by a trained model as it was before
-OTHER_WAY = "_image_to_caption"  # and by the heads of that direction, where each has its own
 VALIDATION_IMAGES, VALIDATION_CAPTIONS = "validation_images", "validation_captions"  # to choose weights on
+VALIDATION_GENERATED = "validation_generated"
 
-ALL = (
-    *(IMAGES, *TEXTS, CLASSES, NEGATIVES, VALIDATION_IMAGES, VALIDATION_CAPTIONS),
-    *(f"{name}{UNTRAINED}" for name in (IMAGES, CAPTIONS)),
-    *(f"{name}{OTHER_WAY}" for name in (IMAGES, CAPTIONS, GENERATED)),
-)
+# An input may be embedded again; its vectors then have a name that ends so.
+UNTRAINED = "_untrained"  # by a trained model as it was before
+OTHER_WAY = "_image_to_caption"  # by the heads of that direction, where each has its own
+
+FILE = "inputs.json"
+PICTURE = ("shard", "row", "sha256")  # columns: where a picture lies, and what it is
 
 
-def text_sources(pool: pl.DataFrame, captions: pl.DataFrame, generated: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """The texts of the pool as tables of `id`, `image_id` and `text`, in the order of the pool.
+@dataclass(frozen=True)
+class Input:
+    """Texts or pictures to embed."""
 
-    * `captions`: every human caption by itself;
-    * `captions_joined`: all human captions of a picture, joined by blanks in file order;
-    * `captions_generated`: the captioner's; left out where there is none.
+    name: str
+    rows: pl.DataFrame  # table INPUTS, of which columns may be missing that it has no use for
+    shared: bool = False  # of use only where words and pictures can be compared
+    embedded: bool = True  # whether it gets vectors at all: some texts are searched by their words only
+    again: tuple[str, ...] = ()  # UNTRAINED, OTHER_WAY: how it is embedded again where a model allows it
 
-    Args:
-        pool: `image_id`.
-        captions: table CAPTIONS.
-        generated: table GENERATED.
+    @property
+    def reads(self) -> frozenset[str]:
+        """What a model must read to embed it: `text`, `image`, or both."""
+        kinds = {"text": "text", "image": "sha256"}
+        return frozenset(kind for kind, column in kinds.items() if column in self.rows.columns)
+
+
+def of_pictures(name: str, groups: pl.DataFrame, *, shared: bool = False, again: tuple[str, ...] = ()) -> Input:
+    """An input of some pictures, given as rows of table GROUPS."""
+    import polars as pl
+
+    return Input(name, groups.select(pl.col("image_id").alias("id"), "image_id", *PICTURE), shared, again=again)
+
+
+def write_inputs(inputs: Iterable[Input], folder: Path) -> None:
+    """Write each input as `<name>.parquet`, and what there is to say of them as `inputs.json`."""
+    import polars as pl
+
+    from twinlens.core import tables
+
+    said: dict[str, Any] = {}
+    for one in inputs:
+        missing = [name for name in tables.INPUTS.names if name not in one.rows.columns]
+        rows = one.rows.with_columns(pl.lit(None).alias(name) for name in missing)
+        tables.write_table(rows, folder / f"{one.name}.parquet", tables.INPUTS)
+        said[one.name] = {
+            "reads": sorted(one.reads),
+            "rows": len(one.rows),
+            "shared": one.shared,
+            "embedded": one.embedded,
+            "again": list(one.again),
+        }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+
+
+def read_inputs(folder: Path) -> dict[str, Input]:
+    """What `write_inputs` wrote, by name.
 
     Raises:
-        DataError: the generated captions are not those of the pool.
+        DataError: it is not there.
     """
-    import polars as pl  # here, because a search wants nothing but the names above
+    from twinlens.core import tables
 
-    if len(generated) and generated["image_id"].to_list() != pool["image_id"].to_list():
-        raise DataError("the generated captions are not those of the pool: `dvc repro -f caption`")
-    order = pl.DataFrame({"image_id": pool["image_id"], "position": np.arange(len(pool))})
-    mine = captions.join(order, on="image_id", how="inner", maintain_order="left").sort("position", maintain_order=True)
-    joined = mine.group_by("image_id", maintain_order=True).agg(pl.col("text").str.join(" "))
-    sources = {
-        CAPTIONS: mine.select(pl.col("caption_id").alias("id"), "image_id", "text"),
-        JOINED: joined.select(pl.col("image_id").alias("id"), "image_id", "text"),
-        GENERATED: generated.select(pl.col("image_id").alias("id"), "image_id", "text"),
-    }
-    return {name: table for name, table in sources.items() if len(table)}
+    try:
+        said = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder / FILE} is not here: `dvc repro tasks` makes it, `dvc pull tasks` fetches it"
+        ) from None
+    columns = {"text": ["text"], "image": list(PICTURE)}
+    found = {}
+    for name, one in said.items():
+        wanted = ["id", "image_id", *(column for kind in one["reads"] for column in columns[kind])]
+        rows = tables.read_table(folder / f"{name}.parquet", tables.INPUTS).select(wanted)
+        found[name] = Input(name, rows, one["shared"], one["embedded"], tuple(one["again"]))
+    return found
+
+
+def check_ids(inputs: Mapping[str, Input], name: str, ids: list[str]) -> None:
+    """Refuse vectors that are not those of their input.
+
+    Args:
+        inputs: by name.
+        name: of the vectors: an input's, which a suffix may follow.
+        ids: theirs.
+
+    Raises:
+        DataError: they are others, or in another order.
+    """
+    own = name.removesuffix(UNTRAINED).removesuffix(OTHER_WAY)
+    if own not in inputs or ids != inputs[own].rows["id"].to_list():
+        raise DataError(f"{name}: the vectors' ids are not those of the tasks' inputs: `dvc repro -f embed`")

@@ -1,0 +1,120 @@
+"""Retrievers and rerankers: what they are given, what they make, and what is told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32, Float64, Int
+
+from twinlens.core.costs import Cost
+from twinlens.core.vectors import Vectors
+
+Block = Float32[np.ndarray, "queries items"]
+
+
+class Scorer(Protocol):
+    """Scores of the queries of a task with all of its items, a block of queries at a time."""
+
+    def __len__(self) -> int:
+        """How many queries there are."""
+        ...
+
+    def block(self, start: int, stop: int) -> Block:
+        """Scores of the queries from `start` to before `stop` with all items."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Scores of a pair of vectors: inner products in float64, rounded to float32. It is searched without blocks too."""
+
+    queries: Float32[np.ndarray, "queries dim"]
+    items: Float32[np.ndarray, "items dim"]
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def block(self, start: int, stop: int) -> Block:
+        """See `Scorer.block`."""
+        wide = np.asarray(self.queries[start:stop], dtype=np.float64)
+        return (wide @ self._wide.T).astype(np.float32)
+
+    @property
+    def _wide(self) -> Float64[np.ndarray, "items dim"]:
+        return np.asarray(self.items, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Captions and pictures outside the pool, on which a weight may be chosen."""
+
+    pixels: Dense  # captions and pictures
+    texts: Mapping[str, pl.DataFrame]  # CAPTIONS, and GENERATED where there is a captioner
+    image_ids: list[str]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a model can search: vectors and texts by the names of their inputs."""
+
+    vectors: Mapping[str, Vectors]
+    texts: Mapping[str, pl.DataFrame]  # `id`, `image_id`, `text`
+    joint: bool  # whether pictures and words share one space
+    validation: Validation | None = None
+    cost: Cost = field(default_factory=Cost)  # where the seconds of making something to search are noted
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """One way to search, named by what a picture is fed as. Everything that is told of its run stands here."""
+
+    name: str
+    make: Callable[[], Scorer]  # called when it is searched
+    inputs: tuple[str, ...]  # what an item is fed as, as names of inputs
+    costs: tuple[str, ...]  # parts of the stages' records that it takes to put one more picture into the index
+    zero_is_miss: bool = False  # whether an item with score 0 was not found, and only fills up the list
+    before_training: bool = False  # whether it is a trained model as it was before, which may well know nothing
+    published: bool = False  # whether it belongs to the protocol of a source, beside the task
+
+    def told(self, scorer: Scorer) -> dict[str, Any]:
+        """What a run means, for whoever reads it."""
+        return {
+            "inputs": list(self.inputs),
+            "costs": list(self.costs),
+            "zero_is_miss": self.zero_is_miss,
+            "before_training": self.before_training,
+            "chosen": getattr(scorer, "chosen", {}),
+        }
+
+
+class Reranker(Protocol):
+    """Scores the best items of a run anew."""
+
+    name: str  # its run is called `<retriever>_<name>`
+    retriever: str  # whose best items it takes
+    inputs: tuple[str, ...]
+    costs: tuple[str, ...]
+
+    def scores(
+        self, first: int, rows: Int[np.ndarray, "queries depth"], scores: Float32[np.ndarray, "queries depth"]
+    ) -> Float32[np.ndarray, "queries depth"]:
+        """New scores of the items in `rows`, which the queries from `first` on found with `scores`."""
+        ...
+
+
+def costs_of(inputs: tuple[str, ...], *, words: bool = False) -> tuple[str, ...]:
+    """The parts of the records that inputs of pictures cost: to be captioned, and to be embedded or counted.
+
+    Args:
+        inputs: names.
+        words: whether their words are counted for BM25, rather than embedded.
+    """
+    made = {"captions_generated": ("caption_caption",)}
+    bm25 = {"captions": "rank_bm25_captions", "captions_generated": "rank_bm25_generated"}
+    return tuple(
+        part for name in inputs for part in (*made.get(name, ()), bm25.get(name, "") if words else f"embed_{name}")
+    )

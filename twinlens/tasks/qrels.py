@@ -1,0 +1,231 @@
+"""Relevance judgements (qrels): which items are relevant to which query, and how much.
+
+Two forms with the same methods. `Groups` is the compact one: a query and an item each have a group, an item is relevant
+where its group is the query's, and its gain is 1; a pool of 120,000 pictures needs two columns where explicit pairs
+would be millions of rows. `Pairs` lists the relevant pairs, each with its gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, Self
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float32, Float64, Int
+
+from twinlens.core.errors import DataError
+
+
+class Qrels(Protocol):
+    """Judgements of all queries of a task over all of its items; queries and items are rows, in the task's order."""
+
+    def gains(self, first: int, rows: Int[np.ndarray, "queries depth"]) -> Float32[np.ndarray, "queries depth"]:
+        """Gains of listed items, 0 where they are not relevant; `first` is the first list's query."""
+        ...
+
+    def relevant(self, start: int, stop: int) -> Bool[np.ndarray, "queries items"]:
+        """Which items are relevant to the queries from `start` to before `stop`."""
+        ...
+
+    def relevant_rows(self, query: int) -> Int[np.ndarray, " relevant"]:
+        """The items that are relevant to one query, rising."""
+        ...
+
+    def counts(self) -> Int[np.ndarray, " queries"]:
+        """R: how many items are relevant to each query."""
+        ...
+
+    def judged(self) -> Bool[np.ndarray, " items"]:
+        """Which items some query is about; the others are distractors."""
+        ...
+
+    def among(self, rows: Int[np.ndarray, " chosen"]) -> Self:
+        """The same judgements over some of the items, in the order given."""
+        ...
+
+    def ideal(self, depth: int) -> Float64[np.ndarray, "queries depth"] | None:
+        """The largest gains of each query's relevant items, falling, filled up by zeros; None: all gains are 1."""
+        ...
+
+    def pairs(self, start: int, stop: int) -> pl.DataFrame:
+        """The relevant pairs of some queries as rows: `query`, `item`, `gain`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Groups:
+    """An item is relevant, with a gain of 1, where its group is the query's.
+
+    `own` is an item that is never right for a query, as it is the query itself for instance: -1 where there is none.
+    """
+
+    query_groups: Int[np.ndarray, " queries"]
+    item_groups: Int[np.ndarray, " items"]
+    own: Int[np.ndarray, " queries"] | None = None
+
+    def gains(self, first: int, rows: Int[np.ndarray, "queries depth"]) -> Float32[np.ndarray, "queries depth"]:
+        """See `Qrels.gains`."""
+        wanted = self.query_groups[first : first + len(rows), None]
+        found = self.item_groups[rows] == wanted
+        if self.own is not None:
+            found &= rows != self.own[first : first + len(rows), None]
+        return found.astype(np.float32)
+
+    def relevant(self, start: int, stop: int) -> Bool[np.ndarray, "queries items"]:
+        """See `Qrels.relevant`."""
+        found = self.item_groups == self.query_groups[start:stop, None]
+        if self.own is not None:
+            mine = np.flatnonzero(self.own[start:stop] >= 0)
+            found[mine, self.own[start:stop][mine]] = False
+        return np.asarray(found)
+
+    def relevant_rows(self, query: int) -> Int[np.ndarray, " relevant"]:
+        """See `Qrels.relevant_rows`."""
+        order, starts = self._members
+        group = self.query_groups[query]
+        if group >= len(starts) - 1:
+            return order[:0]
+        rows = order[starts[group] : starts[group + 1]]
+        return rows if self.own is None else rows[rows != self.own[query]]
+
+    def counts(self) -> Int[np.ndarray, " queries"]:
+        """See `Qrels.counts`."""
+        groups = 1 + int(max(self.query_groups.max(initial=-1), self.item_groups.max(initial=-1)))
+        found = np.bincount(self.item_groups, minlength=groups)[self.query_groups]
+        if self.own is None:
+            return found
+        return found - ((self.own >= 0) & (self.item_groups[self.own] == self.query_groups))
+
+    def judged(self) -> Bool[np.ndarray, " items"]:
+        """See `Qrels.judged`."""
+        return np.isin(self.item_groups, self.query_groups)
+
+    def among(self, rows: Int[np.ndarray, " chosen"]) -> Groups:
+        """See `Qrels.among`."""
+        own = self.own
+        if own is not None:
+            place = np.full(len(self.item_groups), -1)
+            place[rows] = np.arange(len(rows))
+            own = np.where(own >= 0, place[own], -1)
+        return Groups(self.query_groups, self.item_groups[rows], own)
+
+    def ideal(self, depth: int) -> None:
+        """All gains are 1."""
+
+    def pairs(self, start: int, stop: int) -> pl.DataFrame:
+        """See `Qrels.pairs`."""
+        rows = [self.relevant_rows(query) for query in range(start, stop)]
+        return _pairs(start, rows, [np.ones(len(own), dtype=np.float32) for own in rows])
+
+    @cached_property
+    def _members(self) -> tuple[Int[np.ndarray, " items"], Int[np.ndarray, " groups"]]:
+        """Item rows by group, and where each group begins."""
+        counts = np.bincount(self.item_groups) if len(self.item_groups) else np.zeros(0, dtype=np.int64)
+        return np.argsort(self.item_groups, kind="stable"), np.concatenate([[0], np.cumsum(counts)])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The relevant pairs, listed: of query `q` the items `rows[starts[q]:starts[q + 1]]`, rising, with their gains."""
+
+    starts: Int[np.ndarray, " queries_and_one"]
+    rows: Int[np.ndarray, " pairs"]
+    weights: Float32[np.ndarray, " pairs"]
+    items: int
+
+    @classmethod
+    def of(cls, table: pl.DataFrame, query_ids: Sequence[str], item_ids: Sequence[str]) -> Pairs:
+        """Of a table of `query_id`, `item_id` and `gain`.
+
+        Raises:
+            DataError: an id is not the task's, a pair stands twice, or a gain is not above 0.
+        """
+        queries, items = ({name: row for row, name in enumerate(ids)} for ids in (query_ids, item_ids))
+        for column, known in (("query_id", queries), ("item_id", items)):
+            if strange := sorted(set(table[column]) - known.keys()):
+                raise DataError(f"qrels: {column} '{strange[0]}' is not one of the task's {len(known):,}")
+        if not (table["gain"] > 0).all():
+            lowest = table["gain"].to_numpy().min()
+            raise DataError(f"qrels: a gain is {lowest:g}; only relevant pairs are listed, by gains above 0")
+        query = np.array([queries[name] for name in table["query_id"]], dtype=np.int64)
+        item = np.array([items[name] for name in table["item_id"]], dtype=np.int64)
+        order = np.lexsort((item, query))
+        query, item = query[order], item[order]
+        if (twice := np.flatnonzero((np.diff(query) == 0) & (np.diff(item) == 0))).size:
+            pair = query_ids[int(query[twice[0]])], item_ids[int(item[twice[0]])]
+            raise DataError(f"qrels: the pair {pair} is listed twice")
+        starts = np.searchsorted(query, np.arange(len(query_ids) + 1))
+        return cls(starts, item, table["gain"].to_numpy().astype(np.float32)[order], len(item_ids))
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def gains(self, first: int, rows: Int[np.ndarray, "queries depth"]) -> Float32[np.ndarray, "queries depth"]:
+        """See `Qrels.gains`."""
+        found = np.zeros(rows.shape, dtype=np.float32)
+        for i, listed in enumerate(rows):
+            mine = slice(self.starts[first + i], self.starts[first + i + 1])
+            relevant = self.rows[mine]
+            if len(relevant):
+                place = np.minimum(np.searchsorted(relevant, listed), len(relevant) - 1)
+                found[i] = np.where(relevant[place] == listed, self.weights[mine][place], 0.0)
+        return found
+
+    def relevant(self, start: int, stop: int) -> Bool[np.ndarray, "queries items"]:
+        """See `Qrels.relevant`."""
+        found = np.zeros((stop - start, self.items), dtype=bool)
+        for i in range(stop - start):
+            found[i, self.relevant_rows(start + i)] = True
+        return found
+
+    def relevant_rows(self, query: int) -> Int[np.ndarray, " relevant"]:
+        """See `Qrels.relevant_rows`."""
+        return self.rows[self.starts[query] : self.starts[query + 1]]
+
+    def counts(self) -> Int[np.ndarray, " queries"]:
+        """See `Qrels.counts`."""
+        return np.diff(self.starts)
+
+    def judged(self) -> Bool[np.ndarray, " items"]:
+        """See `Qrels.judged`."""
+        found = np.zeros(self.items, dtype=bool)
+        found[self.rows] = True
+        return found
+
+    def among(self, rows: Int[np.ndarray, " chosen"]) -> Pairs:
+        """See `Qrels.among`; the pairs of items that are left out are left out."""
+        place = np.full(self.items, -1)
+        place[rows] = np.arange(len(rows))
+        kept = place[self.rows] >= 0
+        query = np.repeat(np.arange(len(self)), self.counts())[kept]
+        item, weights = place[self.rows][kept], self.weights[kept]
+        order = np.lexsort((item, query))
+        starts = np.searchsorted(query, np.arange(len(self) + 1))
+        return Pairs(starts, item[order], weights[order], len(rows))
+
+    def ideal(self, depth: int) -> Float64[np.ndarray, "queries depth"]:
+        """See `Qrels.ideal`."""
+        best = np.zeros((len(self), depth))
+        for query in range(len(self)):
+            mine = -np.sort(-self.weights[self.starts[query] : self.starts[query + 1]])[:depth]
+            best[query, : len(mine)] = mine
+        return best
+
+    def pairs(self, start: int, stop: int) -> pl.DataFrame:
+        """See `Qrels.pairs`."""
+        own = [slice(self.starts[query], self.starts[query + 1]) for query in range(start, stop)]
+        return _pairs(start, [self.rows[mine] for mine in own], [self.weights[mine] for mine in own])
+
+
+def _pairs(start: int, rows: Sequence[np.ndarray], gains: Sequence[np.ndarray]) -> pl.DataFrame:
+    queries = np.repeat(np.arange(start, start + len(rows)), [len(own) for own in rows])
+    return pl.DataFrame(
+        {
+            "query": queries,
+            "item": np.concatenate([np.zeros(0, dtype=np.int64), *rows]),
+            "gain": np.concatenate([np.zeros(0, dtype=np.float32), *gains]),
+        }
+    )

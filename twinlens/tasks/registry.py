@@ -1,0 +1,54 @@
+"""All tasks: every module of this package that has a function `build` makes some.
+
+A module that is put here takes part; there is no list to enter it in. Tasks are told in the order of their `place`.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterator
+from importlib import import_module
+
+from twinlens import tasks
+from twinlens.config.params import Params
+from twinlens.core.errors import DataError
+from twinlens.tasks.base import Task
+from twinlens.tasks.collection import Collection
+from twinlens.tasks.inputs import Input
+
+Builder = Callable[[Collection, Params], tuple[list[Task], list[Input]]]
+
+
+def builders() -> Iterator[Builder]:
+    """The functions that make tasks, by the names of their modules."""
+    for module in sorted(module.name for module in pkgutil.iter_modules(tasks.__path__)):
+        build = getattr(import_module(f"{tasks.__name__}.{module}"), "build", None)
+        if build is not None:
+            yield build
+
+
+def build_tasks(collection: Collection, params: Params) -> tuple[list[Task], list[Input]]:
+    """The tasks that a collection allows, and the inputs that they need, each once.
+
+    Raises:
+        DataError: there is no task, or two tasks want different inputs of one name.
+    """
+    found: dict[str, Task] = {}
+    inputs: dict[str, Input] = {}
+    for build in builders():
+        made, needed = build(collection, params)
+        for one in needed:
+            held = inputs.setdefault(one.name, one)
+            if not held.rows.equals(one.rows):
+                raise DataError(
+                    f"two tasks want different rows of the input '{one.name}': give one of them another name"
+                )
+            if len(one.again) > len(held.again):
+                inputs[one.name] = one
+        found |= {task.name: task for task in made}
+    if not found:
+        raise DataError(
+            "there is nothing to search for: no two pictures of the pool share their labels, none has a caption, and "
+            "there are no classes. Choose another `pool` on the dataset's card, or give captions or labels"
+        )
+    return sorted(found.values(), key=lambda task: (task.about.place, task.name)), list(inputs.values())
