@@ -15,7 +15,7 @@ from benchmarks.paired import Row
 from benchmarks.pictures import jpegs, shards
 from twinlens.config.models import OpenClipTower
 from twinlens.core.device import Placement, place
-from twinlens.core.tables import iter_pixels
+from twinlens.core.shards import iter_pixels
 from twinlens.images.transforms import PixelSpec, ahead, batch_pixels
 from twinlens.inference.loop import default_batch
 from twinlens.models import encoders

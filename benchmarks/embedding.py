@@ -12,7 +12,7 @@ from benchmarks.pictures import jpegs, shards
 from twinlens.config.models import OpenClipTower
 from twinlens.core.device import place
 from twinlens.core.scratch import Scratch
-from twinlens.core.tables import iter_pixels
+from twinlens.core.shards import iter_pixels
 from twinlens.images.transforms import batch_pixels
 from twinlens.inference.loop import default_batch, embed_pictures
 from twinlens.models import encoders

@@ -38,6 +38,7 @@ from twinlens import Searcher
 from twinlens.config.load import read_params
 from twinlens.config.params import Params
 from twinlens.core import paths, tables
+from twinlens.core.shards import shard_path
 from twinlens.indexing import scans
 from twinlens.indexing.build import write_table
 from twinlens.indexing.index import Leg
@@ -285,7 +286,7 @@ def _material(pictures: int) -> Material:
     for number, start in enumerate(range(0, pictures, PER_SHARD)):
         some = ids[start : start + PER_SHARD]
         rows = {"image_id": some, "jpeg": [jpegs[n % len(jpegs)] for n in range(len(some))]}
-        pq.write_table(pa.table(rows, schema=tables.PIXELS), tables.shard_path(shards, number))
+        pq.write_table(pa.table(rows, schema=tables.PIXELS), shard_path(shards, number))
     places = np.arange(pictures)
     pool = pl.DataFrame({"image_id": ids, "shard": places // PER_SHARD, "row": places % PER_SHARD, "sha256": ids})
     rng = np.random.default_rng(2)

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from twinlens.core import tables
 from twinlens.core.device import Placement
+from twinlens.core.shards import shard_path
 from twinlens.training.tokenizer import learn_tokenizer
 
 CPU = Placement(torch.device("cpu"), torch.float32)
@@ -57,7 +58,7 @@ def write_shards(files: Sequence[bytes], folder: Path, per_shard: int = 5) -> pl
     ids = [f"picture-{i:03d}" for i in range(len(files))]
     for number, start in enumerate(range(0, len(files), per_shard)):
         rows = {"image_id": ids[start : start + per_shard], "jpeg": list(files[start : start + per_shard])}
-        pq.write_table(pa.table(rows, schema=tables.PIXELS), tables.shard_path(folder, number))
+        pq.write_table(pa.table(rows, schema=tables.PIXELS), shard_path(folder, number))
     return pl.DataFrame(
         {
             "image_id": ids,

@@ -12,6 +12,7 @@ import pytest
 
 from twinlens.core import tables
 from twinlens.core.errors import DataError
+from twinlens.core.shards import iter_pixels, shard_path
 
 INDEX_ROW: dict[str, Any] = {"image_id": "a", "shard": 0, "row": 0, "width": 9, "height": 9, "sha256": "0"}
 SCHEMAS = {name: schema for name, schema in vars(tables).items() if isinstance(schema, pa.Schema)}
@@ -88,7 +89,7 @@ def shards(folder: Path, *contents: list[str]) -> Path:
     """Shards of pictures; the bytes of picture `a` are `pixels of a`."""
     for number, ids in enumerate(contents):
         rows = {"image_id": ids, "jpeg": [f"pixels of {i}".encode() for i in ids]}
-        pq.write_table(pa.table(rows, schema=tables.PIXELS), tables.shard_path(folder, number))
+        pq.write_table(pa.table(rows, schema=tables.PIXELS), shard_path(folder, number))
     return folder
 
 
@@ -99,7 +100,7 @@ def rows(*wanted: tuple[str, int, int]) -> pl.DataFrame:
 def test_pixels_come_in_the_order_they_are_asked_for(tmp_path: Path) -> None:
     folder = shards(tmp_path, ["a", "b", "c"], ["d", "e"])
     wanted = rows(("c", 0, 2), ("a", 0, 0), ("e", 1, 1))
-    assert list(tables.iter_pixels(folder, wanted)) == [
+    assert list(iter_pixels(folder, wanted)) == [
         ("c", b"pixels of c"),
         ("a", b"pixels of a"),
         ("e", b"pixels of e"),
@@ -107,7 +108,7 @@ def test_pixels_come_in_the_order_they_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_no_rows_are_no_pixels(tmp_path: Path) -> None:
-    assert list(tables.iter_pixels(tmp_path, rows(("a", 0, 0)).clear())) == []
+    assert list(iter_pixels(tmp_path, rows(("a", 0, 0)).clear())) == []
 
 
 def test_a_shard_is_read_once_and_only_when_its_turn_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +120,7 @@ def test_a_shard_is_read_once_and_only_when_its_turn_comes(tmp_path: Path, monke
         return whole(path, **options)
 
     monkeypatch.setattr(pq, "read_table", reading)
-    pixels = tables.iter_pixels(folder, rows(("a", 0, 0), ("b", 0, 1), ("c", 1, 0)))
+    pixels = iter_pixels(folder, rows(("a", 0, 0), ("b", 0, 1), ("c", 1, 0)))
     seen = [(image_id, list(read)) for image_id, _ in pixels]
     first, second = "shard-00000.parquet", "shard-00001.parquet"
     assert seen == [("a", [first]), ("b", [first]), ("c", [first, second])]
@@ -133,11 +134,11 @@ def test_a_shard_is_read_once_and_only_when_its_turn_comes(tmp_path: Path, monke
 def test_an_index_that_does_not_belong_to_the_shards_is_an_error(wanted: tuple[str, int, int], tmp_path: Path) -> None:
     folder = shards(tmp_path, ["a", "b"])
     with pytest.raises(DataError, match=r"shard-0000\d.parquet: .*do not belong together: `dvc repro -f resize`"):
-        list(tables.iter_pixels(folder, rows(wanted)))
+        list(iter_pixels(folder, rows(wanted)))
 
 
 def test_pixels_before_the_mismatch_are_still_right(tmp_path: Path) -> None:
-    pixels = tables.iter_pixels(shards(tmp_path, ["a", "b"]), rows(("a", 0, 0), ("c", 0, 1)))
+    pixels = iter_pixels(shards(tmp_path, ["a", "b"]), rows(("a", 0, 0), ("c", 0, 1)))
     assert next(pixels) == ("a", b"pixels of a")
     with pytest.raises(DataError, match="row 1 is b, expected c"):
         next(pixels)

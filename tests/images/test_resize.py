@@ -19,6 +19,7 @@ from PIL import Image
 from twinlens.config.params import ResizeParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
+from twinlens.core.shards import iter_pixels
 from twinlens.images.decode import FORMATS
 from twinlens.images.resize import Picture, Resized, resize_pictures
 
@@ -74,7 +75,7 @@ def test_a_shard_that_is_just_full_leaves_no_empty_one(tmp_path: Path) -> None:
 
 def test_the_index_says_what_the_shards_hold(tmp_path: Path) -> None:
     index = resized(MIXED, tmp_path).index
-    for row, (image_id, jpeg) in zip(index.iter_rows(named=True), tables.iter_pixels(tmp_path, index), strict=True):
+    for row, (image_id, jpeg) in zip(index.iter_rows(named=True), iter_pixels(tmp_path, index), strict=True):
         assert row["image_id"] == image_id
         assert row["sha256"] == hashlib.sha256(jpeg).hexdigest()
         assert simplejpeg.decode_jpeg(jpeg).shape == (row["height"], row["width"], 3)
@@ -90,7 +91,7 @@ def test_each_usable_picture_has_the_perceptual_hash_of_its_pixels_before_shrink
 
 def test_a_plain_picture_lies_in_the_shard_byte_by_byte_and_a_larger_one_shrunken(tmp_path: Path) -> None:
     index = resized(MIXED, tmp_path).index
-    held = dict(tables.iter_pixels(tmp_path, index))
+    held = dict(iter_pixels(tmp_path, index))
     assert held["plain"] == MIXED[0][2]
     large = index.row(by_predicate=pl.col("image_id") == "large", named=True)
     assert (large["width"], large["height"]) == (96, 48)

@@ -16,7 +16,7 @@ from tests.indexing.conftest import CAPTIONER, DATASET, MODEL, NEGATIVES, POOL
 from twinlens import Results, Searcher, search
 from twinlens.core import paths, tables
 from twinlens.core.errors import QueryError
-from twinlens.core.tables import iter_pixels
+from twinlens.core.shards import iter_pixels
 from twinlens.retrieval import exemplar
 from twinlens.retrieval.tokenize import words
 

@@ -17,7 +17,7 @@ from tests.training.scenes import drawn, files
 from twinlens.config.models import OpenClipTower
 from twinlens.config.training import TowerRecipe
 from twinlens.core.errors import DataError
-from twinlens.core.tables import iter_pixels
+from twinlens.core.shards import iter_pixels
 from twinlens.images.transforms import batch_pixels
 from twinlens.models import encoders
 from twinlens.models.encoders.base import Loaded

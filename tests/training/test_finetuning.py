@@ -27,7 +27,7 @@ from tests.training.scenes import drawn, files
 from twinlens.config.models import ModelCard, OpenClipTower, TransformersTower
 from twinlens.config.training import TowerRecipe
 from twinlens.core.errors import DataError, ParamsError
-from twinlens.core.tables import iter_pixels
+from twinlens.core.shards import iter_pixels
 from twinlens.images.transforms import batch_pixels
 from twinlens.models import encoders
 from twinlens.models.weights import identity

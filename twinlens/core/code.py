@@ -19,12 +19,7 @@ from twinlens.core.scratch import digest
 PACKAGE = Path(__file__).parents[1]
 # The rooms that decide nothing: settings reach a key by their values, and plumbing carries what others decided.
 PLUMBING = ("config", "core")
-DECIDING = (
-    "core/device.py",
-    "core/probes.py",
-    "core/tables.py",
-    "core/vectors.py",
-)  # all the same: numbers and formats
+DECIDING = ("core/device.py", "core/probes.py", "core/shards.py", "core/vectors.py")  # but for numbers and formats
 
 
 def decides(file: Path) -> bool:

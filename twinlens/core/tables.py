@@ -5,7 +5,6 @@ Writing checks the columns, so a stage that reads a table may rely on its schema
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -135,35 +134,3 @@ def read_table(path: Path, schema: pa.Schema) -> pl.DataFrame:
     frame = pl.from_arrow(conform(table, schema, str(path)))
     assert isinstance(frame, pl.DataFrame)
     return frame
-
-
-def shard_path(folder: Path, shard: int) -> Path:
-    """The file of one shard."""
-    return folder / f"shard-{shard:05d}.parquet"
-
-
-def iter_pixels(folder: Path, rows: pl.DataFrame) -> Iterator[tuple[str, bytes]]:
-    """The JPEG bytes of some pictures, one shard in memory at a time.
-
-    Args:
-        folder: of the `resize` stage.
-        rows: `image_id`, `shard` and `row`; shards must not return once left.
-
-    Yields:
-        image_id and bytes, in the order of `rows`.
-
-    Raises:
-        DataError: a picture is not where `rows` say.
-    """
-    shard, table = -1, None
-    for image_id, at_shard, row in rows.select("image_id", "shard", "row").iter_rows():
-        path = shard_path(folder, at_shard)
-        if at_shard != shard or table is None:
-            shard, table = at_shard, pq.read_table(path) if path.exists() else PIXELS.empty_table()
-        found = table["image_id"][row].as_py() if row < len(table) else "not there"
-        if found != image_id:
-            raise DataError(
-                f"{path}: row {row} is {found}, expected {image_id}; "
-                "the shards and their index do not belong together: `dvc repro -f resize`"
-            )
-        yield image_id, table["jpeg"][row].as_py()

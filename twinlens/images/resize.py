@@ -17,6 +17,7 @@ from twinlens.config.params import ResizeParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
+from twinlens.core.shards import shard_path
 from twinlens.images.decode import BadPictureError, Prepared, prepare_jpeg
 from twinlens.images.duplicates import HASHED_PX, perceptual_hash
 from twinlens.images.transforms import ahead, resize, to_numpy, to_tensor
@@ -73,7 +74,7 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
     def flush(number: int) -> None:
         rows = {"image_id": [i for i, _ in shard], "jpeg": [jpeg for _, jpeg in shard]}
         table = pa.table(rows, schema=tables.PIXELS)
-        pq.write_table(table, tables.shard_path(out, number), compression="none", row_group_size=len(shard))
+        pq.write_table(table, shard_path(out, number), compression="none", row_group_size=len(shard))
         shard.clear()
 
     number = 0

@@ -18,7 +18,7 @@ from twinlens.core import paths
 from twinlens.core.code import code_digest
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch, digest, fingerprint
-from twinlens.core.tables import iter_pixels
+from twinlens.core.shards import iter_pixels
 from twinlens.images.thumbnails import thumbnail
 from twinlens.indexing import postings
 from twinlens.indexing.manifest import (

@@ -12,7 +12,7 @@ import torch
 from twinlens.core.device import Placement
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch
-from twinlens.core.tables import iter_pixels
+from twinlens.core.shards import iter_pixels
 from twinlens.images.transforms import ahead, batch_pixels
 from twinlens.models.captioners.transformers import Captioner
 

@@ -24,7 +24,7 @@ from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch
-from twinlens.core.tables import iter_pixels
+from twinlens.core.shards import iter_pixels
 from twinlens.images.transforms import ahead, batch_pixels
 from twinlens.models.encoders.base import ImageEncoder, TextEncoder
 

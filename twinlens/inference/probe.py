@@ -15,7 +15,7 @@ from jaxtyping import Float32
 
 from twinlens.core import probes
 from twinlens.core.device import Placement
-from twinlens.core.tables import iter_pixels
+from twinlens.core.shards import iter_pixels
 from twinlens.images.transforms import batch_pixels
 from twinlens.inference.loop import unit_rows
 from twinlens.models.encoders.base import ImageEncoder, TextEncoder

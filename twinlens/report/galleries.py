@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from twinlens.config.params import ReportParams
-from twinlens.core.tables import iter_pixels
+from twinlens.core.shards import iter_pixels
 from twinlens.evaluation.pool import Pool
 from twinlens.images.thumbnails import thumbnail
 from twinlens.retrieval.runs import read_run

@@ -17,7 +17,7 @@ from twinlens.core.device import Placement, matrix_numbers
 from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch, digest, fingerprint
-from twinlens.core.tables import iter_pixels
+from twinlens.core.shards import iter_pixels
 from twinlens.images.transforms import PixelSpec, ahead, decode_and_fit
 
 PER_PART = 2048
