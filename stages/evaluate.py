@@ -50,7 +50,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     logs = {"model": paths.trained(dataset, model), "captioner": paths.captioned(dataset, captioner)}
     trained = training_rows({name: folder / "training.csv" for name, folder in logs.items()})
     write_csv(trained, metrics / "training.csv", TRAINING)
-    log.info("torchmetrics agrees on %s values\n\n%s\n", f"{results.compared:,}", results_table(results.retrieval, k))
+    log.info("second opinions agree on %s values\n\n%s\n", f"{results.compared:,}", results_table(results.retrieval, k))
 
 
 if __name__ == "__main__":

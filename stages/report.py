@@ -12,6 +12,7 @@ from twinlens.config.datasets import BaseDatasetCard, ComposedCard
 from twinlens.config.load import read_params
 from twinlens.config.params import Params
 from twinlens.core import paths, tables
+from twinlens.evaluation.measures import MAIN
 from twinlens.evaluation.pool import Pool
 from twinlens.report import galleries
 from twinlens.report.page import Sources, render
@@ -24,7 +25,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     params = read_params()
     sources = gather(params, dataset, model, captioner)
     shown = [
-        galleries.make(pool, name, values, sources.album, f"ndcg_at_{sources.k}", params.report)
+        galleries.make(pool, name, values, sources.album, MAIN.at(sources.k), params.report)
         for pool in sources.pools
         for name, values in ((name, sources.values[pool.name, name]) for name in pool.retrievers)
     ]

@@ -1,4 +1,4 @@
-"""Write the result tables of README.md and docs/ anew from the numbers they show: `make readme`.
+"""Write the tables of README.md and docs/ anew from what they show, numbers and measures: `make readme`.
 
 The default's tables come from `metrics/retrieval.json`, the others from numbers kept in `docs/results/`:
 `python -m tools.readme real-photos` keeps a copy of that file, `training` what there is to say of the
@@ -16,20 +16,15 @@ from typing import Any
 import yaml
 
 from twinlens.evaluation.cost import TASKS
-from twinlens.report.summary import markdown
+from twinlens.evaluation.measures import MAIN, MEASURES, drawn, headline
+from twinlens.report.summary import markdown, shown
 
 README, CATEGORY_SEARCH, TRAINED = Path("README.md"), Path("docs/category-search.md"), Path("docs/training.md")
 PAGES = (README, CATEGORY_SEARCH, TRAINED)
 KEPT = Path("docs/results")
 OF_THE_DEFAULT = ("default", "category_search")  # tables of what is in `metrics/`
 TRAINED_TASKS = ("caption_to_image", "image_to_caption")
-MEASURES = {
-    "hit_at_10": "hit@10",
-    "recall_at_10": "recall@10",
-    "mrr_at_10": "MRR@10",
-    "ndcg_at_10": "nDCG@10",
-    "map_at_10": "MAP@10",
-}
+K = 10  # the cut that the tables show
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -37,33 +32,35 @@ def table_of(retrieval: dict[str, Any]) -> str:
     """The headline measures, a row per task and retriever, and the pools they are about."""
     rows = []
     tasks = [name for name in TASKS if name in retrieval and name != "category_search"]
+    measures = shown(headline(), {task: retrieval[task] for task in tasks}, K)
     for task in tasks:
-        for retriever, values in sorted(retrieval[task].items(), key=lambda item: -item[1].get("ndcg_at_10", 0)):
+        for retriever, values in sorted(retrieval[task].items(), key=lambda item: -item[1].get(MAIN.at(K), 0)):
             if retriever != "pool":
-                shown = [f"{values[measure]:.3f}" for measure in MEASURES]
-                rows.append([task, f"`{retriever}`", *shown, f"{values['median_rank']:g}"])
+                cells = [f"{values[measure.at(K)]:.3f}" for measure in measures]
+                rows.append([task, f"`{retriever}`", *cells, f"{values['median_rank']:g}"])
     pools = [
         f"{task}: {pool['queries']:,} queries, {pool['items']:,} items, chance hit@10 {pool['chance_hit_at_10']:.3f}"
         for task, pool in ((task, retrieval[task]["pool"]) for task in tasks)
     ]
-    table = markdown(["task", "a picture is fed as", *MEASURES.values(), "MedR"], rows)
+    table = markdown(["task", "a picture is fed as", *(f"{measure.title}@{K}" for measure in measures), "MedR"], rows)
     return f"{table}\n\n{'; '.join(pools)}.\n"
 
 
 def category_table(standard: dict[str, Any], published: dict[str, Any]) -> str:
     """Category search under both protocols, best first, and the pools they are about."""
+    measures = shown(drawn(), {"category_search": standard}, K)
     rows = [
         [
             f"`{name}`",
             f"{values['average_precision']:.3f}",
-            *(f"{values[measure]:.3f}" for measure in ("hit_at_10", "ndcg_at_10")),
+            *(f"{values[measure.at(K)]:.3f}" for measure in measures),
             f"{values['median_rank']:g}",
             f"{published[name]['map']:.3f}" if name in published else "",
         ]
         for name, values in sorted(standard.items(), key=lambda item: -item[1].get("average_precision", 0))
         if name != "pool"
     ]
-    header = ["searched by", "average precision", "hit@10", "nDCG@10", "MedR", "as published"]
+    header = ["searched by", "average precision", *(f"{m.title}@{K}" for m in measures), "MedR", "as published"]
     pools = [
         f"{what}: {pool['queries']:,} queries in {pool['classes']} classes, {pool['items']:,} items, "
         f"{pool['negatives']:,} negatives"
@@ -130,8 +127,16 @@ def keep_training() -> None:
     path.write_text(json.dumps(every, indent=2) + "\n", encoding="utf-8")
 
 
+def measures_table() -> str:
+    """Every measure with its definition and its other names, as they are registered."""
+    rows = [[f"`{measure.name}_at_k`", measure.description, measure.also] for measure in MEASURES.values()]
+    return f"{markdown(['here', 'value of one query', 'also known as'], rows)}\n"
+
+
 def block_of(name: str) -> str:
     """What stands in a block."""
+    if name == "measures":
+        return measures_table()
     if name.startswith("training-"):
         every = json.loads((KEPT / "training.json").read_text(encoding="utf-8"))
         return training_table([own for own in every if own["dataset"] == name.removeprefix("training-")])

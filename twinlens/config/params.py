@@ -121,7 +121,7 @@ class ApproximateParams(Section):
 class EvaluateParams(Section):
     """What is measured on the runs."""
 
-    referee_queries: PositiveInt  # per run, recomputed through torchmetrics
+    referee_queries: PositiveInt  # per run, measured again by each measure's second opinion
     resamples: Annotated[int, Field(ge=100)]  # of the bootstrap behind the intervals
     seed: int
     ks: list[PositiveInt] = Field(min_length=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from twinlens.core import paths
+from twinlens.evaluation.measures import drawn
 
 STAGES = ("download", "filter", "resize", "group", "caption", "train", "embed", "rank", "evaluate")
 
@@ -21,10 +22,10 @@ TASKS = ("object_sets", "caption_to_image", "image_to_caption", "category_search
 
 def curve_rows(task: str, retriever: str, curves: dict[str, list[float]]) -> list[dict[str, Any]]:
     """Rows of the plot of measures against k."""
-    depth = len(next(iter(curves.values())))
     return [
-        {"task": task, "retriever": retriever, "k": k, **{name: curve[k - 1] for name, curve in curves.items()}}
-        for k in range(1, depth + 1)
+        {"task": task, "retriever": retriever, "measure": name, "k": k, "value": value}
+        for name, curve in curves.items()
+        for k, value in enumerate(curve, start=1)
     ]
 
 
@@ -71,9 +72,8 @@ def quality_cost_rows(retrieval: dict[str, Any], costs: dict[str, Any], k: int) 
                         "task": task,
                         "retriever": retriever,
                         "ms_per_picture": round(sum(ms(part) for part in made_of.get(retriever, ["embed_images"])), 4),
-                        "hit": values[f"hit_at_{k}"],
-                        "ndcg": values[f"ndcg_at_{k}"],
                     }
+                    | {measure.name: values[measure.at(k)] for measure in drawn()}
                 )
     return rows
 

@@ -21,16 +21,23 @@ from twinlens.core.progress import Progress
 from twinlens.evaluation.cost import curve_rows
 from twinlens.evaluation.gates import at_chance, own_found
 from twinlens.evaluation.intervals import LEVEL, Interval, cluster_codes, of_means, of_median
-from twinlens.evaluation.measures import Relevance, Values, macro_mean, measure_all, median_rank
+from twinlens.evaluation.measures import (
+    Judged,
+    Relevance,
+    Values,
+    drawn,
+    macro_mean,
+    measure_all,
+    median_rank,
+    parsed,
+    with_macro,
+)
 from twinlens.evaluation.pool import DIGITS, Pool
 from twinlens.evaluation.published import in_batch_measures, label_measures, object_set_measures
 from twinlens.evaluation.referee import check_sample
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.runs import read_run
 from twinlens.tasks.inputs import UNTRAINED
-
-MACRO = ("mrr", "ndcg", "hit")  # over groups, for the task whose groups differ in size
-CURVES = ("hit", "ndcg")
 
 
 @dataclass
@@ -42,7 +49,7 @@ class Results:
     as_published: dict[str, Any] = field(default_factory=dict)
     curves: list[dict[str, Any]] = field(default_factory=list)
     queries: int = 0
-    compared: int = 0  # values that torchmetrics confirmed
+    compared: int = 0  # values that a second opinion confirmed
 
 
 def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: Gates, out: Path) -> Results:
@@ -56,7 +63,7 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
         out: a folder; `<task>/<retriever>.parquet` and `pools.json` are written there.
 
     Raises:
-        DataError: a run does not fit its pool, or torchmetrics disagrees.
+        DataError: a run does not fit its pool, or a second opinion disagrees.
     """
     whole = json.loads((ranked / "pool.json").read_text())
     pools = Pool.read_all(ranked)
@@ -113,7 +120,7 @@ class Measured:
     as_published: dict[str, float]
     curves: dict[str, list[float]]  # by measure, from k = 1 on
     per_query: pl.DataFrame
-    compared: int  # values that torchmetrics confirmed
+    compared: int  # values that a second opinion confirmed
     own_found: str | None = None  # queries that found themselves, in words
 
 
@@ -121,47 +128,46 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
     """Measure one run.
 
     Raises:
-        DataError: the run does not fit its pool, or torchmetrics disagrees.
+        DataError: the run does not fit its pool, or a second opinion disagrees.
     """
     relevance, scores, own = _read_relevance(pool, retriever)
-    relevant = pool.queries["relevant"].to_numpy()
+    judged = Judged.binary(relevance, pool.queries["relevant"].to_numpy())
     first_hits = _read_first_hits(pool, retriever)
-    values = measure_all(relevance, relevant, params.ks)
+    values = measure_all(judged, params.ks)
     full = {tables.FULL_RANKING: _read_average_precision(pool, retriever)} if pool.full_ranking else {}
-    compared = check_sample(values, relevance, relevant, params.ks, params.referee_queries, params.seed)
+    compared = check_sample(values, judged, params.referee_queries, params.seed)
     means = {name: round(float(value.mean()), DIGITS) for name, value in (values | full).items()}
     means["median_rank"] = median_rank(first_hits)
     if pool.excludes_self:
         _, groups = np.unique(pool.query_groups, return_inverse=True)
-        for name in MACRO:
-            key = f"{name}_at_{params.ks[-1]}"
+        for key in (measure.at(params.ks[-1]) for measure in with_macro()):
             means[f"macro_{key}"] = round(macro_mean(values[key], groups), DIGITS)
-    published = {n: round(float(v.mean()), DIGITS) for n, v in _as_published(pool, retriever, relevance, full).items()}
+    published = {n: round(float(v.mean()), DIGITS) for n, v in _as_published(pool, retriever, judged, full).items()}
     per_query = pool.queries.with_columns(
         cluster=pool.queries[pool.clustered_by],
         first_hit=pl.Series(first_hits),
         tied=pl.Series(tied_at(scores, params.ks[-1])),
     ).with_columns(pl.Series(name, value) for name, value in (values | full).items())
-    return Measured(means, published, _curves(relevance, relevant), per_query, compared, own)
+    return Measured(means, published, _curves(judged), per_query, compared, own)
 
 
-def _as_published(pool: Pool, retriever: str, relevance: Relevance, full: dict[str, Values]) -> dict[str, Values]:
+def _as_published(pool: Pool, retriever: str, judged: Judged, full: dict[str, Values]) -> dict[str, Values]:
     """The measures of the source projects that have this task, each by its own definition."""
     if pool.full_ranking:
         return {"map": full[tables.FULL_RANKING]}
     if pool.excludes_self:
-        return object_set_measures(relevance)
-    found = label_measures(relevance)
+        return object_set_measures(judged)
+    found = label_measures(judged)
     path = pool.folder / tables.IN_BATCHES / f"{retriever}.parquet"
     if path.exists():
         ranks = tables.read_table(path, tables.BATCH_RANKS)["rank"].to_numpy()
-        found |= in_batch_measures(ranks, relevance)
+        found |= in_batch_measures(ranks, judged)
     return found
 
 
 def measure_columns(per_query: pl.DataFrame) -> list[str]:
     """The measures among the columns of a table of queries."""
-    return [name for name in per_query.columns if "_at_" in name or name == tables.FULL_RANKING]
+    return [name for name in per_query.columns if parsed(name) or name == tables.FULL_RANKING]
 
 
 def intervals_of(per_query: pl.DataFrame, params: EvaluateParams, macro: bool) -> dict[str, Interval]:
@@ -173,7 +179,7 @@ def intervals_of(per_query: pl.DataFrame, params: EvaluateParams, macro: bool) -
     found = dict(zip(names, of_means(values, clusters, **drawn), strict=True))
     found["median_rank"] = of_median(per_query["first_hit"].to_numpy(), clusters, **drawn)
     if macro:
-        names = [f"{name}_at_{params.ks[-1]}" for name in MACRO]
+        names = [measure.at(params.ks[-1]) for measure in with_macro()]
         groups = cluster_codes(per_query["group"].to_list())
         of_groups = of_means(per_query.select(names).to_numpy(), groups, macro=True, **drawn)
         found |= {f"macro_{name}": interval for name, interval in zip(names, of_groups, strict=True)}
@@ -224,9 +230,7 @@ def _read_average_precision(pool: Pool, retriever: str) -> Values:
     return table["value"].to_numpy()
 
 
-def _curves(relevance: Relevance, relevant: Values) -> dict[str, list[float]]:
-    every = measure_all(relevance, relevant, range(1, relevance.shape[1] + 1), CURVES)
-    return {
-        name: [round(float(every[f"{name}_at_{k}"].mean()), DIGITS) for k in range(1, relevance.shape[1] + 1)]
-        for name in CURVES
-    }
+def _curves(judged: Judged) -> dict[str, list[float]]:
+    cuts = range(1, judged.gains.shape[1] + 1)
+    every = measure_all(judged, cuts, [measure.name for measure in drawn()])
+    return {measure.name: [round(float(every[measure.at(k)].mean()), DIGITS) for k in cuts] for measure in drawn()}

@@ -1,6 +1,6 @@
 """Measures as source projects computed them, to compare with the tables they published.
 
-Under the names of the usual measures these compute something else; `twinlens.evaluation.evaluate.measures` has the
+Under the names of the usual measures these compute something else; `twinlens.evaluation.measures` has the
 usual definitions. Never mix the two.
 
 `object_set_*`: VectorHub's "vision research" article (November 2023) on COCO object sets looks
@@ -19,15 +19,15 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int
 
-from twinlens.evaluation.measures import Relevance, Values
+from twinlens.evaluation.measures import Judged, Values
 from twinlens.retrieval.in_batch import CUTS, mrr_at
 
 CUT = 10  # the article retrieves ten
 
 
-def object_set_measures(relevance: Relevance) -> dict[str, Values]:
+def object_set_measures(judged: Judged) -> dict[str, Values]:
     """The article's five measures, as `mrr`, `ndcg`, `map`, `precision` and `recall`."""
-    top = relevance[:, :CUT]
+    top = judged.relevance[:, :CUT]
     found = top.sum(axis=1)
     ranks = np.arange(1, top.shape[1] + 1)
     discount = 1.0 / np.log2(ranks + 1.0)
@@ -43,26 +43,27 @@ def object_set_measures(relevance: Relevance) -> dict[str, Values]:
     }
 
 
-def label_measures(relevance: Relevance) -> dict[str, Values]:
+def label_measures(judged: Judged) -> dict[str, Values]:
     """Its `map_at_1` and `map_at_5`: reciprocal ranks of the first relevant item."""
-    ranks = _first_ranks(relevance)
+    ranks = _first_ranks(judged)
     return {f"map_at_{k}": mrr_at(ranks, k) for k in (1, 5)}
 
 
-def in_batch_measures(ranks: Int[np.ndarray, " queries"], relevance: Relevance) -> dict[str, Values]:
+def in_batch_measures(ranks: Int[np.ndarray, " queries"], judged: Judged) -> dict[str, Values]:
     """Its MRR within batches, as `in_batch_mrr_at_k`, and over the whole pool, as `corpus_mrr_at_k`.
 
     Args:
         ranks: of each query's own item within its batch, from 1.
-        relevance: of the run over the whole pool.
+        judged: the run over the whole pool.
     """
-    whole = _first_ranks(relevance)
-    deep = [k for k in CUTS if k <= relevance.shape[1]]
+    whole = _first_ranks(judged)
+    deep = [k for k in CUTS if k <= judged.relevance.shape[1]]
     return {f"in_batch_mrr_at_{k}": mrr_at(ranks, k) for k in CUTS} | {
         f"corpus_mrr_at_{k}": mrr_at(whole, k) for k in deep
     }
 
 
-def _first_ranks(relevance: Relevance) -> Int[np.ndarray, " queries"]:
+def _first_ranks(judged: Judged) -> Int[np.ndarray, " queries"]:
     """The rank of the first relevant item; beyond any cut where there is none."""
+    relevance = judged.relevance
     return np.where(relevance.any(axis=1), relevance.argmax(axis=1) + 1, np.iinfo(np.int32).max)

@@ -1,7 +1,7 @@
-"""A second opinion inside the pipeline: a sample of queries measured again by torchmetrics.
+"""A second opinion inside the pipeline: a sample of queries measured again, as each measure's registration says.
 
-torchmetrics is not the inner loop (it visits queries one by one: a minute where ours takes a
-hundredth of a second), and it has traps of its own, so it is fed with care:
+Where torchmetrics has the measure, that is by torchmetrics. It is not the inner loop (it visits queries one by
+one: a minute where ours takes a hundredth of a second), and it has traps of its own, so it is fed with care:
 
 * ranks turned into positive scores, because it counts relevant items with a score <= 0 as missed;
 * the relevant items that were not retrieved too, at the end, because its recall and nDCG know only
@@ -12,26 +12,23 @@ hundredth of a second), and it has traps of its own, so it is fed with care:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
-from twinlens.core.errors import DataError
-from twinlens.evaluation.measures import Relevance, Relevant, Values
+from twinlens.core.errors import DataError, nearest
+from twinlens.evaluation.measures import MEASURES, Judged, Measure, Torchmetrics, Values, parsed
 
 TOLERANCE = 1e-6
 
 
-def check_sample(
-    values: dict[str, Values], relevance: Relevance, relevant: Relevant, ks: Sequence[int], queries: int, seed: int
-) -> int:
-    """Compare our values of some queries with torchmetrics'.
+def check_sample(values: Mapping[str, Values], judged: Judged, queries: int, seed: int) -> int:
+    """Compare our values of some queries with those of each measure's second opinion.
 
     Args:
-        values: of `measures.measure_all`.
-        relevance: of the ranked items, best first.
-        relevant: R of each query.
-        ks: the cuts.
+        values: of `measures.measure_all`; all are looked at.
+        judged: what they were computed from.
         queries: how many are drawn.
         seed: of the draw.
 
@@ -41,44 +38,69 @@ def check_sample(
     Raises:
         DataError: a value differs by more than `TOLERANCE`.
     """
-    import torch
-    from torchmetrics.functional.retrieval import (
-        retrieval_average_precision,
-        retrieval_hit_rate,
-        retrieval_normalized_dcg,
-        retrieval_precision,
-        retrieval_recall,
-        retrieval_reciprocal_rank,
-    )
-
-    referees = {
-        "mrr": retrieval_reciprocal_rank,
-        "ndcg": retrieval_normalized_dcg,
-        "map": retrieval_average_precision,
-        "precision": retrieval_precision,
-        "recall": retrieval_recall,
-        "hit": retrieval_hit_rate,
-    }
-    drawn = np.random.default_rng(seed).permutation(len(relevance))[:queries]
     compared = 0
-    for query in drawn:
-        target = complete(relevance[query], int(relevant[query]))
-        scores = torch.arange(len(target), 0, -1, dtype=torch.float64)
-        truth = torch.from_numpy(target)
-        for name, referee in referees.items():
-            for k in ks:
-                if name == "map" and target[:k].sum() != relevant[query]:
-                    continue
-                theirs = float(referee(scores, truth, top_k=k))
-                ours = float(values[f"{name}_at_{k}"][query])
-                compared += 1
-                if not abs(ours - theirs) <= TOLERANCE:
-                    raise DataError(
-                        f"{name}_at_{k} of query {query} is {ours:.8f} here and {theirs:.8f} in torchmetrics"
-                    )
+    for query in np.random.default_rng(seed).permutation(len(judged.counts))[:queries]:
+        one = judged.query(int(query))
+        for key, ours_of_all in values.items():
+            measure, k = _of(key)
+            theirs = second_opinion(measure, one, k)
+            if theirs is None:
+                continue
+            ours = float(ours_of_all[query])
+            compared += 1
+            if not abs(ours - theirs) <= TOLERANCE:
+                raise DataError(f"{key} of query {query} is {ours:.8f} here and {theirs:.8f} by {name_of(measure)}")
     return compared
+
+
+def second_opinion(measure: Measure, one: Judged, k: int) -> float | None:
+    """The value of one query as the measure's referee has it; None where the referee means something else.
+
+    Raises:
+        DataError: torchmetrics has no metric of the registered name.
+    """
+    referee = measure.referee
+    if not isinstance(referee, Torchmetrics):
+        return float(referee(one, k))
+    import torch
+    from torchmetrics.functional import retrieval
+
+    if not hasattr(retrieval, referee.metric):
+        raise DataError(
+            f"measure {measure.name!r} names {referee.metric!r} as its second opinion, which torchmetrics lacks "
+            f"({nearest(referee.metric, retrieval.__all__)})"
+        )
+    relevance, relevant = one.relevance[0], int(one.counts[0])
+    if referee.needs_all_found and relevance[:k].sum() != relevant:
+        return None
+    if measure.graded and one.ideal is not None:
+        target = complete_gains(one.gains[0], one.ideal[0])
+    else:
+        target = complete(relevance, relevant)
+    scores = torch.arange(len(target), 0, -1, dtype=torch.float64)
+    return float(getattr(retrieval, referee.metric)(scores, torch.from_numpy(target), top_k=k))
+
+
+def name_of(measure: Measure) -> str:
+    """What a measure's second opinion is called."""
+    referee = measure.referee
+    return "torchmetrics" if isinstance(referee, Torchmetrics) else getattr(referee, "__name__", "its referee")
 
 
 def complete(found: np.ndarray, relevant: int) -> np.ndarray:
     """A list's relevance with the relevant items that it lacks put at its end."""
     return np.concatenate([found, np.ones(relevant - int(found.sum()), dtype=bool)])
+
+
+def complete_gains(found: np.ndarray, ideal: np.ndarray) -> np.ndarray:
+    """A list's gains with those of the ideal list that it lacks put at its end."""
+    wanted = ideal.astype(np.float32)  # as those of the list are
+    lacking = Counter(wanted[wanted > 0].tolist()) - Counter(found[found > 0].tolist())
+    return np.concatenate([found, np.array(sorted(lacking.elements(), reverse=True), dtype=np.float32)])
+
+
+def _of(key: str) -> tuple[Measure, int]:
+    found = parsed(key)
+    if found is None:
+        raise DataError(f"{key!r} is no measure at a cut, such as hit_at_10 ({nearest(key, MEASURES)})")
+    return found

@@ -24,12 +24,11 @@ from twinlens import __version__
 from twinlens.core.errors import DataError
 from twinlens.evaluation.cost import write_csv
 from twinlens.evaluation.evaluate import found_by_words
-from twinlens.evaluation.measures import MEASURES
+from twinlens.evaluation.measures import MAIN, parsed
 from twinlens.evaluation.pool import Pool
 from twinlens.retrieval.runs import read_run
 
 QUERIES_AT_ONCE = 2_000  # of a file of judgements, which holds a line for each relevant pair
-MTEB_NAMES = {"hit": "hit_rate"}  # the others are the same
 MTEB_TYPES = {"caption_to_image": "t2i", "image_to_caption": "i2t", "object_sets": "i2i"}
 DIRECTIONS = {"caption_to_image": "image_retrieval", "image_to_caption": "text_retrieval"}
 
@@ -123,11 +122,11 @@ def mteb_result(task: str, results: dict[str, Any], retriever: str, seconds: flo
     values, pool = results[retriever], results["pool"]
     scores: dict[str, Any] = {}
     for name, value in values.items():
-        measure, _, k = name.rpartition("_at_")
-        if measure in MEASURES:
-            scores[f"{MTEB_NAMES.get(measure, measure)}_at_{k}"] = value
+        if found := parsed(name):
+            measure, k = found
+            scores[f"{measure.mteb}_at_{k}"] = value
     deepest = max(int(name.rpartition("_at_")[2]) for name in scores)
-    scores |= {"main_score": scores[f"ndcg_at_{deepest}"], "hf_subset": "default", "languages": ["eng-Latn"]}
+    scores |= {"main_score": values[MAIN.at(deepest)], "hf_subset": "default", "languages": ["eng-Latn"]}
     return {
         "dataset_revision": pool["dataset"],
         "task_name": f"TwinLens.{pool['dataset']}.{task}.{MTEB_TYPES.get(task, 'any')}",
@@ -156,8 +155,9 @@ def clip_benchmark_rows(retrieval: dict[str, Any], model: str) -> list[dict[str,
         }
         for task, direction in DIRECTIONS.items():
             for name, value in retrieval[task][retriever].items():
-                if name.startswith("hit_at_"):
-                    row[f"{direction}_recall@{name.removeprefix('hit_at_')}"] = value
+                found = parsed(name)
+                if found and found[0].clip_benchmark:
+                    row[f"{direction}_{found[0].clip_benchmark}@{found[1]}"] = value
         rows.append(row)
     return rows
 

@@ -13,10 +13,12 @@ import polars as pl
 from twinlens import __version__
 from twinlens.evaluation.caption_quality import WORD
 from twinlens.evaluation.cost import TASKS
+from twinlens.evaluation.measures import MAIN, drawn, headline
 from twinlens.evaluation.pool import Pool
 from twinlens.report import charts, galleries, mistakes
 from twinlens.report.charts import Bar, Series
 from twinlens.report.published import beside
+from twinlens.report.summary import shown as those_in
 from twinlens.report.templates import template
 
 LIBRARIES = (
@@ -83,6 +85,7 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
         names=sources.names,
         cards={kind: json.dumps(card, indent=2, ensure_ascii=False) for kind, card in sources.cards.items()},
         k=sources.k,
+        main=MAIN.title,
         gates=sources.metrics["gates"]["found"],
         tasks=tasks,
         legend=[(name, charts.marker(number, 9, 8, 5)) for name, number in numbers.items()],
@@ -118,7 +121,7 @@ def numbering(sources: Sources) -> dict[str, int]:
 
 
 def _main(sources: Sources, task: str, retriever: str) -> float:
-    return float(sources.metrics["retrieval"][task][retriever][f"ndcg_at_{sources.k}"])
+    return float(sources.metrics["retrieval"][task][retriever][MAIN.at(sources.k)])
 
 
 def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[str, Any]:
@@ -126,11 +129,10 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
     k, results = sources.k, sources.metrics["retrieval"][pool.name]
     intervals = sources.metrics["intervals"][pool.name]
     best_first = sorted(pool.retrievers, key=lambda name: -_main(sources, pool.name, name))
-    measures = [f"{name}_at_{k}" for name in ("hit", "recall", "mrr", "ndcg", "map")] + ["median_rank"]
-    if any(f"macro_ndcg_at_{k}" in results[name] for name in best_first):
-        measures.append(f"macro_ndcg_at_{k}")
-    if any("average_precision" in results[name] for name in best_first):
-        measures.append("average_precision")
+    measures = [measure.at(k) for measure in those_in(headline(), {pool.name: results}, k)] + ["median_rank"]
+    for extra in (f"macro_{MAIN.at(k)}", "average_precision"):
+        if any(extra in results[name] for name in best_first):
+            measures.append(extra)
 
     def bars(measure: str) -> list[Bar]:
         return [
@@ -145,8 +147,8 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
         ]
 
     def curves(measure: str) -> list[Series]:
-        mine = sources.at_k.filter(pl.col("task") == pool.name)
-        rows = {name: mine.filter(pl.col("retriever") == name).select("k", measure).rows() for name in best_first}
+        mine = sources.at_k.filter(pl.col("task") == pool.name, pl.col("measure") == measure)
+        rows = {name: mine.filter(pl.col("retriever") == name).select("k", "value").rows() for name in best_first}
         return [Series(name, numbers[name], rows[name]) for name in best_first]
 
     few = sources.distractors.filter(pl.col("task") == pool.name)
@@ -158,7 +160,7 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
     most = max((x for one in among for x, _ in one.points), default=0)
     of_cost = sources.quality_cost.filter(pl.col("task") == pool.name)
     points = [
-        Series(row["retriever"], numbers[row["retriever"]], [(row["ms_per_picture"], row["ndcg"])])
+        Series(row["retriever"], numbers[row["retriever"]], [(row["ms_per_picture"], row[MAIN.name])])
         for row in of_cost.iter_rows(named=True)
     ]
     efficient = charts.frontier([s.points[0] for s in points if s.points[0][0] > 0])
@@ -177,12 +179,17 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
             for name in best_first
         ],
         "forests": [
-            charts.forest(bars(f"hit_at_{k}"), f"{pool.name}: hit at {k}", results["pool"][f"chance_hit_at_{k}"]),
-            charts.forest(bars(f"ndcg_at_{k}"), f"{pool.name}: nDCG at {k}"),
+            (
+                m.title,
+                charts.forest(
+                    bars(m.at(k)), f"{pool.name}: {m.title} at {k}", results["pool"].get(f"chance_{m.at(k)}")
+                ),
+            )
+            for m in drawn()
         ],
         "curves": [
-            charts.lines(curves("hit"), "k", "hit at k", f"{pool.name}: hit against k"),
-            charts.lines(curves("ndcg"), "k", "nDCG at k", f"{pool.name}: nDCG against k"),
+            (m.title, charts.lines(curves(m.name), "k", f"{m.title} at k", f"{pool.name}: {m.title} against k"))
+            for m in drawn()
         ],
         "distractors": most,
         "among": charts.lines(
@@ -197,7 +204,7 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
         "cost": charts.scatter(
             points,
             "milliseconds to put one picture into the index",
-            f"nDCG at {k}",
+            f"{MAIN.title} at {k}",
             f"{pool.name}: quality against cost",
         ),
         "efficient": [s.name for s in points if s.points[0] in efficient],
@@ -224,8 +231,8 @@ def approximate_section(settings: pl.DataFrame) -> dict[str, Any]:
 
 
 def categories(sources: Sources, pool: Pool, retrievers: list[str]) -> list[dict[str, Any]]:
-    """Mean nDCG of the queries whose picture shows a kind of object, the most frequent kinds first."""
-    measure = f"ndcg_at_{sources.k}"
+    """Mean of the main measure over the queries whose picture shows a kind of object, the most frequent kinds first."""
+    measure = MAIN.at(sources.k)
     labels = {image_id: picture.labels for image_id, picture in sources.album.pictures.items()}
     columns = {name: sources.values[pool.name, name][measure] for name in retrievers}
     shown = pl.DataFrame(columns).with_columns(

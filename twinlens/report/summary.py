@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from twinlens.evaluation.cost import TASKS
+from twinlens.evaluation.measures import Measure, drawn, headline
 
 
 def results_table(retrieval: dict[str, Any], k: int) -> str:
     """The headline measures of every task and retriever, as a Markdown table."""
-    measures = [f"hit_at_{k}", f"recall_at_{k}", f"precision_at_{k}", f"mrr_at_{k}", f"ndcg_at_{k}", f"map_at_{k}"]
+    measures = [measure.at(k) for measure in shown(headline(), retrieval, k)]
     rows = []
     for task in (name for name in TASKS if name in retrieval):
         for retriever, values in retrieval[task].items():
@@ -18,12 +19,18 @@ def results_table(retrieval: dict[str, Any], k: int) -> str:
     return markdown(["task", "searched by", *measures, "median_rank"], rows)
 
 
+def shown(measures: list[Measure], retrieval: dict[str, Any], k: int) -> list[Measure]:
+    """Those of the measures that all results have: results made before a measure was added lack it."""
+    every = [v for values in retrieval.values() for name, v in values.items() if name != "pool"]
+    return [measure for measure in measures if all(measure.at(k) in values for values in every)]
+
+
 def summary(retrieval: dict[str, Any], rows: list[dict[str, Any]], k: int) -> dict[str, Any]:
     """The few numbers to look at first: measure, then task, then retriever, and what each retriever costs."""
     short: dict[str, Any] = {}
-    for measure in ("hit", "ndcg"):
-        short[f"{measure}_at_{k}"] = {
-            task: {name: values[f"{measure}_at_{k}"] for name, values in retrieval[task].items() if name != "pool"}
+    for key in (measure.at(k) for measure in drawn()):
+        short[key] = {
+            task: {name: values[key] for name, values in retrieval[task].items() if name != "pool"}
             for task in TASKS
             if task in retrieval
         }

@@ -44,12 +44,13 @@ def compare(
     """
     from twinlens.evaluation import compare as comparison
     from twinlens.evaluation.experiments import read_experiment
+    from twinlens.evaluation.measures import MAIN
     from twinlens.report import comparison_text
 
     if len(set(experiments)) < 2:
         raise TwinLensError(f"compare needs two different experiments, found {', '.join(experiments)}")
     read = [read_experiment(name) for name in dict.fromkeys(experiments)]
-    measures = measure or [f"ndcg_at_{read[0].k}"]
+    measures = measure or [MAIN.at(read[0].k)]
     found = comparison.compare(read, measures, retrievers=retriever or (), seed=seed)
     queries = comparison.changes(read, found, measures[0], changed)
     if form is Format.HTML:
