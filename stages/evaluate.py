@@ -36,7 +36,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     cost.write(paths.cost("evaluate", dataset, model), items=results.queries)
     costs = cost_summary(dataset, model, captioner)
     k = params.evaluate.ks[-1]
-    against_cost = quality_cost_rows(results.retrieval, costs, k)
+    against_cost = quality_cost_rows(results.retrieval, results.costs, costs, k)
     write_json(summary(results.retrieval, against_cost, k), metrics / "summary.json")
     write_json(results.retrieval, metrics / "retrieval.json")
     write_json(results.intervals, metrics / "intervals.json")

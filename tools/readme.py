@@ -15,7 +15,6 @@ from typing import Any
 
 import yaml
 
-from twinlens.evaluation.cost import TASKS
 from twinlens.evaluation.measures import MAIN, MEASURES, drawn, headline
 from twinlens.report.summary import markdown, shown
 
@@ -31,7 +30,7 @@ BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.
 def table_of(retrieval: dict[str, Any]) -> str:
     """The headline measures, a row per task and retriever, and the pools they are about."""
     rows = []
-    tasks = [name for name in TASKS if name in retrieval and name != "category_search"]
+    tasks = [name for name in retrieval if name != "category_search"]
     measures = shown(headline(), {task: retrieval[task] for task in tasks}, K)
     for task in tasks:
         for retriever, values in sorted(retrieval[task].items(), key=lambda item: -item[1].get(MAIN.at(K), 0)):

@@ -74,6 +74,7 @@ INPUTS = _columns(  # what is embedded: a text, a picture (with its place in the
 QUERIES = _columns(
     query_id=_text,
     image_id=_text,  # the picture that it is, describes or begins with
+    text_or_null=_text,  # what it says in words, where these are no caption
     group_or_null=_text,  # items of the same group are relevant; null: QRELS lists the relevant pairs
     relevant=pa.int32(),  # items that are
     exclude_or_null=_text,  # an item that it must not find, itself for instance

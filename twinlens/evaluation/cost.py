@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from twinlens.core import paths
+from twinlens.core.errors import DataError
 from twinlens.evaluation.measures import drawn
 
-STAGES = ("download", "filter", "resize", "group", "caption", "train", "embed", "rank", "evaluate")
-
-
+# By whose names each stage's record is kept.
+STAGES = {
+    **dict.fromkeys(("download", "filter", "resize", "group"), ("dataset",)),
+    **dict.fromkeys(("caption", "tasks"), ("dataset", "captioner")),
+    **dict.fromkeys(("train", "embed", "rank", "evaluate"), ("dataset", "model")),
+}
 TRAINING = ("trained", "epoch", "figure", "value")
-
-
-TASKS = ("object_sets", "caption_to_image", "image_to_caption", "category_search")
 
 
 def curve_rows(task: str, retriever: str, curves: dict[str, list[float]]) -> list[dict[str, Any]]:
@@ -31,51 +32,49 @@ def curve_rows(task: str, retriever: str, curves: dict[str, list[float]]) -> lis
 
 def cost_summary(dataset: str, model: str, captioner: str) -> dict[str, Any]:
     """What each stage and each tower took, gathered from the stages' own records."""
-    names = {"caption": [dataset, captioner]} | {stage: [dataset, model] for stage in STAGES[5:]}
+    names = {"dataset": dataset, "model": model, "captioner": captioner}
     stages: dict[str, Any] = {}
     towers: dict[str, Any] = {}
-    for stage in STAGES:
-        record = json.loads(paths.cost(stage, *names.get(stage, [dataset])).read_text())
+    for stage, kinds in STAGES.items():
+        record = json.loads(paths.cost(stage, *(names[kind] for kind in kinds)).read_text())
         towers |= {f"{stage}_{part}": figures for part, figures in record.pop("parts", {}).items()}
         stages[stage] = record
     return {"stages": stages, "parts": towers}
 
 
-def quality_cost_rows(retrieval: dict[str, Any], costs: dict[str, Any], k: int) -> list[dict[str, Any]]:
-    """Rows of the plot of quality against cost: what it takes to put one more picture into the index."""
+def quality_cost_rows(
+    retrieval: dict[str, Any], made_of: Mapping[tuple[str, str], Sequence[str]], costs: dict[str, Any], k: int
+) -> list[dict[str, Any]]:
+    """Rows of the plot of quality against cost: what it takes to put one more picture into the index.
+
+    Args:
+        retrieval: content of `metrics/retrieval.json`.
+        made_of: by task and retriever, the parts of `costs` that a picture takes.
+        costs: of `cost_summary`.
+        k: the cut of the measures.
+
+    Raises:
+        DataError: no stage has recorded such a part.
+    """
     parts = costs["parts"]
 
     def ms(part: str) -> float:
-        rate = parts.get(part, {}).get("items_per_s", 0.0)
+        if part not in parts:
+            raise DataError(f"no stage has recorded what {part} takes; there are {', '.join(parts)}")
+        rate = parts[part]["items_per_s"]
         return 1000.0 / rate if rate else 0.0
 
-    made_of = {
-        "image": ["embed_images"],
-        "captions_joined": ["embed_captions_joined"],
-        "caption_random": ["embed_captions"],
-        "caption_generated": ["caption_caption", "embed_captions_generated"],
-        "image_and_captions_joined": ["embed_images", "embed_captions_joined"],
-        "image_and_caption_generated": ["embed_images", "caption_caption", "embed_captions_generated"],
-        "bm25_captions": ["rank_bm25_captions"],
-        "bm25_generated": ["caption_caption", "rank_bm25_generated"],
-        "hybrid_captions_rrf": ["embed_images", "rank_bm25_captions"],
-        "hybrid_captions_weighted": ["embed_images", "rank_bm25_captions"],
-        "hybrid_generated_rrf": ["embed_images", "caption_caption", "rank_bm25_generated"],
-        "hybrid_generated_weighted": ["embed_images", "caption_caption", "rank_bm25_generated"],
-    }
-    rows = []
-    for task in (name for name in TASKS if name in retrieval):
-        for retriever, values in retrieval[task].items():
-            if retriever != "pool":
-                rows.append(
-                    {
-                        "task": task,
-                        "retriever": retriever,
-                        "ms_per_picture": round(sum(ms(part) for part in made_of.get(retriever, ["embed_images"])), 4),
-                    }
-                    | {measure.name: values[measure.at(k)] for measure in drawn()}
-                )
-    return rows
+    return [
+        {
+            "task": task,
+            "retriever": retriever,
+            "ms_per_picture": round(sum(map(ms, made_of[task, retriever])), 4),
+        }
+        | {measure.name: values[measure.at(k)] for measure in drawn()}
+        for task, results in retrieval.items()
+        for retriever, values in results.items()
+        if retriever != "pool"
+    ]
 
 
 def training_rows(logs: dict[str, Path]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from jaxtyping import Int
 from scipy.stats import hypergeom
 
 from twinlens.core import tables
+from twinlens.tasks.base import read_tasks
 
 DIGITS = 6
 STEPS = (1, 2, 3, 6)  # 10, 20, 30, 60, 100, ...: holds the 2,000, 10,000 and 60,000 of source 004
@@ -59,16 +60,14 @@ def curve(ranked: Path, k: int) -> list[dict[str, Any]]:
         k: the cut.
     """
     rows = []
-    for folder in sorted(path for path in ranked.iterdir() if path.is_dir()):
-        if folder.name.endswith(tables.AS_PUBLISHED):
+    for task in read_tasks(ranked):
+        if task.about.published_of is not None:
             continue
-        items = tables.read_table(folder / "items.parquet", tables.ITEMS)
-        queries = tables.read_table(folder / "queries.parquet", tables.QUERIES)
-        distractors = int((~items["group"].is_in(queries["group"].unique().implode())).sum())
-        for path in sorted((folder / "first_hits").glob("*.parquet")):
+        distractors = int((~task.qrels.judged()).sum())
+        for path in sorted((ranked / task.name / "first_hits").glob("*.parquet")):
             ranks = tables.read_table(path, tables.FIRST_HITS)
             rank, among = ranks["rank"].to_numpy(), ranks["rank_among_judged"].to_numpy()
             for size in sizes(distractors):
                 hit = round(expected_hit(rank, among, distractors, size, k), DIGITS)
-                rows.append({"task": folder.name, "retriever": path.stem, "distractors": size, "hit": hit})
+                rows.append({"task": task.name, "retriever": path.stem, "distractors": size, "hit": hit})
     return rows

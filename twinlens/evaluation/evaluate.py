@@ -23,7 +23,6 @@ from twinlens.evaluation.gates import at_chance, own_found
 from twinlens.evaluation.intervals import LEVEL, Interval, cluster_codes, of_means, of_median
 from twinlens.evaluation.measures import (
     Judged,
-    Relevance,
     Values,
     drawn,
     macro_mean,
@@ -37,7 +36,6 @@ from twinlens.evaluation.published import in_batch_measures, label_measures, obj
 from twinlens.evaluation.referee import check_sample
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.runs import read_run
-from twinlens.tasks.inputs import UNTRAINED
 
 
 @dataclass
@@ -48,6 +46,7 @@ class Results:
     intervals: dict[str, Any] = field(default_factory=dict)
     as_published: dict[str, Any] = field(default_factory=dict)
     curves: list[dict[str, Any]] = field(default_factory=list)
+    costs: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # parts of the records that a picture takes
     queries: int = 0
     compared: int = 0  # values that a second opinion confirmed
 
@@ -71,8 +70,9 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
     with Progress("evaluate", total=sum(len(pool.retrievers) for pool in pools), unit="run") as bar:
         for pool in pools:
             described = pool.describe(dataset, whole["split"], params.ks[-1]) | {"duplicates": whole["duplicates"]}
-            if pool.as_published:
-                beside = results.as_published.setdefault(pool.name.removesuffix(tables.AS_PUBLISHED), {})
+            about = pool.task.about
+            if about.published_of is not None:
+                beside = results.as_published.setdefault(about.published_of, {})
                 beside["pool"] = described
                 for retriever in pool.retrievers:
                     own = measure_run(pool, retriever, params)
@@ -80,13 +80,13 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
                     bar.add(1)
                 continue
             results.retrieval[pool.name] = {"pool": described}
-            identities[pool.name] = described | pool.identity() | {"k": params.ks[-1]}
-            if not pool.full_ranking:
+            identities[pool.name] = described | pool.identity() | {"k": params.ks[-1], "title": about.title}
+            if about.published is not None:
                 results.as_published[pool.name] = {"pool": described}
             results.intervals[pool.name] = {
                 "pool": {
-                    "clustered_by": pool.clustered_by,
-                    "clusters": pool.queries[pool.clustered_by].n_unique(),
+                    "clustered_by": about.cluster_by,
+                    "clusters": pool.clusters.n_unique(),
                     "resamples": params.resamples,
                     "level": LEVEL,
                 }
@@ -94,12 +94,14 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
             for retriever in pool.retrievers:
                 measured = measure_run(pool, retriever, params)
                 gates.check("own_pool", measured.own_found)
-                results.retrieval[pool.name][retriever] = measured.means | pool.chosen(retriever)
-                if not pool.full_ranking:
+                told = pool.told(retriever)
+                results.retrieval[pool.name][retriever] = measured.means | told["chosen"]
+                results.costs[pool.name, retriever] = told["costs"]
+                if about.published is not None:
                     results.as_published[pool.name][retriever] = measured.as_published
-                found = intervals_of(measured.per_query, params, macro=pool.excludes_self)
+                found = intervals_of(measured.per_query, params, macro=about.macro)
                 hits = {k: (found[f"hit_at_{k}"], pool.chance(k)) for k in params.ks}
-                if not retriever.endswith(UNTRAINED):  # which may well know nothing
+                if not told["before_training"]:  # which may well know nothing
                     gates.check("chance_level", at_chance(hits, f"{pool.name}, {retriever}"))
                 results.intervals[pool.name][retriever] = {name: i.as_json(DIGITS) for name, i in found.items()}
                 results.curves += curve_rows(pool.name, retriever, measured.curves)
@@ -130,21 +132,20 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
     Raises:
         DataError: the run does not fit its pool, or a second opinion disagrees.
     """
-    relevance, scores, own = _read_relevance(pool, retriever)
-    judged = Judged.binary(relevance, pool.queries["relevant"].to_numpy())
+    judged, scores, own = _read_judged(pool, retriever)
     first_hits = _read_first_hits(pool, retriever)
     values = measure_all(judged, params.ks)
-    full = {tables.FULL_RANKING: _read_average_precision(pool, retriever)} if pool.full_ranking else {}
+    full = {tables.FULL_RANKING: _read_average_precision(pool, retriever)} if pool.task.about.full_ranking else {}
     compared = check_sample(values, judged, params.referee_queries, params.seed)
     means = {name: round(float(value.mean()), DIGITS) for name, value in (values | full).items()}
     means["median_rank"] = median_rank(first_hits)
-    if pool.excludes_self:
-        _, groups = np.unique(pool.query_groups, return_inverse=True)
+    if pool.task.about.macro:
+        groups = cluster_codes(pool.queries["group"].to_list())
         for key in (measure.at(params.ks[-1]) for measure in with_macro()):
             means[f"macro_{key}"] = round(macro_mean(values[key], groups), DIGITS)
     published = {n: round(float(v.mean()), DIGITS) for n, v in _as_published(pool, retriever, judged, full).items()}
     per_query = pool.queries.with_columns(
-        cluster=pool.queries[pool.clustered_by],
+        cluster=pool.clusters,
         first_hit=pl.Series(first_hits),
         tied=pl.Series(tied_at(scores, params.ks[-1])),
     ).with_columns(pl.Series(name, value) for name, value in (values | full).items())
@@ -153,9 +154,12 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
 
 def _as_published(pool: Pool, retriever: str, judged: Judged, full: dict[str, Values]) -> dict[str, Values]:
     """The measures of the source projects that have this task, each by its own definition."""
-    if pool.full_ranking:
+    kind = pool.task.about.published
+    if kind is None:
+        return {}
+    if kind == "classes":
         return {"map": full[tables.FULL_RANKING]}
-    if pool.excludes_self:
+    if kind == "object_sets":
         return object_set_measures(judged)
     found = label_measures(judged)
     path = pool.folder / tables.IN_BATCHES / f"{retriever}.parquet"
@@ -193,25 +197,19 @@ def tied_at(scores: Float32[np.ndarray, "queries depth"], k: int) -> np.ndarray:
     return scores[:, k - 1] == scores[:, k]
 
 
-def found_by_words(retriever: str, scores: Float32[np.ndarray, "queries depth"]) -> np.ndarray:
-    """Whether ranked items were found at all: one that shares no word with the query only fills the list."""
-    return scores > 0 if retriever.startswith(tables.BM25) else np.ones(scores.shape, dtype=bool)
-
-
-def _read_relevance(pool: Pool, retriever: str) -> tuple[Relevance, Float32[np.ndarray, "queries depth"], str | None]:
-    relevance, scores, ranked = [], [], []
-    path = pool.folder / "runs" / f"{retriever}.parquet"
-    query_ids, item_ids = pool.queries["query_id"].to_list(), pool.items["item_id"].to_list()
-    for first, rows, of_rows in read_run(path, query_ids, item_ids):
-        wanted = pool.query_groups[first : first + len(rows)]
-        hits = pool.item_groups[rows] == wanted[:, None]
-        relevance.append(hits & found_by_words(retriever, of_rows))
+def _read_judged(pool: Pool, retriever: str) -> tuple[Judged, Float32[np.ndarray, "queries depth"], str | None]:
+    """The judged lists of a run, their scores, and what there is to say of queries that found what they must not."""
+    gains, scores, ranked = [], [], []
+    path, task = pool.folder / "runs" / f"{retriever}.parquet", pool.task
+    for first, rows, of_rows in read_run(path, task.query_ids, task.item_ids):
+        gains.append(task.qrels.gains(first, rows) * pool.found(retriever, of_rows))
         scores.append(of_rows)
         ranked.append(rows)
-    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
-    own = np.array([row_of.get(query_id, -1) for query_id in query_ids])
-    found = own_found(own, np.concatenate(ranked), f"{pool.name}, {retriever}")
-    return np.concatenate(relevance), np.concatenate(scores), found
+    found = None
+    if task.exclude is not None:
+        found = own_found(task.exclude, np.concatenate(ranked), f"{pool.name}, {retriever}")
+    judged = np.concatenate(gains)
+    return Judged(judged, task.qrels.counts(), task.qrels.ideal(judged.shape[1])), np.concatenate(scores), found
 
 
 def _read_first_hits(pool: Pool, retriever: str) -> Int[np.ndarray, " queries"]:

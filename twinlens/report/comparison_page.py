@@ -10,7 +10,6 @@ from twinlens.evaluation.experiments import Experiment
 from twinlens.evaluation.intervals import Interval, cluster_codes, of_means
 from twinlens.report import charts
 from twinlens.report.charts import Bar
-from twinlens.report.page import TITLES, place
 from twinlens.report.templates import template
 
 RESAMPLES = 1000
@@ -38,13 +37,16 @@ def side_by_side(experiments: Sequence[Experiment], found: Sequence[Difference])
     """By task: a row for each retriever and measure that was compared, a cell for each experiment."""
     rows = dict.fromkeys((d.task, d.retriever, d.measure) for d in found)
     tasks: list[dict[str, Any]] = []
-    for task in sorted({task for task, _, _ in rows}, key=place):
+    pools = experiments[0].pools
+    for task in (name for name in pools if name in {task for task, _, _ in rows}):
         mine = [(retriever, measure) for of, retriever, measure in rows if of == task]
         cells = [
             (retriever, measure, [_mean(e, task, retriever, measure) for e in experiments])
             for retriever, measure in mine
         ]
-        tasks.append({"title": TITLES.get(task, task), "pool": experiments[0].pools[task], "rows": cells})
+        tasks.append(
+            {"title": experiments[0].pools[task].get("title", task), "pool": experiments[0].pools[task], "rows": cells}
+        )
     return tasks
 
 

@@ -23,14 +23,13 @@ from jaxtyping import Float32
 from twinlens import __version__
 from twinlens.core.errors import DataError
 from twinlens.evaluation.cost import write_csv
-from twinlens.evaluation.evaluate import found_by_words
 from twinlens.evaluation.measures import MAIN, parsed
 from twinlens.evaluation.pool import Pool
 from twinlens.retrieval.runs import read_run
+from twinlens.tasks.base import Task
 
 QUERIES_AT_ONCE = 2_000  # of a file of judgements, which holds a line for each relevant pair
-MTEB_TYPES = {"caption_to_image": "t2i", "image_to_caption": "i2t", "object_sets": "i2i"}
-DIRECTIONS = {"caption_to_image": "image_retrieval", "image_to_caption": "text_retrieval"}
+DIRECTIONS = {"caption_to_image": "image_retrieval", "image_to_caption": "text_retrieval"}  # what it measures
 
 
 def export(ranked: Path, retrieval: dict[str, Any], model: str, seconds: float, out: Path) -> list[Path]:
@@ -56,7 +55,7 @@ def export(ranked: Path, retrieval: dict[str, Any], model: str, seconds: float, 
             written.append(write_trec_run(pool, retriever, model, out / "trec" / f"{pool.name}.{retriever}.run"))
             path = out / "mteb" / f"{model}.{retriever}" / f"{pool.name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            content = mteb_result(pool.name, retrieval[pool.name], retriever, seconds)
+            content = mteb_result(pool.task, retrieval[pool.name], retriever, seconds)
             path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
             written.append(path)
     if rows := clip_benchmark_rows(retrieval, model):
@@ -83,7 +82,7 @@ def write_trec_run(pool: Pool, retriever: str, tag: str, path: Path) -> Path:
                     "tag": f"{tag}.{retriever}",
                 }
             )
-            lines = lines.filter(pl.Series(found_by_words(retriever, scores).ravel()))
+            lines = lines.filter(pl.Series(pool.found(retriever, scores).ravel()))
             lines.write_csv(file, include_header=False, separator=" ", quote_style="never", float_precision=9)
     return path
 
@@ -103,21 +102,31 @@ def strictly_falling(scores: Float32[np.ndarray, "queries depth"]) -> Float32[np
 
 
 def write_qrels(pool: Pool, path: Path) -> Path:
-    """Judgements as `query 0 item 1`, a line for each relevant pair; what a line lacks is not relevant."""
+    """Judgements as `query 0 item gain`, a line for each relevant pair; what a line lacks is not relevant.
+
+    Raises:
+        DataError: a gain is no whole number, which this format has no place for.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    items = pool.items.with_columns(item_id=pl.Series(_plain(pool.items["item_id"].to_list())))
-    queries = pool.queries.with_columns(query_id=pl.Series(_plain(pool.queries["query_id"].to_list())))
+    queries, items = pl.Series(_plain(pool.task.query_ids)), pl.Series(_plain(pool.task.item_ids))
     with path.open("wb") as file:
         for start in range(0, len(queries), QUERIES_AT_ONCE):
-            pairs = queries[start : start + QUERIES_AT_ONCE].join(items, on="group", maintain_order="left_right")
-            if pool.excludes_self:
-                pairs = pairs.filter(pl.col("query_id") != pl.col("item_id"))
-            lines = pairs.select("query_id", pl.lit(0).alias("iteration"), "item_id", pl.lit(1).alias("relevance"))
+            pairs = pool.task.qrels.pairs(start, min(start + QUERIES_AT_ONCE, len(queries)))
+            if (pairs["gain"] != pairs["gain"].round()).any():
+                raise DataError(f"{pool.name}: gains that are no whole numbers cannot be written as TREC judgements")
+            lines = pl.DataFrame(
+                {
+                    "query": queries.gather(pairs["query"]),
+                    "iteration": pl.Series([0], dtype=pl.Int64).new_from_index(0, len(pairs)),
+                    "item": items.gather(pairs["item"]),
+                    "gain": pairs["gain"].cast(pl.Int64),
+                }
+            )
             lines.write_csv(file, include_header=False, separator=" ", quote_style="never")
     return path
 
 
-def mteb_result(task: str, results: dict[str, Any], retriever: str, seconds: float) -> dict[str, Any]:
+def mteb_result(task: Task, results: dict[str, Any], retriever: str, seconds: float) -> dict[str, Any]:
     """One run as mteb writes a task's result."""
     values, pool = results[retriever], results["pool"]
     scores: dict[str, Any] = {}
@@ -129,7 +138,7 @@ def mteb_result(task: str, results: dict[str, Any], retriever: str, seconds: flo
     scores |= {"main_score": values[MAIN.at(deepest)], "hf_subset": "default", "languages": ["eng-Latn"]}
     return {
         "dataset_revision": pool["dataset"],
-        "task_name": f"TwinLens.{pool['dataset']}.{task}.{MTEB_TYPES.get(task, 'any')}",
+        "task_name": f"TwinLens.{pool['dataset']}.{task.name}.{task.about.category}",
         "mteb_version": f"twinlens {__version__}",
         "scores": {pool["split"]: [scores]},
         "evaluation_time": seconds,

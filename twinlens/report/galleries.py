@@ -123,11 +123,12 @@ def make(pool: Pool, retriever: str, values: pl.DataFrame, album: Album, measure
     chosen = choose(values, measure, params.queries)
     wanted = sorted({row for rows in chosen.values() for row in rows})
     queries, items = pool.queries["query_id"].to_list(), pool.items["item_id"].to_list()
+    words = [text or album.texts.get(name, "") for name, text in pool.queries.select("query_id", "text").iter_rows()]
     lists: dict[int, list[Found]] = {}
     for first, rows, scores in read_run(pool.folder / "runs" / f"{retriever}.parquet", queries, items):
         for row in (row for row in wanted if first <= row < first + len(rows)):
             top, of_top = rows[row - first, : params.found], scores[row - first, : params.found]
-            hits = pool.item_groups[top] == pool.query_groups[row]
+            hits = pool.task.qrels.gains(row, top[None])[0] > 0
             lists[row] = [
                 Found(n + 1, float(score), bool(hit), album.picture(items[item]), album.texts.get(items[item], ""))
                 for n, (item, score, hit) in enumerate(zip(top, of_top, hits, strict=True))
@@ -137,7 +138,7 @@ def make(pool: Pool, retriever: str, values: pl.DataFrame, album: Album, measure
             Example(
                 queries[row],
                 album.picture(values["image_id"][row]),
-                pool.queries["group"][row] if pool.full_ranking else album.texts.get(queries[row], ""),
+                words[row],
                 float(values[measure][row]),
                 int(values["first_hit"][row]),
                 int(values["relevant"][row]),

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from twinlens.evaluation.pool import Pool
 from twinlens.report.galleries import Album, Picture
 from twinlens.retrieval.runs import read_run
+from twinlens.tasks.inputs import GENERATED as GENERATED_TEXTS
 
 NEAR = 0.01  # scores this close to the first item's count as nearly equal
 HUB = 5  # times
@@ -57,6 +58,12 @@ class Copies:
         same = duplicates.filter(pl.col("kind") == "exact").select("image_id", "other_id").rows()
         return cls(_linked(same), _linked(pairs))
 
+    def of_one(self, image_id: str, right: Sequence[str]) -> tuple[bool, bool]:
+        """Whether a picture is an exact copy of one of those that are right, and a near one."""
+        sets = (self.exact, self.near)
+        exact, near = (image_id in of and of[image_id] in {of.get(other) for other in right} for of in sets)
+        return exact, near
+
 
 @dataclass(frozen=True)
 class Mistakes:
@@ -83,12 +90,12 @@ def of_run(
         parts: by image id, the part of the dataset that a picture comes from; empty where it has but one.
     """
     first, close = _first_items(pool, retriever)
-    wrong = np.flatnonzero(pool.item_groups[first] != pool.query_groups)
+    qrels = pool.task.qrels
+    wrong = np.flatnonzero(qrels.gains(0, first[:, None])[:, 0] == 0)
     queries, items = pool.queries["query_id"].to_list(), pool.items["item_id"].to_list()
     own = pool.queries["image_id"].to_list()
     image_ids = [album.picture(item).image_id for item in items]
-    asked_about = set(pool.query_groups.tolist())
-    right = _right_copies(pool, image_ids, own, copies)
+    judged, generated = qrels.judged(), GENERATED_TEXTS in pool.told(retriever)["inputs"]
     texts, machine = _texts_of_several(album, image_ids), _generated_for_several(album, image_ids)
     hubs = _hubs(first[wrong], len(items))
     tied = values["tied"].to_numpy()
@@ -96,14 +103,17 @@ def of_run(
     for row in wrong:
         item = int(first[row])
         asked, got = album.pictures[own[row]], album.pictures[image_ids[item]]
-        exact, near = _copy_of_right(got, right[int(pool.query_groups[row])], copies)
+        exact = near = False
+        if got.image_id in copies.near:
+            right = [own[row], *(image_ids[other] for other in qrels.relevant_rows(int(row)))]
+            exact, near = copies.of_one(got.image_id, right)
         causes.update(_kinds(asked, got))
         true = {
-            DISTRACTOR: int(pool.item_groups[item]) not in asked_about,
+            DISTRACTOR: not judged[item],
             EXACT_COPY: exact,
             NEAR_COPY: near and not exact,
             GENERIC: album.texts.get(queries[row]) in texts or album.texts.get(items[item]) in texts,
-            GENERIC_GENERATED: "generated" in retriever and got.generated in machine,
+            GENERIC_GENERATED: generated and got.generated in machine,
             HUBS: item in hubs,
             CLOSE: bool(close[row]),
             TIED: bool(tied[row]),
@@ -139,7 +149,7 @@ def _first_items(pool: Pool, retriever: str) -> tuple[Int[np.ndarray, " queries"
     queries, items = pool.queries["query_id"].to_list(), pool.items["item_id"].to_list()
     firsts, close = [], []
     for start, rows, scores in read_run(pool.folder / "runs" / f"{retriever}.parquet", queries, items):
-        relevant = pool.item_groups[rows] == pool.query_groups[start : start + len(rows), None]
+        relevant = pool.task.qrels.gains(start, rows) > 0
         firsts.append(rows[:, 0])
         close.append((relevant & (scores >= scores[:, :1] - NEAR)).any(axis=1))
     return np.concatenate(firsts), np.concatenate(close)
@@ -149,24 +159,6 @@ def _hubs(first: Int[np.ndarray, " wrong"], items: int) -> set[int]:
     """Items that stand wrongly first far more often than if such places were spread evenly."""
     found, times = np.unique(first, return_counts=True)
     return set(found[(times >= HUB) & (times >= HUB * len(first) / items)].tolist())
-
-
-def _right_copies(
-    pool: Pool, image_ids: list[str], own: list[str], copies: Copies
-) -> dict[int, tuple[set[int], set[int]]]:
-    """By group, the sets of copies that its right pictures and the queries' own are in: exact, near."""
-    found: dict[int, tuple[set[int], set[int]]] = {int(group): (set(), set()) for group in set(pool.query_groups)}
-    sides = ((pool.item_groups, image_ids), (pool.query_groups, own))
-    for group, image_id in ((g, i) for groups, ids in sides for g, i in zip(groups.tolist(), ids, strict=True)):
-        if group in found and image_id in copies.near:
-            found[group][1].add(copies.near[image_id])
-            if image_id in copies.exact:
-                found[group][0].add(copies.exact[image_id])
-    return found
-
-
-def _copy_of_right(got: Picture, right: tuple[set[int], set[int]], copies: Copies) -> tuple[bool, bool]:
-    return copies.exact.get(got.image_id) in right[0], copies.near.get(got.image_id) in right[1]
 
 
 def _texts_of_several(album: Album, image_ids: list[str]) -> set[str | None]:

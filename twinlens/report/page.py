@@ -12,7 +12,6 @@ import polars as pl
 
 from twinlens import __version__
 from twinlens.evaluation.caption_quality import WORD
-from twinlens.evaluation.cost import TASKS
 from twinlens.evaluation.measures import MAIN, drawn, headline
 from twinlens.evaluation.pool import Pool
 from twinlens.report import charts, galleries, mistakes
@@ -34,12 +33,6 @@ LIBRARIES = (
     "polars",
     "pyarrow",
 )
-TITLES = {
-    "object_sets": "Object sets: pictures that show exactly the same kinds of objects",
-    "caption_to_image": "Caption to image: the picture that a human caption describes",
-    "image_to_caption": "Image to caption: the human captions that describe a picture",
-    "category_search": "Category search: pictures of a class, by its name, by an example, or by both",
-}
 CATEGORIES = 40  # at most, the most frequent
 
 
@@ -73,13 +66,14 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
     """The page as HTML; everything that comes from data is escaped."""
     numbers = numbering(sources)
     copies = mistakes.Copies.of(sources.duplicates)
-    tasks = [task_section(sources, pool, numbers) for pool in ordered(sources.pools)]
+    order = [pool.name for pool in sources.pools]
+    tasks = [task_section(sources, pool, numbers) for pool in sources.pools]
     wrong = {
         pool.name: [
             mistakes.of_run(pool, name, sources.values[pool.name, name], sources.album, copies, sources.parts)
             for name in pool.retrievers
         ]
-        for pool in ordered(sources.pools)
+        for pool in sources.pools
     }
     return template("page.html.j2").render(
         names=sources.names,
@@ -95,7 +89,7 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
         causes={task: mistakes.listed(runs, sources.parts) for task, runs in wrong.items()},
         approximate=approximate_section(sources.approximate),
         published=beside(sources.names, sources.metrics),
-        galleries=sorted(shown, key=lambda g: (place(g.task), -_main(sources, g.task, g.retriever))),
+        galleries=sorted(shown, key=lambda g: (order.index(g.task), -_main(sources, g.task, g.retriever))),
         thumbnails=thumbnails,
         facts=dataset_facts(sources),
         categories=sources.described["categories"],
@@ -104,20 +98,10 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
     )
 
 
-def ordered(pools: list[Pool]) -> list[Pool]:
-    """The tasks in the order in which they are always told."""
-    return sorted(pools, key=lambda pool: place(pool.name))
-
-
-def place(task: str) -> tuple[int, str]:
-    """Where a task stands among the others; those of a dataset's own come last."""
-    return (TASKS.index(task), "") if task in TASKS else (len(TASKS), task)
-
-
 def numbering(sources: Sources) -> dict[str, int]:
     """One colour, marker and dash for each retriever, the same all over the page."""
-    names = sorted({retriever for pool in sources.pools for retriever in pool.retrievers})
-    return {name: number for number, name in enumerate(sorted(names, key=lambda n: (n.startswith("image_and"), n)))}
+    fed = {name: len(pool.told(name)["inputs"]) for pool in sources.pools for name in pool.retrievers}
+    return {name: number for number, name in enumerate(sorted(fed, key=lambda name: (fed[name] > 1, name)))}
 
 
 def _main(sources: Sources, task: str, retriever: str) -> float:
@@ -166,7 +150,7 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
     efficient = charts.frontier([s.points[0] for s in points if s.points[0][0] > 0])
     return {
         "name": pool.name,
-        "title": TITLES.get(pool.name, pool.name.replace("_", " ")),
+        "title": pool.task.about.title,
         "pool": results["pool"],
         "clusters": intervals["pool"],
         "measures": measures,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from twinlens.evaluation.cost import TASKS
 from twinlens.evaluation.measures import Measure, drawn, headline
 
 
@@ -12,8 +11,8 @@ def results_table(retrieval: dict[str, Any], k: int) -> str:
     """The headline measures of every task and retriever, as a Markdown table."""
     measures = [measure.at(k) for measure in shown(headline(), retrieval, k)]
     rows = []
-    for task in (name for name in TASKS if name in retrieval):
-        for retriever, values in retrieval[task].items():
+    for task, results in retrieval.items():
+        for retriever, values in results.items():
             if retriever != "pool":
                 rows.append([task, retriever, *(f"{values[m]:.3f}" for m in measures), f"{values['median_rank']:g}"])
     return markdown(["task", "searched by", *measures, "median_rank"], rows)
@@ -31,8 +30,7 @@ def summary(retrieval: dict[str, Any], rows: list[dict[str, Any]], k: int) -> di
     for key in (measure.at(k) for measure in drawn()):
         short[key] = {
             task: {name: values[key] for name, values in retrieval[task].items() if name != "pool"}
-            for task in TASKS
-            if task in retrieval
+            for task in retrieval
         }
     short["average_precision"] = {
         task: {name: v["average_precision"] for name, v in values.items() if "average_precision" in v}

@@ -57,6 +57,7 @@ class Task:
     group_names: list[str] | None = None  # of `Groups`
     partners: Int[np.ndarray, " queries"] | None = None  # the item that each query is ranked with in a small batch
     shown: list[list[str]] | None = None  # the pictures that each query shows, where they are several
+    texts: list[str] | None = None  # what each query says, where it is no caption
 
     def write(self, folder: Path) -> None:
         """Write the task's tables and `task.json`."""
@@ -65,6 +66,7 @@ class Task:
         queries: dict[str, Any] = {
             "query_id": self.query_ids,
             "image_id": self.query_images,
+            "text": self.texts,
             "group": names[groups.query_groups].tolist() if groups else [None] * len(self.query_ids),
             "relevant": self.qrels.counts(),
             "exclude": None if self.exclude is None else [self.item_ids[r] if r >= 0 else None for r in self.exclude],
@@ -130,7 +132,7 @@ class Task:
             exclude,
             names,
             rows("partner"),
-            queries["shown"].to_list() if queries["shown"].is_not_null().any() else None,
+            *(queries[name].to_list() if queries[name].is_not_null().any() else None for name in ("shown", "text")),
         )
 
 

@@ -85,7 +85,7 @@ def _task(name: str, roles: Roles, negatives: int, card: CategoryCard) -> Task:
             cluster_by="group",  # queries for a class share their words and what they should find
             full_ranking=True,
             published_of=NAME if name.endswith(AS_PUBLISHED) else None,
-            published="classes",
+            published="classes" if name.endswith(AS_PUBLISHED) else None,
             query_text=CLASSES,
             query_picture=IMAGES,
             item_picture=IMAGES,
@@ -100,4 +100,5 @@ def _task(name: str, roles: Roles, negatives: int, card: CategoryCard) -> Task:
         ),
         group_names=names,
         shown=roles.query_exemplars,
+        texts=roles.query_classes,
     )
