@@ -220,7 +220,7 @@ def test_graded_lists_agree_with_trec_eval_to_the_twelfth_digit(pool: int, depth
 
 def test_an_ideal_list_that_ends_before_the_cut_is_refused_where_more_is_relevant() -> None:
     gains, ideal = np.array([[1, 0, 3], [1, 0, 0]], np.float32), np.array([[3.0, 1], [3, 2]])
-    with pytest.raises(DataError, match="nDCG at 3 needs the 3 largest gains of a query, and 1 queries .* at row 1"):
+    with pytest.raises(DataError, match=r"nDCG at 3 needs the 3 largest gains of a query, and 1 queries .* at row 1"):
         ndcg(Judged(gains, np.array([2, 3]), ideal), 3)
     assert len(ndcg(Judged(gains, np.array([2, 2]), ideal), 3)) == 2
 

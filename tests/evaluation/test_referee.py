@@ -20,7 +20,7 @@ JUDGED = Judged.binary(LISTS, RELEVANT)
 
 def test_torchmetrics_agrees_with_our_values() -> None:
     values = measure_all(JUDGED, KS)
-    assert check_sample(values, JUDGED, queries=60, seed=0) > 60 * 5 * 3
+    assert check_sample(values, JUDGED, queries=60, seed=0) == 60 * len(MEASURES) * len(KS)
 
 
 @pytest.mark.parametrize("name", [measure.at(k) for measure in MEASURES.values() for k in KS])
@@ -57,7 +57,7 @@ def test_torchmetrics_agrees_with_our_values_of_graded_lists() -> None:
     values = measure_all(GRADED, KS)
     check_sample(values, GRADED, queries=60, seed=0)
     values["ndcg_at_10"] = ndcg(JUDGED, 10)  # as if all gains were 1
-    with pytest.raises(DataError, match="ndcg_at_10 of query .* by torchmetrics"):
+    with pytest.raises(DataError, match=r"ndcg_at_10 of query .* by torchmetrics"):
         check_sample(values, GRADED, queries=60, seed=0)
 
 
@@ -67,7 +67,7 @@ def test_gains_of_items_that_were_not_retrieved_stand_at_the_end() -> None:
 
 def test_a_metric_that_torchmetrics_lacks_is_named() -> None:
     wrong = replace(ndcg, referee=Torchmetrics("retrieval_normalised_dcg"))
-    with pytest.raises(DataError, match="'retrieval_normalised_dcg' .*did you mean 'retrieval_normalized_dcg'"):
+    with pytest.raises(DataError, match=r"'retrieval_normalised_dcg' .*did you mean 'retrieval_normalized_dcg'"):
         second_opinion(wrong, JUDGED.query(0), 5)
 
 
@@ -79,7 +79,7 @@ def test_a_second_implementation_is_asked_where_one_is_registered(monkeypatch: p
     values = measure_all(JUDGED, KS, ["hit"])
     assert check_sample(values, JUDGED, queries=60, seed=0) == 60 * len(KS)
     values["hit_at_5"] = 1 - values["hit_at_5"]
-    with pytest.raises(DataError, match="hit_at_5 of query .* by by_loop"):
+    with pytest.raises(DataError, match=r"hit_at_5 of query .* by by_loop"):
         check_sample(values, JUDGED, queries=60, seed=0)
 
 

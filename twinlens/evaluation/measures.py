@@ -79,7 +79,7 @@ class Torchmetrics:
     """A second opinion by a metric of `torchmetrics.functional.retrieval`."""
 
     metric: str
-    needs_all_found: bool = False  # it divides by the relevant items in the first k: asked only where those are R
+    over_found: bool = False  # it divides by the relevant items in the first k where ours divides by R
 
 
 # torchmetrics' metric or, where it has none that is the same, another way to the value of one query.
@@ -243,7 +243,7 @@ def ndcg(judged: Judged, k: int) -> Values:
     "map",
     title="MAP",
     also="trec_eval `map_cut_k`",
-    referee=Torchmetrics("retrieval_average_precision", needs_all_found=True),
+    referee=Torchmetrics("retrieval_average_precision", over_found=True),
     headline=True,
 )
 def map_(judged: Judged, k: int) -> Values:
