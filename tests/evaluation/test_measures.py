@@ -268,10 +268,9 @@ def described(judged: Judged, k: int) -> np.ndarray:
     ],
 )
 def test_a_measure_that_could_not_be_told_or_checked_is_refused(changed: dict[str, Any], said: str) -> None:
-    before, asked = (
-        dict(MEASURES),
-        {"name": "x", "of": described, "referee": Torchmetrics("retrieval_recall")} | changed,
-    )
+    before = dict(MEASURES)
+    asked: dict[str, Any] = {"name": "x", "of": described, "referee": Torchmetrics("retrieval_recall")}
+    asked |= changed
     with pytest.raises(DataError, match=said):
         measure(asked["name"], title="x", referee=asked["referee"])(asked["of"])
     assert before == MEASURES
