@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.paired import Row
 from twinlens.approximate import measure
-from twinlens.params import ApproximateParams
+from twinlens.config.params import ApproximateParams
 
 CENTRES = 1_000  # what photos of one kind gather around; vectors without any structure are a worst case of their own
 SPREAD = 0.7  # of a vector's length, apart from its centre

@@ -14,7 +14,7 @@ import transformers
 from benchmarks.paired import Row
 from benchmarks.pictures import jpegs, shards
 from twinlens import encoders
-from twinlens.cards import OpenClipTower
+from twinlens.config.models import OpenClipTower
 from twinlens.encoders.base import normalised
 from twinlens.encoders.embed import default_batch
 from twinlens.pixels import PixelSpec, ahead, batch_pixels

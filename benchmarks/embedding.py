@@ -10,7 +10,7 @@ import torch
 from benchmarks.paired import Row, alternate, median, ratio
 from benchmarks.pictures import jpegs, shards
 from twinlens import encoders
-from twinlens.cards import OpenClipTower
+from twinlens.config.models import OpenClipTower
 from twinlens.encoders.embed import default_batch, embed_pictures
 from twinlens.pixels import batch_pixels
 from twinlens.placement import place

@@ -10,9 +10,9 @@ import polars as pl
 import simplejpeg
 
 from twinlens import tables
+from twinlens.config.params import ResizeParams
 from twinlens.datasets.drawing import draw_scene
 from twinlens.datasets.scenes import sample_scene
-from twinlens.params import ResizeParams
 from twinlens.resizing import resize_pictures
 
 

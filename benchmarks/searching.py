@@ -35,13 +35,14 @@ from lancedb.query import MatchQuery
 from benchmarks.exemplar import by_marks
 from benchmarks.paired import Row, alternate, median, ratio, unit_vectors
 from twinlens import Searcher, paths, tables
+from twinlens.config.load import read_params
+from twinlens.config.params import Params
 from twinlens.indexing import scans
 from twinlens.indexing.build import write_table
 from twinlens.indexing.copy import IMAGE_VECTOR
 from twinlens.indexing.index import Leg
 from twinlens.indexing.manifest import FOLDER, TABLE, Manifest
 from twinlens.indexing.material import Material
-from twinlens.params import Params, read_params
 from twinlens.trained import weights_identity
 from twinlens.training.vocabulary import learn_tokenizer
 

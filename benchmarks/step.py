@@ -18,10 +18,11 @@ from statistics import median
 import numpy as np
 import torch
 
+from twinlens.config.load import read_params
+from twinlens.config.params import Params
+from twinlens.config.training import Recipe, TowerRecipe
 from twinlens.encoders.base import normalised
-from twinlens.params import Params, read_params
 from twinlens.placement import Placement
-from twinlens.recipes import Recipe, TowerRecipe
 from twinlens.training import captioning, towers
 from twinlens.training.data import Split
 from twinlens.training.schedule import make_optimisers

@@ -9,7 +9,7 @@ import polars as pl
 
 from stages.runner import run_stage
 from twinlens import approximate, paths
-from twinlens.params import read_params
+from twinlens.config.load import read_params
 from twinlens.sources import CAPTIONS, IMAGES, JOINED
 
 log = logging.getLogger("twinlens")

@@ -13,10 +13,10 @@ from stages.runner import run_stage
 from twinlens import paths, tables
 from twinlens.captioners import transformers as captioners
 from twinlens.captioners.caption import CODE, caption_pictures
-from twinlens.cards import CaptionerCard
+from twinlens.config.captioners import CaptionerCard
+from twinlens.config.load import read_params
 from twinlens.costs import Cost
 from twinlens.encoders.weights import identity
-from twinlens.params import read_params
 from twinlens.placement import Placement, place
 from twinlens.scratch import Scratch, code_digest, digest, fingerprint, publishing
 from twinlens.training.captioning import train_captioner

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from stages.runner import run_stage
 from twinlens import datasets, listed, paths
+from twinlens.config.load import read_params
 from twinlens.costs import Cost
-from twinlens.params import read_params
 
 
 def main(dataset: str) -> None:

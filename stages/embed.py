@@ -6,9 +6,10 @@ import polars as pl
 
 from stages.runner import run_stage
 from twinlens import categories, paths, tables
+from twinlens.config.load import read_params
+from twinlens.config.params import CategoryParams
 from twinlens.costs import Cost
 from twinlens.encoders.sources import Embedder, Sources
-from twinlens.params import CategoryParams, read_params
 from twinlens.placement import place
 from twinlens.scratch import prune, publishing
 from twinlens.sources import CAPTIONS, text_sources

@@ -6,11 +6,11 @@ import logging
 
 from stages.runner import run_stage
 from twinlens import distractors, paths, tables
+from twinlens.config.load import read_params
 from twinlens.costs import Cost
 from twinlens.evaluation import measure_all_runs
 from twinlens.gates import Gates, overlap, wrong_size
 from twinlens.naming import caption_figures
-from twinlens.params import read_params
 from twinlens.reporting import (
     TRAINING,
     cost_summary,

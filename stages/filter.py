@@ -11,11 +11,12 @@ import polars as pl
 
 from stages.runner import run_stage
 from twinlens import datasets, filtering, keeping, listed, paths, tables
+from twinlens.config.datasets import DatasetCard, Keep
+from twinlens.config.load import read_params
+from twinlens.config.params import Params
 from twinlens.costs import Cost
-from twinlens.dataset_cards import DatasetCard, Keep
 from twinlens.datasets.classes import read_classes
 from twinlens.filtering import Annotations
-from twinlens.params import Params, read_params
 
 log = logging.getLogger("twinlens")
 

@@ -7,10 +7,10 @@ import logging
 
 from stages.runner import run_stage
 from twinlens import grouping, paths, tables
+from twinlens.config.load import read_params
 from twinlens.costs import Cost
 from twinlens.datacard import describe_dataset, write_card
 from twinlens.duplicates import find_duplicates
-from twinlens.params import read_params
 
 log = logging.getLogger("twinlens")
 

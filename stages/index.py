@@ -6,9 +6,9 @@ import logging
 
 from stages.runner import run_stage
 from twinlens import paths
+from twinlens.config.load import read_params
 from twinlens.costs import Cost
 from twinlens.indexing.build import publish
-from twinlens.params import read_params
 
 log = logging.getLogger("twinlens")
 

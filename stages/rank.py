@@ -7,10 +7,10 @@ import logging
 
 from stages.runner import run_stage
 from twinlens import category_search, paths, tables, word_search
+from twinlens.config.load import read_params
 from twinlens.costs import Cost
 from twinlens.errors import DataError
 from twinlens.gates import Gates
-from twinlens.params import read_params
 from twinlens.placement import place
 from twinlens.scratch import publishing
 from twinlens.searching import check_vectors, read_vectors, search, write_pool

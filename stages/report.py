@@ -9,9 +9,10 @@ import polars as pl
 
 from stages.runner import run_stage
 from twinlens import paths, tables
-from twinlens.dataset_cards import BaseDatasetCard, ComposedCard
+from twinlens.config.datasets import BaseDatasetCard, ComposedCard
+from twinlens.config.load import read_params
+from twinlens.config.params import Params
 from twinlens.evaluation import Pool
-from twinlens.params import Params, read_params
 from twinlens.report import galleries
 from twinlens.report.page import Sources, render
 

@@ -7,8 +7,8 @@ from collections import Counter
 
 from stages.runner import run_stage
 from twinlens import datasets, paths, tables
+from twinlens.config.load import read_params
 from twinlens.costs import Cost
-from twinlens.params import read_params
 from twinlens.resizing import resize_pictures
 from twinlens.scratch import publishing
 

@@ -10,12 +10,13 @@ import torch
 
 from stages.runner import run_stage
 from twinlens import encoders, paths, tables
-from twinlens.cards import ModelCard
+from twinlens.config.load import read_params
+from twinlens.config.models import ModelCard
+from twinlens.config.params import Params
+from twinlens.config.training import HeadsRecipe, TowerRecipe
 from twinlens.costs import Cost
 from twinlens.encoders.weights import identity
-from twinlens.params import Params, read_params
 from twinlens.placement import Placement, place
-from twinlens.recipes import HeadsRecipe, TowerRecipe
 from twinlens.scratch import prune, publishing
 from twinlens.training.data import Material, Trained
 from twinlens.training.loop import write_log

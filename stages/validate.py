@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stages.runner import run_stage
 from twinlens import paths
-from twinlens.params import read_params
+from twinlens.config.load import read_params
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from twinlens import approximate
-from twinlens.params import ApproximateParams, IndexSetting
+from twinlens.config.params import ApproximateParams, IndexSetting
 
 
 def params(**settings: dict[str, object]) -> ApproximateParams:

@@ -12,10 +12,11 @@ from sklearn.metrics import average_precision_score
 
 from twinlens import exemplar
 from twinlens.category_search import build
+from twinlens.config.load import read_params
+from twinlens.config.params import EvaluateParams
 from twinlens.errors import DataError
 from twinlens.evaluation import measure_all_runs
 from twinlens.gates import Gates
-from twinlens.params import EvaluateParams, read_params
 from twinlens.searching import search, write_pool
 from twinlens.sources import CLASSES, IMAGES, NEGATIVES
 from twinlens.tasks import Task, Vectors

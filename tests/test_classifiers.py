@@ -24,7 +24,7 @@ from twinlens import classifiers
 from twinlens.classifiers.base import refuse_other_classes
 from twinlens.classifiers.transformers import refuse_other_pixels
 from twinlens.classifying import class_shares
-from twinlens.dataset_cards import Keep, TransformersClassifier
+from twinlens.config.datasets import Keep, TransformersClassifier
 from twinlens.datasets.classes import read_classes, read_wordnet_ids
 from twinlens.encoders.image_processor import pixel_spec
 from twinlens.errors import DataError

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 from tests.datasets.pictures import jpeg
 from twinlens import classifiers, classifying
-from twinlens.cards import TimmTower
 from twinlens.classifiers.base import Classifier
 from twinlens.classifying import class_shares
-from twinlens.dataset_cards import ClassifierCard, ImageNetCard
+from twinlens.config.datasets import ClassifierCard, ImageNetCard
+from twinlens.config.models import TimmTower
 from twinlens.datasets.classes import read_classes
 from twinlens.datasets.imagenet import ImageNet
 from twinlens.errors import DataError, ParamsError

@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from twinlens.config.datasets import BaseDatasetCard, ComposedCard, FolderCard, HubCard
+from twinlens.config.load import read_params
 from twinlens.datacard import describe_dataset, write_card
-from twinlens.dataset_cards import BaseDatasetCard, ComposedCard, FolderCard, HubCard
 from twinlens.duplicates import Duplicates
-from twinlens.params import read_params
 
 CARD = FolderCard.model_validate({"adapter": "folder", "images": "$MINE/photos", "licence": "yours"})
 COUNTS = {

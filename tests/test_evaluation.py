@@ -12,10 +12,11 @@ import pytest
 import pytrec_eval
 
 from twinlens import tables
+from twinlens.config.load import read_params
+from twinlens.config.params import EvaluateParams, RankParams
 from twinlens.errors import DataError
 from twinlens.evaluation import Pool, intervals_of, measure_all_runs, measure_run, tied_at
 from twinlens.gates import Gates
-from twinlens.params import EvaluateParams, RankParams, read_params
 from twinlens.searching import search, write_pool
 from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED
 from twinlens.tasks import Vectors, build

@@ -12,10 +12,10 @@ import pytest
 import pytrec_eval
 
 from twinlens import tables
+from twinlens.config.params import EvaluateParams
 from twinlens.errors import DataError
 from twinlens.evaluation import Pool, measure_run
 from twinlens.exports import clip_benchmark_rows, export, strictly_falling
-from twinlens.params import EvaluateParams
 from twinlens.runs import RunWriter
 
 PARAMS = EvaluateParams(ks=[1, 5, 10], referee_queries=2, resamples=100, seed=0)

@@ -13,12 +13,13 @@ import pytest
 from twinlens import tables
 from twinlens.comparison import compare
 from twinlens.comparison_text import written
+from twinlens.config.load import read_params
+from twinlens.config.params import EvaluateParams, ReportParams
 from twinlens.distractors import curve
 from twinlens.evaluation import Pool, Results, measure_all_runs
 from twinlens.experiments import Experiment
 from twinlens.exports import export
 from twinlens.gates import Gates
-from twinlens.params import EvaluateParams, ReportParams, read_params
 from twinlens.report import galleries
 from twinlens.report.page import Sources, render
 from twinlens.reporting import quality_cost_rows, summary, write_json

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinlens import tables
+from twinlens.config.params import FilterParams
 from twinlens.errors import DataError
 from twinlens.filtering import (
     SPLITS,
@@ -22,7 +23,6 @@ from twinlens.filtering import (
     printable,
     resplit,
 )
-from twinlens.params import FilterParams
 
 BROKEN = b"caf\xe9".decode("utf-8", "surrogateescape")  # Latin-1 bytes read as UTF-8
 LENIENT = FilterParams(require_caption=False, require_label=False)

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from tests.tiny import CPU
-from twinlens.dataset_cards import CocoCard, ScenesCard
+from twinlens.config.datasets import CocoCard, ScenesCard
+from twinlens.config.load import read_params
+from twinlens.config.params import GateParams
 from twinlens.encoders.probe import last_word, of_texts
 from twinlens.errors import DataError
 from twinlens.gates import Gates, Ties, at_chance, overlap, own_found, wrong_size
 from twinlens.intervals import Interval, of_means
-from twinlens.params import GateParams, read_params
 from twinlens.probes import Probe, chosen
 from twinlens.runs import RunWriter, read_run
 from twinlens.searching import check_vectors

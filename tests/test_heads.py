@@ -12,9 +12,9 @@ import torch
 
 from tests.tiny import CPU
 from twinlens import heads as module
+from twinlens.config.training import Heads
 from twinlens.errors import DataError
 from twinlens.heads import BOTH, CAPTION_TO_IMAGE, CONFIG, IMAGE_TO_CAPTION, WEIGHTS, Head, Pairs, WordsHead
-from twinlens.recipes import Heads
 
 ROWS = np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32) * 3
 TABLE = torch.cat([torch.zeros(1, 5), torch.randn(8, 5, generator=torch.Generator().manual_seed(0))])

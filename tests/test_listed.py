@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from twinlens import listed
-from twinlens.dataset_cards import Keep
+from twinlens.config.datasets import Keep
 from twinlens.errors import DataError, FetchError
 
 ROWS = b"query_id,document_id,relevance\nq1,a.jpg,1\nq2,b.jpg,1\n"

@@ -10,8 +10,8 @@ import pytest
 
 from stages.report import parts_of
 from twinlens import tables
+from twinlens.config.load import read_params
 from twinlens.evaluation import Pool
-from twinlens.params import read_params
 from twinlens.report import mistakes
 from twinlens.report.galleries import Album
 from twinlens.report.mistakes import Copies

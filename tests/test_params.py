@@ -14,11 +14,11 @@ from dvc.utils.serialize import modify_yaml
 from open_clip.pretrained import get_pretrained_cfg
 
 from twinlens import datasets
-from twinlens.cards import OpenClipTower, TimmTower, TorchvisionTower, WordVectorsTower
-from twinlens.dataset_cards import ComposedCard, HubFiles, ImageNetCard
+from twinlens.config.datasets import ComposedCard, HubFiles, ImageNetCard
+from twinlens.config.load import read_params
+from twinlens.config.models import OpenClipTower, TimmTower, TorchvisionTower, WordVectorsTower
 from twinlens.datasets.classes import read_classes
 from twinlens.errors import ParamsError
-from twinlens.params import read_params
 
 RAW = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
 PARAMS = read_params()

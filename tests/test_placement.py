@@ -12,7 +12,7 @@ import torch
 from tests.encoders import test_open_clip, test_sentence_transformers, test_timm, test_transformers
 from tests.tiny import CPU, TEXTS, photos
 from twinlens import encoders, placement
-from twinlens.cards import Tower
+from twinlens.config.models import Tower
 from twinlens.encoders.base import Loaded
 from twinlens.errors import ParamsError
 from twinlens.placement import Placement, has_bfloat16, matrix_numbers, place, warn_of_emulation

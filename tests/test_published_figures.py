@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from twinlens.params import read_params
+from twinlens.config.load import read_params
 from twinlens.report.published_figures import beside, read
 
 NAMES = {"dataset": "coco", "model": "mpnet", "captioner": "blip-base"}

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from tests.workspace import ROOT
-from twinlens import params, readme
+from twinlens import readme
+from twinlens.config.load import read_params
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -76,7 +77,7 @@ def test_every_parameter_that_a_command_sets_is_valid(key: str, value: str, tmp_
     assert last in node, f"{key} is no parameter"
     node[last] = yaml.safe_load(value)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    params.read_params(tmp_path / "params.yaml")
+    read_params(tmp_path / "params.yaml")
 
 
 def test_links_lead_somewhere() -> None:

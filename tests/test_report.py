@@ -17,14 +17,15 @@ from markupsafe import escape
 
 from tests.tiny import jpegs, write_shards
 from twinlens import tables
+from twinlens.config.datasets import FolderCard
+from twinlens.config.load import read_params
+from twinlens.config.params import EvaluateParams, HybridParams, RankParams, ReportParams
 from twinlens.costs import Cost
 from twinlens.datacard import describe_dataset
-from twinlens.dataset_cards import FolderCard
 from twinlens.distractors import curve
 from twinlens.duplicates import Duplicates
 from twinlens.evaluation import Pool, measure_all_runs
 from twinlens.gates import Gates
-from twinlens.params import EvaluateParams, HybridParams, RankParams, ReportParams, read_params
 from twinlens.report import charts, galleries
 from twinlens.report.page import Sources, render
 from twinlens.reporting import quality_cost_rows

@@ -17,8 +17,8 @@ import simplejpeg
 from PIL import Image
 
 from twinlens import tables
+from twinlens.config.params import ResizeParams
 from twinlens.errors import DataError
-from twinlens.params import ResizeParams
 from twinlens.pixels import FORMATS
 from twinlens.resizing import Picture, Resized, resize_pictures
 

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from twinlens.config.params import RankParams
 from twinlens.errors import DataError
 from twinlens.fusion import concatenate
-from twinlens.params import RankParams
 from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED, text_sources
 from twinlens.tasks import Task, Vectors, build, one_caption_each
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from twinlens.params import HybridParams
+from twinlens.config.params import HybridParams
 from twinlens.validation import draw
 
 PARAMS = HybridParams(rrf_constant=60, rrf_depth=1000, image_weight=0.5, validation_pictures=50, seed=0)

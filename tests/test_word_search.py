@@ -11,12 +11,13 @@ import pytest
 
 from twinlens import tables
 from twinlens.bm25 import Bm25
+from twinlens.config.load import read_params
+from twinlens.config.params import EvaluateParams, HybridParams, Params, RankParams
 from twinlens.costs import Cost
 from twinlens.errors import DataError
 from twinlens.evaluation import Pool, measure_run
 from twinlens.exports import strictly_falling, write_trec_run
 from twinlens.gates import Gates
-from twinlens.params import EvaluateParams, HybridParams, Params, RankParams, read_params
 from twinlens.runs import read_run
 from twinlens.searching import search, write_pool
 from twinlens.sources import CAPTIONS, GENERATED, IMAGES, VALIDATION_CAPTIONS, VALIDATION_IMAGES, text_sources

@@ -19,8 +19,8 @@ from jaxtyping import Float32, Int
 from lancedb.index import HnswSq, IvfFlat, IvfPq, IvfSq
 from lancedb.table import Table
 
+from twinlens.config.params import ApproximateParams, IndexSetting
 from twinlens.neighbours import nearest
-from twinlens.params import ApproximateParams, IndexSetting
 from twinlens.scoring import exact_scores
 
 INDEXES = {"ivf_flat": IvfFlat, "ivf_sq": IvfSq, "ivf_pq": IvfPq, "ivf_hnsw_sq": HnswSq}

@@ -28,7 +28,7 @@ from jaxtyping import Float32, Float64
 
 from twinlens import exemplar
 from twinlens.categories import ID_SEPARATOR, Roles, assign_roles, check_apart, classes_of
-from twinlens.params import CategoryCard, CategoryParams
+from twinlens.config.params import CategoryCard, CategoryParams
 from twinlens.sources import CLASSES, IMAGES, NEGATIVES
 from twinlens.tables import AS_PUBLISHED
 from twinlens.tasks import Task, Vectors

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 
 from twinlens import classifiers
 from twinlens.classifiers.base import Classifier
-from twinlens.dataset_cards import ClassifierCard
+from twinlens.config.datasets import ClassifierCard
 from twinlens.encoders.weights import identity
 from twinlens.pixels import BadPictureError, ahead, fit, open_picture, to_tensor
 from twinlens.placement import Placement

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from twinlens.dataset_cards import BaseDatasetCard, ComposedCard
+from twinlens.config.datasets import BaseDatasetCard, ComposedCard
 from twinlens.duplicates import Duplicates
 
 CATEGORIES = 100  # at most so many are listed, the commonest first

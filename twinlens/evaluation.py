@@ -16,11 +16,11 @@ import polars as pl
 from jaxtyping import Float32, Int
 
 from twinlens import tables
+from twinlens.config.params import EvaluateParams
 from twinlens.errors import DataError
 from twinlens.gates import Gates, at_chance, own_found
 from twinlens.intervals import LEVEL, Interval, cluster_codes, of_means, of_median
 from twinlens.measures import Relevance, Values, chance_hit_at, macro_mean, measure_all, median_rank
-from twinlens.params import EvaluateParams
 from twinlens.progress import Progress
 from twinlens.published import in_batch_measures, label_measures, object_set_measures
 from twinlens.referee import check_sample

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
+from twinlens.config.params import FilterParams
 from twinlens.errors import DataError
-from twinlens.params import FilterParams
 
 SPLITS = ("train", "val", "test")
 

@@ -18,9 +18,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Float64, Int
 
+from twinlens.config.params import GateParams
 from twinlens.errors import DataError
 from twinlens.intervals import Interval
-from twinlens.params import GateParams
 from twinlens.probes import Probe
 
 log = logging.getLogger("twinlens")

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from twinlens.config.training import Heads
 from twinlens.errors import DataError
-from twinlens.recipes import Heads
 
 CONFIG, WEIGHTS = "heads.json", "heads.safetensors"
 ACTIVATIONS: dict[str, type[nn.Module]] = {"prelu": nn.PReLU, "relu": nn.ReLU, "gelu": nn.GELU}

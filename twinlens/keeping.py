@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from twinlens.dataset_cards import Keep, Pool
+from twinlens.config.datasets import Keep, Pool
 from twinlens.errors import DataError, FetchError
 from twinlens.filtering import Annotations, Drop, RawImage
 

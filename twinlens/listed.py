@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from twinlens import paths
-from twinlens.dataset_cards import Keep
+from twinlens.config.datasets import Keep
 from twinlens.errors import DataError, FetchError
 from twinlens.hashing import sha256_of
 from twinlens.keeping import read_qrels

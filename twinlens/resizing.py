@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
 from twinlens import tables
+from twinlens.config.params import ResizeParams
 from twinlens.duplicates import HASHED_PX, perceptual_hash
 from twinlens.errors import DataError
-from twinlens.params import ResizeParams
 from twinlens.pixels import BadPictureError, Prepared, ahead, prepare_jpeg, resize, to_numpy, to_tensor
 from twinlens.progress import Progress
 

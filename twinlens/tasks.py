@@ -27,10 +27,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int
 
+from twinlens.config.params import RankParams
 from twinlens.distances import as_inner_products
 from twinlens.errors import DataError
 from twinlens.fusion import concatenate
-from twinlens.params import RankParams
 from twinlens.sources import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED
 from twinlens.tables import AS_PUBLISHED
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from twinlens import encoders
-from twinlens.cards import ModelCard
+from twinlens.config.models import ModelCard
+from twinlens.config.training import HeadsRecipe, TowerRecipe
 from twinlens.encoders.weights import identity
 from twinlens.errors import DataError
-from twinlens.recipes import HeadsRecipe, TowerRecipe
 
 
 def weights_of(role: str, card: ModelCard, trained: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from twinlens.params import HybridParams
+from twinlens.config.params import HybridParams
 
 
 def draw(groups: pl.DataFrame, captions: pl.DataFrame, params: HybridParams) -> pl.DataFrame:

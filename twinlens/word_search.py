@@ -27,9 +27,9 @@ from scipy import sparse
 
 from twinlens import hybrid
 from twinlens.bm25 import Bm25
+from twinlens.config.params import HybridParams, Params
 from twinlens.costs import Cost
 from twinlens.errors import DataError, ParamsError
-from twinlens.params import HybridParams, Params
 from twinlens.sources import CAPTIONS, GENERATED, JOINED, VALIDATION_CAPTIONS, VALIDATION_IMAGES, text_sources
 from twinlens.tables import BM25
 from twinlens.tasks import Pair, Task, Vectors, caption_to_image

@@ -15,7 +15,7 @@ from tests.tiny import CPU, jpegs, sizes, special_tokens, spread, tokenizer, wri
 from twinlens.captioners import caption as loop
 from twinlens.captioners.caption import caption_pictures, default_batch
 from twinlens.captioners.transformers import Captioner
-from twinlens.cards import CaptionerCard
+from twinlens.config.captioners import CaptionerCard
 from twinlens.errors import DataError
 from twinlens.placement import Placement
 from twinlens.scratch import Scratch

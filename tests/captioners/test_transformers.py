@@ -29,7 +29,7 @@ from tests.tiny import CPU, REVISION, jpegs, photos, sizes, special_tokens, spre
 from twinlens import paths
 from twinlens.captioners import transformers as captioners
 from twinlens.captioners.transformers import Captioner
-from twinlens.cards import CaptionerCard
+from twinlens.config.captioners import CaptionerCard
 from twinlens.encoders.image_processor import pixel_spec
 from twinlens.errors import DataError, FetchError
 from twinlens.pixels import batch_pixels

@@ -9,7 +9,7 @@ import pytest
 
 from tests.commands.conftest import Done
 from tests.indexing.conftest import DATASET, MODEL, POOL
-from twinlens.params import read_params
+from twinlens.config.load import read_params
 
 Command = Callable[..., Done]
 

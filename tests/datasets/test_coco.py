@@ -18,7 +18,8 @@ from PIL import Image
 
 from tests.web import Fault, Host
 from twinlens import fetch
-from twinlens.dataset_cards import CocoCard
+from twinlens.config.datasets import CocoCard
+from twinlens.config.params import FilterParams
 from twinlens.datasets import adapter, coco
 from twinlens.datasets.base import MISSING
 from twinlens.datasets.coco import Coco
@@ -26,7 +27,6 @@ from twinlens.errors import DataError, FetchError
 from twinlens.fetch import Wanted
 from twinlens.filtering import RawCaption, RawImage, apply_rules
 from twinlens.grouping import group_images
-from twinlens.params import FilterParams
 from twinlens.pixels import prepare_jpeg
 
 ANNOTATIONS = "annotations_trainval2017.zip"

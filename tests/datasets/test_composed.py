@@ -8,13 +8,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from twinlens.dataset_cards import ComposedCard, Keep
+from twinlens.config.datasets import ComposedCard, Keep
+from twinlens.config.params import FilterParams
 from twinlens.datasets import adapter
 from twinlens.errors import DataError, FetchError
 from twinlens.filtering import Annotations, RawCaption, RawImage, apply_rules
 from twinlens.grouping import group_images
 from twinlens.keeping import agreement, apply_keep, decided, overlap, read_qrels
-from twinlens.params import FilterParams
 
 VEHICLES = ["airplane", "bicycle", "boat", "bus", "car", "truck"]
 

@@ -13,12 +13,12 @@ from tests.datasets.pictures import jpeg, write, zipped
 from tests.hub import COMMIT, GATED, Cut, point_at, serving_hub
 from tests.web import Host
 from twinlens import fetch
-from twinlens.dataset_cards import Flickr8kCard, Flickr30kCard
+from twinlens.config.datasets import Flickr8kCard, Flickr30kCard
+from twinlens.config.params import FilterParams
 from twinlens.datasets.flickr8k import Flickr8k
 from twinlens.datasets.flickr30k import PHOTOS, TABLE, Flickr30k
 from twinlens.errors import DataError, FetchError
 from twinlens.filtering import RawCaption, RawImage, apply_rules
-from twinlens.params import FilterParams
 
 HEADER = b"raw,sentids,split,filename,img_id\n"
 

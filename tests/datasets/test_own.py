@@ -13,14 +13,14 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.datasets.pictures import encoded, jpeg, pixels, tarred, write, zipped
-from twinlens.dataset_cards import FolderCard, ImageClefCard, ObjectNetCard, WebDatasetCard
+from twinlens.config.datasets import FolderCard, ImageClefCard, ObjectNetCard, WebDatasetCard
+from twinlens.config.params import FilterParams
 from twinlens.datasets.folder import Folder
 from twinlens.datasets.imageclef import ImageClef
 from twinlens.datasets.objectnet import ObjectNet, without_border
 from twinlens.datasets.webdataset import WebDataset
 from twinlens.errors import DataError, FetchError
 from twinlens.filtering import RawCaption, RawImage, apply_rules
-from twinlens.params import FilterParams
 from twinlens.pixels import open_picture
 
 LENIENT = FilterParams(require_caption=False, require_label=False)

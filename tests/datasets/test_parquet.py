@@ -14,14 +14,14 @@ import pytest
 
 from tests.datasets.pictures import encoded, jpeg, parquet, picture_cell, pixels, write
 from tests.hub import COMMIT, GATED, Hub, point_at, serving_hub
-from twinlens.dataset_cards import HubCard, ImageNetCard
+from twinlens.config.datasets import HubCard, ImageNetCard
+from twinlens.config.params import FilterParams
 from twinlens.datasets import hub as hub_adapter
 from twinlens.datasets.classes import read_classes
 from twinlens.datasets.imagenet import ImageNet, keep_wanted
 from twinlens.errors import DataError, FetchError, ParamsError
 from twinlens.filtering import RawCaption, RawImage, apply_rules
 from twinlens.grouping import group_images
-from twinlens.params import FilterParams
 
 NAMES = ["cat", "dog", "żaba"]
 ROWS: list[dict[str, Any]] = [

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
-from twinlens.dataset_cards import ScenesCard
+from twinlens.config.datasets import ScenesCard
+from twinlens.config.params import FilterParams
 from twinlens.datasets import adapter, scenes
 from twinlens.datasets.base import MISSING
 from twinlens.datasets.drawing import BACKGROUNDS, COLOURS, OBJECTS, Thing, draw_scene
 from twinlens.datasets.scenes import Scene, Scenes, captions_of, sample_scene
 from twinlens.filtering import Annotations, apply_rules
-from twinlens.params import FilterParams
 
 SIDE_PX = 48
 

@@ -17,7 +17,7 @@ from tests.encoders import test_open_clip, test_sentence_transformers, test_timm
 from tests.hub import COMMIT, Hub, point_at, serving_hub
 from tests.tiny import CPU, TEXTS, photos, spread, tokenizer
 from twinlens import encoders
-from twinlens.cards import OpenClipTower, SentenceTransformersTower, TimmTower, Tower, TransformersTower
+from twinlens.config.models import OpenClipTower, SentenceTransformersTower, TimmTower, Tower, TransformersTower
 from twinlens.encoders.base import Loaded
 from twinlens.encoders.weights import identity
 from twinlens.errors import DataError

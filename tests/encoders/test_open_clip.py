@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from tests.tiny import CPU, TEXTS, photo, photos, spread, tokenizer, write_json
 from twinlens import encoders
-from twinlens.cards import OpenClipTower
+from twinlens.config.models import OpenClipTower
 from twinlens.encoders.base import Loaded
 from twinlens.encoders.open_clip import encode_text, pixel_spec, wrap
 from twinlens.errors import DataError, ParamsError

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 
 from tests.tiny import CPU, TEXTS, sizes, spread, tokenizer
 from twinlens import encoders
-from twinlens.cards import SentenceTransformersTower
+from twinlens.config.models import SentenceTransformersTower
 from twinlens.encoders.base import TextEncoder
 from twinlens.errors import DataError
 

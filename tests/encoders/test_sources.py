@@ -19,15 +19,15 @@ from tests.training.frozen import COMPUTE, card, features, write_towers
 from tests.training.scenes import drawn
 from tests.training.test_finetuning import ARCHITECTURE, open_clip_folder, recipe
 from twinlens import encoders
-from twinlens.cards import ModelCard, OpenClipTower
+from twinlens.config.models import ModelCard, OpenClipTower
+from twinlens.config.params import RankParams
+from twinlens.config.training import TowerRecipe
 from twinlens.costs import Cost
 from twinlens.encoders.sources import Embedder, Sources
 from twinlens.encoders.weights import identity
 from twinlens.errors import DataError
 from twinlens.gates import Gates
 from twinlens.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
-from twinlens.params import RankParams
-from twinlens.recipes import TowerRecipe
 from twinlens.searching import check_vectors, read_vectors
 from twinlens.sources import text_sources
 from twinlens.tasks import build

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import CPU, photo
 from twinlens import encoders
-from twinlens.cards import TimmTower
+from twinlens.config.models import TimmTower
 from twinlens.encoders.base import ImageEncoder
 from twinlens.encoders.timm import build, pixel_spec
 from twinlens.errors import DataError, ParamsError

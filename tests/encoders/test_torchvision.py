@@ -17,12 +17,12 @@ from torchvision.models import detection, get_model_weights
 from tests.tiny import CPU, jpegs, photos, write_shards
 from tests.web import Host
 from twinlens import encoders
-from twinlens.cards import ImageTower, ModelCard, TorchvisionTower
+from twinlens.config.models import ImageTower, ModelCard, TorchvisionTower
+from twinlens.config.params import ComputeParams
 from twinlens.costs import Cost
 from twinlens.encoders.base import ImageEncoder
 from twinlens.encoders.towers import TowerJob
 from twinlens.errors import DataError, FetchError, ParamsError
-from twinlens.params import ComputeParams
 from twinlens.pixels import fit, to_tensor
 from twinlens.placement import Placement
 

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from tests.encoders.test_transformers import POSITIONS, save_clip
 from tests.tiny import CPU, jpegs, write_shards
 from twinlens import encoders, tables
-from twinlens.cards import TransformersTower
+from twinlens.config.models import TransformersTower
+from twinlens.config.params import ComputeParams
 from twinlens.costs import Cost
 from twinlens.encoders import embed, towers
 from twinlens.encoders.towers import TowerJob
-from twinlens.params import ComputeParams
 from twinlens.placement import Placement
 
 WORDS = ["a dog", "a red car in the snow " * 6, "a cat and a green tree", "two dogs on a beach " * 5, "a house"] * 2

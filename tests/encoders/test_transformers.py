@@ -23,7 +23,7 @@ from transformers import (
 
 from tests.tiny import CPU, TEXTS, photos, sizes, special_tokens, spread, tokenizer, write_json
 from twinlens import encoders
-from twinlens.cards import TransformersTower
+from twinlens.config.models import TransformersTower
 from twinlens.encoders.base import Loaded, TextEncoder
 from twinlens.errors import DataError, ParamsError
 

@@ -13,7 +13,7 @@ import torch
 
 from tests.hub import COMMIT, point_at, serving_hub
 from tests.tiny import tokenizer
-from twinlens.cards import TimmTower
+from twinlens.config.models import TimmTower
 from twinlens.encoders.weights import hub_folder, identity, local_checkpoint, refuse_gaps, refuse_wordless
 from twinlens.errors import DataError, FetchError
 

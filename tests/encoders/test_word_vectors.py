@@ -14,13 +14,13 @@ import torch
 
 from tests.tiny import CPU
 from twinlens import encoders
-from twinlens.cards import ModelCard, WordVectorsTower
+from twinlens.config.models import ModelCard, WordVectorsTower
+from twinlens.config.params import ComputeParams
 from twinlens.costs import Cost
 from twinlens.encoders.probe import last_word
 from twinlens.encoders.towers import TowerJob
 from twinlens.encoders.word_vectors import WordVectors
 from twinlens.errors import DataError, FetchError, ParamsError
-from twinlens.params import ComputeParams
 from twinlens.placement import Placement
 
 WORDS = [

@@ -19,6 +19,8 @@ from PIL import Image
 from stages import index
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL, POOL
 from twinlens import Searcher, paths, tables
+from twinlens.config.load import read_params
+from twinlens.config.params import IndexParams
 from twinlens.errors import QueryError
 from twinlens.indexing import build
 from twinlens.indexing.build import prune, publish
@@ -26,7 +28,6 @@ from twinlens.indexing.index import Index, Leg
 from twinlens.indexing.manifest import FOLDER, Manifest, digests, named_keys, published, write_at_once
 from twinlens.indexing.material import gather
 from twinlens.indexing.scans import Scans
-from twinlens.params import IndexParams, read_params
 from twinlens.scratch import code_digest
 from twinlens.scratch import prune as prune_scratch
 

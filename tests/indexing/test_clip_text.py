@@ -14,11 +14,11 @@ from safetensors.numpy import load_file, save_file
 from tests.indexing.conftest import DATASET, MODEL
 from tests.tiny import spread
 from twinlens import Searcher, encoders, paths
+from twinlens.config.load import read_params
 from twinlens.encoders.base import TextEncoder
 from twinlens.indexing import clip_text
 from twinlens.indexing.clip_text import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from twinlens.indexing.towers import Towers
-from twinlens.params import read_params
 from twinlens.placement import place
 
 TEXTS = [

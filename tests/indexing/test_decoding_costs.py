@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from twinlens.config.load import read_params
 from twinlens.errors import QueryError
 from twinlens.indexing.decoding_costs import (
     MAX_CHUNKS,
@@ -26,7 +27,6 @@ from twinlens.indexing.decoding_costs import (
     too_costly,
 )
 from twinlens.indexing.queries import read_image
-from twinlens.params import read_params
 
 SCAN = re.compile(rb"\xff\xda")
 

@@ -13,10 +13,10 @@ import pytest
 from stages import index
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from twinlens import Searcher, paths, search
+from twinlens.config.load import read_params
 from twinlens.errors import QueryError
 from twinlens.indexing import kept
 from twinlens.indexing.kept import AWAY, Kept, stamp_of
-from twinlens.params import read_params
 
 NAMES = (DATASET, MODEL, CAPTIONER)
 TEXT = "a red car in the snow"

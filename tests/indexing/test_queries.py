@@ -14,9 +14,9 @@ from PIL import Image
 
 from tests.tiny import jpegs, photo
 from twinlens import search
+from twinlens.config.params import ResizeParams
 from twinlens.errors import QueryError
 from twinlens.indexing.queries import MAX_WORDS, clean_text, read_image, rows_of
-from twinlens.params import ResizeParams
 
 LIMITS = ResizeParams(shortest_side_px=64, min_side_px=16, max_megapixels=1, jpeg_quality=95, images_per_shard=10)
 JPEG = jpegs(1)[0]

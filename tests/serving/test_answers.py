@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.indexing.conftest import CAPTIONER, MODEL
 from twinlens import Searcher
+from twinlens.config.load import read_params
 from twinlens.errors import QueryError
-from twinlens.params import read_params
 from twinlens.serving import answers
 from twinlens.serving.answers import (
     Asked,

@@ -26,7 +26,7 @@ import requests
 from PIL import Image
 
 from tests.serving.conftest import Served
-from twinlens.params import read_params
+from twinlens.config.load import read_params
 from twinlens.serving.shelf import Shelf
 
 ANSWERS_WITHIN_S = 20.0  # of an answer that takes milliseconds; what hangs takes for ever

@@ -11,10 +11,10 @@ import pytest
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from tests.serving.conftest import MODELS
 from twinlens import Searcher, paths
+from twinlens.config.load import read_params
 from twinlens.errors import QueryError
 from twinlens.indexing.kept import TRIED_AGAIN_S
 from twinlens.indexing.manifest import published
-from twinlens.params import read_params
 from twinlens.serving.shelf import Name, Shelf
 
 NAME = Name(MODEL, CAPTIONER)

@@ -11,11 +11,11 @@ import numpy as np
 from tests.encoders.test_timm import save
 from tests.tiny import CPU
 from twinlens import encoders
-from twinlens.cards import ModelCard, TimmTower, WordVectorsTower
+from twinlens.config.models import ModelCard, TimmTower, WordVectorsTower
+from twinlens.config.params import ComputeParams
+from twinlens.config.training import HeadsRecipe
 from twinlens.costs import Cost
 from twinlens.encoders.features import Features, features_of
-from twinlens.params import ComputeParams
-from twinlens.recipes import HeadsRecipe
 from twinlens.training.data import Material
 
 COMPUTE = ComputeParams(device="cpu", decode_threads=1, image_batch=None, text_batch=None)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twinlens.dataset_cards import ScenesCard
+from twinlens.config.datasets import ScenesCard
+from twinlens.config.params import FilterParams, ResizeParams
 from twinlens.datasets.scenes import Scenes
 from twinlens.filtering import apply_rules
 from twinlens.grouping import group_images
-from twinlens.params import FilterParams, ResizeParams
 from twinlens.resizing import resize_pictures
 from twinlens.training.data import Material
 

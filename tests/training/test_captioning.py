@@ -15,7 +15,7 @@ from tests.tiny import CPU
 from tests.training.scenes import drawn, files
 from twinlens.captioners import transformers as captioners
 from twinlens.captioners.transformers import Captioner
-from twinlens.cards import CaptionerCard
+from twinlens.config.captioners import CaptionerCard
 from twinlens.encoders.base import normalised
 from twinlens.errors import DataError
 from twinlens.training import captioning

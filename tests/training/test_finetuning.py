@@ -25,11 +25,11 @@ from transformers import (
 from tests.tiny import CPU, sizes, special_tokens, tokenizer, write_json
 from tests.training.scenes import drawn, files
 from twinlens import encoders
-from twinlens.cards import ModelCard, OpenClipTower, TransformersTower
+from twinlens.config.models import ModelCard, OpenClipTower, TransformersTower
+from twinlens.config.training import TowerRecipe
 from twinlens.encoders.weights import identity
 from twinlens.errors import DataError, ParamsError
 from twinlens.pixels import batch_pixels
-from twinlens.recipes import TowerRecipe
 from twinlens.tables import iter_pixels
 from twinlens.training import pairs
 from twinlens.training.data import Material, Trained, read_split

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tests.tiny import CPU
 from tests.training.frozen import WIDTH, card, features, write_towers
 from tests.training.scenes import drawn, files
-from twinlens.cards import ModelCard, TimmTower
+from twinlens.config.models import ModelCard, TimmTower
 from twinlens.errors import DataError
 from twinlens.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, WEIGHTS, Pairs
 from twinlens.scratch import publishing

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from twinlens.config.training import Recipe
 from twinlens.errors import DataError
-from twinlens.recipes import Recipe
 from twinlens.scratch import Scratch
 from twinlens.training.loop import CHECKPOINT, Batch, draw_captions, draw_pictures, fit, write_log
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from twinlens.recipes import TowerRecipe
+from twinlens.config.training import TowerRecipe
 from twinlens.training.losses import distances_of, margin_pairs, pair_loss, siglip, triplet
 
 COUNT, DIM = 7, 5

@@ -12,8 +12,8 @@ import torch
 
 from tests.tiny import CPU
 from twinlens import placement
+from twinlens.config.training import HeadsRecipe, PairRecipe, TowerRecipe
 from twinlens.errors import DataError
-from twinlens.recipes import HeadsRecipe, PairRecipe, TowerRecipe
 from twinlens.scratch import Scratch
 from twinlens.training.collapse import collapsed, spread
 from twinlens.training.losses import distances_of, triplet

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from twinlens.recipes import Recipe
+from twinlens.config.training import Recipe
 from twinlens.training.schedule import make_optimisers, rate_factor, set_rate
 
 STEPS = 10  # of an epoch

@@ -15,11 +15,11 @@ from open_clip.model import CLIP
 from tests.tiny import CPU
 from tests.training.scenes import drawn, files
 from twinlens import encoders
-from twinlens.cards import OpenClipTower
+from twinlens.config.models import OpenClipTower
+from twinlens.config.training import TowerRecipe
 from twinlens.encoders.base import Loaded
 from twinlens.errors import DataError
 from twinlens.pixels import batch_pixels
-from twinlens.recipes import TowerRecipe
 from twinlens.tables import iter_pixels
 from twinlens.training import losses
 from twinlens.training.data import Material, Split, Trained, read_split

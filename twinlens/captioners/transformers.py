@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging as transformers_log
 
-from twinlens.cards import CaptionerCard
+from twinlens.config.captioners import CaptionerCard
 from twinlens.encoders.base import count_parameters, normalised
 from twinlens.encoders.image_processor import pixel_spec
 from twinlens.encoders.weights import UNREADABLE, hub_weights, local_checkpoint, refuse_gaps, refuse_wordless

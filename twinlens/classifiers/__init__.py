@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twinlens.cards import TimmTower
 from twinlens.classifiers.base import Classifier
-from twinlens.dataset_cards import ClassifierCard
+from twinlens.config.datasets import ClassifierCard
+from twinlens.config.models import TimmTower
 from twinlens.placement import Placement
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twinlens.cards import TimmTower
 from twinlens.classifiers.base import Classifier, refuse_other_classes
+from twinlens.config.models import TimmTower
 from twinlens.encoders.timm import build
 from twinlens.placement import Placement
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from transformers.utils import logging as transformers_log
 
 from twinlens.classifiers.base import Classifier, refuse_other_classes
-from twinlens.dataset_cards import TransformersClassifier
+from twinlens.config.datasets import TransformersClassifier
 from twinlens.encoders.base import normalised
 from twinlens.encoders.image_processor import pixel_spec
 from twinlens.encoders.weights import UNREADABLE, hub_weights, local_checkpoint, refuse_gaps

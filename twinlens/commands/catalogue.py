@@ -14,8 +14,8 @@ from twinlens.commands.options import Captioner, Dataset, Json
 from twinlens.commands.terminal import print_table
 
 if TYPE_CHECKING:
-    from twinlens.cards import ModelCard, Tower
-    from twinlens.dataset_cards import DatasetCard
+    from twinlens.config.datasets import DatasetCard
+    from twinlens.config.models import ModelCard, Tower
 
 YES_NO = {True: "yes", False: "-"}
 
@@ -56,8 +56,8 @@ def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json =
 
     Examples: `twinlens models`, `twinlens models --dataset coco`, `twinlens models --json`.
     """
+    from twinlens.config.load import read_params
     from twinlens.indexing.queries import known
-    from twinlens.params import read_params
 
     params = read_params()
     dataset = known(dataset or params.dataset, params.datasets, "dataset")
@@ -100,7 +100,7 @@ def datasets(as_json: Json = False) -> None:
 
     Examples: `twinlens datasets`, `twinlens datasets --json`.
     """
-    from twinlens.params import read_params
+    from twinlens.config.load import read_params
 
     params = read_params()
     found = [_dataset(name, card, name == params.dataset) for name, card in params.datasets.items()]

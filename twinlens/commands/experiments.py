@@ -64,7 +64,7 @@ def export(
 ) -> None:
     """Write the workspace's results as others read them: TREC runs and qrels, MTEB JSON, CLIP_benchmark CSV."""
     from twinlens import exports, paths
-    from twinlens.params import read_params
+    from twinlens.config.load import read_params
 
     params = read_params()
     try:

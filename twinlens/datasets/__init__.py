@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from twinlens.dataset_cards import DatasetCard
+from twinlens.config.datasets import DatasetCard
 from twinlens.datasets.base import DatasetAdapter
 
 CLASSES = {

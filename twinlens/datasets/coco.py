@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from twinlens.dataset_cards import CocoCard
+from twinlens.config.datasets import CocoCard
 from twinlens.datasets.files import Files
 from twinlens.datasets.trees import Trees
 from twinlens.errors import DataError

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from twinlens.dataset_cards import ComposedCard
+from twinlens.config.datasets import ComposedCard
 from twinlens.datasets import adapter
 from twinlens.filtering import Annotations, Drop, RawImage
 from twinlens.scratch import publishing

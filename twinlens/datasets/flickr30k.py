@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from twinlens.dataset_cards import Flickr30kCard
+from twinlens.config.datasets import Flickr30kCard
 from twinlens.datasets.files import Files, Hub
 from twinlens.datasets.trees import open_tree, unlisted
 from twinlens.errors import DataError

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from twinlens import paths
-from twinlens.dataset_cards import Flickr8kCard
+from twinlens.config.datasets import Flickr8kCard
 from twinlens.datasets.files import Files, record_trees
 from twinlens.datasets.trees import open_tree, text_of, unlisted
 from twinlens.errors import DataError, FetchError

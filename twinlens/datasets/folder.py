@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from twinlens import paths
-from twinlens.dataset_cards import FolderCard
+from twinlens.config.datasets import FolderCard
 from twinlens.datasets.files import record_trees, refuse_change
 from twinlens.datasets.rows import read_rows, texts
 from twinlens.datasets.trees import Tree, is_picture, open_tree, unlisted

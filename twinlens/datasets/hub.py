@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from twinlens import paths
-from twinlens.dataset_cards import HubCard, HubFiles, Split
+from twinlens.config.datasets import HubCard, HubFiles, Split
 from twinlens.datasets import parquet
 from twinlens.errors import DataError, FetchError
 from twinlens.fetch import is_url

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from twinlens import paths
-from twinlens.dataset_cards import ImageClefCard
+from twinlens.config.datasets import ImageClefCard
 from twinlens.datasets.files import record_trees, refuse_change
 from twinlens.datasets.rows import read_rows, texts
 from twinlens.datasets.trees import Trees, is_picture, open_tree

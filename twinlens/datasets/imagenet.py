@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from twinlens import paths
-from twinlens.dataset_cards import ImageNetCard, ParquetColumns
+from twinlens.config.datasets import ImageNetCard, ParquetColumns
 from twinlens.datasets import parquet
 from twinlens.datasets.classes import read_classes
 from twinlens.datasets.hub import find, local_folder, record, recorded

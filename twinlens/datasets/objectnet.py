@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from twinlens import paths
-from twinlens.dataset_cards import ObjectNetCard
+from twinlens.config.datasets import ObjectNetCard
 from twinlens.datasets.files import record_trees, refuse_change
 from twinlens.datasets.trees import is_picture, open_tree, text_of
 from twinlens.errors import DataError

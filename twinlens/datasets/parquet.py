@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twinlens.dataset_cards import ParquetColumns
+from twinlens.config.datasets import ParquetColumns
 from twinlens.datasets.base import MISSING
 from twinlens.errors import DataError
 from twinlens.filtering import Annotations, Drop, RawCaption, RawImage

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 
-from twinlens.dataset_cards import ScenesCard
+from twinlens.config.datasets import ScenesCard
 from twinlens.datasets.base import MISSING
 from twinlens.datasets.drawing import BACKGROUNDS, COLOURS, OBJECTS, Thing, draw_scene
 from twinlens.filtering import SPLITS, Annotations, RawCaption, RawImage

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from twinlens import paths
-from twinlens.dataset_cards import WebDatasetCard
+from twinlens.config.datasets import WebDatasetCard
 from twinlens.datasets.files import record_trees, refuse_change
 from twinlens.datasets.rows import texts
 from twinlens.datasets.trees import Tree, open_tree

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twinlens.cards import Tower
+from twinlens.config.models import Tower
 
 if TYPE_CHECKING:
     from twinlens.encoders.base import Loaded

@@ -12,15 +12,15 @@ import polars as pl
 import torch
 from jaxtyping import Float32
 
-from twinlens.cards import ModelCard
+from twinlens.config.models import ModelCard
+from twinlens.config.params import ComputeParams
+from twinlens.config.training import HeadsRecipe
 from twinlens.costs import Cost
 from twinlens.encoders.embed import joined, lengths, unit_rows
 from twinlens.encoders.towers import PROBE, TowerJob, cut_short, write_ids
 from twinlens.heads import Pairs
-from twinlens.params import ComputeParams
 from twinlens.placement import Placement
 from twinlens.probes import Probe, chosen
-from twinlens.recipes import HeadsRecipe
 
 
 class Features:

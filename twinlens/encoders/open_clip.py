@@ -14,7 +14,7 @@ from open_clip.model import CLIP
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from open_clip.transformer import text_global_pool
 
-from twinlens.cards import OpenClipTower
+from twinlens.config.models import OpenClipTower
 from twinlens.encoders.base import Loaded, count_parameters, normalised
 from twinlens.encoders.weights import UNREADABLE, hub_folder, hub_weights, local_checkpoint
 from twinlens.errors import DataError, ParamsError, nearest

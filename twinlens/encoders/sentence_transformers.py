@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float32
 from sentence_transformers import SentenceTransformer
 
-from twinlens.cards import SentenceTransformersTower
+from twinlens.config.models import SentenceTransformersTower
 from twinlens.encoders.base import Loaded, count_parameters
 from twinlens.encoders.weights import UNREADABLE, hub_folder, local_checkpoint, refuse_wordless
 from twinlens.errors import DataError

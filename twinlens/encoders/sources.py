@@ -8,14 +8,14 @@ from pathlib import Path
 
 import polars as pl
 
-from twinlens.cards import ModelCard, Tower
+from twinlens.config.models import ModelCard, Tower
+from twinlens.config.params import ComputeParams
+from twinlens.config.training import HeadsRecipe
 from twinlens.costs import Cost
 from twinlens.encoders.features import HeadedJob, features_of
 from twinlens.encoders.towers import TowerJob
 from twinlens.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
-from twinlens.params import ComputeParams
 from twinlens.placement import Placement
-from twinlens.recipes import HeadsRecipe
 from twinlens.sources import (
     CAPTIONS,
     CLASSES,

@@ -11,7 +11,7 @@ import timm.data
 import torch
 from jaxtyping import Float32, UInt8
 
-from twinlens.cards import TimmTower
+from twinlens.config.models import TimmTower
 from twinlens.encoders.base import Loaded, count_parameters, normalised
 from twinlens.encoders.weights import UNREADABLE, hub_weights, local_checkpoint
 from twinlens.errors import DataError, ParamsError, nearest

@@ -22,7 +22,7 @@ from torchvision.models import detection, get_model_weights
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from twinlens.cards import TorchvisionTower
+from twinlens.config.models import TorchvisionTower
 from twinlens.encoders.base import Loaded, count_parameters, normalised
 from twinlens.encoders.weights import UNREADABLE, local_checkpoint
 from twinlens.errors import DataError, ParamsError, nearest

@@ -18,7 +18,8 @@ import polars as pl
 import torch
 
 from twinlens import encoders
-from twinlens.cards import Tower
+from twinlens.config.models import Tower
+from twinlens.config.params import ComputeParams
 from twinlens.costs import Cost
 from twinlens.encoders import probe
 from twinlens.encoders.base import Loaded
@@ -32,7 +33,6 @@ from twinlens.encoders.embed import (
     unit_rows,
 )
 from twinlens.encoders.weights import identity
-from twinlens.params import ComputeParams
 from twinlens.placement import Placement
 from twinlens.probes import Probe, chosen
 from twinlens.scratch import Scratch, code_digest, digest, fingerprint

@@ -11,7 +11,7 @@ from jaxtyping import Float32, UInt8
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_log
 
-from twinlens.cards import TransformersTower
+from twinlens.config.models import TransformersTower
 from twinlens.encoders.base import Loaded, count_parameters, normalised
 from twinlens.encoders.image_processor import pixel_spec
 from twinlens.encoders.weights import UNREADABLE, hub_weights, local_checkpoint, refuse_gaps, refuse_wordless

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from twinlens import paths
-from twinlens.cards import Weights
+from twinlens.config.models import Weights
 from twinlens.errors import DataError, FetchError
 from twinlens.hashing import sha256_of
 

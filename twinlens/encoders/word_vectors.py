@@ -16,7 +16,7 @@ import regex
 import torch
 from jaxtyping import Float32, Int64
 
-from twinlens.cards import Weights, WordVectorsTower
+from twinlens.config.models import Weights, WordVectorsTower
 from twinlens.encoders.base import Loaded
 from twinlens.encoders.weights import local_checkpoint
 from twinlens.encoders.word_table import WordTable, read_words

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from twinlens import paths
-from twinlens.params import Params
+from twinlens.config.params import Params
 
 CHOSEN = "chosen"  # `tables.CHOSEN`: importing tables imports polars, which a search does without
 EVEN = 0.5  # of BM25 in a weighted hybrid, where nothing was chosen

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from twinlens import paths
-from twinlens.cards import ModelCard
+from twinlens.config.models import ModelCard
+from twinlens.config.params import IndexParams
 from twinlens.indexing import postings
 from twinlens.indexing.copy import CAPTION_VECTOR, IMAGE_VECTOR, Copy, copying, write_space
 from twinlens.indexing.manifest import (
@@ -28,7 +29,6 @@ from twinlens.indexing.manifest import (
     vector_files,
 )
 from twinlens.indexing.material import Material, gather
-from twinlens.params import IndexParams
 from twinlens.progress import Progress
 from twinlens.scratch import Scratch, code_digest, digest, fingerprint
 from twinlens.sources import NEGATIVES

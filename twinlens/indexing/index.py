@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32, Int
 
+from twinlens.config.params import SearchParams
 from twinlens.errors import DataError
 from twinlens.indexing.copy import Copy, Space
 from twinlens.indexing.manifest import FOLDER, TABLE, Manifest
 from twinlens.indexing.postings import Postings
 from twinlens.indexing.results import Picture
 from twinlens.indexing.scans import Scans
-from twinlens.params import SearchParams
 from twinlens.scoring import exact_scores, float32_error, in_order
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ from threading import Lock
 from typing import Any
 
 from twinlens import paths
+from twinlens.config.load import read_params
+from twinlens.config.params import Params
 from twinlens.errors import QueryError, TwinLensError
 from twinlens.indexing.queries import known
 from twinlens.indexing.results import Results
 from twinlens.indexing.searcher import Searcher
-from twinlens.params import Params, read_params
 
 log = logging.getLogger("twinlens")
 

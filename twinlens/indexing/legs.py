@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from twinlens import exemplar
+from twinlens.config.params import Params
 from twinlens.errors import QueryError
 from twinlens.indexing.copy import CAPTION_VECTOR, IMAGE_VECTOR
 from twinlens.indexing.index import Index, Leg
-from twinlens.params import Params
 
 POOL_SHARE = 5  # at most one picture of so many stands in as a negative: what is wanted may be among them
 

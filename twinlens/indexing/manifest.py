@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from twinlens import paths
+from twinlens.config.params import IndexParams
 from twinlens.errors import DataError
 from twinlens.hashing import sha256_of
-from twinlens.params import IndexParams
 from twinlens.sources import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
 TABLE, FOLDER, WORDS = "pictures", "index", "words"  # of LanceDB, where it lies, its column that is searched by words

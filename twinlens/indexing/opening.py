@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from twinlens import paths
+from twinlens.config.params import Params
 from twinlens.errors import DataError, QueryError
 from twinlens.indexing.index import Index
 from twinlens.indexing.manifest import FOLDER, Manifest, digests, published, vector_files
-from twinlens.params import Params
 
 log = logging.getLogger("twinlens")
 

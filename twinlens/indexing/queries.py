@@ -10,10 +10,10 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from twinlens.config.params import ResizeParams
 from twinlens.errors import QueryError, nearest
 from twinlens.indexing.decoding_costs import too_costly
 from twinlens.indexing.results import Mode
-from twinlens.params import ResizeParams
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, cast, get_args
 import numpy as np
 
 from twinlens import fusion as fusing
+from twinlens.config.load import read_params
+from twinlens.config.params import Params
 from twinlens.errors import QueryError
 from twinlens.indexing import legs
 from twinlens.indexing.asked import Asked, chosen_text_weight
@@ -16,7 +18,6 @@ from twinlens.indexing.opening import open_index, rebuild_command
 from twinlens.indexing.queries import FUSIONS, MODES, clean_text, count, known, read_image, rows_of, share
 from twinlens.indexing.results import Hit, Mode, Picture, Results
 from twinlens.indexing.towers import Towers
-from twinlens.params import Params, read_params
 from twinlens.words import words
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from twinlens import paths
-from twinlens.cards import ModelCard, OpenClipTower
+from twinlens.config.models import ModelCard, OpenClipTower
+from twinlens.config.training import HeadsRecipe
 from twinlens.errors import QueryError
 from twinlens.indexing import clip_text
 from twinlens.indexing.clip_text import ClipText
 from twinlens.indexing.manifest import Manifest
-from twinlens.recipes import HeadsRecipe
 
 if TYPE_CHECKING:
     from twinlens.encoders.base import Loaded

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from twinlens.config.params import ReportParams
 from twinlens.evaluation import Pool
-from twinlens.params import ReportParams
 from twinlens.runs import read_run
 from twinlens.tables import iter_pixels
 from twinlens.thumbnails import thumbnail

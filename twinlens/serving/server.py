@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from twinlens.config.load import read_params
 from twinlens.errors import ParamsError
-from twinlens.params import read_params
 from twinlens.serving.hosts import hosts
 from twinlens.serving.shelf import Shelf
 from twinlens.serving.watchdog import watched

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from twinlens import paths
+from twinlens.config.params import Params
 from twinlens.errors import QueryError
 from twinlens.indexing.kept import Found, Kept
 from twinlens.indexing.manifest import published
 from twinlens.indexing.queries import known
 from twinlens.indexing.searcher import Searcher
-from twinlens.params import Params
 
 
 @dataclass(frozen=True, order=True)

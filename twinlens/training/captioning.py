@@ -10,7 +10,7 @@ import torch
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
 from transformers.utils import logging as transformers_log
 
-from twinlens.cards import CaptionerCard
+from twinlens.config.captioners import CaptionerCard
 from twinlens.encoders.base import normalised
 from twinlens.encoders.image_processor import pixel_spec
 from twinlens.placement import Placement

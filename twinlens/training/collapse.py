@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float
 
-from twinlens.recipes import HeadsRecipe, PairRecipe
+from twinlens.config.training import HeadsRecipe, PairRecipe
 
 TOO_CLOSE = 0.995  # mean pairwise cosine
 NEAR_CHANCE = 2.0  # times the hits of a ranking at random

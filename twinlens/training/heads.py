@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 import torch
 
-from twinlens.cards import ModelCard
+from twinlens.config.models import ModelCard
+from twinlens.config.training import HeadsRecipe
 from twinlens.encoders.features import Features
 from twinlens.errors import DataError
 from twinlens.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
 from twinlens.placement import Placement
-from twinlens.recipes import HeadsRecipe
 from twinlens.scratch import Scratch
 from twinlens.training.data import Material, Split, Trained, training_key
 from twinlens.training.loop import steps_of

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from twinlens.config.training import Recipe
 from twinlens.errors import DataError
 from twinlens.progress import Progress
-from twinlens.recipes import Recipe
 from twinlens.scratch import Scratch
 from twinlens.training.schedule import make_optimisers, set_rate
 from twinlens.training.threads import suited_threads

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
-from twinlens.recipes import PairRecipe
+from twinlens.config.training import PairRecipe
 
 Vectors = Float[torch.Tensor, "pairs dim"]
 Table = Float[torch.Tensor, "pictures texts"]

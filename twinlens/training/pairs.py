@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Int
 from torch.utils.checkpoint import checkpoint
 
+from twinlens.config.training import PairRecipe
 from twinlens.errors import DataError
 from twinlens.placement import Placement, warn_of_emulation
-from twinlens.recipes import PairRecipe
 from twinlens.scratch import Scratch
 from twinlens.training.collapse import collapsed, spread
 from twinlens.training.data import Split

@@ -6,8 +6,8 @@ import math
 
 import torch
 
+from twinlens.config.training import Recipe
 from twinlens.placement import matrix_numbers
-from twinlens.recipes import Recipe
 from twinlens.training.muon import Muon
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from twinlens import encoders
-from twinlens.cards import OpenClipTower, TransformersTower
+from twinlens.config.models import OpenClipTower, TransformersTower
+from twinlens.config.training import TowerRecipe
 from twinlens.encoders.base import normalised
 from twinlens.encoders.weights import identity
 from twinlens.errors import ParamsError
 from twinlens.pixels import PixelSpec
 from twinlens.placement import Placement
-from twinlens.recipes import TowerRecipe
 from twinlens.scratch import Scratch
 from twinlens.training.data import Material, Trained, training_key
 from twinlens.training.loop import steps_of

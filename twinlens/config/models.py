@@ -11,13 +11,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
-from twinlens.card import Card
-from twinlens.recipes import CaptioningRecipe, HeadsRecipe, ModelRecipe, TowerRecipe
+from twinlens.config.base import Card
+from twinlens.config.training import HeadsRecipe, ModelRecipe, TowerRecipe
 
 # ---------------------------------------------------------------- towers
 
 
-def _refuse_missing(architecture: dict[str, Any] | None, *dotted: str) -> None:
+def refuse_missing(architecture: dict[str, Any] | None, *dotted: str) -> None:
     """Refuse an architecture without one of the sizes that it is trained by."""
     for key in dotted if architecture is not None else ():
         node: Any = architecture
@@ -184,7 +184,7 @@ class ModelCard(Card):
                 raise ValueError("a model with code of its own cannot be trained here")
             if isinstance(self.joint, OpenClipTower):
                 sizes = ("embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
-                _refuse_missing(self.joint.architecture, *sizes)
+                refuse_missing(self.joint.architecture, *sizes)
         return self
 
     @model_validator(mode="after")
@@ -213,35 +213,3 @@ class ModelCard(Card):
         """The towers by role: `joint`, or `image`, `text` or both."""
         named = {"joint": self.joint, "image": self.image, "text": self.text}
         return {role: tower for role, tower in named.items() if tower is not None}
-
-
-# ---------------------------------------------------------------- captioners
-
-
-class CaptionerCard(Weights):
-    """An image-to-text model of transformers, and how its words are searched for."""
-
-    captioner: Literal["none", "blip", "blip2", "git"]
-    hub: str | None = None
-    architecture: dict[str, Any] | None = None  # of a small model of your own: text_config, vision_config
-    train: CaptioningRecipe | None = None
-    max_new_tokens: PositiveInt = 20
-    num_beams: PositiveInt = 1
-    note: str | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        sources = [self.hub is not None, self.checkpoint is not None, self.architecture is not None]
-        if self.architecture is not None and self.train is None:
-            raise ValueError("an `architecture` without `train` has no weights")
-        if self.train is not None and (self.captioner != "blip" or self.architecture is None):
-            raise ValueError("only a `blip` with an `architecture` of its own is trained here")
-        _refuse_missing(self.architecture, "text_config.max_position_embeddings", "vision_config.image_size")
-        if self.architecture and self.max_new_tokens >= self.architecture["text_config"]["max_position_embeddings"]:
-            raise ValueError("`max_new_tokens` has to be less than the architecture's `max_position_embeddings`")
-        if self.captioner == "none":
-            if any(sources):
-                raise ValueError("`captioner: none` has no source")
-        elif not any(sources):
-            raise ValueError("name a source: `hub`, `checkpoint`, or `architecture` with `train`")
-        return self

@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
-from twinlens.card import Card
-from twinlens.cards import TimmTower, Weights
+from twinlens.config.base import Card
+from twinlens.config.models import TimmTower, Weights
 
 Split = Literal["train", "val", "test"]
 Pool = Literal["all", "train", "val", "test"]
