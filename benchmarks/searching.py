@@ -32,6 +32,7 @@ import torch
 from lancedb.index import FTS
 from lancedb.query import MatchQuery
 
+from benchmarks.choice import copy_choice
 from benchmarks.exemplar import by_marks
 from benchmarks.paired import Row, alternate, median, ratio, unit_vectors
 from twinlens import Searcher, paths, tables
@@ -59,7 +60,7 @@ WITH_OPEN_CLIP = (
 def run(pictures: int, rounds: int) -> list[Row]:
     """All of it, on one index."""
     with tempfile.TemporaryDirectory() as folder, chdir(folder), _scratch(folder):
-        (Path(folder) / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+        copy_choice(Path(folder))
         params = read_params()
         material = _material(pictures)
         _write_weights(paths.trained(params.dataset, params.model) / "weights", material)

@@ -100,7 +100,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
     }
     made = Sources(
         names={"dataset": "d", "model": "m", "captioner": "c"},
-        cards={"model": {"licence": NASTY}},
+        cards={"model": {"about": {"licence": NASTY}}},
         metrics=metrics,
         at_k=pl.DataFrame(results.curves),
         quality_cost=pl.DataFrame(quality_cost_rows(results.retrieval, costs, 10)),
@@ -108,7 +108,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
         approximate=pl.DataFrame(APPROXIMATE),
         described=describe_dataset(
             "d",
-            FolderCard.model_validate({"adapter": "folder", "images": "$MINE", "licence": NASTY}),
+            FolderCard.model_validate({"adapter": "folder", "images": "$MINE", "about": {"licence": NASTY}}),
             {"images": {"found": 30, "kept": 25}, "captions": {"found": 123, "kept": 120}, "dropped": {NASTY: 3}},
             images.with_columns(split=pl.lit("test")),
             captions,

@@ -19,7 +19,6 @@ class CaptionerCard(Weights):
     train: CaptioningRecipe | None = None
     max_new_tokens: PositiveInt = 20
     num_beams: PositiveInt = 1
-    note: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
