@@ -12,7 +12,6 @@ from pathlib import Path
 from benchmarks.choice import change_card, copy_choice
 from benchmarks.paired import Row
 
-ROOT = Path(__file__).parent.parent
 STAGES = {
     "download": ["--dataset", "scenes"],
     "filter": ["--dataset", "scenes"],

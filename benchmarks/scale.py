@@ -16,7 +16,6 @@ from pathlib import Path
 from benchmarks.choice import change_card, copy_choice
 from benchmarks.paired import Row
 
-ROOT = Path(__file__).parent.parent
 STAGES = ("download", "filter", "resize", "group")
 
 

@@ -94,7 +94,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
         "retrieval": results.retrieval,
         "intervals": results.intervals,
         "as_published": results.as_published,
-        "gates": {"found": [{"gate": "chance_level", "trouble": NASTY}]},
+        "gates": {"found": {"chance_level": [NASTY]}},
         "cost": costs,
         "captions": {"captions": 24, "names_exactly": 0.5},
     }

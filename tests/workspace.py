@@ -84,7 +84,7 @@ class Workspace:
 
 
 def change(folder: Path, values: Mapping[str, Any]) -> None:
-    """Set keys of params.yaml (`rank.depth`) or of a card (`cards/models/x.yaml:train.epochs`; without keys, all of it)."""
+    """Set keys of params.yaml (`rank.depth`) or of a card (`cards/models/x.yaml:train.epochs`; no key: all of it)."""
     for name, value in values.items():
         file, colon, dotted = name.rpartition(":")
         path = folder / (file or "params.yaml")

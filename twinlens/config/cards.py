@@ -107,18 +107,21 @@ class Library:
         unknown = [folder for folder in folders if folder.name not in KINDS]
         wrong = [f"{folder}: no such kind of card ({nearest(folder.name, KINDS)})" for folder in unknown]
         for folder in (folder for folder in folders if folder.name in KINDS):
-            seen: dict[str, Path] = {}
+            same: dict[str, list[str]] = {}  # but for capitals
             for file in sorted(folder.iterdir()):
-                name = file.name.removesuffix(ENDING)
                 if file.name.startswith(".") or (file.is_file() and file.suffix.lower() not in (ENDING, ".yml")):
                     continue
                 if file.is_dir() or file.suffix != ENDING:
                     wrong.append(f"{file}: a card is a file {folder}/<name>{ENDING}; rename it")
-                elif seen.setdefault(name.lower(), file) != file:
-                    other = seen[name.lower()]
-                    wrong.append(f"{other} and {file} differ in case only, and on many disks are one file: rename one")
-                elif not NAME.fullmatch(name):
-                    wrong.append(f"{file}: '{name}' is not a usable name; lower-case letters, digits, - and _ only")
+                else:
+                    same.setdefault(file.stem.lower(), []).append(file.stem)
+            for first, *others in same.values():
+                path = folder / f"{first}{ENDING}"
+                if others:
+                    both = " and ".join(str(folder / f"{name}{ENDING}") for name in (first, *others))
+                    wrong.append(f"{both} differ in case only, and on many disks are one file: rename one")
+                elif not NAME.fullmatch(first):
+                    wrong.append(f"{path}: '{first}' is not a usable name; lower-case letters, digits, - and _ only")
         return wrong
 
     def _fill(self, file: str, chain: tuple[str, ...]) -> tuple[dict[str, Any], Origins]:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from twinlens.errors import nearest
 
+MOST = 80  # characters of what was found
+
 
 def problems(
     error: ValidationError, raw: dict[str, Any], root: Any, also: tuple[str, ...] = ()
@@ -31,9 +33,14 @@ def problems(
             message = f"{key}: missing"
         else:
             told = problem["msg"].removeprefix("Value error, ")
-            found = "" if problem["type"] == "value_error" else f", found {problem['input']!r}"
+            found = "" if problem["type"] == "value_error" else f", found {_short(problem['input'])}"
             message = f"{key}: {told}{found}" if key else f"{told}"
         yield tuple(where), message
+
+
+def _short(value: Any) -> str:
+    told = repr(value)
+    return told if len(told) <= MOST else f"{told[:MOST]}..."
 
 
 def _key_path(loc: tuple[Any, ...], raw: dict[str, Any]) -> list[Any]:

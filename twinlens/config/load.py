@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from twinlens.config.params import Params, Settings
 from twinlens.errors import ParamsError
 
 TYPES = {"datasets": DatasetCard, "models": ModelCard, "captioners": CaptionerCard}
+IN_A_BASE = re.compile(r" \(a base of [^)]*\)")  # of a message, which the base's own card has without it
 MOST = 5  # values that are named one by one
 
 
@@ -58,9 +60,11 @@ def check_cards(params: Params) -> None:
                 cards[name]
             except ParamsError as error:
                 wrong += str(error).splitlines()
-    if wrong:
-        told = "\n".join(f"  - {message}" for message in dict.fromkeys(wrong))
-        raise ParamsError(f"the cards have {len(dict.fromkeys(wrong))} problem(s); nothing was run:\n{told}")
+    own = {message: IN_A_BASE.sub("", message) for message in wrong}
+    once = [message for message in own if message == own[message] or own[message] not in own]
+    if once:
+        told = "\n".join(f"  - {message}" for message in once)
+        raise ParamsError(f"the cards have {len(once)} problem(s); nothing was run:\n{told}")
 
 
 def refuse_cards(raw: dict[str, Any], path: Path) -> None:
