@@ -11,7 +11,7 @@ class TwinLensError(Exception):
 
 
 class ParamsError(TwinLensError):
-    """params.yaml holds something it should not."""
+    """params.yaml or a card holds something it should not."""
 
 
 class DataError(TwinLensError):
