@@ -169,7 +169,9 @@ class Library:
             )
         target, *parts = reference.split(".")
         if target not in self.texts:
-            raise ParamsError(f"{here}: there is no card '{target}' ({nearest(target, self.texts)})")
+            kind = target.split("/")[0] if target.startswith(tuple(f"{kind}/" for kind in KINDS)) else file.split("/")[0]
+            known = [card for card in self.texts if card.startswith(f"{kind}/")]
+            raise ParamsError(f"{here}: there is no card '{target}' ({nearest(target, known)})")
         if target in chain:
             circle = " -> ".join((*chain[chain.index(target) :], target))
             raise ParamsError(
@@ -180,8 +182,8 @@ class Library:
             inside = found.get(part)
             if not isinstance(inside, dict):
                 whole = ".".join((target, *parts[:n]))
-                known = [key for key, value in found.items() if isinstance(value, dict)]
-                raise ParamsError(f"{here}: '{whole}' has no part '{part}' ({nearest(part, known)})")
+                parts_of = [key for key, value in found.items() if isinstance(value, dict)]
+                raise ParamsError(f"{here}: '{whole}' has no part '{part}' ({nearest(part, parts_of)})")
             found = inside
         depth = len(parts)
         return deepcopy(found), {
