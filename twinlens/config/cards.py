@@ -169,7 +169,7 @@ class Library:
             )
         target, *parts = reference.split(".")
         if target not in self.texts:
-            kind = target.split("/")[0] if target.startswith(tuple(f"{kind}/" for kind in KINDS)) else file.split("/")[0]
+            kind = next((kind for kind in KINDS if target.startswith(f"{kind}/")), file.partition("/")[0])
             known = [card for card in self.texts if card.startswith(f"{kind}/")]
             raise ParamsError(f"{here}: there is no card '{target}' ({nearest(target, known)})")
         if target in chain:
