@@ -22,7 +22,7 @@ from twinlens.hashing import sha256_of
 from twinlens.params import IndexParams
 from twinlens.sources import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
-TABLE, FOLDER, WORDS = "pictures", "index", "words"  # of LanceDB, where it lies, its column that is searched by words
+FOLDER = "index"  # in a manifest's own folder: the files that answer
 FILES = (IMAGES, CAPTIONS, GENERATED, NEGATIVES)  # of data/embedded
 PUBLISHED = "published"  # folder of the manifests last published, for the while in which DVC has removed its own
 
