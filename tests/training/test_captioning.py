@@ -25,6 +25,8 @@ from twinlens.training.data import Material, Trained, read_split
 from twinlens.training.loop import CHECKPOINT, fit
 from twinlens.training.vocabulary import learn_tokenizer
 
+pytestmark = pytest.mark.slow  # trainings
+
 SIDE_PX = 32
 EPOCHS = 8
 LONGEST = 24

@@ -36,6 +36,8 @@ from twinlens.training.data import Material, Trained, read_split
 from twinlens.training.losses import pair_loss
 from twinlens.training.towers import train_towers
 
+pytestmark = pytest.mark.slow  # trainings
+
 SIDE_PX, LENGTH = 32, 24
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 24,

@@ -28,6 +28,8 @@ from twinlens.training.losses import clip
 from twinlens.training.towers import preprocess_of, train_towers
 from twinlens.training.vocabulary import learn_tokenizer
 
+pytestmark = pytest.mark.slow  # trainings
+
 SIDE_PX = 32
 EPOCHS = 6
 ARCHITECTURE: dict[str, Any] = {
