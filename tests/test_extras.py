@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def test_a_page_that_nothing_can_carry_says_so(library: str, call: str, tmp_path
 
 def test_a_module_of_ours_that_is_missing_is_a_defect_and_no_extra() -> None:
     with pytest.raises(ModuleNotFoundError), needing("serve", "a test"):
-        import twinlens.no_such_module  # type: ignore[import-not-found]  # noqa: F401
+        import_module("twinlens.no_such_module")
 
 
 def test_every_extra_that_is_asked_for_exists_and_setup_installs_all() -> None:

@@ -187,7 +187,7 @@ def test_training_finds_more_held_out_pictures_and_the_folder_holds_what_was_lea
     assert not (folder.parent / "untrained").exists()  # that is what the card names
 
 
-# The losses themselves are held by test_losses, and heads learn by all of them; siglip is among `finished`.
+# The losses themselves are held by test_losses, and test_pairs learns by all of them; siglip is among `finished`.
 @pytest.mark.parametrize(
     "fields",
     [{"objective": "margin", "margin": 0.8}, {"objective": "triplet", "negatives": "semi_hard"}],
@@ -196,8 +196,8 @@ def test_training_finds_more_held_out_pictures_and_the_folder_holds_what_was_lea
 def test_other_objectives_teach_towers_too(
     fields: dict[str, Any], towers: dict[str, Tower], material: Material, tmp_path: Path
 ) -> None:
-    log = train_towers(towers["open_clip"], recipe(**fields, epochs=4), material, CPU, tmp_path).log
-    assert log[-1]["val_mrr"] > log[0]["val_mrr"] + 0.02
+    log = train_towers(towers["open_clip"], recipe(**fields), material, CPU, tmp_path).log
+    assert log[-1]["val_mrr"] > log[0]["val_mrr"] + 0.03
 
 
 def test_the_learnt_temperature_goes_where_the_library_keeps_it(
