@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int
 
-from twinlens.errors import needing
+from twinlens.errors import DataError, needing
 from twinlens.indexing.copy import Copy, Space
 from twinlens.params import SearchParams
 
@@ -48,11 +48,19 @@ def write_candidates(folder: Path, kind: str) -> None:
 
 
 def open_candidates(folder: Path) -> Table:
-    """The table in a folder."""
+    """The table in a folder.
+
+    Raises:
+        DataError: it is not there.
+        ExtraError: LanceDB is not installed.
+    """
     refuse_without_lancedb()
     import lancedb
 
-    return lancedb.connect(folder).open_table(TABLE)
+    try:
+        return lancedb.connect(folder).open_table(TABLE)
+    except ValueError:
+        raise DataError(f"{folder} has no table for approximate search: `dvc repro -f index` builds it anew") from None
 
 
 def near(
