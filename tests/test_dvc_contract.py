@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,12 +29,17 @@ IMAGE_TASKS = ("object_sets", "caption_to_image", "image_to_caption")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A clone in which the whole pipeline has run once, undisturbed, and is committed."""
-    workspace = clone(tmp_path_factory.mktemp("finished") / "clone")
-    assert workspace.ran("dvc", "repro") == ALL
-    workspace.commit("the first results")
-    return workspace
+def finished(of_all_workers: Path) -> Workspace:
+    """A clone in which the whole pipeline has run once, undisturbed, and is committed; by the first who asks."""
+    made = of_all_workers / "finished"
+    with (of_all_workers / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            workspace = clone(Path(tempfile.mkdtemp(dir=of_all_workers)) / "clone")
+            assert workspace.ran("dvc", "repro") == ALL
+            workspace.commit("the first results")
+            workspace.folder.rename(made)
+    return Workspace(made)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def test_600_photos_give_the_table_of_the_readme(workspace: Workspace) -> None:
         workspace.variables["TWINLENS_MINILM"] = str(Path(minilm).expanduser().resolve())
         workspace.change({"model": "mobilenetv2-minilm-files"})
     workspace.change({"dataset": "coco-sample"})
-    workspace.run("dvc", "repro")
+    workspace.run("dvc", "repro", "evaluate")
     found, published = metrics(workspace, "retrieval.json"), json.loads(PUBLISHED.read_text())
     assert found["object_sets"]["pool"]["queries"] == published["object_sets"]["pool"]["queries"] == 520
     retrievers = set(found["object_sets"]) - {"pool"}
@@ -131,7 +131,7 @@ def test_broken_photos_are_mended_or_set_aside_and_listed(
     bad = broken(photos[Path(names[0]).name] or b"")
     write_coco(tmp_path / "coco", photos | bad)
     workspace.change({"dataset": "coco-sample", "cards/datasets/coco-sample.yaml:source": str(tmp_path / "coco")})
-    printed = workspace.run("dvc", "repro")
+    printed = workspace.run("dvc", "repro", "evaluate")
     assert f"{len(photos | bad) - len(SET_ASIDE)} pictures ready, {len(SET_ASIDE)} set aside" in printed
     images = pl.read_parquet(workspace.folder / "data/filtered/coco-sample/images.parquet")
     notes = pl.read_parquet(workspace.folder / "data/resized/coco-sample/notes.parquet").join(images, on="image_id")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from twinlens.config.load import read_params
-from twinlens.errors import ParamsError
+from twinlens.errors import ParamsError, needing
 from twinlens.serving.hosts import hosts
 from twinlens.serving.shelf import Shelf
 from twinlens.serving.watchdog import watched
@@ -36,11 +36,13 @@ def serve(
     Raises:
         ParamsError: the address cannot be had, or a name is none.
         QueryError: there is no index to search.
+        ExtraError: a library that carries the page is not installed.
     """
     with watched():
-        import uvicorn
+        with needing("serve", "the search page"):
+            import uvicorn
 
-        from twinlens.serving.connections import patient_protocol
+            from twinlens.serving.connections import patient_protocol
 
         shelf = Shelf(read_params(), dataset)
         with _listening(host, port) as listener:
@@ -75,11 +77,13 @@ def application(shelf: Shelf, host: str, model: str | None = None, allowed: Sequ
     Raises:
         ParamsError: one of those is no name.
         QueryError: there is no index to search.
+        ExtraError: a library that carries the page is not installed.
     """
-    from twinlens.serving.guard import Guard
-    from twinlens.serving.page import Page
-    from twinlens.serving.routes import routed
-    from twinlens.serving.visitors import Visitors
+    with needing("serve", "the search page"):
+        from twinlens.serving.guard import Guard
+        from twinlens.serving.page import Page
+        from twinlens.serving.routes import routed
+        from twinlens.serving.visitors import Visitors
 
     ours, visitors = hosts(host, allowed), Visitors()
     first = shelf.first(model)
