@@ -18,8 +18,8 @@ from packaging.utils import canonicalize_name
 
 from tests.workspace import ROOT
 from twinlens import approximate, offline_plots
+from twinlens.config.params import ApproximateParams
 from twinlens.errors import ExtraError, needing
-from twinlens.params import ApproximateParams
 from twinlens.serving import server
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

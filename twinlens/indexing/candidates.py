@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int
 
+from twinlens.config.params import SearchParams
 from twinlens.errors import DataError, needing
 from twinlens.indexing.copy import Copy, Space
-from twinlens.params import SearchParams
 
 if TYPE_CHECKING:
     from lancedb.table import Table
