@@ -8,6 +8,7 @@ trouble, and say which: text where there is, `None` where there is not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,11 @@ from jaxtyping import Int
 from twinlens.evaluation.intervals import Interval
 
 NO_CHANCE = 0.9  # beyond this a random ranking is so good that a measure can hardly be better
+
+
+def listed(written: dict[str, Any]) -> list[dict[str, str]]:
+    """The warnings that a file of them holds, one by one."""
+    return [{"gate": gate, "trouble": trouble} for gate, troubles in written["found"].items() for trouble in troubles]
 
 
 # ------------------------------------------------------------------ vectors

@@ -61,7 +61,7 @@ HELPERS = {  # what a family's module brings along
     "transformers": ("models/image_processor.py",),
     "word_vectors": ("models/encoders/word_table.py",),
 }
-NOT_IDENTITY = {"checkpoint", "word_vectors", "sha256", "licence", "revision"}  # the weights' own digest says it better
+NOT_IDENTITY = {"checkpoint", "word_vectors", "sha256", "revision"}  # the weights' own digest says it better
 
 
 def code_of(family: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import polars as pl
 from twinlens import __version__
 from twinlens.evaluation.caption_quality import WORD
 from twinlens.evaluation.cost import TASKS
+from twinlens.evaluation.gates import listed
 from twinlens.evaluation.pool import Pool
 from twinlens.report import charts, galleries, mistakes
 from twinlens.report.charts import Bar, Series
@@ -83,7 +84,7 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
         names=sources.names,
         cards={kind: json.dumps(card, indent=2, ensure_ascii=False) for kind, card in sources.cards.items()},
         k=sources.k,
-        gates=sources.metrics["gates"]["found"],
+        gates=listed(sources.metrics["gates"]),
         tasks=tasks,
         legend=[(name, charts.marker(number, 9, 8, 5)) for name, number in numbers.items()],
         costs=sources.metrics["cost"],

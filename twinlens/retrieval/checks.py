@@ -15,6 +15,7 @@ from jaxtyping import Float32, Float64, Int
 from twinlens.config.params import GateParams
 from twinlens.core.errors import DataError
 from twinlens.core.probes import Probe
+from twinlens.evaluation.gates import listed
 
 log = logging.getLogger("twinlens")
 
@@ -56,11 +57,14 @@ class Gates:
 
     def write(self, path: Path) -> None:
         """Keep the warnings for the report."""
-        path.write_text(json.dumps({"warnings": len(self.found), "found": self.found}, indent=2) + "\n")
+        by_gate: dict[str, list[str]] = {}
+        for one in self.found:
+            by_gate.setdefault(one["gate"], []).append(one["trouble"])
+        path.write_text(json.dumps({"warnings": len(self.found), "found": by_gate}, indent=2) + "\n")
 
     def add(self, path: Path) -> None:
         """Take over the warnings of an earlier stage."""
-        self.found += json.loads(path.read_text(encoding="utf-8"))["found"]
+        self.found += listed(json.loads(path.read_text(encoding="utf-8")))
 
 
 def not_finite(rows: Rows, ids: Sequence[str], source: str) -> str | None:
