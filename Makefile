@@ -1,5 +1,6 @@
 # make repro   set up and run the pipeline on the embedded default
-# make test    set up, then style, types and tests
+# make quick   set up, then style, types and the fast tests: minutes
+# make test    the same with all tests: ten minutes on two cores
 # make check   style and types only
 # make bench   the benchmarks
 VENV ?= .venv
@@ -7,7 +8,7 @@ PYTHON ?= python3
 UV := uv==0.13.8
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro serve test check bench readme requirements clean-scratch
+.PHONY: setup repro serve test quick check bench readme requirements clean-scratch
 
 setup: $(VENV)/.ready
 
@@ -17,10 +18,16 @@ repro: setup
 serve: setup
 	python -m twinlens serve
 
-# A worker a core, each with a thread: many torch threads on few cores stall each other. A file's tests share
-# fixtures that take a minute, so files stay whole.
+# A worker a core, each with a thread: many torch threads on few cores stall each other. tests/conftest.py says what
+# goes to which worker.
+PYTEST := OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: check
-	OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+# What a change is tried with on the way: no trainings, no pipelines, no servers and browsers.
+quick: check
+	$(PYTEST) -m "not slow and not gpu and not network"
 
 check: setup
 	ruff check .

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import yaml
-
+from benchmarks.choice import change_card, copy_choice
 from benchmarks.paired import Row
 
-ROOT = Path(__file__).parent.parent
 STAGES = {
     "download": ["--dataset", "scenes"],
     "filter": ["--dataset", "scenes"],
@@ -46,13 +43,10 @@ def run(small: int, factor: int) -> list[Row]:
 
 def _peaks(pictures: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("stages", "twinlens"):
-            shutil.copytree(ROOT / name, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__"))
-        params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-        params["datasets"]["scenes"] |= {"train": pictures, "val": 100, "test": pictures}
-        params["models"]["clip-scenes"]["train"]["epochs"] = 1
-        params["captioners"]["blip-scenes"]["train"]["epochs"] = 1
-        (Path(folder) / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+        copy_choice(Path(folder), "stages", "twinlens")
+        change_card(Path(folder), "datasets/scenes", {"train": pictures, "val": 100, "test": pictures})
+        change_card(Path(folder), "models/clip-scenes", {"train.epochs": 1})
+        change_card(Path(folder), "captioners/blip-scenes", {"train.epochs": 1})
         environment = os.environ | {"TWINLENS_SCRATCH": f"{folder}/scratch"}
         for stage, names in STAGES.items():
             subprocess.run([sys.executable, "-m", f"stages.{stage}", *names], cwd=folder, env=environment, check=True)

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import yaml
-
+from benchmarks.choice import change_card, copy_choice
 from benchmarks.paired import Row
 
-ROOT = Path(__file__).parent.parent
 STAGES = ("download", "filter", "resize", "group")
 
 
@@ -41,11 +38,8 @@ def run(pictures: int) -> list[Row]:
 def _measured(pictures: int) -> dict[str, tuple[float, float]]:
     """CPU-seconds (of all threads, imports included) and peak MB by stage."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("stages", "twinlens"):
-            shutil.copytree(ROOT / name, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__"))
-        params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-        params["datasets"]["scenes"] |= {"train": pictures - 2, "val": 1, "test": 1}
-        (Path(folder) / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+        copy_choice(Path(folder), "stages", "twinlens")
+        change_card(Path(folder), "datasets/scenes", {"train": pictures - 2, "val": 1, "test": 1})
         environment = os.environ | {"TWINLENS_SCRATCH": f"{folder}/scratch"}
         found: dict[str, tuple[float, float]] = {}
         for stage in STAGES:

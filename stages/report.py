@@ -8,6 +8,7 @@ import logging
 import polars as pl
 
 from stages.runner import run_stage
+from twinlens.config.base import described
 from twinlens.config.datasets import BaseDatasetCard, ComposedCard
 from twinlens.config.load import read_params
 from twinlens.config.params import Params
@@ -52,7 +53,7 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> Sources:
     names = ("retrieval", "as_published", "intervals", "gates", "cost", "captions")
     return Sources(
         names={"dataset": dataset, "model": model, "captioner": captioner},
-        cards={kind: card.model_dump(mode="json", exclude_none=True) for kind, card in cards.items()},
+        cards={kind: described(card) for kind, card in cards.items()},
         metrics={name: json.loads((metrics / f"{name}.json").read_text(encoding="utf-8")) for name in names},
         at_k=pl.read_csv(metrics / "at_k.csv"),
         quality_cost=pl.read_csv(metrics / "quality_cost.csv"),

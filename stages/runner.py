@@ -24,7 +24,7 @@ def run_stage(main: Callable[..., None]) -> None:
     """
     parser = argparse.ArgumentParser(description=inspect.getdoc(sys.modules[main.__module__]))
     for name in inspect.signature(main).parameters:
-        parser.add_argument(f"--{name}", required=True, help=f"a key of `{name}s` in params.yaml")
+        parser.add_argument(f"--{name}", required=True, help=f"a card in cards/{name}s")
     arguments = vars(parser.parse_args())
     _quieten()
     stage = Path(sys.argv[0]).stem

@@ -1,17 +1,29 @@
-"""Refuse a params.yaml that cannot be run, before any other stage starts."""
+"""Refuse settings and cards that cannot be run, before any other stage starts; write the cards in use."""
 
 from __future__ import annotations
 
+import json
+
 from stages.runner import run_stage
-from twinlens.config.load import read_params
+from twinlens.config.cards import Cards
+from twinlens.config.load import check_cards, read_params
 from twinlens.core import paths
 
 
 def main() -> None:
-    """Check every value; the output is constant, so that passing invalidates nothing."""
-    read_params()
-    paths.params_ok().parent.mkdir(parents=True, exist_ok=True)
-    paths.params_ok().write_text("params.yaml was checked\n")
+    """Check every value, and write what of the three cards in use decides results.
+
+    The others depend on these files, which stay as they are when a comment, `about:` or another card changes.
+    """
+    params = read_params()
+    check_cards(params)
+    used = (params.dataset, params.datasets), (params.model, params.models), (params.captioner, params.captioners)
+    for name, cards in used:
+        assert isinstance(cards, Cards)
+        file = paths.card(cards.kind, name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = cards.library.effective(cards.kind, name)
+        file.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, default=str) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,52 @@
-"""What every test has: folders of its own for unfinished work and downloads; the real data where it is; a host."""
+"""What every test has: folders of its own for unfinished work and downloads; the real data where it is; a host.
+
+And how the tests are spread over several workers: by file, for a file's tests share fixtures that take a minute, but
+for a few tests that take minutes each; the longest first, so that at the end nobody is left alone with one of them.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.web import Host, serving
 
+LONGEST = ("test_dvc_contract.py", "test_real_photos.py")  # files that begin
+ALONE = {  # tests that any worker may run, wherever the rest of their file is
+    "test_killed_in_caption_train_and_embed_it_resumes_and_ends_byte_identical",
+    "test_drawn_vehicles_are_searched_for_among_ever_more_distractors",
+    "test_a_queued_sweep_runs_and_exp_show_has_a_row_for_each",
+    "test_600_photos_give_the_table_of_the_readme",
+}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: what takes minutes must not be left to one worker at the end."""
+    """The order in which they are given out."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+
+    def place(item: pytest.Item) -> tuple[bool, int, bool]:
+        begins = LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
+        return item.name in ALONE, begins, item.path not in slow
+
+    files = sorted((item for item in items if item.name not in ALONE), key=place)
+    first = [item for item in files if item.path.name in LONGEST]
+    items[:] = [*first, *(item for item in items if item.name in ALONE), *files[len(first) :]]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Workers get whole files, and the tests that go alone; without pytest-xdist nobody asks."""
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.rpartition("::")[2] in ALONE else str(super()._split_scope(nodeid))
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +63,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real samples are not at {folder}: name their folder as TWINLENS_SHARED_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of these tests share, and that is gone with them."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture

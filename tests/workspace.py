@@ -49,16 +49,8 @@ class Workspace:
         return RAN.findall(self.run(*command))
 
     def change(self, values: Mapping[str, Any]) -> None:
-        """Set keys of params.yaml, dotted, as a person would in an editor."""
-        path = self.folder / "params.yaml"
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for dotted, value in values.items():
-            *parents, last = dotted.split(".")
-            node = content
-            for parent in parents:
-                node = node[parent]
-            node[last] = value
-        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        """Set keys, dotted, as a person would in an editor: of params.yaml, or of a card, named as `-S` names it."""
+        change(self.folder, values)
 
     def commit(self, message: str) -> None:
         """Commit everything that git does not ignore."""
@@ -91,6 +83,23 @@ class Workspace:
         }
 
 
+def change(folder: Path, values: Mapping[str, Any]) -> None:
+    """Set keys of params.yaml (`rank.depth`) or of a card (`cards/models/x.yaml:train.epochs`; no key: all of it)."""
+    for name, value in values.items():
+        file, colon, dotted = name.rpartition(":")
+        path = folder / (file or "params.yaml")
+        if colon and not dotted:
+            path.write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
+            continue
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        *parents, last = dotted.split(".")
+        node = content
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
 def clone(folder: Path) -> Workspace:
     """The working tree as it stands, committed anew, with a dataset of a few hundred pictures and short training."""
     names = subprocess.run(
@@ -104,19 +113,16 @@ def clone(folder: Path) -> Workspace:
     workspace.run("git", "init", "-q", "-b", "main")
     workspace.run("git", "config", "user.email", "test@example.org")
     workspace.run("git", "config", "user.name", "test")
-    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    other = params["models"]["clip-scenes"] | {"train": params["models"]["clip-scenes"]["train"] | {"seed": 1}}
     workspace.change(
         {
-            "datasets.scenes.train": 256,
-            "datasets.scenes.val": 40,
-            "datasets.scenes.test": 400,
+            "cards/datasets/scenes.yaml:train": 256,
+            "cards/datasets/scenes.yaml:val": 40,
+            "cards/datasets/scenes.yaml:test": 400,
             "category_search.negatives": 200,
-            "models.clip-other": other,
-            "models.clip-other.train.epochs": 1,
-            "models.clip-scenes.train.epochs": 2,
-            "captioners.blip-scenes.train.epochs": 2,
-            "captioners.blip-scenes.max_new_tokens": 12,
+            "cards/models/clip-other.yaml:": {"base": "models/clip-scenes", "train": {"seed": 1, "epochs": 1}},
+            "cards/models/clip-scenes.yaml:train.epochs": 2,
+            "cards/captioners/blip-scenes.yaml:train.epochs": 2,
+            "cards/captioners/blip-scenes.yaml:max_new_tokens": 12,
         }
     )
     workspace.commit("a small copy")

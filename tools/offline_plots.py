@@ -7,10 +7,11 @@ page with Vega inside, as the library vl-convert carries it, and names it in `.d
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import vl_convert
+from twinlens.core.errors import TwinLensError, needing
 
 DEFAULT: Any = None  # the bundle that sets window.vegaEmbed; the stubs want a string
 PAGE = Path(".dvc/plots/offline.html")
@@ -32,7 +33,14 @@ TEMPLATE = """<!DOCTYPE html>
 
 
 def main() -> None:
-    """Write the page and tell DVC of it."""
+    """Write the page and tell DVC of it.
+
+    Raises:
+        ExtraError: the library that carries Vega is not installed.
+    """
+    with needing("plots", "a page of plots that opens without a network"):
+        import vl_convert
+
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text(TEMPLATE.format(bundle=vl_convert.javascript_bundle(DEFAULT)), encoding="utf-8")
     name = PAGE.relative_to(".dvc").as_posix()
@@ -40,4 +48,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except TwinLensError as error:
+        sys.exit(f"offline_plots: {error}")

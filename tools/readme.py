@@ -116,13 +116,10 @@ def keep_training() -> None:
         } | {"map_at_5": published[task]["image"]["map_at_5"]}
     own["in_batch_mrr_at_10"] = published["image_to_caption"]["image"]["in_batch_mrr_at_10"]
     path = KEPT / "training.json"
-    others = [
-        entry
-        for entry in (json.loads(path.read_text(encoding="utf-8")) if path.exists() else [])
-        if (entry["dataset"], entry["model"]) != (own["dataset"], own["model"])
-    ]
-    order = list(names["models"])
-    every = sorted([*others, own], key=lambda entry: (entry["dataset"], order.index(entry["model"])))
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    by_name = {(entry["dataset"], entry["model"]): entry for entry in kept}  # in its place, or below the others
+    by_name[own["dataset"], own["model"]] = own
+    every = sorted(by_name.values(), key=lambda entry: str(entry["dataset"]))
     path.write_text(json.dumps(every, indent=2) + "\n", encoding="utf-8")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import json
+import re
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,56 +13,72 @@ import open_clip
 import pytest
 import timm
 import yaml
-from dvc.utils.serialize import modify_yaml
+from dvc.utils.hydra import apply_overrides
 from open_clip.pretrained import get_pretrained_cfg
 
+from tests import workspace
 from twinlens import datasets
+from twinlens.config.base import described
+from twinlens.config.cards import Cards
 from twinlens.config.datasets import ComposedCard, HubFiles, ImageNetCard
-from twinlens.config.load import read_params
+from twinlens.config.load import check_cards, read_params
 from twinlens.config.models import OpenClipTower, TimmTower, TorchvisionTower, WordVectorsTower
 from twinlens.core.errors import ParamsError
 from twinlens.datasets.classes import read_classes
 
-RAW = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
 PARAMS = read_params()
 
 
-def refused(tmp_path: Path, change: dict[str, Any]) -> str:
-    """The message for params.yaml with some keys, dotted, set to other values (None removes)."""
-    raw = copy.deepcopy(RAW)
-    for dotted, value in change.items():
+def chosen(folder: Path, change: dict[str, Any]) -> Path:
+    """A copy of params.yaml and the cards with some keys set to other values (None removes)."""
+    shutil.copytree("cards", folder / "cards")
+    shutil.copy("params.yaml", folder / "params.yaml")
+    for name, value in change.items():
+        if value is not None:
+            workspace.change(folder, {name: value})
+            continue
+        file, _, dotted = name.rpartition(":")
+        path = folder / (file or "params.yaml")
         *parents, last = dotted.split(".")
-        node = raw
+        content = node = yaml.safe_load(path.read_text(encoding="utf-8"))
         for parent in parents:
             node = node[parent]
-        if value is None:
-            del node[last]
-        else:
-            node[last] = value
-    path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+        del node[last]
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return folder / "params.yaml"
+
+
+def refused(folder: Path, change: dict[str, Any]) -> str:
+    """What `validate` says."""
+    path = chosen(folder, change)
     with pytest.raises(ParamsError) as caught:
-        read_params(path)
-    return str(caught.value)
+        check_cards(read_params(path))
+    return str(caught.value).replace(f"{folder}/", "")
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"model": "vit-l14"}, "model: 'vit-l14' has no card under `models` (did you mean 'vit-l-14'?"),
+        ({"model": "vit-l14"}, "model: 'vit-l14' has no card in cards/models (did you mean 'vit-l-14'?"),
         ({"dataset": "coc"}, "did you mean 'coco'?"),
         ({"captioner": "blip-bse"}, "did you mean 'blip-base'?"),
         ({"resize.shortest_sied_px": 3}, "resize.shortest_sied_px: no such key (did you mean 'shortest_side_px'?"),
         ({"evalaute": {}}, "evalaute: no such key (did you mean 'evaluate'?"),
-        ({"models.fasttext.text.pooling": "none"}, "`pooling: none` leaves a text's words apart, which"),
-        ({"models.fasttext.text.poolng": "mean"}, "models.fasttext.text.poolng: no such key (did you mean 'pooling'?"),
+        ({"cards/models/fasttext.yaml:text.pooling": "none"}, "`pooling: none` leaves a text's words apart, which"),
         (
-            {"models.fasterrcnn.image.weights": None},
+            {"cards/models/fasttext.yaml:text.poolng": "mean"},
+            "cards/models/fasttext.yaml: text.poolng: no such key (did you mean 'pooling'?",
+        ),
+        (
+            {"cards/models/fasterrcnn.yaml:image.weights": None},
             "name a source: `weights` as torchvision names them (COCO_V1), or a `checkpoint`",
         ),
-        ({"models.vit-l-14.joint.pretraind": "x"}, "models.vit-l-14.joint.pretraind: no such key"),
-        ({"datasets.scenes.tset": 9}, "datasets.scenes.tset: no such key (did you mean 'test'?"),
-        ({"datasets.scenes.adapter": "scene"}, "datasets.scenes"),
+        (
+            {"cards/models/vit-l-14.yaml:joint.pretraind": "x"},
+            "cards/models/vit-l-14.yaml: joint.pretraind: no such key",
+        ),
+        ({"cards/datasets/scenes.yaml:tset": 9}, "cards/datasets/scenes.yaml: tset: no such key (did you mean 'test'?"),
+        ({"cards/datasets/scenes.yaml:adapter": "scene"}, "cards/datasets/scenes.yaml: Input tag 'scene' found using"),
         ({"group": None}, "group: missing"),
         ({"rank.depth": "deep"}, "rank.depth: Input should be a valid integer"),
         ({"rank.image_weight": 1.5}, "rank.image_weight: Input should be less than 1, found 1.5"),
@@ -69,35 +88,188 @@ def refused(tmp_path: Path, change: dict[str, Any]) -> str:
         ({"rank.depth": 5}, "10 is more than rank.depth, 5"),
         ({"evaluate.ks": [5, 1]}, "must rise"),
         ({"evaluate.ks": []}, "evaluate.ks"),
-        ({"models.minilm.text.timm": "resnet50"}, "models.minilm.text: a tower is named by one key"),
-        ({"models.minilm.joint": {"open_clip": "RN50"}}, "`joint` holds both towers"),
-        ({"models.minilm.text.revision": "main"}, "models.minilm.text.revision"),
-        ({"models.jina-clip-v2.joint.code_revision": None}, "pin `revision` and `code_revision`"),
-        ({"models.clip-scenes.train": None}, "needs `train` or a `checkpoint`"),
-        ({"models.clip-scenes.train.objective": "clop"}, "models.clip-scenes.train.objective"),
-        ({"captioners.blip-base.hub": None}, "name a source"),
-        ({"captioners.blip-scenes.max_new_tokens": 40}, "less than the architecture's `max_position_embeddings`"),
-        ({"captioners.blip-scenes.architecture.vision_config": {}}, "lacks a number at vision_config.image_size"),
-        ({"models.clip-scenes.joint.architecture.embed_dim": "big"}, "lacks a number at embed_dim"),
+        (
+            {"cards/models/minilm.yaml:text.timm": "resnet50"},
+            "cards/models/minilm.yaml: text: a tower is named by one key",
+        ),
+        ({"cards/models/minilm.yaml:joint": {"open_clip": "RN50"}}, "`joint` holds both towers"),
+        ({"cards/models/minilm.yaml:text.revision": "main"}, "cards/models/minilm.yaml: text.revision"),
+        ({"cards/models/jina-clip-v2.yaml:joint.code_revision": None}, "pin `revision` and `code_revision`"),
+        ({"cards/models/clip-scenes.yaml:train": None}, "needs `train` or a `checkpoint`"),
+        ({"cards/models/clip-scenes.yaml:train.objective": "clop"}, "cards/models/clip-scenes.yaml: train.objective"),
+        ({"cards/captioners/blip-base.yaml:hub": None}, "name a source"),
+        (
+            {"cards/captioners/blip-scenes.yaml:max_new_tokens": 40},
+            "less than the architecture's `max_position_embeddings`",
+        ),
+        (
+            {"cards/captioners/blip-scenes.yaml:architecture.vision_config": {}},
+            "lacks a number at vision_config.image_size",
+        ),
+        ({"cards/models/clip-scenes.yaml:joint.architecture.embed_dim": "big"}, "lacks a number at embed_dim"),
         (
             {"dataset": "objectnet"},
             "dataset 'objectnet' says `selection: never`: its licence (ObjectNet's own; no para",
         ),
-        ({"datasets.vehicles.keep.threshold": 1.5}, "datasets.vehicles.keep.threshold: Input should be less than 1"),
-        ({"datasets.vehicles.keep.thresold": 0.5}, "datasets.vehicles.keep.thresold: no such key"),
-        ({"datasets.vehicles.queries.adapter": "flickr"}, "datasets.vehicles.queries"),
-        ({"datasets.flickr30k.revision": "main"}, "datasets.flickr30k.revision"),
-        ({"datasets.flickr30k.revision": None}, "pin the hub's repository with `revision`"),
-        ({"datasets.objectnet.selection": "allowed"}, "datasets.objectnet.selection"),
-        ({"group.drop_duplicates": "all"}, "group.drop_duplicates"),
         (
-            {"models": {"Vit.L": RAW["models"]["minilm"], "clip-scenes": RAW["models"]["clip-scenes"]}},
-            "'Vit.L' is not a usable name",
+            {"cards/datasets/vehicles.yaml:keep.threshold": 1.5},
+            "cards/datasets/vehicles.yaml: keep.threshold: Input should be less than 1",
         ),
+        (
+            {"cards/datasets/vehicles.yaml:keep.thresold": 0.5},
+            "cards/datasets/vehicles.yaml: keep.thresold: no such key",
+        ),
+        ({"cards/datasets/vehicles.yaml:queries.adapter": "flickr"}, "cards/datasets/vehicles.yaml: queries"),
+        ({"cards/datasets/flickr30k.yaml:revision": "main"}, "cards/datasets/flickr30k.yaml: revision"),
+        ({"cards/datasets/flickr30k.yaml:revision": None}, "pin the hub's repository with `revision`"),
+        ({"cards/datasets/objectnet.yaml:selection": "allowed"}, "cards/datasets/objectnet.yaml: selection"),
+        ({"group.drop_duplicates": "all"}, "group.drop_duplicates"),
     ],
 )
 def test_a_mistake_is_refused_and_named(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
-    assert expected in refused(tmp_path, change)
+    assert expected in re.sub(r", line \d+", "", refused(tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("models/a.yaml", "", "cards/models/a.yaml is empty: write the card, or remove the file"),
+        ("models/a.yaml", "# only a remark\n", "cards/models/a.yaml is empty"),
+        ("models/a.yaml", "- 1\n", "cards/models/a.yaml should hold keys and values, found list"),
+        (
+            "models/a.yaml",
+            "image:\n  timm: [1\n",
+            "cards/models/a.yaml, line 3 is not valid YAML: did not find expected",
+        ),
+        (
+            "models/a.yaml",
+            "# one\nimage:\n  tim: x\n",
+            "cards/models/a.yaml, line 2: image: a tower is named by one key",
+        ),
+        (
+            "models/a.yaml",
+            "image:\n  timm: x\n  kwargs: 1\n",
+            "a.yaml, line 3: image.kwargs: Input should be a valid dict",
+        ),
+        (
+            "models/a.yaml",
+            "image:\n  timm: x\nlicence: MIT\n",
+            "line 3: licence: no such key (known: about, base, image,",
+        ),
+        (
+            "models/a.yaml",
+            "about: {licens: MIT}\nimage: {timm: x}\n",
+            "line 1: about.licens: no such key (did you mean 'lice",
+        ),
+        ("models/a.yaml", "base: vgg16\n", "line 1: base: there is no card 'vgg16' (did you mean 'models/vgg16'?"),
+        ("models/a.yaml", "base: 3\n", "a.yaml, line 1: base should name a card, such as `models/vgg16`, or a part"),
+        (
+            "models/a.yaml",
+            "\nimage:\n  base: models/vgg16.imag\n",
+            "line 3: image.base: 'models/vgg16' has no part 'imag'",
+        ),
+        ("models/a.yaml", "base: models/a\n", "a card cannot be its own base (models/a -> models/a)"),
+        (
+            "models/Vit-L-14.yaml",
+            "image: {timm: x}\n",
+            "Vit-L-14.yaml and cards/models/vit-l-14.yaml differ in case only",
+        ),
+        (
+            "models/Vit.L.yaml",
+            "image: {timm: x}\n",
+            "cards/models/Vit.L.yaml: 'Vit.L' is not a usable name; lower-case",
+        ),
+        (
+            "models/a b.yaml",
+            "image: {timm: x}\n",
+            "'a b' is not a usable name; lower-case letters, digits, - and _ only",
+        ),
+        (
+            "models/a.yml",
+            "image: {timm: x}\n",
+            "cards/models/a.yml: a card is a file cards/models/<name>.yaml; rename it",
+        ),
+        ("models/mine/a.yaml", "image: {timm: x}\n", "cards/models/mine: a card is a file cards/models/<name>.yaml"),
+        ("model/a.yaml", "image: {timm: x}\n", "cards/model: no such kind of card (did you mean 'models'?"),
+    ],
+)
+def test_a_card_that_cannot_be_read_is_refused_and_named(tmp_path: Path, file: str, text: str, expected: str) -> None:
+    path = chosen(tmp_path, {})
+    (tmp_path / "cards" / file).parent.mkdir(exist_ok=True)
+    (tmp_path / "cards" / file).write_text(text)
+    read_params(path)  # a stage reads its own cards only
+    with pytest.raises(ParamsError) as caught:
+        check_cards(read_params(path))
+    message = str(caught.value).replace(f"{tmp_path}/", "")
+    assert expected in message
+    assert "the cards have 1 problem(s); nothing was run" in message
+
+
+def test_bases_in_a_circle_are_refused(tmp_path: Path) -> None:
+    message = refused(
+        tmp_path,
+        {
+            "cards/models/a.yaml:": {"image": {"base": "models/b.image"}},
+            "cards/models/b.yaml:": {"base": "models/c"},
+            "cards/models/c.yaml:": {"base": "models/a"},
+        },
+    )
+    assert (
+        "cards/models/c.yaml, line 1: base: a card cannot be its own base (models/a -> models/b -> models/c -> mod"
+        in message
+    )
+
+
+def test_a_mistake_in_a_base_is_told_once_where_it_stands(tmp_path: Path) -> None:
+    message = refused(tmp_path, {"cards/models/fasttext.yaml:text.poolng": "mean"})
+    assert message.count("\n") == 1
+    assert "cards/models/fasttext.yaml, line " in message
+
+
+def test_a_card_begins_with_its_base_and_a_part_with_a_part(tmp_path: Path) -> None:
+    one = {
+        "base": "models/clip-scenes",
+        "about": {"note": "slower"},
+        "train": {"epochs": 9},
+        "joint": {"architecture": {"vision_cfg": {"layers": [2, 2]}}},
+    }
+    other = {"base": "models/a", "train": {"base": "models/siglip-scenes.train", "seed": 3}}
+    params = read_params(chosen(tmp_path, {"cards/models/a.yaml:": one, "cards/models/b.yaml:": other}))
+    base = keys(PARAMS.models["clip-scenes"].model_dump(mode="json"))
+    a, b = (keys(params.models[name].model_dump(mode="json")) for name in ("a", "b"))
+    assert {name: a[name] for name in a if a[name] != base[name]} == {
+        "train.epochs": 9,
+        "joint.architecture.vision_cfg.layers": [2, 2],
+    }
+    assert (b["train.objective"], b["train.epochs"], b["train.seed"]) == ("siglip", 4, 3)  # none of a's `train`
+    assert b["joint.architecture.vision_cfg.layers"] == [2, 2]
+    assert params.models["b"].about.note == "slower"
+    assert read_params().models["clip-scenes"] == PARAMS.models["clip-scenes"]  # bases stay as they are
+
+
+@pytest.mark.parametrize("cards", [PARAMS.datasets, PARAMS.models, PARAMS.captioners], ids=lambda cards: cards.kind)
+def test_nothing_that_a_key_is_made_of_has_what_is_about_a_card(cards: Cards[Any]) -> None:
+    for name, card in cards.items():
+        assert "about" not in json.dumps(card.model_dump(mode="json"))
+        assert '"about"' not in json.dumps(cards.library.effective(cards.kind, name))
+    assert described(PARAMS.models["minilm"])["text"]["about"] == {"licence": "Apache-2.0"}
+
+
+def test_cards_in_params_yaml_are_answered_with_how_to_move_them(tmp_path: Path) -> None:
+    old = {"clip-scenes": {"train": {"epochs": 1}}}
+    message = refused(tmp_path, {"models": old})  # as `dvc exp run -S +models.clip-scenes.train.epochs=1` writes it
+    assert "params.yaml has cards under `models:`, but cards stand in files of their own" in message
+    assert "-S 'cards/models/clip-scenes.yaml:train.epochs=1'" in message
+    path = chosen(tmp_path / "whole", {"models": {name: {"image": {"timm": "x"}} for name in "abcdef"}, "datasets": {}})
+    with pytest.raises(ParamsError, match=r"`datasets:`, `models:`.* `python tools/move_cards.py` moves"):
+        read_params(path)
+
+
+def test_a_whole_choice_is_read_in_no_time() -> None:
+    read_params()
+    started = time.process_time()
+    read_params()
+    assert time.process_time() - started < 0.1  # a stage does it first
 
 
 def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
@@ -133,7 +305,7 @@ def test_every_model_card_is_known_to_its_library_and_says_its_licence(name: str
             assert timm.is_model(architecture)
             assert not tag_name or tower.timm in timm.list_pretrained(f"{architecture}.*")
         trained = PARAMS.models[name].train is not None
-        assert trained or tower.licence or name == "multi-qa-mpnet", "a card says under which licence its weights are"
+        assert trained or tower.about.licence or name == "multi-qa-mpnet", "a card says the licence of its weights"
 
 
 UNPINNED = {
@@ -158,12 +330,12 @@ def test_every_hub_card_is_pinned_to_a_commit(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(PARAMS.captioners))
 def test_every_captioner_card_has_a_source_and_is_pinned(name: str) -> None:
     card = PARAMS.captioners[name]
-    assert card.captioner == "none" or card.train is not None or (card.hub and card.revision and card.licence)
+    assert card.captioner == "none" or card.train is not None or (card.hub and card.revision and card.about.licence)
 
 
 def test_what_may_not_be_tuned_on_may_still_be_measured_on_and_says_why_it_may_not() -> None:
     changed = {"dataset": "objectnet", "model": "vit-l-14", "captioner": "none"}
-    params = type(PARAMS).model_validate(PARAMS.model_dump() | changed)
+    params = PARAMS.model_copy(update=changed)
     with pytest.raises(
         ParamsError, match=r"allows no parameter to be tuned on it, and the weight of the text would be"
     ):
@@ -193,7 +365,7 @@ def test_the_datasets_of_all_source_projects_have_cards() -> None:
 @pytest.mark.parametrize("name", sorted(PARAMS.datasets))
 def test_every_dataset_card_has_an_adapter_and_a_licence(name: str) -> None:
     assert datasets.adapter(PARAMS.datasets[name])
-    assert PARAMS.datasets[name].licence
+    assert PARAMS.datasets[name].about.licence
 
 
 def test_the_models_of_the_first_source_project_all_have_cards() -> None:
@@ -230,12 +402,15 @@ def test_a_repair_changes_one_thing(model: str, of: str, differs: set[str]) -> N
     assert {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)} == differs
 
 
-def test_dvc_rewrites_one_line_and_no_more(tmp_path: Path) -> None:
-    """`dvc exp run -S` writes params.yaml anew: long lines would be folded, `null` and [lists] rewritten."""
-    before = Path("params.yaml").read_text(encoding="utf-8")
-    path = tmp_path / "params.yaml"
+@pytest.mark.parametrize("file", ["params.yaml", *sorted(map(str, Path("cards").glob("*/*.yaml")))])
+def test_dvc_leaves_all_other_lines_as_they_are(file: str, tmp_path: Path) -> None:
+    """`dvc exp run -S` writes a file anew: long lines would be folded, `null`, [lists] and ~ rewritten."""
+    before = Path(file).read_text(encoding="utf-8")
+    path = tmp_path / "copy.yaml"
     path.write_text(before, encoding="utf-8")
-    with modify_yaml(path) as content:
-        content["model"] = "vit-l-14"
-    after = path.read_text(encoding="utf-8").splitlines()
-    assert [new for old, new in zip(before.splitlines(), after, strict=True) if old != new] == ["model: vit-l-14"]
+    apply_overrides(path, ["+new=1"])
+    assert path.read_text(encoding="utf-8") == before + "new: 1\n"
+
+
+def test_settings_can_be_read_from_top_to_bottom() -> None:
+    assert len(Path("params.yaml").read_text(encoding="utf-8").splitlines()) < 150

@@ -367,12 +367,12 @@ def test_a_second_caller_waits_and_takes_what_the_first_fetched(
     with caplog.at_level(logging.INFO, "twinlens"):
         for caller in callers:
             caller.start()
-        end = time.monotonic() + 20
+        end = time.monotonic() + 300
         while f"another process is fetching {NAME}" not in caplog.text and time.monotonic() < end:
             time.sleep(0.005)
         go_on.set()
         for caller in callers:
-            caller.join(20)
+            caller.join(300)
     assert f"another process is fetching {NAME}; waiting for it" in caplog.text
     assert made == [CONTENT, CONTENT]
     assert len(host.requests) == 1

@@ -14,7 +14,7 @@ from twinlens.config.load import read_params
 from twinlens.datasets.statistics import describe_dataset, write_card
 from twinlens.images.duplicates import Duplicates
 
-CARD = FolderCard.model_validate({"adapter": "folder", "images": "$MINE/photos", "licence": "yours"})
+CARD = FolderCard.model_validate({"adapter": "folder", "images": "$MINE/photos", "about": {"licence": "yours"}})
 COUNTS = {
     "images": {"found": 6, "kept": 5},
     "captions": {"found": 4, "kept": 3},

@@ -49,6 +49,7 @@ def drawn(rng: np.random.Generator, clusters: int, gain: float = 0.0) -> tuple[n
     return (rng.random(len(codes)) < np.clip(chance + wobble, 0, 1)[codes]).astype(float), codes
 
 
+@pytest.mark.slow
 def test_planted_null_comparisons_come_out_as_no_difference_95_percent_of_the_time() -> None:
     rng = np.random.default_rng(0)
     single = several = naive = 0

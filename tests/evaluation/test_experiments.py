@@ -14,6 +14,8 @@ import pytest
 
 from twinlens.evaluation.experiments import ExperimentError, read_experiment
 
+pytestmark = pytest.mark.slow  # DVC commands
+
 FOLDER = Path("data/evaluated/d/m")
 ROOT = Path(__file__).parents[2]
 
@@ -39,12 +41,31 @@ def measure(quality: float, queries: int = 60) -> None:
     (FOLDER / "pools.json").write_text(json.dumps(pools))
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository whose branch `main` is worse than its tag `better`; no stage is ever run."""
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        _make()
+    return folder
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, to work in."""
+    shutil.copytree(made, tmp_path / "project", symlinks=True)
+    enter(tmp_path / "project", monkeypatch)
+    return tmp_path / "project"
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+
+
+def _make() -> None:
     run("git", "init", "-q", "-b", "main")
     run("git", "config", "user.email", "test@example.org")
     run("git", "config", "user.name", "test")
@@ -61,7 +82,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run("git", "tag", "better")
     run("git", "reset", "-q", "--hard", "HEAD~1")
     run("dvc", "checkout", "-q", "--force")
-    return tmp_path
 
 
 def twinlens(*arguments: str) -> subprocess.CompletedProcess[str]:

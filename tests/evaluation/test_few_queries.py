@@ -168,7 +168,7 @@ def test_a_report_is_made_and_says_not_defined(measured: tuple[str, Path, Result
                 "retrieval": results.retrieval,
                 "intervals": results.intervals,
                 "as_published": results.as_published,
-                "gates": {"found": []},
+                "gates": {"found": {}},
                 "cost": COSTS,
                 "captions": {"captions": 0},
             },

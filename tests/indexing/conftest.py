@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-import yaml
 
 from stages import download, embed, filter, group, index, resize, tasks, train
+from tests.workspace import ROOT, change
 from twinlens.config.load import read_params
 from twinlens.core import paths, tables
 from twinlens.tasks.validation import draw
@@ -26,19 +26,28 @@ POOL, NEGATIVES = 60, 40
 CHECKPOINT = "$TWINLENS_TEST_WEIGHTS"
 
 
-def parameters() -> dict[str, Any]:
-    """params.yaml with a tiny pool, a tiny CLIP, and its towers apart."""
-    raw: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
-    raw["datasets"]["scenes"] |= {"train": 96, "val": 16, "test": POOL, "side_px": 48}
-    raw["captioner"] = CAPTIONER
-    raw["category_search"]["negatives"] = NEGATIVES
-    raw["category_search"]["standard"]["queries_per_class"] = 1  # the pool is too small for more
-    raw["index"]["thumbnail_px"] = 32
-    raw["models"][MODEL]["joint"]["architecture"] = ARCHITECTURE
-    raw["models"][MODEL]["train"] |= {"epochs": 2, "batch_size": 32, "captions": "first"}
+def choose(folder: Path) -> None:
+    """Write settings and cards: a tiny pool, a tiny CLIP, and its towers apart."""
+    shutil.copytree(ROOT / "cards", folder / "cards")
+    shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
     tower = {"open_clip": "custom", "architecture": ARCHITECTURE, "checkpoint": CHECKPOINT}
-    raw["models"] |= {"apart": {"image": tower, "text": tower}, "pixels": {"image": tower}, "words": {"text": tower}}
-    return raw
+    scenes = {"train": 96, "val": 16, "test": POOL, "side_px": 48}
+    train = {"epochs": 2, "batch_size": 32, "captions": "first"}
+    change(
+        folder,
+        {
+            "captioner": CAPTIONER,
+            "category_search.negatives": NEGATIVES,
+            "category_search.standard.queries_per_class": 1,  # the pool is too small for more
+            "index.thumbnail_px": 32,
+            **{f"cards/datasets/{DATASET}.yaml:{key}": value for key, value in scenes.items()},
+            **{f"cards/models/{MODEL}.yaml:train.{key}": value for key, value in train.items()},
+            f"cards/models/{MODEL}.yaml:joint.architecture": ARCHITECTURE,
+            "cards/models/apart.yaml:": {"image": tower, "text": tower},
+            "cards/models/pixels.yaml:": {"image": tower},
+            "cards/models/words.yaml:": {"text": tower},
+        },
+    )
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +62,7 @@ def build(folder: Path, models: Sequence[str], said: Callable[[int, list[str]], 
         patch.setenv("TWINLENS_SCRATCH", str(folder / "scratch"))
         patch.setenv(CHECKPOINT[1:], str(folder / paths.trained(DATASET, MODEL) / "weights"))
         patch.chdir(folder)
-        Path("params.yaml").write_text(yaml.safe_dump(parameters()), encoding="utf-8")
+        choose(folder)
         download.main(DATASET)
         filter.main(DATASET)
         resize.main(DATASET)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ from twinlens import Searcher
 from twinlens.config.load import read_params
 from twinlens.config.params import IndexParams
 from twinlens.core import paths, tables
-from twinlens.core.errors import QueryError
+from twinlens.core.errors import ExtraError, QueryError
 from twinlens.core.scratch import prune as prune_scratch
 from twinlens.indexing import build
 from twinlens.indexing.build import prune, publish
@@ -45,14 +46,11 @@ def rewrite(path: Path, table: pl.DataFrame, schema: object) -> None:
 
 
 @pytest.mark.usefixtures("root")
-def test_a_table_holds_the_pool_in_its_order() -> None:
+def test_an_index_holds_the_pool_in_its_order() -> None:
     held = Index(manifest())
-    rows = held.table.search().to_arrow()
     pool = tables.read_table(paths.grouped(DATASET) / "images.parquet", tables.GROUPS).filter("in_pool")
-    assert rows["image_id"].to_pylist() == pool["image_id"].to_list() == held.ids
-    assert rows["row"].to_pylist() == list(range(POOL))
-    told = {"dataset": DATASET, "model": MODEL, "captioner": CAPTIONER, "key": manifest().key}
-    assert held.table.schema.metadata == {name.encode(): value.encode() for name, value in told.items()}
+    assert held.ids == pool["image_id"].to_list()
+    assert held.copy.told == {"dataset": DATASET, "model": MODEL, "captioner": CAPTIONER, "key": manifest().key}
     assert np.array_equal(held.space("image_vector").rows, np.load(paths.embedded(DATASET, MODEL) / "images.npy"))
     assert np.linalg.norm(held.space("caption_vector").rows, axis=1) == pytest.approx(np.ones(POOL), abs=1e-6)
     with Image.open(io.BytesIO(held.pictures([5])[0].thumbnail)) as small:
@@ -148,16 +146,16 @@ def test_an_approximate_index_is_made_from_the_stated_size_up_and_scores_exactly
     search = params.search
     small = publish(*NAMES, params.models[MODEL], IndexParams(thumbnail_px=32, vector_index=kind, from_rows=256), 1)  # type: ignore[arg-type]
     assert not small.approximate  # a pool of 60
+    vector = np.load(paths.embedded(DATASET, MODEL) / "images.npy")[7]
+    exact, exact_scores = Index(small).nearest([Leg("image_vector", vector)], 10, [7], search)
     chosen = IndexParams.model_construct(thumbnail_px=32, vector_index=kind, from_rows=POOL)
     monkeypatch.setattr(IndexParams, "model_validate", lambda _: chosen)
     found = Index(publish(*NAMES, params.models[MODEL], chosen, 1))
     assert {column for index in found.table.list_indices() for column in index.columns} == {
         "image_vector",
         "caption_vector",
-        "words",
     }
-    vector = found.vectors("image_vector", [7])[0]
-    exact, exact_scores = Index(small).nearest([Leg("image_vector", vector)], 10, [7], search)
+    assert found.table.search().to_arrow()["row"].to_pylist() == list(range(POOL))
     monkeypatch.delattr(Scans, "products")  # nothing is scanned
     rows, scores = found.nearest([Leg("image_vector", vector)], 10, [7], search)
     assert len(set(rows.tolist()) & set(exact.tolist())) >= 8
@@ -165,6 +163,21 @@ def test_an_approximate_index_is_made_from_the_stated_size_up_and_scores_exactly
     assert [of[row] for row in rows.tolist() if row in of] == [
         score for row, score in zip(rows.tolist(), scores.tolist(), strict=True) if row in of
     ]
+
+
+@pytest.mark.usefixtures("copy")
+def test_without_lancedb_an_exact_index_is_built_and_searched_and_an_approximate_one_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    params = read_params()
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    made = publish(*NAMES, params.models[MODEL], IndexParams(thumbnail_px=40, vector_index="exact", from_rows=256), 1)
+    assert len(Searcher().search("a red car", mode="hybrid", k=5).hits) == 5
+    assert Index(made).manifest.key == manifest().key
+    chosen = IndexParams.model_construct(thumbnail_px=32, vector_index="ivf", from_rows=POOL)
+    monkeypatch.setattr(IndexParams, "model_validate", lambda _: chosen)
+    with pytest.raises(ExtraError, match=r"needs the library 'lancedb'.*: pip install 'twinlens\[ann\]'"):
+        publish(*NAMES, params.models[MODEL], chosen, 1)
 
 
 @pytest.mark.usefixtures("copy")

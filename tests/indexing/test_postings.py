@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import lancedb
 import numpy as np
+import pyarrow as pa
 import pytest
+from lancedb.index import FTS
 from lancedb.query import MatchQuery
 
 from tests.indexing.conftest import POOL
@@ -39,10 +42,15 @@ def test_where_there_are_no_words_there_is_nothing_to_search(tmp_path: Path, doc
 
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("text", ["a red car in the snow", "machine", "two boats, two boats", "large small"])
-def test_scores_are_those_of_lancedb_on_the_same_table(text: str) -> None:
+def test_scores_are_those_of_lancedb_on_the_same_captions(text: str, tmp_path: Path) -> None:
     index = Searcher().index
+    texts = [(*one.captions, one.caption_generated or "") for one in index.pictures(range(POOL))]
+    column = [" ".join(word for text in own for word in words(text)) for own in texts]
+    table = lancedb.connect(tmp_path).create_table("own", pa.table({"row": range(POOL), "words": column}))
+    plain = FTS(base_tokenizer="whitespace", lower_case=False, stem=False, remove_stop_words=False, ascii_folding=False)
+    table.create_index("words", config=plain)
     query = MatchQuery(" ".join(words(text)), "words")
-    rows = index.table.search(query, query_type="fts").limit(POOL).select(["row", "_score"]).to_arrow()
+    rows = table.search(query, query_type="fts").limit(POOL).select(["row", "_score"]).to_arrow()
     wanted = np.zeros(POOL)
     wanted[rows["row"].to_numpy()] = rows["_score"].to_numpy()
     assert wanted.any()

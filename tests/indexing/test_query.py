@@ -15,7 +15,9 @@ def test_a_weighted_hybrid_takes_the_weight_that_was_chosen_on_validation() -> N
     assert Searcher().text_weight == 0.5
     folder = paths.ranked(DATASET, MODEL) / "caption_to_image" / "runs"
     folder.mkdir(parents=True)
-    (folder / "hybrid_generated_weighted.json").write_text('{"chosen": {"image_weight": 0.7, "validation_queries": 80}}')
+    (folder / "hybrid_generated_weighted.json").write_text(
+        '{"chosen": {"image_weight": 0.7, "validation_queries": 80}}'
+    )
     (folder / "hybrid_captions_weighted.json").write_text('{"chosen": {"image_weight": 0.9, "validation_queries": 0}}')
     searcher = Searcher()
     assert searcher.text_weight == 0.3

@@ -67,7 +67,7 @@ def test_a_search_finds_what_a_run_lists_in_the_same_order(kind: str) -> None:
     how = {"mode": kind} if kind in ("vector", "text") else {"mode": "hybrid", "fusion": kind}
     for query, text in enumerate(measured.queries):
         ids, of_ids = measured.best(kind, query)
-        hits = searcher.search(text, k=K, **how).hits
+        hits = searcher.search(text, k=K, **how).hits  # type: ignore[arg-type]
         assert [hit.image_id for hit in hits] == ids, text
         np.testing.assert_allclose([hit.score for hit in hits], of_ids, atol=1e-5)
 

@@ -113,7 +113,7 @@ def test_a_card_of_other_weights_or_another_device_gets_a_model_of_its_own() -> 
     card = params.models[MODEL]
     assert card.joint is not None
     other = card.model_copy(update={"joint": card.joint.model_copy(update={"pretrained": "other"})})
-    third, _ = ours.searcher(elsewhere.model_copy(update={"models": params.models | {MODEL: other}}), *NAMES)
+    third, _ = ours.searcher(elsewhere.model_copy(update={"models": {**params.models, MODEL: other}}), *NAMES)
     assert third.towers is not second.towers
 
 

@@ -113,6 +113,7 @@ def test_an_unknown_key_of_the_transform_is_refused(weights: Path) -> None:
         classifiers.load(card(weights, preprocess={"crop_percent": 0.9}), weights, CPU)
 
 
+@pytest.mark.slow
 def test_the_real_mobilenet_puts_vehicles_in_and_other_photos_out(shared_data: Path, tmp_path: Path) -> None:
     tower = TimmTower(
         timm="mobilenetv2_100",

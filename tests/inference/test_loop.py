@@ -160,7 +160,7 @@ def test_the_decoding_keeps_the_order_even_where_an_early_picture_takes_longest(
 
     def late(files: list[bytes], spec: PixelSpec) -> torch.Tensor:
         if len(decoded) == 0 and files == jpegs(2):
-            assert second.wait(20)  # until the batch after it is there
+            assert second.wait(300)  # until the batch after it is there
         pixels = batch_pixels(files, spec)
         decoded.append(jpegs(12).index(files[0]))
         second.set()

@@ -131,10 +131,11 @@ def test_an_unreachable_hub_ends_soon_in_one_message_with_the_two_ways_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     point_at(closed_port(), tmp_path, monkeypatch)
-    started = time.monotonic()
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
     with pytest.raises(FetchError) as caught:
         hub_weights(REPO, COMMIT, KINDS, OTHERS)
-    assert time.monotonic() - started < 10  # the client alone takes 23 seconds
+    assert sum(waited) < 10  # the client alone waits 23 seconds between its tries
     message = str(caught.value)
     assert f"{REPO} at revision {COMMIT} is not in the local cache, and the hub cannot be reached: " in message
     assert TWO_WAYS in message
@@ -145,11 +146,11 @@ def test_an_unreachable_hub_ends_soon_in_one_message_with_the_two_ways_on(
 def test_a_hub_that_accepts_and_never_answers_is_given_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "HUB_ANSWERS_IN_S", 0.3)
     hub.silent = True
-    started = time.monotonic()
     with pytest.raises(FetchError, match=f"the hub cannot be reached: .*{TWO_WAYS}"):
         hub_weights(REPO, COMMIT, KINDS, OTHERS)
-    assert time.monotonic() - started < 10
-    assert len(hub.requests) == 1
+    while not hub.requests:  # the hub's thread may hear of it later
+        time.sleep(0.01)
+    assert len(hub.requests) == 1  # not asked again and again
 
 
 @pytest.mark.usefixtures("hasty")
@@ -219,12 +220,12 @@ def test_a_mirror_named_in_the_environment_is_used_and_a_killed_download_is_made
 ) -> None:
     hub.faults[FIRST] = [Cut(after=1000, silent=True)]
     killed = elsewhere(hub, tmp_path / "home")
-    assert hub.half_way.wait(120)
+    assert hub.half_way.wait(600)
     killed.kill()
     killed.communicate()
     assert not list((tmp_path / "home").rglob(FIRST))
     again = elsewhere(hub, tmp_path / "home")
-    said, _ = again.communicate(timeout=120)
+    said, _ = again.communicate(timeout=600)
     assert again.returncode == 0
     assert (Path(said.strip()) / FIRST).read_bytes() == SHARDS[FIRST]
     assert Path(said.strip()).is_relative_to(tmp_path / "home")

@@ -44,7 +44,7 @@ def test_archives_stay_out_of_the_remote_and_a_machine_without_them_computes_and
     with serving({f"m/{name}": content for name, content in ZIPS.items()}) as host:
         here = clone(tmp_path / "here")
         here.variables = {"TWINLENS_DOWNLOADS": str(tmp_path / "downloads"), "NO_PROXY": "127.0.0.1"}
-        here.change({"dataset": "flickr8k", "datasets.flickr8k.source": f"{host.url}/m"})
+        here.change({"dataset": "flickr8k", "cards/datasets/flickr8k.yaml:source": f"{host.url}/m"})
         assert here.ran("dvc", "repro", "group@flickr8k") == UPSTREAM
         assert {path.name for path in (tmp_path / "downloads").rglob("*.zip")} == set(ZIPS)
         here.share(tmp_path / "remote", "--with-deps", "group@flickr8k")
@@ -63,7 +63,7 @@ def test_archives_stay_out_of_the_remote_and_a_machine_without_them_computes_and
         assert not (tmp_path / "none").exists()
         # what reads no archive runs without them; what does says which are wanted
         there.change({"group.near_duplicate_bits": 10})
-        assert there.ran("dvc", "repro", "group@flickr8k") == ["group"]
+        assert there.ran("dvc", "repro", "group@flickr8k") == ["validate", "group"]
         there.variables |= {"TWINLENS_OFFLINE": "1"}
         there.change({"resize.jpeg_quality": 50})
         printed = there.run("dvc", "repro", "group@flickr8k", check=False)
@@ -79,7 +79,9 @@ def test_a_changed_list_of_pictures_is_refused_and_once_recorded_reruns_filter(t
     folder = write(tmp_path / "f", ZIPS | {"qrels.csv": rows.encode()})
     here = clone(tmp_path / "here")
     changes = {"source": str(folder), "keep": {"from_qrels": str(folder / "qrels.csv")}}
-    here.change({"dataset": "flickr8k"} | {f"datasets.flickr8k.{key}": value for key, value in changes.items()})
+    here.change(
+        {"dataset": "flickr8k"} | {f"cards/datasets/flickr8k.yaml:{key}": value for key, value in changes.items()}
+    )
     assert here.ran("dvc", "repro", "filter@flickr8k") == ["validate", "download", "filter"]
     (folder / "qrels.csv").write_text(rows.replace("7.jpg", "8.jpg"))
     assert here.ran("dvc", "repro", "filter@flickr8k") == []  # DVC does not look at files outside the repository

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.workspace import ROOT
+from tests.workspace import ROOT, change
 from tools import readme
-from twinlens.config import load
+from twinlens.config.load import check_cards, read_params
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -69,15 +69,23 @@ SETTINGS = sorted(
 
 @pytest.mark.parametrize(("key", "value"), SETTINGS)
 def test_every_parameter_that_a_command_sets_is_valid(key: str, value: str, tmp_path: Path) -> None:
-    content = copy.deepcopy(PARAMS)
-    *parents, last = key.split(".")
-    node = content
+    shutil.copytree("cards", tmp_path / "cards")
+    shutil.copy("params.yaml", tmp_path / "params.yaml")
+    file, _, dotted = key.rpartition(":")
+    node = yaml.safe_load((tmp_path / (file or "params.yaml")).read_text(encoding="utf-8"))
+    *parents, last = dotted.removeprefix("+").split(".")
     for parent in parents:
         node = node[parent]
-    assert last in node, f"{key} is no parameter"
-    node[last] = yaml.safe_load(value)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    load.read_params(tmp_path / "params.yaml")
+    assert (last in node) != dotted.startswith("+"), f"{key} is no parameter"
+    change(tmp_path, {key.replace(":+", ":"): yaml.safe_load(value)})
+    check_cards(read_params(tmp_path / "params.yaml"))
+
+
+def test_every_command_with_cards_in_other_pages_is_valid(tmp_path: Path) -> None:
+    pages = [ROOT / "cards/README.md", *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]
+    found = [name for page in pages for name in re.findall(r"-S '?(cards/[^:]+):", page.read_text(encoding="utf-8"))]
+    assert found
+    assert [name for name in found if not (ROOT / name).exists()] == []
 
 
 def test_links_lead_somewhere() -> None:

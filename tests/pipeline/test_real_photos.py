@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import yaml
 from PIL import Image
 
 from tests.workspace import ROOT, Workspace, clone
@@ -29,8 +28,8 @@ def workspace(shared_data: Path, tmp_path: Path) -> Workspace:
     """A clone that finds the photos and the weights; pictures only unless a copy of MiniLM is named."""
     workspace = clone(tmp_path / "clone")
     workspace.variables = {"TWINLENS_SHARED_DATA": str(shared_data), "TWINLENS_WEIGHTS": str(shared_data / "weights")}
-    card = yaml.safe_load((workspace.folder / "params.yaml").read_text())["models"]["mobilenetv2-minilm-files"]
-    workspace.change({"models.photos-only": {"image": card["image"]}, "captioner": "none", "model": "photos-only"})
+    only = {"image": {"base": "models/mobilenetv2-minilm-files.image"}}
+    workspace.change({"cards/models/photos-only.yaml:": only, "captioner": "none", "model": "photos-only"})
     return workspace
 
 
@@ -45,7 +44,7 @@ def test_600_photos_give_the_table_of_the_readme(workspace: Workspace) -> None:
         workspace.variables["TWINLENS_MINILM"] = str(Path(minilm).expanduser().resolve())
         workspace.change({"model": "mobilenetv2-minilm-files"})
     workspace.change({"dataset": "coco-sample"})
-    workspace.run("dvc", "repro")
+    workspace.run("dvc", "repro", "evaluate")
     found, published = metrics(workspace, "retrieval.json"), json.loads(PUBLISHED.read_text())
     assert found["object_sets"]["pool"]["queries"] == published["object_sets"]["pool"]["queries"] == 520
     retrievers = set(found["object_sets"]) - {"pool"}
@@ -131,8 +130,8 @@ def test_broken_photos_are_mended_or_set_aside_and_listed(
         photos: dict[str, bytes | None] = {Path(name).name: archive.read(name) for name in names}
     bad = broken(photos[Path(names[0]).name] or b"")
     write_coco(tmp_path / "coco", photos | bad)
-    workspace.change({"dataset": "coco-sample", "datasets.coco-sample.source": str(tmp_path / "coco")})
-    printed = workspace.run("dvc", "repro")
+    workspace.change({"dataset": "coco-sample", "cards/datasets/coco-sample.yaml:source": str(tmp_path / "coco")})
+    printed = workspace.run("dvc", "repro", "evaluate")
     assert f"{len(photos | bad) - len(SET_ASIDE)} pictures ready, {len(SET_ASIDE)} set aside" in printed
     images = pl.read_parquet(workspace.folder / "data/filtered/coco-sample/images.parquet")
     notes = pl.read_parquet(workspace.folder / "data/resized/coco-sample/notes.parquet").join(images, on="image_id")

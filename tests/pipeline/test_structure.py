@@ -170,6 +170,15 @@ def test_a_stage_depends_on_no_code_that_it_does_not_reach(stage: str) -> None:
     assert not idle
 
 
+@pytest.mark.parametrize("stage", sorted(set(PIPELINE) - {"validate", "tasks"}))
+def test_a_stage_depends_on_no_card_but_as_validate_writes_it(stage: str) -> None:
+    """In the file there are comments, `about:` and bases, of which no stage but the guard should hear."""
+    assert not [dep for dep in PIPELINE[stage]["deps"] if dep.startswith("cards")]
+    written = [key for param in PIPELINE[stage]["params"] if isinstance(param, dict) for key in param]
+    assert written
+    assert all(key.startswith("data/cards/") for key in written)
+
+
 @pytest.mark.parametrize("stage", PIPELINE)
 def test_a_stage_has_a_description_and_the_name_of_its_script(stage: str) -> None:
     assert PIPELINE[stage]["desc"]
@@ -198,6 +207,7 @@ def test_a_stage_script_is_short_enough_to_be_read_at_a_glance(stage: str) -> No
     assert len(Path(f"stages/{stage}.py").read_text(encoding="utf-8").splitlines()) <= 120
 
 
-def test_no_stage_depends_on_where_and_how_fast_it_runs() -> None:
+def test_no_stage_but_the_guard_depends_on_where_and_how_fast_it_runs() -> None:
+    assert PIPELINE["validate"]["params"] == [{"params.yaml": None}]
     for stage in PIPELINE.values():
         assert not any(str(param).startswith("compute") for param in stage.get("params", []))

@@ -235,7 +235,7 @@ def test_a_weight_that_is_not_chosen_is_the_parameter(tmp_path: Path) -> None:
 def given(**changes: object) -> Params:
     params = read_params()
     card = params.dataset_card.model_copy(update=changes)
-    return params.model_copy(update={"datasets": params.datasets | {params.dataset: card}})
+    return params.model_copy(update={"datasets": {**params.datasets, params.dataset: card}})
 
 
 def embedded(ids: list[str]) -> dict[str, Vectors]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from twinlens.training.captioning import train_captioner
 from twinlens.training.data import Material, Trained, read_split
 from twinlens.training.loop import CHECKPOINT, fit
 from twinlens.training.tokenizer import learn_tokenizer
+
+pytestmark = pytest.mark.slow  # trainings
 
 SIDE_PX = 32
 EPOCHS = 8
@@ -56,6 +59,16 @@ def finished(material: Material, tmp_path_factory: pytest.TempPathFactory) -> tu
         patch.setenv("TWINLENS_SCRATCH", str(folder / "scratch"))
         trained = train_captioner(card(), material, CPU, folder / "weights")
     return folder / "weights", trained, folder / "scratch"
+
+
+@pytest.fixture(scope="module")
+def once(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights after a single epoch."""
+    folder = tmp_path_factory.mktemp("once")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TWINLENS_SCRATCH", str(folder / "scratch"))
+        train_captioner(card({"epochs": 1}), material, CPU, folder / "weights")
+    return folder / "weights"
 
 
 def load(folder: Path) -> Captioner:
@@ -150,26 +163,29 @@ def test_the_card_is_as_it_was(finished: tuple[Path, Trained, Path]) -> None:
 
 
 def test_a_killed_training_ends_with_the_bytes_of_one_that_was_never_stopped(
-    finished: tuple[Path, Trained, Path], material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    short = card({"epochs": 2})
+    whole = train_captioner(short, material, CPU, tmp_path / "whole")
+    shutil.rmtree(tmp_path / "scratch")
     calls = 0
 
     def dies(*arguments: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        if calls > 30:  # of thirteen an epoch, with the one that validates
+        if calls > 20:  # of thirteen an epoch, with the one that validates
             raise KeyboardInterrupt
         return normalised(*arguments)
 
     monkeypatch.setattr(captioning, "normalised", dies)
     with pytest.raises(KeyboardInterrupt):
-        train_captioner(card(), material, CPU, tmp_path / "weights")
+        train_captioner(short, material, CPU, tmp_path / "weights")
     assert not (tmp_path / "weights").exists()
-    calls = 30 - 6 * 13  # so that six epochs may run and no more
-    again = train_captioner(card(), material, CPU, tmp_path / "weights")
-    assert calls == 30
-    assert files(tmp_path / "weights") == files(finished[0])
-    assert again.log == finished[1].log
+    calls = 20 - 13  # so that the second epoch may run and no more
+    again = train_captioner(short, material, CPU, tmp_path / "weights")
+    assert calls == 20
+    assert files(tmp_path / "weights") == files(tmp_path / "whole")
+    assert again.log == whole.log
 
 
 def test_how_words_are_searched_for_does_not_train_again(
@@ -177,7 +193,7 @@ def test_how_words_are_searched_for_does_not_train_again(
 ) -> None:
     monkeypatch.setenv("TWINLENS_SCRATCH", str(finished[2]))
     monkeypatch.delattr(captioning, "normalised")  # without which nothing can be trained
-    other = card(max_new_tokens=5, num_beams=3, note="a remark", licence="Apache-2.0")
+    other = card(max_new_tokens=5, num_beams=3, about={"note": "a remark", "licence": "Apache-2.0"})
     again = train_captioner(other, material, CPU, tmp_path / "weights")
     assert (again.log, again.seconds) == (finished[1].log, finished[1].seconds)
     assert files(tmp_path / "weights") == files(finished[0])
@@ -185,10 +201,10 @@ def test_how_words_are_searched_for_does_not_train_again(
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"captions": "random"}])
 def test_another_recipe_gives_other_weights(
-    change: dict[str, Any], finished: tuple[Path, Trained, Path], material: Material, tmp_path: Path
+    change: dict[str, Any], once: Path, material: Material, tmp_path: Path
 ) -> None:
-    train_captioner(card(change), material, CPU, tmp_path / "weights")
-    ours, theirs = files(finished[0]), files(tmp_path / "weights")
+    train_captioner(card(change | {"epochs": 1}), material, CPU, tmp_path / "weights")
+    ours, theirs = files(once), files(tmp_path / "weights")
     assert {name for name in ours if ours[name] != theirs[name]} == {"model.safetensors"}
 
 

@@ -24,6 +24,8 @@ from twinlens.training.data import Material, Trained, read_split
 from twinlens.training.losses import pair_loss
 from twinlens.training.projection_heads import train_heads
 
+pytestmark = pytest.mark.slow  # trainings
+
 Towers = tuple[TimmTower, Path]
 MARGIN = {"margin": 1.0, "distance": "squared_euclidean", "negatives": "random", "on_collapse": "record"}
 

@@ -1,1 +1,1 @@
-"""params.yaml and the cards as types, read and checked before anything slow runs."""
+"""What may be chosen: the settings of `params.yaml` and the cards of datasets, models and captioners, as types."""

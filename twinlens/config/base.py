@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ABOUT, BASE = "about", "base"  # keys that a card and each of its parts may have, beside its own
+
+
+class About(BaseModel):
+    """What a person should know and no result depends on: changing it reruns nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    licence: str | None = None
+    note: str | None = None
+    source: str | None = None  # where the values come from
 
 
 class Card(BaseModel):
-    """Unknown keys are errors, values never change after reading."""
+    """Unknown keys are errors, values never change after reading.
+
+    A dump never has `about`, so that no key of kept work can depend on it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    about: About = Field(default=About(), exclude=True)
+
+
+def without_about(content: Any) -> Any:
+    """A card as its file has it, without `about:` at any depth."""
+    if isinstance(content, dict):
+        return {key: without_about(value) for key, value in content.items() if key != ABOUT}
+    return content
+
+
+def described(card: Card) -> dict[str, Any]:
+    """All that a card says, for people: with `about`, without what is empty."""
+    shown = card.model_dump(mode="json", exclude_none=True)
+    for name in type(card).model_fields:
+        value = getattr(card, name)
+        if isinstance(value, Card):
+            shown[name] = described(value)
+    if remarks := card.about.model_dump(exclude_none=True):
+        shown[ABOUT] = remarks
+    return shown

@@ -1,4 +1,4 @@
-"""Captioner cards: which model describes pictures, and how it is trained."""
+"""Cards of captioners: models that say in words what a picture shows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import PositiveInt, model_validator
 
-from twinlens.config.models import Weights, _refuse_missing
+from twinlens.config.models import Weights, refuse_missing
 from twinlens.config.training import CaptioningRecipe
 
 
@@ -19,7 +19,6 @@ class CaptionerCard(Weights):
     train: CaptioningRecipe | None = None
     max_new_tokens: PositiveInt = 20
     num_beams: PositiveInt = 1
-    note: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -28,7 +27,7 @@ class CaptionerCard(Weights):
             raise ValueError("an `architecture` without `train` has no weights")
         if self.train is not None and (self.captioner != "blip" or self.architecture is None):
             raise ValueError("only a `blip` with an `architecture` of its own is trained here")
-        _refuse_missing(self.architecture, "text_config.max_position_embeddings", "vision_config.image_size")
+        refuse_missing(self.architecture, "text_config.max_position_embeddings", "vision_config.image_size")
         if self.architecture and self.max_new_tokens >= self.architecture["text_config"]["max_position_embeddings"]:
             raise ValueError("`max_new_tokens` has to be less than the architecture's `max_position_embeddings`")
         if self.captioner == "none":

@@ -1,7 +1,7 @@
 """Cards of datasets: where the files come from, which columns or classes are read, and what is kept of them.
 
-A card is complete by itself, so that a stage may depend on it alone: a composed dataset holds the
-cards of its parts rather than their names.
+A card that is read is complete by itself, so that a stage may depend on it alone: a composed dataset holds the
+cards of its parts rather than their names (in its file, `base:` may name them).
 """
 
 from __future__ import annotations
@@ -91,7 +91,6 @@ class BaseDatasetCard(Card):
     pool: Pool = "all"  # the pictures that are queries and items
     resplit: Resplit | None = None  # draw train, val and test anew; empty: as the dataset has them
     pool_size: PositiveInt | None = None  # pictures that the pool should hold; a gate compares
-    licence: str | None = None
     keep: Keep | None = None
     shortest_side_px: PositiveInt | None = None  # a smaller limit than resize.shortest_side_px, for this dataset
     selection: Literal["allowed", "never"] = "allowed"  # never: its licence forbids tuning anything on it

@@ -1,88 +1,104 @@
-"""Reading of params.yaml: every mistake of the file in one message."""
+"""Reading `params.yaml` and the cards; what is wrong is said by file and key, with what is allowed."""
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from twinlens.config.params import Params
-from twinlens.core.errors import ParamsError, nearest
+from twinlens.config.captioners import CaptionerCard
+from twinlens.config.cards import KINDS, Cards, Library, parse_yaml
+from twinlens.config.datasets import DatasetCard
+from twinlens.config.explain import problems
+from twinlens.config.models import ModelCard
+from twinlens.config.params import Params, Settings
+from twinlens.core.errors import ParamsError
+
+TYPES = {"datasets": DatasetCard, "models": ModelCard, "captioners": CaptionerCard}
+IN_A_BASE = re.compile(r" \(a base of [^)]*\)")  # of a message, which the base's own card has without it
+MOST = 5  # values that are named one by one
 
 
 def read_params(path: str | Path = "params.yaml") -> Params:
-    """Read and check params.yaml.
+    """Read and check params.yaml and the three cards that it names; other cards are read when they are asked for.
 
     Raises:
-        ParamsError: the file is missing, is not YAML, or holds a value that is not allowed; the
+        ParamsError: a file is missing, is not YAML, or holds a value that is not allowed; the
             message names each key, what was found, what is wanted and the nearest valid name.
     """
+    path = Path(path)
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_bytes(), path)
     except FileNotFoundError:
         raise ParamsError(f"{path} is not here: run from the root of the repository") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ParamsError(f"{path} should hold keys and values, found {type(raw).__name__}")
+    refuse_cards(raw, path)
+    library = Library(path.parent / "cards")
+    cards = {kind: Cards[Any](library, kind, card) for kind, card in TYPES.items()}
     try:
-        return Params.model_validate(raw)
+        return Params.model_validate(raw | cards)
     except ValidationError as error:
-        raise ParamsError(_explain(error, raw, path)) from None
+        told = "\n".join(f"  - {message}" for _, message in problems(error, raw, Settings))
+        raise ParamsError(f"{path} has {error.error_count()} problem(s); nothing was run:\n{told}") from None
 
 
-def _explain(error: ValidationError, raw: dict[str, Any], path: str | Path) -> str:
-    lines = [f"{path} has {error.error_count()} problem(s); nothing was run:"]
-    for problem in error.errors():
-        where = _key_path(problem["loc"], raw)
-        key = ".".join(str(part) for part in where)
-        if problem["type"] == "extra_forbidden":
-            allowed = _allowed_keys(where[:-1])
-            hint = nearest(str(where[-1]), allowed) if allowed else "remove it"
-            lines.append(f"  - {key}: no such key ({hint})")
-        elif problem["type"] == "missing":
-            lines.append(f"  - {key}: missing")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            found = "" if problem["type"] == "value_error" else f", found {problem['input']!r}"
-            lines.append(f"  - {key}: {message}{found}" if key else f"  - {message}")
-    return "\n".join(lines)
+def check_cards(params: Params) -> None:
+    """Check every card, so that a mistake is found before its card is needed.
+
+    Raises:
+        ParamsError: cards are not what they should be; the message lists all that is wrong.
+    """
+    kinds = (params.datasets, params.models, params.captioners)
+    wrong = next((cards.library.misnamed() for cards in kinds if isinstance(cards, Cards)), [])
+    for cards in kinds:
+        for name in cards:
+            try:
+                cards[name]
+            except ParamsError as error:
+                wrong += str(error).splitlines()
+    own = {message: IN_A_BASE.sub("", message) for message in wrong}
+    once = [message for message in own if message == own[message] or own[message] not in own]
+    if once:
+        told = "\n".join(f"  - {message}" for message in once)
+        raise ParamsError(f"the cards have {len(once)} problem(s); nothing was run:\n{told}")
 
 
-def _key_path(loc: tuple[Any, ...], raw: dict[str, Any]) -> list[Any]:
-    """A pydantic location as a path in the file: without the tags that name a union's member."""
-    path: list[Any] = []
-    node: Any = raw
-    for i, step in enumerate(loc):
-        last = i == len(loc) - 1
-        inside = isinstance(node, dict) and step in node
-        if (inside and (last or isinstance(node[step], (dict, list)))) or (
-            isinstance(node, list) and isinstance(step, int) and step < len(node)
-        ):
-            path.append(step)
-            node = node[step]
-        elif last and isinstance(step, str):  # a missing key
-            path.append(step)
-    return path
+def refuse_cards(raw: dict[str, Any], path: Path) -> None:
+    """Refuse cards inside params.yaml: an old file, or what `-S +models.x.y=z` wrote into it.
+
+    Raises:
+        ParamsError: there are some.
+    """
+    sections = [kind for kind in KINDS if kind in raw]
+    if not sections:
+        return
+    found = [(kind, *card) for kind in sections if isinstance(raw[kind], dict) for card in raw[kind].items()]
+    values = [
+        f"-S 'cards/{kind}/{name}.yaml:{key}={'' if value is None else value}'"
+        for kind, name, card in found
+        for key, value in _leaves(card)
+    ]
+    if values and len(values) <= MOST:
+        how = f"write {' '.join(values)} (with a + before a key that the card does not have), and take the section out"
+    else:
+        how = "`python tools/move_cards.py` moves them there, with their comments"
+    named = ", ".join(f"`{kind}:`" for kind in sections)
+    raise ParamsError(f"{path} has cards under {named}, but cards stand in files of their own, cards/*/*.yaml: {how}")
 
 
-def _allowed_keys(where: list[Any]) -> list[str]:
-    """The keys that the file may hold at `where`."""
-    sections: list[type[BaseModel]] = [Params]
-    for step in where:
-        following: list[type[BaseModel]] = []
-        for section in sections:
-            field = section.model_fields.get(str(step))
-            following += _models_in(field.annotation) if field else []
-        # a step that is no field is the name of a card: the candidates stay the same
-        sections = following or sections
-    keys = {key for section in sections for key in section.model_fields}
-    return sorted(keys)
+def _leaves(card: Any) -> list[tuple[str, Any]]:
+    if not isinstance(card, dict):
+        return [("", card)]
+    return [(f"{key}.{rest}".rstrip("."), value) for key, part in card.items() for rest, value in _leaves(part)]
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
+def stamp(path: str | Path = "params.yaml") -> tuple[tuple[str, int, int], ...]:
+    """What changes when params.yaml or a card does."""
+    folders = [Path(path).parent / "cards" / kind for kind in KINDS]
+    files = [Path(path), *(Path(entry) for folder in folders if folder.is_dir() for entry in os.scandir(folder))]
+    stats = [(str(file), file.stat()) for file in files if file.exists()]
+    return tuple(sorted((name, stat.st_mtime_ns, stat.st_ino) for name, stat in stats))

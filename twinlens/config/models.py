@@ -1,8 +1,8 @@
-"""Cards: what `params.yaml` says of one dataset, one model or one captioner.
+"""Cards of models: which towers they have, where their weights come from, and how they are trained.
 
-A card is data. It names where something comes from (with a pinned revision), under which licence,
-and what it needs; the code that loads it is chosen by the card's family. Everything on a card
-decides a result; where and how fast it runs is in `params.compute`.
+A card is data. It names where something comes from (with a pinned revision) and what it needs; the
+code that loads it is chosen by the card's family. Everything on a card but `about` decides a result;
+where and how fast it runs is in `params.compute`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from twinlens.config.training import HeadsRecipe, ModelRecipe, TowerRecipe
 # ---------------------------------------------------------------- towers
 
 
-def _refuse_missing(architecture: dict[str, Any] | None, *dotted: str) -> None:
+def refuse_missing(architecture: dict[str, Any] | None, *dotted: str) -> None:
     """Refuse an architecture without one of the sizes that it is trained by."""
     for key in dotted if architecture is not None else ():
         node: Any = architecture
@@ -33,7 +33,6 @@ class Weights(Card):
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")  # commit of the hub repository
     checkpoint: str | None = None  # file or folder; ~ and $VARIABLES are expanded
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")  # of the checkpoint file, checked
-    licence: str | None = None
 
 
 class OpenClipTower(Weights):
@@ -115,7 +114,6 @@ class WordVectorsTower(Card):
     lowercase: bool = True  # texts, before words are looked up; the file's words stay as they are
     max_words: PositiveInt = 64  # of a text; words without a vector do not count
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    licence: str | None = None
 
 
 _FAMILIES = ("open_clip", "timm", "torchvision", "sentence_transformers", "transformers", "word_vectors")
@@ -159,7 +157,6 @@ class ModelCard(Card):
     image: ImageTower | None = None
     text: TextTower | None = None
     train: ModelRecipe | None = None
-    note: str | None = None
 
     @model_validator(mode="after")
     def _some_tower(self) -> Self:
@@ -184,7 +181,7 @@ class ModelCard(Card):
                 raise ValueError("a model with code of its own cannot be trained here")
             if isinstance(self.joint, OpenClipTower):
                 sizes = ("embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
-                _refuse_missing(self.joint.architecture, *sizes)
+                refuse_missing(self.joint.architecture, *sizes)
         return self
 
     @model_validator(mode="after")
@@ -213,6 +210,3 @@ class ModelCard(Card):
         """The towers by role: `joint`, or `image`, `text` or both."""
         named = {"joint": self.joint, "image": self.image, "text": self.text}
         return {role: tower for role, tower in named.items() if tower is not None}
-
-
-# ---------------------------------------------------------------- captioners

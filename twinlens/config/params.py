@@ -1,4 +1,4 @@
-"""`params.yaml` as types: every value is checked before anything slow runs.
+"""`params.yaml` as types, and beside it the cards: every value is checked before anything slow runs.
 
 Values have their home in `params.yaml`; bounds have theirs here. A stage reads the whole file, so
 a mistake anywhere in it is found by whichever stage runs first.
@@ -6,17 +6,15 @@ a mistake anywhere in it is found by whichever stage runs first.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, SkipValidation, model_validator
 
 from twinlens.config.captioners import CaptionerCard
 from twinlens.config.datasets import DatasetCard
 from twinlens.config.models import ModelCard
 from twinlens.core.errors import ParamsError, nearest
-
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # no dots: DVC splits keys on them; no +: `-S` refuses it in a key
 
 
 class Section(BaseModel):
@@ -188,7 +186,7 @@ class ComputeParams(Section):
     text_batch: PositiveInt | None
 
 
-class Params(Section):
+class Settings(Section):
     """The whole of params.yaml."""
 
     dataset: str
@@ -205,23 +203,11 @@ class Params(Section):
     index: IndexParams
     search: SearchParams
     compute: ComputeParams
-    datasets: dict[str, DatasetCard]
-    models: dict[str, ModelCard]
-    captioners: dict[str, CaptionerCard]
     approximate: ApproximateParams
     evaluate: EvaluateParams
 
     @model_validator(mode="after")
-    def _names_are_known(self) -> Self:
-        for key, cards in (("dataset", self.datasets), ("model", self.models), ("captioner", self.captioners)):
-            name = getattr(self, key)
-            if name not in cards:
-                raise ValueError(f"{key}: '{name}' has no card under `{key}s` ({nearest(name, cards)})")
-            for card in cards:
-                if not NAME.fullmatch(card):
-                    raise ValueError(f"{key}s: '{card}' is not a usable name; lower-case letters, digits, - and _ only")
-        if self.model_card.train is not None or self.captioner_card.train is not None:
-            self.refuse_selection("the model or captioner would be trained on it")
+    def _the_runs_are_deep_enough(self) -> Self:
         if self.evaluate.ks != sorted(set(self.evaluate.ks)):
             raise ValueError(f"evaluate.ks: {self.evaluate.ks} must rise and hold no value twice")
         if self.evaluate.ks[-1] > self.rank.depth:
@@ -229,6 +215,24 @@ class Params(Section):
                 f"evaluate.ks: {self.evaluate.ks[-1]} is more than rank.depth, {self.rank.depth}: "
                 "the runs are not that deep; raise rank.depth"
             )
+        return self
+
+
+class Params(Settings):
+    """All that is chosen: the settings, and the cards by name, each checked when it is first asked for."""
+
+    datasets: SkipValidation[Mapping[str, DatasetCard]]
+    models: SkipValidation[Mapping[str, ModelCard]]
+    captioners: SkipValidation[Mapping[str, CaptionerCard]]
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        for key, cards in (("dataset", self.datasets), ("model", self.models), ("captioner", self.captioners)):
+            name = getattr(self, key)
+            if name not in cards:
+                raise ValueError(f"{key}: '{name}' has no card in cards/{key}s ({nearest(name, cards)})")
+        if self.model_card.train is not None or self.captioner_card.train is not None:
+            self.refuse_selection("the model or captioner would be trained on it")
         return self
 
     def refuse_selection(self, purpose: str) -> None:
@@ -241,8 +245,9 @@ class Params(Section):
             ParamsError: the dataset's card says `selection: never`.
         """
         if self.dataset_card.selection == "never":
+            licence = self.dataset_card.about.licence
             raise ParamsError(
-                f"dataset '{self.dataset}' says `selection: never`: its licence ({self.dataset_card.licence}) allows "
+                f"dataset '{self.dataset}' says `selection: never`: its licence ({licence}) allows "
                 f"no parameter to be tuned on it, and {purpose}. Choose on another dataset, then measure on this one"
             )
 

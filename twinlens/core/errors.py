@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -11,7 +12,7 @@ class TwinLensError(Exception):
 
 
 class ParamsError(TwinLensError):
-    """params.yaml holds something it should not."""
+    """params.yaml or a card holds something it should not."""
 
 
 class DataError(TwinLensError):
@@ -24,6 +25,32 @@ class FetchError(TwinLensError):
 
 class QueryError(TwinLensError):
     """A search asks for something that cannot be searched for; the message says what can."""
+
+
+class ExtraError(TwinLensError):
+    """A library is not installed that only some uses need; the message has the command that brings it."""
+
+
+@contextmanager
+def needing(extra: str, use: str) -> Iterator[None]:
+    """Around the import of what an extra brings: where it is not installed, one message says which extra it is of.
+
+    Args:
+        extra: a key of `optional-dependencies` in pyproject.toml.
+        use: what needs it, as the subject of "needs".
+
+    Raises:
+        ExtraError: a library cannot be found that is none of ours.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = (error.name or "twinlens").partition(".")[0]
+        if library == "twinlens":
+            raise  # a defect
+        raise ExtraError(
+            f"{use} needs the library '{library}', which is not installed: pip install 'twinlens[{extra}]'"
+        ) from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -16,9 +16,14 @@ DATA = Path("data")
 METRICS = Path("metrics")
 
 
-def params_ok() -> Path:
-    """A constant file: it stands when params.yaml has been checked."""
-    return DATA / "params.ok"
+def card(kind: str, name: str) -> Path:
+    """What of a card decides results, as the stages depend on it: `validate` writes it.
+
+    Args:
+        kind: `datasets`, `models` or `captioners`.
+        name: the card's.
+    """
+    return DATA / "cards" / kind / f"{name}.json"
 
 
 def raw(dataset: str) -> Path:

@@ -34,7 +34,7 @@ def describe_dataset(
     """Gather the figures.
 
     Args:
-        name: the dataset's key in params.yaml.
+        name: the dataset's name.
         card: its card.
         counts: `counts.json` of the `filter` stage.
         images: table IMAGES.
@@ -50,7 +50,7 @@ def describe_dataset(
     described = {
         "dataset": name,
         "adapter": getattr(card, "adapter", ""),
-        "licence": card.licence,
+        "licence": card.about.licence,
         "selection": card.selection,
         "sources": _sources(card),
         "pictures": {

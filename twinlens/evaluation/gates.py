@@ -18,15 +18,6 @@ from twinlens.evaluation.intervals import Interval
 NO_CHANCE = 0.9  # beyond this a random ranking is so good that a measure can hardly be better
 
 
-# ------------------------------------------------------------------ vectors
-
-
-# -------------------------------------------------------------------- probes
-
-
-# ------------------------------------------------------------------- results
-
-
 def at_chance(hits: Mapping[int, tuple[Interval, float]], run: str) -> str | None:
     """A run that is no better than a ranking at random at any cut.
 

@@ -15,11 +15,7 @@ from twinlens.core.errors import DataError
 from twinlens.images.transforms import resize, scaled, to_numpy, to_tensor
 
 ORIENTATION = 0x0112  # the EXIF tag
-
-
 WHITE = (255, 255, 255)
-
-
 LONGEST_JPEG_PX = 65_500  # libjpeg's limit
 
 

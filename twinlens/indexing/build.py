@@ -1,4 +1,4 @@
-"""Building: a LanceDB table of the pool, in a folder named by what it holds."""
+"""Building: the pool as files that are searched, in a folder named by what it holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -21,29 +20,26 @@ from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.shards import iter_pixels
 from twinlens.images.thumbnails import thumbnail
 from twinlens.indexing import postings
-from twinlens.indexing.manifest import (
-    FOLDER,
-    PUBLISHED,
-    TABLE,
-    WORDS,
-    Manifest,
-    digests,
-    named_keys,
-    published,
-    vector_files,
-)
+from twinlens.indexing.candidates import refuse_without_lancedb, write_candidates
+from twinlens.indexing.manifest import FOLDER, PUBLISHED, Manifest, digests, named_keys, published, vector_files
 from twinlens.indexing.material import Material, gather
-from twinlens.indexing.store import CAPTION_VECTOR, IMAGE_VECTOR, Copy, copying, write_space
+from twinlens.indexing.store import CAPTION_VECTOR, IMAGE_VECTOR, write_rows, write_space
 from twinlens.retrieval.tokenize import words
 from twinlens.tasks.inputs import NEGATIVES
-
-if TYPE_CHECKING:
-    from lancedb.table import Table
 
 log = logging.getLogger("twinlens")
 
 BATCH = 256  # pictures
-IDENTITY = ("dataset", "model", "captioner", "key")  # of a table, in its schema
+IDENTITY = ("dataset", "model", "captioner", "key")  # of an index, in its rows' schema
+ROWS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),  # in the pool's order, which orders equal scores
+        pa.field("thumbnail", pa.binary(), nullable=False),  # JPEG
+        pa.field("captions", pa.list_(pa.string()), nullable=False),
+        pa.field("caption_generated", pa.string()),
+        pa.field("labels", pa.list_(pa.string()), nullable=False),
+    ]
+)
 UNUSED_DAYS = 7.0  # after which a table that no manifest names is removed; it can be built anew
 
 
@@ -99,30 +95,18 @@ def make_table(manifest: Manifest, material: Material, threads: int) -> None:
 
 
 def write_table(manifest: Manifest, material: Material, shards: Path, folder: Path, threads: int) -> None:
-    """Write the table and its copy, its full-text index and, where the settings ask for one, its vector indexes.
+    """Write the pool's rows, words and vectors and, where the settings ask for it, a table for approximate search.
 
-    The schema's metadata says which dataset, model and captioner the table is of, and its key.
+    The rows' schema says in its metadata which dataset, model and captioner they are of, and the key.
     """
-    import lancedb
-    from lancedb.index import FTS
-
-    folder.mkdir(parents=True)
     settings = IndexParams.model_validate(manifest.settings)
-    schema = _schema(material).with_metadata({name: getattr(manifest, name) for name in IDENTITY})
-    batches = _batches(material, shards, settings.thumbnail_px, schema, threads)
-    reader = pa.RecordBatchReader.from_batches(schema, copying(batches, schema, folder))
-    # To LanceDB a null vector is a bad one; here it is a picture that nobody described.
-    table = lancedb.connect(folder).create_table(TABLE, data=reader, schema=schema, on_bad_vectors="null")
-    # Words are stemmed and cased before, so that this is plain BM25 on the words that `rank` counts too.
-    plain = FTS(
-        base_tokenizer="whitespace",
-        lower_case=False,
-        stem=False,
-        remove_stop_words=False,
-        ascii_folding=False,
-        max_token_length=None,
-    )
-    postings.write(folder, (words.split() for words in Copy(folder).column(WORDS)))
+    approximate = settings.approximate(len(material))
+    if approximate:
+        refuse_without_lancedb()
+    folder.mkdir(parents=True)
+    schema = ROWS.with_metadata({name: getattr(manifest, name) for name in IDENTITY})
+    write_rows(folder, _batches(material, shards, settings.thumbnail_px, schema, threads), schema)
+    postings.write(folder, (_words_of(material, row) for row in range(len(material))))
     none = np.zeros(0, dtype=np.int64)
     if material.image_vectors is not None:
         write_space(folder, IMAGE_VECTOR, material.image_vectors, none)
@@ -130,37 +114,8 @@ def write_table(manifest: Manifest, material: Material, shards: Path, folder: Pa
         write_space(folder, CAPTION_VECTOR, material.caption_vectors, np.flatnonzero(~material.described))
     if material.negatives is not None:
         write_space(folder, NEGATIVES, material.negatives, none)
-    if any(material.captions) or any(material.generated):
-        table.create_index(WORDS, config=plain)
-    if settings.approximate(len(material)):
-        _index_vectors(table, settings.vector_index)
-
-
-def _index_vectors(table: Table, kind: str) -> None:
-    from lancedb.index import HnswSq, IvfFlat
-
-    for column in (IMAGE_VECTOR, CAPTION_VECTOR):
-        if column in table.schema.names:
-            table.create_index(column, config=IvfFlat("dot") if kind == "ivf" else HnswSq("dot"))
-
-
-def _schema(material: Material) -> pa.Schema:
-    def vector(rows: np.ndarray | None, name: str) -> list[pa.Field]:
-        return [] if rows is None else [pa.field(name, pa.list_(pa.float32(), rows.shape[1]))]
-
-    return pa.schema(
-        [
-            pa.field("row", pa.int32(), nullable=False),  # place in the pool: orders equal scores
-            pa.field("image_id", pa.string(), nullable=False),
-            pa.field("thumbnail", pa.binary(), nullable=False),  # JPEG
-            pa.field("captions", pa.list_(pa.string()), nullable=False),
-            pa.field("caption_generated", pa.string()),
-            pa.field("labels", pa.list_(pa.string()), nullable=False),
-            pa.field(WORDS, pa.string(), nullable=False),  # of all captions, stemmed, joined by blanks
-            *vector(material.image_vectors, IMAGE_VECTOR),
-            *vector(material.caption_vectors, CAPTION_VECTOR),
-        ]
-    )
+    if approximate:
+        write_candidates(folder, settings.vector_index)
 
 
 def _batches(
@@ -175,20 +130,13 @@ def _batches(
         for start in range(0, len(material), BATCH):
             rows = range(start, min(start + BATCH, len(material)))
             columns = {
-                "row": list(rows),
                 "image_id": [ids[row] for row in rows],
                 "thumbnail": [next(small) for _ in rows],
                 "captions": [material.captions[row] for row in rows],
                 "caption_generated": [material.generated[row] for row in rows],
                 "labels": [material.labels[row] for row in rows],
-                WORDS: [" ".join(_words_of(material, row)) for row in rows],
             }
             arrays = [pa.array(values, schema.field(name).type) for name, values in columns.items()]
-            if material.image_vectors is not None:
-                arrays.append(_vectors(material.image_vectors[rows.start : rows.stop]))
-            if material.caption_vectors is not None:
-                absent = pa.array(~material.described[rows.start : rows.stop])
-                arrays.append(_vectors(material.caption_vectors[rows.start : rows.stop], absent))
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
             bar.add(len(rows))
 
@@ -196,11 +144,6 @@ def _batches(
 def _words_of(material: Material, row: int) -> list[str]:
     texts = [*material.captions[row], material.generated[row] or ""]
     return [word for text in texts for word in words(text)]
-
-
-def _vectors(rows: np.ndarray, absent: pa.Array | None = None) -> pa.Array:
-    flat = pa.array(np.ascontiguousarray(rows, dtype=np.float32).ravel())
-    return pa.FixedSizeListArray.from_arrays(flat, rows.shape[1], mask=absent)
 
 
 def prune(unused_days: float = UNUSED_DAYS) -> list[Path]:

@@ -13,7 +13,8 @@ from jaxtyping import Float32, Int
 
 from twinlens.config.params import SearchParams
 from twinlens.core.errors import DataError
-from twinlens.indexing.manifest import FOLDER, TABLE, Manifest
+from twinlens.indexing.candidates import near, open_candidates
+from twinlens.indexing.manifest import FOLDER, Manifest
 from twinlens.indexing.postings import Postings
 from twinlens.indexing.results import Picture
 from twinlens.indexing.scans import Scans
@@ -23,8 +24,6 @@ from twinlens.retrieval.scores import exact_scores, float32_error, in_order
 
 if TYPE_CHECKING:
     from lancedb.table import Table
-
-REFINE = 4  # an approximate search looks at this many times the wanted candidates with their full vectors
 
 Ranked = tuple[Int[np.ndarray, " found"], Float32[np.ndarray, " found"]]  # item rows and scores, best first
 
@@ -39,7 +38,7 @@ class Leg:
 
 
 class Index:
-    """A table that was opened. LanceDB is imported when approximate candidates are first asked for."""
+    """An index that was opened. LanceDB is imported when approximate candidates are first asked for."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -53,10 +52,8 @@ class Index:
 
     @cached_property
     def table(self) -> Table:
-        """The table itself."""
-        import lancedb
-
-        return lancedb.connect(self.manifest.folder / FOLDER).open_table(TABLE)
+        """The table of approximate candidates; only an approximate index has one."""
+        return open_candidates(self.manifest.folder / FOLDER)
 
     @property
     def ids(self) -> list[str]:
@@ -91,7 +88,7 @@ class Index:
         return self._scans[name]
 
     def nearest(self, legs: Sequence[Leg], depth: int, left_out: Collection[int], params: SearchParams) -> Ranked:
-        """The best items by vector, exactly, unless the table has a vector index for the only leg.
+        """The best items by vector, exactly, unless there is a vector index for the only leg.
 
         Args:
             legs: at least one; a picture without a vector in a leg's space scores nothing there, and is not
@@ -104,7 +101,8 @@ class Index:
             Fewer than `depth` where there are no more.
         """
         if len(legs) == 1 and self.manifest.approximate:
-            candidates = self._near(legs[0], depth + len(left_out), params)
+            leg = legs[0]
+            candidates = near(self.table, leg.space, leg.vector, depth + len(left_out), params)
             candidates = candidates[~np.isin(candidates, list(left_out))]
         else:
             candidates = self._candidates(legs, depth, left_out)
@@ -113,19 +111,6 @@ class Index:
         scores = self._scores(legs, candidates)
         rows, ordered = in_order(candidates[None], scores[None])
         return rows[0, :depth], ordered[0, :depth]
-
-    def _near(self, leg: Leg, count: int, params: SearchParams) -> Int[np.ndarray, " candidates"]:
-        found = (
-            self.table.search(leg.vector, vector_column_name=leg.space)
-            .distance_type("dot")
-            .nprobes(params.probes)
-            .ef(max(params.ef, count))
-            .refine_factor(REFINE)
-            .limit(count)
-            .select(["row", "_distance"])
-            .to_arrow()
-        )
-        return found["row"].to_numpy().astype(np.int64)
 
     def _products(self, legs: Sequence[Leg], left_out: Collection[int]) -> tuple[Float32[np.ndarray, " rows"], float]:
         """Scores of all rows in float32, minus infinity where there is none or none is wanted, and their error."""
@@ -166,8 +151,10 @@ class Index:
         """
         words = self.postings.scores(tokens)
         if len(legs) == 1 and self.manifest.approximate:
-            near, matching = self._near(legs[0], depth + len(left_out), params), self.matching(tokens, depth, left_out)
-            rows = np.setdiff1d(np.union1d(near, matching[0]), list(left_out)).astype(np.int64)
+            leg = legs[0]
+            by_vector = near(self.table, leg.space, leg.vector, depth + len(left_out), params)
+            by_words, _ = self.matching(tokens, depth, left_out)
+            rows = np.setdiff1d(np.union1d(by_vector, by_words), list(left_out)).astype(np.int64)
             exact = self._scores(legs, rows)
             bounds = _bounds(exact), _bounds(words[rows])
         else:
@@ -182,9 +169,9 @@ class Index:
             outer = np.flatnonzero(known & ((total <= ends[0]) | (total >= ends[1])))
             bounds = _bounds(self._scores(legs, outer)), _bounds(words[wanted])
             low, high = bounds[0]
-            near = weighted_sum(np.where(known, total, low)[None], words[None], image_weight, bounds)[0]
+            about = weighted_sum(np.where(known, total, low)[None], words[None], image_weight, bounds)[0]
             spread = image_weight * error / (high - low) if high > low else 0.0
-            rows = _at_least_kth(np.where(wanted, near, np.float32(-np.inf)), depth, spread + 1e-6)
+            rows = _at_least_kth(np.where(wanted, about, np.float32(-np.inf)), depth, spread + 1e-6)
             exact = np.full(len(rows), low, dtype=np.float32)
             exact[known[rows]] = self._scores(legs, rows[known[rows]])
         if not len(rows):

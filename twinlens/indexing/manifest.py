@@ -1,8 +1,8 @@
 """The manifest: a small file, the same bytes for the same index, that says which table answers.
 
-A table's own bytes differ from build to build, so DVC keeps the manifest, and the table lies in a folder
-named by the manifest's key. The manifest also says which vectors and weights the table was made of, so
-that an index is never searched with a model that did not make it.
+What LanceDB writes differs from build to build, so DVC keeps the manifest, and the table (the mapped files, and
+LanceDB's own where it is asked for) lies in a folder named by the manifest's key. The manifest also says which vectors
+and weights the table was made of, so that an index is never searched with a model that did not make it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from twinlens.core.errors import DataError
 from twinlens.core.hashing import sha256_of
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
-TABLE, FOLDER, WORDS = "pictures", "index", "words"  # of LanceDB, where it lies, its column that is searched by words
+FOLDER = "index"  # in a manifest's own folder: the files that answer
 FILES = (IMAGES, CAPTIONS, GENERATED, NEGATIVES)  # of data/embedded
 PUBLISHED = "published"  # folder of the manifests last published, for the while in which DVC has removed its own
 

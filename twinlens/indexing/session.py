@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from twinlens.config.load import read_params
+from twinlens.config.load import read_params, stamp
 from twinlens.config.params import Params
 from twinlens.core import paths
 from twinlens.core.errors import QueryError, TwinLensError
@@ -149,8 +149,8 @@ def search(
 ) -> Results:
     """Find pictures of the index; see `Searcher.search` for the query.
 
-    The index and its model stay open for the next call, until the index or params.yaml change. While an index is
-    built anew the one that was opened before answers, which a note says.
+    The index and its model stay open for the next call, until the index, params.yaml or a card change. While an index
+    is built anew the one that was opened before answers, which a note says.
 
     Args:
         text: what is looked for, in words.
@@ -162,7 +162,7 @@ def search(
     Raises:
         QueryError: there is nothing to search for, or no index that could answer.
     """
-    params = _params(Path.cwd(), stamp_of(Path("params.yaml")))
+    params = _params(Path.cwd(), stamp())
     names = (dataset or params.dataset, model or params.model, captioner or params.captioner)
     searcher, notes = _KEPT.searcher(params, *names)
     found = searcher.search(text, **query)
@@ -170,5 +170,5 @@ def search(
 
 
 @lru_cache(maxsize=1)
-def _params(folder: Path, stamp: Stamp | None) -> Params:
+def _params(folder: Path, stamp: object) -> Params:
     return read_params()

@@ -1,13 +1,13 @@
-"""A table's rows beside it, as files that are mapped into memory.
+"""An index's rows, as files that are mapped into memory.
 
-Importing LanceDB and opening a table takes seconds of a processor, more than an exact search of 100,000
-vectors. Nothing but approximate candidates needs it: ids, captions, thumbnails and vectors are read from here,
-each page when it is first touched, once for all processes.
+Ids, captions, thumbnails and vectors are read from here, each page when it is first touched, once for all
+processes. Exact search needs nothing else; a table of LanceDB lies beside them where approximate candidates are
+asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,11 @@ class Copy:
         """Image ids, by row."""
         return self.column("image_id")
 
+    @property
+    def told(self) -> dict[str, str]:
+        """What `write_rows` was told of the pool they are of."""
+        return {name.decode(): value.decode() for name, value in (self._table.schema.metadata or {}).items()}
+
     @cached_property
     def spaces(self) -> tuple[str, ...]:
         """The columns of vectors that there are."""
@@ -74,14 +79,11 @@ class Copy:
         return pa.ipc.open_file(pa.memory_map(str(self.folder / ROWS))).read_all()
 
 
-def copying(batches: Iterable[pa.RecordBatch], schema: pa.Schema, folder: Path) -> Iterator[pa.RecordBatch]:
-    """The same batches; what passes is written into `folder`, all but the vectors."""
-    kept = [name for name in schema.names if name not in (IMAGE_VECTOR, CAPTION_VECTOR)]
-    plain = pa.schema([schema.field(name) for name in kept])
-    with pa.OSFile(str(folder / ROWS), "wb") as file, pa.ipc.new_file(file, plain) as writer:
+def write_rows(folder: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
+    """Write all but the vectors, as it comes."""
+    with pa.OSFile(str(folder / ROWS), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for batch in batches:
-            writer.write_batch(batch.select(kept))
-            yield batch
+            writer.write_batch(batch)
 
 
 def write_space(folder: Path, name: str, rows: np.ndarray, absent: np.ndarray) -> None:

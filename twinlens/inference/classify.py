@@ -53,7 +53,7 @@ def class_shares(
     """
     path = classifiers.locate(card)
     key = fingerprint(
-        card=card.model_dump(mode="json", exclude={"revision", "checkpoint", "sha256", "licence"}),
+        card=card.model_dump(mode="json", exclude={"revision", "checkpoint", "sha256"}),
         weights=identity(path),
         classes=sorted(classes),
         pictures=[digest(files), digest([raw])],

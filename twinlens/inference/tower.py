@@ -51,7 +51,7 @@ PACKAGES = {  # that decide a vector, beside torch
     "transformers": ("transformers", "tokenizers"),
     "word_vectors": ("numpy", "polars", "regex"),
 }
-NOT_IDENTITY = {"checkpoint", "word_vectors", "sha256", "licence", "revision"}  # the weights' own digest says it better
+NOT_IDENTITY = {"checkpoint", "word_vectors", "sha256", "revision"}  # the weights' own digest says it better
 
 
 class TowerJob:

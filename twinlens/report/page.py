@@ -19,6 +19,7 @@ from twinlens.report.charts import Bar, Series
 from twinlens.report.published import beside
 from twinlens.report.summary import shown as those_in
 from twinlens.report.templates import template
+from twinlens.retrieval.checks import listed
 
 LIBRARIES = (
     "dvc",
@@ -80,7 +81,7 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
         cards={kind: json.dumps(card, indent=2, ensure_ascii=False) for kind, card in sources.cards.items()},
         k=sources.k,
         main=MAIN.title,
-        gates=sources.metrics["gates"]["found"],
+        gates=listed(sources.metrics["gates"]),
         tasks=tasks,
         legend=[(name, charts.marker(number, 9, 8, 5)) for name, number in numbers.items()],
         costs=sources.metrics["cost"],

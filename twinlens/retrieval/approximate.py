@@ -10,20 +10,21 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lancedb
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int
-from lancedb.index import HnswSq, IvfFlat, IvfPq, IvfSq
-from lancedb.table import Table
 
 from twinlens.config.params import ApproximateParams, IndexSetting
+from twinlens.core.errors import needing
 from twinlens.retrieval.exact import nearest
 from twinlens.retrieval.scores import exact_scores
 
-INDEXES = {"ivf_flat": IvfFlat, "ivf_sq": IvfSq, "ivf_pq": IvfPq, "ivf_hnsw_sq": HnswSq}
+if TYPE_CHECKING:
+    from lancedb.table import Table
+
+INDEXES = {"ivf_flat": "IvfFlat", "ivf_sq": "IvfSq", "ivf_pq": "IvfPq", "ivf_hnsw_sq": "HnswSq"}  # LanceDB's names
 LEAST = 256  # items: what the training of quantised indexes asks for
 WARM_UP = 3  # queries before the clock runs
 COLUMNS = ("setting", "recall", "ms_per_query", "build_s", "index_mb")
@@ -43,7 +44,12 @@ def measure(queries: Rows, items: Rows, params: ApproximateParams) -> list[dict[
         queries: unit vectors, of which `params.queries`, evenly spread, are asked.
         items: unit vectors; `params.settings` are left out where there are fewer than 256.
         params: what is asked, and of which indexes.
+
+    Raises:
+        ExtraError: LanceDB is not installed.
     """
+    with needing("ann", "the stage `approximate`"):
+        import lancedb
     chosen = np.unique(np.linspace(0, len(queries) - 1, min(params.queries, len(queries))).astype(int))
     asked, items = np.ascontiguousarray(queries[chosen]), np.ascontiguousarray(items)
     k = min(params.k, len(items))
@@ -85,7 +91,9 @@ def _of_one_index(settings: Mapping[str, IndexSetting]) -> list[list[str]]:
 
 
 def _config(setting: IndexSetting) -> Any:
-    return INDEXES[setting.index](distance_type="dot", num_partitions=setting.partitions)
+    from lancedb import index
+
+    return getattr(index, INDEXES[setting.index])(distance_type="dot", num_partitions=setting.partitions)
 
 
 def _by_numpy(query: Float32[np.ndarray, " dim"], items: Rows, k: int) -> Int[np.ndarray, " k"]:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
@@ -17,20 +17,10 @@ from twinlens.core.errors import DataError
 from twinlens.core.probes import Probe
 
 log = logging.getLogger("twinlens")
-
-
 Rows = Float32[np.ndarray, "rows dim"]
-
-
 BLOCK = 65_536  # rows in memory at once, as the vectors may be a memory map
-
-
 CELLS = 2**20  # numbers of tied vectors in memory at once: a constant scorer ties everywhere
-
-
 UNIT = 1e-3  # how far a length may be from one
-
-
 SAME = 1e-6  # equal texts in batches of other lengths differ by so much in a coordinate
 
 
@@ -56,11 +46,19 @@ class Gates:
 
     def write(self, path: Path) -> None:
         """Keep the warnings for the report."""
-        path.write_text(json.dumps({"warnings": len(self.found), "found": self.found}, indent=2) + "\n")
+        by_gate: dict[str, list[str]] = {}
+        for one in self.found:
+            by_gate.setdefault(one["gate"], []).append(one["trouble"])
+        path.write_text(json.dumps({"warnings": len(self.found), "found": by_gate}, indent=2) + "\n")
 
     def add(self, path: Path) -> None:
         """Take over the warnings of an earlier stage."""
-        self.found += json.loads(path.read_text(encoding="utf-8"))["found"]
+        self.found += listed(json.loads(path.read_text(encoding="utf-8")))
+
+
+def listed(written: dict[str, Any]) -> list[dict[str, str]]:
+    """The warnings that a file of them holds, one by one."""
+    return [{"gate": gate, "trouble": trouble} for gate, troubles in written["found"].items() for trouble in troubles]
 
 
 def not_finite(rows: Rows, ids: Sequence[str], source: str) -> str | None:

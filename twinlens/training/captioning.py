@@ -32,7 +32,7 @@ def train_captioner(card: CaptionerCard, material: Material, placement: Placemen
     """
     train, val = material.splits()
     trainer = _Trainer(card, train, val, placement)
-    decoding = {"max_new_tokens", "num_beams", "note", "licence"}  # how words are searched for later on
+    decoding = {"max_new_tokens", "num_beams"}  # how words are searched for later on
     described = card.model_dump(mode="json", exclude=decoding)
     key = training_key(described, train, val, placement, __name__)
     with Scratch("train", key) as scratch:

@@ -37,7 +37,8 @@ def test_names_of_cards_and_ids_of_pictures_are_offered() -> None:
 def test_where_there_are_no_params_nothing_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert cards("models")("") == []
-    Path("params.yaml").write_text("models: {a: 1, ab: 2, b: 3}")
+    Path("cards/models").mkdir(parents=True)
+    for name in ("b.yaml", "ab.yaml", "a.yaml", "README.md"):
+        (Path("cards/models") / name).write_text("{: not yaml")  # a name needs no look inside
     assert cards("models")("a") == ["a", "ab"]
-    Path("params.yaml").write_text("{: not yaml")
-    assert cards("models")("a") == []
+    assert cards("datasets")("a") == []

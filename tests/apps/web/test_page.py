@@ -21,6 +21,8 @@ from twinlens.indexing.results import Results
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+pytestmark = pytest.mark.slow  # a browser
+
 TEXT = "a red boat on a beach"
 SHOWN = 12
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def save(folder: Path, mode: Mode = "mean") -> Path:
     return folder / mode
 
 
-def card(folder: Path, **fields: str) -> SentenceTransformersTower:
+def card(folder: Path, **fields: Any) -> SentenceTransformersTower:
     return SentenceTransformersTower(sentence_transformers="someone/tiny", checkpoint=str(folder), **fields)
 
 

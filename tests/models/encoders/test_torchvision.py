@@ -26,8 +26,8 @@ from twinlens.inference.tower import TowerJob
 from twinlens.models import encoders
 from twinlens.models.encoders.base import ImageEncoder
 
-NAMES = ["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"]
-MOBILE = NAMES[2]
+# The large one has a rule of its own (no epsilon in its published weights); all else is shown on the small one.
+RESNET, MOBILE = NAMES = ["fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn"]
 SIZE = 96
 COMPUTE = ComputeParams(device="cpu", decode_threads=1, image_batch=3, text_batch=None)
 
@@ -111,7 +111,7 @@ def published(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return model
 
 
-@pytest.mark.parametrize(("name", "pooling"), [*((name, "mean") for name in NAMES), (MOBILE, "max")])
+@pytest.mark.parametrize(("name", "pooling"), [(RESNET, "mean"), (MOBILE, "mean"), (MOBILE, "max")])
 def test_vectors_are_pooled_features_of_torchvisions_own_detections(
     name: str, pooling: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,9 +153,8 @@ def test_a_picture_without_a_detection_has_its_best_proposals_and_without_propos
     assert not torch.equal(alone, found)
 
 
-@pytest.mark.parametrize("name", [NAMES[0], MOBILE])
-def test_a_vector_does_not_depend_on_what_shares_its_batch_to_the_last_digit(name: str, files: dict[str, Path]) -> None:
-    image, pictures = load(card(files[name], name)), photos(4, SIZE)
+def test_a_vector_does_not_depend_on_what_shares_its_batch_to_the_last_digit(files: dict[str, Path]) -> None:
+    image, pictures = load(card(files[MOBILE])), photos(4, SIZE)
     together = encode(image, pictures)
     assert torch.equal(together, torch.cat([encode(image, picture[None]) for picture in pictures]))
     assert torch.equal(together, encode(image, pictures.flip(0)).flip(0))
@@ -232,7 +231,7 @@ def test_weights_that_do_not_fit_are_refused(how: str, files: dict[str, Path], t
 
 def test_weights_of_another_architecture_are_refused(files: dict[str, Path]) -> None:
     with pytest.raises(DataError, match="does not hold the weights of fasterrcnn_resnet50_fpn: Error"):
-        load(card(files[MOBILE], NAMES[0]))
+        load(card(files[MOBILE], RESNET))
 
 
 @pytest.mark.parametrize(

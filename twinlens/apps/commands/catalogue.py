@@ -56,10 +56,11 @@ def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json =
 
     Examples: `twinlens models`, `twinlens models --dataset coco`, `twinlens models --json`.
     """
-    from twinlens.config.load import read_params
+    from twinlens.config.load import check_cards, read_params
     from twinlens.indexing.validate import known
 
     params = read_params()
+    check_cards(params)
     dataset = known(dataset or params.dataset, params.datasets, "dataset")
     captioner = known(captioner or params.captioner, params.captioners, "captioner")
     found = [
@@ -71,7 +72,7 @@ def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json =
             weights=_has_weights(card, paths.trained(dataset, name)),
             embedded=paths.embedded(dataset, name).exists(),
             indexed=paths.indexed(dataset, name, captioner).exists(),
-            note=card.note,
+            note=card.about.note,
         )
         for name, card in params.models.items()
     ]
@@ -100,9 +101,10 @@ def datasets(as_json: Json = False) -> None:
 
     Examples: `twinlens datasets`, `twinlens datasets --json`.
     """
-    from twinlens.config.load import read_params
+    from twinlens.config.load import check_cards, read_params
 
     params = read_params()
+    check_cards(params)
     found = [_dataset(name, card, name == params.dataset) for name, card in params.datasets.items()]
     if as_json:
         _print_json(found)
@@ -131,7 +133,7 @@ def _dataset(name: str, card: DatasetCard, active: bool) -> DatasetState:
         name=name,
         active=active,
         adapter=str(getattr(card, "adapter", "composed")),
-        licence=card.licence,
+        licence=card.about.licence,
         selection=card.selection,
         here=paths.grouped(name).exists(),
         pictures=figures.get("pictures", {}).get("after_duplicates"),
@@ -146,7 +148,7 @@ def _tower(tower: Tower) -> str:
 
 
 def _licence(card: ModelCard) -> str | None:
-    licences = dict.fromkeys(tower.licence for tower in card.towers().values() if tower.licence)
+    licences = dict.fromkeys(tower.about.licence for tower in card.towers().values() if tower.about.licence)
     if not licences and card.train is not None:
         return "trained here"
     return ", ".join(licences) or None

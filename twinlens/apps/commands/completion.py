@@ -11,11 +11,11 @@ import typer
 MOST = 100  # ids offered at once
 
 
-def cards(section: str) -> Callable[[str], list[str]]:
-    """A completer for the names below a section of params.yaml: `datasets`, `models` or `captioners`."""
+def cards(kind: str) -> Callable[[str], list[str]]:
+    """A completer for the names of cards of a kind: `datasets`, `models` or `captioners`."""
 
     def complete(incomplete: str) -> list[str]:
-        return [str(name) for name in _read().get(section, {}) if str(name).startswith(incomplete)]
+        return sorted(file.stem for file in (Path("cards") / kind).glob("*.yaml") if file.stem.startswith(incomplete))
 
     return complete
 

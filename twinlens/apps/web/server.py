@@ -13,7 +13,7 @@ from twinlens.apps.web.hosts import hosts
 from twinlens.apps.web.shelf import Shelf
 from twinlens.apps.web.watchdog import watched
 from twinlens.config.load import read_params
-from twinlens.core.errors import ParamsError
+from twinlens.core.errors import ParamsError, needing
 
 if TYPE_CHECKING:
     from twinlens.apps.web.guard import Guard
@@ -36,11 +36,13 @@ def serve(
     Raises:
         ParamsError: the address cannot be had, or a name is none.
         QueryError: there is no index to search.
+        ExtraError: a library that carries the page is not installed.
     """
     with watched():
-        import uvicorn
+        with needing("serve", "the search page"):
+            import uvicorn
 
-        from twinlens.apps.web.connections import patient_protocol
+            from twinlens.apps.web.connections import patient_protocol
 
         shelf = Shelf(read_params(), dataset)
         with _listening(host, port) as listener:
@@ -75,11 +77,13 @@ def application(shelf: Shelf, host: str, model: str | None = None, allowed: Sequ
     Raises:
         ParamsError: one of those is no name.
         QueryError: there is no index to search.
+        ExtraError: a library that carries the page is not installed.
     """
-    from twinlens.apps.web.guard import Guard
-    from twinlens.apps.web.page import Page
-    from twinlens.apps.web.routes import routed
-    from twinlens.apps.web.visitors import Visitors
+    with needing("serve", "the search page"):
+        from twinlens.apps.web.guard import Guard
+        from twinlens.apps.web.page import Page
+        from twinlens.apps.web.routes import routed
+        from twinlens.apps.web.visitors import Visitors
 
     ours, visitors = hosts(host, allowed), Visitors()
     first = shelf.first(model)

@@ -167,8 +167,8 @@ class Files:
     def _ways_on(self) -> str:
         names = ", ".join(file.name for file in self.wanted)
         return (
-            f" Two ways on: put {names} into a folder and name it, or name a mirror that serves them, "
-            f"as `source` on the dataset's card, for example `-S datasets.{self.dataset}.source=/data/{self.dataset}`"
+            f" Two ways on: put {names} into a folder and name it, or name a mirror that serves them, as `source` "
+            f"on the dataset's card, for example `-S cards/datasets/{self.dataset}.yaml:source=/data/{self.dataset}`"
         )
 
 
