@@ -11,7 +11,7 @@ from twinlens.core import paths
 
 
 def main() -> None:
-    """Check every value, and write what of the three cards in use decides results.
+    """Check every value, and write what of the three cards in use decides results: all but their remarks.
 
     The others depend on these files, which stay as they are when a comment, `about:` or another card changes.
     """
@@ -22,8 +22,9 @@ def main() -> None:
         assert isinstance(cards, Cards)
         file = paths.card(cards.kind, name)
         file.parent.mkdir(parents=True, exist_ok=True)
-        content = cards.library.effective(cards.kind, name)
-        file.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, default=str) + "\n", "utf-8")
+        # With the defaults, so that what learns does so again when one of them changes; a dump never has `about`.
+        content = cards[name].model_dump(mode="json", exclude_none=True)
+        file.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from twinlens.config.base import BASE, without_about
+from twinlens.config.base import BASE
 from twinlens.config.explain import problems
 from twinlens.core.errors import ParamsError, nearest
 
@@ -84,11 +84,6 @@ class Library:
             ParamsError: it is empty or no YAML, or a base cannot be had.
         """
         return self._fill(file, ())[0]
-
-    def effective(self, kind: str, name: str) -> dict[str, Any]:
-        """What of a card decides results: filled in, without `about:`."""
-        found: dict[str, Any] = without_about(self.filled(f"{kind}/{name}"))
-        return found
 
     def where(self, file: str, keys: Keys) -> str:
         """The file and line in which keys of a filled-in card stand; the card's own file where they stand nowhere."""
