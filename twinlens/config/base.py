@@ -30,13 +30,6 @@ class Card(BaseModel):
     about: About = Field(default=About(), exclude=True)
 
 
-def without_about(content: Any) -> Any:
-    """A card as its file has it, without `about:` at any depth."""
-    if isinstance(content, dict):
-        return {key: without_about(value) for key, value in content.items() if key != ABOUT}
-    return content
-
-
 def described(card: Card) -> dict[str, Any]:
     """All that a card says, for people: with `about`, without what is empty."""
     shown = card.model_dump(mode="json", exclude_none=True)
