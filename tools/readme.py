@@ -7,6 +7,7 @@ trained model whose results are in `metrics/`. A test holds that the pages show 
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
@@ -24,6 +25,20 @@ KEPT = Path("docs/results")
 OF_THE_DEFAULT = ("default", "category_search")  # tables of what is in `metrics/`
 TRAINED_TASKS = ("caption_to_image", "image_to_caption")
 K = 10  # the cut that the tables show
+ROOMS = (  # from the ground up
+    *("core", "config", "images", "datasets", "tasks", "models", "inference", "training"),
+    *("retrieval", "evaluation", "indexing", "report", "apps"),
+)
+BESIDE = {  # what is no package
+    "params.yaml": "Every setting, with its reason.",
+    "cards/": "What there is to choose from: a file for each dataset, model and captioner.",
+    "dvc.yaml": "The pipeline: stages, what they read, what they write.",
+    "stages/": "A script for each stage: read, call, write, log.",
+    "tools/": "For the repository itself: README's tables, moving old cards.",
+    "tests/": "The same rooms; `pipeline/` runs DVC and holds this plan.",
+    "benchmarks/": "Ratios, measured side by side.",
+    "docs/": "Decisions and their reasons; datasets, training, category search.",
+}
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -129,8 +144,31 @@ def measures_table() -> str:
     return f"{markdown(['here', 'value of one query', 'also known as'], rows)}\n"
 
 
+def tree() -> str:
+    """Where things are: a line for each folder, packages by the first line of their docstring."""
+    packages = sorted(path.parent for path in Path("twinlens").rglob("__init__.py") if path.parent != Path("twinlens"))
+    order = {room: n for n, room in enumerate(ROOMS)}
+    packages.sort(key=lambda path: (order[path.parts[1]], path.parts))
+    said = [
+        (folder, text) for folder, text in BESIDE.items() if folder in ("params.yaml", "cards/", "dvc.yaml", "stages/")
+    ]
+    for path in packages:
+        docstring = ast.get_docstring(ast.parse((path / "__init__.py").read_text(encoding="utf-8"))) or ""
+        said.append(
+            (
+                "  " * (len(path.parts) - 2) + f"{'twinlens/' if len(path.parts) == 2 else ''}{path.name}/",
+                docstring.split("\n")[0],
+            )
+        )
+    said += [(folder, text) for folder, text in BESIDE.items() if (folder, text) not in said]
+    width = max(len(folder) for folder, _ in said)
+    return "".join(f"    {folder.ljust(width)}  {text}\n" for folder, text in said)
+
+
 def block_of(name: str) -> str:
     """What stands in a block."""
+    if name == "tree":
+        return f"\n{tree()}\n"
     if name == "measures":
         return measures_table()
     if name.startswith("training-"):

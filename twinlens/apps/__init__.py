@@ -1,1 +1,1 @@
-"""The front doors: the command line and the search page."""
+"""The front doors: `cli.py` and the two below."""

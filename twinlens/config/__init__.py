@@ -1,1 +1,1 @@
-"""What may be chosen: the settings of `params.yaml` and the cards of datasets, models and captioners, as types."""
+"""The settings of `params.yaml` and the cards as types, read and checked; mistakes told by file and line."""

@@ -1,1 +1,1 @@
-"""Plumbing and file formats: paths, tables, vectors, downloads, scratch, devices."""
+"""Plumbing and file formats (paths, tables, vectors, downloads, kept parts, devices); decides no result."""

@@ -1,4 +1,4 @@
-"""Datasets: one adapter per publisher's layout, all giving the same tables."""
+"""Datasets as annotations: rules that drop rows (`filter.py`), `keep`, the pool, statistics."""
 
 from __future__ import annotations
 

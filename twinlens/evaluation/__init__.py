@@ -1,1 +1,1 @@
-"""Evaluation: from runs to measures, intervals, gates, costs and comparisons."""
+"""From runs to numbers: measures such as nDCG (`measures.py`), intervals, gates, costs, comparisons."""

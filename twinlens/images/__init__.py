@@ -1,1 +1,1 @@
-"""From bytes to pixels: decoding, resizing, transforms, copies, thumbnails."""
+"""From bytes to pixels: decoding, resizing, transforms, duplicates, thumbnails."""

@@ -1,1 +1,1 @@
-"""Encoders, captioners, classifiers and heads: one module for each library's family."""
+"""One module for each library's family; where weights are, and what heads are."""

@@ -1,1 +1,1 @@
-"""The report: one HTML file that opens without a network."""
+"""The report, tables, exports for other tools, the page of a comparison."""

@@ -1,1 +1,1 @@
-"""Retrievers: from a task and vectors to runs, exactly."""
+"""Retrievers and rerankers: exact search, BM25 and its tokenizer (`tokenize.py`), fusion, runs."""

@@ -1,1 +1,1 @@
-"""Tasks: who searches for what, and what is relevant."""
+"""Tasks as data: queries, items, judgements (`qrels.py`) and the inputs to embed; a module each."""

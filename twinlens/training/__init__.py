@@ -1,1 +1,1 @@
-"""Training: what the cards that learn have in common, and one module per objective."""
+"""Training: losses (`losses.py`: CLIP, SigLIP, margin, triplet), optimisers, towers, projection heads, captioners."""

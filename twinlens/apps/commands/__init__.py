@@ -1,1 +1,1 @@
-"""Commands of `python -m twinlens` that have a module of their own."""
+"""Commands of `twinlens` that have a module of their own."""

@@ -1,4 +1,4 @@
-"""The search page: what `python -m twinlens serve` shows in a browser.
+"""The search page: routes, templates, and the guard with its limits of uploads (`guard.py`).
 
 `shelf` keeps indexes open, `answers` asks them, `markup` writes what they said, `bodies` reads what the browser asks,
 and `page` answers it. `routes` says where, in whose turn (`turns`); `guard` lets in only what the page itself asks

@@ -1,1 +1,1 @@
-"""One adapter for each publisher's layout, all giving the same annotations."""
+"""One adapter for each publisher's layout: COCO, Flickr30k, ImageNet, a folder, tar shards, drawn scenes."""

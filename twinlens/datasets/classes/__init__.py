@@ -1,4 +1,4 @@
-"""Lists of ImageNet classes, kept as data: index, WordNet id and name, one class a line."""
+"""Lists of ImageNet classes, as data: index, WordNet id, name."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Readers of folders, archives, Parquet and tabular files, for the adapters."""
+"""Readers of archives, Parquet and tabular files, for the adapters."""

@@ -1,1 +1,1 @@
-"""Captioners: image-to-text models of transformers behind one interface."""
+"""Image-to-text models of transformers behind one interface."""

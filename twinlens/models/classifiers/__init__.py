@@ -1,4 +1,4 @@
-"""Classifiers that tell ImageNet's 1,000 classes apart: one module per library, chosen by the card's key.
+"""Classifiers of ImageNet's 1,000 classes, chosen by the card's key.
 
 The modules are imported only when a card of theirs is used: the libraries take seconds to import.
 """

@@ -1,4 +1,4 @@
-"""Encoders: one adapter per library family, one way to run them all.
+"""Encoders of pictures and of texts, chosen by the card's key.
 
 A family's module offers `locate` and `load`; it is imported only when a card of that family is
 used, because the libraries behind it take seconds to import.

@@ -1,4 +1,4 @@
-"""Queries made of pictures: one weight vector a query, learned from exemplars against shared negatives.
+"""Queries made of pictures: exemplar SVMs, closed forms, Rocchio.
 
 A picture's score is its inner product with the query's weights, so every method here ends in rows
 that are searched for like any other vector.
