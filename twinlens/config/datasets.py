@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag, model_validator
 
 from twinlens.config.base import Card
 from twinlens.config.models import TimmTower, Weights
@@ -109,15 +109,22 @@ class ScenesCard(BaseDatasetCard):
     train: PositiveInt
     val: PositiveInt
     test: PositiveInt
+    edits: NonNegativeInt = 0  # composed queries: so many pictures of `test` once more, with one thing changed
     side_px: Annotated[int, Field(ge=32, le=1024)] = 128
     pool: Pool = "test"
+
+    @model_validator(mode="after")
+    def _edits_have_originals(self) -> Self:
+        if self.edits > self.test:
+            raise ValueError(f"edits: {self.edits} is more than test, {self.test}: each is of a picture of its own")
+        return self
 
     @property
     def promised_pool(self) -> int | None:
         """What is drawn for the pool, unless `keep` takes some of it out."""
         if self.pool_size is not None or self.keep is not None:
             return self.pool_size
-        drawn = {"train": self.train, "val": self.val, "test": self.test}
+        drawn = {"train": self.train, "val": self.val, "test": self.test + self.edits}
         return sum(drawn.values()) if self.pool == "all" else drawn[self.pool]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from twinlens.core.progress import Progress
 from twinlens.core.scratch import publishing
 from twinlens.datasets.adapters.base import MISSING
 from twinlens.datasets.adapters.drawing import BACKGROUNDS, COLOURS, OBJECTS, Thing, draw_scene
-from twinlens.datasets.annotations import SPLITS, Annotations, RawCaption, RawImage
+from twinlens.datasets.annotations import SPLITS, Annotations, RawCaption, RawComposedQuery, RawImage
 
 PER_SHARD = 1000
 JPEG_QUALITY = 92
+EDIT, QUERIES = "edit", "queries.parquet"  # pictures that are others with one thing changed, and who asks for them
 
 LARGE_SIDE = {1: (0.6, 0.75), 2: (0.44, 0.48), 3: (0.44, 0.48)}  # share of the picture, by number of objects
 SMALL_SIDE = {1: (0.42, 0.5), 2: (0.36, 0.4), 3: (0.36, 0.4)}
@@ -79,6 +80,30 @@ def _places(count: int, rng: np.random.Generator) -> list[tuple[float, float, fl
     return [(0.01 + 0.5 * (c % 2), 0.01 + 0.5 * (c // 2), 0.48) for c in corners]
 
 
+def edited(scene: Scene, rng: np.random.Generator) -> tuple[Scene, str]:
+    """The same scene with one thing changed, and the words that say so: a colour, or the place."""
+    if rng.random() < 0.7:
+        which = int(rng.integers(len(scene.things)))
+        thing = scene.things[which]
+        colour = str(rng.choice([name for name in COLOURS if name != thing.colour]))
+        things = tuple(replace(t, colour=colour) if n == which else t for n, t in enumerate(scene.things))
+        return replace(scene, things=things), f"the same scene, but the {thing.category} is {colour}"
+    background = str(rng.choice([name for name in BACKGROUNDS if name != scene.background]))
+    return replace(scene, background=background), f"the same scene, but {PLACES[background][0]}"
+
+
+def likeness(scene: Scene, wanted: Scene) -> float:
+    """The gain of a scene where another is wanted.
+
+    3: it is the one; 2: it shows the same things in the same colours at the same place, wherever they stand;
+    1: the same things in the same colours at another place; 0: anything else.
+    """
+    if scene == wanted:
+        return 3.0
+    shown, asked = (sorted((thing.category, thing.colour) for thing in s.things) for s in (scene, wanted))
+    return 0.0 if shown != asked else 2.0 if scene.background == wanted.background else 1.0
+
+
 def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
     """Five descriptions by five imaginary people: some name everything, some leave things out."""
     place, setting = PLACES[scene.background]
@@ -125,28 +150,53 @@ class Scenes:
     def download(self, raw: Path) -> int:
         """Draw all pictures; there is nothing to download."""
         tasks = [(split, i) for split in SPLITS for i in range(getattr(self.card, split))]
+        tasks += [(EDIT, i) for i in range(self.card.edits)]
         with publishing(raw) as draft, Progress("draw", total=len(tasks), unit="img") as bar:
             for start in range(0, len(tasks), PER_SHARD):
                 rows = [self._draw(*task) for task in tasks[start : start + PER_SHARD]]
                 pq.write_table(pa.Table.from_pylist(rows), _shard(draft, start // PER_SHARD), compression="zstd")
                 bar.add(len(rows))
+            if self.card.edits:
+                pq.write_table(pa.Table.from_pylist(self._queries()), draft / QUERIES, compression="zstd")
             manifest = {"drawn": len(tasks), "seed": self.card.seed, "side_px": self.card.side_px}
             (draft / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         return len(tasks)
 
     def _draw(self, split: str, i: int) -> dict[str, Any]:
-        rng = np.random.default_rng([self.card.seed, SPLITS.index(split), i])
-        scene = sample_scene(rng)
+        scene, _, rng = self._scene(split, i)
         picture = np.asarray(draw_scene(scene.background, list(scene.things), self.card.side_px, rng))
         image_id = f"{split}-{i:05d}"
         return {
             "image_id": image_id,
             "file": f"{image_id}.jpg",
-            "split": split,
+            "split": "test" if split == EDIT else split,
             "labels": sorted({thing.category for thing in scene.things}),
             "captions": captions_of(scene, rng),
             "jpeg": simplejpeg.encode_jpeg(picture, quality=JPEG_QUALITY, colorsubsampling="444"),
         }
+
+    def _scene(self, split: str, i: int) -> tuple[Scene, str, np.random.Generator]:
+        """A picture's scene, the words that made it of another where it is an edit, and what it is drawn with.
+
+        An edit is drawn with the numbers of its original, so that nothing else differs.
+        """
+        rng = np.random.default_rng([self.card.seed, SPLITS.index("test" if split == EDIT else split), i])
+        scene = sample_scene(rng)
+        if split != EDIT:
+            return scene, "", rng
+        return *edited(scene, np.random.default_rng([self.card.seed, len(SPLITS), i])), rng
+
+    def _queries(self) -> list[dict[str, Any]]:
+        """Of each edit a query, and how right every picture of the split is for it."""
+        names = [("test", i) for i in range(self.card.test)] + [(EDIT, i) for i in range(self.card.edits)]
+        scenes = {f"{split}-{i:05d}": self._scene(split, i) for split, i in names}
+        found = []
+        for i in range(self.card.edits):
+            own, (wanted, text, _) = f"test-{i:05d}", scenes[f"{EDIT}-{i:05d}"]
+            gains = {image_id: likeness(scene, wanted) for image_id, (scene, _, _) in scenes.items() if image_id != own}
+            query = {"query_id": f"{own}+{EDIT}", "image_id": own, "text": text}
+            found += [query | {"target_id": target, "gain": gain} for target, gain in gains.items() if gain]
+        return found
 
     def annotations(self, raw: Path) -> Annotations:
         """The drawn pictures' labels and captions."""
@@ -155,7 +205,8 @@ class Scenes:
             for row in pq.read_table(path, columns=["image_id", "file", "split", "labels", "captions"]).to_pylist():
                 images.append(RawImage(row["image_id"], row["file"], row["split"], tuple(row["labels"])))
                 captions += [RawCaption(row["image_id"], text) for text in row["captions"]]
-        return Annotations(images, captions)
+        queries = pq.read_table(raw / QUERIES).to_pylist() if (raw / QUERIES).exists() else []
+        return Annotations(images, captions, composed_queries=[RawComposedQuery(**query) for query in queries])
 
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
         """JPEG bytes, one shard in memory at a time while `files` are in the order of `annotations`."""
