@@ -294,6 +294,32 @@ def hit(judged: Judged, k: int) -> Values:
     return np.asarray(judged.relevance[:, :k].any(axis=1), dtype=np.float64)
 
 
+PERSISTENCE = 0.8  # of a reader going on from one rank to the next
+
+
+def _rbp_by_loop(one: Judged, k: int) -> float:
+    """The same of one query, as its authors tell it: a reader goes on from rank to rank with probability p."""
+    value, reads = 0.0, 1.0
+    for gain in one.gains[0, :k]:
+        value += (1.0 - PERSISTENCE) * reads * float(gain > 0)
+        reads *= PERSISTENCE
+    return value
+
+
+@measure(
+    "rbp",
+    title="RBP",
+    also="rank-biased precision (Moffat and Zobel 2008), p = 0.8",
+    referee=_rbp_by_loop,
+    headline=True,
+)
+def rbp(judged: Judged, k: int) -> Values:
+    """Sum of (1 - p) p^(i - 1) over the relevant ranks i <= k."""
+    weights = (1.0 - PERSISTENCE) * PERSISTENCE ** np.arange(k)
+    top = judged.relevance[:, :k]
+    return top @ weights[: top.shape[1]]
+
+
 MAIN = ndcg  # retrievers are ordered by it, galleries and comparisons are about it
 
 
