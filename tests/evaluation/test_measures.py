@@ -31,6 +31,7 @@ from twinlens.evaluation.measures import (
     ndcg,
     parsed,
     precision,
+    rbp,
     recall,
 )
 
@@ -49,6 +50,13 @@ def test_by_hand_with_one_relevant_item_never_retrieved() -> None:
     dcg = 1 / math.log2(3) + 1 / math.log2(5)
     ideal = 1 / math.log2(2) + 1 / math.log2(3) + 1 / math.log2(4)
     assert ndcg(LIST, 5) == pytest.approx(dcg / ideal)
+
+
+def test_a_reader_who_goes_on_by_four_in_five_finds_what_rank_biased_precision_says() -> None:
+    judged = Judged.binary(np.array([[True, False, True, False]]), np.array([5]))
+    assert rbp(judged, 4)[0] == pytest.approx(0.2 * (1 + 0.8**2))
+    assert rbp(judged, 2)[0] == pytest.approx(0.2)
+    assert rbp(Judged.binary(np.ones((1, 60), dtype=bool), np.array([60])), 60)[0] == pytest.approx(1 - 0.8**60)
 
 
 def test_with_more_relevant_items_than_ranks_the_ideal_list_is_full() -> None:

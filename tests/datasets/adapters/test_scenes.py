@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from twinlens.datasets import adapter
 from twinlens.datasets.adapters import scenes
 from twinlens.datasets.adapters.base import MISSING
 from twinlens.datasets.adapters.drawing import BACKGROUNDS, COLOURS, OBJECTS, Thing, draw_scene
-from twinlens.datasets.adapters.scenes import Scene, Scenes, captions_of, sample_scene
+from twinlens.datasets.adapters.scenes import EDIT, Scene, Scenes, captions_of, sample_scene
 from twinlens.datasets.annotations import Annotations
 from twinlens.datasets.filter import apply_rules
 
@@ -284,3 +285,70 @@ def test_every_category_can_be_seen_in_its_colour(category: str) -> None:
     assert not changed[outside].any()  # it stays in its square
     red, green, blue = np.moveaxis(pictures[1], 2, 0)
     assert ((red > 150) & (green < 100) & (blue < 100)).sum() > 40
+
+
+# ------------------------------------------------------------ edits
+
+
+def test_an_edit_is_its_original_but_for_what_the_words_say(tmp_path: Path) -> None:
+    adapter = Scenes(card(edits=12, side_px=96))
+    adapter.download(tmp_path)
+    for i in range(12):
+        before, _, _ = adapter._scene("test", i)
+        after, text, _ = adapter._scene(EDIT, i)
+        told = re.fullmatch(r"the same scene, but (?:the (?P<thing>\w[\w ]*) is (?P<colour>\w+)|(?P<place>.+))", text)
+        assert told is not None
+        changed = [(b, a) for b, a in zip(before.things, after.things, strict=True) if b != a]
+        if told["thing"]:
+            ((old, new),) = changed
+            assert (old.category, new.colour) == (told["thing"], told["colour"])
+            assert replace(old, colour=new.colour) == new
+            assert before.background == after.background
+        else:
+            assert not changed
+            assert scenes.PLACES[after.background][0] == told["place"]
+            assert before.background != after.background
+
+
+def test_pictures_of_edits_join_the_test_split_and_move_no_other_picture(tmp_path: Path) -> None:
+    plain, edited = tmp_path / "plain", tmp_path / "edited"
+    Scenes(card()).download(plain)
+    Scenes(card(edits=4)).download(edited)
+    before, after = (pq.read_table(folder / "drawn-000.parquet").to_pylist() for folder in (plain, edited))
+    assert after[: len(before)] == before
+    assert [(row["image_id"], row["split"]) for row in after[len(before) :]] == [
+        (f"{EDIT}-{i:05d}", "test") for i in range(4)
+    ]
+    assert card(edits=4).promised_pool == 16
+
+
+def test_every_picture_of_the_split_is_judged_for_an_edit_by_what_it_shows(tmp_path: Path) -> None:
+    adapter = Scenes(card(test=400, edits=40, train=1, val=1))
+    found: dict[str, dict[str, float]] = {}
+    for row in adapter._queries():
+        found.setdefault(row["query_id"], {})[row["target_id"]] = row["gain"]
+    every = {f"test-{i:05d}": adapter._scene("test", i)[0] for i in range(400)}
+    every |= {f"{EDIT}-{i:05d}": adapter._scene(EDIT, i)[0] for i in range(40)}
+    assert len(found) == 40
+    for i in range(40):
+        wanted, own = every[f"{EDIT}-{i:05d}"], f"test-{i:05d}"
+        gains = found[f"{own}+{EDIT}"]
+        assert gains[f"{EDIT}-{i:05d}"] == 3.0
+        for image_id, scene in every.items():
+            things = [sorted((t.category, t.colour) for t in s.things) for s in (scene, wanted)]
+            right = 0.0 if things[0] != things[1] else 1.0 + (scene.background == wanted.background)
+            right = 3.0 if scene == wanted else right
+            assert gains.get(image_id, 0.0) == (0.0 if image_id == own else right)
+
+
+def test_more_edits_than_pictures_are_refused() -> None:
+    with pytest.raises(ValueError, match="edits: 13 is more than test, 12"):
+        card(edits=13)
+
+
+def test_the_queries_reach_the_annotations(tmp_path: Path) -> None:
+    adapter = Scenes(card(edits=3))
+    adapter.download(tmp_path)
+    queries = adapter.annotations(tmp_path).composed_queries
+    assert {query.image_id for query in queries} == {f"test-{i:05d}" for i in range(3)}
+    assert adapter.annotations(tmp_path).images[-1].split == "test"

@@ -1,0 +1,53 @@
+"""The reranker by words of generated captions, against counting by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from twinlens.config.load import read_params
+from twinlens.retrieval.base import Corpus
+from twinlens.retrieval.word_overlap import WordOverlap, f1, rerankers
+from twinlens.tasks.base import About, Task
+from twinlens.tasks.qrels import Groups
+
+
+def texts(**of: str) -> pl.DataFrame:
+    return pl.DataFrame({"id": list(of), "image_id": list(of), "text": list(of.values())})
+
+
+TASK = Task(
+    "caption_to_image",
+    About("a title", "t2i", 1, query_text="captions", item_picture="images"),
+    ["q"],
+    ["x"],
+    ["x", "y", "z"],
+    Groups(np.array([0]), np.array([0, 1, 2])),
+)
+CAPTIONS = texts(q="a red car and a dog")
+GENERATED = texts(x="a red car and a dog", y="a red boat", z="")
+
+
+def reranker(**given: pl.DataFrame) -> list[WordOverlap]:
+    return rerankers(TASK, Corpus({}, given, joint=True), read_params())
+
+
+def test_words_that_both_share_are_weighed_against_those_of_each() -> None:
+    assert f1(frozenset("abc"), frozenset("abc")) == 1.0
+    assert f1(frozenset("abcd"), frozenset("ab")) == pytest.approx(2 * 2 / 6)
+    assert f1(frozenset("abc"), frozenset("d")) == 0.0
+    assert f1(frozenset("abc"), frozenset()) == 0.0
+
+
+def test_half_is_the_runs_own_score_and_half_the_overlap_each_from_0_to_1() -> None:
+    (one,) = reranker(captions=CAPTIONS, captions_generated=GENERATED)
+    scores = np.array([[0.9, 0.5, 0.1]], dtype=np.float32)
+    rows = np.array([[1, 0, 2]])  # found in the order y, x, z
+    share = f1(one.queries[0], one.items[1])
+    np.testing.assert_allclose(one.scores(0, rows, scores), [[0.5 + share / 2, 0.25 + 0.5, 0.0]], atol=1e-6)
+
+
+def test_without_a_captioner_there_is_none() -> None:
+    assert reranker(captions=CAPTIONS) == []
+    assert reranker(captions=CAPTIONS, captions_generated=texts(x="a car")) == []  # some have none
