@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.core.vectors import Vectors
 from twinlens.evaluation.evaluate import intervals_of, measure_all_runs, measure_run, tied_at
-from twinlens.evaluation.measures import MEASURES
+from twinlens.evaluation.measures import MEASURES, chance_hit_at
 from twinlens.evaluation.pool import Pool
-from twinlens.retrieval.base import Corpus
+from twinlens.retrieval.base import Corpus, Dense, Retriever
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.dense import retrievers
 from twinlens.retrieval.rank import published, search
@@ -292,7 +292,7 @@ def test_a_model_as_it_was_before_its_training_may_be_at_chance(ranked: Path, tm
 def test_what_a_retriever_chose_stands_beside_its_measures_and_its_costs_are_kept(tmp_path: Path) -> None:
     task = grouped("caption_to_image", {"q": "a"}, {"a": "a", "b": "b"}, images=["a"])
     lists = np.array([[0, 1]]), np.array([[0.9, 0.1]], np.float32)
-    told = {"chosen": {"image_weight": 0.3}, "costs": ("embed_images", "rank_bm25_captions")}
+    told: dict[str, Any] = {"chosen": {"image_weight": 0.3}, "costs": ("embed_images", "rank_bm25_captions")}
     write_run(tmp_path / "ranked/caption_to_image", task, *lists, "hybrid", **told)
     params = PARAMS.model_copy(update={"ks": [1]})
     results = measure_all_runs(
@@ -310,6 +310,19 @@ def test_an_item_that_only_fills_up_a_list_is_not_found(tmp_path: Path) -> None:
     for zero_is_miss, hit in ((True, 0.0), (False, 1.0)):
         pool = write_run(tmp_path / f"{zero_is_miss}/t", task, *lists, "bm25", zero_is_miss=zero_is_miss)
         assert measure_run(pool, "bm25", params).means["hit_at_2"] == hit
+
+
+@dataclass
+class ByBlocks:
+    """The same scores as of vectors, as a scorer that has none gives them."""
+
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def block(self, start: int, stop: int) -> np.ndarray:
+        return np.asarray(self.rows[start:stop] @ self.rows.T)
 
 
 # ------------------------------------------------------------- judgements that are listed
@@ -413,3 +426,23 @@ def test_an_item_that_a_query_must_not_find_is_reported_by_the_gate(tmp_path: Pa
     measure_all_runs(tmp_path / "ranked", "d", PARAMS, gates, tmp_path / "out")
     (found,) = (found["trouble"] for found in gates.found if found["gate"] == "own_pool")
     assert found.startswith("composed, image: 3 of 40 queries found themselves")
+
+
+def test_where_only_some_queries_must_not_find_an_item_the_lists_end_before_it(tmp_path: Path) -> None:
+    """A pool no larger than the lists are deep, of which half of the queries' own pictures are a part."""
+    names = [f"p{n}" for n in range(8)]
+    gains = {f"q{n}": {names[(n + 1) % 8]: 1.0, names[(n + 2) % 8]: 2.0} for n in range(8)}
+    exclude = np.array([n if n % 2 else -1 for n in range(8)])
+    about = About("A picture, changed by a text", "it2i", 9)
+    task = listed("composed", about, gains, names, query_images=names, exclude=exclude)
+    rows = vectors(names, names, 0).rows
+    gates, params = Gates(read_params().gates), PARAMS.model_copy(update={"ks": [1, 5]})
+    for name, scorer in (("image", Dense(rows, rows)), ("words", ByBlocks(rows))):
+        task.write(tmp_path / "composed")
+        search(task, Retriever(name, lambda made=scorer: made, (IMAGES,), ()), 20, "cpu", tmp_path / "composed", gates)
+        pool = Pool.read(tmp_path / "composed")
+        measured = measure_run(pool, name, params)
+        assert measured.own_found is None
+        assert measured.per_query["first_hit"].max() <= 7
+    one_fewer, whole = (chance_hit_at(items, np.array([2]), 5) for items in (7, 8))
+    assert pool.chance(5) == pytest.approx((one_fewer + whole) / 2)
