@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from twinlens.core.vectors import Vectors
 from twinlens.evaluation.evaluate import intervals_of, measure_all_runs, measure_run, tied_at
 from twinlens.evaluation.measures import MEASURES, chance_hit_at
 from twinlens.evaluation.pool import Pool
-from twinlens.retrieval.base import Corpus, Dense, Retriever
+from twinlens.retrieval.base import Corpus, Dense, Retriever, Scorer
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.dense import retrievers
 from twinlens.retrieval.rank import published, search
@@ -437,12 +438,15 @@ def test_where_only_some_queries_must_not_find_an_item_the_lists_end_before_it(t
     task = listed("composed", about, gains, names, query_images=names, exclude=exclude)
     rows = vectors(names, names, 0).rows
     gates, params = Gates(read_params().gates), PARAMS.model_copy(update={"ks": [1, 5]})
-    for name, scorer in (("image", Dense(rows, rows)), ("words", ByBlocks(rows))):
+    scorers: dict[str, Scorer] = {"image": Dense(rows, rows), "words": ByBlocks(rows)}
+    for name in scorers:
         task.write(tmp_path / "composed")
-        search(task, Retriever(name, lambda made=scorer: made, (IMAGES,), ()), 20, "cpu", tmp_path / "composed", gates)
+        retriever = Retriever(name, partial(scorers.__getitem__, name), (IMAGES,), ())
+        search(task, retriever, 20, "cpu", tmp_path / "composed", gates)
         pool = Pool.read(tmp_path / "composed")
         measured = measure_run(pool, name, params)
         assert measured.own_found is None
-        assert measured.per_query["first_hit"].max() <= 7
+        assert measured.per_query["first_hit"].to_numpy().max() <= 8
+        assert [len(pool.retrievers), measured.curves["hit"][-1]] == [1 + (name == "words"), 1.0]
     one_fewer, whole = (chance_hit_at(items, np.array([2]), 5) for items in (7, 8))
     assert pool.chance(5) == pytest.approx((one_fewer + whole) / 2)
