@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 
-from twinlens.core import tables
+from tests.ranked import grouped, listed, write_run
 from twinlens.evaluation.distractors import curve, expected_hit, sizes
-from twinlens.tasks.base import judged_items
+from twinlens.retrieval.rank import published
+from twinlens.tasks.base import About, Task
 
 
 def test_the_ladder_holds_the_sizes_of_source_004() -> None:
@@ -56,21 +57,18 @@ def test_more_distractors_never_help() -> None:
     assert hits == sorted(hits, reverse=True)
 
 
-def test_items_that_no_query_is_about_are_distractors() -> None:
-    assert judged_items(np.array([0, 0, 2]), np.array([0, 1, 2, 3])).tolist() == [True, False, True, False]
-
-
 def ranked(folder: Path, item_groups: list[str]) -> Path:
-    task = folder / "caption_to_image"
-    queries = {"query_id": ["q1", "q2"], "image_id": ["a", "b"], "group": ["a", "b"], "relevant": [1, 1]}
-    items = {"item_id": item_groups, "group": item_groups}
-    tables.write_table(
-        pl.DataFrame(queries, schema_overrides={"relevant": pl.Int32}), task / "queries.parquet", tables.QUERIES
-    )
-    tables.write_table(pl.DataFrame(items), task / "items.parquet", tables.ITEMS)
-    ranks = {"query_id": ["q1", "q2"], "rank": [1, 4], "rank_among_judged": [1, 2]}
-    tables.write_table(pl.DataFrame(ranks), task / "first_hits" / "image.parquet", tables.FIRST_HITS)
+    task = grouped("caption_to_image", {"q1": "a", "q2": "b"}, {name: name for name in item_groups}, images=["a", "b"])
+    lists = np.tile(np.arange(2), (2, 1)), np.tile(np.array([0.9, 0.5], np.float32), (2, 1))
+    write_run(folder / task.name, task, *lists, ranks=([1, 4], [1, 2]))
     return folder
+
+
+def test_items_that_no_query_is_about_are_distractors(tmp_path: Path) -> None:
+    task = grouped("caption_to_image", {"q1": "a", "q2": "a", "q3": "c"}, {name: name for name in "abcd"})
+    assert task.qrels.judged().tolist() == [True, False, True, False]
+    task.write(tmp_path / "caption_to_image")
+    assert Task.read(tmp_path / "caption_to_image").qrels.judged().tolist() == [True, False, True, False]
 
 
 def test_the_curve_ends_at_what_the_whole_pool_gives(tmp_path: Path) -> None:
@@ -83,3 +81,20 @@ def test_the_curve_ends_at_what_the_whole_pool_gives(tmp_path: Path) -> None:
 
 def test_a_task_without_distractors_has_one_row(tmp_path: Path) -> None:
     assert [(row["distractors"], row["hit"]) for row in curve(ranked(tmp_path, ["a", "b"]), k=2)] == [(0, 1.0)]
+
+
+def test_items_that_no_pair_names_are_distractors_too(tmp_path: Path) -> None:
+    gains = {"q1": {"a": 2.0, "b": 1.0}, "q2": {"b": 3.0}}
+    task = listed("composed", About("Composed", "it2i", 9), gains, ["a", "b", "x", "y", "z"])
+    lists = np.tile(np.arange(2), (2, 1)), np.tile(np.array([0.9, 0.5], np.float32), (2, 1))
+    write_run(tmp_path / "composed", task, *lists, ranks=([1, 4], [1, 2]))
+    assert [row["distractors"] for row in curve(tmp_path, k=2)] == [0, 1, 2, 3]
+
+
+def test_a_protocol_of_a_source_has_no_curve_of_its_own(tmp_path: Path) -> None:
+    folder = ranked(tmp_path, ["a", "b", "x"])
+    rows = curve(folder, k=2)
+    copy = published(Task.read(folder / "caption_to_image"))
+    shutil.copytree(folder / "caption_to_image", folder / copy.name)
+    copy.write(folder / copy.name)
+    assert curve(folder, k=2) == rows

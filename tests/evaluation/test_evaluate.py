@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import pytrec_eval
 
+from tests.ranked import grouped, listed, write_pool, write_run
 from twinlens.config.load import read_params
-from twinlens.config.params import EvaluateParams, RankParams
+from twinlens.config.params import EvaluateParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.core.vectors import Vectors
 from twinlens.evaluation.evaluate import intervals_of, measure_all_runs, measure_run, tied_at
+from twinlens.evaluation.measures import MEASURES, chance_hit_at
 from twinlens.evaluation.pool import Pool
+from twinlens.retrieval.base import Corpus, Dense, Retriever, Scorer
 from twinlens.retrieval.checks import Gates
-from twinlens.retrieval.dense import build
-from twinlens.retrieval.rank import search, write_pool
+from twinlens.retrieval.dense import retrievers
+from twinlens.retrieval.rank import published, search
+from twinlens.tasks import captions as of_texts
+from twinlens.tasks import object_sets
+from twinlens.tasks.base import About, Task
+from twinlens.tasks.collection import Collection
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED
+from twinlens.tasks.qrels import Pairs
 
 PARAMS = EvaluateParams(ks=[1, 5, 10], referee_queries=5, resamples=200, seed=0)
 COUNT = 60
@@ -40,23 +51,31 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     groups = pl.DataFrame(
         {
             "image_id": images,
+            "split": ["test"] * COUNT,
             "in_pool": [True] * COUNT,
             "object_set": [("cat", "cat,dog", "car")[n % 3] for n in range(COUNT)],
+            "shard": [0] * COUNT,
+            "row": range(COUNT),
+            "sha256": images,
         }
     )
     of_captions = [i for i in images for _ in range(5)]
+    captions = [f"{i}#{n % 5}" for n, i in enumerate(of_captions)]
     sources = {
         IMAGES: vectors(images, images, 1),
-        CAPTIONS: vectors([f"{i}#{n % 5}" for n, i in enumerate(of_captions)], of_captions, 2),
+        CAPTIONS: vectors(captions, of_captions, 2),
         JOINED: vectors(images, images, 3),
         GENERATED: vectors(images, images, 4),
     }
-    for task in build(sources, groups, RankParams(depth=20, image_weight=0.5, seed=0), joint=True):
-        write_pool(task, folder / task.name)
-        for retriever in task.retrievers:
-            search(task, retriever, 20, "cpu", folder / task.name, Gates(read_params().gates))
-    (folder / "pool.json").write_text(json.dumps({"split": "test", "duplicates": 0}))
-    return folder
+    table = pl.DataFrame({"caption_id": captions, "image_id": of_captions, "text": captions})
+    none = pl.DataFrame(schema={"image_id": pl.String, "text": pl.String})
+    collection = Collection(groups, pl.DataFrame(), table, none, none, pl.DataFrame())
+    corpus, params = Corpus(sources, {}, joint=True), read_params()
+    for task in (task for build in (object_sets.build, of_texts.build) for task in build(collection, params)[0]):
+        task.write(folder / task.name)
+        for retriever in retrievers(task, corpus, params):
+            search(task, retriever, 20, "cpu", folder / task.name, Gates(params.gates))
+    return write_pool(folder)
 
 
 @pytest.mark.parametrize("task", ["object_sets", "caption_to_image", "image_to_caption"])
@@ -130,12 +149,31 @@ def test_a_tie_counts_where_it_crosses_the_cut() -> None:
     assert tied_at(scores, 4).tolist() == [False, False]
 
 
-def test_first_hits_of_other_queries_are_refused(ranked: Path, tmp_path: Path) -> None:
-    pool = Pool.read(ranked / "object_sets")
-    wrong = Pool.read(ranked / "object_sets")
-    object.__setattr__(wrong, "queries", pool.queries.reverse())
+def test_first_hits_and_runs_of_other_queries_are_refused(ranked: Path, tmp_path: Path) -> None:
+    shutil.copytree(ranked / "object_sets", tmp_path / "object_sets")
+    path = tmp_path / "object_sets/first_hits/image.parquet"
+    hits = tables.read_table(path, tables.FIRST_HITS)
+    tables.write_table(hits.reverse(), path, tables.FIRST_HITS)
+    with pytest.raises(DataError, match="is not about the queries of its task"):
+        measure_run(Pool.read(tmp_path / "object_sets"), "image", PARAMS)
+    queries = tables.read_table(tmp_path / "object_sets/queries.parquet", tables.QUERIES)
+    tables.write_table(queries.reverse(), tmp_path / "object_sets/queries.parquet", tables.QUERIES)
     with pytest.raises(DataError, match="not the one expected"):
-        measure_run(wrong, "image", PARAMS)
+        measure_run(Pool.read(tmp_path / "object_sets"), "image", PARAMS)
+
+
+def test_a_run_without_what_is_told_of_it_is_refused(ranked: Path, tmp_path: Path) -> None:
+    shutil.copytree(ranked, tmp_path / "ranked")
+    (tmp_path / "ranked/object_sets/runs/image.json").unlink()
+    with pytest.raises(DataError, match=r"image\.json is not here, which says what the run means: `dvc repro -f rank`"):
+        measure_all_runs(tmp_path / "ranked", "d", PARAMS, Gates(read_params().gates), tmp_path / "out")
+
+
+def test_a_folder_without_what_is_told_of_the_task_is_refused(ranked: Path, tmp_path: Path) -> None:
+    shutil.copytree(ranked / "object_sets", tmp_path / "object_sets")
+    (tmp_path / "object_sets/task.json").unlink()
+    with pytest.raises(DataError, match=r"task\.json is not here: `dvc repro` makes it"):
+        Pool.read(tmp_path / "object_sets")
 
 
 def test_every_mean_has_an_interval_around_it(ranked: Path) -> None:
@@ -171,7 +209,7 @@ def test_random_vectors_trip_the_gate_of_chance_and_are_all_written(ranked: Path
     pools = json.loads((tmp_path / "pools.json").read_text())
     assert pools["caption_to_image"]["retrievers"] == ["caption_generated", "image", "image_and_caption_generated"]
     strict = Gates(gates.params.model_copy(update={"chance_level": "error"}))
-    with pytest.raises(DataError, match=r"hit_at_10 lies between .* a random ranking at"):
+    with pytest.raises(DataError, match=r"object_sets, .*: hit_at_5 lies between .* a random ranking at"):
         measure_all_runs(ranked, "d", PARAMS, strict, tmp_path / "again")
 
 
@@ -219,25 +257,196 @@ def test_a_protocol_of_a_source_goes_beside_its_published_figures_and_nowhere_el
     ranked: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(ranked, tmp_path / "ranked")
-    shutil.copytree(ranked / "caption_to_image", tmp_path / "ranked/caption_to_image_as_published")
+    copy = tmp_path / "ranked/caption_to_image_as_published"
+    shutil.copytree(ranked / "caption_to_image", copy)
+    again = published(Task.read(ranked / "caption_to_image"))
+    assert again.name == copy.name
+    again.write(copy)
     for name in ("caption_generated", "image_and_caption_generated"):
-        (tmp_path / f"ranked/caption_to_image_as_published/runs/{name}.parquet").unlink()
+        (copy / f"runs/{name}.parquet").unlink()
+    shutil.copy(ranked / "caption_to_image/runs/caption_generated.parquet", copy / "runs/image.parquet")
     results = measure_all_runs(tmp_path / "ranked", "d", PARAMS, Gates(read_params().gates), tmp_path / "out")
     plain = measure_all_runs(ranked, "d", PARAMS, Gates(read_params().gates), tmp_path / "plain")
-    assert results.retrieval == plain.retrieval
-    assert results.intervals == plain.intervals
-    assert results.as_published == plain.as_published
+    for name in ("retrieval", "intervals", "curves", "costs"):
+        assert getattr(results, name) == getattr(plain, name)
+    theirs = plain.as_published["caption_to_image"]
+    changed = theirs | {"image": theirs["caption_generated"]}
+    assert theirs["image"] != theirs["caption_generated"]
+    assert results.as_published == plain.as_published | {"caption_to_image": changed}
     assert "caption_to_image_as_published" not in json.loads((tmp_path / "out/pools.json").read_text())
+    assert not (tmp_path / "out/caption_to_image_as_published").exists()
 
 
 def test_a_model_as_it_was_before_its_training_may_be_at_chance(ranked: Path, tmp_path: Path) -> None:
-    for folder in ("caption_to_image", "image_to_caption", "object_sets"):
-        shutil.copytree(ranked / folder, tmp_path / "ranked" / folder)
-    shutil.copy(ranked / "pool.json", tmp_path / "ranked")
-    for path in (tmp_path / "ranked").glob("*/*/*.parquet"):
-        path.rename(path.with_stem(f"{path.stem}_untrained"))
+    shutil.copytree(ranked, tmp_path / "ranked")
+    for path in (tmp_path / "ranked").glob("*/runs/*.json"):
+        told = json.loads(path.read_text())
+        assert told["before_training"] is False
+        path.write_text(json.dumps(told | {"before_training": True}))
     gates = Gates(read_params().gates)
     results = measure_all_runs(tmp_path / "ranked", "d", PARAMS, gates, tmp_path / "out")
     assert gates.found == []
-    assert "image_untrained" in results.retrieval["caption_to_image"]
-    assert "image_untrained" in results.intervals["image_to_caption"]
+    assert "image" in results.retrieval["caption_to_image"]
+    assert "image" in results.intervals["image_to_caption"]
+
+
+def test_what_a_retriever_chose_stands_beside_its_measures_and_its_costs_are_kept(tmp_path: Path) -> None:
+    task = grouped("caption_to_image", {"q": "a"}, {"a": "a", "b": "b"}, images=["a"])
+    lists = np.array([[0, 1]]), np.array([[0.9, 0.1]], np.float32)
+    told: dict[str, Any] = {"chosen": {"image_weight": 0.3}, "costs": ("embed_images", "rank_bm25_captions")}
+    write_run(tmp_path / "ranked/caption_to_image", task, *lists, "hybrid", **told)
+    params = PARAMS.model_copy(update={"ks": [1]})
+    results = measure_all_runs(
+        write_pool(tmp_path / "ranked"), "d", params, Gates(read_params().gates), tmp_path / "out"
+    )
+    assert results.retrieval["caption_to_image"]["hybrid"]["image_weight"] == 0.3
+    assert "image_weight" not in results.intervals["caption_to_image"]["hybrid"]
+    assert results.costs == {("caption_to_image", "hybrid"): ["embed_images", "rank_bm25_captions"]}
+
+
+def test_an_item_that_only_fills_up_a_list_is_not_found(tmp_path: Path) -> None:
+    task = grouped("caption_to_image", {"q": "b"}, {"a": "a", "b": "b"}, images=["b"])
+    lists = np.array([[0, 1]]), np.array([[0.9, 0.0]], np.float32)
+    params = PARAMS.model_copy(update={"ks": [2]})
+    for zero_is_miss, hit in ((True, 0.0), (False, 1.0)):
+        pool = write_run(tmp_path / f"{zero_is_miss}/t", task, *lists, "bm25", zero_is_miss=zero_is_miss)
+        assert measure_run(pool, "bm25", params).means["hit_at_2"] == hit
+
+
+@dataclass
+class ByBlocks:
+    """The same scores as of vectors, as a scorer that has none gives them."""
+
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def block(self, start: int, stop: int) -> np.ndarray:
+        return np.asarray(self.rows[start:stop] @ self.rows.T)
+
+
+# ------------------------------------------------------------- judgements that are listed
+
+
+ITEMS = [f"item {n}" for n in range(30)]
+
+
+def graded(name: str = "composed", place: int = 9, **about: Any) -> Task:
+    """A task of pairs with gains from 0.25 to 4, of which a query has between one and twelve."""
+    rng = np.random.default_rng(7)
+    gains = {
+        f"q{n:02d}": {ITEMS[row]: float(rng.choice([0.25, 1, 2, 4])) for row in rng.permutation(30)[: 1 + n % 12]}
+        for n in range(40)
+    }
+    texts, shown = [f"change {n}" for n in range(40)], [ITEMS[n % 30] for n in range(40)]
+    told = About("A picture, changed by a text", "it2i", place, **about)
+    return listed(name, told, gains, ITEMS, query_images=shown, texts=texts)
+
+
+def random_run(folder: Path, task: Task, retriever: str = "image") -> Pool:
+    rng = np.random.default_rng(8)
+    rows = np.array([rng.permutation(30)[:20] for _ in task.query_ids])
+    return write_run(folder / task.name, task, rows, np.tile(np.linspace(1, 0, 20), (len(rows), 1)), retriever)
+
+
+def test_gains_count_in_ndcg_and_any_gain_is_relevant_to_the_other_measures(tmp_path: Path) -> None:
+    pool = random_run(tmp_path, graded())
+    measured = measure_run(pool, "image", PARAMS.model_copy(update={"referee_queries": 40}))
+    assert measured.compared == 40 * len(MEASURES) * 3
+    table = tables.read_table(pool.folder / "qrels.parquet", tables.QRELS)
+    qrels: dict[str, dict[str, int]] = {}
+    for query, item, gain in table.iter_rows():
+        qrels.setdefault(query, {})[item] = int(4 * gain)  # trec_eval takes whole gains; their scale does not matter
+    run = pl.read_parquet(pool.folder / "runs/image.parquet").cast({"query_id": pl.String, "item_id": pl.String})
+    lists: dict[str, dict[str, float]] = {}
+    for query, item, rank in run.select("query_id", "item_id", "rank").iter_rows():
+        lists.setdefault(query, {})[item] = -float(rank)
+    asked = {"ndcg_cut.1,5,10", "map_cut.5,10", "P.5", "recall.10", "success.1,5"}
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, asked).evaluate(lists)
+    for name, ours in {
+        "ndcg_cut_1": "ndcg_at_1",
+        "ndcg_cut_5": "ndcg_at_5",
+        "ndcg_cut_10": "ndcg_at_10",
+        "map_cut_5": "map_at_5",
+        "map_cut_10": "map_at_10",
+        "P_5": "precision_at_5",
+        "recall_10": "recall_at_10",
+        "success_1": "hit_at_1",
+        "success_5": "hit_at_5",
+    }.items():
+        wanted = [theirs[query][name] for query in pool.task.query_ids]
+        np.testing.assert_allclose(measured.per_query[ours], wanted, atol=1e-6, err_msg=ours)
+    ones = {query: dict.fromkeys(own, 1) for query, own in qrels.items()}
+    flat = pytrec_eval.RelevanceEvaluator(ones, {"ndcg_cut.10"}).evaluate(lists)
+    assert np.mean([own["ndcg_cut_10"] for own in flat.values()]) != pytest.approx(measured.means["ndcg_at_10"])
+
+
+def test_pools_whose_pairs_or_gains_differ_are_told_apart(tmp_path: Path) -> None:
+    pool = random_run(tmp_path / "one", graded())
+    same = random_run(tmp_path / "same", graded())
+    assert pool.identity() == same.identity()
+    qrels = graded().qrels
+    assert isinstance(qrels, Pairs)
+    weights = qrels.weights.copy()
+    weights[0] += 1
+    other = random_run(tmp_path / "other", replace(graded(), qrels=replace(qrels, weights=weights)))
+    assert other.identity()["queries_digest"] == pool.identity()["queries_digest"]
+    assert other.identity()["qrels_digest"] != pool.identity()["qrels_digest"]
+
+
+def test_tasks_are_told_in_the_order_of_their_place_whatever_they_are_called(ranked: Path, tmp_path: Path) -> None:
+    shutil.copytree(ranked, tmp_path / "ranked")
+    random_run(tmp_path / "ranked", graded("z_first", -1))
+    random_run(tmp_path / "ranked", graded("b_second", 0))
+    random_run(tmp_path / "ranked", graded("a_last", 9))
+    order = ["z_first", "b_second", "object_sets", "caption_to_image", "image_to_caption", "a_last"]
+    results = measure_all_runs(tmp_path / "ranked", "d", PARAMS, Gates(read_params().gates), tmp_path / "out")
+    assert list(results.retrieval) == list(results.intervals) == order
+    assert list(json.loads((tmp_path / "out/pools.json").read_text())) == order
+    assert list(dict.fromkeys(row["task"] for row in results.curves)) == order
+    assert list(dict.fromkeys(task for task, _ in results.costs)) == order
+
+
+def test_an_item_that_a_query_must_not_find_is_reported_by_the_gate(tmp_path: Path) -> None:
+    task = graded()
+    exclude = np.full(40, -1)
+    rows = np.array([np.roll(np.arange(30), -n)[:20] for n in range(40)])
+    exclude[:3] = rows[:3, [0, 5, 19]].diagonal()  # is found by three queries
+    exclude[3] = rows[0, 0]  # and not by the fourth, whose list begins further on
+    assert exclude[3] not in rows[3]
+    qrels = task.qrels
+    kept = [(q, i, g) for q, i, g in qrels.pairs(0, 40).iter_rows() if exclude[q] != i]
+    gains: dict[str, dict[str, float]] = {query: {ITEMS[29]: 1.0} for query in task.query_ids}
+    for query, item, gain in kept:
+        gains[task.query_ids[query]][ITEMS[item]] = gain
+    task = listed("composed", task.about, gains, ITEMS, query_images=task.query_images, exclude=exclude)
+    scores = np.tile(np.linspace(1, 0, 20), (40, 1))
+    write_run(write_pool(tmp_path / "ranked") / "composed", task, rows, scores)
+    gates = Gates(read_params().gates.model_copy(update={"own_pool": "warn"}))
+    measure_all_runs(tmp_path / "ranked", "d", PARAMS, gates, tmp_path / "out")
+    (found,) = (found["trouble"] for found in gates.found if found["gate"] == "own_pool")
+    assert found.startswith("composed, image: 3 of 40 queries found themselves")
+
+
+def test_where_only_some_queries_must_not_find_an_item_the_lists_end_before_it(tmp_path: Path) -> None:
+    """A pool no larger than the lists are deep, of which half of the queries' own pictures are a part."""
+    names = [f"p{n}" for n in range(8)]
+    gains = {f"q{n}": {names[(n + 1) % 8]: 1.0, names[(n + 2) % 8]: 2.0} for n in range(8)}
+    exclude = np.array([n if n % 2 else -1 for n in range(8)])
+    about = About("A picture, changed by a text", "it2i", 9)
+    task = listed("composed", about, gains, names, query_images=names, exclude=exclude)
+    rows = vectors(names, names, 0).rows
+    gates, params = Gates(read_params().gates), PARAMS.model_copy(update={"ks": [1, 5]})
+    scorers: dict[str, Scorer] = {"image": Dense(rows, rows), "words": ByBlocks(rows)}
+    for name in scorers:
+        task.write(tmp_path / "composed")
+        retriever = Retriever(name, partial(scorers.__getitem__, name), (IMAGES,), ())
+        search(task, retriever, 20, "cpu", tmp_path / "composed", gates)
+        pool = Pool.read(tmp_path / "composed")
+        measured = measure_run(pool, name, params)
+        assert measured.own_found is None
+        assert measured.per_query["first_hit"].to_numpy().max() <= 8
+        assert [len(pool.retrievers), measured.curves["hit"][-1]] == [1 + (name == "words"), 1.0]
+    one_fewer, whole = (chance_hit_at(items, np.array([2]), 5) for items in (7, 8))
+    assert pool.chance(5) == pytest.approx((one_fewer + whole) / 2)

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tests.ranked import grouped, write_pool, write_run
 from twinlens.config.load import read_params
 from twinlens.config.params import EvaluateParams, ReportParams
 from twinlens.core import tables
@@ -25,7 +26,6 @@ from twinlens.report.exports import export
 from twinlens.report.page import Sources, render
 from twinlens.report.summary import summary
 from twinlens.retrieval.checks import Gates
-from twinlens.retrieval.runs import RunWriter
 
 PARAMS = EvaluateParams(ks=[1, 5], referee_queries=1, resamples=100, seed=0)
 PICTURES = [f"p{n}" for n in range(12)]
@@ -55,24 +55,16 @@ def test_the_parser_of_these_tests_refuses_nan() -> None:
 
 def ranked(folder: Path, asked_about: list[str], hit_at: int | None) -> Path:
     """The lists of one retriever, each five items long; the right picture at `hit_at`, or nowhere in them."""
-    task = folder / TASK
-    queries = [f"{name}#{n}" for n, name in enumerate(asked_about)]
-    table = {"query_id": queries, "image_id": asked_about, "group": asked_about, "relevant": [1] * len(queries)}
-    tables.write_table(
-        pl.DataFrame(table, schema_overrides={"relevant": pl.Int32}), task / "queries.parquet", tables.QUERIES
-    )
-    tables.write_table(pl.DataFrame({"item_id": PICTURES, "group": PICTURES}), task / "items.parquet", tables.ITEMS)
-    with RunWriter(task / "runs/image.parquet", queries, PICTURES) as run:
-        rows = [[5, 6, 7, 8, 9] for _ in queries]
-        for row, name in zip(rows, asked_about, strict=True):
-            if hit_at is not None:
-                row[hit_at - 1] = PICTURES.index(name)
-        run.add(0, np.array(rows), np.tile(np.linspace(0.9, 0.5, 5, dtype=np.float32), (len(rows), 1)))
-    rank = [hit_at or 11] * len(queries)
-    first = pl.DataFrame({"query_id": queries, "rank": rank, "rank_among_judged": [1] * len(queries)})
-    tables.write_table(first, task / "first_hits/image.parquet", tables.FIRST_HITS)
-    (folder / "pool.json").write_text('{"split": "test", "duplicates": 0}')
-    return folder
+    queries = {f"{name}#{n}": name for n, name in enumerate(asked_about)}
+    task = grouped(TASK, queries, {name: name for name in PICTURES}, images=asked_about)
+    rows = [[5, 6, 7, 8, 9] for _ in queries]
+    for row, name in zip(rows, asked_about, strict=True):
+        if hit_at is not None:
+            row[hit_at - 1] = PICTURES.index(name)
+    scores = np.tile(np.linspace(0.9, 0.5, 5, dtype=np.float32), (len(rows), 1))
+    ranks = [hit_at or 11] * len(queries), [1] * len(queries)
+    write_run(folder / TASK, task, np.array(rows), scores, ranks=ranks)
+    return write_pool(folder)
 
 
 @pytest.fixture(params=CASES)
@@ -93,7 +85,7 @@ COSTS = {
 
 def test_every_json_file_parses_without_nan_and_says_what_is_not_defined(measured: tuple[str, Path, Results]) -> None:
     case, folder, results = measured
-    against_cost = quality_cost_rows(results.retrieval, COSTS, 5)
+    against_cost = quality_cost_rows(results.retrieval, results.costs, COSTS, 5)
     contents = {
         "retrieval": results.retrieval,
         "intervals": results.intervals,
@@ -104,7 +96,8 @@ def test_every_json_file_parses_without_nan_and_says_what_is_not_defined(measure
         write_json(content, folder / f"{name}.json")
     export(folder / "ranked", results.retrieval, "m", 0.0, folder / "exported")
     files = sorted(folder.rglob("*.json"))
-    assert len(files) == 4 + 4  # and the pool, what tells pools apart, the gates, mteb's
+    # and the pool, the task, its run, what tells pools apart, the gates, mteb's
+    assert len(files) == 4 + 6
     for file in files:
         strictly(file.read_text(encoding="utf-8"))
     intervals = strictly((folder / "intervals.json").read_text())[TASK]["image"]
@@ -173,7 +166,7 @@ def test_a_report_is_made_and_says_not_defined(measured: tuple[str, Path, Result
                 "captions": {"captions": 0},
             },
             at_k=pl.DataFrame(results.curves),
-            quality_cost=pl.DataFrame(quality_cost_rows(results.retrieval, COSTS, 5)),
+            quality_cost=pl.DataFrame(quality_cost_rows(results.retrieval, results.costs, COSTS, 5)),
             approximate=pl.DataFrame(
                 [{"setting": "exact", "recall": 1.0, "ms_per_query": 0.1, "build_s": 0.0, "index_mb": 0.0}]
             ),

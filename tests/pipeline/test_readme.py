@@ -45,6 +45,16 @@ def test_the_default_table_is_of_the_default() -> None:
     assert readme.numbers_of("default")["object_sets"]["pool"]["dataset"] == PARAMS["dataset"]
 
 
+def test_numbers_that_are_kept_are_told_in_the_order_of_the_tasks() -> None:
+    order = list(readme.numbers_of("default"))
+    assert order[:3] == ["object_sets", "caption_to_image", "image_to_caption"]
+    kept = [path.stem for path in (ROOT / readme.KEPT).glob("*.json") if path.stem != "training"]
+    assert kept
+    for name in kept:
+        tasks = list(readme.numbers_of(name))
+        assert tasks == sorted(tasks, key=order.index), name
+
+
 def test_make_commands_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     wanted = {shlex.split(command)[1] for command in COMMANDS if command.startswith("make ")}

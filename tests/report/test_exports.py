@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 import pytrec_eval
 
+from tests.ranked import grouped, listed, write_run
 from twinlens.config.params import EvaluateParams
-from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.evaluation.evaluate import measure_run
 from twinlens.evaluation.pool import Pool
-from twinlens.report.exports import clip_benchmark_rows, export, strictly_falling
-from twinlens.retrieval.runs import RunWriter
+from twinlens.report.exports import clip_benchmark_rows, export, strictly_falling, write_qrels
+from twinlens.retrieval.rank import published
+from twinlens.tasks.base import About
 
 PARAMS = EvaluateParams(ks=[1, 5, 10], referee_queries=2, resamples=100, seed=0)
 TASKS = ("caption_to_image", "image_to_caption", "object_sets")
@@ -28,26 +29,35 @@ def write_task(folder: Path, rng: np.random.Generator) -> Pool:
     pictures = [f"picture {n}" for n in range(30)]
     captions = [f"{name}#{n}" for name in pictures for n in range(5)]
     sides = {"caption_to_image": (captions, pictures), "image_to_caption": (pictures, captions)}
-    queries, items = sides.get(folder.name, (pictures, pictures))
-    sets = {name: f"set {n % 4}" for n, name in enumerate(pictures)} if folder.name == "object_sets" else {}
-    group = [[sets.get(name, name.split("#")[0]) for name in side] for side in (queries, items)]
     own = folder.name == "object_sets"
-    relevant = [group[1].count(name) - own for name in group[0]]
-    table = {"query_id": queries, "image_id": [q.split("#")[0] for q in queries], "group": group[0]}
-    tables.write_table(
-        pl.DataFrame(table | {"relevant": relevant}, schema_overrides={"relevant": pl.Int32}),
-        folder / "queries.parquet",
-        tables.QUERIES,
+    sets = {name: f"set {n % 4}" for n, name in enumerate(pictures)} if own else {}
+    queries, items = (
+        {name: sets.get(name, name.split("#")[0]) for name in side}
+        for side in sides.get(folder.name, (pictures, pictures))
     )
-    tables.write_table(pl.DataFrame({"item_id": items, "group": group[1]}), folder / "items.parquet", tables.ITEMS)
-    with RunWriter(folder / "runs/image.parquet", queries, items) as run:
-        lists = [[r for r in rng.permutation(len(items)) if not own or r != q][:20] for q in range(len(queries))]
-        scores = np.sort(rng.choice([-0.3, 0.1, 0.25, 0.9], (len(queries), 20)), axis=1)[:, ::-1]
-        run.add(0, np.array(lists), scores.astype(np.float32))
-    ones = [1] * len(queries)
-    first = pl.DataFrame({"query_id": queries, "rank": ones, "rank_among_judged": ones})
-    tables.write_table(first, folder / "first_hits/image.parquet", tables.FIRST_HITS)
-    return Pool.read(folder)
+    shown = [name.split("#")[0] for name in queries]
+    task = grouped(folder.name, queries, items, images=shown, themselves=own)
+    lists = [[r for r in rng.permutation(len(items)) if not own or r != q][:20] for q in range(len(queries))]
+    return write_run(folder, task, np.array(lists), falling(len(queries), rng))
+
+
+def falling(queries: int, rng: np.random.Generator) -> np.ndarray:
+    """Scores of 20 items a query, many of them equal."""
+    return np.sort(rng.choice([-0.3, 0.1, 0.25, 0.9], (queries, 20)), axis=1)[:, ::-1]
+
+
+def write_graded(folder: Path, gains: tuple[float, ...]) -> Pool:
+    """Random lists of a task whose relevant pairs are listed with their gains, over ids with blanks."""
+    rng = np.random.default_rng(1)
+    items = [f"picture {n}" for n in range(30)]
+    right = {
+        f"query {n}": {items[row]: float(rng.choice(gains)) for row in rng.permutation(30)[: rng.integers(1, 15)]}
+        for n in range(40)
+    }
+    about = About("Asked with a text", "it2i", 7)
+    task = listed(folder.name, about, right, items, query_images=[items[n % 30] for n in range(40)])
+    lists = [rng.permutation(30)[:20] for _ in right]
+    return write_run(folder, task, np.array(lists), falling(len(right), rng), "both")
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +113,49 @@ def test_the_lines_of_a_run_have_six_columns_and_its_scores_fall(exported: tuple
     assert columns[0][5] == "clip.image"
     scores = np.array([np.float32(row[4]) for row in columns]).reshape(150, 20)
     assert (np.diff(scores, axis=1) < 0).all()
+
+
+def test_trec_eval_reads_gains_and_agrees(tmp_path: Path) -> None:
+    pool = write_graded(tmp_path / "ranked/with_a_text", (1, 2, 3, 5))
+    means = measure_run(pool, "both", PARAMS).means
+    described = {"dataset": "d", "split": "test", "queries": 40, "items": 30}
+    export(tmp_path / "ranked", {"with_a_text": {"pool": described, "both": means}}, "clip", 1.5, tmp_path / "out")
+    with (tmp_path / "out/trec/with_a_text.qrels").open() as file:
+        qrels = pytrec_eval.parse_qrel(file)
+    with (tmp_path / "out/trec/with_a_text.both.run").open() as file:
+        run = pytrec_eval.parse_run(file)
+    assert {gain for of in qrels.values() for gain in of.values()} == {1, 2, 3, 5}
+    names = {"ndcg_cut_10": "ndcg_at_10", "ndcg_cut_5": "ndcg_at_5", "map_cut_5": "map_at_5", "P_5": "precision_at_5"}
+    names |= {"success_1": "hit_at_1", "recall_10": "recall_at_10"}
+    asked = {"ndcg_cut.5,10", "map_cut.5", "P.5", "success.1", "recall.10"}
+    values = pytrec_eval.RelevanceEvaluator(qrels, asked).evaluate(run).values()
+    assert len(values) == 40
+    for theirs, ours in names.items():
+        assert means[ours] == pytest.approx(np.mean([value[theirs] for value in values]), abs=1e-6), ours
+    result = json.loads((tmp_path / "out/mteb/clip.both/with_a_text.json").read_text())
+    assert result["task_name"] == "TwinLens.d.with_a_text.it2i"
+    assert result["scores"]["test"][0]["main_score"] == means["ndcg_at_10"]
+
+
+def test_gains_that_are_no_whole_numbers_are_refused(tmp_path: Path) -> None:
+    pool = write_graded(tmp_path / "with_a_text", (0.5, 1))
+    with pytest.raises(DataError, match="with_a_text: gains that are no whole numbers cannot be written"):
+        write_qrels(pool, tmp_path / "with_a_text.qrels")
+
+
+def test_a_protocol_of_a_source_is_not_exported(tmp_path: Path) -> None:
+    pool = write_task(tmp_path / "ranked/caption_to_image", np.random.default_rng(0))
+    copy = published(pool.task)
+    shutil.copytree(pool.folder, tmp_path / "ranked" / copy.name)
+    copy.write(tmp_path / "ranked" / copy.name)
+    described = {"dataset": "d", "split": "test"}
+    retrieval = {"caption_to_image": {"pool": described, "image": measure_run(pool, "image", PARAMS).means}}
+    written = export(tmp_path / "ranked", retrieval, "clip", 1.5, tmp_path / "out")
+    assert {path.name for path in written} == {
+        "caption_to_image.qrels",
+        "caption_to_image.image.run",
+        "caption_to_image.json",
+    }
 
 
 def test_lowered_scores_stay_close() -> None:

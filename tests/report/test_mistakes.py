@@ -9,13 +9,17 @@ import polars as pl
 import pytest
 
 from stages.report import parts_of
+from tests.ranked import grouped, listed, write_run
 from twinlens.config.load import read_params
-from twinlens.core import tables
+from twinlens.config.params import EvaluateParams, ReportParams
+from twinlens.evaluation.evaluate import measure_run
 from twinlens.evaluation.pool import Pool
-from twinlens.report import mistakes
+from twinlens.report import galleries, mistakes
 from twinlens.report.galleries import Album
 from twinlens.report.mistakes import Copies
 from twinlens.retrieval.runs import RunWriter
+from twinlens.tasks.base import About
+from twinlens.tasks.inputs import GENERATED, IMAGES, JOINED
 
 PICTURES = ["a", "a-copy", "a-near", "b", "c", "d", "distractor/x", "distractor/y"]
 LABELS = [["cat"], ["cat"], ["cat"], ["cat", "dog"], ["dog"], ["cat"], [], []]
@@ -29,19 +33,15 @@ def copies(rows: list[tuple[str, str, str, int]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["image_id", "other_id", "kind", "bits"], orient="row")
 
 
-def pool(folder: Path, found: dict[str, list[str]], retriever: str = "image") -> Pool:
+def pool(
+    folder: Path, found: dict[str, list[str]], retriever: str = "image", inputs: tuple[str, ...] = (IMAGES,)
+) -> Pool:
     """Captions that search for pictures; `found`: the first items of each, by the picture that it is about."""
-    queries = [f"{name}#0" for name in found]
-    table = {"query_id": queries, "image_id": list(found), "group": list(found), "relevant": [1] * len(found)}
-    tables.write_table(
-        pl.DataFrame(table, schema_overrides={"relevant": pl.Int32}), folder / "queries.parquet", tables.QUERIES
-    )
-    items = pl.DataFrame({"item_id": PICTURES, "group": PICTURES})
-    tables.write_table(items, folder / "items.parquet", tables.ITEMS)
-    with RunWriter(folder / f"runs/{retriever}.parquet", queries, PICTURES) as run:
-        rows = [[PICTURES.index(name) for name in names] for names in found.values()]
-        run.add(0, np.array(rows), np.tile(np.array([0.9, 0.5], np.float32), (len(rows), 1)))
-    return Pool.read(folder)
+    queries = {f"{name}#0": name for name in found}
+    task = grouped("caption_to_image", queries, {name: name for name in PICTURES}, images=list(found))
+    rows = [[PICTURES.index(name) for name in names] for names in found.values()]
+    scores = np.tile(np.array([0.9, 0.5], np.float32), (len(rows), 1))
+    return write_run(folder, task, np.array(rows), scores, retriever, inputs=inputs)
 
 
 @pytest.fixture
@@ -105,8 +105,13 @@ def test_ties_and_close_scores_are_counted(tmp_path: Path, album: Album) -> None
 
 
 def test_generated_captions_of_several_pictures_count_where_they_are_searched_by(tmp_path: Path, album: Album) -> None:
-    for retriever, times in (("caption_generated", 1), ("captions_joined", 0)):
-        made = pool(tmp_path / retriever / "caption_to_image", FOUND, retriever)
+    # what a run is fed says so, whatever it is called
+    for retriever, inputs, times in (
+        ("caption_generated", (GENERATED,), 1),
+        ("of_both", (IMAGES, GENERATED), 1),
+        ("captions_joined", (JOINED,), 0),
+    ):
+        made = pool(tmp_path / retriever / "caption_to_image", FOUND, retriever, inputs)
         found = mistakes.of_run(made, retriever, QUIET, album, Copies(), {})
         assert found.causes.get(mistakes.GENERIC_GENERATED, 0) == times
 
@@ -118,6 +123,48 @@ def test_an_item_that_is_wrongly_first_for_many_is_a_hub(tmp_path: Path, album: 
     four = {name: ["distractor/x" if row < 4 else name, "b"] for row, name in enumerate(TEXTS)} | {"b": ["c", "b"]}
     found = mistakes.of_run(pool(tmp_path / "u", four), "image", QUIET, album, Copies(), {})
     assert mistakes.HUBS not in found.causes
+
+
+def listed_pool(folder: Path) -> Pool:
+    """Queries of a picture and a text, whose right pictures are listed; their first items as in FOUND."""
+    right = {"a": {"b": 2.0, "a-copy": 0.5}, "b": {"a": 1.0}, "c": {"d": 3.0}}
+    gains = {f"q-{name}": of for name, of in right.items()}
+    about = About("With a text", "it2i", 9, query_text="asked", query_picture=IMAGES, item_picture=IMAGES)
+    texts = ["with a dog", "without the dog", "brighter"]
+    task = listed("with_a_text", about, gains, PICTURES, query_images=list(right), texts=texts)
+    found = {"a": ["a-copy", "b"], "b": ["a-near", "a"], "c": ["distractor/x", "d"]}
+    rows = np.array([[PICTURES.index(name) for name in names] for names in found.values()])
+    return write_run(folder, task, rows, np.tile(np.array([0.9, 0.895], np.float32), (3, 1)))
+
+
+def test_wrong_first_items_are_those_that_no_pair_lists(tmp_path: Path, album: Album) -> None:
+    made = listed_pool(tmp_path / "with_a_text")
+    untied = pl.DataFrame({"tied": [False] * 3})
+    found = mistakes.of_run(made, "image", untied, album, Copies.of(copies(COPIES)), {})
+    assert (found.queries, found.wrong) == (3, 2)  # the gain of a-copy is small, but it is not wrong
+    assert found.causes == {
+        mistakes.SHARED_SETS: 1,  # b asks, which shows a cat and a dog, and finds a cat
+        mistakes.DISTRACTOR: 2,  # a-near is of no query either
+        mistakes.NEAR_COPY: 1,  # of a, which is right
+        mistakes.CLOSE: 2,
+    }
+
+
+def test_a_gallery_of_listed_pairs_shows_the_texts_that_ask_and_which_items_are_right(
+    tmp_path: Path, album: Album
+) -> None:
+    made = listed_pool(tmp_path / "with_a_text")
+    values = measure_run(made, "image", EvaluateParams(ks=[1, 2], referee_queries=3, resamples=100, seed=0)).per_query
+    shown = galleries.make(made, "image", values, album, "ndcg_at_2", ReportParams(queries=3, found=2, thumbnail_px=32))
+    assert shown.task == "with_a_text"
+    by_query = {example.query_id: example for example in shown.examples["best"]}
+    first = by_query["q-a"]
+    assert (first.text, first.picture.image_id, first.relevant, first.first_hit) == ("with a dog", "a", 2, 1)
+    assert [(item.picture.image_id, item.hit) for item in first.found] == [("a-copy", True), ("b", True)]
+    assert [item.hit for item in by_query["q-c"].found] == [False, True]
+    best = 2.0 + 0.5 / np.log2(3)  # the larger gain first
+    assert first.value == pytest.approx((0.5 + 2.0 / np.log2(3)) / best)
+    assert shown.examples["worst"][0].query_id in {"q-b", "q-c"}
 
 
 def test_copies_of_one_picture_are_copies_of_each_other() -> None:

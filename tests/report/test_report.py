@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,30 +15,36 @@ import polars as pl
 import pytest
 from markupsafe import escape
 
+from tests.ranked import listed, write_pool, write_run
 from tests.tiny import jpegs, write_shards
 from tools import readme
 from twinlens.config.datasets import FolderCard
 from twinlens.config.load import read_params
-from twinlens.config.params import EvaluateParams, HybridParams, RankParams, ReportParams
+from twinlens.config.params import EvaluateParams, HybridParams, ReportParams
 from twinlens.core import tables
-from twinlens.core.costs import Cost
 from twinlens.core.vectors import Vectors
 from twinlens.datasets.statistics import describe_dataset
+from twinlens.evaluation.compare import Difference, compare
 from twinlens.evaluation.cost import quality_cost_rows
 from twinlens.evaluation.distractors import curve
-from twinlens.evaluation.evaluate import measure_all_runs
+from twinlens.evaluation.evaluate import Results, measure_all_runs
+from twinlens.evaluation.experiments import Experiment
 from twinlens.evaluation.measures import MEASURES, Judged, Values, measure
 from twinlens.evaluation.pool import Pool
 from twinlens.images.duplicates import Duplicates
-from twinlens.report import charts, galleries
-from twinlens.report.exports import mteb_result
-from twinlens.report.page import Sources, render
+from twinlens.report import charts, comparison_page, galleries
+from twinlens.report.exports import export, mteb_result
+from twinlens.report.page import Sources, numbering, render
 from twinlens.report.summary import results_table, summary
+from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.checks import Gates
-from twinlens.retrieval.dense import build
-from twinlens.retrieval.lexical import extend
-from twinlens.retrieval.rank import search, write_pool
-from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, text_sources
+from twinlens.retrieval.rank import search
+from twinlens.retrieval.registry import retrievers_of
+from twinlens.tasks import captions as of_texts
+from twinlens.tasks import object_sets
+from twinlens.tasks.base import About
+from twinlens.tasks.collection import Collection
+from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED
 
 COUNT = 24
 NASTY = """<script>document.title='taken'</script> & "quotes" 'n' {{ 7 * 7 }} <img src=x onerror=alert(1)>"""
@@ -78,22 +85,24 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
         JOINED: vectors(ids, ids, 3),
         GENERATED: vectors(ids, ids, 4),
     }
-    gates = Gates(read_params().gates)
-    tasks = build(every, groups, RankParams(depth=20, image_weight=0.5, seed=0), joint=True)
-    texts = text_sources(groups, captions, generated)
     hybrid = HybridParams(rrf_constant=60, rrf_depth=1000, image_weight=0.3, validation_pictures=0, seed=0)
-    for task in extend(tasks, texts, ids, None, hybrid, Cost()):
-        write_pool(task, folder / "ranked" / task.name)
-        for retriever in task.retrievers:
+    params = read_params().model_copy(update={"hybrid": hybrid})
+    gates, none = Gates(params.gates), generated.clear()
+    collection = Collection(groups, images, captions, generated, none, pl.DataFrame())
+    corpus = Corpus(every, collection.texts, joint=True)
+    for task in (task for make in (object_sets.build, of_texts.build) for task in make(collection, params)[0]):
+        task.write(folder / "ranked" / task.name)
+        for retriever in retrievers_of(task, corpus, params):
             search(task, retriever, 20, "cpu", folder / "ranked" / task.name, gates)
-    (folder / "ranked/pool.json").write_text('{"split": "test", "duplicates": 0}')
+    write_pool(folder / "ranked")
     results = measure_all_runs(folder / "ranked", "d", PARAMS, gates, folder / "evaluated")
-    pools = [Pool.read(path) for path in sorted(p for p in (folder / "ranked").iterdir() if p.is_dir())]
+    pools = Pool.read_all(folder / "ranked")
     part = {"items_per_s": 10.0, "items": 24, "seconds": 2.4, "dim": 6, "vector_bytes": 24, "parameters": 99}
     names = ("images", "captions", "captions_joined", "captions_generated")
+    words = [f"rank_bm25_{kind}" for kind in ("captions", "generated", "captions_and_generated")]
     costs = {
         "stages": {"embed": {"seconds": 1.0, "items": 24, "items_per_s": 24.0, "peak_host_mb": 10.0, "device": "cpu"}},
-        "parts": {f"embed_{name}": part for name in names} | {"caption_caption": part},
+        "parts": dict.fromkeys(("caption_caption", *(f"embed_{name}" for name in names), *words), part),
     }
     metrics = {
         "retrieval": results.retrieval,
@@ -108,7 +117,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
         cards={"model": {"about": {"licence": NASTY}}},
         metrics=metrics,
         at_k=pl.DataFrame(results.curves),
-        quality_cost=pl.DataFrame(quality_cost_rows(results.retrieval, costs, 10)),
+        quality_cost=pl.DataFrame(quality_cost_rows(results.retrieval, results.costs, costs, 10)),
         distractors=pl.DataFrame(curve(folder / "ranked", 10)),
         approximate=pl.DataFrame(APPROXIMATE),
         described=describe_dataset(
@@ -182,7 +191,7 @@ class Reader(HTMLParser):
             self.tables[-1][-1][-1] += data
 
 
-RUNS = (6 + 2) + (3 + 6) + 3  # of vectors, and by words
+RUNS = (6 + 2) + (3 + 9) + 3  # of vectors, and by words
 PICTURES = RUNS * 3 * 2 * (1 + 4)  # kinds, queries of each, itself and what it found
 
 
@@ -251,11 +260,11 @@ def test_a_measure_that_is_registered_is_seen_everywhere(
     assert len(asked) == runs * PARAMS.referee_queries * len(PARAMS.ks)
     assert "macro_halving_at_10" in results.retrieval["object_sets"]["image"]
 
-    costs = quality_cost_rows(results.retrieval, made.metrics["cost"], 10)
+    costs = quality_cost_rows(results.retrieval, results.costs, made.metrics["cost"], 10)
     assert costs[0]["halving"] == results.retrieval["object_sets"][costs[0]["retriever"]]["halving_at_10"]
     assert "halving_at_10" in results_table(results.retrieval, 10).splitlines()[0]
     assert "halving_at_10" in summary(results.retrieval, costs, 10)
-    scores = mteb_result("object_sets", results.retrieval["object_sets"], "image", 0.0)["scores"]["test"][0]
+    scores = mteb_result(made.pools[0].task, results.retrieval["object_sets"], "image", 0.0)["scores"]["test"][0]
     assert "half_life_at_1" in scores
     assert "| Halving@10 |" in readme.table_of(results.retrieval)
     listed = next(line for line in readme.measures_table().splitlines() if "`halving_at_k`" in line)
@@ -271,6 +280,95 @@ def test_a_measure_that_is_registered_is_seen_everywhere(
     text = render(changed, [], {})
     assert "halving@10" in next(table for table in Reader(text).tables if table[0][0] == "a picture is fed as")[0]
     assert text.count("<figcaption>Halving@10") == text.count("<figcaption>Halving against k") == len(made.pools)
+
+
+def test_a_task_that_nobody_knows_by_name_is_told_everywhere(sources: tuple[Sources, Path], tmp_path: Path) -> None:
+    made, folder = sources
+    pictures = made.groups["image_id"].to_list()
+    rng = np.random.default_rng(5)
+    gains = {
+        f"ask {n}": {pictures[row]: float(rng.integers(1, 4)) for row in rng.permutation(20)[: 1 + n % 5]}
+        for n in range(30)
+    }
+    about = About("Redress: a garment, changed by <words>", "it2i", 1)  # between tasks that are there
+    texts, asked_with = [f"in colour {n}" for n in range(30)], [pictures[n % COUNT] for n in range(30)]
+    task = listed("redress", about, gains, pictures, query_images=asked_with, texts=texts)
+    shutil.copytree(folder / "ranked", tmp_path / "ranked")
+    rows = np.array([rng.permutation(COUNT)[:20] for _ in gains])
+    scores = np.tile(np.linspace(1, 0, 20), (len(gains), 1))
+    write_run(tmp_path / "ranked/redress", task, rows, scores, "sum_of_both", inputs=(IMAGES,))
+    results = measure_all_runs(tmp_path / "ranked", "d", PARAMS, Gates(read_params().gates), tmp_path / "evaluated")
+    order = ["object_sets", "caption_to_image", "redress", "image_to_caption"]
+    costs = quality_cost_rows(results.retrieval, results.costs, made.metrics["cost"], 10)
+    among = curve(tmp_path / "ranked", 10)
+    for rows_of_plot in (results.curves, costs, among):
+        assert list(dict.fromkeys(row["task"] for row in rows_of_plot)) == order
+    assert {row["retriever"]: row["ms_per_picture"] for row in costs}["sum_of_both"] == 100
+    assert max(row["distractors"] for row in among if row["task"] == "redress") >= 4  # the last four pictures
+
+    told = [line.split("|")[1].strip() for line in results_table(results.retrieval, 10).splitlines()[2:]]
+    assert list(dict.fromkeys(told)) == order
+    assert list(summary(results.retrieval, costs, 10)["ndcg_at_10"]) == order
+    assert "| redress          | `sum_of_both`" in readme.table_of(results.retrieval)
+    assert "redress: 30 queries, 24 items, chance hit@10" in readme.table_of(results.retrieval)
+
+    export(tmp_path / "ranked", results.retrieval, "m", 0.0, tmp_path / "exports")
+    written = json.loads((tmp_path / "exports/mteb/m.sum_of_both/redress.json").read_text())
+    assert written["task_name"] == "TwinLens.d.redress.it2i"
+    assert (tmp_path / "exports/trec/redress.qrels").read_text().count("\n") == sum(map(len, gains.values()))
+    assert (tmp_path / "exports/trec/redress.sum_of_both.run").exists()
+
+    pools = Pool.read_all(tmp_path / "ranked")
+    values = {
+        (pool.name, name): pl.read_parquet(tmp_path / f"evaluated/{pool.name}/{name}.parquet")
+        for pool in pools
+        for name in pool.retrievers
+    }
+    changed = replace(
+        made,
+        metrics=made.metrics | {"retrieval": results.retrieval, "intervals": results.intervals},
+        at_k=pl.DataFrame(results.curves),
+        quality_cost=pl.DataFrame(costs),
+        distractors=pl.DataFrame(among),
+        pools=pools,
+        values=values,
+    )
+    mine = values["redress", "sum_of_both"]
+    gallery = galleries.make(pools[2], "sum_of_both", mine, made.album, "ndcg_at_10", SHOWN)
+    text = render(changed, [gallery], dict.fromkeys(pictures, "data:,"))
+    titles = [pool.task.about.title for pool in pools]
+    assert titles[2] == about.title
+    places = [text.index(str(escape(title))) for title in titles]
+    assert places == sorted(places)
+    assert sum(table[0][0] == "a picture is fed as" for table in Reader(text).tables) == 4
+    for figure in ("hit at 10", "nDCG at 10", "hit against k", "nDCG against k", "hit against distractors"):
+        assert f"<title>redress: {figure}</title>" in text
+    assert "<title>redress: quality against cost</title>" in text
+    assert any(f"in colour {n}" in text for n in range(30))  # what the gallery's queries say
+
+    (task_of_comparison,) = comparison_page.side_by_side(*one_better(results, tmp_path / "evaluated", "redress"))
+    assert task_of_comparison["title"] == about.title
+
+
+def one_better(results: Results, evaluated: Path, task: str) -> tuple[list[Experiment], list[Difference]]:
+    """Two experiments that differ in one task, and the differences."""
+    (retriever,) = (name for name in results.retrieval[task] if name != "pool")
+    table = pl.read_parquet(evaluated / f"{task}/{retriever}.parquet")
+    pools = json.loads((evaluated / "pools.json").read_text())
+    better = table.with_columns((pl.col("ndcg_at_10") + 0.1).clip(0, 1))
+    both = [
+        Experiment(name, {}, pools, [(task, retriever)], {f"{task}/{retriever}.parquet": content}.__getitem__)
+        for name, content in (("a", table), ("b", better))
+    ]
+    return both, compare(both, ["ndcg_at_10"])
+
+
+def test_retrievers_keep_the_colours_of_what_they_are_fed(sources: tuple[Sources, Path]) -> None:
+    made, _ = sources
+    names = list(numbering(made))
+    fed = {name: len(pool.told(name)["inputs"]) for pool in made.pools for name in pool.retrievers}
+    assert [fed[name] > 1 for name in names] == sorted(fed[name] > 1 for name in names)
+    assert {"hybrid_captions_rrf", "image_and_caption_generated"} <= set(names[-sum(n > 1 for n in fed.values()) :])
 
 
 def test_weights_of_hybrids_are_told_and_whether_they_were_chosen(page: str, sources: tuple[Sources, Path]) -> None:

@@ -9,13 +9,18 @@ import pytest
 
 from twinlens.core import paths
 from twinlens.core.costs import Cost
+from twinlens.core.errors import DataError
 from twinlens.evaluation.cost import STAGES, TRAINING, cost_summary, quality_cost_rows, training_rows, write_csv
 from twinlens.report.summary import markdown, results_table, summary
 
 VALUES = {f"{m}_at_10": 0.5 for m in ("hit", "recall", "precision", "mrr", "ndcg", "map")} | {"median_rank": 2.5}
 RETRIEVAL = {
-    "caption_to_image": {"pool": {"queries": 5}, "image": VALUES},
     "object_sets": {"pool": {"queries": 5}, "image_and_caption_generated": VALUES},
+    "caption_to_image": {"pool": {"queries": 5}, "image": VALUES},
+}
+MADE_OF = {
+    ("object_sets", "image_and_caption_generated"): ["embed_images", "caption_caption", "embed_captions_generated"],
+    ("caption_to_image", "image"): ["embed_images"],
 }
 PARTS = {
     "embed_images": {"items_per_s": 100.0},
@@ -34,7 +39,7 @@ def test_columns_line_up_and_numbers_stand_at_the_right() -> None:
     ]
 
 
-def test_the_results_begin_with_object_sets() -> None:
+def test_the_results_are_told_in_the_order_of_the_tasks() -> None:
     lines = results_table(RETRIEVAL, 10).splitlines()
     assert lines[2].startswith("| object_sets      | image_and_caption_generated |     0.500 |")
     assert lines[3].startswith("| caption_to_image | image")
@@ -42,7 +47,7 @@ def test_the_results_begin_with_object_sets() -> None:
 
 
 def test_a_picture_in_an_index_costs_all_that_it_is_made_of() -> None:
-    rows = {row["retriever"]: row for row in quality_cost_rows(RETRIEVAL, {"parts": PARTS}, 10)}
+    rows = {row["retriever"]: row for row in quality_cost_rows(RETRIEVAL, MADE_OF, {"parts": PARTS}, 10)}
     assert rows["image"]["ms_per_picture"] == pytest.approx(10)
     assert rows["image_and_caption_generated"]["ms_per_picture"] == pytest.approx(10 + 50 + 1)
 
@@ -55,16 +60,30 @@ def test_the_summary_has_a_measure_by_task_and_retriever_and_what_is_paid_once()
     }
 
 
+def test_a_part_of_the_costs_that_no_stage_recorded_is_refused_by_name() -> None:
+    parts = {name: part for name, part in PARTS.items() if name != "caption_caption"}
+    with pytest.raises(DataError, match="no stage has recorded what caption_caption takes; there are embed_images"):
+        quality_cost_rows(RETRIEVAL, MADE_OF, {"parts": parts}, 10)
+
+
+def test_a_part_without_a_rate_costs_nothing() -> None:
+    parts = PARTS | {"embed_images": {"items_per_s": 0.0}}
+    rows = {row["retriever"]: row for row in quality_cost_rows(RETRIEVAL, MADE_OF, {"parts": parts}, 10)}
+    assert rows["image"]["ms_per_picture"] == 0
+    assert rows["image_and_caption_generated"]["ms_per_picture"] == pytest.approx(51)
+
+
 def test_costs_are_gathered_from_the_stages_own_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for stage in STAGES:
+    named = {"dataset": "d", "captioner": "captioner", "model": "model"}
+    for stage, kinds in STAGES.items():
         cost = Cost()
         if stage == "embed":
             cost.add("images", seconds=2.0, items=10, dim=4, vector_bytes=16)
-        names = ["d"] if stage in STAGES[:4] else ["d", "captioner" if stage == "caption" else "model"]
-        cost.write(paths.cost(stage, *names), items=10, seconds=4.0)
+        cost.write(paths.cost(stage, *(named[kind] for kind in kinds)), items=10, seconds=4.0)
     costs = cost_summary("d", "model", "captioner")
     assert costs["stages"]["embed"]["items_per_s"] == 2.5
+    assert list(costs["stages"]) == list(STAGES)
     assert costs["parts"]["embed_images"]["items_per_s"] == 5
     assert "null" not in json.dumps(costs)
 

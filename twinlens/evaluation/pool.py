@@ -98,8 +98,10 @@ class Pool:
 
     def chance(self, k: int) -> float:
         """Mean `hit_at_k` of a ranking at random."""
-        left_out = self.task.exclude is not None
-        return chance_hit_at(len(self.items) - left_out, self.queries["relevant"].to_numpy(), k)
+        relevant, exclude = self.queries["relevant"].to_numpy(), self.task.exclude
+        without = np.zeros(len(relevant), dtype=bool) if exclude is None else exclude >= 0
+        sizes = [(len(self.items) - left_out, relevant[without == left_out]) for left_out in (False, True)]
+        return sum((chance_hit_at(size, of, k) * (len(of) / len(relevant)) for size, of in sizes if len(of)), start=0.0)
 
     def identity(self) -> dict[str, Any]:
         """What tells two pools apart, and the retrievers that searched this one."""
