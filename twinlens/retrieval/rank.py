@@ -163,11 +163,12 @@ def ranked(
     qrels = task.qrels if rows is None else task.qrels.among(rows)
     exclude = task.exclude if rows is None or task.exclude is None else _places(task.exclude, rows, len(task.item_ids))
     count = len(task.item_ids) if rows is None else len(rows)
+    left_out = np.zeros(len(made), dtype=np.int64) if exclude is None else (exclude >= 0).astype(np.int64)
+    depth = min(depth, max(1, count - int(left_out.max(initial=0))))  # as long for all, and nothing left out in any
     if isinstance(made, Dense):
         items = made.items if rows is None else made.items[rows]
         yield from nearest(made.queries, items, depth, own_rows=exclude, qrels=qrels, device=device)
         return
-    left_out = 0 if exclude is None or (exclude < 0).any() else 1
     for start, stop in block_starts(made, len(task.item_ids)):
         block = made.block(start, stop) if rows is None else made.block(start, stop)[:, rows]
         relevant = qrels.relevant(start, stop)
@@ -178,8 +179,8 @@ def ranked(
         first = scores.first_hits(keys, relevant)
         if zero_is_miss:  # not found is as good as last
             missed = np.where(relevant, block, -np.inf).max(axis=1) <= 0
-            first[missed & relevant.any(axis=1)] = count - left_out
-        best = scores.best(keys, min(depth, count - left_out))
+            first = np.where(missed & relevant.any(axis=1), count - left_out[start:stop], first)
+        best = scores.best(keys, depth)
         yield Neighbours(start, best, np.take_along_axis(block, best, axis=1), first)
 
 
