@@ -72,8 +72,8 @@ def collection() -> Collection:
     return Collection(groups, images, HUMAN[:0], MACHINE[:0], MACHINE[:0], COMPOSED)
 
 
-def given(negatives: int = 50, **card: object) -> Params:
-    changes: dict[str, object] = {"negatives": negatives, "standard": PARAMS.standard.model_copy(update=card)}
+def given(**card: object) -> Params:
+    changes: dict[str, object] = {"negatives": 50, "standard": PARAMS.standard.model_copy(update=card)}
     return WHOLE.model_copy(update={"category_search": PARAMS.model_copy(update=changes)})
 
 

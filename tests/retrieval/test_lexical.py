@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -247,9 +247,14 @@ def test_blocks_of_queries_make_no_difference(retriever: str, tmp_path: Path, mo
 
 def test_hybrids_count_the_words_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = found(THERE, *EVERY)
-    counted = []
+    counted: list[int] = []
     whole = Bm25.of
-    monkeypatch.setattr(Bm25, "of", lambda documents: counted.append(len(documents)) or whole(documents))
+
+    def counting(documents: Sequence[Sequence[str]]) -> Bm25:
+        counted.append(len(documents))
+        return whole(documents)
+
+    monkeypatch.setattr(Bm25, "of", counting)
     for name in ("bm25_captions", "hybrid_captions_rrf", "hybrid_captions_weighted"):
         made[name].make()
     assert counted == [4]
