@@ -17,7 +17,7 @@ from torchmetrics.retrieval import (
 )
 
 from benchmarks.paired import Row, alternate, median, ratio, unit_vectors
-from twinlens.evaluation.measures import measure_all
+from twinlens.evaluation.measures import Judged, measure_all
 from twinlens.retrieval.exact import BLOCK_BYTES, nearest
 
 KS = [1, 5, 10]
@@ -29,8 +29,8 @@ def measures(queries: int, depth: int, rounds: int) -> list[Row]:
     relevance = rng.random((queries, depth)) < 0.15
     relevance[np.arange(queries), rng.integers(0, depth, queries)] = True
     relevant = relevance.sum(axis=1)
-    ours = measure_all(relevance, relevant, KS)
-    taken = alternate({"ours": lambda: measure_all(relevance, relevant, KS)}, rounds)
+    ours = measure_all(Judged.binary(relevance, relevant), KS)
+    taken = alternate({"ours": lambda: measure_all(Judged.binary(relevance, relevant), KS)}, rounds)
 
     names = [f"d{i}" for i in range(depth)]
     qrels = {str(q): {names[i]: 1 for i in np.flatnonzero(row)} for q, row in enumerate(relevance)}

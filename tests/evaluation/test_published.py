@@ -9,11 +9,18 @@ import pytest
 import torch
 from torchmetrics.functional.retrieval import retrieval_average_precision, retrieval_normalized_dcg
 
+from twinlens.evaluation.measures import Judged
 from twinlens.evaluation.published import in_batch_measures, label_measures, object_set_measures
 
 
+def judged(relevance: np.ndarray) -> Judged:
+    return Judged.binary(relevance, relevance.sum(axis=1))
+
+
 def test_by_hand() -> None:
-    found = object_set_measures(np.array([[False, True, False, True, False, False, False, False, False, False]]))
+    found = object_set_measures(
+        judged(np.array([[False, True, False, True, False, False, False, False, False, False]]))
+    )
     assert found["mrr"] == 0.5
     assert found["recall"] == 1  # any hit at all
     assert found["precision"] == pytest.approx(0.2)
@@ -23,18 +30,18 @@ def test_by_hand() -> None:
 
 
 def test_a_list_without_a_hit_scores_zero_everywhere() -> None:
-    assert {float(v[0]) for v in object_set_measures(np.zeros((1, 10), dtype=bool)).values()} == {0.0}
+    assert {float(v[0]) for v in object_set_measures(judged(np.zeros((1, 10), dtype=bool))).values()} == {0.0}
 
 
 def test_only_the_first_ten_count() -> None:
     late = np.zeros((1, 50), dtype=bool)
     late[0, 10] = True
-    assert object_set_measures(late)["recall"] == 0
+    assert object_set_measures(judged(late))["recall"] == 0
 
 
 def test_agrees_with_torchmetrics_on_the_ten_retrieved() -> None:
     lists = np.random.default_rng(0).random((500, 10)) < 0.3
-    ours = object_set_measures(lists)
+    ours = object_set_measures(judged(lists))
     ranks = torch.arange(10, 0, -1, dtype=torch.float64)
     for row, target in enumerate(torch.from_numpy(lists)):
         if target.any():
@@ -42,13 +49,13 @@ def test_agrees_with_torchmetrics_on_the_ten_retrieved() -> None:
             assert ours["map"][row] == pytest.approx(float(retrieval_average_precision(ranks, target)), abs=1e-6)
 
 
-def ranked(*first_hits: int | None, depth: int = 30) -> np.ndarray:
+def ranked(*first_hits: int | None, depth: int = 30) -> Judged:
     """Lists whose first relevant item has these ranks, and every second one after it is relevant too."""
     relevance = np.zeros((len(first_hits), depth), dtype=bool)
     for row, rank in enumerate(first_hits):
         if rank is not None:
             relevance[row, rank - 1 :: 2] = True
-    return relevance
+    return judged(relevance)
 
 
 def test_map_of_source_002_is_the_reciprocal_rank_of_the_first_right_label() -> None:

@@ -11,8 +11,10 @@ import polars as pl
 import pytest
 import yaml
 
-from stages import download, embed, filter, group, index, resize, train
+from stages import download, embed, filter, group, index, resize, tasks, train
+from twinlens.config.load import read_params
 from twinlens.core import paths, tables
+from twinlens.tasks.validation import draw
 
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 32,
@@ -57,6 +59,7 @@ def build(folder: Path, models: Sequence[str], said: Callable[[int, list[str]], 
         resize.main(DATASET)
         group.main(DATASET)
         _describe(said)
+        tasks.main(DATASET, CAPTIONER)
         for model in models:
             train.main(DATASET, model)
             embed.main(DATASET, model)
@@ -76,6 +79,12 @@ def _describe(said: Callable[[int, list[str]], str]) -> None:
     texts = [said(row, labels[image_id]) for row, image_id in enumerate(groups["image_id"])]
     table = pl.DataFrame({"image_id": groups["image_id"], "text": texts})
     tables.write_table(table, paths.captioned(DATASET, CAPTIONER) / "captions.parquet", tables.GENERATED)
+    groups = tables.read_table(paths.grouped(DATASET) / "images.parquet", tables.GROUPS)
+    captions = tables.read_table(paths.filtered(DATASET) / "captions.parquet", tables.CAPTIONS)
+    drawn = draw(groups, captions, read_params().hybrid)["image_id"]
+    texts = [said(row, labels[image_id]) for row, image_id in enumerate(drawn)]
+    table = pl.DataFrame({"image_id": drawn, "text": texts})
+    tables.write_table(table, paths.captioned(DATASET, CAPTIONER) / "validation.parquet", tables.GENERATED)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 from markupsafe import escape
 
 from tests.tiny import jpegs, write_shards
+from tools import readme
 from twinlens.config.datasets import FolderCard
 from twinlens.config.load import read_params
 from twinlens.config.params import EvaluateParams, HybridParams, RankParams, ReportParams
@@ -26,10 +27,13 @@ from twinlens.datasets.statistics import describe_dataset
 from twinlens.evaluation.cost import quality_cost_rows
 from twinlens.evaluation.distractors import curve
 from twinlens.evaluation.evaluate import measure_all_runs
+from twinlens.evaluation.measures import MEASURES, Judged, Values, measure
 from twinlens.evaluation.pool import Pool
 from twinlens.images.duplicates import Duplicates
 from twinlens.report import charts, galleries
+from twinlens.report.exports import mteb_result
 from twinlens.report.page import Sources, render
+from twinlens.report.summary import results_table, summary
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.dense import build
 from twinlens.retrieval.lexical import extend
@@ -193,7 +197,10 @@ def check(text: str, made: Sources) -> None:
     best = results[1]
     values = made.metrics["retrieval"]["object_sets"][best[0]]
     interval = made.metrics["intervals"]["object_sets"][best[0]]["hit_at_10"]
-    assert best[1] == f"{values['hit_at_10']:.3f} {interval['low']:.3f}\N{EN DASH}{interval['high']:.3f}"
+    assert (
+        best[results[0].index("hit@10")]
+        == f"{values['hit_at_10']:.3f} {interval['low']:.3f}\N{EN DASH}{interval['high']:.3f}"
+    )
     assert len(results) == 1 + 8
     assert sum(table[0][0] == "the query's picture shows" for table in read.tables) == 3
     settings = next(table for table in read.tables if table[0][0] == "setting")
@@ -210,6 +217,61 @@ def test_the_file_says_what_the_metrics_say_and_needs_nothing_from_elsewhere(
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert "@import" not in page
     assert "url(" not in page
+
+
+def test_a_measure_that_is_registered_is_seen_everywhere(
+    sources: tuple[Sources, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, folder = sources
+    asked = []
+
+    def by_loop(one: Judged, k: int) -> float:
+        asked.append(k)
+        return float(sum(0.5**rank for rank, gain in enumerate(one.gains[0, :k], start=1) if gain > 0))
+
+    monkeypatch.setitem(MEASURES, "halving", MEASURES["hit"])  # so that it is taken out again
+    del MEASURES["halving"]
+
+    @measure(
+        "halving",
+        title="Halving",
+        also="nothing",
+        referee=by_loop,
+        headline=True,
+        drawn=True,
+        macro=True,
+        mteb="half_life",
+    )
+    def halving(judged: Judged, k: int) -> Values:
+        """Sum of 1/2^i over the relevant ranks i <= k."""
+        top = judged.relevance[:, :k]
+        return np.asarray(top @ (0.5 ** np.arange(1, top.shape[1] + 1)))
+
+    results = measure_all_runs(folder / "ranked", "d", PARAMS, Gates(read_params().gates), tmp_path)
+    runs = sum(len(pool.retrievers) for pool in made.pools)
+    assert len(asked) == runs * PARAMS.referee_queries * len(PARAMS.ks)
+    assert "macro_halving_at_10" in results.retrieval["object_sets"]["image"]
+
+    costs = quality_cost_rows(results.retrieval, made.metrics["cost"], 10)
+    assert costs[0]["halving"] == results.retrieval["object_sets"][costs[0]["retriever"]]["halving_at_10"]
+    assert "halving_at_10" in results_table(results.retrieval, 10).splitlines()[0]
+    assert "halving_at_10" in summary(results.retrieval, costs, 10)
+    scores = mteb_result("object_sets", results.retrieval["object_sets"], "image", 0.0)["scores"]["test"][0]
+    assert "half_life_at_1" in scores
+    assert "| Halving@10 |" in readme.table_of(results.retrieval)
+    listed = next(line for line in readme.measures_table().splitlines() if "`halving_at_k`" in line)
+    assert [cell.strip() for cell in listed.split("|")[2:4]] == [halving.description, "nothing"]
+    assert halving.description == "Sum of 1/2^i over the relevant ranks i <= k"
+
+    changed = replace(
+        made,
+        metrics=made.metrics | {"retrieval": results.retrieval, "intervals": results.intervals},
+        at_k=pl.DataFrame(results.curves),
+        quality_cost=pl.DataFrame(costs),
+    )
+    text = render(changed, [], {})
+    assert "halving@10" in next(table for table in Reader(text).tables if table[0][0] == "a picture is fed as")[0]
+    assert text.count("<figcaption>Halving@10") == text.count("<figcaption>Halving against k") == len(made.pools)
 
 
 def test_weights_of_hybrids_are_told_and_whether_they_were_chosen(page: str, sources: tuple[Sources, Path]) -> None:

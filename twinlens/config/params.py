@@ -150,7 +150,6 @@ class IndexParams(Section):
 class SearchParams(Section):
     """How the index is searched. No stage depends on it."""
 
-    depth: PositiveInt  # candidates that each side brings to a hybrid
     fusion: Literal["rrf", "weighted"]
     text_weight: Annotated[float, Field(ge=0, le=1)] | None  # of BM25 in a weighted hybrid; None: as `rank` chose
     negatives: PositiveInt  # random pictures that exemplars are told apart from

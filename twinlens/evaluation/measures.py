@@ -45,8 +45,8 @@ class Judged:
             raise DataError(f"judgements are about different numbers of queries: {found}; give each one row a query")
         if self.ideal is not None and (flat := np.flatnonzero((self.counts > 0) & ~self.ideal.any(axis=1))).size:
             raise DataError(
-                f"{flat.size} queries with relevant items have an ideal list without a gain, the first at row {flat[0]}: "
-                "begin it with the largest gain in the pool"
+                f"{flat.size} queries with relevant items have an ideal list without a gain, the first at row "
+                f"{flat[0]}: begin it with the largest gain in the pool"
             )
         for name in ("gains", "ideal"):
             part = parts.get(name)
@@ -79,9 +79,7 @@ class Torchmetrics:
     """A second opinion by a metric of `torchmetrics.functional.retrieval`."""
 
     metric: str
-    needs_all_found: bool = (
-        False  # it divides by the relevant items in the first k, and is asked only where those are R
-    )
+    over_found: bool = False  # it divides by the relevant items in the first k where ours divides by R
 
 
 # torchmetrics' metric or, where it has none that is the same, another way to the value of one query.
@@ -139,17 +137,15 @@ def measure(
     def register(of: Callable[[Judged, int], Values]) -> Measure:
         description = (of.__doc__ or "").strip().split("\n")[0].rstrip(".")
         if not name.isidentifier() or "_at_" in name:
-            raise DataError(
-                f"a measure is called {name!r}; a name is letters, digits and _, without _at_: choose another"
-            )
+            raise DataError(f"no measure can be called {name!r}: choose letters, digits and _, without _at_")
         if name in MEASURES:
             raise DataError(f"two measures are called {name!r}: choose another name for the second")
         if not description:
             raise DataError(f"measure {name!r} has no description: begin its docstring with the value of one query")
         if referee is None:
             raise DataError(
-                f"measure {name!r} has no second opinion: give `referee` a metric of torchmetrics or, where it has none, "
-                "another implementation, a plain loop for instance"
+                f"measure {name!r} has no second opinion: give `referee` a metric of torchmetrics or, where it has "
+                "none, another implementation, a plain loop for instance"
             )
         MEASURES[name] = Measure(
             name, of, description, title, also, referee, headline, drawn, macro, graded, mteb or name, clip_benchmark
@@ -247,7 +243,7 @@ def ndcg(judged: Judged, k: int) -> Values:
     "map",
     title="MAP",
     also="trec_eval `map_cut_k`",
-    referee=Torchmetrics("retrieval_average_precision", needs_all_found=True),
+    referee=Torchmetrics("retrieval_average_precision", over_found=True),
     headline=True,
 )
 def map_(judged: Judged, k: int) -> Values:

@@ -6,8 +6,8 @@ one: a minute where ours takes a hundredth of a second), and it has traps of its
 * ranks turned into positive scores, because it counts relevant items with a score <= 0 as missed;
 * the relevant items that were not retrieved too, at the end, because its recall and nDCG know only
   what they are given;
-* its average precision divides by the relevant items *found*, ours by all: they coincide where all
-  were found, and only there are they compared.
+* its average precision divides by the relevant items *found*, ours by all, so it is taken times the share
+  that was found.
 """
 
 from __future__ import annotations
@@ -43,18 +43,15 @@ def check_sample(values: Mapping[str, Values], judged: Judged, queries: int, see
         one = judged.query(int(query))
         for key, ours_of_all in values.items():
             measure, k = _of(key)
-            theirs = second_opinion(measure, one, k)
-            if theirs is None:
-                continue
-            ours = float(ours_of_all[query])
+            ours, theirs = float(ours_of_all[query]), second_opinion(measure, one, k)
             compared += 1
             if not abs(ours - theirs) <= TOLERANCE:
                 raise DataError(f"{key} of query {query} is {ours:.8f} here and {theirs:.8f} by {name_of(measure)}")
     return compared
 
 
-def second_opinion(measure: Measure, one: Judged, k: int) -> float | None:
-    """The value of one query as the measure's referee has it; None where the referee means something else.
+def second_opinion(measure: Measure, one: Judged, k: int) -> float:
+    """The value of one query as the measure's referee has it.
 
     Raises:
         DataError: torchmetrics has no metric of the registered name.
@@ -71,14 +68,13 @@ def second_opinion(measure: Measure, one: Judged, k: int) -> float | None:
             f"({nearest(referee.metric, retrieval.__all__)})"
         )
     relevance, relevant = one.relevance[0], int(one.counts[0])
-    if referee.needs_all_found and relevance[:k].sum() != relevant:
-        return None
     if measure.graded and one.ideal is not None:
         target = complete_gains(one.gains[0], one.ideal[0])
     else:
         target = complete(relevance, relevant)
     scores = torch.arange(len(target), 0, -1, dtype=torch.float64)
-    return float(getattr(retrieval, referee.metric)(scores, torch.from_numpy(target), top_k=k))
+    value = float(getattr(retrieval, referee.metric)(scores, torch.from_numpy(target), top_k=k))
+    return value * int(target[:k].astype(bool).sum()) / relevant if referee.over_found else value
 
 
 def name_of(measure: Measure) -> str:

@@ -18,6 +18,7 @@ from twinlens.indexing.postings import Postings
 from twinlens.indexing.results import Picture
 from twinlens.indexing.scans import Scans
 from twinlens.indexing.store import Copy, Space
+from twinlens.retrieval.fusion import weighted_sum
 from twinlens.retrieval.scores import exact_scores, float32_error, in_order
 
 if TYPE_CHECKING:
@@ -126,8 +127,8 @@ class Index:
         )
         return found["row"].to_numpy().astype(np.int64)
 
-    def _candidates(self, legs: Sequence[Leg], depth: int, left_out: Collection[int]) -> Int[np.ndarray, " candidates"]:
-        """Every row that the float32 error allows to be among the best `depth`: ties at the cut included."""
+    def _products(self, legs: Sequence[Leg], left_out: Collection[int]) -> tuple[Float32[np.ndarray, " rows"], float]:
+        """Scores of all rows in float32, minus infinity where there is none or none is wanted, and their error."""
         total = np.zeros(self.manifest.rows, dtype=np.float32)
         for leg in legs:
             product = self._scans_of(leg.space).products(leg.vector)
@@ -135,14 +136,66 @@ class Index:
         total[list(left_out)] = -np.inf
         if len(legs) == 1:
             total[self.space(legs[0].space).absent] = -np.inf
-        possible = int(np.isfinite(total).sum())
-        if not possible:
-            return np.zeros(0, dtype=np.int64)
-        kth = np.partition(total, len(total) - min(depth, possible))[len(total) - min(depth, possible)]
-        error = sum(leg.weight * float32_error(len(leg.vector)) for leg in legs)
-        return np.flatnonzero((total >= kth - 2.0 * error) & np.isfinite(total))
+        return total, 2.0 * sum(leg.weight * float32_error(len(leg.vector)) for leg in legs)
+
+    def _candidates(self, legs: Sequence[Leg], depth: int, left_out: Collection[int]) -> Int[np.ndarray, " candidates"]:
+        """Every row that the float32 error allows to be among the best `depth`: ties at the cut included."""
+        total, error = self._products(legs, left_out)
+        return _at_least_kth(total, depth, error)
+
+    def weighted(
+        self,
+        legs: Sequence[Leg],
+        tokens: Sequence[str],
+        depth: int,
+        left_out: Collection[int],
+        image_weight: float,
+        params: SearchParams,
+    ) -> Ranked:
+        """The best items by the weighted sum of vectors and words, as `rank` fuses: each normalised over the pool.
+
+        Where the table has a vector index, over the candidates of `depth` each instead.
+
+        Args:
+            legs: see `nearest`. A picture without a vector has the lowest score there.
+            tokens: what `twinlens.retrieval.tokenize.words` makes of the query.
+            depth: items wanted.
+            left_out: rows that are not wanted.
+            image_weight: of vectors beside words.
+            params: effort of an approximate search.
+        """
+        words = self.postings.scores(tokens)
+        if len(legs) == 1 and self.manifest.approximate:
+            near, matching = self._near(legs[0], depth + len(left_out), params), self.matching(tokens, depth, left_out)
+            rows = np.setdiff1d(np.union1d(near, matching[0]), list(left_out)).astype(np.int64)
+            exact = self._scores(legs, rows)
+            bounds = _bounds(exact), _bounds(words[rows])
+        else:
+            total, error = self._products(legs, left_out)
+            known = np.isfinite(total)
+            wanted = np.ones(len(total), dtype=bool)
+            wanted[list(left_out)] = False
+            if not known.any():
+                return self.matching(tokens, depth, left_out)
+            # the bounds are those of exact scores: the few rows are scored anew that can be the lowest or the highest
+            ends = [total[known].min() + error, total[known].max() - error]
+            outer = np.flatnonzero(known & ((total <= ends[0]) | (total >= ends[1])))
+            bounds = _bounds(self._scores(legs, outer)), _bounds(words[wanted])
+            low, high = bounds[0]
+            near = weighted_sum(np.where(known, total, low)[None], words[None], image_weight, bounds)[0]
+            spread = image_weight * error / (high - low) if high > low else 0.0
+            rows = _at_least_kth(np.where(wanted, near, np.float32(-np.inf)), depth, spread + 1e-6)
+            exact = np.full(len(rows), low, dtype=np.float32)
+            exact[known[rows]] = self._scores(legs, rows[known[rows]])
+        if not len(rows):
+            return rows, np.zeros(0, dtype=np.float32)
+        fused = weighted_sum(exact[None], words[rows][None], image_weight, bounds)
+        ordered, scores = in_order(rows[None], fused)
+        return ordered[0, :depth], scores[0, :depth]
 
     def _scores(self, legs: Sequence[Leg], rows: Int[np.ndarray, " found"]) -> Float32[np.ndarray, " found"]:
+        if not len(rows):
+            return np.zeros(0, dtype=np.float32)
         if len(legs) == 1:
             leg = legs[0]
             return exact_scores(leg.vector[None], self.vectors(leg.space, rows), np.arange(len(rows))[None])[0]
@@ -187,3 +240,16 @@ class Index:
             )
             for one in self.copy.take(rows)
         ]
+
+
+def _at_least_kth(scores: Float32[np.ndarray, " rows"], k: int, error: float) -> Int[np.ndarray, " candidates"]:
+    """Every row that an error of the scores allows to be among the best `k`; those with minus infinity never."""
+    possible = int(np.isfinite(scores).sum())
+    if not possible:
+        return np.zeros(0, dtype=np.int64)
+    last = len(scores) - min(k, possible)
+    return np.flatnonzero((scores >= np.partition(scores, last)[last] - error) & np.isfinite(scores))
+
+
+def _bounds(scores: Float32[np.ndarray, " rows"]) -> tuple[float, float]:
+    return (float(scores.min()), float(scores.max())) if len(scores) else (0.0, 0.0)

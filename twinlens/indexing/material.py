@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32
 
 from twinlens.core import paths, tables
 from twinlens.core.errors import DataError
+from twinlens.core.vectors import read_vectors
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
 Rows = Float32[np.ndarray, "pictures dim"]
@@ -81,14 +82,11 @@ def _negatives(folder: Path, pool: set[str]) -> Float32[np.ndarray, "negatives d
 
 
 def _read(folder: Path, name: str) -> tuple[list[str], Rows] | None:
-    """The picture that each vector of a source is of, and the vectors, mapped; None where the model made none."""
+    """The picture that each vector of an input is of, and the vectors, mapped; None where the model made none."""
     if not (folder / f"{name}.npy").exists():
         return None
-    image_ids = tables.read_table(folder / f"{name}.parquet", tables.VECTORS)["image_id"].to_list()
-    rows = np.load(folder / f"{name}.npy", mmap_mode="r")
-    if len(rows) != len(image_ids):
-        raise DataError(f"{folder / name}: {len(rows)} vectors for {len(image_ids)} ids: `dvc repro -f embed`")
-    return image_ids, rows
+    found = read_vectors(folder, name)
+    return found.image_ids, found.rows
 
 
 def _caption_vectors(folder: Path, ids: list[str]) -> tuple[Rows | None, Bool[np.ndarray, " pictures"]]:

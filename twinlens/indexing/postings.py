@@ -28,6 +28,10 @@ class Postings:
     def __bool__(self) -> bool:
         return bool(self._column_of)
 
+    def knows(self, tokens: Sequence[str]) -> bool:
+        """Whether any caption holds one of these words."""
+        return any(token in self._column_of for token in tokens)
+
     def scores(self, tokens: Sequence[str]) -> Float32[np.ndarray, " pictures"]:
         """Scores of all pictures, 0 where no word is shared; a new array."""
         total = np.zeros(self.pictures)

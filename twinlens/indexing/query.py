@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from twinlens.config.params import Params
 from twinlens.core import paths
 
-CHOSEN = "chosen"  # `tables.CHOSEN`: importing tables imports polars, which a search does without
 EVEN = 0.5  # of BM25 in a weighted hybrid, where nothing was chosen
-EVALUATED = ("hybrid_captions_weighted", "hybrid_generated_weighted")  # the first that was ranked is followed
+# Runs with the words that the index holds: human and generated captions, or those of one kind where there is but one.
+EVALUATED = tuple(f"hybrid_{words}_weighted" for words in ("captions_and_generated", "captions", "generated"))
 
 
 @dataclass
@@ -59,10 +59,10 @@ def chosen_text_weight(params: Params, dataset: str, model: str) -> float:
     if params.search.text_weight is not None:
         return params.search.text_weight
     for retriever in EVALUATED:
-        path = paths.ranked(dataset, model) / "caption_to_image" / CHOSEN / f"{retriever}.json"
+        path = paths.ranked(dataset, model) / "caption_to_image" / "runs" / f"{retriever}.json"
         try:
-            chosen = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not ranked yet, or being ranked
+            chosen = json.loads(path.read_text(encoding="utf-8"))["chosen"]
+        except (OSError, ValueError, KeyError):  # not ranked yet, or being ranked
             continue
         if chosen["validation_queries"]:
             return round(1.0 - float(chosen["image_weight"]), 6)

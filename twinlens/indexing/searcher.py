@@ -17,7 +17,8 @@ from twinlens.indexing.query import Asked, chosen_text_weight
 from twinlens.indexing.query_encoder import Towers
 from twinlens.indexing.results import Hit, Mode, Picture, Results
 from twinlens.indexing.validate import FUSIONS, MODES, clean_text, count, known, read_image, rows_of, share
-from twinlens.retrieval import fusion as fusing
+from twinlens.retrieval.fusion import reciprocal_rank_fusion
+from twinlens.retrieval.scores import in_order
 from twinlens.retrieval.tokenize import words
 
 if TYPE_CHECKING:
@@ -245,25 +246,23 @@ class Searcher:
         if mode in ("vector", "exemplar"):
             return self.index.nearest(wanted, asked.k, asked.left_out, self.params.search)
         tokens = words(asked.text or "")
-        depth = asked.k if mode == "text" else max(asked.k, self.params.search.depth)
-        if tokens:
-            by_words = self.index.matching(tokens, depth, asked.left_out)
-        else:
-            by_words = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-        if not len(by_words[0]):
+        if not self.index.postings.knows(tokens):
             asked.notes.append("no caption holds any of these words")
         if mode == "text":
-            return by_words
-        lists = [self.index.nearest(wanted, depth, asked.left_out, self.params.search), by_words]
-        if asked.fusion == "rrf":
-            rows, scores = fusing.reciprocal_rank_fusion(
-                [rows[None] for rows, _ in lists], self.params.hybrid.rrf_constant
-            )
-        else:
-            pairs = [(rows[None], scores[None]) for rows, scores in lists]
-            # whoever shares no word has 0 by BM25; where everybody shares one, the last has more
-            floor = None if len(by_words[0]) == self.index.manifest.rows - len(asked.left_out) else 0.0
-            weights = [1.0 - asked.text_weight, asked.text_weight]
-            rows, scores = fusing.weighted_scores(pairs, weights, [None, floor])
-        real = rows[0] != fusing.NOBODY
-        return rows[0][real][: asked.k], scores[0][real][: asked.k]
+            return self.index.matching(tokens, asked.k, asked.left_out)
+        if asked.fusion == "weighted":
+            weight = 1.0 - asked.text_weight
+            return self.index.weighted(wanted, tokens, asked.k, asked.left_out, weight, self.params.search)
+        return self._by_ranks(wanted, tokens, asked)
+
+    def _by_ranks(self, wanted: list[Leg], tokens: list[str], asked: Asked) -> Ranked:
+        fusion = self.params.hybrid
+        depth = max(asked.k, fusion.rrf_depth)
+        lists = [
+            self.index.nearest(wanted, depth, asked.left_out, self.params.search)[0],
+            self.index.matching(tokens, depth, asked.left_out)[0],
+        ]
+        fused = reciprocal_rank_fusion([rows[None] for rows in lists], self.index.manifest.rows, fusion.rrf_constant)
+        found = np.union1d(*lists).astype(np.int64)
+        rows, scores = in_order(found[None], fused[:, found])
+        return rows[0, : asked.k], scores[0, : asked.k]

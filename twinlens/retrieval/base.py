@@ -12,8 +12,8 @@ from jaxtyping import Float32, Float64, Int
 
 from twinlens.core.costs import Cost
 from twinlens.core.vectors import Vectors
-
-Block = Float32[np.ndarray, "queries items"]
+from twinlens.retrieval.scores import Block
+from twinlens.tasks.inputs import GENERATED
 
 
 class Scorer(Protocol):
@@ -106,15 +106,7 @@ class Reranker(Protocol):
         ...
 
 
-def costs_of(inputs: tuple[str, ...], *, words: bool = False) -> tuple[str, ...]:
-    """The parts of the records that inputs of pictures cost: to be captioned, and to be embedded or counted.
-
-    Args:
-        inputs: names.
-        words: whether their words are counted for BM25, rather than embedded.
-    """
-    made = {"captions_generated": ("caption_caption",)}
-    bm25 = {"captions": "rank_bm25_captions", "captions_generated": "rank_bm25_generated"}
-    return tuple(
-        part for name in inputs for part in (*made.get(name, ()), bm25.get(name, "") if words else f"embed_{name}")
-    )
+def costs_of(inputs: tuple[str, ...]) -> tuple[str, ...]:
+    """The parts of the stages' records that inputs of pictures cost: to be made, and to be embedded."""
+    made = {GENERATED: ("caption_caption",)}
+    return tuple(part for name in inputs for part in (*made.get(name, ()), f"embed_{name}"))

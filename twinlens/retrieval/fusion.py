@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Int
 
-from twinlens.retrieval.base import Block
+from twinlens.retrieval.scores import Block
 
 NOBODY = -1  # the row that fills up lists that are shorter than others
 

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Int
 
 from twinlens.retrieval import scores
-from twinlens.retrieval.base import Block, Scorer
+from twinlens.retrieval.base import Scorer
 from twinlens.retrieval.fusion import NOBODY, Lists, reciprocal_rank_fusion, weighted_sum
+from twinlens.retrieval.scores import Block
 
 BLOCK_BYTES = 2**22  # of one block of scores: ordering it takes several arrays of twice its size
 WEIGHTS = np.linspace(0.0, 1.0, 21)  # the grid

@@ -6,6 +6,7 @@
 | `bm25_generated` | its generated caption | its generated caption |
 | `hybrid_captions_rrf`, `hybrid_captions_weighted` | pixels and `bm25_captions` | |
 | `hybrid_generated_rrf`, `hybrid_generated_weighted` | pixels and `bm25_generated` | |
+| `bm25_captions_and_generated`, and its hybrids | all of these: what the search index holds | |
 
 A caption never finds its picture by itself: the document of its own picture is scored without it.
 BM25 needs no model. The hybrids need a joint one; the weight of the weighted ones is chosen on
@@ -53,7 +54,7 @@ log = logging.getLogger("twinlens")
 Made = TypeVar("Made")
 
 BM25, HYBRID = "bm25_", "hybrid_"
-KINDS = {"captions": CAPTIONS, "generated": GENERATED}
+KINDS = {"captions": (CAPTIONS,), "generated": (GENERATED,), "captions_and_generated": (CAPTIONS, GENERATED)}
 
 
 @dataclass(frozen=True)
@@ -87,17 +88,18 @@ class WordScores:
 
 
 def index_of(kind: str, texts: Mapping[str, pl.DataFrame], image_ids: list[str]) -> Bm25:
-    """One document a picture: its human captions together, or its generated one; empty where it has none."""
+    """One document a picture: its human captions together, its generated one, or all; empty where it has none."""
     documents: dict[str, list[str]] = {image_id: [] for image_id in image_ids}
-    for image_id, text in texts[KINDS[kind]].select("image_id", "text").iter_rows():
-        documents[image_id] += words(text)
+    for source in KINDS[kind]:
+        for image_id, text in texts[source].select("image_id", "text").iter_rows():
+            documents[image_id] += words(text)
     return Bm25.of(list(documents.values()))
 
 
 def of_captions(kind: str, index: Bm25, captions: pl.DataFrame, image_ids: list[str]) -> WordScores:
     """Scores of captions against the documents of `index_of`; a human caption left out of its own picture's."""
     queries = index.queries([words(text) for text in captions["text"]])
-    return WordScores(index, queries, described_rows(captions, image_ids) if kind == "captions" else None)
+    return WordScores(index, queries, described_rows(captions, image_ids) if CAPTIONS in KINDS[kind] else None)
 
 
 def described_rows(captions: pl.DataFrame, image_ids: list[str]) -> Int[np.ndarray, " captions"]:
@@ -132,8 +134,8 @@ def _by_captions(task: Task, corpus: Corpus, params: HybridParams) -> list[Retri
         sides = (corpus.vectors[CAPTIONS], task.query_ids), (corpus.vectors[IMAGES], task.item_ids)
         pixels = lambda: Dense(*(rows_of(source, ids) for source, ids in sides))  # noqa: E731
     found = []
-    for kind, source in KINDS.items():
-        if source not in corpus.texts or (kind == "captions" and alone):
+    for kind, sources in KINDS.items():
+        if any(source not in corpus.texts for source in sources) or (kind == "captions" and alone):
             continue
 
         def make(kind: str = kind) -> WordScores:
@@ -148,8 +150,8 @@ def _by_captions(task: Task, corpus: Corpus, params: HybridParams) -> list[Retri
         made = cache(make)  # its hybrids use it too
         found.append(_by_words(kind, made))
         if pixels is not None:
-            inputs = (IMAGES, source)
-            costs = (*costs_of((IMAGES,)), *costs_of((source,), words=True))
+            inputs = (IMAGES, *sources)
+            costs = (*costs_of((IMAGES,)), *_costs_of_words(kind))
             by_ranks = partial(_by_ranks, pixels, made, params)
             by_weight = partial(_by_weight, pixels, made, corpus.validation, kind, params)
             found.append(Retriever(f"{HYBRID}{kind}_rrf", by_ranks, inputs, costs))
@@ -158,8 +160,11 @@ def _by_captions(task: Task, corpus: Corpus, params: HybridParams) -> list[Retri
 
 
 def _by_words(kind: str, make: Callable[[], Scorer]) -> Retriever:
-    inputs = (KINDS[kind],)
-    return Retriever(BM25 + kind, make, inputs, costs_of(inputs, words=True), zero_is_miss=True)
+    return Retriever(BM25 + kind, make, KINDS[kind], _costs_of_words(kind), zero_is_miss=True)
+
+
+def _costs_of_words(kind: str) -> tuple[str, ...]:
+    return (*(("caption_caption",) if GENERATED in KINDS[kind] else ()), f"rank_{BM25}{kind}")
 
 
 def image_weight(validation: Validation, kind: str, default: float) -> float:
@@ -225,7 +230,7 @@ def _by_weight(
     params: HybridParams,
 ) -> hybrid.Hybrid:
     chosen = {"image_weight": params.image_weight, "validation_queries": 0}
-    if validation is not None and KINDS[kind] in validation.texts:
+    if validation is not None and all(source in validation.texts for source in KINDS[kind]):
         weight = image_weight(validation, kind, params.image_weight)
         chosen = {"image_weight": weight, "validation_queries": len(validation.texts[CAPTIONS])}
     fuse = partial(weighted_sum, image_weight=chosen["image_weight"])

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int64
 
+Block = Float32[np.ndarray, "queries items"]  # scores of some queries with all items
+
 LOWEST = np.iinfo(np.int64).min
 ROWS = 2**32  # items that a key can tell apart
 
