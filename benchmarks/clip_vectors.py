@@ -19,6 +19,7 @@ import numpy as np
 from twinlens.report.summary import markdown
 from twinlens.retrieval import exemplar
 from twinlens.retrieval.full_ranking import average_precision
+from twinlens.tasks.qrels import Groups
 
 WHO = {
     "child": r"girls?|boys?|child|children|kids?|toddlers?|baby",
@@ -84,9 +85,8 @@ def main() -> None:
             for place, query in enumerate(queries):
                 others = np.arange(len(kept)) != query
                 items = pictures[others].astype(np.float32)
-                values[place] += average_precision(
-                    made[place : place + 1], items, codes[query : query + 1], codes[others]
-                )[0]
+                qrels = Groups(codes[query : query + 1], codes[others])
+                values[place] += average_precision(made[place : place + 1], items, qrels)[0]
         return values / len(texts)
 
     examples = exemplar.Examples.of(list(own[:, None]))

@@ -130,6 +130,9 @@ def test_a_joint_model_gets_words_and_hybrids() -> None:
         "bm25_generated",
         "hybrid_generated_rrf",
         "hybrid_generated_weighted",
+        "bm25_captions_and_generated",
+        "hybrid_captions_and_generated_rrf",
+        "hybrid_captions_and_generated_weighted",
     ]
     assert {"bm25_captions", "bm25_generated"} <= set(found(TASKS["object_sets"], *EVERY))
 
@@ -142,26 +145,22 @@ def test_only_words_alone_tell_what_they_did_not_find() -> None:
 
 def test_words_and_hybrids_say_what_they_read_and_what_that_costs() -> None:
     there = found(THERE, *EVERY)
-    assert {name: (one.inputs, one.costs) for name, one in there.items() if "bm25" in name or "hybrid" in name} == {
-        "bm25_captions": ((CAPTIONS,), ("rank_bm25_captions",)),
-        "bm25_generated": ((GENERATED,), ("caption_caption", "rank_bm25_generated")),
-        **{
-            f"hybrid_captions_{way}": ((IMAGES, CAPTIONS), ("embed_images", "rank_bm25_captions"))
-            for way in ("rrf", "weighted")
-        },
-        **{
-            f"hybrid_generated_{way}": (
-                (IMAGES, GENERATED),
-                ("embed_images", "caption_caption", "rank_bm25_generated"),
-            )
-            for way in ("rrf", "weighted")
-        },
-    }
+    for kind, inputs, made in (
+        ("captions", (CAPTIONS,), ()),
+        ("generated", (GENERATED,), ("caption_caption",)),
+        ("captions_and_generated", (CAPTIONS, GENERATED), ("caption_caption",)),
+    ):
+        costs = (*made, f"rank_bm25_{kind}")
+        assert (there[f"bm25_{kind}"].inputs, there[f"bm25_{kind}"].costs) == (inputs, costs)
+        for way in ("rrf", "weighted"):
+            one = there[f"hybrid_{kind}_{way}"]
+            assert (one.inputs, one.costs) == ((IMAGES, *inputs), ("embed_images", *costs))
 
 
 @pytest.mark.parametrize("names", [(), (IMAGES,), (CAPTIONS, "captions_joined")])
 def test_words_need_no_model_that_reads_them(names: tuple[str, ...]) -> None:
-    assert list(found(THERE, *names, joint=False)) == ["bm25_captions", "bm25_generated"]
+    words = ["bm25_captions", "bm25_generated", "bm25_captions_and_generated"]
+    assert list(found(THERE, *names, joint=False)) == words
     assert {"bm25_captions", "bm25_generated"} <= set(found(TASKS["object_sets"], *names, joint=False))
     assert THERE.qrels.counts().tolist() == [1] * 7
 
@@ -181,7 +180,7 @@ def test_without_captions_or_a_captioner_there_is_nothing_to_add() -> None:
 def test_other_captions_are_not_searched_where_no_picture_has_any() -> None:
     one_each = HUMAN.unique("image_id", maintain_order=True)
     task, texts = given_by(one_each)["caption_to_image"], text_inputs(GROUPS, one_each, MACHINE)
-    assert list(found(task, IMAGES, joint=False, texts=texts)) == ["bm25_generated"]
+    assert list(found(task, IMAGES, joint=False, texts=texts)) == ["bm25_generated", "bm25_captions_and_generated"]
 
 
 def test_a_caption_finds_its_picture_by_the_others_and_never_by_itself(tmp_path: Path) -> None:
@@ -195,6 +194,15 @@ def test_a_caption_finds_its_picture_by_the_others_and_never_by_itself(tmp_path:
     assert (own < itself[np.arange(7), mine]).all()
     assert scores[4].tolist() == [0, 0, 0, 0]  # "zebra" is in its own caption alone
     assert rows[4].tolist() == [0, 1, 2, 3]
+
+
+def test_where_all_words_are_searched_a_caption_does_not_find_its_picture_by_itself_either(tmp_path: Path) -> None:
+    rows, scores = searched(THERE, found(THERE)["bm25_captions_and_generated"], tmp_path)
+    assert not scores[4].any()  # "zebra" is in its own caption alone
+    assert rows[6, 0] == 3  # "the moon" is what the captioner says too
+    alone = text_inputs(GROUPS, HUMAN, MACHINE.with_columns(text=pl.lit("nothing of it")))
+    rows, scores = searched(THERE, found(THERE, texts=alone)["bm25_captions_and_generated"], tmp_path)
+    assert scores[6, rows[6].tolist().index(3)] == 0
 
 
 def test_what_shares_no_word_only_fills_the_list_and_is_no_hit(tmp_path: Path) -> None:
