@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twinlens.config.params import FilterParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
-from twinlens.datasets.annotations import SPLITS, Annotations, RawCaption, RawImage
+from twinlens.datasets.annotations import SPLITS, Annotations, RawCaption, RawComposedQuery, RawImage
 from twinlens.datasets.filter import Kept, apply_rules, is_unicode, printable, resplit
 
 BROKEN = b"caf\xe9".decode("utf-8", "surrogateescape")  # Latin-1 bytes read as UTF-8
@@ -146,6 +146,61 @@ def test_text_is_whole_or_shown_with_its_broken_bytes() -> None:
     assert not is_unicode("\ud83d alone")
     assert printable(BROKEN) == "caf\\udce9"
     assert printable("café") == "café"
+
+
+def query(query_id: str, image_id: str, target_id: str, text: str = "with a hat", gain: float = 1) -> RawComposedQuery:
+    return RawComposedQuery(query_id, image_id, text, target_id, gain)
+
+
+def of_queries(*queries: RawComposedQuery, images: tuple[str, ...] = ("a", "b", "c"), **changes: Any) -> Kept:
+    found = Annotations([image(name) for name in images], [], composed_queries=list(queries))
+    return apply_rules(found, LENIENT.model_copy(update=changes))
+
+
+def test_queries_of_a_picture_and_a_text_are_kept_in_their_order_with_their_gains() -> None:
+    kept = of_queries(
+        query("q1", "a", "b", gain=2), query("q1", "a", "c", gain=0.5), query("q0", "c", "a", " two\n hats")
+    )
+    assert kept.composed_queries.rows() == [
+        ("q1", "a", "with a hat", "b", 2.0),
+        ("q1", "a", "with a hat", "c", 0.5),
+        ("q0", "c", "two hats", "a", 1.0),
+    ]
+    assert kept.dropped.is_empty()
+    tables.conform(kept.composed_queries, tables.COMPOSED_QUERIES, "queries")
+
+
+def test_a_dataset_without_such_queries_has_an_empty_table_of_them() -> None:
+    kept = of_queries()
+    assert kept.composed_queries.is_empty()
+    tables.conform(kept.composed_queries, tables.COMPOSED_QUERIES, "queries")
+
+
+@pytest.mark.parametrize("gone", [query("q", "x", "b"), query("q", "a", "x"), query("q", "x", "x")])
+def test_a_pair_one_of_whose_pictures_is_not_there_is_dropped_and_names_it(gone: RawComposedQuery) -> None:
+    kept = of_queries(query("q", "a", "c"), gone)
+    assert kept.composed_queries["target_id"].to_list() == ["c"]
+    assert kept.dropped.rows() == [("query", "q", "dropped_image", "picture 'x' was dropped, or is not there")]
+
+
+def test_a_pair_whose_picture_a_rule_dropped_is_dropped_with_it() -> None:
+    found = Annotations([image("a"), image("b", labels=())], [], composed_queries=[query("q", "a", "b")])
+    kept = apply_rules(found, LENIENT.model_copy(update={"require_label": True}))
+    assert kept.composed_queries.is_empty()
+    assert drops(kept) == [("image", "b", "require_label"), ("query", "q", "dropped_image")]
+
+
+@pytest.mark.parametrize("text", ["", " \n\t ", BROKEN])
+def test_a_query_whose_text_says_nothing_or_is_no_utf8_is_dropped_and_listed(text: str) -> None:
+    kept = of_queries(query("q", "a", "b", text), query("r", "a", "b"))
+    assert kept.composed_queries["query_id"].to_list() == ["r"]
+    assert kept.dropped.rows() == [("query", "q", "no_text", f"unusable text: {printable(' '.join(text.split()))!r}")]
+
+
+def test_a_query_whose_id_is_no_utf8_is_dropped_and_listed_with_its_bytes() -> None:
+    kept = of_queries(query(BROKEN, "a", "b"), query("r", "a", "b"))
+    assert kept.composed_queries["query_id"].to_list() == ["r"]
+    assert drops(kept) == [("query", printable(BROKEN), "not_utf8")]
 
 
 def split_of(found: Annotations) -> dict[str, str]:

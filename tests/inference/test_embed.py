@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,30 @@ import pytest
 import torch
 
 from tests.evaluation.test_gates import STRICT
+from tests.tasks.small import COMPOSED, LABELS, params
 from tests.tiny import CPU, tokenizer
 from tests.training.frozen import COMPUTE, card, features, write_towers
 from tests.training.scenes import drawn
 from tests.training.test_finetuning import ARCHITECTURE, open_clip_folder, recipe
 from twinlens.config.models import ModelCard, OpenClipTower
-from twinlens.config.params import RankParams
 from twinlens.config.training import TowerRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.errors import DataError
 from twinlens.core.vectors import read_vectors
-from twinlens.inference.embed import Embedder, Sources
+from twinlens.inference import embed
+from twinlens.inference.embed import Embedder
 from twinlens.models import encoders
 from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
 from twinlens.models.weights import identity
+from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.checks import Gates
-from twinlens.retrieval.dense import build
 from twinlens.retrieval.rank import check_vectors
-from twinlens.tasks.inputs import text_sources
+from twinlens.retrieval.registry import retrievers_of
+from twinlens.tasks import captions
+from twinlens.tasks.base import Task
+from twinlens.tasks.collection import Collection
+from twinlens.tasks.inputs import CAPTIONS, CLASSES, IMAGES, NEGATIVES, OTHER_WAY, UNTRAINED, Input, of_pictures
+from twinlens.tasks.validation import draw
 from twinlens.training.data import Material
 from twinlens.training.dual_encoder import train_towers
 from twinlens.training.projection_heads import train_heads
@@ -39,7 +45,7 @@ from twinlens.training.projection_heads import train_heads
 HELD_OUT = {"validation_images", "validation_captions"}
 PLAIN = {"images", "captions", "captions_joined", "captions_generated", "classes", "negatives"}
 BEFORE = {"images_untrained", "captions_untrained"}
-OTHER_WAY = {"images_image_to_caption", "captions_image_to_caption", "captions_generated_image_to_caption"}
+TURNED = {"images_image_to_caption", "captions_image_to_caption", "captions_generated_image_to_caption"}
 CARDS: dict[str, dict[str, Any]] = {
     "heads": {},
     "lengths": {
@@ -59,7 +65,9 @@ class Embedded:
 
     card: ModelCard
     trained: Path
-    sources: Sources
+    shards: Path
+    tasks: list[Task]
+    inputs: dict[str, Input]
     out: Path
     cost: Cost
 
@@ -78,16 +86,23 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     return drawn(tmp_path_factory.mktemp("scenes"), train=64, val=24, test=12, side_px=32)
 
 
-def sources_of(material: Material) -> Sources:
+def asked(material: Material) -> tuple[list[Task], dict[str, Input]]:
+    """The tasks of captions and pictures and what they want embedded, with prompts and negatives beside that."""
+    given = params()
     pool = material.groups.filter("in_pool")
-    texts = material.captions["text"][: len(pool)]  # of words that are known
-    generated = pl.DataFrame({"image_id": pool["image_id"], "text": texts})
+    texts = material.captions["text"]  # of words that are known
+    drawn = draw(material.groups, material.captions, given.hybrid)
+    generated, of_validation = (
+        pl.DataFrame({"image_id": some["image_id"], "text": texts[: len(some)]}) for some in (pool, drawn)
+    )
+    whole = Collection(material.groups, LABELS, material.captions, generated, of_validation, COMPOSED)
+    tasks, inputs = captions.build(whole, given)
     prompts = pl.DataFrame({"id": ["car", "boat"], "image_id": ["car", "boat"], "text": ["a red car", "a boat"]})
-    negatives = material.groups.filter(split="val")[:9]
-    held_out = material.groups.filter(split="val")[9:]
-    held_out_captions = text_sources(held_out, material.captions, generated[:0])["captions"]
-    texts_of_pool = text_sources(pool, material.captions, generated)
-    return Sources(material.shards, pool, negatives, prompts, texts_of_pool, held_out, held_out_captions)
+    inputs += [
+        Input(CLASSES, prompts, shared=True),
+        of_pictures(NEGATIVES, material.groups.filter(split="val")[:9]),
+    ]
+    return tasks, {one.name: one for one in inputs}
 
 
 def train(kind: str, material: Material, folder: Path) -> ModelCard:
@@ -123,8 +138,9 @@ def embedded(material: Material, tmp_path_factory: pytest.TempPathFactory) -> It
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("TWINLENS_SCRATCH", str(folder / "scratch"))
                 model = train(kind, material, folder)
-                made = Embedded(model, folder, sources_of(material), folder / "out", Cost())
-                made.embedder().embed(made.sources, made.out)
+                made = Embedded(model, folder, material.shards, *asked(material), folder / "out", Cost())
+                count = made.embedder().embed(made.inputs.values(), made.shards, made.out)
+                assert count == sum(len(one.rows) for one in made.inputs.values() if one.embedded)
             done[kind] = made
         return done[kind]
 
@@ -139,7 +155,7 @@ def test_a_trained_card_embeds_the_pool_as_it_was_before_too_and_each_direction(
     kind: str, embedded: Callable[[str], Embedded]
 ) -> None:
     found = embedded(kind)
-    assert found.names() == PLAIN | BEFORE | HELD_OUT | (OTHER_WAY if kind == "each" else set())
+    assert found.names() == PLAIN | BEFORE | HELD_OUT | (TURNED if kind == "each" else set())
     for name in BEFORE:
         after, before = found.rows(name.removesuffix("_untrained")), found.rows(name)
         assert after.shape == before.shape
@@ -160,19 +176,18 @@ def test_lengths_are_kept_where_they_mattered_in_training_and_only_there(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_gates_pass_and_every_source_is_searched_with(
-    kind: str, embedded: Callable[[str], Embedded], material: Material
-) -> None:
+def test_the_gates_pass_and_every_source_is_searched_with(kind: str, embedded: Callable[[str], Embedded]) -> None:
     found = embedded(kind)
     sources = {name: read_vectors(found.out, name) for name in found.names()}
     gates = Gates(STRICT)
     check_vectors(gates, sources, found.out)
     assert gates.found == []
-    params = RankParams(depth=10, image_weight=0.5, seed=0)
-    tasks = {task.name: task for task in build(sources, material.groups, params, found.card.shares_a_space)}
-    for name in ("caption_to_image", "image_to_caption"):
-        assert "image_untrained" in tasks[name].retrievers
-        assert (f"{name}_as_published" in tasks) == (kind == "lengths")
+    texts = {name: one.rows for name, one in found.inputs.items() if "text" in one.reads}
+    corpus = Corpus(sources, texts, found.card.shares_a_space)
+    for task in found.tasks:
+        made = [(one.name, one.published) for one in retrievers_of(task, corpus, params())]
+        assert ("image_untrained", False) in made
+        assert (("image", True) in made) == (kind == "lengths")
 
 
 @pytest.mark.parametrize("kind", ["heads", "lengths", "each", "lstm"])
@@ -182,8 +197,8 @@ def test_the_vectors_are_those_of_the_heads_on_the_towers_vectors(
     found = embedded(kind)
     read = features(found.card)
     inputs = {
-        "image": read.of_pictures(found.sources.shards, found.sources.pool),
-        "text": read.of_texts(found.sources.texts["captions"]),
+        "image": read.of_pictures(found.shards, found.inputs[IMAGES].rows),
+        "text": read.of_texts(found.inputs[CAPTIONS].rows),
     }
     main = CAPTION_TO_IMAGE if kind == "each" else "both"
     ways = {"": ("weights", main), "_untrained": ("untrained", main)}
@@ -210,7 +225,7 @@ def test_a_joint_model_before_training_is_what_it_began_with(kind: str, embedded
         text = encoders.load(joint, folder, CPU).text
         assert text is not None
         with torch.inference_mode():
-            wanted = torch.nn.functional.normalize(text.encode(found.sources.texts["captions"]["text"].to_list()))
+            wanted = torch.nn.functional.normalize(text.encode(found.inputs[CAPTIONS].rows["text"].to_list()))
         assert np.abs(found.rows(f"captions{suffix}") - wanted.numpy()).max() < 1e-5
 
 
@@ -226,7 +241,7 @@ def test_towers_that_are_not_those_of_the_training_are_refused(
     (tmp_path / "trained/weights.json").write_text(json.dumps(other))
     embedder = Embedder(found.card, tmp_path / "trained", CPU, COMPUTE, Cost())
     with pytest.raises(DataError, match=r"words\.vec is not what `train` found there: `dvc repro -f train`"):
-        embedder.embed(found.sources, tmp_path)
+        embedder.embed(found.inputs.values(), found.shards, tmp_path)
 
 
 def test_heads_on_towers_of_another_width_are_refused(embedded: Callable[[str], Embedded], tmp_path: Path) -> None:
@@ -235,4 +250,100 @@ def test_heads_on_towers_of_another_width_are_refused(embedded: Callable[[str], 
     Pairs(heads.config, heads.widths["image"] + 1, heads.widths["text"]).write(tmp_path / "trained/weights")
     (tmp_path / "trained/weights.json").write_bytes((found.trained / "weights.json").read_bytes())
     with pytest.raises(DataError, match=r"the image tower's vectors have .* dimensions, its head was trained on"):
-        Embedder(found.card, tmp_path / "trained", CPU, COMPUTE, Cost()).embed(found.sources, tmp_path)
+        Embedder(found.card, tmp_path / "trained", CPU, COMPUTE, Cost()).embed(
+            found.inputs.values(), found.shards, tmp_path
+        )
+
+
+# --------------------------------------------------------------- which tower reads what
+
+ROWS = pl.DataFrame({"id": ["a", "b"], "image_id": ["a", "b"]})
+TEXT, PICTURE = ROWS.with_columns(text=pl.lit("a car")), ROWS.with_columns(shard=0, row=0, sha256=pl.lit("0"))
+
+
+@dataclass
+class Noted:
+    """What each tower was asked to embed, in its order."""
+
+    calls: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def embedder(self, patch: pytest.MonkeyPatch, tmp_path: Path, *roles: str, trained: bool = False) -> Embedder:
+        """Of a card with towers that only take notes."""
+        noted = self
+
+        class Job:
+            def __init__(self, tower: str, weights: str, *_: object) -> None:
+                self.role = f"{tower}{weights}"
+
+            def pictures(self, name: str, shards: Path, rows: pl.DataFrame, out: Path) -> None:
+                assert rows is PICTURE
+                noted.calls.append((self.role, "picture", name))
+
+            def texts(self, name: str, rows: pl.DataFrame, out: Path) -> None:
+                assert rows is TEXT
+                noted.calls.append((self.role, "text", name))
+
+        class Card:
+            train = "somehow" if trained else None
+
+            def towers(self) -> dict[str, str]:
+                return {role: role for role in roles}
+
+        patch.setattr(embed, "TowerJob", Job)
+        patch.setattr(embed, "weights_of", lambda *_: "")
+        patch.setattr(embed, "weights_before", lambda *_: " before")
+        return Embedder(Card(), tmp_path, CPU, COMPUTE, Cost())  # type: ignore[arg-type]
+
+
+WANTED = [
+    Input("pictures", PICTURE),
+    Input("words", TEXT),
+    Input("shared pictures", PICTURE, shared=True),
+    Input("shared words", TEXT, shared=True),
+    Input("only searched by words", TEXT, embedded=False),
+    Input("both", TEXT.hstack(PICTURE.select("shard", "row", "sha256"))),
+]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_joint_tower_reads_pictures_and_words_each_input_once(
+    trained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = Noted()
+    embedder = noted.embedder(monkeypatch, tmp_path, "joint", trained=trained)
+    assert embedder.embed(WANTED, tmp_path, tmp_path) == 8
+    assert noted.calls == [
+        ("joint", "picture", "pictures"),
+        ("joint", "text", "words"),
+        ("joint", "picture", "shared pictures"),
+        ("joint", "text", "shared words"),
+    ]
+
+
+def test_towers_of_their_own_read_one_kind_each_and_nothing_that_needs_a_shared_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for roles, wanted, count in (
+        (("image", "text"), [("image", "picture", "pictures"), ("text", "text", "words")], 4),
+        (("image",), [("image", "picture", "pictures")], 2),
+        (("text",), [("text", "text", "words")], 2),
+    ):
+        noted = Noted()
+        assert noted.embedder(monkeypatch, tmp_path, *roles).embed(WANTED, tmp_path, tmp_path) == count
+        assert noted.calls == wanted
+
+
+def test_only_a_trained_card_embeds_again_and_only_what_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = [replace(WANTED[0], again=(UNTRAINED, OTHER_WAY)), replace(WANTED[1], again=(OTHER_WAY,)), WANTED[3]]
+    once = [
+        ("joint", "picture", "pictures"),
+        ("joint", "text", "words"),
+        ("joint", "text", "shared words"),
+    ]
+    for trained in (False, True):
+        noted = Noted()
+        embedder = noted.embedder(monkeypatch, tmp_path, "joint", trained=trained)
+        assert embedder.embed(again, tmp_path, tmp_path) == 6
+        assert noted.calls == once + trained * [("joint before", "picture", "pictures_untrained")]

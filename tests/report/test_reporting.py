@@ -53,7 +53,7 @@ def test_a_picture_in_an_index_costs_all_that_it_is_made_of() -> None:
 
 
 def test_the_summary_has_a_measure_by_task_and_retriever_and_what_is_paid_once() -> None:
-    rows = quality_cost_rows(RETRIEVAL, {"parts": PARTS}, 10)
+    rows = quality_cost_rows(RETRIEVAL, MADE_OF, {"parts": PARTS}, 10)
     assert summary(RETRIEVAL, rows, 10) == {
         "ndcg": {"object_sets": {"image_and_caption_generated": 0.5}, "caption_to_image": {"image": 0.5}},
         "ms_per_picture": {"image": pytest.approx(10)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +11,34 @@ import polars as pl
 import pytest
 from sklearn.metrics import average_precision_score
 
+from tests.tasks.small import COMPOSED, HUMAN, MACHINE
 from twinlens.config.load import read_params
-from twinlens.config.params import EvaluateParams
+from twinlens.config.params import EvaluateParams, Params
 from twinlens.core.errors import DataError
 from twinlens.core.vectors import Vectors
 from twinlens.evaluation.evaluate import measure_all_runs
-from twinlens.retrieval import exemplar
-from twinlens.retrieval.by_example import build
+from twinlens.retrieval import dense, exemplar
+from twinlens.retrieval.base import Corpus, Dense, Retriever
+from twinlens.retrieval.by_example import retrievers
 from twinlens.retrieval.checks import Gates
-from twinlens.retrieval.rank import search, write_pool
+from twinlens.retrieval.rank import search
+from twinlens.tasks import category_search
 from twinlens.tasks.base import Task
+from twinlens.tasks.collection import Collection
 from twinlens.tasks.inputs import CLASSES, IMAGES, NEGATIVES
+from twinlens.tasks.qrels import Groups
 
-PARAMS = read_params().category_search
+WHOLE = read_params()
+PARAMS = WHOLE.category_search
 CLASS_NAMES = ["cat", "dog", "fish"]
 DIM, EACH = 12, 14
 LEARNED = ["rocchio", "exemplar_ridge", "exemplar_lda", "exemplar_svm"]
 
 
-def made(noise: float = 0.35) -> tuple[dict[str, Vectors], pl.DataFrame, pl.DataFrame]:
+APART = [f"n{n:02d}" for n in range(50)]
+
+
+def made(noise: float = 0.35) -> dict[str, Vectors]:
     """Pictures around their class's axis, prompts near it, negatives anywhere."""
     rng = np.random.default_rng(0)
     names = [CLASS_NAMES[n % 3] for n in range(3 * EACH)]
@@ -39,51 +49,98 @@ def made(noise: float = 0.35) -> tuple[dict[str, Vectors], pl.DataFrame, pl.Data
     def vectors(of: list[str], rows: np.ndarray) -> Vectors:
         return Vectors(of, of, (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
 
-    sources = {
+    return {
         IMAGES: vectors(ids, pictures),
         CLASSES: vectors(CLASS_NAMES, axes + 0.2 * rng.standard_normal(axes.shape)),
-        NEGATIVES: vectors([f"n{n}" for n in range(50)], rng.standard_normal((50, DIM))),
+        NEGATIVES: vectors(APART, rng.standard_normal((50, DIM))),
     }
-    return (
-        sources,
-        pl.DataFrame({"image_id": ids, "sha256": ids}),
-        pl.DataFrame({"image_id": ids, "labels": [[n] for n in names]}),
+
+
+def collection() -> Collection:
+    """Pictures of three classes in the pool, and others outside that show nothing of them."""
+    ids = [f"p{n:02d}" for n in range(3 * EACH)]
+    groups = pl.DataFrame({"image_id": [*ids, *APART]}).with_columns(
+        split=pl.Series(["test"] * len(ids) + ["train"] * 50),
+        in_pool=pl.Series([True] * len(ids) + [False] * 50),
+        object_set=pl.lit(None, dtype=pl.String),
+        shard=pl.lit(0),
+        row=pl.int_range(pl.len()),
+        sha256=pl.col("image_id"),
     )
+    labels = [[CLASS_NAMES[n % 3]] for n in range(3 * EACH)] + [["none"]] * 50
+    images = pl.DataFrame({"image_id": groups["image_id"], "labels": labels})
+    return Collection(groups, images, HUMAN[:0], MACHINE[:0], MACHINE[:0], COMPOSED)
 
 
-def tasks(leave_out: tuple[str, ...] = (), **card: object) -> list[Task]:
-    sources, pool, images = made()
-    kept = {name: source for name, source in sources.items() if name not in leave_out}
-    params = PARAMS.model_copy(update={"standard": PARAMS.standard.model_copy(update=card)})
-    return build(kept, pool, images, params)
+def given(**card: object) -> Params:
+    changes: dict[str, object] = {"negatives": 50, "standard": PARAMS.standard.model_copy(update=card)}
+    return WHOLE.model_copy(update={"category_search": PARAMS.model_copy(update=changes)})
+
+
+def tasks(**card: object) -> list[Task]:
+    return category_search.build(collection(), given(**card))[0]
+
+
+def found(task: Task, leave_out: tuple[str, ...] = (), **card: object) -> dict[str, Retriever]:
+    """The retrievers of a task by name, without the vectors of some inputs."""
+    vectors = {name: source for name, source in made().items() if name not in leave_out}
+    return {one.name: one for one in retrievers(task, Corpus(vectors, {}, CLASSES in vectors), given(**card))}
+
+
+def pair(retriever: Retriever) -> tuple[np.ndarray, np.ndarray]:
+    searching = retriever.make()
+    assert isinstance(searching, Dense)
+    return searching.queries, searching.items
+
+
+def classes(task: Task) -> list[str]:
+    """The class of every query."""
+    assert isinstance(task.qrels, Groups) and task.group_names is not None
+    return [task.group_names[code] for code in task.qrels.query_groups]
 
 
 def test_a_query_is_a_class_with_exemplars_that_are_not_ranked() -> None:
     task = tasks(exemplars_per_query=2)[0]
     assert len(task.query_ids) == 3 * 5
-    assert [task.group_names[code] for code in task.query_groups] == [query.split("#")[0] for query in task.query_ids]
+    assert classes(task) == task.texts == [query.split("#")[0] for query in task.query_ids]
     assert task.query_images == [query.split("#")[1] for query in task.query_ids]
+    assert task.shown == [query.split("#")[1:] for query in task.query_ids]
     drawn = {own for query in task.query_ids for own in query.split("#")[1:]}
     assert len(drawn) == 3 * 5 * 2
     assert not drawn & set(task.item_ids)
-    assert task.relevant_counts().tolist() == [EACH - 10] * 15
-    assert task.about == {"classes": 3, "negatives": 50}
+    assert task.qrels.counts().tolist() == [EACH - 10] * 15
+    assert task.about.counts == {"classes": 3, "negatives": 50}
+
+
+def test_a_task_that_was_read_is_searched_as_the_one_that_was_written(tmp_path: Path) -> None:
+    for task in tasks(exemplars_per_query=2):
+        task.write(tmp_path / task.name)
+        again = found(Task.read(tmp_path / task.name), exemplars_per_query=2)
+        whole = found(task, exemplars_per_query=2)
+        assert list(again) == list(whole)
+        for name in ("text", "exemplar"):
+            for ours, theirs in zip(pair(again[name]), pair(whole[name]), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
 
 
 def test_retrievers_are_those_that_there_are_vectors_for() -> None:
     whole = ["text", "exemplar", "exemplar_and_text", *LEARNED, "exemplar_svm_and_text"]
-    assert list(tasks()[0].retrievers) == whole
-    assert list(tasks((CLASSES,))[0].retrievers) == ["exemplar", *LEARNED]
-    assert list(tasks((NEGATIVES,))[0].retrievers) == ["text", "exemplar", "exemplar_and_text"]
-    assert tasks((IMAGES,)) == []
+    task = tasks()[0]
+    assert list(found(task)) == whole
+    assert list(found(task, (CLASSES,))) == ["exemplar", *LEARNED]
+    assert list(found(task, (NEGATIVES,))) == ["text", "exemplar", "exemplar_and_text"]
+    assert found(task, (IMAGES,)) == {}
+    assert found(replace(task, shown=None)) == {}
+    assert dense.retrievers(task, Corpus(made(), {}, joint=True), given()) == []  # which has other ways with it
+    assert {(one.inputs, one.costs) for one in found(task).values()} == {((IMAGES,), ("embed_images",))}
 
 
 def test_every_retriever_ranks_by_its_own_formula() -> None:
-    task, (sources, _, _) = tasks()[0], made()
+    task, sources = tasks()[0], made()
+    ways = found(task)
     row_of = {image_id: row for row, image_id in enumerate(sources[IMAGES].ids)}
-    classes = [task.group_names[code] for code in task.query_groups]
     own = sources[IMAGES].rows[[row_of[query.split("#")[1]] for query in task.query_ids]].astype(np.float64)
-    words = sources[CLASSES].rows[[CLASS_NAMES.index(name) for name in classes]].astype(np.float64)
+    words = sources[CLASSES].rows[[CLASS_NAMES.index(name) for name in classes(task)]].astype(np.float64)
     examples, apart = exemplar.Examples.of(list(own[:, None])), sources[NEGATIVES].rows.astype(np.float64)
     card = PARAMS.standard
     svm = 1 / (2 * card.svm_c)
@@ -100,7 +157,7 @@ def test_every_retriever_ranks_by_its_own_formula() -> None:
         ).weights,
     }
     for name, wanted in expected.items():
-        queries, items = task.pair(name)
+        queries, items = pair(ways[name])
         np.testing.assert_allclose(queries, exemplar.unit(wanted), atol=1e-5, err_msg=name)
         assert items.shape == (len(task.item_ids), DIM)
 
@@ -108,58 +165,59 @@ def test_every_retriever_ranks_by_its_own_formula() -> None:
 def test_the_published_protocol_scales_columns_and_takes_its_negatives_from_what_it_ranks() -> None:
     task = tasks()[1]
     assert task.name == "category_search_as_published"
-    assert list(task.retrievers) == ["text", "exemplar", "exemplar_svm", "exemplar_svm_and_text"]
+    assert task.about.published_of == "category_search"
+    ways = found(task)
+    assert list(ways) == ["text", "exemplar", "exemplar_svm", "exemplar_svm_and_text"]
     assert len(task.query_ids) == 3 * 11
-    assert task.about == {"classes": 3, "negatives": 9}  # 1,000 wanted, 9 are ranked
-    sources, _, _ = made()
-    _, items = task.pair("exemplar")
+    assert task.about.counts == {"classes": 3, "negatives": 9}  # 1,000 wanted, 9 are ranked
+    sources = made()
+    _, items = pair(ways["exemplar"])
     scaled = sources[IMAGES].rows / np.linalg.norm(sources[IMAGES].rows.astype(np.float64), axis=0)
     row_of = {image_id: row for row, image_id in enumerate(sources[IMAGES].ids)}
     ranked = scaled[[row_of[image_id] for image_id in task.item_ids]]
     np.testing.assert_allclose(items, ranked / np.linalg.norm(ranked, axis=1).max(), atol=1e-6)
-    queries, _ = task.pair("text")
+    queries, _ = pair(ways["text"])
     np.testing.assert_allclose(queries[0], sources[CLASSES].rows[0], atol=1e-6)  # the text is not scaled
 
 
 def test_a_dataset_without_classes_has_no_such_task() -> None:
-    sources, pool, images = made()
-    bare = images.with_columns(labels=pl.lit([], dtype=pl.List(pl.String)))
-    assert build(sources, pool, bare, PARAMS) == []
-    alike = images.with_columns(labels=pl.lit(["cat"], dtype=pl.List(pl.String)))
-    assert build(sources, pool, alike, PARAMS) == []  # one class only: every ranking would be right
+    whole = collection()
+    for labels in ([], ["cat"]):  # one class only: every ranking would be right
+        bare = whole.images.with_columns(labels=pl.lit(labels, dtype=pl.List(pl.String)))
+        assert category_search.build(replace(whole, images=bare), given()) == ([], [])
 
 
-def test_negatives_that_are_ranked_stop_the_stage() -> None:
-    sources, pool, images = made()
-    leaking = [*sources[NEGATIVES].ids[:-1], tasks()[0].item_ids[0]]
-    sources[NEGATIVES] = Vectors(leaking, leaking, sources[NEGATIVES].rows)
+def test_negatives_that_are_ranked_stop_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, ranked = collection(), tasks()[0].item_ids[0]
+    leaking = whole.groups.filter(pl.col("image_id").is_in([*APART[:-1], ranked]))
+    monkeypatch.setattr(category_search, "draw_negatives", lambda *_: leaking)
     with pytest.raises(DataError, match="1 negatives are also ranked"):
-        build(sources, pool, images, PARAMS)
+        category_search.build(whole, given())
 
 
 def test_its_numbers_stand_with_the_others_and_are_scikit_learns(tmp_path: Path) -> None:
     built, gates = tasks(queries_per_class=4), Gates(read_params().gates)
     for task in built:
-        write_pool(task, tmp_path / "ranked" / task.name)
-        for retriever in task.retrievers:
+        task.write(tmp_path / "ranked" / task.name)
+        for retriever in found(task, queries_per_class=4).values():
             search(task, retriever, 20, "cpu", tmp_path / "ranked" / task.name, gates)
     (tmp_path / "ranked/pool.json").write_text(json.dumps({"split": "test", "duplicates": 0}))
     params = EvaluateParams(ks=[1, 5], referee_queries=5, resamples=100, seed=0)
     results = measure_all_runs(tmp_path / "ranked", "some-data", params, gates, tmp_path / "values")
     assert list(results.retrieval) == ["category_search"]
     assert results.retrieval["category_search"]["pool"]["negatives"] == 50
-    assert set(results.as_published["category_search"]) == {"pool", *built[1].retrievers}
-    for task, found, key in (
+    assert set(results.as_published["category_search"]) == {"pool", *found(built[1], queries_per_class=4)}
+    for task, measured, key in (
         (built[0], results.retrieval["category_search"], "average_precision"),
         (built[1], results.as_published["category_search"], "map"),
     ):
-        for retriever in task.retrievers:
-            queries, items = task.pair(retriever)
+        for name, retriever in found(task, queries_per_class=4).items():
+            queries, items = pair(retriever)
             values = [
-                average_precision_score(task.item_groups == group, items.astype(np.float64) @ query.astype(np.float64))
-                for query, group in zip(queries, task.query_groups, strict=True)
+                average_precision_score(right, items.astype(np.float64) @ query.astype(np.float64))
+                for query, right in zip(queries, task.qrels.relevant(0, len(queries)), strict=True)
             ]
-            assert found[retriever][key] == pytest.approx(np.mean(values), abs=1e-6)
+            assert measured[name][key] == pytest.approx(np.mean(values), abs=1e-6)
     per_query = pl.read_parquet(tmp_path / "values/category_search/exemplar_svm.parquet")
     mean = results.retrieval["category_search"]["exemplar_svm"]["average_precision"]
     assert per_query["average_precision"].mean() == pytest.approx(mean, abs=1e-6)

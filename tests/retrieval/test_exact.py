@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from twinlens.retrieval.exact import nearest
 from twinlens.retrieval.scores import float32_error
+from twinlens.tasks.qrels import Groups
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -91,7 +92,7 @@ def test_negative_scores_are_ranked_like_any_other() -> None:
 def test_the_first_hit_is_ranked_over_the_whole_pool(k: int) -> None:
     pool, groups = vectors(400, 8, 7), np.random.default_rng(8).integers(0, 60, 400)
     blocks = nearest(
-        pool, pool, k, own_rows=np.arange(400), query_groups=groups, item_groups=groups, block_bytes=90_000
+        pool, pool, k, own_rows=np.arange(400), qrels=Groups(groups, groups, np.arange(400)), block_bytes=90_000
     )
     ranks = np.concatenate([block.first_hit for block in blocks])  # type: ignore[arg-type]
     order, _ = plain(pool, pool, 399, np.arange(400))
@@ -103,7 +104,7 @@ def test_the_first_hit_is_ranked_over_the_whole_pool(k: int) -> None:
 def test_a_query_whose_group_has_no_other_item_has_no_first_hit() -> None:
     pool = vectors(5, 4, 9)
     groups = np.array([0, 1, 1, 1, 1])
-    block = next(nearest(pool, pool, 2, own_rows=np.arange(5), query_groups=groups, item_groups=groups))
+    block = next(nearest(pool, pool, 2, own_rows=np.arange(5), qrels=Groups(groups, groups, np.arange(5))))
     assert block.first_hit is not None
     assert block.first_hit[0] == 0
 
@@ -128,6 +129,6 @@ def test_the_tolerance_covers_the_float32_error_of_the_product() -> None:
 
 def test_a_first_hit_past_the_end_is_past_it_also_where_its_score_ties_with_the_last() -> None:
     rows = np.ones((5, 4), dtype=np.float32) / 2
-    (block,) = nearest(rows[:1], rows, 2, query_groups=np.array([1]), item_groups=np.array([0, 0, 0, 0, 1]))
+    (block,) = nearest(rows[:1], rows, 2, qrels=Groups(np.array([1]), np.array([0, 0, 0, 0, 1])))
     assert block.first_hit is not None
     assert block.first_hit.tolist() == [3]  # no item scores higher, but two stand before it in the run

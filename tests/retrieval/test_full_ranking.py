@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score
 from twinlens.evaluation.measures import Judged, map_
 from twinlens.retrieval import full_ranking
 from twinlens.retrieval.full_ranking import average_precision
+from twinlens.tasks.qrels import Groups
 
 
 def problem(items: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -22,7 +23,7 @@ def problem(items: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 def test_by_hand_with_negative_scores_and_equal_ones() -> None:
     items = np.array([[-0.1], [-0.3], [-0.1], [-0.2], [-0.9]], np.float32)
     # order: rows 0, 2 (equal, the earlier first), 3, 1, 4; relevant: rows 2 and 4, at ranks 2 and 5
-    value = average_precision(np.ones((1, 1), np.float32), items, np.array([1]), np.array([0, 0, 1, 0, 1]))
+    value = average_precision(np.ones((1, 1), np.float32), items, Groups(np.array([1]), np.array([0, 0, 1, 0, 1])))
     assert value[0] == pytest.approx((1 / 2 + 2 / 5) / 2)
 
 
@@ -30,7 +31,7 @@ def test_by_hand_with_negative_scores_and_equal_ones() -> None:
 def test_is_scikit_learns_where_no_scores_are_equal(items: int, cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(full_ranking, "BLOCK_CELLS", cells)
     queries, pool, wanted, groups = problem(items, 1)
-    values = average_precision(queries, pool, wanted, groups)
+    values = average_precision(queries, pool, Groups(wanted, groups))
     scores = queries.astype(np.float64) @ pool.T.astype(np.float64)
     for query, value in enumerate(values):
         assert value == pytest.approx(average_precision_score(groups == wanted[query], scores[query]), abs=1e-12)
@@ -41,7 +42,7 @@ def test_is_our_map_at_the_whole_pool_and_trec_evals_also_where_scores_are_equal
     queries = rng.integers(-2, 3, (40, 2)).astype(np.float32)
     pool = rng.integers(-2, 3, (200, 2)).astype(np.float32)  # few values: many equal scores
     wanted, groups = rng.integers(0, 5, 40), np.arange(200) % 5
-    values = average_precision(queries, pool, wanted, groups)
+    values = average_precision(queries, pool, Groups(wanted, groups))
     order = np.argsort(-(queries @ pool.T), axis=1, kind="stable")
     relevance = groups[order] == wanted[:, None]
     np.testing.assert_allclose(values, map_(Judged.binary(relevance, relevance.sum(axis=1)), 200), atol=1e-12)
@@ -53,11 +54,11 @@ def test_is_our_map_at_the_whole_pool_and_trec_evals_also_where_scores_are_equal
 
 def test_moving_a_relevant_item_up_never_lowers_it_and_the_best_ranking_has_1() -> None:
     queries, pool, wanted, groups = problem(100, 5)
-    before = average_precision(queries[:1], pool, wanted[:1], groups)[0]
+    before = average_precision(queries[:1], pool, Groups(wanted[:1], groups))[0]
     mine = np.flatnonzero(groups == wanted[0])
     for row in mine:
         pool[row] = 5 * queries[0] / np.linalg.norm(queries[0])
-        after = average_precision(queries[:1], pool, wanted[:1], groups)[0]
+        after = average_precision(queries[:1], pool, Groups(wanted[:1], groups))[0]
         assert after >= before
         before = after
     assert before == 1

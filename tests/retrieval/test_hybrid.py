@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from twinlens.retrieval import fusion, hybrid
-from twinlens.retrieval import scores as scoring
+from twinlens.retrieval import hybrid
+from twinlens.retrieval.base import Dense
+from twinlens.retrieval.fusion import normalise, weighted_sum
 
 IMAGE = np.array([[0.9, 0.1, 0.5, 0.4]], np.float32)  # order 0, 2, 3, 1
 WORDS = np.array([[0.0, 8.0, 2.0, 0.0]], np.float32)  # order 1, 2; 0 and 3 share no word
@@ -28,47 +29,54 @@ class Fixed:
 
 
 def test_reciprocal_ranks_by_hand() -> None:
-    fused = hybrid.reciprocal_rank_fusion(IMAGE, WORDS, 60, depth=9)
+    fused = hybrid.fuse_by_rank(IMAGE, WORDS, 60, depth=9)
     # item 0: first by pixels, not in the list of words; 1: last and first; 2: second twice; 3: third
     assert fused[0].tolist() == pytest.approx([1 / 61, 1 / 64 + 1 / 61, 1 / 62 + 1 / 62, 1 / 63])
 
 
 def test_only_the_first_of_each_list_take_part() -> None:
-    fused = hybrid.reciprocal_rank_fusion(IMAGE, WORDS, 60, depth=1)
+    fused = hybrid.fuse_by_rank(IMAGE, WORDS, 60, depth=1)
     assert fused[0].tolist() == pytest.approx([1 / 61, 1 / 61, 0, 0])
 
 
-def test_ranks_are_fused_as_the_search_index_fuses_them() -> None:
+def test_ranks_are_fused_as_a_plain_loop_fuses_them() -> None:
     rng = np.random.default_rng(3)
     image, words = rng.random((2, 20, 300)).astype(np.float32)
     words[words < 0.6] = 0  # without a word of the query
-    fused = hybrid.reciprocal_rank_fusion(image, words, 60, depth=50)
-    lists = [scoring.best(scoring.keys(scores), 50) for scores in (image, words)]
-    rows, scores = fusion.reciprocal_rank_fusion(lists, k=60)
+    image[:, ::7] = image[:, :1]  # equal scores are ordered by row
+    fused = hybrid.fuse_by_rank(image, words, 60, depth=50)
     for query in range(20):
-        held = rows[query] != fusion.NOBODY
-        assert fused[query][rows[query][held]].tolist() == pytest.approx(scores[query][held].tolist())
-        assert np.count_nonzero(fused[query]) == held.sum()
+        total = [0.0] * 300
+        for block in (image, words):
+            order = sorted(range(300), key=lambda row: (-block[query, row], row))[:50]
+            for rank, row in enumerate(order, start=1):
+                total[row] += 1 / (60 + rank) if block is image or block[query, row] > 0 else 0.0
+        assert fused[query] == pytest.approx(total)
+
+
+def test_an_item_that_shares_no_word_is_in_no_list_of_words_however_short_that_is() -> None:
+    words = np.zeros((1, 4), np.float32)
+    assert hybrid.fuse_by_rank(IMAGE, words, 60, depth=9)[0].tolist() == pytest.approx([1 / 61, 1 / 64, 1 / 62, 1 / 63])
 
 
 def test_the_weighted_sum_by_hand() -> None:
-    fused = hybrid.weighted_sum(IMAGE, WORDS, 0.25)
+    fused = weighted_sum(IMAGE, WORDS, 0.25)
     assert fused[0].tolist() == pytest.approx([0.25, 0.75, 0.25 * 0.5 + 0.75 * 0.25, 0.25 * 0.375])
 
 
 def test_at_either_end_of_the_weight_the_order_is_that_of_one_side() -> None:
-    assert np.argsort(-hybrid.weighted_sum(IMAGE, WORDS, 1.0)[0]).tolist() == [0, 2, 3, 1]
-    assert np.argsort(-hybrid.weighted_sum(IMAGE, WORDS, 0.0)[0])[:2].tolist() == [1, 2]
+    assert np.argsort(-weighted_sum(IMAGE, WORDS, 1.0)[0]).tolist() == [0, 2, 3, 1]
+    assert np.argsort(-weighted_sum(IMAGE, WORDS, 0.0)[0])[:2].tolist() == [1, 2]
 
 
 def test_scores_that_say_nothing_become_zero() -> None:
-    assert hybrid.normalised(np.full((1, 3), 7, np.float32)).tolist() == [[0, 0, 0]]
-    assert hybrid.weighted_sum(IMAGE, np.zeros((1, 4), np.float32), 0.5)[0].argmax() == 0
+    assert normalise(np.full((1, 3), 7, np.float32)).tolist() == [[0, 0, 0]]
+    assert weighted_sum(IMAGE, np.zeros((1, 4), np.float32), 0.5)[0].argmax() == 0
 
 
 def test_scale_and_offset_of_either_side_do_not_matter_to_the_weighted_sum() -> None:
-    moved = hybrid.weighted_sum(3 * IMAGE - 7, 0.01 * WORDS, 0.4)
-    np.testing.assert_allclose(moved, hybrid.weighted_sum(IMAGE, WORDS, 0.4), atol=1e-6)
+    moved = weighted_sum(3 * IMAGE - 7, 0.01 * WORDS, 0.4)
+    np.testing.assert_allclose(moved, weighted_sum(IMAGE, WORDS, 0.4), atol=1e-6)
 
 
 def noisy(own_rows: np.ndarray, items: int, signal: float, seed: int) -> Fixed:
@@ -91,7 +99,7 @@ def test_the_chosen_weight_is_the_best_of_the_grid_by_reciprocal_rank(monkeypatc
     image, words = noisy(own, 20, 0.2, 1), noisy(own, 20, 0.3, 2)
 
     def reciprocal(weight: float) -> float:
-        fused = hybrid.weighted_sum(image.scores, words.scores, weight)
+        fused = weighted_sum(image.scores, words.scores, weight)
         orders = [sorted(range(20), key=row.__getitem__, reverse=True) for row in fused.tolist()]  # stable
         ranks = [1 + order.index(wanted) for order, wanted in zip(orders, own, strict=True)]
         return float(np.mean(1 / np.array(ranks)))
@@ -110,6 +118,6 @@ def test_among_equally_good_weights_the_default_is_taken(default: float) -> None
 def test_cosines_are_those_of_the_vectors() -> None:
     rng = np.random.default_rng(0)
     queries, items = (rng.standard_normal((n, 8)).astype(np.float32) for n in (6, 4))
-    scores = hybrid.Cosines(queries, items)
+    scores = Dense(queries, items)
     assert len(scores) == 6
     np.testing.assert_allclose(scores.block(2, 5), queries[2:5] @ items.T, rtol=1e-5)

@@ -140,6 +140,8 @@ def _usable_queries(queries: list[RawComposedQuery], kept: set[str], dropped: li
         if gone:
             reason = f"picture {printable(gone[0])!r} was dropped, or is not there"
             dropped.append(("query", printable(query.query_id), "dropped_image", reason))
+        elif not is_unicode(query.query_id):
+            dropped.append(("query", printable(query.query_id), "not_utf8", "its id is not UTF-8"))
         elif not text or not is_unicode(text):
             dropped.append(("query", printable(query.query_id), "no_text", f"unusable text: {printable(text)[:80]!r}"))
         else:

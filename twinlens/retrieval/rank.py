@@ -163,8 +163,8 @@ def ranked(
     qrels = task.qrels if rows is None else task.qrels.among(rows)
     exclude = task.exclude if rows is None or task.exclude is None else _places(task.exclude, rows, len(task.item_ids))
     count = len(task.item_ids) if rows is None else len(rows)
-    left_out = np.zeros(len(task.query_ids), dtype=np.int64) if exclude is None else (exclude >= 0).astype(np.int64)
-    depth = min(depth, count - left_out.max(initial=0))  # lists are all as long as the shortest
+    left_out = np.zeros(len(made), dtype=np.int64) if exclude is None else (exclude >= 0).astype(np.int64)
+    depth = min(depth, max(1, count - int(left_out.max(initial=0))))  # as long for all, and nothing left out in any
     if isinstance(made, Dense):
         items = made.items if rows is None else made.items[rows]
         yield from nearest(made.queries, items, depth, own_rows=exclude, qrels=qrels, device=device)

@@ -106,11 +106,16 @@ class Task:
             named = queries[column]
             if not named.is_not_null().any():
                 return None
-            return np.array([row_of.get(name, -1) if name is not None else -1 for name in named])
+            if strange := sorted(set(named.drop_nulls()) - row_of.keys()):
+                raise DataError(
+                    f"{folder / 'queries.parquet'}: {column} '{strange[0]}' is not one of the task's {len(item_ids):,} "
+                    "items: `dvc repro` makes it anew"
+                )
+            return np.array([row_of[name] if name is not None else -1 for name in named])
 
         exclude = rows("exclude")
         qrels: Qrels
-        if (folder / "qrels.parquet").exists():
+        if queries["group"].null_count():
             table = tables.read_table(folder / "qrels.parquet", tables.QRELS)
             qrels, names = Pairs.of(table, query_ids, item_ids), None
         else:
@@ -121,7 +126,10 @@ class Task:
             )
             qrels = Groups(query_groups, item_groups, exclude)
         if (qrels.counts() != queries["relevant"].to_numpy()).any():
-            raise DataError(f"{folder}: the queries' counts of relevant items are not those of the judgements")
+            raise DataError(
+                f"{folder / 'queries.parquet'}: the queries' counts of relevant items are not those of the judgements: "
+                "`dvc repro` makes it anew"
+            )
         return cls(
             folder.name,
             about,

@@ -39,7 +39,7 @@ class Qrels(Protocol):
         ...
 
     def judged(self) -> Bool[np.ndarray, " items"]:
-        """Which items some query is about; the others are distractors."""
+        """Which items are relevant to some query; the others are distractors."""
         ...
 
     def among(self, rows: Int[np.ndarray, " chosen"]) -> Self:
@@ -97,11 +97,19 @@ class Groups:
         found = np.bincount(self.item_groups, minlength=groups)[self.query_groups]
         if self.own is None:
             return found
-        return found - ((self.own >= 0) & (self.item_groups[self.own] == self.query_groups))
+        mine = np.flatnonzero(self.own >= 0)
+        found[mine] -= self.item_groups[self.own[mine]] == self.query_groups[mine]
+        return found
 
     def judged(self) -> Bool[np.ndarray, " items"]:
         """See `Qrels.judged`."""
-        return np.isin(self.item_groups, self.query_groups)
+        groups = 1 + int(max(self.query_groups.max(initial=-1), self.item_groups.max(initial=-1)))
+        asking = np.bincount(self.query_groups, minlength=groups)[self.item_groups]
+        if self.own is not None:  # an item that only the query asks for which must not find it
+            mine = np.flatnonzero(self.own >= 0)
+            mine = mine[self.item_groups[self.own[mine]] == self.query_groups[mine]]
+            asking = asking - np.bincount(self.own[mine], minlength=len(self.item_groups))
+        return np.asarray(asking > 0)
 
     def among(self, rows: Int[np.ndarray, " chosen"]) -> Groups:
         """See `Qrels.among`."""
@@ -147,9 +155,9 @@ class Pairs:
         for column, known in (("query_id", queries), ("item_id", items)):
             if strange := sorted(set(table[column]) - known.keys()):
                 raise DataError(f"qrels: {column} '{strange[0]}' is not one of the task's {len(known):,}")
-        if not (table["gain"] > 0).all():
-            lowest = table["gain"].to_numpy().min()
-            raise DataError(f"qrels: a gain is {lowest:g}; only relevant pairs are listed, by gains above 0")
+        gains = table["gain"].to_numpy().astype(np.float32)
+        if (useless := gains[~(np.isfinite(gains) & (gains > 0))]).size:  # polars takes NaN to be above 0
+            raise DataError(f"qrels: a gain is {useless[0]:g}; only relevant pairs are listed, by gains above 0")
         query = np.array([queries[name] for name in table["query_id"]], dtype=np.int64)
         item = np.array([items[name] for name in table["item_id"]], dtype=np.int64)
         order = np.lexsort((item, query))
@@ -158,7 +166,7 @@ class Pairs:
             pair = query_ids[int(query[twice[0]])], item_ids[int(item[twice[0]])]
             raise DataError(f"qrels: the pair {pair} is listed twice")
         starts = np.searchsorted(query, np.arange(len(query_ids) + 1))
-        return cls(starts, item, table["gain"].to_numpy().astype(np.float32)[order], len(item_ids))
+        return cls(starts, item, gains[order], len(item_ids))
 
     def __len__(self) -> int:
         return len(self.starts) - 1

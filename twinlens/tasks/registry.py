@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 
 from twinlens import tasks
@@ -43,8 +44,12 @@ def build_tasks(collection: Collection, params: Params) -> tuple[list[Task], lis
                 raise DataError(
                     f"two tasks want different rows of the input '{one.name}': give one of them another name"
                 )
-            if len(one.again) > len(held.again):
-                inputs[one.name] = one
+            inputs[one.name] = replace(  # whatever one of them wants, there is
+                held,
+                shared=held.shared and one.shared,
+                embedded=held.embedded or one.embedded,
+                again=tuple(dict.fromkeys([*held.again, *one.again])),
+            )
         found |= {task.name: task for task in made}
     if not found:
         raise DataError(
