@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.test_dvc_contract import LEADERBOARD
 from tests.workspace import ROOT, change
 from tools import readme
 from twinlens.config.load import check_cards, read_params
@@ -96,6 +97,10 @@ def test_every_command_with_cards_in_other_pages_is_valid(tmp_path: Path) -> Non
     found = [name for page in pages for name in re.findall(r"-S '?(cards/[^:]+):", page.read_text(encoding="utf-8"))]
     assert found
     assert [name for name in found if not (ROOT / name).exists()] == []
+
+
+def test_the_leaderboard_of_the_readme_is_the_one_that_was_tried() -> None:
+    assert f"--drop '{LEADERBOARD}'" in TEXT
 
 
 def test_links_lead_somewhere() -> None:
