@@ -230,7 +230,7 @@ def test_a_queued_sweep_runs_and_exp_show_has_a_row_for_each(workspace: Workspac
     while (status := workspace.run("dvc", "queue", "status")).count("Success") < 2:
         assert time.monotonic() < deadline, status
         assert "Failed" not in status, status
-        time.sleep(2)
+        time.sleep(5)  # to ask takes a second of a processor
     shown = json.loads(workspace.run("dvc", "exp", "show", "--json"))
     head = next(entry for entry in shown if entry["rev"] != "workspace")
     models = sorted(e["revs"][0]["data"]["params"]["params.yaml"]["data"]["model"] for e in head["experiments"])

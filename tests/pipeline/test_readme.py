@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.test_dvc_contract import LEADERBOARD
+from tests.pipeline.test_dvc_contract import LEADERBOARD
 from tests.workspace import ROOT, change
 from tools import readme
 from twinlens.config.load import check_cards, read_params
