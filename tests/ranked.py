@@ -15,14 +15,14 @@ from twinlens.core import tables
 from twinlens.evaluation.pool import Pool
 from twinlens.retrieval.base import Dense, Retriever
 from twinlens.retrieval.runs import RunWriter
-from twinlens.tasks.base import About, Task
+from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.inputs import IMAGES
 from twinlens.tasks.qrels import Groups, Pairs
 
 ABOUT = {
-    "object_sets": About("Object sets: pictures alike", "i2i", 0, macro=True, published="object_sets"),
-    "caption_to_image": About("Caption to image: the picture", "t2i", 1, published="labels"),
-    "image_to_caption": About("Image to caption: its captions", "i2t", 2, published="labels"),
+    "object_sets": TaskMetadata("Object sets: pictures alike", "i2i", 0, macro=True, published="object_sets"),
+    "caption_to_image": TaskMetadata("Caption to image: the picture", "t2i", 1, published="labels"),
+    "image_to_caption": TaskMetadata("Image to caption: its captions", "i2t", 2, published="labels"),
 }
 NOTHING = Dense(np.zeros((0, 1), np.float32), np.zeros((0, 1), np.float32))
 
@@ -32,7 +32,7 @@ def grouped(
     queries: Mapping[str, str],
     items: Mapping[str, str],
     *,
-    about: About | None = None,
+    about: TaskMetadata | None = None,
     images: Sequence[str] | None = None,
     themselves: bool = False,
     **others: Any,
@@ -58,7 +58,7 @@ def grouped(
 
 
 def listed(
-    name: str, about: About, gains: Mapping[str, Mapping[str, float]], item_ids: Sequence[str], **others: Any
+    name: str, about: TaskMetadata, gains: Mapping[str, Mapping[str, float]], item_ids: Sequence[str], **others: Any
 ) -> Task:
     """A task whose relevant pairs are listed: by query, the items with their gains."""
     rows = [(query, item, gain) for query, own in gains.items() for item, gain in own.items()]

@@ -11,7 +11,7 @@ import pytest
 from tests.ranked import grouped, listed, write_run
 from twinlens.evaluation.distractors import curve, expected_hit, sizes
 from twinlens.retrieval.rank import published
-from twinlens.tasks.base import About, Task
+from twinlens.tasks.base import Task, TaskMetadata
 
 
 def test_the_ladder_holds_the_sizes_of_source_004() -> None:
@@ -85,7 +85,7 @@ def test_a_task_without_distractors_has_one_row(tmp_path: Path) -> None:
 
 def test_items_that_no_pair_names_are_distractors_too(tmp_path: Path) -> None:
     gains = {"q1": {"a": 2.0, "b": 1.0}, "q2": {"b": 3.0}}
-    task = listed("composed", About("Composed", "it2i", 9), gains, ["a", "b", "x", "y", "z"])
+    task = listed("composed", TaskMetadata("Composed", "it2i", 9), gains, ["a", "b", "x", "y", "z"])
     lists = np.tile(np.arange(2), (2, 1)), np.tile(np.array([0.9, 0.5], np.float32), (2, 1))
     write_run(tmp_path / "composed", task, *lists, ranks=([1, 4], [1, 2]))
     assert [row["distractors"] for row in curve(tmp_path, k=2)] == [0, 1, 2, 3]

@@ -29,7 +29,7 @@ from twinlens.retrieval.dense import retrievers
 from twinlens.retrieval.rank import published, search
 from twinlens.tasks import captions as of_texts
 from twinlens.tasks import object_sets
-from twinlens.tasks.base import About, Task
+from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.collection import Collection
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED
 from twinlens.tasks.qrels import Pairs
@@ -340,7 +340,7 @@ def graded(name: str = "composed", place: int = 9, **about: Any) -> Task:
         for n in range(40)
     }
     texts, shown = [f"change {n}" for n in range(40)], [ITEMS[n % 30] for n in range(40)]
-    told = About("A picture, changed by a text", "it2i", place, **about)
+    told = TaskMetadata("A picture, changed by a text", "it2i", place, **about)
     return listed(name, told, gains, ITEMS, query_images=shown, texts=texts)
 
 
@@ -434,7 +434,7 @@ def test_where_only_some_queries_must_not_find_an_item_the_lists_end_before_it(t
     names = [f"p{n}" for n in range(8)]
     gains = {f"q{n}": {names[(n + 1) % 8]: 1.0, names[(n + 2) % 8]: 2.0} for n in range(8)}
     exclude = np.array([n if n % 2 else -1 for n in range(8)])
-    about = About("A picture, changed by a text", "it2i", 9)
+    about = TaskMetadata("A picture, changed by a text", "it2i", 9)
     task = listed("composed", about, gains, names, query_images=names, exclude=exclude)
     rows = vectors(names, names, 0).rows
     gates, params = Gates(read_params().gates), PARAMS.model_copy(update={"ks": [1, 5]})

@@ -18,7 +18,7 @@ from twinlens.evaluation.evaluate import measure_run
 from twinlens.evaluation.pool import Pool
 from twinlens.report.exports import clip_benchmark_rows, export, strictly_falling, write_qrels
 from twinlens.retrieval.rank import published
-from twinlens.tasks.base import About
+from twinlens.tasks.base import TaskMetadata
 
 PARAMS = EvaluateParams(ks=[1, 5, 10], referee_queries=2, resamples=100, seed=0)
 TASKS = ("caption_to_image", "image_to_caption", "object_sets")
@@ -54,7 +54,7 @@ def write_graded(folder: Path, gains: tuple[float, ...]) -> Pool:
         f"query {n}": {items[row]: float(rng.choice(gains)) for row in rng.permutation(30)[: rng.integers(1, 15)]}
         for n in range(40)
     }
-    about = About("Asked with a text", "it2i", 7)
+    about = TaskMetadata("Asked with a text", "it2i", 7)
     task = listed(folder.name, about, right, items, query_images=[items[n % 30] for n in range(40)])
     lists = [rng.permutation(30)[:20] for _ in right]
     return write_run(folder, task, np.array(lists), falling(len(right), rng), "both")

@@ -18,7 +18,7 @@ from twinlens.report import galleries, mistakes
 from twinlens.report.galleries import Album
 from twinlens.report.mistakes import Copies
 from twinlens.retrieval.runs import RunWriter
-from twinlens.tasks.base import About
+from twinlens.tasks.base import TaskMetadata
 from twinlens.tasks.inputs import GENERATED, IMAGES, JOINED
 
 PICTURES = ["a", "a-copy", "a-near", "b", "c", "d", "distractor/x", "distractor/y"]
@@ -129,7 +129,7 @@ def listed_pool(folder: Path) -> Pool:
     """Queries of a picture and a text, whose right pictures are listed; their first items as in FOUND."""
     right = {"a": {"b": 2.0, "a-copy": 0.5}, "b": {"a": 1.0}, "c": {"d": 3.0}}
     gains = {f"q-{name}": of for name, of in right.items()}
-    about = About("With a text", "it2i", 9, query_text="asked", query_picture=IMAGES, item_picture=IMAGES)
+    about = TaskMetadata("With a text", "it2i", 9, query_text="asked", query_picture=IMAGES, item_picture=IMAGES)
     texts = ["with a dog", "without the dog", "brighter"]
     task = listed("with_a_text", about, gains, PICTURES, query_images=list(right), texts=texts)
     found = {"a": ["a-copy", "b"], "b": ["a-near", "a"], "c": ["distractor/x", "d"]}

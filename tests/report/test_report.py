@@ -42,7 +42,7 @@ from twinlens.retrieval.rank import search
 from twinlens.retrieval.registry import retrievers_of
 from twinlens.tasks import captions as of_texts
 from twinlens.tasks import object_sets
-from twinlens.tasks.base import About
+from twinlens.tasks.base import TaskMetadata
 from twinlens.tasks.collection import Collection
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED
 
@@ -290,7 +290,7 @@ def test_a_task_that_nobody_knows_by_name_is_told_everywhere(sources: tuple[Sour
         f"ask {n}": {pictures[row]: float(rng.integers(1, 4)) for row in rng.permutation(20)[: 1 + n % 5]}
         for n in range(30)
     }
-    about = About("Redress: a garment, changed by <words>", "it2i", 1)  # between tasks that are there
+    about = TaskMetadata("Redress: a garment, changed by <words>", "it2i", 1)  # between tasks that are there
     texts, asked_with = [f"in colour {n}" for n in range(30)], [pictures[n % COUNT] for n in range(30)]
     task = listed("redress", about, gains, pictures, query_images=asked_with, texts=texts)
     shutil.copytree(folder / "ranked", tmp_path / "ranked")

@@ -17,7 +17,7 @@ from twinlens.retrieval.base import Dense, Retriever
 from twinlens.retrieval.dense import one_caption_each, retrievers
 from twinlens.retrieval.exemplar import weighted_sum
 from twinlens.retrieval.rank import published, ranked
-from twinlens.tasks.base import About, Task
+from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED
 from twinlens.tasks.qrels import Groups, Pairs
 
@@ -255,7 +255,7 @@ def composed() -> Task:
             "gain": [1.0, 0.5, 1.0, 0.5, 2.0],
         }
     )
-    about = About("Composed", "it2i", 5, query_text="changes", query_picture=IMAGES, item_picture=IMAGES)
+    about = TaskMetadata("Composed", "it2i", 5, query_text="changes", query_picture=IMAGES, item_picture=IMAGES)
     return Task(
         "composed",
         about,
@@ -341,7 +341,7 @@ def test_a_run_by_blocks_and_one_by_vectors_are_the_same(seed: int, depth: int, 
     exclude = np.where(rng.random(queries) < 0.5, rng.integers(0, items, queries), -1)
     whole = Groups(rng.integers(0, 3, queries), rng.integers(0, 3, items), exclude)
     qrels = whole if not listed else Pairs.of(named(whole, query_ids, item_ids), query_ids, item_ids)
-    task = Task("some", About("Some", "it2i", 0), query_ids, query_ids, item_ids, qrels, exclude)
+    task = Task("some", TaskMetadata("Some", "it2i", 0), query_ids, query_ids, item_ids, qrels, exclude)
     dense = Dense(*(rng.integers(-2, 3, (n, 2)).astype(np.float32) for n in (queries, items)))  # many equal scores
     rows = np.sort(rng.permutation(items)[: int(rng.integers(2, items + 1))]) if some else None
     with pytest.MonkeyPatch.context() as patch:

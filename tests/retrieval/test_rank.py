@@ -22,7 +22,7 @@ from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.rank import rerank, search
 from twinlens.retrieval.registry import retrievers_of
 from twinlens.retrieval.runs import read_run
-from twinlens.tasks.base import About, Task
+from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.qrels import Pairs
 
 ITEMS = [f"i{n}" for n in range(9)]
@@ -72,7 +72,7 @@ def task(*pairs: tuple[str, str], exclude: list[int] | None = None) -> Task:
         {"query_id": [q for q, _ in pairs], "item_id": [i for _, i in pairs], "gain": [1.0] * len(pairs)}
     )
     qrels = Pairs.of(table, QUERIES, ITEMS)
-    about = About("Some", "t2i", 0)
+    about = TaskMetadata("Some", "t2i", 0)
     return Task("some", about, QUERIES, QUERIES, ITEMS, qrels, None if exclude is None else np.array(exclude))
 
 

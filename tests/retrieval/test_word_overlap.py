@@ -9,7 +9,7 @@ import pytest
 from twinlens.config.load import read_params
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.word_overlap import WordOverlap, f1, rerankers
-from twinlens.tasks.base import About, Task
+from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.qrels import Groups
 
 
@@ -19,7 +19,7 @@ def texts(**of: str) -> pl.DataFrame:
 
 TASK = Task(
     "caption_to_image",
-    About("a title", "t2i", 1, query_text="captions", item_picture="images"),
+    TaskMetadata("a title", "t2i", 1, query_text="captions", item_picture="images"),
     ["q"],
     ["x"],
     ["x", "y", "z"],

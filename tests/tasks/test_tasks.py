@@ -13,7 +13,7 @@ import pytest
 from tests.tasks.small import CAPTION_IDS, CAPTION_IMAGES, GROUPS, HUMAN, IDS, MACHINE, built, collection, params
 from twinlens.core.errors import DataError
 from twinlens.tasks import registry
-from twinlens.tasks.base import About, Task, read_about, read_tasks
+from twinlens.tasks.base import Task, TaskMetadata, read_about, read_tasks
 from twinlens.tasks.collection import text_inputs
 from twinlens.tasks.inputs import (
     CAPTIONS,
@@ -254,7 +254,7 @@ def test_an_input_of_two_tasks_is_embedded_in_every_way_that_one_of_them_wants(
 def by_groups() -> Task:
     return Task(
         "by_groups",
-        About("Some", "i2i", 4, cluster_by="group", macro=True, query_picture=IMAGES, counts={"classes": 2}),
+        TaskMetadata("Some", "i2i", 4, cluster_by="group", macro=True, query_picture=IMAGES, counts={"classes": 2}),
         query_ids=["q0", "q1", "q2"],
         query_images=["x", "y", "z"],
         item_ids=["a", "b", "c", "d"],

@@ -25,7 +25,7 @@ FILE = "task.json"
 
 
 @dataclass(frozen=True)
-class About:
+class TaskMetadata:
     """What a task's numbers mean: the content of `task.json`, which is all that later stages know of a task."""
 
     title: str
@@ -48,7 +48,7 @@ class Task:
     """Who searches what."""
 
     name: str
-    about: About
+    about: TaskMetadata
     query_ids: list[str]
     query_images: list[str]  # the picture that each query is, describes or begins with
     item_ids: list[str]
@@ -144,14 +144,14 @@ class Task:
         )
 
 
-def read_about(folder: Path) -> About:
+def read_about(folder: Path) -> TaskMetadata:
     """The content of a task's `task.json`.
 
     Raises:
         DataError: it is not there.
     """
     try:
-        return About(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+        return TaskMetadata(**json.loads((folder / FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise DataError(f"{folder / FILE} is not here: `dvc repro` makes it, `dvc pull` fetches it") from None
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from twinlens.config.params import Params
-from twinlens.tasks.base import About, Task
+from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.collection import Collection, text_inputs
 from twinlens.tasks.inputs import (
     CAPTIONS,
@@ -40,7 +40,7 @@ def build(collection: Collection, params: Params) -> tuple[list[Task], list[Inpu
     pictures = np.arange(len(pool_ids))
     there = Task(
         CAPTION_TO_IMAGE,
-        About(
+        TaskMetadata(
             title="Caption to image: the picture that a human caption describes",
             category="t2i",
             place=1,
@@ -58,7 +58,7 @@ def build(collection: Collection, params: Params) -> tuple[list[Task], list[Inpu
     described_ids = [pool_ids[code] for code in described]
     back = Task(
         IMAGE_TO_CAPTION,
-        About(
+        TaskMetadata(
             title="Image to caption: the human captions that describe a picture",
             category="i2t",
             place=2,

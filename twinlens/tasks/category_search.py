@@ -12,7 +12,7 @@ import numpy as np
 
 from twinlens.config.params import CategoryCard, Params
 from twinlens.core.tables import AS_PUBLISHED
-from twinlens.tasks.base import About, Task
+from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.category_roles import (
     ID_SEPARATOR,
     Roles,
@@ -78,7 +78,7 @@ def _task(name: str, roles: Roles, negatives: int, card: CategoryCard) -> Task:
     asked = list(zip(roles.query_classes, roles.query_exemplars, strict=True))
     return Task(
         name,
-        About(
+        TaskMetadata(
             title="Category search: pictures of a class, by its name, by an example, or by both",
             category="it2i",
             place=3,

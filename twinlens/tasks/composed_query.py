@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from twinlens.config.params import Params
-from twinlens.tasks.base import About, Task
+from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.collection import Collection
 from twinlens.tasks.inputs import IMAGES, Input
 from twinlens.tasks.qrels import Pairs
@@ -27,7 +27,7 @@ def build(collection: Collection, params: Params) -> tuple[list[Task], list[Inpu
     query_ids, query_images = queries["query_id"].to_list(), queries["image_id"].to_list()
     task = Task(
         NAME,
-        About(
+        TaskMetadata(
             title="Composed query: the picture that is like another, but for what the words say",
             category="it2i",
             place=4,

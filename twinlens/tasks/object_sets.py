@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from twinlens.config.params import Params
-from twinlens.tasks.base import About, Task
+from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.collection import Collection
 from twinlens.tasks.inputs import IMAGES, Input
 from twinlens.tasks.qrels import Groups
@@ -20,7 +20,7 @@ def build(collection: Collection, params: Params) -> tuple[list[Task], list[Inpu
     ids = pool["image_id"].gather(chosen).to_list()
     names, codes = np.unique(pool["object_set"].gather(chosen).to_numpy().astype(str), return_inverse=True)
     own = np.arange(len(ids))
-    about = About(
+    about = TaskMetadata(
         title="Object sets: pictures that show exactly the same kinds of objects",
         category="i2i",
         place=0,
