@@ -45,7 +45,8 @@ def main(dataset: str, model: str) -> None:
             retrievers = {(one.name, one.published): one for one in retrievers_of(task, corpus, params)}
             for one in retrievers.values():
                 mine = published(task) if one.published else task
-                mine.write(draft / mine.name)
+                if not (draft / mine.name).exists():
+                    mine.write(draft / mine.name)
                 search(mine, one, params.rank.depth, device, draft / mine.name, gates)
                 searched += len(task.query_ids)
             for again in rerankers_of(task, corpus, params):

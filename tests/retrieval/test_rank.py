@@ -263,3 +263,10 @@ def test_two_retrievers_of_one_name_are_refused_unless_one_is_of_the_source(monk
     made.append([retriever()])
     with pytest.raises(DataError, match="some: two retrievers are called 'words': give one of them another name"):
         retrievers_of(SOME, corpus({}), params())
+
+
+def test_two_rerankers_whose_runs_would_have_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [by_row(), by_row()]
+    monkeypatch.setattr(registry, "_functions", lambda _: iter([lambda *_: made]))
+    with pytest.raises(DataError, match="two rerankers make the run 'words_again'"):
+        registry.rerankers_of(SOME, corpus({}), params())

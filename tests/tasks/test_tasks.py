@@ -268,7 +268,7 @@ def by_groups() -> Task:
 
 
 def by_pairs() -> Task:
-    pairs = pl.DataFrame({"query_id": ["q0", "q0", "q2"], "item_id": ["b", "a", "d"], "gain": [2.0, 0.5, 1.0]})
+    pairs = pl.DataFrame({"query_id": ["q0", "q0", "q2"], "item_id": ["b", "c", "d"], "gain": [2.0, 0.5, 1.0]})
     whole = by_groups()
     qrels = Pairs.of(pairs, whole.query_ids, whole.item_ids)
     return replace(whole, name="by_pairs", qrels=qrels, group_names=None)
@@ -366,3 +366,12 @@ def test_what_is_told_of_a_task_is_plain_json(tmp_path: Path) -> None:
     assert told["title"] == "Some"
     assert told["counts"] == {"classes": 2}
     assert told["query_text"] is None
+
+
+def test_a_query_that_must_not_find_what_is_right_for_it_is_refused() -> None:
+    metadata = TaskMetadata("a title", "it2i", 4)
+    table = pl.DataFrame({"query_id": ["q", "r"], "item_id": ["a", "b"], "gain": [1.0, 2.0]})
+    pairs = Pairs.of(table, ["q", "r"], ["a", "b"])
+    Task("some", metadata, ["q", "r"], ["a", "b"], ["a", "b"], pairs, exclude=np.array([1, -1]))
+    with pytest.raises(DataError, match="some: 1 queries must not find an item that is right for them, .* 'r'"):
+        Task("some", metadata, ["q", "r"], ["a", "b"], ["a", "b"], pairs, exclude=np.array([-1, 1]))

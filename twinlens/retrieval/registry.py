@@ -31,8 +31,16 @@ def retrievers_of(task: Task, corpus: Corpus, params: Params) -> list[Retriever]
 
 
 def rerankers_of(task: Task, corpus: Corpus, params: Params) -> list[Reranker]:
-    """Every reranker that a task and a model's vectors allow."""
-    return [one for make in _functions("rerankers") for one in make(task, corpus, params)]
+    """Every reranker that a task and a model's vectors allow.
+
+    Raises:
+        DataError: two have one name and one retriever, whose runs would have one name.
+    """
+    found: list[Reranker] = [one for make in _functions("rerankers") for one in make(task, corpus, params)]
+    runs = [f"{one.retriever}_{one.name}" for one in found]
+    if twice := sorted({run for run in runs if runs.count(run) > 1}):
+        raise DataError(f"{task.name}: two rerankers make the run '{twice[0]}': give one of them another name")
+    return found
 
 
 def _functions(name: str) -> Iterator[Callable[[Task, Corpus, Params], list[Any]]]:

@@ -59,6 +59,17 @@ class Task:
     shown: list[list[str]] | None = None  # the pictures that each query shows, where they are several
     texts: list[str] | None = None  # what each query says, where it is no caption
 
+    def __post_init__(self) -> None:
+        """Refuse a query that must not find what is right for it; of groups, the item counts as wrong instead."""
+        if self.exclude is None or not isinstance(self.qrels, Pairs):
+            return
+        gains = self.qrels.gains(0, np.maximum(self.exclude, 0)[:, None])[:, 0]
+        if (both := np.flatnonzero((gains > 0) & (self.exclude >= 0))).size:
+            raise DataError(
+                f"{self.name}: {both.size} queries must not find an item that is right for them, the first is "
+                f"'{self.query_ids[both[0]]}': leave the pair out of the judgements"
+            )
+
     def write(self, folder: Path) -> None:
         """Write the task's tables and `task.json`."""
         groups = self.qrels if isinstance(self.qrels, Groups) else None
