@@ -29,7 +29,7 @@ log = logging.getLogger("twinlens")
 
 
 def main(dataset: str, captioner: str) -> None:
-    """Write one caption a picture; beside them the weights, where they were trained here."""
+    """Write one caption per picture; beside them the weights, where they were trained here."""
     params = read_params()
     card, compute, placement = params.captioners[captioner], params.compute, place(params.compute.device)
     cost = Cost(placement.name)
@@ -72,7 +72,7 @@ def main(dataset: str, captioner: str) -> None:
 
 
 def write_captions(pictures: pl.DataFrame, texts: list[str], path: Path) -> None:
-    """Write one text a picture."""
+    """Write one text per picture."""
     table = pl.DataFrame({"image_id": pictures["image_id"], "text": pl.Series(texts, dtype=pl.String)})
     tables.write_table(table, path, tables.GENERATED)
 

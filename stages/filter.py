@@ -81,7 +81,7 @@ def keep(
 def classified(
     annotations: Annotations, card: DatasetCard, rule: Keep, dataset: str, params: Params
 ) -> dict[str, float]:
-    """The classifier's sum of probabilities of every picture that `keep` is about, also as a table."""
+    """Classify every picture that `keep` is about: the classifier's sum of probabilities, also as a table."""
     import torch  # takes two seconds, and most datasets need no classifier
 
     from twinlens.core.device import Placement, place

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/ anew from what they show, numbers and measures: `make readme`.
+"""Writing of the tables of README.md and docs/ from what they show, numbers and measures: `make readme`.
 
 The default's tables come from `metrics/retrieval.json`, the others from numbers kept in `docs/results/`:
 `python -m tools.readme real-photos` keeps a copy of that file, `training` what there is to say of the
@@ -43,7 +43,7 @@ BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.
 
 
 def table_of(retrieval: dict[str, Any]) -> str:
-    """The headline measures, a row per task and retriever, and the pools they are about."""
+    """Format the headline measures, one row per task and retriever, and the pools they are about."""
     rows = []
     tasks = [name for name in retrieval if name != "category_search"]
     measures = shown(headline(), {task: retrieval[task] for task in tasks}, K)
@@ -61,7 +61,7 @@ def table_of(retrieval: dict[str, Any]) -> str:
 
 
 def category_table(standard: dict[str, Any], published: dict[str, Any]) -> str:
-    """Category search under both protocols, best first, and the pools they are about."""
+    """Format category search under both protocols, best first, and the pools they are about."""
     measures = shown(drawn(), {"category_search": standard}, K)
     rows = [
         [
@@ -84,7 +84,7 @@ def category_table(standard: dict[str, Any], published: dict[str, Any]) -> str:
 
 
 def training_table(kept: list[dict[str, Any]]) -> str:
-    """What training gave, a row per trained model: before, after, and the sources' own measures."""
+    """Format the effect of training, one row per trained model: before, after, and the sources' own measures."""
 
     def hit(values: dict[str, Any], interval: bool) -> str:
         return f"{values['hit']:.3f}" + (f" ({values['low']:.3f} to {values['high']:.3f})" if interval else "")
@@ -139,13 +139,13 @@ def keep_training() -> None:
 
 
 def measures_table() -> str:
-    """Every measure with its definition and its other names, as they are registered."""
+    """Format every measure with its definition and its other names, as they are registered."""
     rows = [[f"`{measure.name}_at_k`", measure.description, measure.also] for measure in MEASURES.values()]
     return f"{markdown(['here', 'value of one query', 'also known as'], rows)}\n"
 
 
 def tree() -> str:
-    """Where things are: a line for each folder, packages by the first line of their docstring."""
+    """Format the layout: a line for each folder, packages by the first line of their docstring."""
     packages = sorted(path.parent for path in Path("twinlens").rglob("__init__.py") if path.parent != Path("twinlens"))
     order = {room: n for n, room in enumerate(ROOMS)}
     packages.sort(key=lambda path: (order[path.parts[1]], path.parts))
@@ -166,7 +166,7 @@ def tree() -> str:
 
 
 def block_of(name: str) -> str:
-    """What stands in a block."""
+    """Content of a block."""
     if name == "tree":
         return f"\n{tree()}\n"
     if name == "measures":
@@ -181,14 +181,14 @@ def block_of(name: str) -> str:
 
 
 def numbers_of(name: str) -> dict[str, Any]:
-    """The measures behind a block of the README."""
+    """Read the measures behind a block of the README."""
     path = Path("metrics/retrieval.json") if name == "default" else KEPT / f"{name}.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
 def rewritten(text: str, left: tuple[str, ...] = ()) -> str:
-    """The README, or another page, with every table made anew but those that are `left` as they are."""
+    """Rewrite the README, or another page, with every table made anew but those that are `left` as they are."""
     return BLOCK.sub(
         lambda block: block[0] if block["name"] in left else f"{block[1]}{block_of(block['name'])}{block[3]}", text
     )

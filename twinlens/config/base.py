@@ -1,4 +1,4 @@
-"""What all cards and their parts have in common."""
+"""Base classes of all cards and their parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ABOUT, BASE = "about", "base"  # keys that a card and each of its parts may have
 
 
 class About(BaseModel):
-    """What a person should know and no result depends on: changing it reruns nothing."""
+    """Remarks for people, on which no result depends: changing them reruns nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -20,7 +20,7 @@ class About(BaseModel):
 
 
 class Card(BaseModel):
-    """Unknown keys are errors, values never change after reading.
+    """Base of cards: unknown keys are errors, values never change after reading.
 
     A dump never has `about`, so that no key of kept work can depend on it.
     """
@@ -31,7 +31,7 @@ class Card(BaseModel):
 
 
 def described(card: Card) -> dict[str, Any]:
-    """All that a card says, for people: with `about`, without what is empty."""
+    """Show all values of a card for people: with `about`, without empty ones."""
     shown = card.model_dump(mode="json", exclude_none=True)
     for name in type(card).model_fields:
         value = getattr(card, name)

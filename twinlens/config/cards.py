@@ -1,4 +1,4 @@
-"""Cards as files: `cards/<kind>/<name>.yaml`, read when they are asked for, with what `base:` names filled in.
+"""Card files: `cards/<kind>/<name>.yaml`, read when they are asked for, with what `base:` names filled in.
 
 `base: models/clip-scenes` on a card, or on a part of one, begins with all that stands there, and
 `base: models/vgg16.image` with that part of it; what the card says itself goes over it, key by key.
@@ -70,7 +70,7 @@ class Library:
         self._filled: dict[str, tuple[dict[str, Any], Origins]] = {}
 
     def path(self, file: str) -> Path:
-        """Where a file lies."""
+        """Path of a file."""
         return self.folder / f"{file}{ENDING}"
 
     def names(self, kind: str) -> list[str]:
@@ -78,7 +78,7 @@ class Library:
         return [file.removeprefix(f"{kind}/") for file in self.texts if file.startswith(f"{kind}/")]
 
     def filled(self, file: str) -> dict[str, Any]:
-        """A card with what its bases say.
+        """Read a card, with the values of its bases filled in.
 
         Raises:
             ParamsError: it is empty or no YAML, or a base cannot be had.
@@ -86,7 +86,7 @@ class Library:
         return self._fill(file, ())[0]
 
     def where(self, file: str, keys: Keys) -> str:
-        """The file and line in which keys of a filled-in card stand; the card's own file where they stand nowhere."""
+        """Locate the file and line of keys of a filled-in card; the card's own file where they stand nowhere."""
         found = self._fill(file, ())[1].get(keys)
         if found is None:
             return str(self.path(file))
@@ -95,7 +95,7 @@ class Library:
         return f"{self.path(found[0])}, line {line}{of}"
 
     def misnamed(self) -> list[str]:
-        """What is wrong with the files' names, in words."""
+        """Problems with the files' names, in words."""
         folders = [
             entry for entry in sorted(self.folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")
         ]
@@ -202,7 +202,7 @@ class Library:
 
 @cache
 def adapter_of(card: Any) -> TypeAdapter[Any]:
-    """What checks a type of card."""
+    """The pydantic validator of a type of card."""
     return TypeAdapter(card)
 
 

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, by the keys that a person wrote, with what is allowed there."""
+"""Readable validation errors: pydantic's findings by the keys that a person wrote, with what is allowed there."""
 
 from __future__ import annotations
 

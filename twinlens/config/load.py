@@ -97,7 +97,7 @@ def _leaves(card: Any) -> list[tuple[str, Any]]:
 
 
 def stamp(path: str | Path = "params.yaml") -> tuple[tuple[str, int, int], ...]:
-    """What changes when params.yaml or a card does."""
+    """State of params.yaml and the cards that changes when any of them does."""
     folders = [Path(path).parent / "cards" / kind for kind in KINDS]
     files = [Path(path), *(Path(entry) for folder in folders if folder.is_dir() for entry in os.scandir(folder))]
     stats = [(str(file), file.stat()) for file in files if file.exists()]

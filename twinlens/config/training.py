@@ -1,4 +1,4 @@
-"""Recipes: what a card that learns says of its training.
+"""Training recipes, as cards give them.
 
 A recipe decides the weights: the same recipe on the same pictures gives the same ones. The fields'
 defaults are what a new card should start from; the cards of the source projects say what those did.
@@ -17,7 +17,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Recipe(Card):
-    """What every training has: batches, optimiser, schedule and seed."""
+    """Fields of every training: batches, optimiser, schedule and seed."""
 
     epochs: PositiveInt
     batch_size: Annotated[int, Field(ge=2)]
@@ -55,7 +55,7 @@ class CaptioningRecipe(Recipe):
 
 
 class PairRecipe(Recipe):
-    """Pictures and their captions brought together in one space; `training.losses` has the objectives.
+    """Contrastive training of pictures and their captions in one space; `training.losses` has the objectives.
 
     * `clip`: symmetric InfoNCE over the batch;
     * `siglip`: a sigmoid for every pair of the batch;
@@ -74,7 +74,7 @@ class PairRecipe(Recipe):
 
 
 class TowerRecipe(PairRecipe):
-    """Both towers of a joint model are trained, from nothing or from pretrained weights."""
+    """Training of both towers of a joint model, from nothing or from pretrained weights."""
 
     caption_tokens: Annotated[int, Field(ge=3)] | None = None  # captions are cut there while training
     freeze: Literal["image", "text"] | None = None  # a tower that keeps its weights
@@ -102,13 +102,13 @@ class Heads(Card):
 
 
 class HeadsRecipe(PairRecipe):
-    """Heads are trained on the vectors of towers that stay as they are."""
+    """Training of heads on the vectors of towers that stay as they are."""
 
     heads: Heads
 
     @property
     def by_length(self) -> bool:
-        """Whether it matters to what is learnt how long the vectors are, and not only where they point."""
+        """Whether the vectors' lengths matter to what is learnt, and not only their directions."""
         distances = self.objective in ("margin", "triplet") and self.distance != "cosine"
         return distances and not self.heads.unit_length
 

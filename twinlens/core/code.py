@@ -28,7 +28,7 @@ def decides(file: Path) -> bool:
 
 
 def imported_by(source: str) -> set[str]:
-    """Dotted names that a module imports, at any depth, as they stand: of a name from a module both are given."""
+    """List the dotted names that a module imports, at any depth; for a name from a module both are given."""
     found: set[str] = set()
     for node in ast.walk(_parsed(source)):
         if isinstance(node, ast.Import):
@@ -39,7 +39,7 @@ def imported_by(source: str) -> set[str]:
 
 
 def reached_from(*modules: str, root: Path = PACKAGE) -> set[Path]:
-    """Files of the package that some of its modules import, directly or not, themselves and their packages included.
+    """Find the package's files that some modules import, directly or not, themselves and their packages included.
 
     The package's own `__init__.py` is left out: it hands over names that live elsewhere.
 
@@ -66,7 +66,7 @@ def reached_from(*modules: str, root: Path = PACKAGE) -> set[Path]:
 
 
 def code_digest(*modules: str, root: Path = PACKAGE) -> str:
-    """A digest of the code that decides what some modules make; raises as `reached_from` does."""
+    """Digest the code that decides what some modules make; raises as `reached_from` does."""
     files = sorted(file for file in reached_from(*modules, root=root) if decides(file))
     outlines = (outline((root / file).read_text(encoding="utf-8")) for file in files)
     return digest(text for pair in zip(map(Path.as_posix, files), outlines, strict=True) for text in pair)
@@ -74,7 +74,7 @@ def code_digest(*modules: str, root: Path = PACKAGE) -> str:
 
 @lru_cache(maxsize=512)
 def outline(source: str) -> str:
-    """What a module does, as text: without comments, docstrings, and the words of errors and of the log.
+    """Reduce a module to what it does, as text: without comments, docstrings, and the words of errors and the log.
 
     The same for every version of Python that reads the same syntax: `ast.dump` and `ast.unparse` are not.
     """

@@ -1,4 +1,4 @@
-"""Files from elsewhere: resumed where they broke off, checked, and never taken for whole when they are not.
+"""Downloads: resumed where they broke off, checked, and never taken for whole when they are not.
 
 A download goes to `<name>.part`; only when its size and digest are right does it take its name. A
 second run goes on where the first stopped, so a broken connection costs what was lost and no more.
@@ -36,7 +36,7 @@ RETRIED = {408, 425, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file: its name, and what its publisher says of it."""
+    """A file to download: its name, and what its publisher says of it."""
 
     name: str
     size: int | None = None

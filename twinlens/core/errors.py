@@ -1,4 +1,4 @@
-"""The errors a user can mend: they end a stage with one readable message and no traceback."""
+"""Errors that a user can mend: they end a stage with one readable message and no traceback."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ExtraError(TwinLensError):
 
 @contextmanager
 def needing(extra: str, use: str) -> Iterator[None]:
-    """Around the import of what an extra brings: where it is not installed, one message says which extra it is of.
+    """Guard the import of what an extra brings: where it is not installed, one message names the extra.
 
     Args:
         extra: a key of `optional-dependencies` in pyproject.toml.
@@ -54,7 +54,7 @@ def needing(extra: str, use: str) -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A phrase that points from a wrong name to the right one, for use at the end of a message."""
+    """Suggest the right name for a wrong one, as a phrase for the end of a message."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     if close:

@@ -44,7 +44,7 @@ class Probe:
         return CLOSE["float32" if self.exact else "other"]
 
     def through(self, change: Callable[[Rows], Rows]) -> Probe:
-        """The same inputs, their vectors changed as the stored ones were."""
+        """The probe of the same inputs, its vectors changed as the stored ones were."""
         beside = change(self.beside) if len(self.beside) else self.beside
         return replace(self, alone=change(self.alone), beside=beside)
 
@@ -65,5 +65,5 @@ class Probe:
 
 
 def chosen(count: int) -> list[int]:
-    """Rows to probe, evenly spread."""
+    """Choose rows to probe, evenly spread."""
     return sorted({int(row) for row in np.linspace(0, count - 1, min(COUNT, count))})

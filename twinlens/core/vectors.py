@@ -26,7 +26,7 @@ class Vectors:
 
 
 def read_vectors(folder: Path, name: str) -> Vectors:
-    """The vectors of one source, mapped rather than read.
+    """Open the vectors of one source, mapped rather than read.
 
     Raises:
         DataError: they are not there, or there are not as many as ids.

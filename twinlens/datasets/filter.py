@@ -1,4 +1,4 @@
-"""Which pictures and captions of a dataset are kept: pure rules on rows, every drop with its reason."""
+"""Filter rules for pictures and captions: pure functions on rows, every drop with its reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twinlens.datasets.annotations import SPLITS, Annotations, Drop, RawCaption,
 
 
 def resplit(annotations: Annotations, val: float, test: float, seed: int) -> Annotations:
-    """The same pictures in splits drawn anew: `val` and `test` are shares of all, `train` the rest.
+    """Draw the splits of the pictures anew: `val` and `test` are shares of all, `train` the rest.
 
     A picture's split depends on its id and the seed alone, so it stays when others come or go. All
     captions of a picture are on its side.
@@ -164,5 +164,5 @@ def is_unicode(text: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """The text with its broken bytes shown as such."""
+    """Show a text's broken bytes as such."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

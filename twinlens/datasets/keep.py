@@ -1,4 +1,4 @@
-"""Which pictures of the pool are kept where a card says `keep`, and how that choice compares with what is known.
+"""Selection of the pool's pictures by a card's `keep`, and its agreement with what is known.
 
 Pure rules: the probabilities come from `classifying`, the published ids from a file.
 """
@@ -20,7 +20,7 @@ RULE = "keep"
 
 
 def decided(annotations: Annotations, pool: Pool) -> list[RawImage]:
-    """The pictures that a card's `keep` is about: those of the pool that are no distractors."""
+    """Select the pictures that a card's `keep` is about: those of the pool that are no distractors."""
     return [i for i in annotations.images if not i.distractor and pool in ("all", i.split)]
 
 
@@ -86,7 +86,7 @@ def _reason(image: RawImage, keep: Keep, shares: Mapping[str, float], listed: se
 
 
 def agreement(kept: set[str], wanted: set[str]) -> dict[str, float]:
-    """Precision and recall of what was kept against what the labels say should be."""
+    """Compute precision and recall of what was kept against what the labels say should be."""
     both = len(kept & wanted)
     return {
         "wanted": len(wanted),
@@ -99,7 +99,7 @@ def agreement(kept: set[str], wanted: set[str]) -> dict[str, float]:
 
 
 def overlap(kept: set[str], published: set[str], here: set[str]) -> dict[str, float]:
-    """How far a choice is the published one; a sample is compared over the pictures that it has."""
+    """Measure the overlap of a choice with the published one; a sample is compared over the pictures that it has."""
     both, either = len(kept & published), len(kept | (published & here))
     return {
         "published": len(published),
@@ -112,7 +112,7 @@ def overlap(kept: set[str], published: set[str], here: set[str]) -> dict[str, fl
 
 
 def read_qrels(path: Path) -> set[str]:
-    """The ids of the pictures that a qrels file calls relevant, without their endings.
+    """Read the ids of the pictures that a qrels file calls relevant, without their endings.
 
     Raises:
         FetchError: the file is not there.

@@ -1,4 +1,4 @@
-"""Lists of pictures that a card's `keep` names: copied beside what was downloaded, so that DVC knows their content.
+"""Picture lists that a card's `keep` names: copied beside what was downloaded, so that DVC knows their content.
 
 `download` takes the copies and notes their SHA-256; `filter` reads the copies and nothing else, so a
 machine that pulled them needs no list of its own. A list that is another one now is refused.
@@ -49,7 +49,7 @@ def record(keep: Keep | None, raw: Path) -> None:
 
 
 def recorded(keep: Keep, raw: Path, dataset: str) -> dict[str, set[str]]:
-    """The ids of every list that the card names, from the copies.
+    """Read the ids of every list that the card names, from the copies.
 
     Raises:
         DataError: a list is not the recorded one any more, or was never recorded.

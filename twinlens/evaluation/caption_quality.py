@@ -1,4 +1,4 @@
-"""How well generated captions name the objects that a picture's labels list."""
+"""Object coverage of generated captions: the labels of a picture that its caption names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WORD = re.compile(r"[^\W_]+")
 
 
 def named_labels(text: str, labels: list[str]) -> set[str]:
-    """The labels whose words stand in the text, side by side and in order, in the singular or with an s."""
+    """Find the labels whose words stand in the text, side by side and in order, in the singular or with an s."""
     words = WORD.findall(text.lower())
     found = set()
     for label in labels:

@@ -1,4 +1,4 @@
-"""Which differences between experiments are real: paired, by cluster, corrected for how many are looked at.
+"""Significance tests between experiments: paired, by cluster, corrected for multiple comparisons.
 
 Two experiments over the same queries are compared query by query. The test flips the sign of a whole
 cluster's differences (the queries of one picture) at random: were the experiments
@@ -53,7 +53,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """In words: who is better, or that no difference was shown."""
+        """The verdict in words: who is better, or that no difference was shown."""
         if self.p_holm >= ALPHA:
             return "no difference"
         return f"{self.second if self.effect > 0 else self.first} is better"
@@ -66,7 +66,7 @@ class Difference:
 def compare(
     experiments: Sequence[Experiment], measures: Sequence[str], *, retrievers: Sequence[str] = (), seed: int = 0
 ) -> list[Difference]:
-    """All pairs of experiments, over every task and retriever that both have.
+    """Compare all pairs of experiments, over every task and retriever that both have.
 
     Args:
         experiments: two or more, over the same queries and items.
@@ -128,7 +128,7 @@ def check_same_pools(first: Experiment, second: Experiment) -> None:
 
 
 def first_difference(first: Experiment, second: Experiment, task: str) -> str:
-    """The first query that is not the same, in words."""
+    """Describe the first query that is not the same."""
     tables = []
     for experiment in (first, second):
         retriever = next(name for of_task, name in experiment.runs if of_task == task)
@@ -210,7 +210,7 @@ def _sign_bits(clusters: int, flips: int, seed: int) -> Iterator[Float64[np.ndar
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number by Holm's step-down procedure (1979), in the order given."""
+    """Correct p-values for their number by Holm's step-down procedure (1979), in the order given."""
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(order), 0, -1)
     corrected = np.maximum.accumulate(np.array(p_values)[order] * factors).clip(max=1.0)
@@ -222,7 +222,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def most_changed(
     first: Experiment, second: Experiment, task: str, retriever: str, measure: str, count: int
 ) -> pl.DataFrame:
-    """The queries whose value changed most; among equals, those whose first hit moved furthest.
+    """Find the queries whose value changed most; among equals, those whose first hit moved furthest.
 
     Returns:
         `query_id`, `group`, the measure and the rank of the first hit in both, the largest change first.
@@ -252,7 +252,7 @@ class Changes:
 def changes(
     experiments: Sequence[Experiment], differences: Sequence[Difference], measure: str, count: int
 ) -> list[Changes]:
-    """For each comparison of `measure`, its `count` most changed queries."""
+    """Find the `count` most changed queries of each comparison of `measure`."""
     named = {experiment.name: experiment for experiment in experiments}
     return [
         Changes(

@@ -1,4 +1,4 @@
-"""What distractors cost: hit@k against how many of them are in the pool.
+"""Effect of distractors: hit@k against their number in the pool.
 
 A distractor is an item that no query is about. With n of the D distractors drawn at random, the
 first relevant item of a query keeps the rivals above it that are no distractors, and of the b
@@ -23,7 +23,7 @@ STEPS = (1, 2, 3, 6)  # 10, 20, 30, 60, 100, ...: holds the 2,000, 10,000 and 60
 
 
 def sizes(distractors: int) -> list[int]:
-    """How many distractors the curve is drawn at: none, a ladder, all."""
+    """Choose the numbers of distractors at which the curve is drawn: none, a ladder, all."""
     ladder = [step * 10**power for power in range(len(str(distractors))) for step in STEPS]
     return sorted({0, distractors, *(size for size in ladder if size < distractors)})
 
@@ -53,7 +53,7 @@ def expected_hit(
 
 
 def curve(ranked: Path, k: int) -> list[dict[str, Any]]:
-    """Rows of the plot: task, retriever, number of distractors, expected hit@k.
+    """Build the rows of the plot: task, retriever, number of distractors, expected hit@k.
 
     Args:
         ranked: folder of the `rank` stage; a task without distractors has one row.

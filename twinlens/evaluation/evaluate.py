@@ -1,4 +1,4 @@
-"""From runs to numbers: every measure of every query, their means, and the curves to plot.
+"""Measurement of runs: every measure of every query, their means, and the curves to plot.
 
 Nothing here knows a model or a vector; what is measured is what the runs say.
 """
@@ -40,7 +40,7 @@ from twinlens.retrieval.runs import read_run
 
 @dataclass
 class Results:
-    """What the `evaluate` stage found, by task and retriever."""
+    """Measurements of the `evaluate` stage, by task and retriever."""
 
     retrieval: dict[str, Any] = field(default_factory=dict)
     intervals: dict[str, Any] = field(default_factory=dict)
@@ -116,7 +116,7 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
 
 @dataclass(frozen=True)
 class Measured:
-    """One retriever on one task."""
+    """Measurements of one retriever on one task."""
 
     means: dict[str, float]
     as_published: dict[str, float]
@@ -175,7 +175,7 @@ def measure_columns(per_query: pl.DataFrame) -> list[str]:
 
 
 def intervals_of(per_query: pl.DataFrame, params: EvaluateParams, macro: bool) -> dict[str, Interval]:
-    """The 95 % interval of every mean that `measure_run` gives, those over groups too where `macro`."""
+    """Compute the 95 % interval of every mean that `measure_run` gives, those over groups too where `macro`."""
     clusters = cluster_codes(per_query["cluster"].to_list())
     names = measure_columns(per_query)
     values = per_query.select(names).to_numpy()

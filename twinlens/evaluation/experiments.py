@@ -22,7 +22,7 @@ class ExperimentError(TwinLensError):
 
 @dataclass(frozen=True)
 class Experiment:
-    """What one run of the pipeline measured.
+    """Measurements of one run of the pipeline.
 
     `open_table` is what reads `<task>/<retriever>.parquet`; tables are kept once read.
     """

@@ -1,4 +1,4 @@
-"""How sure a mean is: 95 % intervals by a bootstrap over clusters of queries.
+"""Cluster-bootstrap confidence intervals (95 %) of mean measures.
 
 Queries that share a picture (five captions of one photo) or a class rise and fall together, so what
 is drawn anew is the cluster, never the query (Davison and Hinkley 1997, section 3.8). The pool stays
@@ -55,12 +55,12 @@ ONE_CLUSTER = "one cluster: how clusters differ cannot be seen"
 
 
 def cluster_codes(names: list[str]) -> Int[np.ndarray, " queries"]:
-    """Clusters as numbers from 0, in the order of their names."""
+    """Number the clusters from 0, in the order of their names."""
     return np.unique(np.array(names, dtype=object).astype(str), return_inverse=True)[1]
 
 
 def resampled(clusters: int, resamples: int, seed: int) -> Iterator[Weights]:
-    """How often each cluster is drawn in each resample, a block of resamples at a time."""
+    """Draw clusters with replacement: the count of each cluster in each resample, a block of resamples at a time."""
     rng = np.random.default_rng(seed)
     step = max(1, BLOCK // clusters)
     for start in range(0, resamples, step):
@@ -80,7 +80,7 @@ def of_means(
     span: tuple[float, float] = (0.0, 1.0),
     macro: bool = False,
 ) -> list[Interval]:
-    """The interval of each column's mean.
+    """Compute the interval of each column's mean.
 
     Args:
         values: one column a measure.
@@ -111,7 +111,7 @@ def of_means(
 def of_median(
     ranks: Int[np.ndarray, " queries"], clusters: Int[np.ndarray, " queries"], *, resamples: int, seed: int
 ) -> Interval:
-    """The interval of the median over queries.
+    """Compute the interval of the median over queries.
 
     Args:
         ranks: whole numbers.

@@ -51,7 +51,7 @@ def check_sample(values: Mapping[str, Values], judged: Judged, queries: int, see
 
 
 def second_opinion(measure: Measure, one: Judged, k: int) -> float:
-    """The value of one query as the measure's referee has it.
+    """Compute the value of one query by the measure's referee.
 
     Raises:
         DataError: torchmetrics has no metric of the registered name.
@@ -78,18 +78,18 @@ def second_opinion(measure: Measure, one: Judged, k: int) -> float:
 
 
 def name_of(measure: Measure) -> str:
-    """What a measure's second opinion is called."""
+    """Name of a measure's second opinion."""
     referee = measure.referee
     return "torchmetrics" if isinstance(referee, Torchmetrics) else getattr(referee, "__name__", "its referee")
 
 
 def complete(found: np.ndarray, relevant: int) -> np.ndarray:
-    """A list's relevance with the relevant items that it lacks put at its end."""
+    """Append the relevant items that a list's relevance lacks to its end."""
     return np.concatenate([found, np.ones(relevant - int(found.sum()), dtype=bool)])
 
 
 def complete_gains(found: np.ndarray, ideal: np.ndarray) -> np.ndarray:
-    """A list's gains with those of the ideal list that it lacks put at its end."""
+    """Append the gains of the ideal list that a list's gains lack to their end."""
     wanted = ideal.astype(np.float32)  # as those of the list are
     lacking = Counter(wanted[wanted > 0].tolist()) - Counter(found[found > 0].tolist())
     return np.concatenate([found, np.array(sorted(lacking.elements(), reverse=True), dtype=np.float32)])

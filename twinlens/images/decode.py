@@ -1,4 +1,4 @@
-"""Decoding of pictures: bytes to upright RGB."""
+"""Image decoding: bytes to upright RGB."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def prepare_jpeg(
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself before its pixels are read."""
+    """Facts that a file gives of itself before its pixels are read."""
 
     format: str
     width: int

@@ -1,4 +1,4 @@
-"""What a picture would cost to decode, told from its file before a pixel is: no limit on pixels bounds that.
+"""Decoding cost of a picture, estimated from its file before any pixel: no limit on pixels bounds that.
 
 PIL goes through headers in Python, byte by byte in places, and reads every entry of a directory (TIFF's and EXIF's)
 on its own, also where a thousand of them name the same megabyte. So headers are gone through here first, as PIL does
@@ -56,7 +56,7 @@ class _CostlyError(Exception):
 
 
 def too_costly(raw: bytes) -> str | None:
-    """Why a picture should not be decoded: it would take minutes. Nothing where it takes seconds, or is none."""
+    """Reason not to decode a picture: it would take minutes. None where it takes seconds, or is no picture."""
     check = next((check for starts, check in CHECKS if starts.match(raw)), None)
     try:
         if check is not None:

@@ -25,7 +25,7 @@ from twinlens.images.transforms import ahead, resize, to_numpy, to_tensor
 
 @dataclass(frozen=True)
 class Resized:
-    """What became of the pictures."""
+    """Outcome of resizing the pictures."""
 
     index: pl.DataFrame  # table INDEX
     hashes: pl.DataFrame  # table HASHES
@@ -109,6 +109,6 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
 
 
 def hash_of(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """The perceptual hash, shrunk by our own resize first: a quarter of the time of PIL's, the same bits or nearly."""
+    """Compute the perceptual hash, shrunk by our own resize first: a quarter of PIL's time, the same bits or nearly."""
     small = to_numpy(resize(to_tensor(picture), HASHED_PX, HASHED_PX))
     return perceptual_hash(np.ascontiguousarray(small))

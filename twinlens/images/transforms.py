@@ -1,4 +1,4 @@
-"""Pictures as bytes and as pixels: opening what people really have, and the transform models want.
+"""Image transforms: pixels from bytes, in the size and form that models read.
 
 Two jobs, both on uint8 pixels, because that is where the time goes: a float path through PIL costs
 twice as much and ends within one grey level of the same picture.
@@ -31,7 +31,7 @@ Interpolation = Literal["bicubic", "bilinear"]
 
 @dataclass(frozen=True)
 class PixelSpec:
-    """What a model reads: the picture's size and how a picture is brought to it.
+    """Pixel specification of a model: the picture's size and how a picture is brought to it.
 
     * `shortest`: the shorter side is scaled to `resize_px`, then the middle is cropped (CLIP, most of timm).
     * `squash`: both sides are scaled to the size, whatever the shape (SigLIP, BLIP, some of timm).
@@ -60,7 +60,7 @@ def to_numpy(picture: UInt8[torch.Tensor, "3 height width"]) -> UInt8[np.ndarray
 
 
 def scaled(height: int, width: int, shorter_px: int) -> tuple[int, int]:
-    """Height and width when the shorter side becomes `shorter_px` (the longer is rounded down, as torchvision does)."""
+    """Compute height and width for a shorter side of `shorter_px` (the longer rounded down, as torchvision does)."""
     if height <= width:
         return shorter_px, int(shorter_px * width / height)
     return int(shorter_px * height / width), shorter_px
@@ -121,7 +121,7 @@ def decode_and_fit(jpeg: bytes, spec: PixelSpec) -> UInt8[torch.Tensor, "3 heigh
 
 
 def batch_pixels(jpegs: Sequence[bytes], spec: PixelSpec) -> UInt8[torch.Tensor, "images 3 height width"]:
-    """A batch as one block of memory."""
+    """Stack a batch into one block of memory."""
     batch = torch.empty((len(jpegs), 3, spec.height, spec.width), dtype=torch.uint8)
     for i, jpeg in enumerate(jpegs):
         batch[i] = decode_and_fit(jpeg, spec)
@@ -135,7 +135,7 @@ R = TypeVar("R")
 
 
 def ahead(work: Callable[[T], R], tasks: Iterable[T], threads: int, waiting: int | None = None) -> Iterator[R]:
-    """Results of `work` in order, worked out by threads a little ahead of the caller.
+    """Iterate over the results of `work` in order, computed by threads a little ahead of the caller.
 
     Decoding and resizing leave the interpreter's lock, so threads suffice; measured on two cores,
     worker processes cost more than they give. At most `waiting` results are held (twice the threads

@@ -1,4 +1,4 @@
-"""Building: the pool as files that are searched, in a folder named by what it holds."""
+"""Index building: the pool as searchable files, in a folder named by its content."""
 
 from __future__ import annotations
 

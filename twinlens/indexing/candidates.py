@@ -24,7 +24,7 @@ REFINE = 4  # an approximate search looks at this many times the wanted candidat
 
 
 def refuse_without_lancedb() -> None:
-    """Ask for the library before an hour's work rather than after.
+    """Check for the library before an hour's work rather than after.
 
     Raises:
         ExtraError: it is not installed.
@@ -66,7 +66,7 @@ def open_candidates(folder: Path) -> Table:
 def near(
     table: Table, space: str, vector: Float32[np.ndarray, " dim"], count: int, params: SearchParams
 ) -> Int[np.ndarray, " candidates"]:
-    """Rows that are probably the nearest, about so many."""
+    """Find about `count` rows that are probably the nearest."""
     found = (
         table.search(vector, vector_column_name=space)
         .distance_type("dot")

@@ -1,4 +1,4 @@
-"""One opened index: nearest vectors, BM25, and what is known of a picture."""
+"""An opened index: nearest vectors, BM25, and the records of pictures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Ranked = tuple[Int[np.ndarray, " found"], Float32[np.ndarray, " found"]]  # item
 
 @dataclass(frozen=True)
 class Leg:
-    """One side of a query by vector: an item's score is the sum over the legs of weight times inner product."""
+    """One weighted vector of a query: an item's score is the sum over the legs of weight times inner product."""
 
     space: str  # IMAGE_VECTOR or CAPTION_VECTOR
     vector: Float32[np.ndarray, " dim"]  # unit
@@ -216,7 +216,7 @@ class Index:
         return rows[0, :depth], ordered[0, :depth]
 
     def pictures(self, rows: Sequence[int] | np.ndarray) -> list[Picture]:
-        """What is known of some pictures, in the order given."""
+        """Read the records of some pictures, in the order given."""
         return [
             Picture(
                 image_id=one["image_id"],

@@ -29,7 +29,7 @@ PUBLISHED = "published"  # folder of the manifests last published, for the while
 
 @dataclass(frozen=True)
 class Manifest:
-    """Which table answers for a dataset, a model and a captioner, and what it was made of."""
+    """Name of the table that answers for a dataset, a model and a captioner, and what it was made of."""
 
     key: str  # of the table's content
     dataset: str
@@ -64,7 +64,7 @@ class Manifest:
 
     @property
     def folder(self) -> Path:
-        """Where the table lies, if it was built on this machine."""
+        """Folder of the table, if it was built on this machine."""
         return paths.index_tables() / self.key
 
 
@@ -80,12 +80,12 @@ def write_at_once(path: Path, text: str) -> None:
 
 
 def published(dataset: str, model: str, captioner: str) -> Path:
-    """A copy of the manifest outside DVC's reach: DVC removes a stage's output before the stage makes it anew."""
+    """Path of a copy of the manifest that DVC leaves alone: DVC removes an output before its stage makes it anew."""
     return paths.index_tables() / PUBLISHED / dataset / model / f"{captioner}.json"
 
 
 def named_keys() -> set[str]:
-    """Keys of all tables that some manifest names, of this workspace or of the main checkout.
+    """List the keys of all tables that some manifest names, of this workspace or of the main checkout.
 
     A manifest that is gone by the time it is read, or is none, names nothing: the table can be built anew.
     """
@@ -101,14 +101,14 @@ def named_keys() -> set[str]:
 
 
 def vector_files(dataset: str, model: str) -> list[Path]:
-    """The files of data/embedded that an index is made of: those that are there."""
+    """List the files of data/embedded that an index is made of: those that are there."""
     folder = paths.embedded(dataset, model)
     wanted = (folder / f"{name}{ending}" for name in FILES for ending in (".npy", ".parquet"))
     return [file for file in wanted if file.exists()]
 
 
 def digests(files: Iterable[Path], memory: Path | None = None) -> dict[str, str]:
-    """The SHA-256 of each file, by name.
+    """Compute the SHA-256 of each file, by name.
 
     Args:
         files: names must differ.

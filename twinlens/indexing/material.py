@@ -1,4 +1,4 @@
-"""What goes into the index, gathered from the outputs of the pipeline."""
+"""Content of the index, gathered from the outputs of the pipeline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Rows = Float32[np.ndarray, "pictures dim"]
 
 @dataclass(frozen=True)
 class Material:
-    """The pool's pictures, in its order."""
+    """Content of an index: the pool's pictures, in its order."""
 
     pool: pl.DataFrame  # image_id, shard, row, sha256
     captions: list[list[str]]  # human

@@ -1,4 +1,4 @@
-"""A query that was checked, and the weight that its words have unless it says otherwise."""
+"""Checked queries, and the default weight of their words."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Asked:
 
 
 def chosen_text_weight(params: Params, dataset: str, model: str) -> float:
-    """BM25's share of a weighted hybrid.
+    """Read BM25's share of a weighted hybrid.
 
     Returns:
         `search.text_weight`; where that is empty, the weight that `rank` chose on validation data for the same

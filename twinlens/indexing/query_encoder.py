@@ -1,4 +1,4 @@
-"""The towers that embed queries: those that embedded the index, loaded when the first query needs them."""
+"""Query encoder: the towers that embedded the index, loaded when the first query needs them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMED, LETTERS = 8, 40  # unknown words that a note names, and as much of each
 
 
 class Towers:
-    """A model as it embeds queries; safe to be used by several threads."""
+    """Encoder of queries by a model's towers; safe to be used by several threads."""
 
     def __init__(self, card: ModelCard, manifest: Manifest, device: str, command: str) -> None:
         self.card, self.manifest, self.device, self.command = card, manifest, device, command
@@ -50,7 +50,7 @@ class Towers:
         return self.card.shares_a_space
 
     def text(self, text: str) -> tuple[Vector, list[str]]:
-        """The unit vector of a text, and notes where the tower cannot read it to its end or knows words of it not.
+        """The unit vector of a text, and notes where the tower cannot read to its end or does not know words of it.
 
         Words are looked up where the tower is read without its library: larger ones spell what they do not know.
         """

@@ -1,4 +1,4 @@
-"""From a query to vectors: what text, picture, liked and disliked items add up to."""
+"""Build query vectors from text, image and relevance feedback."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Embedded:
 
 
 def picture_space(index: Index) -> str:
-    """Where pictures, liked ones and learned weights search: by pixels, or by captions where a model has no pixels."""
+    """Space searched by pictures, liked items and learned weights: pixels, or captions where a model has no pixels."""
     return IMAGE_VECTOR if IMAGE_VECTOR in index.spaces else CAPTION_VECTOR
 
 
 def text_space(joint: bool) -> str:
-    """Where words search: among pictures, if the model puts both into one space, else among captions."""
+    """Space searched by words: pictures, if the model puts both into one space, else captions."""
     return IMAGE_VECTOR if joint else CAPTION_VECTOR
 
 
 def by_feedback(query: Embedded, index: Index, params: Params, joint: bool) -> list[Leg]:
-    """Sums of unit vectors; with liked or disliked items Rocchio's, by the weights of `category_search.standard`.
+    """Sum unit vectors; with liked or disliked items by Rocchio, with the weights of `category_search.standard`.
 
     In one space text and picture are added up before they search; in two each searches its own, and scores
     are added up with the same weights.
@@ -61,7 +61,7 @@ def by_feedback(query: Embedded, index: Index, params: Params, joint: bool) -> l
 
 
 def by_exemplars(query: Embedded, index: Index, params: Params, joint: bool) -> tuple[list[Leg], list[str]]:
-    """An exemplar SVM: liked items and the picture against disliked ones and negatives.
+    """Fit an exemplar SVM: liked items and the picture against disliked ones and negatives.
 
     Negatives are pictures that are never found, where the index has such (those of category search). Elsewhere a
     few of the pool's own stand in, which a note says: those among them that are wanted are pushed away.

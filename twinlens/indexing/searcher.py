@@ -1,4 +1,4 @@
-"""Searching: one query in, results out, by vectors, by words, by both, or by examples."""
+"""Searcher: one query in, results out, by vectors, by words, by both, or by examples."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Searcher:
             self.index.nearest([Leg(space, self.index.vectors(space, [0])[0])], 1, (), self.params.search)
 
     def picture(self, image_id: str) -> Picture:
-        """What is known of one picture.
+        """Read the record of one picture.
 
         Raises:
             QueryError: there is no such id; the message has the nearest ones.

@@ -31,7 +31,7 @@ AWAY = "the index is being built anew, or was removed: the one that was opened b
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """What changes when a file does; nothing while there is none."""
+    """State of a file that changes when the file does; None while there is none."""
     try:
         stat = path.stat()
     except OSError:
@@ -77,7 +77,7 @@ class Kept:
         self._lock, self._opening = Lock(), Lock()
 
     def searcher(self, params: Params, dataset: str, model: str, captioner: str) -> Found:
-        """The searcher of an index, and what the asker should know of it.
+        """Open the searcher of an index, or reuse it; returns it and notes for the asker.
 
         It is opened anew when the index or the parameters change. Until it can be, the one that is open answers.
 

@@ -1,4 +1,4 @@
-"""Queries as people give them, brought to what can be searched for, or refused with a reason."""
+"""Validation of queries: brought to a form that can be searched for, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def clean_text(text: str | None) -> tuple[str | None, list[str]]:
-    """A text without control characters, its blanks single, cut where no model reads on; None for nothing.
+    """Clean a text: no control characters, single blanks, cut where no model reads on; None for nothing.
 
     Raises:
         QueryError: it is no text.
@@ -51,7 +51,7 @@ def clean_text(text: str | None) -> tuple[str | None, list[str]]:
 
 
 def read_image(image: Picture, limits: ResizeParams) -> tuple[bytes, list[str]]:
-    """A picture brought to what `resize` would have made of it, as JPEG bytes; with what had to be mended.
+    """Read a picture and bring it to what `resize` would make of it, as JPEG bytes; with what had to be mended.
 
     Args:
         image: a path, the bytes of a file, or an opened picture.
@@ -128,7 +128,7 @@ def _encoded(image: Image, limits: ResizeParams) -> bytes:
 
 
 def rows_of(ids: str | Iterable[str], row_of: Mapping[str, int]) -> list[int]:
-    """Rows of image ids, without repeats, in the order given.
+    """Look up the rows of image ids, without repeats, in the order given.
 
     Raises:
         QueryError: an id is not in the index; the message has the nearest ones. Or these are no ids.
@@ -145,7 +145,7 @@ def rows_of(ids: str | Iterable[str], row_of: Mapping[str, int]) -> list[int]:
 
 
 def known(value: str, names: Collection[str], what: str) -> str:
-    """The value, if it is one of the names.
+    """Check that a value is one of the names.
 
     Raises:
         QueryError: it is not, or no string at all; the message has the nearest one.
@@ -157,7 +157,7 @@ def known(value: str, names: Collection[str], what: str) -> str:
 
 
 def share(value: float, what: str) -> float:
-    """The value, if it is a share.
+    """Check that a value is a share.
 
     Raises:
         QueryError: it is not a number from 0 to 1.
@@ -168,7 +168,7 @@ def share(value: float, what: str) -> float:
 
 
 def count(value: int, what: str) -> int:
-    """The value, if it is a whole number from 1.
+    """Check that a value is a whole number from 1.
 
     Raises:
         QueryError: it is not.

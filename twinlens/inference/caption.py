@@ -20,7 +20,7 @@ PICTURES_PER_PART = 128  # what a killed run loses at most
 
 
 def default_batch(placement: Placement) -> int:
-    """A batch that suits the device."""
+    """Choose a batch size that suits the device."""
     return 32 if placement.device.type == "cpu" else 128
 
 
@@ -33,7 +33,7 @@ def caption_pictures(
     batch: int | None = None,
     decode_threads: int = 2,
 ) -> list[str]:
-    """One caption a picture, in the order of `rows`.
+    """Write one caption per picture, in the order of `rows`.
 
     Args:
         captioner: with its weights.

@@ -1,4 +1,4 @@
-"""How sure an ImageNet classifier is that a picture shows one of some classes: the sum of their probabilities.
+"""Confidence of an ImageNet classifier that a picture shows one of some classes: the sum of their probabilities.
 
 Pictures are read from the publisher's files as they are, before any resizing. Finished parts are
 kept, so a killed run goes on and another threshold classifies nothing again.
@@ -40,7 +40,7 @@ def class_shares(
     raw: str,
     decode_threads: int = 2,
 ) -> Float64[np.ndarray, " files"]:
-    """For every picture the sum of the classifier's probabilities over `classes`; NaN where it cannot be opened.
+    """Sum the classifier's probabilities over `classes` for every picture; NaN where it cannot be opened.
 
     Args:
         pictures: bytes, or a reason where there are none, in the order of `files`.

@@ -1,4 +1,4 @@
-"""Every input of the tasks, embedded by whatever a card names: towers, towers with heads, and both before training."""
+"""Embedding of the tasks' inputs by a card's encoders: towers, towers with heads, and both before training."""
 
 from __future__ import annotations
 

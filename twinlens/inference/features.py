@@ -24,7 +24,7 @@ from twinlens.models.heads import Pairs
 
 
 class Features:
-    """What heads read: vectors of an image tower and of a text tower, or the words of texts one by one."""
+    """Inputs of heads: vectors of an image tower and of a text tower, or the words of texts one by one."""
 
     def __init__(self, image: TowerJob, text: TowerJob, words: bool) -> None:
         """Take two towers; `words` asks for the numbers of words in the text tower's table, for an LSTM."""
@@ -32,7 +32,7 @@ class Features:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides them."""
+        """Everything that decides these vectors."""
         return {"image": self.image.identity, "text": self.text.identity, "words": self.words}
 
     @cached_property
@@ -64,7 +64,7 @@ class Features:
 def features_of(
     card: ModelCard, weights: Mapping[str, Path], placement: Placement, compute: ComputeParams, cost: Cost
 ) -> Features:
-    """The features that a card's heads are trained on.
+    """Load the features that a card's heads are trained on.
 
     Args:
         card: an image tower, a text tower and a recipe with heads.
@@ -80,7 +80,7 @@ def features_of(
 
 
 class HeadedJob:
-    """Embeds by two towers and the heads on them that serve a direction, as `TowerJob` does by a tower."""
+    """Embedding job of two towers with heads that serve a direction, as `TowerJob` is of a tower."""
 
     def __init__(
         self, features: Features, pairs: Pairs, direction: str, placement: Placement, *, by_length: bool = False

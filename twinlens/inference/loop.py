@@ -33,7 +33,7 @@ TEXTS_PER_PART = 2048
 
 
 def default_batch(placement: Placement, texts: bool) -> int:
-    """A batch that suits the device: on CPUs small ones are as fast as large ones and pad less."""
+    """Choose a batch size that suits the device: on CPUs small ones are as fast as large ones and pad less."""
     if placement.device.type == "cpu":
         return 64 if texts else 32
     return 1024 if texts else 256
@@ -139,12 +139,12 @@ def is_complete(scratch: Scratch, count: int, per_part: int) -> bool:
 
 
 def finished(scratch: Scratch) -> Iterator[Float32[np.ndarray, "rows dim"]]:
-    """The vectors of all parts in order, as the tower gave them."""
+    """Iterate over the vectors of all parts in order, as the tower gave them."""
     return (np.load(file) for file in sorted(scratch.folder.glob("part-*.npy")))
 
 
 def joined(scratch: Scratch) -> Float32[np.ndarray, "rows dim"]:
-    """The vectors of all parts in memory, as the tower gave them."""
+    """Join the vectors of all parts in memory, as the tower gave them."""
     return np.concatenate(list(finished(scratch)))
 
 
@@ -163,7 +163,7 @@ def collect(scratch: Scratch, count: int, path: Path) -> int:
 
 
 def lengths(vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str] = ()) -> Float64[np.ndarray, " rows"]:
-    """The Euclidean length of every row.
+    """Compute the Euclidean length of every row.
 
     Args:
         vectors: one a row.

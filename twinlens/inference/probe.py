@@ -1,4 +1,4 @@
-"""Make probes: embed a few pictures or texts of a source again, one by one, as the tower gives them.
+"""Making of probes: a few pictures or texts of a source embedded again, one by one, as the tower gives them.
 
 Whoever stores a source's vectors brings its probe to unit length (or through a head) as well.
 """
@@ -24,7 +24,7 @@ SEARCHED = 256  # texts among which the longest that fits is looked for
 
 
 def of_pictures(encoder: ImageEncoder, shards: Path, pool: pl.DataFrame, placement: Placement) -> probes.Probe:
-    """Probes of pictures (`image_id`, `shard`, `row`, `sha256`)."""
+    """Embed probes of pictures (`image_id`, `shard`, `row`, `sha256`)."""
     rows = pool[probes.chosen(len(pool))]
     with torch.inference_mode():
         alone = [encoder.encode(batch_pixels([jpeg], encoder.pixels)) for _, jpeg in iter_pixels(shards, rows)]
@@ -36,7 +36,7 @@ def of_pictures(encoder: ImageEncoder, shards: Path, pool: pl.DataFrame, placeme
 
 
 def of_texts(encoder: TextEncoder, table: pl.DataFrame, placement: Placement) -> probes.Probe:
-    """Probes of texts (`id`, `text`)."""
+    """Embed probes of texts (`id`, `text`)."""
     rows = table[probes.chosen(len(table))]
     texts, ids = rows["text"].to_list(), rows["id"].to_list()
     longest = str(max(table["text"], key=len))
@@ -48,7 +48,7 @@ def of_texts(encoder: TextEncoder, table: pl.DataFrame, placement: Placement) ->
 
 
 def last_word(encoder: TextEncoder, texts: Sequence[str]) -> float:
-    """How far the vector of the longest text that fits moves without its last word: 1 - cosine, or NaN.
+    """Measure how the vector of the longest text that fits moves without its last word: 1 - cosine, or NaN.
 
     A text whose last word is no token to the tower (word vectors know only what is in their file) can tell nothing.
     """

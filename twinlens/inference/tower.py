@@ -1,4 +1,4 @@
-"""One tower at work on all that it can read, its vectors kept per tower rather than per card.
+"""Embedding job of one tower: resumable, its vectors kept per tower rather than per card.
 
 Two cards that share a tower, or one card under another captioner, find the finished vectors in the
 scratch folder, because the key says what decides them and nothing else.
@@ -62,7 +62,7 @@ class TowerJob:
 
     @cached_property
     def identity(self) -> dict[str, object]:
-        """What decides a vector, besides what is embedded."""
+        """Everything that decides a vector, besides its input."""
         return {
             "tower": self.tower.model_dump(mode="json", exclude=NOT_IDENTITY),
             "weights": identity(self.weights),
@@ -148,7 +148,7 @@ class TowerJob:
 
 
 def cut_short(name: str, scratch: Scratch, count: int) -> dict[str, int]:
-    """How many texts the tower could not read to their end, and (where there are any) not at all; said aloud."""
+    """Count, and log, the texts the tower could not read to their end, and (where there are any) not at all."""
     truncated, unknown = int(scratch.total("truncated")), int(scratch.total("unknown"))
     if truncated:
         log.info("%s: %s of %s texts are longer than the tower reads", name, f"{truncated:,}", f"{count:,}")

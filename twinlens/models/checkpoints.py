@@ -1,4 +1,4 @@
-"""The weights that a model's vectors are made with: those that `train` left, or those that it noted."""
+"""Checkpoints of a model: the weights that `train` left, or those that it noted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twinlens.models.weights import identity
 
 
 def weights_of(role: str, card: ModelCard, trained: Path) -> Path:
-    """Where a tower's weights are.
+    """Locate a tower's weights.
 
     Args:
         role: `joint`, `image` or `text`, one of `card.towers()`.
@@ -31,14 +31,14 @@ def weights_of(role: str, card: ModelCard, trained: Path) -> Path:
 
 
 def weights_before(role: str, card: ModelCard, trained: Path) -> Path:
-    """Where the weights are that a trained tower began with; raises as `weights_of` does."""
+    """Locate the weights that a trained tower began with; raises as `weights_of` does."""
     if card.from_nothing:
         return _there(trained / "untrained")
     return _pretrained(role, card, trained)
 
 
 def heads_of(trained: Path, before: bool = False) -> Path:
-    """The folder of a model's heads, or of what they were before training.
+    """Locate the folder of a model's heads, or of what they were before training.
 
     Raises:
         DataError: `train` has not run.
@@ -47,7 +47,7 @@ def heads_of(trained: Path, before: bool = False) -> Path:
 
 
 def weights_identity(card: ModelCard, trained: Path) -> dict[str, Any]:
-    """What identifies the weights of each tower, by role, and of `heads`: digests or a commit of the hub.
+    """Identify the weights of each tower, by role, and of `heads`: digests or a commit of the hub.
 
     Raises:
         DataError: `train` has not run.

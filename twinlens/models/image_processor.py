@@ -19,7 +19,7 @@ PLAIN = {
 
 
 def pixel_spec(processor: Any) -> PixelSpec:
-    """An image processor's settings as ours.
+    """Convert an image processor's settings to a pixel specification.
 
     Raises:
         DataError: it does something that is not known here.

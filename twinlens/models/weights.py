@@ -1,4 +1,4 @@
-"""Where a tower's weights are: in a file or folder the card names, or on the hub at a pinned revision."""
+"""Location of a tower's weights: a file or folder the card names, or the hub at a pinned revision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HIDDEN = re.compile(r"(^|/)\.")
 
 
 def local_checkpoint(card: Weights) -> Path | None:
-    """The file or folder that the card names as `checkpoint`, checked; None where it names none.
+    """Find the file or folder that the card names as `checkpoint`, checked; None where it names none.
 
     Raises:
         FetchError: it is not there.
@@ -77,7 +77,7 @@ def refuse_wordless(tokenizer: Any, path: Path) -> None:
 
 
 def hub_weights(repo: str, revision: str | None, weights: Sequence[str], others: list[str]) -> Path:
-    """A local copy of a hub repository, with the first kind of weights that it holds and no other.
+    """Fetch the first kind of weights that a hub repository holds, and no other, into a local folder.
 
     Args:
         repo: `owner/name`.
@@ -97,7 +97,7 @@ def hub_weights(repo: str, revision: str | None, weights: Sequence[str], others:
 
 
 def hub_folder(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """A local copy of the wanted files of a hub repository of weights, see `twinlens.core.hub`.
+    """Fetch the wanted files of a hub repository of weights into a local folder, see `twinlens.core.hub`.
 
     Raises:
         FetchError: the hub cannot be reached, has no such repository or wants its terms accepted.
@@ -108,7 +108,7 @@ def hub_folder(repo: str, revision: str | None, patterns: Sequence[str]) -> Path
 
 
 def identity(path: Path) -> dict[str, Any]:
-    """What identifies weights wherever they lie: the commit of a hub copy, the SHA-256 of anything else."""
+    """Identify weights wherever they lie: the commit of a hub copy, the SHA-256 of anything else."""
     if hub_copy := HUB_COPY.search(path.as_posix()):
         return {"commit": hub_copy["commit"], "file": hub_copy["file"] or ""}
     if path.is_file():

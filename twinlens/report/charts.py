@@ -1,4 +1,4 @@
-"""Charts as inline SVG: they take the page's colours, so that they are legible in the dark and in print.
+"""Charts as inline SVG, in the page's colours, so that they are legible in the dark and in print.
 
 A series is told by its marker and its dashes as well as by its colour; the colours are those of Okabe
 and Ito (2008), which colour-blind readers tell apart. The eighth has the first one's colour again, with
@@ -42,7 +42,7 @@ class Bar:
 
 
 def marker(number: int, x: float, y: float, size: float = 4.0) -> Markup:
-    """One of seven shapes, filled with the colour of the series."""
+    """Draw one of seven shapes, filled with the colour of the series."""
     s, d, at = size, 1.4 * size, f"M{x:.1f} {y:.1f}"
     shapes = (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{s}"/>',
@@ -62,7 +62,7 @@ def _style(number: int) -> int:
 
 
 def lines(series: Sequence[Series], x_label: str, y_label: str, title: str, *, from_zero: bool = False) -> Markup:
-    """Curves over a logarithmic x axis, y from 0 to 1; `from_zero`, x begins at 0 and not at 1."""
+    """Draw curves over a logarithmic x axis, y from 0 to 1; `from_zero`, x begins at 0 and not at 1."""
     log = math.log1p if from_zero else math.log
     largest = max((x for s in series for x, _ in s.points), default=1.0)
     across = _scale(log(largest) if largest > 1 else 1.0, LEFT, WIDTH - RIGHT)
@@ -84,7 +84,7 @@ def lines(series: Sequence[Series], x_label: str, y_label: str, title: str, *, f
 
 
 def scatter(points: Sequence[Series], x_label: str, y_label: str, title: str) -> Markup:
-    """Quality against cost, one point a series, with the frontier: the points that no other beats in both."""
+    """Draw quality against cost, one point per series, with the frontier: the points that no other beats in both."""
     places = [(s, *s.points[0]) for s in points if s.points and s.points[0][0] > 0]
     if not places:
         return Markup("")
@@ -109,7 +109,7 @@ def scatter(points: Sequence[Series], x_label: str, y_label: str, title: str) ->
 
 
 def forest(bars: Sequence[Bar], title: str, chance: float | None = None) -> Markup:
-    """Means with their intervals, one below the other, from 0 to 1."""
+    """Draw means with their intervals, one below the other, from 0 to 1."""
     left, row = 190, 24
     height = 16 + row * len(bars) + BOTTOM
     across = _scale(1.0, left, WIDTH + 120 - RIGHT)
@@ -125,7 +125,7 @@ def forest(bars: Sequence[Bar], title: str, chance: float | None = None) -> Mark
 
 
 def effects(bars: Sequence[Bar], title: str) -> Markup:
-    """Differences with their intervals about a line at zero; the scale is as wide as they are."""
+    """Draw differences with their intervals about a line at zero; the scale is as wide as they are."""
     left, row, width = 290, 24, WIDTH + 300
     height = 16 + row * len(bars) + BOTTOM
     reach = max((abs(v) for b in bars for v in (b.mean, b.low, b.high) if v is not None), default=0.0) or 0.01
@@ -156,7 +156,7 @@ def _rows(bars: Sequence[Bar], across: Callable[[float], float], left: int, row:
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points (cost, quality) that no other point beats in both, cheapest first."""
+    """Find the points (cost, quality) that no other point beats in both, cheapest first."""
     best: list[tuple[float, float]] = []
     for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
         if not best or quality > best[-1][1]:

@@ -17,7 +17,7 @@ REAL, NONE = 4, 0  # markers of a difference that is real, and of one that is no
 
 
 def render(experiments: Sequence[Experiment], found: Sequence[Difference], changed: Sequence[Changes]) -> str:
-    """The page as HTML; everything that comes from data is escaped.
+    """Render the page as HTML; everything that comes from data is escaped.
 
     Args:
         experiments: those that were compared.
@@ -34,7 +34,7 @@ def render(experiments: Sequence[Experiment], found: Sequence[Difference], chang
 
 
 def side_by_side(experiments: Sequence[Experiment], found: Sequence[Difference]) -> list[dict[str, Any]]:
-    """By task: a row for each retriever and measure that was compared, a cell for each experiment."""
+    """Tabulate each task: a row for each retriever and measure that was compared, a cell for each experiment."""
     rows = dict.fromkeys((d.task, d.retriever, d.measure) for d in found)
     tasks: list[dict[str, Any]] = []
     pools = experiments[0].pools

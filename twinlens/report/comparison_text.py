@@ -1,4 +1,4 @@
-"""A comparison in words: for a terminal, for a README, for a program."""
+"""Comparison as text: for a terminal, for a README, for a program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEADER = ["task", "searched by", "measure", "first", "second", "effect", "95 % i
 
 
 def written(found: Sequence[Difference], queries: Sequence[Changes], form: str) -> str:
-    """The comparison as `table`, `markdown` or `json`."""
+    """Format the comparison as `table`, `markdown` or `json`."""
     if form == "json":
         return as_json(found, queries)
     plain = form == "table"
@@ -34,7 +34,7 @@ def written(found: Sequence[Difference], queries: Sequence[Changes], form: str) 
 
 
 def as_json(found: Sequence[Difference], queries: Sequence[Changes]) -> str:
-    """For programs: one object with `differences` and `changed`."""
+    """Format the comparison for programs: one object with `differences` and `changed`."""
     changed = [
         {key: value for key, value in vars(c).items() if key != "queries"} | {"queries": c.queries.to_dicts()}
         for c in queries

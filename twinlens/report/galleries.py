@@ -22,7 +22,7 @@ KINDS = ("best", "typical", "worst")
 
 @dataclass(frozen=True)
 class Picture:
-    """What is known of one picture, besides its pixels."""
+    """Record of one picture, besides its pixels."""
 
     image_id: str
     labels: str
@@ -92,12 +92,12 @@ class Album:
         return cls(pictures, texts, dict(captions.select("caption_id", "image_id").iter_rows()))
 
     def picture(self, key: str) -> Picture:
-        """By the id of a picture or of one of its captions."""
+        """Look up a picture by its id or the id of one of its captions."""
         return self.pictures[self.image_of.get(key, key)]
 
 
 def choose(values: pl.DataFrame, measure: str, count: int) -> dict[str, list[int]]:
-    """Rows of the best, typical and worst queries.
+    """Choose the rows of the best, typical and worst queries.
 
     Best and worst are by the measure, then by the rank of the first hit; typical ones have the measure and
     the rank nearest to the median query's. Among equals the choice is by a digest of the id, so that it is
@@ -119,7 +119,7 @@ def choose(values: pl.DataFrame, measure: str, count: int) -> dict[str, list[int
 
 
 def make(pool: Pool, retriever: str, values: pl.DataFrame, album: Album, measure: str, params: ReportParams) -> Gallery:
-    """The gallery of one run; `values` are its queries' measures."""
+    """Make the gallery of one run; `values` are its queries' measures."""
     chosen = choose(values, measure, params.queries)
     wanted = sorted({row for rows in chosen.values() for row in rows})
     queries, items = pool.queries["query_id"].to_list(), pool.items["item_id"].to_list()
@@ -152,7 +152,7 @@ def make(pool: Pool, retriever: str, values: pl.DataFrame, album: Album, measure
 
 
 def thumbnails(image_ids: Iterable[str], groups: pl.DataFrame, shards: Path, side_px: int) -> dict[str, str]:
-    """Small JPEGs as data URIs, by image id."""
+    """Make small JPEGs as data URIs, by image id."""
     wanted = groups.filter(pl.col("image_id").is_in(sorted(set(image_ids)))).sort("shard", "row")
     return {
         image_id: "data:image/jpeg;base64," + base64.b64encode(thumbnail(jpeg, side_px)).decode("ascii")

@@ -1,4 +1,4 @@
-"""Where errors come from: of the queries whose first item is wrong, what that item was."""
+"""Error analysis: the kind of wrong first item of every query that has one."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Mistakes:
 def of_run(
     pool: Pool, retriever: str, values: pl.DataFrame, album: Album, copies: Copies, parts: Mapping[str, str]
 ) -> Mistakes:
-    """Sort out the wrong first items of a run.
+    """Count the wrong first items of a run by cause.
 
     Args:
         pool: of the task.
@@ -125,12 +125,12 @@ def of_run(
 
 
 def from_part(part: str) -> str:
-    """The cause that a part of a composed dataset is."""
+    """Name the cause that a part of a composed dataset is."""
     return f"comes from the part {part}"
 
 
 def listed(runs: Sequence[Mistakes], parts: Mapping[str, str]) -> list[str]:
-    """The causes that any of these runs has, in their order, parts after distractors."""
+    """List the causes that any of these runs has, in their order, parts after distractors."""
     named = [from_part(part) for part in sorted(set(parts.values()))]
     place = CAUSES.index(DISTRACTOR) + 1
     return [c for c in (*CAUSES[:place], *named, *CAUSES[place:]) if any(run.causes.get(c) for run in runs)]

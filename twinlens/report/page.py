@@ -1,4 +1,4 @@
-"""The page: everything the pipeline knows of one experiment, gathered and rendered."""
+"""The report page: everything the pipeline knows of one experiment, gathered and rendered."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CATEGORIES = 40  # at most, the most frequent
 
 @dataclass(frozen=True)
 class Sources:
-    """What the report reads, as the stages left it."""
+    """Data of the report, as the stages left them."""
 
     names: dict[str, str]  # dataset, model, captioner
     cards: dict[str, dict[str, Any]]
@@ -64,7 +64,7 @@ class Sources:
 
 
 def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[str, str]) -> str:
-    """The page as HTML; everything that comes from data is escaped."""
+    """Render the page as HTML; everything that comes from data is escaped."""
     numbers = numbering(sources)
     copies = mistakes.Copies.of(sources.duplicates)
     order = [pool.name for pool in sources.pools]
@@ -100,7 +100,7 @@ def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[st
 
 
 def numbering(sources: Sources) -> dict[str, int]:
-    """One colour, marker and dash for each retriever, the same all over the page."""
+    """Number the retrievers: one colour, marker and dash for each, the same all over the page."""
     fed = {name: len(pool.told(name)["inputs"]) for pool in sources.pools for name in pool.retrievers}
     return {name: number for number, name in enumerate(sorted(fed, key=lambda name: (fed[name] > 1, name)))}
 
@@ -110,7 +110,7 @@ def _main(sources: Sources, task: str, retriever: str) -> float:
 
 
 def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[str, Any]:
-    """Tables and charts of one task, best retriever first."""
+    """Build tables and charts of one task, best retriever first."""
     k, results = sources.k, sources.metrics["retrieval"][pool.name]
     intervals = sources.metrics["intervals"][pool.name]
     best_first = sorted(pool.retrievers, key=lambda name: -_main(sources, pool.name, name))
@@ -204,7 +204,7 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
 
 
 def approximate_section(settings: pl.DataFrame) -> dict[str, Any]:
-    """Table and chart of what approximate search misses of the exact, and what time it saves."""
+    """Build table and chart of what approximate search misses of the exact, and what time it saves."""
     rows = list(settings.iter_rows(named=True))
     points = [Series(row["setting"], n, [(row["ms_per_query"], row["recall"])]) for n, row in enumerate(rows)]
     return {
@@ -216,7 +216,7 @@ def approximate_section(settings: pl.DataFrame) -> dict[str, Any]:
 
 
 def categories(sources: Sources, pool: Pool, retrievers: list[str]) -> list[dict[str, Any]]:
-    """Mean of the main measure over the queries whose picture shows a kind of object, the most frequent kinds first."""
+    """Average the main measure over the queries whose picture shows a kind of object, most frequent kinds first."""
     measure = MAIN.at(sources.k)
     labels = {image_id: picture.labels for image_id, picture in sources.album.pictures.items()}
     columns = {name: sources.values[pool.name, name][measure] for name in retrievers}
@@ -239,7 +239,7 @@ def categories(sources: Sources, pool: Pool, retrievers: list[str]) -> list[dict
 
 
 def dataset_facts(sources: Sources) -> list[tuple[str, str]]:
-    """What the numbers are about: the dataset's card in figures, and what the pool's captions are like."""
+    """Facts about the numbers' dataset: its card in figures, and what the pool's captions are like."""
     card, album, pool = sources.described, sources.album, sources.groups.filter("in_pool")
     pictures, captions, copies = card["pictures"], card["captions"], card["duplicates"]
     human = [text for image_id in set(pool["image_id"]) for text in album.pictures[image_id].human]
@@ -273,7 +273,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def versions() -> list[tuple[str, str]]:
-    """The libraries and the machine that made the report."""
+    """List the libraries and the machine that made the report."""
     found = [("twinlens", __version__), ("Python", platform.python_version())]
     for name in LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""What source projects published, beside ours: only where dataset, model and captioner are the same."""
+"""Published figures of source projects beside ours: only where dataset, model and captioner are the same."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Figure:
 
 
 def read() -> list[dict[str, Any]]:
-    """The sources, each with its figures, as `published.yaml` has them."""
+    """Read the sources, each with its figures, from `published.yaml`."""
     found: list[dict[str, Any]] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     return found
 
 
 def beside(names: dict[str, str], metrics: dict[str, Any]) -> list[Figure]:
-    """The published figures that are about what was measured here.
+    """Select the published figures that are about what was measured here.
 
     Args:
         names: the dataset, model and captioner measured.

@@ -1,4 +1,4 @@
-"""A contact sheet: what a search found, as one page that opens without a network."""
+"""Contact sheet: the results of a search as one page that opens without a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from twinlens.report.templates import template
 
 
 def render(asked: str, found: Results) -> str:
-    """The page as HTML, pictures included; everything that comes from data is escaped.
+    """Render the page as HTML, pictures included; everything that comes from data is escaped.
 
     Args:
         asked: the query in words, for the heading.

@@ -1,4 +1,4 @@
-"""Results as tables: what the terminal, the README and the plots show."""
+"""Result tables of the terminal, the README and the plots."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ APART = ("image", "captions_joined", "caption_generated")  # what is fed by itse
 
 
 def results_table(retrieval: dict[str, Any], k: int) -> str:
-    """The headline measures of every task and retriever, as a Markdown table."""
+    """Format the headline measures of every task and retriever as a Markdown table."""
     measures = [measure.at(k) for measure in shown(headline(), retrieval, k)]
     rows = []
     for task, results in retrieval.items():
@@ -21,13 +21,13 @@ def results_table(retrieval: dict[str, Any], k: int) -> str:
 
 
 def shown(measures: list[Measure], retrieval: dict[str, Any], k: int) -> list[Measure]:
-    """Those of the measures that all results have: results made before a measure was added lack it."""
+    """Select the measures that all results have: results made before a measure was added lack it."""
     every = [v for values in retrieval.values() for name, v in values.items() if name != "pool"]
     return [measure for measure in measures if all(measure.at(k) in values for values in every)]
 
 
 def summary(retrieval: dict[str, Any], rows: list[dict[str, Any]], k: int) -> dict[str, Any]:
-    """The numbers to look at first: the main measure by task and retriever, and what the three kinds of vectors cost.
+    """Summarise the numbers to look at first: main measure by task and retriever, cost of the three kinds of vectors.
 
     `dvc metrics diff` prints a line for each and `dvc exp show` a column: names are short, and all lines fit a screen.
     Every other measure is in metrics/retrieval.json.
@@ -41,7 +41,7 @@ def summary(retrieval: dict[str, Any], rows: list[dict[str, Any]], k: int) -> di
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table whose columns line up in a terminal too; numbers stand at the right."""
+    """Format a Markdown table whose columns line up in a terminal too; numbers stand at the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(header))]
 

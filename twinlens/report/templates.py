@@ -10,7 +10,7 @@ FOLDER = Path(__file__).parent
 
 
 def template(name: str, folder: Path = FOLDER) -> Template:
-    """A template of a folder, the report's if absent; the filter `plain` writes a key as words."""
+    """Load a template of a folder, the report's if absent; the filter `plain` writes a key as words."""
     environment = Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Approximate nearest neighbours of LanceDB against exact ones: what is missed, and what time that saves.
+"""Approximate (LanceDB) against exact nearest neighbours: recall missed, and time saved.
 
 Measures of retrievers come from exact search; this says what a user of an index would lose beside it.
 """
@@ -34,7 +34,7 @@ Search = Callable[[Float32[np.ndarray, " dim"]], Int[np.ndarray, " k"]]
 
 
 def measure(queries: Rows, items: Rows, params: ApproximateParams) -> list[dict[str, Any]]:
-    """A row a setting: recall of the true `k` best, median milliseconds of one query, the index's price.
+    """Measure each setting, one row each: recall of the true `k` best, median milliseconds of one query, index price.
 
     The first two rows are exact: a product by numpy with everything in memory, and LanceDB without an
     index. An item counts as found if it scores at least as much as the k-th best, so that equal

@@ -1,4 +1,4 @@
-"""Retrievers of category search: a class is searched for by its name, by exemplar pictures, or by both.
+"""Retrievers of category search: by a class's name, by exemplar pictures, or by both.
 
 | searched by | the query's vector |
 |---|---|
@@ -43,7 +43,7 @@ Matrix = Float64[np.ndarray, "rows dim"]
 
 
 def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
-    """Those that there are vectors for, of a task whose queries show pictures of a class."""
+    """List the retrievers that there are vectors for, of a task whose queries show pictures of a class."""
     if task.shown is None or IMAGES not in corpus.vectors:
         return []
     published = task.about.published_of is not None

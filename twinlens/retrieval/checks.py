@@ -26,7 +26,7 @@ SAME = 1e-6  # equal texts in batches of other lengths differ by so much in a co
 
 @dataclass
 class Gates:
-    """What was found so far; `check` raises or warns as the parameters say."""
+    """Warnings so far; `check` raises or warns as the parameters say."""
 
     params: GateParams
     found: list[dict[str, str]] = field(default_factory=list)
@@ -57,18 +57,18 @@ class Gates:
 
 
 def listed(written: dict[str, Any]) -> list[dict[str, str]]:
-    """The warnings that a file of them holds, one by one."""
+    """Read the warnings of a file, one by one."""
     return [{"gate": gate, "trouble": trouble} for gate, troubles in written["found"].items() for trouble in troubles]
 
 
 def not_finite(rows: Rows, ids: Sequence[str], source: str) -> str | None:
-    """NaN or infinity in a vector."""
+    """Find NaN or infinity in a vector."""
     bad = [start + np.flatnonzero(~np.isfinite(block).all(axis=1)) for start, block in _blocks(rows)]
     return _named(np.concatenate(bad), ids, f"{source}: %d of {len(rows):,} vectors are NaN or infinite")
 
 
 def not_unit(rows: Rows, ids: Sequence[str], source: str) -> str | None:
-    """Rows that are not of unit length: inner products are then no cosines (NaN is `not_finite`'s)."""
+    """Find rows that are not of unit length: inner products are then no cosines (NaN is `not_finite`'s)."""
     lengths = np.concatenate([np.linalg.norm(block, axis=1) for _, block in _blocks(rows)] or [np.zeros(0)])
     bad = np.flatnonzero(np.abs(lengths - 1.0) >= UNIT)
     first = f", the first {lengths[bad[0]]:.4g}" if len(bad) else ""
@@ -76,7 +76,7 @@ def not_unit(rows: Rows, ids: Sequence[str], source: str) -> str | None:
 
 
 def repeated(rows: Rows, contents: int, source: str, max_share: float) -> str | None:
-    """The same vector for different pictures or texts.
+    """Find the same vector for different pictures or texts.
 
     Args:
         rows: of one source.
@@ -98,7 +98,7 @@ def repeated(rows: Rows, contents: int, source: str, max_share: float) -> str | 
 
 @dataclass
 class Ties:
-    """Counts queries whose scores cannot tell items apart, though their vectors differ; blocks are added in turn."""
+    """Counter of queries whose scores cannot tell items apart, though their vectors differ; fed block by block."""
 
     queries: int = 0
     constant: int = 0  # all items have one score
@@ -149,7 +149,7 @@ class Source(Protocol):
 
     @property
     def ids(self) -> list[str]:
-        """One a row."""
+        """Ids, one per row."""
         ...
 
     @property
@@ -229,7 +229,7 @@ def _named(bad: Int[np.ndarray, " bad"], ids: Sequence[str], message: str) -> st
 
 
 def cosines(left: Rows, right: Rows) -> Float64[np.ndarray, " rows"]:
-    """Cosine of each pair of rows."""
+    """Compute the cosine of each pair of rows."""
     a, b = left.astype(np.float64), right.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)

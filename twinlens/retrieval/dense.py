@@ -1,4 +1,4 @@
-"""Retrievers by vectors.
+"""Dense retrievers: search by vectors.
 
 | category | queries | items | retrievers |
 |---|---|---|---|
@@ -35,7 +35,7 @@ BOTH = "image_and_"
 
 
 def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
-    """Those that the vectors allow."""
+    """List the retrievers that the vectors allow."""
     about, weight = task.about, params.rank.image_weight
     if about.category == "i2i":
         return _among_themselves(task, corpus, weight, params.rank.seed)
@@ -206,7 +206,7 @@ def _composed(task: Task, corpus: Corpus) -> list[Retriever]:
 
 
 def rows_of(source: Vectors, ids: list[str]) -> Rows:
-    """The vectors of some ids, in their order; a map of the file where these are all of them."""
+    """Take the vectors of some ids, in their order; a map of the file where these are all of them."""
     return source.rows if ids == source.ids else np.asarray(source.rows[_places(source.ids, ids)])
 
 
@@ -216,7 +216,7 @@ def _places(ids: list[str], wanted: list[str]) -> Int[np.ndarray, " wanted"]:
 
 
 def one_caption_each(image_ids: list[str], wanted: list[str], seed: int) -> Int[np.ndarray, " wanted"]:
-    """The row of one caption of each wanted picture, drawn evenly and by seed.
+    """Draw the row of one caption of each wanted picture, evenly and by seed.
 
     Args:
         image_ids: the picture of each caption row; a picture's captions stand together.

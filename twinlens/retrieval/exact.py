@@ -45,7 +45,7 @@ def nearest(
     device: str = "cpu",
     block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[Neighbours]:
-    """The `k` best items of every query, a block of queries at a time; the full matrix never exists.
+    """Find the `k` best items of every query, a block of queries at a time; the full matrix never exists.
 
     Args:
         queries: float32, one row a query.

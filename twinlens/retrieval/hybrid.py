@@ -1,4 +1,4 @@
-"""Words and pixels together: two scorers of a task fused over the whole pool, and the choice of their weight."""
+"""Hybrid of words and pixels: two scorers of a task fused over the whole pool, and the choice of their weight."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ WEIGHTS = np.linspace(0.0, 1.0, 21)  # the grid
 
 
 def block_starts(scorer: Scorer, items: int) -> Iterator[tuple[int, int]]:
-    """Which queries to score at once, as (start, stop)."""
+    """Split the queries into blocks to score at once, as (start, stop)."""
     step = max(1, BLOCK_BYTES // (4 * max(1, items)))
     return ((start, min(start + step, len(scorer))) for start in range(0, len(scorer), step))
 
 
 def fuse_by_rank(image: Block, words: Block, constant: float, depth: int) -> Block:
-    """Reciprocal rank fusion of the `depth` best items of both.
+    """Fuse the `depth` best items of both by reciprocal rank.
 
     An item without a word of the query is not in the list of words, and gets nothing for it.
     """
@@ -55,7 +55,7 @@ class Hybrid:
 
 
 def choose_weight(image: Scorer, words: Scorer, own_rows: Int[np.ndarray, " queries"], default: float) -> float:
-    """The image weight of the grid with the best mean reciprocal rank of each query's own item.
+    """Choose the image weight of the grid with the best mean reciprocal rank of each query's own item.
 
     Args:
         image: scores of validation queries and items.

@@ -1,4 +1,4 @@
-"""Search by words (BM25), and by words and pixels together.
+"""Lexical (BM25) retrievers, and hybrids of words and pixels.
 
 | retriever | of captions that search pictures | of pictures among themselves |
 |---|---|---|
@@ -75,7 +75,7 @@ class WordScores:
 
     @classmethod
     def between(cls, texts: pl.DataFrame, ids: list[str]) -> WordScores:
-        """Of texts among themselves: query and document of a picture are the same text.
+        """Build scores of texts among themselves: query and document of a picture are the same text.
 
         Args:
             texts: `id`, `text`.
@@ -88,7 +88,7 @@ class WordScores:
 
 
 def index_of(kind: str, texts: Mapping[str, pl.DataFrame], image_ids: list[str]) -> Bm25:
-    """One document a picture: its human captions together, its generated one, or all; empty where it has none."""
+    """Index one document per picture: its human captions, its generated one, or all; empty where it has none."""
     documents: dict[str, list[str]] = {image_id: [] for image_id in image_ids}
     for source in KINDS[kind]:
         for image_id, text in texts[source].select("image_id", "text").iter_rows():
@@ -97,19 +97,19 @@ def index_of(kind: str, texts: Mapping[str, pl.DataFrame], image_ids: list[str])
 
 
 def of_captions(kind: str, index: Bm25, captions: pl.DataFrame, image_ids: list[str]) -> WordScores:
-    """Scores of captions against the documents of `index_of`; a human caption left out of its own picture's."""
+    """Score captions against the documents of `index_of`; a human caption is left out of its own picture's."""
     queries = index.queries([words(text) for text in captions["text"]])
     return WordScores(index, queries, described_rows(captions, image_ids) if CAPTIONS in KINDS[kind] else None)
 
 
 def described_rows(captions: pl.DataFrame, image_ids: list[str]) -> Int[np.ndarray, " captions"]:
-    """The row of the picture that each caption describes."""
+    """Look up the row of the picture that each caption describes."""
     row_of = {image_id: row for row, image_id in enumerate(image_ids)}
     return np.array([row_of[image_id] for image_id in captions["image_id"]])
 
 
 def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
-    """Those that the texts allow, and the vectors beside them."""
+    """List the retrievers that the texts allow, and those of the vectors beside them."""
     if task.about.category == "i2i" and task.about.item_picture == IMAGES:
         return _among_themselves(task, corpus)
     if task.about.category == "t2i" and task.about.query_text == CAPTIONS:
@@ -168,7 +168,7 @@ def _costs_of_words(kind: str) -> tuple[str, ...]:
 
 
 def image_weight(validation: Validation, kind: str, default: float) -> float:
-    """The best weight of pixels beside one kind of words."""
+    """Choose the best weight of pixels beside one kind of words."""
     captions = validation.texts[CAPTIONS]
     index = index_of(kind, validation.texts, validation.image_ids)
     scores = of_captions(kind, index, captions, validation.image_ids)
@@ -179,7 +179,7 @@ def image_weight(validation: Validation, kind: str, default: float) -> float:
 def validation_of(
     params: Params, vectors: Mapping[str, Vectors], inputs: Mapping[str, Input], pool_ids: list[str]
 ) -> Validation | None:
-    """What `embed` and `caption` made of the drawn pictures; None where there is none, or where it may not be used.
+    """Read what `embed` and `caption` made of the drawn pictures; None where there is none, or it may not be used.
 
     Args:
         params: whose dataset's card may forbid that anything is chosen on it.

@@ -1,4 +1,4 @@
-"""Ranking: the vectors checked, every retriever of a task run, and what is needed to measure it written down."""
+"""Ranking: checks the vectors, runs every retriever of a task, and writes what is needed to measure it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_vectors(gates: Gates, sources: Mapping[str, Vectors], folder: Path) ->
 
 
 def published(task: Task) -> Task:
-    """The same task in the protocol of its source, whose numbers stand beside the published ones only."""
+    """Restate the task in the protocol of its source, whose numbers stand beside the published ones only."""
     about = replace(task.about, published_of=task.name)
     return replace(task, name=task.name + tables.AS_PUBLISHED, about=about, partners=None)
 
@@ -150,7 +150,7 @@ def ranked(
     zero_is_miss: bool = False,
     rows: Int[np.ndarray, " chosen"] | None = None,
 ) -> Iterator[Neighbours]:
-    """The best items of every query of a task, a block of queries at a time.
+    """Rank the best items of every query of a task, a block of queries at a time.
 
     Args:
         made: what the retriever makes: vectors, or scores.

@@ -18,7 +18,7 @@ from twinlens.tasks.base import Task
 
 
 def retrievers_of(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
-    """Every retriever that a task and a model's vectors allow.
+    """List every retriever that a task and a model's vectors allow.
 
     Raises:
         DataError: two have one name.
@@ -31,7 +31,7 @@ def retrievers_of(task: Task, corpus: Corpus, params: Params) -> list[Retriever]
 
 
 def rerankers_of(task: Task, corpus: Corpus, params: Params) -> list[Reranker]:
-    """Every reranker that a task and a model's vectors allow."""
+    """List every reranker that a task and a model's vectors allow."""
     return [one for make in _functions("rerankers") for one in make(task, corpus, params)]
 
 

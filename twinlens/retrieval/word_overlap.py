@@ -1,4 +1,4 @@
-"""A reranker by words: how many of a caption's words the generated captions of the best pictures share.
+"""Word-overlap reranker: shared words of a caption and the generated captions of the best pictures.
 
 A model that compares pixels with a caption as a whole may miss a word that matters ("red", "left"); the captioner
 has said of each picture what it saw. Nothing but words is compared, so it costs no model.
@@ -23,7 +23,7 @@ EVEN = 0.5  # of the run's own scores beside the overlap: nothing is tuned
 
 
 def rerankers(task: Task, corpus: Corpus, params: Params) -> list[WordOverlap]:
-    """One, of pixels that captions have found, where there is a captioner."""
+    """List the reranker of pixels that captions have found, where there is a captioner."""
     if task.about.category != "t2i" or task.about.query_text != CAPTIONS or GENERATED not in corpus.texts:
         return []
     asked, said = (dict(corpus.texts[name].select("id", "text").iter_rows()) for name in (CAPTIONS, GENERATED))
@@ -39,7 +39,7 @@ def rerankers(task: Task, corpus: Corpus, params: Params) -> list[WordOverlap]:
 
 @dataclass(frozen=True)
 class WordOverlap:
-    """Half the run's own score, half the F1 of the words of query and generated caption, both brought to 0..1."""
+    """Word-overlap reranker: half the run's own score, half the F1 of query and generated caption, both in 0..1."""
 
     queries: Sequence[frozenset[str]]
     items: Sequence[frozenset[str]]

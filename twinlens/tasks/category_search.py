@@ -34,7 +34,7 @@ PUBLISHED_NEGATIVES = 1000  # out of its 46,830 ranked pictures; all of them whe
 
 
 def build(collection: Collection, params: Params) -> tuple[list[Task], list[Input]]:
-    """The task under our protocol and, where wanted, under the published one.
+    """Build the task under our protocol and, where wanted, under the published one.
 
     Raises:
         DataError: a negative is also ranked or an exemplar.

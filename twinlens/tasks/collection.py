@@ -1,4 +1,4 @@
-"""The collection: a dataset's tables as the tasks are made of them, and the inputs that all tasks share."""
+"""A dataset's tables as the tasks are made of them, and the inputs that all tasks share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY
 
 @dataclass(frozen=True)
 class Collection:
-    """What the earlier stages made of a dataset."""
+    """Outputs of the earlier stages for a dataset."""
 
     groups: pl.DataFrame  # table GROUPS
     images: pl.DataFrame  # table IMAGES
@@ -30,7 +30,7 @@ class Collection:
 
     @cached_property
     def pool_ids(self) -> list[str]:
-        """Their ids."""
+        """Ids of the pool's pictures."""
         return self.pool["image_id"].to_list()
 
     @cached_property
@@ -39,7 +39,7 @@ class Collection:
         return text_inputs(self.pool, self.captions, self.generated)
 
     def inputs(self) -> list[Input]:
-        """What every task may use: the pool's pictures, and its texts.
+        """Inputs shared by all tasks: the pool's pictures, and its texts.
 
         A trained model embeds both sides of the caption tasks again as it was before, and heads with directions of
         their own do so the other way round.
@@ -51,7 +51,7 @@ class Collection:
 
 
 def text_inputs(pool: pl.DataFrame, captions: pl.DataFrame, generated: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """The texts of some pictures as tables of `id`, `image_id` and `text`, in the order of the pictures.
+    """Build the text tables (`id`, `image_id`, `text`) of some pictures, in the order of the pictures.
 
     * `captions`: every human caption by itself;
     * `captions_joined`: all human captions of a picture, joined by blanks in file order;

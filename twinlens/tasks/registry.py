@@ -20,7 +20,7 @@ Builder = Callable[[Collection, Params], tuple[list[Task], list[Input]]]
 
 
 def builders() -> Iterator[Builder]:
-    """The functions that make tasks, by the names of their modules."""
+    """Find the functions that make tasks, by the names of their modules."""
     for module in sorted(module.name for module in pkgutil.iter_modules(tasks.__path__)):
         build = getattr(import_module(f"{tasks.__name__}.{module}"), "build", None)
         if build is not None:
@@ -28,7 +28,7 @@ def builders() -> Iterator[Builder]:
 
 
 def build_tasks(collection: Collection, params: Params) -> tuple[list[Task], list[Input]]:
-    """The tasks that a collection allows, and the inputs that they need, each once.
+    """Build the tasks that a collection allows, and the inputs that they need, each once.
 
     Raises:
         DataError: there is no task, or two tasks want different inputs of one name.

@@ -1,4 +1,4 @@
-"""Training a small BLIP from nothing: the next word of a caption, given the picture and the words before."""
+"""Training of a small BLIP from nothing: the next word of a caption, given the picture and the words before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collapse: every picture, or every caption, ends in the same point, and nothing can be told apart.
+"""Collapse detection: every picture, or every caption, ends in the same point.
 
 A triplet loss then rests at its margin and looks as if it had converged, which is how source 002
 published figures of a random ranking. So the spread of the vectors is recorded after every epoch.
@@ -18,7 +18,7 @@ NEAR_CHANCE = 2.0  # times the hits of a ranking at random
 
 
 def spread(vectors: Float[torch.Tensor, "rows dim"], side: str) -> dict[str, float]:
-    """`<side>_variance`, the mean variance of a dimension, and `<side>_cosine`, the mean over all pairs of rows."""
+    """Compute `<side>_variance`, a dimension's mean variance, and `<side>_cosine`, the mean over all pairs of rows."""
     unit = torch.nn.functional.normalize(vectors.double(), dim=1)
     count = len(unit)
     of_all = float(unit.sum(dim=0).square().sum())  # of every row with every row, itself included
@@ -27,7 +27,7 @@ def spread(vectors: Float[torch.Tensor, "rows dim"], side: str) -> dict[str, flo
 
 
 def collapsed(figures: Mapping[str, float], recipe: PairRecipe, chance: float) -> str | None:
-    """What has collapsed and why, in words; None where nothing has.
+    """Describe what has collapsed and why; None where nothing has.
 
     Vectors that are close together but still found (those of a CLIP are) have not collapsed.
 

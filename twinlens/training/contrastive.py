@@ -1,4 +1,4 @@
-"""Training pairs of towers or heads: each picture with its caption against the batch's others."""
+"""Contrastive training of towers or heads: each picture with its caption against the batch's others."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Temperature(torch.nn.Module):
         self.requires_grad_(recipe.objective in ("clip", "siglip"))
 
     def scale(self) -> torch.Tensor:
-        """What cosines are multiplied by."""
+        """Factor of the cosines."""
         if self.highest is not None:
             with torch.no_grad():  # the parameter is cut, as a clamp in its way would let no gradient bring it back
                 self.log_scale.clamp_(max=self.highest)
@@ -101,7 +101,7 @@ def in_parts(encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tenso
 
 @dataclass(frozen=True)
 class Pair:
-    """What is trained: a module, the views it offers, and the temperature."""
+    """A dual encoder in training: a module, the views it offers, and the temperature."""
 
     module: torch.nn.Module
     views: list[View]
@@ -194,7 +194,7 @@ def _loss(
 
 @torch.no_grad()
 def validation(pair: Pair, recipe: PairRecipe, val: Inputs, placement: Placement) -> Row:
-    """Figures of a model as it is, on a whole split.
+    """Compute the figures of a model as it is, on a whole split.
 
     * `val_loss`: over whole batches of first captions (or the one there is), as in training;
     * `val_mrr`, `val_hit_at_10`: captions search all pictures by cosine; equal scores count as nearer;
@@ -240,7 +240,7 @@ def _all(encode: Callable[[torch.Tensor], torch.Tensor], inputs: Rows, at_once: 
 def ranks_of_own(
     queries: torch.Tensor, items: torch.Tensor, own: Int[np.ndarray, " queries"]
 ) -> Int[torch.Tensor, " queries"]:
-    """The rank by cosine of each query's own item, whose row `own` names; equal scores count as nearer."""
+    """Rank by cosine of each query's own item, whose row `own` names; equal scores count as nearer."""
     queries, items = (torch.nn.functional.normalize(side, dim=-1) for side in (queries, items))
     ranks = []
     for start in range(0, len(queries), 1024):

@@ -1,4 +1,4 @@
-"""What a model is trained on: pictures decoded once, and their captions, of one split."""
+"""Training data: pictures of one split, decoded once, and their captions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_split(groups: pl.DataFrame, captions: pl.DataFrame, split: str) -> Spli
 
 @dataclass(frozen=True)
 class Material:
-    """Everything a trainer reads: the tables, the shards, and how many threads decode them."""
+    """Data of a training: the tables, the shards, and how many threads decode them."""
 
     groups: pl.DataFrame  # table GROUPS
     captions: pl.DataFrame  # table CAPTIONS
@@ -85,7 +85,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training left behind, besides the weights."""
+    """Outcome of a training, besides the weights."""
 
     log: list[dict[str, float]]  # a row an epoch
     seconds: float  # of all epochs, in whichever run they were made
@@ -108,7 +108,7 @@ def check_disjoint(used: pl.DataFrame, measured: pl.DataFrame, what: str, where:
 
 
 def training_key(card: dict[str, Any], train: Split, val: Split, placement: Placement, module: str) -> str:
-    """The fingerprint of a training: everything that decides its weights.
+    """Compute the fingerprint of a training: everything that decides its weights.
 
     Args:
         card: what is trained, and how.

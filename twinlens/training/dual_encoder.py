@@ -1,4 +1,4 @@
-"""The towers of joint models, ready to be trained: from nothing, or from pretrained weights."""
+"""Training of joint models' towers, from nothing or from pretrained weights."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _pair(model: Model, recipe: TowerRecipe, placement: Placement) -> Pair:
 def build(
     tower: OpenClipTower | TransformersTower, recipe: TowerRecipe, captions: list[str], placement: Placement
 ) -> Model:
-    """The model of a card as it is before training."""
+    """Build the model of a card as it is before training."""
     if isinstance(tower, TransformersTower):
         return _transformers(tower, recipe, placement)
     if tower.open_clip == "custom" and tower.checkpoint is None:
@@ -127,7 +127,7 @@ def build(
 
 
 def preprocess_of(tower: OpenClipTower) -> dict[str, Any]:
-    """The transform of a model of one's own: the whole picture, squashed to the size it reads."""
+    """Build the transform of a model of one's own: the whole picture, squashed to the size it reads."""
     assert tower.architecture is not None
     size = tower.architecture["vision_cfg"]["image_size"]
     return {"size": [size, size], "mean": HALF, "std": HALF, "interpolation": "bicubic", "resize_mode": "squash"}

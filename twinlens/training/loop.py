@@ -1,4 +1,4 @@
-"""The training loop: seeded, resumable after every epoch, and stopped by the first useless loss."""
+"""Training loop: seeded, resumable after every epoch, and stopped by the first useless loss."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def fit(
 
 
 def steps_of(recipe: Recipe, pictures: int) -> int:
-    """Batches of an epoch.
+    """Number of batches of an epoch.
 
     Raises:
         DataError: the batch is larger than the split or than what an epoch draws, or more is drawn than there is.
@@ -164,7 +164,7 @@ def _run_epoch(
 
 
 def draw_pictures(count: int, recipe: Recipe, rng: np.random.Generator) -> Int[np.ndarray, " drawn"]:
-    """The pictures of an epoch, in the order in which they are shown."""
+    """Draw the pictures of an epoch, in the order in which they are shown."""
     if recipe.replacement:
         return rng.integers(0, count, size=recipe.samples_per_epoch)
     return rng.permutation(count)[: recipe.samples_per_epoch]
@@ -173,7 +173,7 @@ def draw_pictures(count: int, recipe: Recipe, rng: np.random.Generator) -> Int[n
 def draw_captions(
     captions_of: list[Int[np.ndarray, " captions"]], recipe: Recipe, rng: np.random.Generator
 ) -> Int[np.ndarray, " pictures"]:
-    """The caption row that stands for each picture in this epoch."""
+    """Draw the caption row that stands for each picture in this epoch."""
     if recipe.captions == "first":
         return np.array([rows[0] for rows in captions_of])
     share = rng.random(len(captions_of))

@@ -1,4 +1,4 @@
-"""Objectives that bring matching pictures and texts together, each on one batch of pairs.
+"""Contrastive objectives: they bring matching pictures and texts together, each on one batch of pairs.
 
 Row i of the pictures belongs to row i of the texts; every other row of the batch is a negative. All
 are means over the batch, so a batch of another size has a loss of the same magnitude.
@@ -32,7 +32,7 @@ def siglip(logits: Table) -> torch.Tensor:
 
 
 def margin_pairs(distances: Table, margin: float, others: Bool[torch.Tensor, "pictures texts"]) -> torch.Tensor:
-    """Half of d squared for pairs that match, of max(0, margin - d) squared for others (Hadsell et al. 2006, eq. 4).
+    """Half of d squared for matching pairs, of max(0, margin - d) squared for others (Hadsell et al. 2006, eq. 4).
 
     Both kinds weigh the same: means over the pairs of each are added, as a batch of n has n of one
     kind and n (n - 1) of the other.
@@ -83,7 +83,7 @@ def _choose(
 
 
 def distances_of(pictures: Vectors, texts: Vectors, kind: str) -> Table:
-    """Of every picture to every text.
+    """Compute the distance of every picture to every text.
 
     Args:
         pictures: of any length; `cosine` looks at directions only.
@@ -107,7 +107,7 @@ def pair_loss(
     bias: torch.Tensor | None = None,
     anchors: Anchors = "both",
 ) -> torch.Tensor:
-    """The recipe's loss of a batch.
+    """Compute the recipe's loss of a batch.
 
     Args:
         recipe: the objective and what belongs to it.

@@ -43,7 +43,7 @@ def set_rate(optimisers: list[torch.optim.Optimizer], recipe: Recipe, step: int,
 
 
 def rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The share of the whole rate: linear warm-up, then a cosine or a line down to zero, steps, or all of it."""
+    """Compute the share of the whole rate: linear warm-up, then a cosine or line down to zero, steps, or all of it."""
     steps = recipe.epochs * steps_per_epoch
     # A warm-up of no step still starts the descent after the first, which then has the whole rate.
     warmup = max(1, round(recipe.warmup_share * steps))

@@ -1,4 +1,4 @@
-"""Training heads on the vectors of two towers that stay as they are."""
+"""Training of projection heads on the vectors of two towers that stay as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many threads a training on the CPU takes."""
+"""CPU threads of a training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TINY, SMALL = 1_000_000, 20_000_000  # parameters
 
 
 def threads_for(model: torch.nn.Module, available: int) -> int:
-    """One thread for a tiny model, two for a small one, all for others.
+    """Choose one thread for a tiny model, two for a small one, all for others.
 
     A tiny model's products are over before threads have divided them up: a second one gains the default's BLIP a
     quarter, its CLIP two fifths. They cost much where cores are short, as threads of OpenMP spin while they wait for

@@ -1,4 +1,4 @@
-"""What the shell offers: names of cards, and ids of indexed pictures. Nothing here may be slow or say anything."""
+"""Shell completion: names of cards and ids of indexed pictures. Nothing here may be slow or print anything."""
 
 from __future__ import annotations
 

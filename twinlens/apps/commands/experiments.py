@@ -13,7 +13,7 @@ from twinlens.core.errors import DataError, TwinLensError
 
 
 class Format(StrEnum):
-    """How a comparison is written."""
+    """Output format of a comparison."""
 
     TABLE = "table"
     JSON = "json"

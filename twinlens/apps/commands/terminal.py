@@ -1,4 +1,4 @@
-"""What commands write: a table for people, lines with tabs for other programs, and nothing that steers a terminal."""
+"""Terminal output: a table for people, tab-separated lines for programs, and nothing that steers a terminal."""
 
 from __future__ import annotations
 

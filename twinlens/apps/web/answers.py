@@ -1,4 +1,4 @@
-"""What the page asks of the indexes, and what they answer: no requests, no HTML."""
+"""Searches of the page and their answers by the indexes: no requests, no HTML."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FAILED = "something went wrong that should not have; the terminal in which the p
 
 @dataclass(frozen=True)
 class Asked:
-    """What one visitor has on the page besides words: a picture, and marked pictures of the pool."""
+    """The visual part of a visitor's query: a picture of their own, and marked pictures of the pool."""
 
     picture: bytes | None = None  # JPEG, as `resize` would make it
     marks: tuple[tuple[str, bool], ...] = ()  # image id, and whether it is relevant; in the order of marking
@@ -47,7 +47,7 @@ class Asked:
         return bool(self.liked) or self.picture is not None
 
     def marked(self, image_id: str, relevant: bool) -> Asked:
-        """The same with one mark set or turned.
+        """Return a copy with one mark set or turned.
 
         Raises:
             QueryError: there are as many marks as can be.
@@ -60,7 +60,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Wanted:
-    """One search."""
+    """One search request."""
 
     text: str
     asked: Asked
@@ -76,7 +76,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Column:
-    """One index's answer, or why there is none."""
+    """Answer of one index, or the reason why there is none."""
 
     name: str
     results: Results | None
@@ -85,17 +85,17 @@ class Column:
 
 
 def again(wanted: Wanted) -> Wanted:
-    """The same by example: an exemplar SVM where something is relevant; else the marks move the words."""
+    """Turn a search into one by example: an exemplar SVM where an item is relevant; else the marks move the words."""
     return replace(wanted, mode="exemplar" if wanted.asked.has_examples else "vector")
 
 
 def mode_left(mode: str, asked: Asked) -> str:
-    """The mode to go on in: "exemplar" ends with its last example, or the next words could not be searched for."""
+    """Choose the mode to go on in: "exemplar" ends with its last example, or the next words could not be searched."""
     return "auto" if mode == "exemplar" and not asked.has_examples else mode
 
 
 def answer(shelf: Shelf, names: Sequence[Name], wanted: Wanted) -> list[Column]:
-    """Ask each index the same; one that cannot answer says why in its column."""
+    """Ask every index the same; one that cannot answer gives the reason in its column."""
     return [_column(shelf, name, wanted) for name in names]
 
 
@@ -123,7 +123,7 @@ def _column(shelf: Shelf, name: Name, wanted: Wanted) -> Column:
 
 
 def take_picture(shelf: Shelf, raw: bytes) -> tuple[bytes, list[str]]:
-    """A picture of a visitor's, as JPEG bytes, with what had to be mended.
+    """Convert a visitor's picture to JPEG bytes, and say what had to be mended.
 
     Args:
         shelf: its dataset says how large a picture may be.
@@ -138,7 +138,7 @@ def take_picture(shelf: Shelf, raw: bytes) -> tuple[bytes, list[str]]:
 
 
 def refuse_untaken(shelf: Shelf, picture: bytes) -> None:
-    """Let through what `take_picture` could have made, told from its header.
+    """Refuse a picture that `take_picture` could not have made, judged by its header.
 
     Each search opens the picture that it brings, more of them at once than pictures are opened otherwise.
 
@@ -156,7 +156,7 @@ def refuse_untaken(shelf: Shelf, picture: bytes) -> None:
 
 
 def some_pictures(shelf: Shelf, name: Name, count: int) -> list[Picture]:
-    """Pictures to begin with, spread evenly over the pool."""
+    """Choose pictures to begin with, spread evenly over the pool."""
     index = shelf.searcher(name).index
     rows = index.manifest.rows
     count = min(count, rows)

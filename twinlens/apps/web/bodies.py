@@ -1,4 +1,4 @@
-"""What the page sends, read strictly: what it would not say itself is refused before anything is done with it."""
+"""Strict parsing of request bodies: anything the page itself would not send is refused before it is processed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Mark(_Said):
 
 
 class Marked(_Said):
-    """What a visitor has marked."""
+    """The pictures that a visitor has marked."""
 
     marks: Annotated[list[Mark], Field(max_length=MAX_MARKS)]
 
@@ -72,7 +72,7 @@ class Search(Marked):
     again: bool  # by the marks, whatever the mode
 
     def wanted(self, picture: bytes | None) -> Wanted:
-        """The same as it is searched for."""
+        """The search request that this body asks for."""
         asked = Asked(picture, self.pairs, tuple(self.mended) if picture else ())
         return Wanted(self.words, asked, self.mode, self.weight, self.count)
 

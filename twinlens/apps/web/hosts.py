@@ -1,4 +1,4 @@
-"""The names by which this page may be asked for: a page from elsewhere may reach it by no name that it points here."""
+"""Host names by which this page may be reached: a foreign page may point no other name at it (DNS rebinding)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?", re.IGNORECASE)
 
 
 def name_of(authority: str) -> str | None:
-    """The name or address in a Host header, as it is compared; None for what is neither.
+    """Parse the name or address in a Host header, in the form in which it is compared; None for what is neither.
 
     Args:
         authority: `name`, `name:port`, `[::1]` or `[::1]:port`. The port does not count: a tunnel has another.
@@ -29,7 +29,7 @@ def name_of(authority: str) -> str | None:
 
 
 def plain(name: str) -> str:
-    """A name or address in the one way in which it is compared."""
+    """Normalise a name or address to the one form in which it is compared."""
     try:
         return str(ip_address(name))
     except ValueError:
@@ -47,7 +47,7 @@ def is_address(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Hosts:
-    """Which Host headers are ours."""
+    """The Host headers that are ours."""
 
     names: frozenset[str]
     allowed: frozenset[str]  # those of `--allow-host`, by which a reverse proxy may be reached
@@ -74,7 +74,7 @@ class Hosts:
 
 
 def hosts(host: str, allowed: Sequence[str] = ()) -> Hosts:
-    """What may be asked for where the page is shown at `host`.
+    """The hosts that may be asked for where the page is shown at `host`.
 
     Args:
         host: the address or name of `--host`.

@@ -1,4 +1,4 @@
-"""The parts of the page that data decides, as HTML. Whatever comes from data is escaped by the templates."""
+"""HTML of the parts of the page that data decides. The templates escape whatever comes from data."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ SCORES = {"vector": "cosine", "exemplar": "cosine with the learned weights", "te
 
 
 def asset(name: str) -> bytes:
-    """A script or style sheet of the page."""
+    """Read a script or style sheet of the page."""
     return (ASSETS / name).read_bytes()
 
 
 def data_uri(jpeg: bytes) -> str:
-    """A picture inside the page: nothing is left to be fetched."""
+    """Encode a picture as a data URI, so that nothing is left to be fetched."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
 
 
 def described(picture: Picture) -> str:
-    """What stands for a picture where it cannot be seen."""
+    """Text alternative of a picture, for where it cannot be seen."""
     captions = [*picture.captions, *([picture.caption_generated] if picture.caption_generated else [])]
     if captions:
         return captions[0]
@@ -38,17 +38,17 @@ def described(picture: Picture) -> str:
 
 
 def score(value: float) -> str:
-    """Three digits that say something: fused scores are small, those of BM25 are not."""
+    """Format a score with three significant digits: fused scores are small, those of BM25 are not."""
     return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.4f}"
 
 
 def milliseconds(seconds: float) -> str:
-    """A duration as a person reads it."""
+    """Format a duration for people."""
     return f"{seconds * 1e3:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
 
 
 def parts(results: Results) -> str:
-    """Where the time went; what took nothing is left out."""
+    """Format the time of each part of a search; parts that took nothing are left out."""
     names = {"load": "loading the model", "embed": "the query", "search": "search", "read": "reading"}
     return ", ".join(
         f"{names[part]} {milliseconds(seconds)}" for part, seconds in results.seconds.items() if seconds >= 0.0005
@@ -56,17 +56,17 @@ def parts(results: Results) -> str:
 
 
 def results(columns: Sequence[Column]) -> str:
-    """What was found, a column an index."""
+    """Render what was found, one column per index."""
     return _render("results.html.j2", columns=columns)
 
 
 def beginning(pictures: Sequence[Picture], examples: Sequence[str]) -> str:
-    """What stands there before the first search: queries to try, and some pictures of the pool."""
+    """Render the page's state before the first search: queries to try, and some pictures of the pool."""
     return _render("beginning.html.j2", pictures=pictures, examples=examples)
 
 
 def status(columns: Sequence[Column]) -> str:
-    """One sentence on a search, to be read out."""
+    """Summarise a search in one sentence, to be read out."""
     return "; ".join(_said(column, len(columns) > 1) for column in columns)
 
 
@@ -80,27 +80,27 @@ def _said(column: Column, several: bool) -> str:
 
 
 def told(sentence: str) -> str:
-    """Something said to the visitor."""
+    """Render a message to the visitor."""
     return _render("told.html.j2", sentence=sentence, problem=False)
 
 
 def problem(sentence: str) -> str:
-    """Something that went wrong, said to the visitor."""
+    """Render an error message to the visitor."""
     return _render("told.html.j2", sentence=sentence, problem=True)
 
 
 def tray(marked: Sequence[tuple[Picture, bool]]) -> str:
-    """The pictures that are marked, each with a button that takes the mark away."""
+    """Render the marked pictures, each with a button that takes the mark away."""
     return _render("tray.html.j2", marked=marked)
 
 
 def drop(jpeg: bytes | None) -> str:
-    """The area that takes a picture, or the picture it took."""
+    """Render the area that takes a picture, or the picture it took."""
     return _render("drop.html.j2", jpeg=jpeg)
 
 
 def page(parts: Mapping[str, str], **settings: Any) -> str:
-    """The whole page.
+    """Render the whole page.
 
     Args:
         parts: what the functions above wrote: `header`, `drop`, `tray`, `status` and `results`.
@@ -110,7 +110,7 @@ def page(parts: Mapping[str, str], **settings: Any) -> str:
 
 
 def header(dataset: str, pictures: int) -> str:
-    """The page's head."""
+    """Render the page's head."""
     return _render("header.html.j2", dataset=dataset, pictures=pictures)
 
 

@@ -1,4 +1,4 @@
-"""What the page answers when something on it is used. It keeps nothing of a visitor: the browser says all of it."""
+"""Handlers of the page's actions. No state of a visitor is kept: the browser sends all of it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EMPTY = "The query is empty: type some words, drop a picture, or click a result"
 
 
 class Query(Protocol):
-    """What stands behind an address's question mark."""
+    """The query string of an address."""
 
     def get(self, key: str, default: str) -> str:
         """The value of a key that stands there once."""
@@ -59,7 +59,7 @@ class Page:
         self.shelf, self.first = shelf, first
 
     def arrive(self, query: Query) -> str:
-        """All of it, with what the address asks for: `?q=words&like=id&unlike=id&mode=hybrid`."""
+        """Render the whole page, with the search its address asks for: `?q=words&like=id&unlike=id&mode=hybrid`."""
         words, wish, asked = query.get("q", "")[:MAX_TYPED], query.get("mode", "auto"), Asked()
         mode, results, status = "auto", None, ""
         try:

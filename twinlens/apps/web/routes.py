@@ -1,4 +1,4 @@
-"""What is asked of the page over HTTP, and how: each request in its turn, in a thread, answered in a sentence."""
+"""HTTP routes of the page: each request waits for its turn, runs in a thread, and is answered in a sentence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KINDS = {"css": "text/css", "js": "text/javascript"}
 
 
 class Kind:
-    """One kind of work: those who bring our word wait for each other's, strangers for strangers'."""
+    """One kind of work: requests with our cookie wait for each other, those of strangers for strangers'."""
 
     def __init__(self, at_once: int) -> None:
         self._turns = {known: Turns(at_once) for known in (True, False)}
@@ -46,7 +46,7 @@ class Kind:
 
 
 def routed(page: Page, visitors: Visitors) -> Starlette:
-    """The page as an application, without what guards it.
+    """Build the page's application, without the middleware that guards it.
 
     Args:
         page: what is answered.

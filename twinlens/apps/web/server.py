@@ -66,7 +66,7 @@ def serve(
 
 
 def application(shelf: Shelf, host: str, model: str | None = None, allowed: Sequence[str] = ()) -> Guard:
-    """The page as an application for any ASGI server, its first model loaded.
+    """Build the page as an application for any ASGI server, its first model loaded.
 
     Args:
         shelf: the indexes that it searches.

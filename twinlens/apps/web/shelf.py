@@ -1,4 +1,4 @@
-"""The indexes that lie on this disk, opened when they are asked for and kept open."""
+"""The indexes on this disk, opened when they are first asked for and kept open."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from twinlens.indexing.validate import known
 
 @dataclass(frozen=True, order=True)
 class Name:
-    """One index of the dataset."""
+    """Name of one index of the dataset."""
 
     model: str
     captioner: str
 
     @property
     def key(self) -> str:
-        """As one string; `Shelf.find` reads it."""
+        """The name as one string; `Shelf.find` reads it."""
         return f"{self.model}/{self.captioner}"
 
 
@@ -61,11 +61,11 @@ class Shelf:
         return names[known(key, names, "index")]
 
     def label(self, name: Name) -> str:
-        """What to call an index: its model, and its captioner where that is not the active one."""
+        """Label of an index: its model, and its captioner where that is not the active one."""
         return name.model if name.captioner == self.params.captioner else f"{name.model}, captions by {name.captioner}"
 
     def open(self, name: Name) -> Found:
-        """The index, open, and what the asker should know of it; see `Kept.searcher`.
+        """Open the index; returns it and notes for the asker, see `Kept.searcher`.
 
         Raises:
             QueryError: it is not open, and there is none or it may not answer.
@@ -74,11 +74,11 @@ class Shelf:
         return self._kept.searcher(self.params, self.dataset, name.model, name.captioner)
 
     def searcher(self, name: Name) -> Searcher:
-        """The same without the notes."""
+        """Open the index, without the notes."""
         return self.open(name)[0]
 
     def first(self, model: str | None = None) -> Name:
-        """The index to begin with: of a model, with the active captions where there are such.
+        """Choose the index to begin with: of a model, with the active captions where there are such.
 
         Args:
             model: the active one if absent.

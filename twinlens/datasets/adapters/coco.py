@@ -80,7 +80,7 @@ class KarpathyPhoto(msgspec.Struct):
 
 
 class KarpathyFile(msgspec.Struct):
-    """What is read of dataset_coco.json: which photo is in which split (Karpathy & Fei-Fei 2015)."""
+    """The fields read of dataset_coco.json: split of each photo (Karpathy & Fei-Fei 2015)."""
 
     images: list[KarpathyPhoto]
 

@@ -32,7 +32,7 @@ class Composed:
             return sum(part.download(draft / name) for name, part in self.parts.items())
 
     def annotations(self, raw: Path) -> Annotations:
-        """Both parts under ids that cannot meet: those of the distractors begin with `distractor/`."""
+        """Merge both parts under ids that cannot meet: those of the distractors begin with `distractor/`."""
         found = self.parts[QUERIES].annotations(raw / QUERIES)
         others = self.parts[DISTRACTORS].annotations(raw / DISTRACTORS)
         images = [replace(image, file=f"{QUERIES}/{image.file}") for image in found.images]

@@ -1,4 +1,4 @@
-"""Draws the pictures of the `scenes` dataset: simple objects on simple backgrounds.
+"""Drawing of the pictures of the `scenes` dataset: simple objects on simple backgrounds.
 
 Every object is drawn in a unit square (x to the right, y down) by a small function,
 so that adding a category is adding one function to `OBJECTS`.

@@ -37,7 +37,7 @@ class Flickr30k:
         return self.files.record(raw)
 
     def annotations(self, raw: Path) -> Annotations:
-        """A photo a row, with its captions in their order; photos of the zip without a row are listed as dropped."""
+        """Read one photo per row, with its captions in order; photos of the zip without a row are listed as dropped."""
         path = self.files.path(raw, TABLE)
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
         rows = csv.DictReader(io.StringIO(text, newline=""))

@@ -24,7 +24,7 @@ class Folder:
         return record_trees(raw, self._places())
 
     def annotations(self, raw: Path) -> Annotations:
-        """What the table says, or where there is none, the folder that each picture lies in."""
+        """Pictures with the captions and labels of the table; without a table, with their folder as label."""
         places = self._places()
         refuse_change(raw, places)
         tree = open_tree(places["images"])

@@ -34,7 +34,7 @@ class Hub:
         return record(raw, find(folder, self.card.files), folder)
 
     def annotations(self, raw: Path) -> Annotations:
-        """What the columns say."""
+        """Pictures, captions and labels from the columns."""
         return parquet.read_annotations(self._places(raw), self.card.columns, self.card.classes)
 
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:

@@ -75,7 +75,7 @@ class ObjectNet:
 
 
 def without_border(raw: bytes) -> bytes | str:
-    """The picture without its red border; as it is where there is none, for copies from which it was cut already."""
+    """Crop the red border of a picture; left as it is where there is none, for copies that were cropped already."""
     try:
         picture = Image.open(io.BytesIO(raw), formats=("PNG", "JPEG")).convert("RGB")
         width, height = picture.size

@@ -43,7 +43,7 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture shows."""
+    """Content of one picture."""
 
     background: str
     things: tuple[Thing, ...]  # left to right
@@ -81,7 +81,7 @@ def _places(count: int, rng: np.random.Generator) -> list[tuple[float, float, fl
 
 
 def edited(scene: Scene, rng: np.random.Generator) -> tuple[Scene, str]:
-    """The same scene with one thing changed, and the words that say so: a colour, or the place."""
+    """Edit one thing of a scene, its colour or its place; returns the edited scene and the words that say so."""
     if rng.random() < 0.7:
         which = int(rng.integers(len(scene.things)))
         thing = scene.things[which]
@@ -93,7 +93,7 @@ def edited(scene: Scene, rng: np.random.Generator) -> tuple[Scene, str]:
 
 
 def likeness(scene: Scene, wanted: Scene) -> float:
-    """The gain of a scene where another is wanted.
+    """Gain of a scene where another is wanted.
 
     3: it is the one; 2: it shows the same things in the same colours at the same place, wherever they stand;
     1: the same things in the same colours at another place; 0: anything else.
@@ -105,7 +105,7 @@ def likeness(scene: Scene, wanted: Scene) -> float:
 
 
 def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
-    """Five descriptions by five imaginary people: some name everything, some leave things out."""
+    """Write five descriptions by five imaginary people: some name everything, some leave things out."""
     place, setting = PLACES[scene.background]
     full = [_noun(thing, colour=True) for thing in scene.things]
     plain = [_noun(thing) for thing in scene.things]

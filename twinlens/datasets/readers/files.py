@@ -1,4 +1,4 @@
-"""A dataset's files: in a folder, on a mirror, at the publisher's or on the hub; noted in a manifest and checked again.
+"""Dataset files: in a folder, on a mirror, at the publisher's or on the hub; noted in a manifest and checked again.
 
 Large files stay where they are (a folder of yours, or the download cache): the `download` stage
 leaves a manifest with their sizes and digests, so what later stages read is what was recorded.
@@ -47,7 +47,7 @@ class Files:
         *,
         verify: bool = True,
     ) -> None:
-        """What is wanted and where it is.
+        """Take the names of the files and the places to look for them.
 
         Args:
             dataset: the adapter's name, for the download cache and messages.
@@ -81,7 +81,7 @@ class Files:
         return len(files)
 
     def path(self, raw: Path, name: str) -> Path:
-        """Where a file lies: fetched again if it has gone, refused if it is no longer the one recorded.
+        """Path of a file: fetched again if it has gone, refused if it is no longer the one recorded.
 
         Raises:
             FetchError: it cannot be had.
@@ -96,7 +96,7 @@ class Files:
         return path
 
     def find_all(self) -> list[Path]:
-        """Every file; where some are not there and cannot be fetched, one error that names all of them."""
+        """Find every file; where some are not there and cannot be fetched, one error names all of them."""
         if folder := self._folder():
             missing = [folder / wanted.name for wanted in self.wanted if not (folder / wanted.name).is_file()]
             if missing:
@@ -173,7 +173,7 @@ class Files:
 
 
 def describe_tree(folder: Path) -> dict[str, Any]:
-    """What a folder (or an archive) of many files holds, in three numbers: any change of any file changes the digest.
+    """Describe a folder or archive of many files in three numbers: any change of any file changes the digest.
 
     Raises:
         FetchError: it is not there.

@@ -31,7 +31,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 def read_annotations(
     parts: Mapping[str, Sequence[tuple[str, Path]]], columns: ParquetColumns, classes: Sequence[str] | None
 ) -> Annotations:
-    """What the files say of their pictures.
+    """Read labels, captions and splits of the files' pictures.
 
     Args:
         parts: name and place of the files of each split.

@@ -1,4 +1,4 @@
-"""Tables of your own: CSV, TSV, JSONL or Parquet as rows of a few named columns."""
+"""User tables: CSV, TSV, JSONL or Parquet as rows of a few named columns."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _refuse_missing(path: Path, wanted: list[str], found: Iterable[str]) -> None
 
 
 def texts(cell: Any, separator: str | None = None) -> list[str]:
-    """A cell as strings: none, one, a list, or one that a separator divides."""
+    """Split a cell into strings: none, one, a list, or one that a separator divides."""
     if cell is None:
         return []
     if isinstance(cell, list):

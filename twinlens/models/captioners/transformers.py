@@ -40,7 +40,7 @@ class Captioner:
 
     @torch.inference_mode()
     def caption(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> list[str]:
-        """One caption a picture, by greedy or beam search: the same pictures give the same words."""
+        """Write one caption per picture, by greedy or beam search: the same pictures give the same words."""
         # Every setting is given: defaults have changed between releases of the library.
         ids = self.model.generate(
             pixel_values=normalised(pictures, self.pixels, self.placement),
@@ -52,7 +52,7 @@ class Captioner:
 
 
 def locate(card: CaptionerCard) -> Path:
-    """The model's folder.
+    """Locate the model's folder.
 
     Raises:
         FetchError: it cannot be had.
@@ -64,7 +64,7 @@ def locate(card: CaptionerCard) -> Path:
 
 
 def load(card: CaptionerCard, path: Path, placement: Placement) -> Captioner:
-    """The captioner in `path`: from the hub, of your own, or trained by the pipeline.
+    """Load the captioner in `path`: from the hub, of your own, or trained by the pipeline.
 
     Raises:
         DataError: the folder does not hold such a model.

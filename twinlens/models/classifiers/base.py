@@ -1,4 +1,4 @@
-"""What every classifier is: a model that gives a logit for each of ImageNet's 1,000 classes, in their order."""
+"""Base class of classifiers: one logit for each of ImageNet's 1,000 classes, in their order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Classifier:
     def __init__(
         self, model: Any, logits: Callable[[torch.Tensor], torch.Tensor], pixels: PixelSpec, placement: Placement
     ) -> None:
-        """Put it where it runs.
+        """Put the model on its device.
 
         Args:
             model: of any library.
@@ -37,7 +37,7 @@ class Classifier:
 
     @torch.inference_mode()
     def shares(self, pictures: torch.Tensor, classes: Sequence[int]) -> Float64[np.ndarray, " images"]:
-        """The summed probabilities of `classes` for a batch of uint8 pictures (images, 3, height, width)."""
+        """Sum the probabilities of `classes` for a batch of uint8 pictures (images, 3, height, width)."""
         logits = self.logits(normalised(pictures, self.pixels, self.placement)).double().cpu()
         return np.asarray(logits.softmax(dim=1)[:, list(classes)].sum(dim=1).numpy())
 
@@ -83,5 +83,5 @@ def refuse_other_classes(name: str, count: int, labels: Mapping[int, str] | None
 
 
 def plain(label: str) -> str:
-    """A class's name without capitals and underscores."""
+    """Normalise a class's name: no capitals, no underscores."""
     return " ".join(label.replace("_", " ").lower().split())

@@ -28,7 +28,7 @@ APART = 2.0  # of 255: two ways of resizing one smooth picture differ by less th
 
 
 def locate(card: TransformersClassifier) -> Path:
-    """The model's folder.
+    """Locate the model's folder.
 
     Raises:
         FetchError: it cannot be had.
@@ -42,7 +42,7 @@ def locate(card: TransformersClassifier) -> Path:
 
 
 def load(card: TransformersClassifier, path: Path, placement: Placement) -> Classifier:
-    """The classifier.
+    """Load the classifier.
 
     Raises:
         DataError: the folder holds no image classifier or not all of its weights, its classes are not ImageNet's

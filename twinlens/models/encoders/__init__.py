@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def locate(tower: Tower) -> Path:
-    """Where a tower's weights are, fetched if need be.
+    """Locate a tower's weights, fetched if need be.
 
     Raises:
         ParamsError: the card names something its library does not have.
@@ -29,7 +29,7 @@ def locate(tower: Tower) -> Path:
 
 
 def load(tower: Tower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """The encoders of a tower, in eval mode.
+    """Load the encoders of a tower, in eval mode.
 
     Args:
         tower: the card's tower.

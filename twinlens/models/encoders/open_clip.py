@@ -29,7 +29,7 @@ TOKENIZER = ["tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*
 
 
 def locate(card: OpenClipTower) -> Path:
-    """The weights: a file, or a folder with `open_clip_config.json`.
+    """Locate the weights: a file, or a folder with `open_clip_config.json`.
 
     Raises:
         ParamsError: open_clip has no such architecture or tag, or they do not go together.
@@ -79,7 +79,7 @@ def _weights_in(folder: Path, names: Sequence[str] = WEIGHTS) -> Path:
 
 
 def load(card: OpenClipTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """Both towers.
+    """Load both towers.
 
     Args:
         card: the tower's card.
@@ -116,7 +116,7 @@ def load(card: OpenClipTower, path: Path, placement: Placement, random_weights: 
 
 
 def wrap(model: Any, tokenizer: Any, placement: Placement) -> Loaded:
-    """Encoders around a model that is in memory, one that is being trained for instance."""
+    """Wrap a model that is in memory, one that is being trained for instance, as encoders."""
     model = model.eval().to(placement.device, placement.dtype)
     return Loaded(_Image(model, placement), _Text(model, tokenizer, placement))
 
@@ -148,7 +148,7 @@ def _tokenizer(card: OpenClipTower, weights: Path) -> Any:
 
 
 def pixel_spec(config: dict[str, Any]) -> PixelSpec:
-    """open_clip's `preprocess_cfg` as ours."""
+    """Convert open_clip's `preprocess_cfg` to a pixel specification."""
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     return PixelSpec(
@@ -192,7 +192,7 @@ class _Text:
 
 
 def encode_text(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """`model.encode_text`, without computing on padding where that changes nothing.
+    """Run `model.encode_text`, without computing on padding where that changes nothing.
 
     A CLIP text tower is causal and pools at the end token, so what stands after the longest text
     of the batch reaches no result; cutting it off is exact and several times faster. SigLIP's is

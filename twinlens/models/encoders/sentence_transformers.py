@@ -21,7 +21,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of each module that has 
 
 
 def locate(card: SentenceTransformersTower) -> Path:
-    """The model's folder.
+    """Locate the model's folder.
 
     Raises:
         FetchError: it cannot be had.
@@ -47,7 +47,7 @@ def _modules(folder: Path) -> list[Path]:
 
 
 def load(card: SentenceTransformersTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """The text tower.
+    """Load the text tower.
 
     Raises:
         DataError: the folder does not hold such a model.

@@ -22,7 +22,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def locate(card: TimmTower) -> Path:
-    """The weights' file.
+    """Locate the weights' file.
 
     Raises:
         ParamsError: timm has no such model, or no such weights of it.
@@ -48,7 +48,7 @@ def _similar(architecture: str) -> list[str]:
 
 
 def load(card: TimmTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """The image tower.
+    """Load the image tower.
 
     Raises:
         ParamsError: timm does not take the card's `kwargs`, or its transform has no such key.
@@ -60,7 +60,7 @@ def load(card: TimmTower, path: Path, placement: Placement, random_weights: bool
 
 
 def build(card: TimmTower, path: Path | None) -> tuple[Any, PixelSpec]:
-    """The whole model, its classifier included, and the pixels it reads.
+    """Build the whole model, its classifier included, and the specification of the pixels it reads.
 
     Args:
         card: the tower.
@@ -86,7 +86,7 @@ def build(card: TimmTower, path: Path | None) -> tuple[Any, PixelSpec]:
 
 
 def pixel_spec(config: dict[str, Any]) -> PixelSpec:
-    """Timm's data configuration as ours: the evaluation transform of `timm.data.create_transform`."""
+    """Convert timm's data configuration (evaluation of `timm.data.create_transform`) to a pixel specification."""
     _, height, width = config["input_size"]
     if config.get("crop_mode") not in (None, "center", "squash"):
         raise ParamsError(f"timm's crop_mode '{config['crop_mode']}' is not known here; center and squash are")

@@ -1,4 +1,4 @@
-"""Faster R-CNN of torchvision: what its box head sees in the best regions of a picture, pooled.
+"""Faster R-CNN of torchvision: box-head features of a picture's best regions, pooled.
 
 A region is a proposal that the detector turns into a detection: scored over its threshold for some
 class, kept by the suppression of overlapping boxes, and among the `regions` best. Its features are those
@@ -37,7 +37,7 @@ SMALLEST_BOX_PX = 1e-2  # the detector's own limit
 
 
 def locate(card: TorchvisionTower) -> Path:
-    """The weights' file.
+    """Locate the weights' file.
 
     Raises:
         ParamsError: torchvision has no such weights.
@@ -58,7 +58,7 @@ def locate(card: TorchvisionTower) -> Path:
 
 
 def load(card: TorchvisionTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """The image tower.
+    """Load the image tower.
 
     Raises:
         DataError: the weights do not fit the detector.

@@ -26,7 +26,7 @@ WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # large models come in s
 
 
 def locate(card: TransformersTower) -> Path:
-    """The model's folder.
+    """Locate the model's folder.
 
     Raises:
         FetchError: it cannot be had.
@@ -37,7 +37,7 @@ def locate(card: TransformersTower) -> Path:
 
 
 def load(card: TransformersTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """Both towers of a joint model, or the text tower of a text model.
+    """Load both towers of a joint model, or the text tower of a text model.
 
     Raises:
         DataError: the model cannot be loaded, its remote code does not run with this transformers,
@@ -81,7 +81,7 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
 
 
 def pooled(output: Any) -> torch.Tensor:
-    """The vectors of a tower: transformers 5 returns an output object where 4 returned them themselves."""
+    """Pooled vectors of a tower: transformers 5 returns an output object where 4 returned them themselves."""
     found = getattr(output, "pooler_output", output)
     assert isinstance(found, torch.Tensor)
     return found

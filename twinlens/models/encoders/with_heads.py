@@ -1,4 +1,4 @@
-"""Towers with heads on them, as encoders like any others."""
+"""Encoders with heads: towers whose heads are part of them, as encoders like any others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twinlens.models.heads import Pairs
 
 
 def with_heads(loaded: Loaded, pairs: Pairs, direction: str, placement: Placement) -> Loaded:
-    """The same towers, their vectors brought into the space of the heads that serve a direction."""
+    """Attach the heads that serve a direction to towers, so that their vectors are in the heads' space."""
     through = pairs.serving(direction)
     image = None if loaded.image is None else _Image(loaded.image, pairs, through, placement)
     text = None if loaded.text is None else _Text(loaded.text, pairs, through, placement)

@@ -50,7 +50,7 @@ class WordTable:
 
 
 def read_words(path: Path) -> WordTable:
-    """The words and vectors of a .vec or .txt file, compressed by gzip or not.
+    """Read the words and vectors of a .vec or .txt file, compressed by gzip or not.
 
     Of a word that stands there twice the first vector counts, and a word whose vector is zero is left
     out, because it could not be compared; how many there are is logged.

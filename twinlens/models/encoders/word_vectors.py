@@ -29,7 +29,7 @@ PADDING = 0
 
 
 def locate(card: WordVectorsTower) -> Path:
-    """The file of vectors.
+    """Locate the file of vectors.
 
     Raises:
         FetchError: it is not there.
@@ -41,7 +41,7 @@ def locate(card: WordVectorsTower) -> Path:
 
 
 def load(card: WordVectorsTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """The text tower. It stays on the CPU: looking words up is all it does.
+    """Load the text tower. It stays on the CPU: looking words up is all it does.
 
     Raises:
         DataError: the file holds something other than words and vectors.

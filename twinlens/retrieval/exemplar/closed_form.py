@@ -1,4 +1,4 @@
-"""Queries from exemplars without iterations: sums, Rocchio, ridge regression and whitened exemplars."""
+"""Closed-form queries from exemplars: sums, Rocchio, ridge regression and whitened exemplars."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def lda_whitened(examples: Examples, negatives: Float[np.ndarray, "negatives dim
 
 
 def unit(rows: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows dim"]:
-    """The rows at length 1.
+    """Scale the rows to length 1.
 
     Raises:
         DataError: a row has no direction.
