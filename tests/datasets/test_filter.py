@@ -13,7 +13,7 @@ from twinlens.config.params import FilterParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.datasets.annotations import SPLITS, Annotations, RawCaption, RawImage
-from twinlens.datasets.filter import Kept, apply_rules, is_unicode, printable, resplit
+from twinlens.datasets.filter import FilteredTables, apply_rules, escape_broken_bytes, is_unicode, resplit
 
 BROKEN = b"caf\xe9".decode("utf-8", "surrogateescape")  # Latin-1 bytes read as UTF-8
 LENIENT = FilterParams(require_caption=False, require_label=False)
@@ -27,11 +27,11 @@ def caption(image_id: str, text: str = "a cat") -> RawCaption:
     return RawCaption(image_id, text)
 
 
-def rules(images: list[RawImage], captions: list[RawCaption], **changes: Any) -> Kept:
+def rules(images: list[RawImage], captions: list[RawCaption], **changes: Any) -> FilteredTables:
     return apply_rules(Annotations(images, captions), LENIENT.model_copy(update=changes))
 
 
-def drops(kept: Kept) -> list[tuple[str, str, str]]:
+def drops(kept: FilteredTables) -> list[tuple[str, str, str]]:
     return kept.dropped.select("kind", "id", "rule").rows()
 
 
@@ -144,8 +144,8 @@ def test_text_is_whole_or_shown_with_its_broken_bytes() -> None:
     assert is_unicode("a café \U0001f408")
     assert not is_unicode(BROKEN)
     assert not is_unicode("\ud83d alone")
-    assert printable(BROKEN) == "caf\\udce9"
-    assert printable("café") == "café"
+    assert escape_broken_bytes(BROKEN) == "caf\\udce9"
+    assert escape_broken_bytes("café") == "café"
 
 
 def split_of(found: Annotations) -> dict[str, str]:

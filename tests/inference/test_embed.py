@@ -26,13 +26,13 @@ from twinlens.core.errors import DataError
 from twinlens.core.vectors import read_vectors
 from twinlens.inference.embed import Embedder, Sources
 from twinlens.models import encoders
-from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
-from twinlens.models.weights import identity
+from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, ProjectionHeads
+from twinlens.models.weights import identify_weights
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.dense import build
 from twinlens.retrieval.rank import check_vectors
 from twinlens.tasks.inputs import text_sources
-from twinlens.training.data import Material
+from twinlens.training.data import TrainingData
 from twinlens.training.dual_encoder import train_towers
 from twinlens.training.projection_heads import train_heads
 
@@ -74,11 +74,11 @@ class Embedded:
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+def material(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     return drawn(tmp_path_factory.mktemp("scenes"), train=64, val=24, test=12, side_px=32)
 
 
-def sources_of(material: Material) -> Sources:
+def sources_of(material: TrainingData) -> Sources:
     pool = material.groups.filter("in_pool")
     texts = material.captions["text"][: len(pool)]  # of words that are known
     generated = pl.DataFrame({"image_id": pool["image_id"], "text": texts})
@@ -90,7 +90,7 @@ def sources_of(material: Material) -> Sources:
     return Sources(material.shards, pool, negatives, prompts, texts_of_pool, held_out, held_out_captions)
 
 
-def train(kind: str, material: Material, folder: Path) -> ModelCard:
+def train(kind: str, material: TrainingData, folder: Path) -> ModelCard:
     """Train a card into `folder` as the `train` stage does."""
     if kind in CARDS:
         model = card(write_towers(folder, material), **({"epochs": 1} | CARDS[kind]))
@@ -106,13 +106,13 @@ def train(kind: str, material: Material, folder: Path) -> ModelCard:
         assert isinstance(model.train, TowerRecipe)
         train_towers(joint, model.train, material, CPU, folder)
     towers = {} if model.from_nothing else model.towers()
-    note = {role: identity(encoders.locate(tower)) for role, tower in towers.items()}
+    note = {role: identify_weights(encoders.locate(tower)) for role, tower in towers.items()}
     (folder / "weights.json").write_text(json.dumps(note))
     return model
 
 
 @pytest.fixture(scope="module")
-def embedded(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Embedded]]:
+def embedded(material: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Embedded]]:
     """By kind of card, what was embedded; made when first asked for."""
     done: dict[str, Embedded] = {}
 
@@ -161,7 +161,7 @@ def test_lengths_are_kept_where_they_mattered_in_training_and_only_there(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gates_pass_and_every_source_is_searched_with(
-    kind: str, embedded: Callable[[str], Embedded], material: Material
+    kind: str, embedded: Callable[[str], Embedded], material: TrainingData
 ) -> None:
     found = embedded(kind)
     sources = {name: read_vectors(found.out, name) for name in found.names()}
@@ -182,14 +182,14 @@ def test_the_vectors_are_those_of_the_heads_on_the_towers_vectors(
     found = embedded(kind)
     read = features(found.card)
     inputs = {
-        "image": read.of_pictures(found.sources.shards, found.sources.pool),
-        "text": read.of_texts(found.sources.texts["captions"]),
+        "image": read.embed_pictures(found.sources.shards, found.sources.pool),
+        "text": read.embed_texts(found.sources.texts["captions"]),
     }
     main = CAPTION_TO_IMAGE if kind == "each" else "both"
     ways = {"": ("weights", main), "_untrained": ("untrained", main)}
     ways |= {f"_{IMAGE_TO_CAPTION}": ("weights", IMAGE_TO_CAPTION)} if kind == "each" else {}
     for suffix, (folder, direction) in ways.items():
-        heads = Pairs.read(found.trained / folder, read.table)
+        heads = ProjectionHeads.read(found.trained / folder, read.table)
         for side, name in (("image", "images"), ("text", "captions")):
             wanted = heads.apply_to(inputs[side], direction, side, CPU.device)
             lengths = np.linalg.norm(wanted, axis=1)
@@ -231,8 +231,8 @@ def test_towers_that_are_not_those_of_the_training_are_refused(
 
 def test_heads_on_towers_of_another_width_are_refused(embedded: Callable[[str], Embedded], tmp_path: Path) -> None:
     found = embedded("heads")
-    heads = Pairs.read(found.trained / "weights")
-    Pairs(heads.config, heads.widths["image"] + 1, heads.widths["text"]).write(tmp_path / "trained/weights")
+    heads = ProjectionHeads.read(found.trained / "weights")
+    ProjectionHeads(heads.config, heads.widths["image"] + 1, heads.widths["text"]).write(tmp_path / "trained/weights")
     (tmp_path / "trained/weights.json").write_bytes((found.trained / "weights.json").read_bytes())
     with pytest.raises(DataError, match=r"the image tower's vectors have .* dimensions, its head was trained on"):
         Embedder(found.card, tmp_path / "trained", CPU, COMPUTE, Cost()).embed(found.sources, tmp_path)

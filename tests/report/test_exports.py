@@ -16,7 +16,7 @@ from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.evaluation.evaluate import measure_run
 from twinlens.evaluation.pool import Pool
-from twinlens.report.exports import clip_benchmark_rows, export, strictly_falling
+from twinlens.report.exports import build_clip_benchmark_rows, export, lower_ties
 from twinlens.retrieval.runs import RunWriter
 
 PARAMS = EvaluateParams(ks=[1, 5, 10], referee_queries=2, resamples=100, seed=0)
@@ -107,7 +107,7 @@ def test_the_lines_of_a_run_have_six_columns_and_its_scores_fall(exported: tuple
 
 def test_lowered_scores_stay_close() -> None:
     scores = np.array([[0.9, 0.5, 0.5, 0.5, -0.2], [1.0, 1.0, 1.0, 1.0, 1.0]], np.float32)
-    falling = strictly_falling(scores)
+    falling = lower_ties(scores)
     assert (np.diff(falling, axis=1) < 0).all()
     np.testing.assert_allclose(falling, scores, atol=1e-6)
 
@@ -136,7 +136,7 @@ def test_rows_of_clip_benchmark_call_a_hit_recall(exported: tuple[Path, dict]) -
     assert float(row["image_retrieval_recall@5"]) == retrieval["caption_to_image"]["image"]["hit_at_5"]
     assert float(row["text_retrieval_recall@5"]) == retrieval["image_to_caption"]["image"]["hit_at_5"]
     assert row["task"] == "zeroshot_retrieval"
-    assert clip_benchmark_rows({"object_sets": retrieval["object_sets"]}, "clip") == []
+    assert build_clip_benchmark_rows({"object_sets": retrieval["object_sets"]}, "clip") == []
 
 
 def test_without_runs_the_message_says_what_makes_them(tmp_path: Path) -> None:

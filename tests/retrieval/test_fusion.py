@@ -64,7 +64,7 @@ def test_full_lists_of_scores_are_fused_as_the_runs_are() -> None:
     image = generator.random((4, 9)).astype(np.float32)
     bm25 = np.where(generator.random((4, 9)) < 0.5, generator.random((4, 9)) * 9, 0.0).astype(np.float32)
     bm25[1], bm25[2, 3:] = 0.0, 0.0
-    wanted = hybrid.weighted_sum(image, bm25, 0.7)
+    wanted = hybrid.fuse_weighted(image, bm25, 0.7)
     for query in range(4):
         rows = np.argsort(-image[query])[None]
         held = np.flatnonzero(bm25[query])[None]

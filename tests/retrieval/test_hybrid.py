@@ -43,7 +43,7 @@ def test_ranks_are_fused_as_the_search_index_fuses_them() -> None:
     image, words = rng.random((2, 20, 300)).astype(np.float32)
     words[words < 0.6] = 0  # without a word of the query
     fused = hybrid.reciprocal_rank_fusion(image, words, 60, depth=50)
-    lists = [scoring.best(scoring.keys(scores), 50) for scores in (image, words)]
+    lists = [scoring.select_best(scoring.make_sort_keys(scores), 50) for scores in (image, words)]
     rows, scores = fusion.reciprocal_rank_fusion(lists, k=60)
     for query in range(20):
         held = rows[query] != fusion.NOBODY
@@ -52,23 +52,23 @@ def test_ranks_are_fused_as_the_search_index_fuses_them() -> None:
 
 
 def test_the_weighted_sum_by_hand() -> None:
-    fused = hybrid.weighted_sum(IMAGE, WORDS, 0.25)
+    fused = hybrid.fuse_weighted(IMAGE, WORDS, 0.25)
     assert fused[0].tolist() == pytest.approx([0.25, 0.75, 0.25 * 0.5 + 0.75 * 0.25, 0.25 * 0.375])
 
 
 def test_at_either_end_of_the_weight_the_order_is_that_of_one_side() -> None:
-    assert np.argsort(-hybrid.weighted_sum(IMAGE, WORDS, 1.0)[0]).tolist() == [0, 2, 3, 1]
-    assert np.argsort(-hybrid.weighted_sum(IMAGE, WORDS, 0.0)[0])[:2].tolist() == [1, 2]
+    assert np.argsort(-hybrid.fuse_weighted(IMAGE, WORDS, 1.0)[0]).tolist() == [0, 2, 3, 1]
+    assert np.argsort(-hybrid.fuse_weighted(IMAGE, WORDS, 0.0)[0])[:2].tolist() == [1, 2]
 
 
 def test_scores_that_say_nothing_become_zero() -> None:
     assert hybrid.normalised(np.full((1, 3), 7, np.float32)).tolist() == [[0, 0, 0]]
-    assert hybrid.weighted_sum(IMAGE, np.zeros((1, 4), np.float32), 0.5)[0].argmax() == 0
+    assert hybrid.fuse_weighted(IMAGE, np.zeros((1, 4), np.float32), 0.5)[0].argmax() == 0
 
 
 def test_scale_and_offset_of_either_side_do_not_matter_to_the_weighted_sum() -> None:
-    moved = hybrid.weighted_sum(3 * IMAGE - 7, 0.01 * WORDS, 0.4)
-    np.testing.assert_allclose(moved, hybrid.weighted_sum(IMAGE, WORDS, 0.4), atol=1e-6)
+    moved = hybrid.fuse_weighted(3 * IMAGE - 7, 0.01 * WORDS, 0.4)
+    np.testing.assert_allclose(moved, hybrid.fuse_weighted(IMAGE, WORDS, 0.4), atol=1e-6)
 
 
 def noisy(own_rows: np.ndarray, items: int, signal: float, seed: int) -> Fixed:
@@ -91,7 +91,7 @@ def test_the_chosen_weight_is_the_best_of_the_grid_by_reciprocal_rank(monkeypatc
     image, words = noisy(own, 20, 0.2, 1), noisy(own, 20, 0.3, 2)
 
     def reciprocal(weight: float) -> float:
-        fused = hybrid.weighted_sum(image.scores, words.scores, weight)
+        fused = hybrid.fuse_weighted(image.scores, words.scores, weight)
         orders = [sorted(range(20), key=row.__getitem__, reverse=True) for row in fused.tolist()]  # stable
         ranks = [1 + order.index(wanted) for order, wanted in zip(orders, own, strict=True)]
         return float(np.mean(1 / np.array(ranks)))

@@ -17,14 +17,14 @@ from twinlens.core.errors import DataError
 from twinlens.core.vectors import Vectors
 from twinlens.evaluation.evaluate import measure_run
 from twinlens.evaluation.pool import Pool
-from twinlens.report.exports import strictly_falling, write_trec_run
+from twinlens.report.exports import lower_ties, write_trec_run
 from twinlens.retrieval.bm25 import Bm25
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.dense import build
-from twinlens.retrieval.lexical import Validation, extend, validation_of
+from twinlens.retrieval.lexical import Validation, extend, read_validation
 from twinlens.retrieval.rank import search, write_pool
 from twinlens.retrieval.runs import read_run
-from twinlens.retrieval.tokenize import words
+from twinlens.retrieval.tokenize import tokenize
 from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, VALIDATION_CAPTIONS, VALIDATION_IMAGES, text_sources
 
@@ -120,8 +120,8 @@ def test_a_caption_finds_its_picture_by_the_others_and_never_by_itself(tmp_path:
     rows, scores = searched(task, "bm25_captions", tmp_path)
     assert task.query_ids == HUMAN["caption_id"].to_list()
     assert [IDS[row] for row in rows[:4, 0]] == ["i0", "i0", "i1", "i1"]
-    index = Bm25.of([words(text) for text in TEXTS["captions_joined"]["text"]])
-    itself = index.scores(index.queries([words(text) for text in HUMAN["text"]]))
+    index = Bm25.of([tokenize(text) for text in TEXTS["captions_joined"]["text"]])
+    itself = index.scores(index.queries([tokenize(text) for text in HUMAN["text"]]))
     own = scores[np.arange(7), [row.tolist().index(g) for row, g in zip(rows, task.query_groups, strict=True)]]
     assert (own < itself[np.arange(7), task.query_groups]).all()
     assert scores[4].tolist() == [0, 0, 0, 0]  # "zebra" is in its own caption alone
@@ -144,7 +144,7 @@ def test_what_shares_no_word_only_fills_the_list_and_is_no_hit(tmp_path: Path) -
 
 
 def test_large_scores_are_told_apart_in_trec_files() -> None:
-    falling = strictly_falling(np.full((1, 4), 21.3, np.float32))
+    falling = lower_ties(np.full((1, 4), 21.3, np.float32))
     assert (np.diff(falling) < 0).all()
 
 
@@ -247,17 +247,17 @@ def embedded(ids: list[str]) -> dict[str, Vectors]:
 
 
 def test_validation_is_what_was_embedded_and_captioned() -> None:
-    found = validation_of(given(), embedded(["i0", "i1"]), HUMAN, MACHINE[:2], pl.DataFrame({"image_id": ["i3"]}))
+    found = read_validation(given(), embedded(["i0", "i1"]), HUMAN, MACHINE[:2], pl.DataFrame({"image_id": ["i3"]}))
     assert found is not None
     assert found.image_ids == ["i0", "i1"]
     assert found.texts[CAPTIONS]["id"].to_list() == ["i0#0", "i0#1", "i1#0", "i1#1"]
     assert found.texts[GENERATED]["text"].to_list() == ["a bus", "a dog on a beach"]
-    assert validation_of(given(), {}, HUMAN, MACHINE[:0], GROUPS) is None
+    assert read_validation(given(), {}, HUMAN, MACHINE[:0], GROUPS) is None
 
 
 def test_nothing_is_chosen_where_the_licence_forbids_it(caplog: pytest.LogCaptureFixture) -> None:
     pool = pl.DataFrame({"image_id": ["i3"]})
-    assert validation_of(given(selection="never"), embedded(["i0"]), HUMAN, MACHINE[:1], pool) is None
+    assert read_validation(given(selection="never"), embedded(["i0"]), HUMAN, MACHINE[:1], pool) is None
     assert "selection: never" in caplog.text
     assert "hybrid.image_weight is used" in caplog.text
 
@@ -265,11 +265,11 @@ def test_nothing_is_chosen_where_the_licence_forbids_it(caplog: pytest.LogCaptur
 def test_pictures_of_the_pool_are_refused_as_validation() -> None:
     pool = pl.DataFrame({"image_id": ["i1"]})
     with pytest.raises(DataError, match=r"1 pictures .* are in the pool, the first is 'i1'"):
-        validation_of(given(), embedded(["i0", "i1"]), HUMAN, MACHINE[:2], pool)
+        read_validation(given(), embedded(["i0", "i1"]), HUMAN, MACHINE[:2], pool)
 
 
 def test_captions_that_are_not_those_embedded_are_refused() -> None:
     sources = embedded(["i0"])
     sources[VALIDATION_CAPTIONS] = vectors(["x"], ["i0"], 1)
     with pytest.raises(DataError, match="not those that were embedded"):
-        validation_of(given(), sources, HUMAN, MACHINE[:1], pl.DataFrame({"image_id": ["i3"]}))
+        read_validation(given(), sources, HUMAN, MACHINE[:1], pl.DataFrame({"image_id": ["i3"]}))

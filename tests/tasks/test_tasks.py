@@ -9,7 +9,7 @@ import pytest
 from twinlens.config.params import RankParams
 from twinlens.core.errors import DataError
 from twinlens.core.vectors import Vectors
-from twinlens.retrieval.dense import build, one_caption_each
+from twinlens.retrieval.dense import build, draw_one_caption_each
 from twinlens.retrieval.fusion import concatenate
 from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED, text_sources
@@ -214,13 +214,13 @@ def test_a_side_with_many_dimensions_weighs_no_more_than_one_with_a_single_one()
 def test_one_caption_is_drawn_by_seed_and_evenly() -> None:
     images = [f"p{n}" for n in range(3000) for _ in range(5)]
     wanted = [f"p{n}" for n in range(3000)]
-    drawn = one_caption_each(images, wanted, seed=1)
-    assert (drawn == one_caption_each(images, wanted, seed=1)).all()
-    assert not (drawn == one_caption_each(images, wanted, seed=2)).all()
+    drawn = draw_one_caption_each(images, wanted, seed=1)
+    assert (drawn == draw_one_caption_each(images, wanted, seed=1)).all()
+    assert not (drawn == draw_one_caption_each(images, wanted, seed=2)).all()
     assert (drawn // 5 == np.arange(3000)).all()
     counts = np.bincount(drawn % 5)
     assert counts.min() > 500
-    some = one_caption_each(images, wanted[::7], seed=1)
+    some = draw_one_caption_each(images, wanted[::7], seed=1)
     np.testing.assert_array_equal(some, drawn[::7])  # whoever else is wanted
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 ABOUT, BASE = "about", "base"  # keys that a card and each of its parts may have, beside its own
 
 
-class About(BaseModel):
+class CardRemarks(BaseModel):
     """Remarks for people, on which no result depends: changing them reruns nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,16 +27,16 @@ class Card(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    about: About = Field(default=About(), exclude=True)
+    about: CardRemarks = Field(default=CardRemarks(), exclude=True)
 
 
-def described(card: Card) -> dict[str, Any]:
+def describe_card(card: Card) -> dict[str, Any]:
     """Show all values of a card for people: with `about`, without empty ones."""
     shown = card.model_dump(mode="json", exclude_none=True)
     for name in type(card).model_fields:
         value = getattr(card, name)
         if isinstance(value, Card):
-            shown[name] = described(value)
+            shown[name] = describe_card(value)
     if remarks := card.about.model_dump(exclude_none=True):
         shown[ABOUT] = remarks
     return shown

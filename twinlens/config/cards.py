@@ -17,8 +17,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from twinlens.config.base import BASE
-from twinlens.config.explain import problems
-from twinlens.core.errors import ParamsError, nearest
+from twinlens.config.explain import explain_problems
+from twinlens.core.errors import ParamsError, suggest_nearest
 
 KINDS = ("datasets", "models", "captioners")
 ENDING = ".yaml"
@@ -94,13 +94,13 @@ class Library:
         of = "" if found[0] == file else f" (a base of {self.path(file)})"
         return f"{self.path(found[0])}, line {line}{of}"
 
-    def misnamed(self) -> list[str]:
-        """Problems with the files' names, in words."""
+    def list_misnamed(self) -> list[str]:
+        """List what is wrong with the files' names, in words."""
         folders = [
             entry for entry in sorted(self.folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")
         ]
         unknown = [folder for folder in folders if folder.name not in KINDS]
-        wrong = [f"{folder}: no such kind of card ({nearest(folder.name, KINDS)})" for folder in unknown]
+        wrong = [f"{folder}: no such kind of card ({suggest_nearest(folder.name, KINDS)})" for folder in unknown]
         for folder in (folder for folder in folders if folder.name in KINDS):
             same: dict[str, list[str]] = {}  # but for capitals
             for file in sorted(folder.iterdir()):
@@ -166,7 +166,7 @@ class Library:
         if target not in self.texts:
             kind = next((kind for kind in KINDS if target.startswith(f"{kind}/")), file.partition("/")[0])
             known = [card for card in self.texts if card.startswith(f"{kind}/")]
-            raise ParamsError(f"{here}: there is no card '{target}' ({nearest(target, known)})")
+            raise ParamsError(f"{here}: there is no card '{target}' ({suggest_nearest(target, known)})")
         if target in chain:
             circle = " -> ".join((*chain[chain.index(target) :], target))
             raise ParamsError(
@@ -178,7 +178,7 @@ class Library:
             if not isinstance(inside, dict):
                 whole = ".".join((target, *parts[:n]))
                 parts_of = [key for key, value in found.items() if isinstance(value, dict)]
-                raise ParamsError(f"{here}: '{whole}' has no part '{part}' ({nearest(part, parts_of)})")
+                raise ParamsError(f"{here}: '{whole}' has no part '{part}' ({suggest_nearest(part, parts_of)})")
             found = inside
         depth = len(parts)
         return deepcopy(found), {
@@ -252,6 +252,6 @@ class Cards(Mapping[str, T]):
         except ValidationError as error:
             told = [
                 f"{self.library.where(file, keys)}: {message}"
-                for keys, message in problems(error, content, self._type, also=(BASE,))
+                for keys, message in explain_problems(error, content, self._type, also=(BASE,))
             ]
             raise ParamsError("\n".join(told)) from None

@@ -7,12 +7,12 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from twinlens.core.errors import nearest
+from twinlens.core.errors import suggest_nearest
 
 MOST = 80  # characters of what was found
 
 
-def problems(
+def explain_problems(
     error: ValidationError, raw: dict[str, Any], root: Any, also: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Each problem: the keys at which it stands, and what to tell.
@@ -28,7 +28,7 @@ def problems(
         key = ".".join(str(part) for part in where)
         if problem["type"] == "extra_forbidden":
             allowed = [*_allowed_keys(problem["loc"][:-1], root), *also]
-            message = f"{key}: no such key ({nearest(str(where[-1]), allowed)})"
+            message = f"{key}: no such key ({suggest_nearest(str(where[-1]), allowed)})"
         elif problem["type"] == "missing":
             message = f"{key}: missing"
         else:

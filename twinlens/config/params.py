@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from twinlens.config.captioners import CaptionerCard
 from twinlens.config.datasets import DatasetCard
 from twinlens.config.models import ModelCard
-from twinlens.core.errors import ParamsError, nearest
+from twinlens.core.errors import ParamsError, suggest_nearest
 
 
 class Section(BaseModel):
@@ -230,7 +230,7 @@ class Params(Settings):
         for key, cards in (("dataset", self.datasets), ("model", self.models), ("captioner", self.captioners)):
             name = getattr(self, key)
             if name not in cards:
-                raise ValueError(f"{key}: '{name}' has no card in cards/{key}s ({nearest(name, cards)})")
+                raise ValueError(f"{key}: '{name}' has no card in cards/{key}s ({suggest_nearest(name, cards)})")
         if self.model_card.train is not None or self.captioner_card.train is not None:
             self.refuse_selection("the model or captioner would be trained on it")
         return self

@@ -54,7 +54,7 @@ class CaptioningRecipe(Recipe):
     objective: Literal["captioning"]
 
 
-class PairRecipe(Recipe):
+class ContrastiveRecipe(Recipe):
     """Contrastive training of pictures and their captions in one space; `training.losses` has the objectives.
 
     * `clip`: symmetric InfoNCE over the batch;
@@ -73,7 +73,7 @@ class PairRecipe(Recipe):
     on_collapse: Literal["stop", "record"] = "stop"  # when all pictures or all captions become one point
 
 
-class TowerRecipe(PairRecipe):
+class TowerRecipe(ContrastiveRecipe):
     """Training of both towers of a joint model, from nothing or from pretrained weights."""
 
     caption_tokens: Annotated[int, Field(ge=3)] | None = None  # captions are cut there while training
@@ -82,7 +82,7 @@ class TowerRecipe(PairRecipe):
     checkpointing: bool = False  # layers are computed again instead of being kept: slower, less memory
 
 
-class Heads(Card):
+class HeadsArchitecture(Card):
     """Two small networks that bring frozen vectors of pictures and of words into one space."""
 
     dim: PositiveInt  # of that space
@@ -101,10 +101,10 @@ class Heads(Card):
     text_width: PositiveInt | None = None
 
 
-class HeadsRecipe(PairRecipe):
+class HeadsRecipe(ContrastiveRecipe):
     """Training of heads on the vectors of towers that stay as they are."""
 
-    heads: Heads
+    heads: HeadsArchitecture
 
     @property
     def by_length(self) -> bool:

@@ -27,7 +27,7 @@ def decides(file: Path) -> bool:
     return file.as_posix() in DECIDING or file.parts[0] not in PLUMBING
 
 
-def imported_by(source: str) -> set[str]:
+def list_imports(source: str) -> set[str]:
     """List the dotted names that a module imports, at any depth; for a name from a module both are given."""
     found: set[str] = set()
     for node in ast.walk(_parsed(source)):
@@ -38,7 +38,7 @@ def imported_by(source: str) -> set[str]:
     return found
 
 
-def reached_from(*modules: str, root: Path = PACKAGE) -> set[Path]:
+def find_reachable(*modules: str, root: Path = PACKAGE) -> set[Path]:
     """Find the package's files that some modules import, directly or not, themselves and their packages included.
 
     The package's own `__init__.py` is left out: it hands over names that live elsewhere.
@@ -61,13 +61,13 @@ def reached_from(*modules: str, root: Path = PACKAGE) -> set[Path]:
         for file in _files(waiting.pop(), root):
             if file not in seen:
                 seen.add(file)
-                waiting += imported_by((root / file).read_text(encoding="utf-8"))
+                waiting += list_imports((root / file).read_text(encoding="utf-8"))
     return seen
 
 
 def code_digest(*modules: str, root: Path = PACKAGE) -> str:
-    """Digest the code that decides what some modules make; raises as `reached_from` does."""
-    files = sorted(file for file in reached_from(*modules, root=root) if decides(file))
+    """Digest the code that decides what some modules make; raises as `find_reachable` does."""
+    files = sorted(file for file in find_reachable(*modules, root=root) if decides(file))
     outlines = (outline((root / file).read_text(encoding="utf-8")) for file in files)
     return digest(text for pair in zip(map(Path.as_posix, files), outlines, strict=True) for text in pair)
 

@@ -32,7 +32,7 @@ class ExtraError(TwinLensError):
 
 
 @contextmanager
-def needing(extra: str, use: str) -> Iterator[None]:
+def require_extra(extra: str, use: str) -> Iterator[None]:
     """Guard the import of what an extra brings: where it is not installed, one message names the extra.
 
     Args:
@@ -53,7 +53,7 @@ def needing(extra: str, use: str) -> Iterator[None]:
         ) from None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest_nearest(name: str, known: Iterable[str]) -> str:
     """Suggest the right name for a wrong one, as a phrase for the end of a message."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.5)

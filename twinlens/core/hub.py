@@ -22,7 +22,7 @@ WAYS_ON = {
 }
 
 
-def hub_folder(
+def fetch_hub_folder(
     repo: str,
     revision: str | None,
     patterns: Sequence[str],
@@ -57,7 +57,7 @@ def hub_folder(
         )
     except Exception as error:  # of the hub's client, of the HTTP library below it, or of the disk
         raise FetchError(
-            explained(refusal or error, repo, revision, repo_type, reached=refusal is None, files=patterns)
+            explain_error(refusal or error, repo, revision, repo_type, reached=refusal is None, files=patterns)
         ) from None
     return Path(found)
 
@@ -108,7 +108,7 @@ def _check_room(info: Any, repo: str, patterns: Sequence[str]) -> None:
         )
 
 
-def explained(
+def explain_error(
     error: Exception,
     repo: str,
     revision: str | None,

@@ -115,7 +115,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def publishing(out: Path) -> Iterator[Path]:
+def write_whole(out: Path) -> Iterator[Path]:
     """Provide a folder that becomes `out` when it is whole; nothing half-written ever bears that name."""
     for leftover in out.parent.glob(f".draft-*-{out.name}"):
         if not _is_running(int(leftover.name.split("-")[1])):  # of a process that was killed

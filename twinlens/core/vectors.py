@@ -12,7 +12,7 @@ from twinlens.core import tables
 from twinlens.core.errors import DataError
 
 Rows = Float32[np.ndarray, "rows dim"]
-Pair = tuple[Rows, Rows]  # vectors of the queries and of the items
+VectorPair = tuple[Rows, Rows]  # vectors of the queries and of the items
 
 
 @dataclass(frozen=True)

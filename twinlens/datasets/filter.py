@@ -29,7 +29,7 @@ def resplit(annotations: Annotations, val: float, test: float, seed: int) -> Ann
 
 
 @dataclass
-class Kept:
+class FilteredTables:
     """The tables of the `filter` stage."""
 
     images: pl.DataFrame
@@ -39,7 +39,7 @@ class Kept:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def apply_rules(annotations: Annotations, params: FilterParams) -> Kept:
+def apply_rules(annotations: Annotations, params: FilterParams) -> FilteredTables:
     """Keep what can be used; list the rest with the rule that dropped it.
 
     `require_caption` is not asked of a dataset that has no captions at all, nor of distractors; what
@@ -74,7 +74,7 @@ def apply_rules(annotations: Annotations, params: FilterParams) -> Kept:
         "images": {"found": found["image"], "kept": len(kept)},
         "captions": {"found": found["caption"], "kept": len(captions) - len(orphans)},
     }
-    return Kept(
+    return FilteredTables(
         images=pl.DataFrame(
             {
                 "image_id": [image.image_id for image in kept],
@@ -93,7 +93,7 @@ def apply_rules(annotations: Annotations, params: FilterParams) -> Kept:
 
 def _readable(drop: Drop) -> Drop:
     kind, name, rule, reason = drop
-    return kind, printable(name), rule, printable(reason)
+    return kind, escape_broken_bytes(name), rule, escape_broken_bytes(reason)
 
 
 def _unique_images(images: list[RawImage], dropped: list[Drop]) -> dict[str, RawImage]:
@@ -103,8 +103,8 @@ def _unique_images(images: list[RawImage], dropped: list[Drop]) -> dict[str, Raw
             raise DataError(f"image {image.image_id} is in split '{image.split}'; known splits: {', '.join(SPLITS)}")
         names = (image.image_id, image.file, *image.labels)
         if not all(is_unicode(name) for name in names):
-            reason = f"not UTF-8: {printable(', '.join(names))[:80]!r}"
-            dropped.append(("image", printable(image.image_id), "not_utf8", reason))
+            reason = f"not UTF-8: {escape_broken_bytes(', '.join(names))[:80]!r}"
+            dropped.append(("image", escape_broken_bytes(image.image_id), "not_utf8", reason))
         elif image.image_id in unique:
             reason = f"{image.file} has the id of {unique[image.image_id].file}"
             dropped.append(("image", image.image_id, "duplicate_id", reason))
@@ -120,12 +120,12 @@ def _usable_captions(
     for caption in captions:
         text = " ".join(caption.text.split())
         if caption.image_id not in images:
-            reason = f"no such image: {printable(text)[:80]!r}"
-            dropped.append(("caption", printable(caption.image_id), "unknown_image", reason))
+            reason = f"no such image: {escape_broken_bytes(text)[:80]!r}"
+            dropped.append(("caption", escape_broken_bytes(caption.image_id), "unknown_image", reason))
         elif not text:
             dropped.append(("caption", caption.image_id, "empty", "empty caption"))
         elif not is_unicode(text):
-            dropped.append(("caption", caption.image_id, "not_utf8", f"not UTF-8: {printable(text)[:80]!r}"))
+            dropped.append(("caption", caption.image_id, "not_utf8", f"not UTF-8: {escape_broken_bytes(text)[:80]!r}"))
         else:
             usable.append((caption.image_id, text))
     return usable
@@ -138,10 +138,17 @@ def _usable_queries(queries: list[RawComposedQuery], kept: set[str], dropped: li
         text = " ".join(query.text.split())
         gone = sorted({query.image_id, query.target_id} - kept)
         if gone:
-            reason = f"picture {printable(gone[0])!r} was dropped, or is not there"
-            dropped.append(("query", printable(query.query_id), "dropped_image", reason))
+            reason = f"picture {escape_broken_bytes(gone[0])!r} was dropped, or is not there"
+            dropped.append(("query", escape_broken_bytes(query.query_id), "dropped_image", reason))
         elif not text or not is_unicode(text):
-            dropped.append(("query", printable(query.query_id), "no_text", f"unusable text: {printable(text)[:80]!r}"))
+            dropped.append(
+                (
+                    "query",
+                    escape_broken_bytes(query.query_id),
+                    "no_text",
+                    f"unusable text: {escape_broken_bytes(text)[:80]!r}",
+                )
+            )
         else:
             usable.append((query.query_id, query.image_id, text, query.target_id, query.gain))
     names = ("query_id", "image_id", "text", "target_id")
@@ -163,6 +170,6 @@ def is_unicode(text: str) -> bool:
     return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
 
 
-def printable(text: str) -> str:
+def escape_broken_bytes(text: str) -> str:
     """Show a text's broken bytes as such."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

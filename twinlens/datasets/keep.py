@@ -19,7 +19,7 @@ from twinlens.datasets.annotations import Annotations, Drop, RawImage
 RULE = "keep"
 
 
-def decided(annotations: Annotations, pool: Pool) -> list[RawImage]:
+def select_decided(annotations: Annotations, pool: Pool) -> list[RawImage]:
     """Select the pictures that a card's `keep` is about: those of the pool that are no distractors."""
     return [i for i in annotations.images if not i.distractor and pool in ("all", i.split)]
 
@@ -48,7 +48,7 @@ def apply_keep(
     Returns:
         The annotations without the dropped pictures, and figures for the dataset's card.
     """
-    mine = decided(annotations, pool)
+    mine = select_decided(annotations, pool)
     reasons = {image.image_id: _reason(image, keep, shares or {}, from_qrels or set()) for image in mine}
     kept = {image_id for image_id, reason in reasons.items() if reason is None}
     drops: list[Drop] = [("image", image_id, RULE, why) for image_id, why in reasons.items() if why is not None]
@@ -56,11 +56,11 @@ def apply_keep(
     if shares is not None and class_names is not None:
         labelled = {image.image_id: bool(class_names & set(image.labels)) for image in mine if image.labels}
         if labelled:
-            report["against_labels"] = agreement(
+            report["against_labels"] = measure_agreement(
                 kept & labelled.keys(), {i for i, is_one in labelled.items() if is_one}
             )
     if published is not None:
-        report["against_published"] = overlap(kept, published, set(reasons))
+        report["against_published"] = measure_overlap(kept, published, set(reasons))
     if from_qrels is not None:
         report["listed_but_not_here"] = len(from_qrels - reasons.keys())
     gone = reasons.keys() - kept
@@ -85,7 +85,7 @@ def _reason(image: RawImage, keep: Keep, shares: Mapping[str, float], listed: se
     return None if share > keep.threshold else f"probability {share:.3f}, kept above {keep.threshold:g}"
 
 
-def agreement(kept: set[str], wanted: set[str]) -> dict[str, float]:
+def measure_agreement(kept: set[str], wanted: set[str]) -> dict[str, float]:
     """Compute precision and recall of what was kept against what the labels say should be."""
     both = len(kept & wanted)
     return {
@@ -98,7 +98,7 @@ def agreement(kept: set[str], wanted: set[str]) -> dict[str, float]:
     }
 
 
-def overlap(kept: set[str], published: set[str], here: set[str]) -> dict[str, float]:
+def measure_overlap(kept: set[str], published: set[str], here: set[str]) -> dict[str, float]:
     """Measure the overlap of a choice with the published one; a sample is compared over the pictures that it has."""
     both, either = len(kept & published), len(kept | (published & here))
     return {

@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int
 
-from twinlens.core.errors import DataError, nearest
+from twinlens.core.errors import DataError, suggest_nearest
 from twinlens.evaluation.experiments import Experiment
-from twinlens.evaluation.intervals import Interval, cluster_codes, of_means
+from twinlens.evaluation.intervals import Interval, bootstrap_means, encode_clusters
 
 ALPHA = 0.05
 FLIPS = 10_000
@@ -120,14 +120,14 @@ def check_same_pools(first: Experiment, second: Experiment) -> None:
                 )
         for key, what in (("queries_digest", "queries"), ("items_digest", "items")):
             if ours[key] != theirs[key]:
+                where = describe_first_difference(first, second, task) if what == "queries" else ""
                 raise DataError(
-                    f"{task}: {first.name} and {second.name} have as many {what}, but not the same ones"
-                    f"{first_difference(first, second, task) if what == 'queries' else ''}; only experiments over "
-                    "one pool can be compared"
+                    f"{task}: {first.name} and {second.name} have as many {what}, but not the same ones{where}; "
+                    "only experiments over one pool can be compared"
                 )
 
 
-def first_difference(first: Experiment, second: Experiment, task: str) -> str:
+def describe_first_difference(first: Experiment, second: Experiment, task: str) -> str:
     """Describe the first query that is not the same."""
     tables = []
     for experiment in (first, second):
@@ -147,12 +147,12 @@ def _compare_run(
         for measure in measures:
             if measure not in table.columns:
                 known = [name for name in table.columns if "_at_" in name]
-                raise DataError(f"{experiment.name} has no {measure} ({nearest(measure, known)})")
+                raise DataError(f"{experiment.name} has no {measure} ({suggest_nearest(measure, known)})")
     values = [table.select(measures).to_numpy() for table in tables]
     differences = values[1] - values[0]
-    clusters = cluster_codes(tables[0]["cluster"].to_list())
+    clusters = encode_clusters(tables[0]["cluster"].to_list())
     p_values = sign_flip_p(differences, clusters, seed=seed)
-    effects = of_means(differences, clusters, resamples=RESAMPLES, seed=seed, span=(-1.0, 1.0))
+    effects = bootstrap_means(differences, clusters, resamples=RESAMPLES, seed=seed, span=(-1.0, 1.0))
     for column, measure in enumerate(measures):
         same = not bool(differences[:, column].any())
         yield Difference(
@@ -219,7 +219,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in back]
 
 
-def most_changed(
+def find_most_changed(
     first: Experiment, second: Experiment, task: str, retriever: str, measure: str, count: int
 ) -> pl.DataFrame:
     """Find the queries whose value changed most; among equals, those whose first hit moved furthest.
@@ -249,7 +249,7 @@ class Changes:
     queries: pl.DataFrame
 
 
-def changes(
+def find_changes(
     experiments: Sequence[Experiment], differences: Sequence[Difference], measure: str, count: int
 ) -> list[Changes]:
     """Find the `count` most changed queries of each comparison of `measure`."""
@@ -261,7 +261,7 @@ def changes(
             measure,
             d.first,
             d.second,
-            most_changed(named[d.first], named[d.second], d.task, d.retriever, measure, count),
+            find_most_changed(named[d.first], named[d.second], d.task, d.retriever, measure, count),
         )
         for d in differences
         if d.measure == measure and count

@@ -21,7 +21,7 @@ STAGES = {
 TRAINING = ("trained", "epoch", "figure", "value")
 
 
-def curve_rows(task: str, retriever: str, curves: dict[str, list[float]]) -> list[dict[str, Any]]:
+def build_curve_rows(task: str, retriever: str, curves: dict[str, list[float]]) -> list[dict[str, Any]]:
     """Build the rows of the plot of measures against k."""
     return [
         {"task": task, "retriever": retriever, "measure": name, "k": k, "value": value}
@@ -30,7 +30,7 @@ def curve_rows(task: str, retriever: str, curves: dict[str, list[float]]) -> lis
     ]
 
 
-def cost_summary(dataset: str, model: str, captioner: str) -> dict[str, Any]:
+def summarise_costs(dataset: str, model: str, captioner: str) -> dict[str, Any]:
     """Gather the cost of each stage and each tower from the stages' own records."""
     names = {"dataset": dataset, "model": model, "captioner": captioner}
     stages: dict[str, Any] = {}
@@ -42,7 +42,7 @@ def cost_summary(dataset: str, model: str, captioner: str) -> dict[str, Any]:
     return {"stages": stages, "parts": towers}
 
 
-def quality_cost_rows(
+def build_quality_cost_rows(
     retrieval: dict[str, Any], made_of: Mapping[tuple[str, str], Sequence[str]], costs: dict[str, Any], k: int
 ) -> list[dict[str, Any]]:
     """Build the rows of the plot of quality against cost: the cost of indexing one more picture.
@@ -50,7 +50,7 @@ def quality_cost_rows(
     Args:
         retrieval: content of `metrics/retrieval.json`.
         made_of: by task and retriever, the parts of `costs` that a picture takes.
-        costs: of `cost_summary`.
+        costs: of `summarise_costs`.
         k: the cut of the measures.
 
     Raises:
@@ -77,7 +77,7 @@ def quality_cost_rows(
     ]
 
 
-def training_rows(logs: dict[str, Path]) -> list[dict[str, Any]]:
+def build_training_rows(logs: dict[str, Path]) -> list[dict[str, Any]]:
     """Build the rows of the plot of training: one figure of one epoch each.
 
     Args:

@@ -18,7 +18,7 @@ from twinlens.evaluation.intervals import Interval
 NO_CHANCE = 0.9  # beyond this a random ranking is so good that a measure can hardly be better
 
 
-def at_chance(hits: Mapping[int, tuple[Interval, float]], run: str) -> str | None:
+def detect_chance_level(hits: Mapping[int, tuple[Interval, float]], run: str) -> str | None:
     """A run that is no better than a ranking at random at any cut.
 
     Args:
@@ -35,7 +35,7 @@ def at_chance(hits: Mapping[int, tuple[Interval, float]], run: str) -> str | Non
     )
 
 
-def own_found(own: Int[np.ndarray, " queries"], items: Int[np.ndarray, "queries depth"], run: str) -> str | None:
+def detect_own_found(own: Int[np.ndarray, " queries"], items: Int[np.ndarray, "queries depth"], run: str) -> str | None:
     """Queries that found themselves.
 
     Args:
@@ -51,7 +51,7 @@ def own_found(own: Int[np.ndarray, " queries"], items: Int[np.ndarray, "queries 
     )
 
 
-def overlap(groups: pl.DataFrame, learners: Sequence[str]) -> str | None:
+def detect_overlap(groups: pl.DataFrame, learners: Sequence[str]) -> str | None:
     """Pictures that were trained on and are searched for, by id or by their bytes.
 
     Args:
@@ -71,7 +71,7 @@ def overlap(groups: pl.DataFrame, learners: Sequence[str]) -> str | None:
     )
 
 
-def wrong_size(groups: pl.DataFrame, promised: int | None) -> str | None:
+def detect_wrong_size(groups: pl.DataFrame, promised: int | None) -> str | None:
     """A pool that is not as large as the dataset's card says."""
     found = int(groups["in_pool"].sum())
     if promised is None or found == promised:

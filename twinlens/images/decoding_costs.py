@@ -55,7 +55,7 @@ class _CostlyError(Exception):
     """Why a picture should not be decoded."""
 
 
-def too_costly(raw: bytes) -> str | None:
+def explain_costly(raw: bytes) -> str | None:
     """Reason not to decode a picture: it would take minutes. None where it takes seconds, or is no picture."""
     check = next((check for starts, check in CHECKS if starts.match(raw)), None)
     try:

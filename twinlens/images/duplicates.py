@@ -42,7 +42,7 @@ class Duplicates:
         }
 
 
-def perceptual_hash(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
+def compute_perceptual_hash(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
     """Compute the 256 bits of a picture, as 32 bytes; quickest when it was brought to HASHED_PX squared before."""
     from scipy.fft import dct  # takes half a second, and only `resize` needs it
 
@@ -73,7 +73,7 @@ def find_duplicates(
     if near_bits is not None:
         words = np.frombuffer(b"".join(hashes["perceptual_hash"].to_list()), dtype=np.uint64).reshape(-1, WORDS)
         exact = {later for later, *_ in pairs}
-        pairs += [(a, b, bits, False) for a, b, bits in near_pairs(words, near_bits) if a not in exact]
+        pairs += [(a, b, bits, False) for a, b, bits in find_near_pairs(words, near_bits) if a not in exact]
     clusters = _clusters(len(rows), [(a, b) for a, b, *_ in pairs])
     sides: dict[int, set[bool]] = {}
     for row, cluster in clusters.items():
@@ -121,7 +121,7 @@ def _same(keys: list[str]) -> Iterator[tuple[int, int]]:
             yield row, first[key]
 
 
-def near_pairs(words: UInt64[np.ndarray, "images words"], bits: int) -> list[tuple[int, int, int]]:
+def find_near_pairs(words: UInt64[np.ndarray, "images words"], bits: int) -> list[tuple[int, int, int]]:
     """Find all pairs of hashes that differ in at most `bits`, as (later row, earlier row, bits).
 
     Of several rows with the same hash only the first is compared with other hashes; the rest are

@@ -4,7 +4,7 @@ Two jobs, both on uint8 pixels, because that is where the time goes: a float pat
 twice as much and ends within one grey level of the same picture.
 
 *Opening* (`open_picture`, `prepare_jpeg`) turns any file into upright 8-bit RGB, or says why not.
-*Fitting* (`PixelSpec`, `fit`) resizes and crops to what a model reads; the model's mean and standard
+*Fitting* (`PixelSpec`, `fit_picture`) resizes and crops to what a model reads; the model's mean and standard
 deviation are applied on the device, to the whole batch.
 """
 
@@ -59,7 +59,7 @@ def to_numpy(picture: UInt8[torch.Tensor, "3 height width"]) -> UInt8[np.ndarray
     return picture.permute(1, 2, 0).numpy()
 
 
-def scaled(height: int, width: int, shorter_px: int) -> tuple[int, int]:
+def scale_size(height: int, width: int, shorter_px: int) -> tuple[int, int]:
     """Compute height and width for a shorter side of `shorter_px` (the longer rounded down, as torchvision does)."""
     if height <= width:
         return shorter_px, int(shorter_px * width / height)
@@ -82,7 +82,7 @@ def resize(
     )[0]
 
 
-def fit(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.Tensor, "3 height width"]:
+def fit_picture(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.Tensor, "3 height width"]:
     """Bring an upright RGB picture to what a model reads."""
     _, height, width = picture.shape
     if spec.mode == "squash":
@@ -94,7 +94,7 @@ def fit(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.T
         inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
         return _pad(resize(picture, inner_height, inner_width, spec.interpolation), spec)
     shorter = spec.resize_px or min(spec.height, spec.width)
-    picture = resize(picture, *scaled(height, width, shorter), spec.interpolation)
+    picture = resize(picture, *scale_size(height, width, shorter), spec.interpolation)
     return _crop_middle(_pad(picture, spec), spec)
 
 
@@ -117,7 +117,7 @@ def _pad(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.
 
 def decode_and_fit(jpeg: bytes, spec: PixelSpec) -> UInt8[torch.Tensor, "3 height width"]:
     """The pixels a model reads, from the JPEG bytes of a shard."""
-    return fit(to_tensor(simplejpeg.decode_jpeg(jpeg, colorspace="RGB")), spec)
+    return fit_picture(to_tensor(simplejpeg.decode_jpeg(jpeg, colorspace="RGB")), spec)
 
 
 def batch_pixels(jpegs: Sequence[bytes], spec: PixelSpec) -> UInt8[torch.Tensor, "images 3 height width"]:
@@ -134,7 +134,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def ahead(work: Callable[[T], R], tasks: Iterable[T], threads: int, waiting: int | None = None) -> Iterator[R]:
+def map_ahead(work: Callable[[T], R], tasks: Iterable[T], threads: int, waiting: int | None = None) -> Iterator[R]:
     """Iterate over the results of `work` in order, computed by threads a little ahead of the caller.
 
     Decoding and resizing leave the interpreter's lock, so threads suffice; measured on two cores,

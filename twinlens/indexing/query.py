@@ -17,7 +17,7 @@ EVALUATED = tuple(f"hybrid_{words}_weighted" for words in ("captions_and_generat
 
 
 @dataclass
-class Asked:
+class CheckedQuery:
     """A query that was checked."""
 
     text: str | None
@@ -49,7 +49,7 @@ class Asked:
         return self.jpeg is not None or bool(self.likes)
 
 
-def chosen_text_weight(params: Params, dataset: str, model: str) -> float:
+def read_text_weight(params: Params, dataset: str, model: str) -> float:
     """Read BM25's share of a weighted hybrid.
 
     Returns:

@@ -31,7 +31,7 @@ class Space:
     absent: Int[np.ndarray, " none"]  # rows of pictures without one
 
 
-class Copy:
+class RowStore:
     """The copy in one folder, opened."""
 
     def __init__(self, folder: Path) -> None:

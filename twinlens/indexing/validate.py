@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from twinlens.config.params import ResizeParams
-from twinlens.core.errors import QueryError, nearest
-from twinlens.images.decoding_costs import too_costly
+from twinlens.core.errors import QueryError, suggest_nearest
+from twinlens.images.decoding_costs import explain_costly
 from twinlens.indexing.results import Mode
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def read_image(image: Picture, limits: ResizeParams) -> tuple[bytes, list[str]]:
     from twinlens.images.decode import BadPictureError, prepare_jpeg
 
     raw, name = _bytes_of(image, limits)
-    if fault := too_costly(raw):
+    if fault := explain_costly(raw):
         raise QueryError(f"the query's image cannot be used: {fault}")
     try:
         prepared = prepare_jpeg(
@@ -127,7 +127,7 @@ def _encoded(image: Image, limits: ResizeParams) -> bytes:
     return out.getvalue()
 
 
-def rows_of(ids: str | Iterable[str], row_of: Mapping[str, int]) -> list[int]:
+def find_rows(ids: str | Iterable[str], row_of: Mapping[str, int]) -> list[int]:
     """Look up the rows of image ids, without repeats, in the order given.
 
     Raises:
@@ -144,7 +144,7 @@ def rows_of(ids: str | Iterable[str], row_of: Mapping[str, int]) -> list[int]:
     return list(dict.fromkeys(row_of[image_id] for image_id in given))
 
 
-def known(value: str, names: Collection[str], what: str) -> str:
+def check_name(value: str, names: Collection[str], what: str) -> str:
     """Check that a value is one of the names.
 
     Raises:
@@ -152,11 +152,11 @@ def known(value: str, names: Collection[str], what: str) -> str:
     """
     if not isinstance(value, str) or value not in names:
         shown = str(value)[:SHOWN]
-        raise QueryError(f"{what}: no such one as '{shown}' ({nearest(shown, names)})")
+        raise QueryError(f"{what}: no such one as '{shown}' ({suggest_nearest(shown, names)})")
     return value
 
 
-def share(value: float, what: str) -> float:
+def check_share(value: float, what: str) -> float:
     """Check that a value is a share.
 
     Raises:
@@ -167,7 +167,7 @@ def share(value: float, what: str) -> float:
     return float(value)
 
 
-def count(value: int, what: str) -> int:
+def check_count(value: int, what: str) -> int:
     """Check that a value is a whole number from 1.
 
     Raises:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from twinlens.config.training import Heads
+from twinlens.config.training import HeadsArchitecture
 from twinlens.core.errors import DataError
 
 CONFIG, WEIGHTS = "heads.json", "heads.safetensors"
@@ -31,7 +31,7 @@ IMAGE_TO_CAPTION, CAPTION_TO_IMAGE = "image_to_caption", "caption_to_image"
 class Head(nn.Module):
     """Network from a tower's vectors (rows, width) into the space (rows, dim)."""
 
-    def __init__(self, heads: Heads, width: int, hidden: Sequence[int], dropout: float) -> None:
+    def __init__(self, heads: HeadsArchitecture, width: int, hidden: Sequence[int], dropout: float) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.BatchNorm1d(width)] if heads.batch_norm else []
         for wide in hidden:
@@ -55,7 +55,7 @@ class WordsHead(nn.Module):
     table stands for no word.
     """
 
-    def __init__(self, heads: Heads, table: Float32[torch.Tensor, "words width"]) -> None:
+    def __init__(self, heads: HeadsArchitecture, table: Float32[torch.Tensor, "words width"]) -> None:
         super().__init__()
         # No buffer: the table is the text tower's, and is not written beside the weights.
         self.table = table
@@ -74,11 +74,15 @@ class WordsHead(nn.Module):
         return found
 
 
-class Pairs(nn.Module):
+class ProjectionHeads(nn.Module):
     """Projection heads: one for pictures and one for texts, once for both directions or once for each."""
 
     def __init__(
-        self, heads: Heads, image_width: int, text_width: int, table: Float32[torch.Tensor, "words width"] | None = None
+        self,
+        heads: HeadsArchitecture,
+        image_width: int,
+        text_width: int,
+        table: Float32[torch.Tensor, "words width"] | None = None,
     ) -> None:
         super().__init__()
         self.config, self.widths = heads, {"image": image_width, "text": text_width}
@@ -138,7 +142,7 @@ class Pairs(nn.Module):
         save_file({name: value.cpu().contiguous() for name, value in self.state_dict().items()}, out / WEIGHTS)
 
     @classmethod
-    def read(cls, folder: Path, table: Float32[torch.Tensor, "words width"] | None = None) -> Pairs:
+    def read(cls, folder: Path, table: Float32[torch.Tensor, "words width"] | None = None) -> ProjectionHeads:
         """Read what `write` wrote.
 
         Raises:
@@ -147,7 +151,10 @@ class Pairs(nn.Module):
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             pairs = cls(
-                Heads.model_validate(config["heads"]), config["widths"]["image"], config["widths"]["text"], table
+                HeadsArchitecture.model_validate(config["heads"]),
+                config["widths"]["image"],
+                config["widths"]["text"],
+                table,
             )
             pairs.load_state_dict(load_file(folder / WEIGHTS))
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

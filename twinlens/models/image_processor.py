@@ -18,7 +18,7 @@ PLAIN = {
 }
 
 
-def pixel_spec(processor: Any) -> PixelSpec:
+def read_pixel_spec(processor: Any) -> PixelSpec:
     """Convert an image processor's settings to a pixel specification.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 from twinlens.indexing.results import Results
-from twinlens.report.templates import template
+from twinlens.report.templates import load_template
 
 
 def render(asked: str, found: Results) -> str:
@@ -23,4 +23,4 @@ def render(asked: str, found: Results) -> str:
         }
         for hit in found.hits
     ]
-    return template("sheet.html.j2").render(asked=asked, found=found, pictures=pictures)
+    return load_template("sheet.html.j2").render(asked=asked, found=found, pictures=pictures)

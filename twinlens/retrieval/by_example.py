@@ -75,7 +75,7 @@ class _Side:
             "exemplar": (True, lambda: centres),
             "exemplar_and_text": (
                 text,
-                lambda: exemplar.weighted_sum(centres, self.texts, card.image_weight),
+                lambda: exemplar.combine_unit_vectors(centres, self.texts, card.image_weight),
             ),
             "rocchio": (
                 apart,
@@ -93,7 +93,7 @@ class _Side:
 
         def scorer() -> Dense:
             longest = np.linalg.norm(self.items, axis=1).max()
-            return Dense(exemplar.unit(make()).astype(np.float32), (self.items / longest).astype(np.float32))
+            return Dense(exemplar.scale_to_unit(make()).astype(np.float32), (self.items / longest).astype(np.float32))
 
         return scorer
 
@@ -112,7 +112,7 @@ class _Side:
     def _fitted(self, lambda_w: float, lambda_q: float) -> Matrix:
         texts = self.texts if lambda_q else None
         # A query or two that crawl must not cost the run: they search from where they came to, and are counted.
-        fitted = exemplar.fit(
+        fitted = exemplar.fit_svms(
             self.examples,
             self.negatives,
             lambda_w=lambda_w,

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32
 Rows = Float[np.ndarray, "rows dim"]
 
 
-def as_inner_products(
+def convert_to_inner_products(
     queries: Rows, items: Rows
 ) -> tuple[Float32[np.ndarray, "rows wider"], Float32[np.ndarray, "rows wider"]]:
     """Add one dimension to vectors so that inner products order items as their distances to each query do.

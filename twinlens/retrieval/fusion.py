@@ -51,7 +51,7 @@ def reciprocal_rank_fusion(lists: Sequence[Lists], items: int, constant: float) 
     return total.astype(np.float32)
 
 
-def weighted_sum(
+def fuse_weighted(
     image: Block,
     words: Block,
     image_weight: float,

@@ -9,7 +9,7 @@ BATCH = 64
 CUTS = (1, 3, 5, 10, 20)
 
 
-def ranks_in_batches(
+def rank_in_batches(
     queries: Float32[np.ndarray, "queries dim"],
     items: Float32[np.ndarray, "queries dim"],
     size: int = BATCH,

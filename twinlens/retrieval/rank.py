@@ -18,11 +18,11 @@ from twinlens.core.progress import Progress
 from twinlens.core.vectors import Vectors
 from twinlens.retrieval import scores
 from twinlens.retrieval.base import Dense, Reranker, Retriever, Scorer
-from twinlens.retrieval.checks import Gates, Ties, check_probe, not_finite, not_unit, repeated
-from twinlens.retrieval.exact import Neighbours, nearest
+from twinlens.retrieval.checks import Gates, Ties, check_probe, detect_not_finite, detect_not_unit, detect_repeated
+from twinlens.retrieval.exact import Neighbours, find_nearest
 from twinlens.retrieval.full_ranking import average_precision
-from twinlens.retrieval.hybrid import block_starts
-from twinlens.retrieval.in_batch import ranks_in_batches
+from twinlens.retrieval.hybrid import split_into_blocks
+from twinlens.retrieval.in_batch import rank_in_batches
 from twinlens.retrieval.runs import RunWriter
 from twinlens.tasks.base import Task
 from twinlens.tasks.qrels import Qrels
@@ -35,14 +35,16 @@ def check_vectors(gates: Gates, sources: Mapping[str, Vectors], folder: Path) ->
         DataError: a gate that is an error found trouble.
     """
     for name, source in sources.items():
-        gates.check("finite", not_finite(source.rows, source.ids, name))
-        gates.check("unit_length", not_unit(source.rows, source.ids, name))
+        gates.check("finite", detect_not_finite(source.rows, source.ids, name))
+        gates.check("unit_length", detect_not_unit(source.rows, source.ids, name))
         probe = Probe.read(folder / f"{name}.probe.npz")
-        gates.check("repeated_vectors", repeated(source.rows, probe.contents, name, gates.params.max_repeated_share))
+        gates.check(
+            "repeated_vectors", detect_repeated(source.rows, probe.contents, name, gates.params.max_repeated_share)
+        )
         check_probe(gates, name, probe, sources)
 
 
-def published(task: Task) -> Task:
+def restate_as_published(task: Task) -> Task:
     """Restate the task in the protocol of its source, whose numbers stand beside the published ones only."""
     about = replace(task.about, published_of=task.name)
     return replace(task, name=task.name + tables.AS_PUBLISHED, about=about, partners=None)
@@ -56,7 +58,7 @@ def search(task: Task, retriever: Retriever, depth: int, device: str, folder: Pa
         RunWriter(folder / "runs" / f"{name}.parquet", task.query_ids, task.item_ids) as run,
         Progress(f"rank {task.name} by {name}", total=len(made), unit="query") as bar,
     ):
-        for found in ranked(made, task, depth, device, zero_is_miss=retriever.zero_is_miss):
+        for found in rank_blocks(made, task, depth, device, zero_is_miss=retriever.zero_is_miss):
             run.add(found.first_query, found.rows, found.scores)
             equal.add(found.scores, found.rows, made.items if isinstance(made, Dense) else None)
             assert found.first_hit is not None  # judgements were given
@@ -66,11 +68,11 @@ def search(task: Task, retriever: Retriever, depth: int, device: str, folder: Pa
     rank = among = np.concatenate(first_hits)
     judged = task.qrels.judged()
     if not judged.all():
-        again = ranked(made, task, depth, device, zero_is_miss=retriever.zero_is_miss, rows=np.flatnonzero(judged))
+        again = rank_blocks(made, task, depth, device, zero_is_miss=retriever.zero_is_miss, rows=np.flatnonzero(judged))
         among = np.concatenate([found.first_hit for found in again if found.first_hit is not None])
     _write(task, name, retriever.told(made), rank, among, folder)
     if task.partners is not None and isinstance(made, Dense):
-        ranks = ranks_in_batches(made.queries, made.items[task.partners])
+        ranks = rank_in_batches(made.queries, made.items[task.partners])
         in_batches = pl.DataFrame({"query_id": task.query_ids, "rank": ranks})
         tables.write_table(in_batches, folder / tables.IN_BATCHES / f"{name}.parquet", tables.BATCH_RANKS)
     if task.about.full_ranking:
@@ -92,7 +94,7 @@ def rerank(task: Task, retriever: Retriever, reranker: Reranker, params: RankPar
     def first_hits(rows: Int[np.ndarray, " chosen"] | None, run: RunWriter | None) -> Int[np.ndarray, " queries"]:
         qrels = task.qrels if rows is None else task.qrels.among(rows)
         zero_is_miss = retriever.zero_is_miss
-        lists = ranked(made, task, params.depth, device, zero_is_miss=zero_is_miss, rows=rows)
+        lists = rank_blocks(made, task, params.depth, device, zero_is_miss=zero_is_miss, rows=rows)
         return np.concatenate([_reranked(found, reranker, best, qrels, rows, run) for found in lists])
 
     with RunWriter(folder / "runs" / f"{name}.parquet", task.query_ids, task.item_ids) as run:
@@ -141,7 +143,7 @@ def _write(
     (folder / "runs" / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
-def ranked(
+def rank_blocks(
     made: Scorer,
     task: Task,
     depth: int,
@@ -165,21 +167,21 @@ def ranked(
     count = len(task.item_ids) if rows is None else len(rows)
     if isinstance(made, Dense):
         items = made.items if rows is None else made.items[rows]
-        yield from nearest(made.queries, items, depth, own_rows=exclude, qrels=qrels, device=device)
+        yield from find_nearest(made.queries, items, depth, own_rows=exclude, qrels=qrels, device=device)
         return
     left_out = 0 if exclude is None or (exclude < 0).any() else 1
-    for start, stop in block_starts(made, len(task.item_ids)):
+    for start, stop in split_into_blocks(made, len(task.item_ids)):
         block = made.block(start, stop) if rows is None else made.block(start, stop)[:, rows]
         relevant = qrels.relevant(start, stop)
         if exclude is not None:
             mine = np.flatnonzero(exclude[start:stop] >= 0)
             block[mine, exclude[start:stop][mine]] = -np.inf
-        keys = scores.keys(block)
-        first = scores.first_hits(keys, relevant)
+        keys = scores.make_sort_keys(block)
+        first = scores.find_first_hits(keys, relevant)
         if zero_is_miss:  # not found is as good as last
             missed = np.where(relevant, block, -np.inf).max(axis=1) <= 0
             first[missed & relevant.any(axis=1)] = count - left_out
-        best = scores.best(keys, min(depth, count - left_out))
+        best = scores.select_best(keys, min(depth, count - left_out))
         yield Neighbours(start, best, np.take_along_axis(block, best, axis=1), first)
 
 

@@ -17,7 +17,7 @@ from twinlens.retrieval.base import Corpus, Reranker, Retriever
 from twinlens.tasks.base import Task
 
 
-def retrievers_of(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
+def list_retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
     """List every retriever that a task and a model's vectors allow.
 
     Raises:
@@ -30,7 +30,7 @@ def retrievers_of(task: Task, corpus: Corpus, params: Params) -> list[Retriever]
     return found
 
 
-def rerankers_of(task: Task, corpus: Corpus, params: Params) -> list[Reranker]:
+def list_rerankers(task: Task, corpus: Corpus, params: Params) -> list[Reranker]:
     """List every reranker that a task and a model's vectors allow."""
     return [one for make in _functions("rerankers") for one in make(task, corpus, params)]
 

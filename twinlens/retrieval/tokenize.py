@@ -14,7 +14,7 @@ _STEMMING = Lock()  # the stemmer keeps the word that it works on in itself
 _WORD = re.compile(r"\w+")
 
 
-def words(text: str) -> list[str]:
+def tokenize(text: str) -> list[str]:
     """Split a text into stemmed words, in order: NFKC-normalised, casefolded, runs of letters, digits, underscores."""
     return [_stem(word) for word in _WORD.findall(unicodedata.normalize("NFKC", text).casefold())]
 

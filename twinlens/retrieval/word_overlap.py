@@ -14,8 +14,8 @@ from jaxtyping import Float32, Int
 
 from twinlens.config.params import Params
 from twinlens.retrieval.base import Corpus
-from twinlens.retrieval.fusion import weighted_sum
-from twinlens.retrieval.tokenize import words
+from twinlens.retrieval.fusion import fuse_weighted
+from twinlens.retrieval.tokenize import tokenize
 from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import CAPTIONS, GENERATED
 
@@ -31,8 +31,8 @@ def rerankers(task: Task, corpus: Corpus, params: Params) -> list[WordOverlap]:
         return []
     return [
         WordOverlap(
-            [frozenset(words(asked[name])) for name in task.query_ids],
-            [frozenset(words(said[name])) for name in task.item_ids],
+            [frozenset(tokenize(asked[name])) for name in task.query_ids],
+            [frozenset(tokenize(said[name])) for name in task.item_ids],
         )
     ]
 
@@ -53,7 +53,7 @@ class WordOverlap:
     ) -> Float32[np.ndarray, "queries depth"]:
         """New scores; see `twinlens.retrieval.base.Reranker.scores`."""
         shared = [[f1(self.queries[first + n], self.items[item]) for item in listed] for n, listed in enumerate(rows)]
-        return weighted_sum(scores, np.array(shared, dtype=np.float32), EVEN)
+        return fuse_weighted(scores, np.array(shared, dtype=np.float32), EVEN)
 
 
 def f1(query: frozenset[str], item: frozenset[str]) -> float:

@@ -33,7 +33,7 @@ class Roles:
     item_classes: list[str]  # some of them of classes that nobody searches for
 
 
-def classes_of(pool: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:
+def find_classes(pool: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:
     """Find the pool's pictures that show one kind of object: `image_id`, `class`, `sha256`, in the order of the pool.
 
     Args:
@@ -49,7 +49,7 @@ def classes_of(pool: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def searched_classes(classed: pl.DataFrame, exemplars: int) -> list[str]:
+def select_classes(classed: pl.DataFrame, exemplars: int) -> list[str]:
     """Select classes with pictures enough to search by `exemplars` of them and find one more; none if there is but one.
 
     With a single class every ranking is right, so there is nothing to measure.
@@ -62,12 +62,12 @@ def assign_roles(classed: pl.DataFrame, queries_per_class: int, exemplars_per_qu
     """Draw the exemplars of every query; no picture is in two queries, and no copy of an exemplar is ranked.
 
     Args:
-        classed: of `classes_of`.
+        classed: of `find_classes`.
         queries_per_class: queries of each class.
         exemplars_per_query: pictures that each of them has.
         seed: of the draw.
     """
-    classes = searched_classes(classed, queries_per_class * exemplars_per_query)
+    classes = select_classes(classed, queries_per_class * exemplars_per_query)
     rng = np.random.default_rng(seed)
     query_classes, query_exemplars = [], []
     for name in classes:
@@ -96,7 +96,7 @@ def draw_negatives(groups: pl.DataFrame, images: pl.DataFrame, count: int, seed:
             the number stands beside its results.
         seed: of the draw.
     """
-    ranked = classes_of(groups.filter("in_pool"), images)["image_id"]
+    ranked = find_classes(groups.filter("in_pool"), images)["image_id"]
     apart = groups.filter(~pl.col("image_id").is_in(ranked.implode()))
     copies = groups.filter(pl.col("image_id").is_in(ranked.implode()))["sha256"]
     apart = apart.filter(~pl.col("sha256").is_in(copies.implode()))
@@ -116,7 +116,7 @@ def draw_negatives(groups: pl.DataFrame, images: pl.DataFrame, count: int, seed:
     return candidates[np.sort(chosen)]
 
 
-def class_prompts(classes: Sequence[str], prompt: str) -> pl.DataFrame:
+def write_class_prompts(classes: Sequence[str], prompt: str) -> pl.DataFrame:
     """Write one prompt per class: `id`, `image_id` (the class: there is no picture), `text`; underscores to blanks."""
     texts = [prompt.replace("{label}", name.replace("_", " ")) for name in classes]
     return pl.DataFrame(

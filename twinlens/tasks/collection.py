@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from twinlens.core.errors import DataError
-from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED, Input, of_pictures
+from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED, Input, build_picture_input
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Collection:
 
     @cached_property
     def texts(self) -> dict[str, pl.DataFrame]:
-        """The pool's texts, see `text_inputs`."""
-        return text_inputs(self.pool, self.captions, self.generated)
+        """The pool's texts, see `build_text_inputs`."""
+        return build_text_inputs(self.pool, self.captions, self.generated)
 
     def inputs(self) -> list[Input]:
         """Inputs shared by all tasks: the pool's pictures, and its texts.
@@ -47,10 +47,10 @@ class Collection:
         twice = (UNTRAINED, OTHER_WAY) if CAPTIONS in self.texts else ()
         again = {CAPTIONS: twice, GENERATED: twice[1:]}
         texts = [Input(name, table, again=again.get(name, ())) for name, table in self.texts.items()]
-        return [of_pictures(IMAGES, self.pool, again=twice), *texts]
+        return [build_picture_input(IMAGES, self.pool, again=twice), *texts]
 
 
-def text_inputs(pool: pl.DataFrame, captions: pl.DataFrame, generated: pl.DataFrame) -> dict[str, pl.DataFrame]:
+def build_text_inputs(pool: pl.DataFrame, captions: pl.DataFrame, generated: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Build the text tables (`id`, `image_id`, `text`) of some pictures, in the order of the pictures.
 
     * `captions`: every human caption by itself;

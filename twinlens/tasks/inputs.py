@@ -47,7 +47,7 @@ class Input:
         return frozenset(kind for kind, column in kinds.items() if column in self.rows.columns)
 
 
-def of_pictures(name: str, groups: pl.DataFrame, *, shared: bool = False, again: tuple[str, ...] = ()) -> Input:
+def build_picture_input(name: str, groups: pl.DataFrame, *, shared: bool = False, again: tuple[str, ...] = ()) -> Input:
     """Build an input of some pictures, given as rows of table GROUPS."""
     import polars as pl
 

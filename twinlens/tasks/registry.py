@@ -19,7 +19,7 @@ from twinlens.tasks.inputs import Input
 Builder = Callable[[Collection, Params], tuple[list[Task], list[Input]]]
 
 
-def builders() -> Iterator[Builder]:
+def find_builders() -> Iterator[Builder]:
     """Find the functions that make tasks, by the names of their modules."""
     for module in sorted(module.name for module in pkgutil.iter_modules(tasks.__path__)):
         build = getattr(import_module(f"{tasks.__name__}.{module}"), "build", None)
@@ -35,7 +35,7 @@ def build_tasks(collection: Collection, params: Params) -> tuple[list[Task], lis
     """
     found: dict[str, Task] = {}
     inputs: dict[str, Input] = {}
-    for build in builders():
+    for build in find_builders():
         made, needed = build(collection, params)
         for one in needed:
             held = inputs.setdefault(one.name, one)

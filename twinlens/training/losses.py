@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
-from twinlens.config.training import PairRecipe
+from twinlens.config.training import ContrastiveRecipe
 
 Vectors = Float[torch.Tensor, "pairs dim"]
 Table = Float[torch.Tensor, "pictures texts"]
@@ -82,7 +82,7 @@ def _choose(
     return torch.where(some, farther.argmin(dim=1), farthest), others.any(dim=1)
 
 
-def distances_of(pictures: Vectors, texts: Vectors, kind: str) -> Table:
+def compute_distances(pictures: Vectors, texts: Vectors, kind: str) -> Table:
     """Compute the distance of every picture to every text.
 
     Args:
@@ -98,8 +98,8 @@ def distances_of(pictures: Vectors, texts: Vectors, kind: str) -> Table:
     return squared.clamp(min=1e-12).sqrt()  # the slope of a root is infinite at zero
 
 
-def pair_loss(
-    recipe: PairRecipe,
+def compute_loss(
+    recipe: ContrastiveRecipe,
     pictures: Vectors,
     texts: Vectors,
     names: torch.Tensor,
@@ -123,7 +123,7 @@ def pair_loss(
         assert scale is not None
         logits = scale * normalize(pictures, dim=-1) @ normalize(texts, dim=-1).T
         return clip(logits) if recipe.objective == "clip" else siglip(logits if bias is None else logits + bias)
-    distances, others = distances_of(pictures, texts, recipe.distance), names[:, None] != names[None]
+    distances, others = compute_distances(pictures, texts, recipe.distance), names[:, None] != names[None]
     if recipe.objective == "margin":
         return margin_pairs(distances, recipe.margin, others)
     sides = {"pictures": distances, "texts": distances.T}

@@ -12,7 +12,7 @@ BIDI = dict.fromkeys([0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2
 STEERING = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, separators of lines
 
 
-def plain(text: str) -> str:
+def strip_control(text: str) -> str:
     """A text of the data's in one line, without what a terminal would obey."""
     kept = "".join(" " if unicodedata.category(sign) in STEERING else sign for sign in text.translate(BIDI))
     return " ".join(kept.split())
@@ -20,12 +20,12 @@ def plain(text: str) -> str:
 
 def note(text: str) -> None:
     """Say something that is no part of the answer: to standard error."""
-    typer.echo(plain(text), err=True)
+    typer.echo(strip_control(text), err=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write rows to standard output: framed on a terminal; elsewhere values with tabs between them, no heading."""
-    cleaned = [[plain(value) for value in row] for row in rows]
+    cleaned = [[strip_control(value) for value in row] for row in rows]
     if not sys.stdout.isatty():
         for row in cleaned:
             typer.echo("\t".join(row))

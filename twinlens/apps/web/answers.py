@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import simplejpeg
 
-from twinlens.apps.web.shelf import Name, Shelf
+from twinlens.apps.web.shelf import IndexName, Shelf
 from twinlens.core.errors import QueryError, TwinLensError
 from twinlens.indexing.results import Picture, Results
 from twinlens.indexing.validate import MAX_IMAGE_BYTES, read_image
@@ -24,7 +24,7 @@ FAILED = "something went wrong that should not have; the terminal in which the p
 
 
 @dataclass(frozen=True)
-class Asked:
+class VisualQuery:
     """The visual part of a visitor's query: a picture of their own, and marked pictures of the pool."""
 
     picture: bytes | None = None  # JPEG, as `resize` would make it
@@ -46,7 +46,7 @@ class Asked:
         """Whether there is something that an exemplar SVM can learn from."""
         return bool(self.liked) or self.picture is not None
 
-    def marked(self, image_id: str, relevant: bool) -> Asked:
+    def with_mark(self, image_id: str, relevant: bool) -> VisualQuery:
         """Return a copy with one mark set or turned.
 
         Raises:
@@ -59,11 +59,11 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SearchRequest:
     """One search request."""
 
     text: str
-    asked: Asked
+    asked: VisualQuery
     mode: str
     image_weight: float
     k: int
@@ -71,7 +71,7 @@ class Wanted:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to search for."""
-        return not self.text.strip() and self.asked == Asked()
+        return not self.text.strip() and self.asked == VisualQuery()
 
 
 @dataclass(frozen=True)
@@ -84,22 +84,22 @@ class Column:
     seconds: float  # all of it: what the asker waits for, but for the browser
 
 
-def again(wanted: Wanted) -> Wanted:
+def turn_to_examples(wanted: SearchRequest) -> SearchRequest:
     """Turn a search into one by example: an exemplar SVM where an item is relevant; else the marks move the words."""
     return replace(wanted, mode="exemplar" if wanted.asked.has_examples else "vector")
 
 
-def mode_left(mode: str, asked: Asked) -> str:
+def choose_mode(mode: str, asked: VisualQuery) -> str:
     """Choose the mode to go on in: "exemplar" ends with its last example, or the next words could not be searched."""
     return "auto" if mode == "exemplar" and not asked.has_examples else mode
 
 
-def answer(shelf: Shelf, names: Sequence[Name], wanted: Wanted) -> list[Column]:
+def answer(shelf: Shelf, names: Sequence[IndexName], wanted: SearchRequest) -> list[Column]:
     """Ask every index the same; one that cannot answer gives the reason in its column."""
     return [_column(shelf, name, wanted) for name in names]
 
 
-def _column(shelf: Shelf, name: Name, wanted: Wanted) -> Column:
+def _column(shelf: Shelf, name: IndexName, wanted: SearchRequest) -> Column:
     started = time.perf_counter()
     found, problem = None, None
     try:
@@ -155,7 +155,7 @@ def refuse_untaken(shelf: Shelf, picture: bytes) -> None:
         raise QueryError(NOT_TAKEN)
 
 
-def some_pictures(shelf: Shelf, name: Name, count: int) -> list[Picture]:
+def choose_pictures(shelf: Shelf, name: IndexName, count: int) -> list[Picture]:
     """Choose pictures to begin with, spread evenly over the pool."""
     index = shelf.searcher(name).index
     rows = index.manifest.rows

@@ -11,7 +11,7 @@ MAX_UNFINISHED = 256  # connections; a process may often have no more than 1,024
 UNFINISHED = (h11.IDLE, h11.SEND_BODY)
 
 
-def patient_protocol(at_most: int = MAX_UNFINISHED) -> type[H11Protocol]:
+def make_patient_protocol(at_most: int = MAX_UNFINISHED) -> type[H11Protocol]:
     """HTTP protocol for uvicorn: waits for a bounded number of unfinished requests, beyond that for the latest ones.
 
     A request that was begun is there in a moment, or one of hundreds that somebody holds open: they would take up all

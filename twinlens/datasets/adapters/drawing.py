@@ -211,7 +211,7 @@ BACKGROUNDS: dict[str, tuple[Colour, Colour, float]] = {
 
 
 @dataclass(frozen=True)
-class Thing:
+class DrawnObject:
     """One object of a scene: what it is and where it stands."""
 
     category: str
@@ -222,7 +222,7 @@ class Thing:
     side: float  # share of the picture's side
 
 
-def draw_scene(background: str, things: list[Thing], side_px: int, rng: np.random.Generator) -> Image.Image:
+def draw_scene(background: str, things: list[DrawnObject], side_px: int, rng: np.random.Generator) -> Image.Image:
     """Draw a square picture of `side_px` pixels; `rng` shades the background, so no two are equal."""
     canvas_px = side_px * SUPERSAMPLING
     upper, lower, horizon = BACKGROUNDS[background]

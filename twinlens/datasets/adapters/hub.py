@@ -11,9 +11,9 @@ from twinlens.config.datasets import HubCard, HubFiles, Split
 from twinlens.core import paths
 from twinlens.core.download import is_url
 from twinlens.core.errors import DataError, FetchError
-from twinlens.core.hashing import sha256_of
-from twinlens.core.hub import hub_folder
-from twinlens.core.scratch import publishing
+from twinlens.core.hashing import hash_file
+from twinlens.core.hub import fetch_hub_folder
+from twinlens.core.scratch import write_whole
 from twinlens.datasets.annotations import Annotations
 from twinlens.datasets.readers import parquet
 
@@ -30,7 +30,9 @@ class Hub:
         """Fetch the files (or find them in the card's folder) and record what they are."""
         folder = local_folder(self.card)
         if folder is None:
-            folder = hub_folder(self.card.repository, self.card.revision, list(self.card.files.values()), "dataset")
+            folder = fetch_hub_folder(
+                self.card.repository, self.card.revision, list(self.card.files.values()), "dataset"
+            )
         return record(raw, find(folder, self.card.files), folder)
 
     def annotations(self, raw: Path) -> Annotations:
@@ -45,8 +47,10 @@ class Hub:
     def _places(self, raw: Path) -> dict[str, list[tuple[str, Path]]]:
         folder = local_folder(self.card)
         if folder is None:
-            folder = hub_folder(self.card.repository, self.card.revision, list(self.card.files.values()), "dataset")
-        return recorded(raw, folder)
+            folder = fetch_hub_folder(
+                self.card.repository, self.card.revision, list(self.card.files.values()), "dataset"
+            )
+        return read_recorded(raw, folder)
 
 
 def local_folder(card: HubFiles) -> Path | None:
@@ -91,14 +95,14 @@ def record(raw: Path, found: Mapping[Split, list[str]], folder: Path) -> int:
     for split, names in found.items():
         for name in names:
             parquet.open_parquet(folder / name)
-            size, digest = (folder / name).stat().st_size, sha256_of(folder / name)
+            size, digest = (folder / name).stat().st_size, hash_file(folder / name)
             files.append({"split": split, "file": name, "bytes": size, "sha256": digest})
-    with publishing(raw) as draft:
+    with write_whole(raw) as draft:
         (draft / "manifest.json").write_text(json.dumps({"files": files}, indent=2) + "\n")
     return len(files)
 
 
-def recorded(raw: Path, folder: Path) -> dict[str, list[tuple[str, Path]]]:
+def read_recorded(raw: Path, folder: Path) -> dict[str, list[tuple[str, Path]]]:
     """Name and place of the files of each split, refused if they are no longer those recorded."""
     parts: dict[str, list[tuple[str, Path]]] = {}
     for file in json.loads((raw / "manifest.json").read_text())["files"]:

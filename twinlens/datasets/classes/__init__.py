@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twinlens.core.errors import ParamsError, nearest
+from twinlens.core.errors import ParamsError, suggest_nearest
 
 
 def read_classes(name: str) -> dict[int, str]:
@@ -30,5 +30,7 @@ def _rows(name: str) -> list[list[str]]:
     path = folder / f"{name}.tsv"
     if not path.is_file():
         known = [file.stem for file in folder.glob("*.tsv")]
-        raise ParamsError(f"classes: there is no list '{name}' in twinlens/datasets/classes ({nearest(name, known)})")
+        raise ParamsError(
+            f"classes: there is no list '{name}' in twinlens/datasets/classes ({suggest_nearest(name, known)})"
+        )
     return [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]

@@ -79,7 +79,7 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(PICTURES) and not _is_hidden(name)
 
 
-def unlisted(tree: Tree, listed: Iterable[str]) -> list[str]:
+def find_unlisted(tree: Tree, listed: Iterable[str]) -> list[str]:
     """Find the pictures in the tree that nothing lists."""
     known = set(listed)
     return [name for name in tree.names() if is_picture(name) and name not in known]
@@ -195,7 +195,7 @@ def _refuse_outside(path: Path, names: Iterable[str]) -> None:
         )
 
 
-def text_of(tree: Tree, name: str, where: Path) -> str:
+def read_text(tree: Tree, name: str, where: Path) -> str:
     """Read a text file of a tree as UTF-8; broken bytes become lone surrogates, which the filter drops by name.
 
     Raises:

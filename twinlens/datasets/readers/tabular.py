@@ -65,7 +65,7 @@ def _refuse_missing(path: Path, wanted: list[str], found: Iterable[str]) -> None
         raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(found) or 'nothing'}")
 
 
-def texts(cell: Any, separator: str | None = None) -> list[str]:
+def split_texts(cell: Any, separator: str | None = None) -> list[str]:
     """Split a cell into strings: none, one, a list, or one that a separator divides."""
     if cell is None:
         return []

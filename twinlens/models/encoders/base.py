@@ -44,14 +44,14 @@ class TextEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedEncoders:
     """The loaded encoders of a tower, those that were asked for; a joint model is loaded once."""
 
     image: ImageEncoder | None
     text: TextEncoder | None
 
 
-def normalised(
+def normalise_pixels(
     pictures: UInt8[torch.Tensor, "images 3 height width"], spec: PixelSpec, placement: Placement
 ) -> torch.Tensor:
     """Normalise pixels as a model reads them: on its device, in its dtype, mean and standard deviation applied."""
