@@ -74,7 +74,7 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> ReportDa
 
 
 def find_parts(card: BaseDatasetCard, images: pl.DataFrame) -> dict[str, str]:
-    """Look up, by image id, the part of a composed dataset that a picture is from: the first folder of its file."""
+    """Find, by image id, the part of a composed dataset that a picture is from: the first folder of its file."""
     if not isinstance(card, ComposedCard):
         return {}
     adapters = {name: getattr(card, name).adapter for name in ("queries", "distractors")}

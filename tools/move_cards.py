@@ -61,7 +61,7 @@ def move(text: str) -> tuple[str, dict[str, str], list[str]]:
 
 
 def move_under_about(lines: list[str]) -> list[str]:
-    """A card whose `licence` and `note`, wherever they stand, are under `about:`."""
+    """Move a card's `licence` and `note`, wherever they stand, under `about:`."""
     moved: list[str] = []
     open_at: dict[int, int] = {}  # by indent, where the next line of an `about:` goes
     inside: int | None = None  # the indent of what is being moved, for the lines that go on with it

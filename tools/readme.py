@@ -168,7 +168,7 @@ def format_tree() -> str:
 
 
 def find_block(name: str) -> str:
-    """Content of a block."""
+    """Format the content of a block."""
     if name == "tree":
         return f"\n{format_tree()}\n"
     if name == "measures":

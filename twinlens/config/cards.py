@@ -152,7 +152,7 @@ class Library:
         return merged, origins
 
     def _base(self, reference: Any, file: str, keys: Keys, chain: tuple[str, ...]) -> tuple[dict[str, Any], Origins]:
-        """What a `base:` names.
+        """Read what a `base:` names.
 
         Raises:
             ParamsError: there is no such card or part, or it refers to itself.

@@ -15,7 +15,7 @@ MOST = 80  # characters of what was found
 def explain_problems(
     error: ValidationError, raw: dict[str, Any], root: Any, also: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """Each problem: the keys at which it stands, and what to tell.
+    """List the problems: the keys at which each stands, and what to tell.
 
     Args:
         error: what was found.
@@ -77,7 +77,7 @@ def _allowed_keys(loc: tuple[Any, ...], root: Any) -> list[str]:
 
 
 def _tags(section: type[BaseModel]) -> tuple[Any, ...]:
-    """What names a member of a union in a pydantic location: its adapter or its family."""
+    """Names of a union's members in a pydantic location: adapter or family."""
     adapter = section.model_fields.get("adapter")
     return get_args(adapter.annotation) if adapter else (getattr(section, "family", None),)
 

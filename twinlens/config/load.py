@@ -1,4 +1,4 @@
-"""Reading `params.yaml` and the cards; what is wrong is said by file and key, with what is allowed."""
+"""Loading of `params.yaml` and the cards; errors name the file and key, and what is allowed there."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _leaves(card: Any) -> list[tuple[str, Any]]:
 
 
 def read_stamp(path: str | Path = "params.yaml") -> tuple[tuple[str, int, int], ...]:
-    """State of params.yaml and the cards that changes when any of them does."""
+    """Read the state of params.yaml and the cards that changes when any of them does."""
     folders = [Path(path).parent / "cards" / kind for kind in KINDS]
     files = [Path(path), *(Path(entry) for folder in folders if folder.is_dir() for entry in os.scandir(folder))]
     stats = [(str(file), file.stat()) for file in files if file.exists()]

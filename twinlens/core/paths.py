@@ -57,7 +57,7 @@ def captioned(dataset: str, captioner: str) -> Path:
 
 
 def tasks(dataset: str, captioner: str) -> Path:
-    """Queries, items and judgements, one folder a task, and the inputs that they are made of."""
+    """Queries, items and judgements, one folder per task, and the inputs that they are made of."""
     return DATA / "tasks" / dataset / captioner
 
 
@@ -72,7 +72,7 @@ def embedded(dataset: str, model: str) -> Path:
 
 
 def ranked(dataset: str, model: str) -> Path:
-    """Runs, with the queries and items they are about, one folder a task."""
+    """Runs, with the queries and items they are about, one folder per task."""
     return DATA / "ranked" / dataset / model
 
 
@@ -110,7 +110,7 @@ def scratch() -> Path:
 
 
 def index_tables() -> Path:
-    """Tables of the search index, one folder a content: their bytes differ from build to build, so DVC keeps none."""
+    """Tables of the search index, one folder per content: bytes differ from build to build, so DVC keeps none."""
     return scratch() / "index"
 
 

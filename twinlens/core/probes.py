@@ -44,7 +44,7 @@ class Probe:
         return CLOSE["float32" if self.exact else "other"]
 
     def transform(self, change: Callable[[Rows], Rows]) -> Probe:
-        """The probe of the same inputs, its vectors changed as the stored ones were."""
+        """Change the vectors of the same inputs as the stored ones were changed."""
         beside = change(self.beside) if len(self.beside) else self.beside
         return replace(self, alone=change(self.alone), beside=beside)
 

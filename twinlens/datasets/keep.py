@@ -73,7 +73,7 @@ def apply_keep(
 
 
 def _reason(image: RawImage, keep: Keep, shares: Mapping[str, float], listed: set[str]) -> str | None:
-    """Why a picture is not kept; None where it is."""
+    """Reason why a picture is not kept; None where it is."""
     if keep.labels is not None:
         return None if set(keep.labels) & set(image.labels) else "shows none of the kinds of objects that are kept"
     if keep.from_qrels is not None:

@@ -20,7 +20,7 @@ AGAIN = "`dvc repro -f -s download@{dataset}`, then `dvc repro`"
 
 
 def list_named(keep: Keep | None) -> dict[str, str]:
-    """The lists that a card names, by key."""
+    """List the lists that a card names, by key."""
     found = {} if keep is None else {"from_qrels": keep.from_qrels, "published": keep.published}
     return {key: location for key, location in found.items() if location is not None}
 

@@ -73,7 +73,7 @@ def describe_dataset(
 
 
 def _sources(card: BaseDatasetCard) -> list[str]:
-    """Where the pictures come from, without paths of this machine: variables of the environment stay unexpanded."""
+    """Origin of the pictures, without paths of this machine: variables of the environment stay unexpanded."""
     if isinstance(card, ComposedCard):
         return [*_sources(card.queries), *_sources(card.distractors)]
     found = [getattr(card, key) for key in ("source", "images", "table") if getattr(card, key, None)]

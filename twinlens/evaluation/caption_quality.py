@@ -25,7 +25,7 @@ def find_named_labels(text: str, labels: list[str]) -> set[str]:
 
 
 def measure_captions(generated: pl.DataFrame, images: pl.DataFrame) -> dict[str, float]:
-    """Figures of generated captions over the labelled pictures.
+    """Measure generated captions over the labelled pictures.
 
     `names_exactly` is the share of pictures whose caption names all their labels and no other;
     `label_recall` and `label_precision` are means over pictures. Words are compared with words, so a

@@ -175,7 +175,7 @@ def _compare_run(
 def sign_flip_p(
     differences: Differences, clusters: Int[np.ndarray, " queries"], *, flips: int = FLIPS, seed: int = 0
 ) -> Float64[np.ndarray, " measures"]:
-    """Two-sided p-values of paired differences under flips of whole clusters' signs.
+    """Compute two-sided p-values of paired differences under flips of whole clusters' signs.
 
     Args:
         differences: of each query, a column a measure.

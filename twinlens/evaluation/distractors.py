@@ -35,7 +35,7 @@ def compute_expected_hit(
     size: int,
     k: int,
 ) -> float:
-    """The mean over queries of the chance of a hit within k when `size` of the distractors are drawn.
+    """Compute the mean over queries of the chance of a hit within k with `size` of the distractors drawn.
 
     Args:
         rank: of the first relevant item among all items, from 1.

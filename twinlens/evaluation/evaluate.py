@@ -170,7 +170,7 @@ def _as_published(pool: Pool, retriever: str, judged: Judged, full: dict[str, Va
 
 
 def list_measure_columns(per_query: pl.DataFrame) -> list[str]:
-    """The measures among the columns of a table of queries."""
+    """List the measures among the columns of a table of queries."""
     return [name for name in per_query.columns if parsed(name) or name == tables.FULL_RANKING]
 
 

@@ -48,7 +48,7 @@ class Experiment:
 
 
 def read_experiment(name: str) -> Experiment:
-    """An experiment by its DVC name, or what a git revision holds, or `workspace` as it stands.
+    """Read an experiment by its DVC name, or what a git revision holds, or `workspace` as it stands.
 
     Raises:
         ExperimentError: there is no such revision, or its files are not in the cache; the message

@@ -142,13 +142,13 @@ def bootstrap_median(
 
 
 def compute_tail(clusters: int) -> float:
-    """The share to cut off at each end: 2.5 % for many clusters, less for few (Hesterberg 2015)."""
+    """Compute the share to cut off at each end: 2.5 % for many clusters, less for few (Hesterberg 2015)."""
     t = stats.t.ppf((1.0 - LEVEL) / 2.0, clusters - 1)
     return float(stats.norm.cdf(np.sqrt(clusters / (clusters - 1.0)) * t))
 
 
 def bound_exception_share(clusters: int) -> float:
-    """The greatest share of exceptions that `clusters` draws may all have missed (Clopper and Pearson 1934)."""
+    """Bound the share of exceptions that `clusters` draws may all have missed (Clopper and Pearson 1934)."""
     return 1.0 - float(((1.0 - LEVEL) / 2.0) ** (1.0 / clusters))
 
 

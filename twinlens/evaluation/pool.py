@@ -36,7 +36,7 @@ class Pool:
 
     @classmethod
     def read_all(cls, ranked: Path) -> list[Pool]:
-        """Every task in the folder of the `rank` stage, in the order in which they are told."""
+        """Read every task in the folder of the `rank` stage, in the order in which they are told."""
         pools = [cls.read(folder) for folder in task_folders(ranked)]
         return sorted(pools, key=lambda pool: (pool.task.about.place, pool.name))
 

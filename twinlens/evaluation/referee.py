@@ -80,7 +80,7 @@ def get_second_opinion(measure: Measure, one: Judged, k: int) -> float:
 
 
 def name_referee(measure: Measure) -> str:
-    """Name of a measure's second opinion."""
+    """Name a measure's second opinion."""
     referee = measure.referee
     return "torchmetrics" if isinstance(referee, Torchmetrics) else getattr(referee, "__name__", "its referee")
 

@@ -114,7 +114,7 @@ _COLUMNS = {
 
 
 def _same(keys: list[str]) -> Iterator[tuple[int, int]]:
-    """For each repeated key its row and the first row that has it."""
+    """Find the row of each repeated key, and the first row that has the key."""
     first: dict[str, int] = {}
     for row, key in enumerate(keys):
         if first.setdefault(key, row) != row:

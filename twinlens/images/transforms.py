@@ -50,12 +50,12 @@ class PixelSpec:
 
 
 def to_tensor(picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[torch.Tensor, "3 height width"]:
-    """A view of the same bytes, channels first."""
+    """View the same bytes as a tensor, channels first."""
     return torch.from_numpy(picture).permute(2, 0, 1)
 
 
 def to_numpy(picture: UInt8[torch.Tensor, "3 height width"]) -> UInt8[np.ndarray, "height width 3"]:
-    """A view of the same bytes, channels last."""
+    """View the same bytes as an array, channels last."""
     return picture.permute(1, 2, 0).numpy()
 
 
@@ -116,7 +116,7 @@ def _pad(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.
 
 
 def decode_and_fit(jpeg: bytes, spec: PixelSpec) -> UInt8[torch.Tensor, "3 height width"]:
-    """The pixels a model reads, from the JPEG bytes of a shard."""
+    """Decode the JPEG bytes of a shard to the pixels a model reads."""
     return fit_picture(to_tensor(simplejpeg.decode_jpeg(jpeg, colorspace="RGB")), spec)
 
 

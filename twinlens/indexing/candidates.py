@@ -48,7 +48,7 @@ def write_candidates(folder: Path, kind: str) -> None:
 
 
 def open_candidates(folder: Path) -> Table:
-    """The table in a folder.
+    """Open the table in a folder.
 
     Raises:
         DataError: it is not there.

@@ -167,7 +167,7 @@ def _shapes(dim: int, text: dict[str, int]) -> dict[str, tuple[int, ...]]:
 
 
 def _clean(text: str) -> str:
-    """What open_clip's `clean="whitespace"` makes of a text."""
+    """Clean a text as open_clip's `clean="whitespace"` does."""
     if not text.isascii():  # of ASCII without control characters ftfy changes nothing
         import ftfy
 

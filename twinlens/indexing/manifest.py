@@ -80,7 +80,7 @@ def write_at_once(path: Path, text: str) -> None:
 
 
 def locate_copy(dataset: str, model: str, captioner: str) -> Path:
-    """Path of a copy of the manifest that DVC leaves alone: DVC removes an output before its stage makes it anew."""
+    """Locate a copy of the manifest that DVC leaves alone: DVC removes an output before its stage makes it anew."""
     return paths.index_tables() / PUBLISHED / dataset / model / f"{captioner}.json"
 
 

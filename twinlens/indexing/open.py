@@ -19,7 +19,7 @@ REMEMBERED = "digests.json"  # of the vectors' files, beside a table
 
 
 def format_rebuild_command(params: Params, dataset: str, model: str, captioner: str) -> str:
-    """Command that builds this index: DVC's stages are those of the names in params.yaml at the moment."""
+    """Format the command that builds this index: DVC's stages are those of the names in params.yaml at the moment."""
     wanted = {"dataset": dataset, "model": model, "captioner": captioner}
     others = [f"-S {key}={name}" for key, name in wanted.items() if getattr(params, key) != name]
     return f"dvc exp run {' '.join(others)} index" if others else "dvc repro index"

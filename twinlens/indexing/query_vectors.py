@@ -30,12 +30,12 @@ class EmbeddedQuery:
 
 
 def choose_picture_space(index: Index) -> str:
-    """Space searched by pictures, liked items and learned weights: pixels, or captions where a model has no pixels."""
+    """Choose where pictures, liked ones and learned weights search: pixels, or captions where a model has no pixels."""
     return IMAGE_VECTOR if IMAGE_VECTOR in index.spaces else CAPTION_VECTOR
 
 
 def choose_text_space(joint: bool) -> str:
-    """Space searched by words: pictures, if the model puts both into one space, else captions."""
+    """Choose where words search: among pictures, if the model puts both into one space, else among captions."""
     return IMAGE_VECTOR if joint else CAPTION_VECTOR
 
 

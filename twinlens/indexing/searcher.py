@@ -197,7 +197,7 @@ class Searcher:
         )
 
     def _mode(self, mode: str, asked: CheckedQuery) -> Mode:
-        """What is searched, once it is clear that it can be.
+        """Choose what is searched, once it is clear that it can be.
 
         Raises:
             QueryError: it cannot; the message says what can.

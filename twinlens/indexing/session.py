@@ -31,7 +31,7 @@ AWAY = "the index is being built anew, or was removed: the one that was opened b
 
 
 def read_file_stamp(path: Path) -> Stamp | None:
-    """State of a file that changes when the file does; None while there is none."""
+    """Read the state of a file that changes when the file does; None while there is none."""
     try:
         stat = path.stat()
     except OSError:

@@ -32,7 +32,7 @@ class Space:
 
 
 class RowStore:
-    """The copy in one folder, opened."""
+    """Row store of one folder, opened."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,11 +67,11 @@ class RowStore:
         return self.space(NEGATIVES).rows if (self.folder / f"{NEGATIVES}.npy").exists() else None
 
     def column(self, name: str) -> list[Any]:
-        """One column but the vectors, by row."""
+        """One column, by row; not of the vectors."""
         return list(self._table[name].to_pylist())
 
     def take(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-        """All but the vectors of some rows, in the order given."""
+        """Read all but the vectors of some rows, in the order given."""
         return [self._table.slice(int(row), 1).to_pylist()[0] for row in rows]
 
     @cached_property

@@ -32,7 +32,7 @@ class Features:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides these vectors."""
+        """Identity of these vectors: everything that decides them."""
         return {"image": self.image.identity, "text": self.text.identity, "words": self.words}
 
     @cached_property

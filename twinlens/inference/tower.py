@@ -62,7 +62,7 @@ class TowerJob:
 
     @cached_property
     def identity(self) -> dict[str, object]:
-        """Everything that decides a vector, besides its input."""
+        """Identity of a vector: everything that decides it, besides its input."""
         return {
             "tower": self.tower.model_dump(mode="json", exclude=NOT_IDENTITY),
             "weights": identify_weights(self.weights),

@@ -57,7 +57,7 @@ def draw_marker(number: int, x: float, y: float, size: float = 4.0) -> Markup:
 
 
 def _style(number: int) -> int:
-    """Which marker and dashes: as the colour, and moved by one each time the colours begin again."""
+    """Choose marker and dashes: as the colour, and moved by one each time the colours begin again."""
     return (number + number // SERIES) % SERIES
 
 

@@ -137,7 +137,7 @@ def list_causes(runs: Sequence[Mistakes], parts: Mapping[str, str]) -> list[str]
 
 
 def _kinds(asked: GalleryPicture, got: GalleryPicture) -> list[str]:
-    """What both pictures' labels have in common; nothing is said of pictures without labels."""
+    """Compare both pictures' labels; nothing is said of pictures without labels."""
     wanted, shown = ({name for name in picture.labels.split(", ") if name} for picture in (asked, got))
     if not wanted or not shown:
         return []

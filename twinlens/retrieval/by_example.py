@@ -66,7 +66,7 @@ class _Side:
     card: CategoryCard
 
     def ways(self) -> dict[str, Callable[[], Matrix]]:
-        """How each retriever makes its queries: those that there are vectors for."""
+        """Makers of each retriever's queries, where there are vectors for them."""
         card, text, apart = self.card, CLASSES in self.vectors, len(self.negatives) > 1
         lambda_svm = 1.0 / (2.0 * card.svm_c)
         centres = self.examples.centres()[0]
@@ -129,12 +129,12 @@ class _Side:
 
     @cached_property
     def examples(self) -> exemplar.Examples:
-        """Of every query."""
+        """Examples of every query."""
         return exemplar.Examples.of([self._pictures(own) for own in self.shown])
 
     @cached_property
     def items(self) -> Matrix:
-        """What is ranked."""
+        """Vectors that are ranked."""
         return self._pictures(self.task.item_ids)
 
     @cached_property
@@ -147,7 +147,7 @@ class _Side:
 
     @cached_property
     def negatives(self) -> Matrix:
-        """What all queries are told apart from."""
+        """Negatives shared by all queries."""
         if self.card.negatives_from == "outside":
             if NEGATIVES not in self.vectors:
                 return np.zeros((0, self.items.shape[1]))
@@ -166,7 +166,7 @@ class _Side:
 
     @cached_property
     def _columns(self) -> Float64[np.ndarray, " dim"]:
-        """What the columns are divided by: 1, or their norms over all pictures that take part."""
+        """Divisors of the columns: 1, or their norms over all pictures that take part."""
         dim = self.vectors[IMAGES].rows.shape[1]
         if self.card.scaling == "rows":
             return np.ones(dim)

@@ -203,7 +203,7 @@ def _diagnose(
     sources: Mapping[str, StoredVectors],
     row_of: dict[str, int],
 ) -> tuple[str, str]:
-    """Which gate, and why: the vector stands at another row, in another source, or nowhere."""
+    """Diagnose the gate and the reason: the vector stands at another row, in another source, or nowhere."""
     vector = probe.alone[wrong[0]][None]
     for other in sorted(sources, key=lambda source: source != name):  # its own first
         rows = sources[other].rows

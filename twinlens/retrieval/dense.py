@@ -113,7 +113,7 @@ class _Sides:
         return OTHER_WAY if self.turned else ""
 
     def scorer(self, texts: Rows, pictures: Rows) -> Dense:
-        """Of the vectors of both."""
+        """Score by the vectors of both sides."""
         return Dense(pictures, texts) if self.turned else Dense(texts, pictures)
 
     def rows(self, name: str, suffix: str) -> Rows:
@@ -132,7 +132,7 @@ class _Sides:
         return self.scorer(concatenate(texts, texts, image_weight), pictures)
 
     def by_distance(self, suffix: str) -> Dense:
-        """By distance, of vectors as long as the heads made them."""
+        """Score by distance, of vectors as long as the heads made them."""
         texts, pictures = self._whole(self.text, suffix), self._whole(IMAGES, suffix)
         return Dense(*convert_to_inner_products(*((pictures, texts) if self.turned else (texts, pictures))))
 

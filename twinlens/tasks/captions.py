@@ -77,7 +77,7 @@ def build(collection: Collection, params: Params) -> tuple[list[Task], list[Inpu
 
 
 def _validation(collection: Collection, params: Params) -> list[Input]:
-    """What weights are chosen on; nothing where no validation split lies outside the pool."""
+    """Select what weights are chosen on; nothing where no validation split lies outside the pool."""
     drawn = draw_validation(collection.groups, collection.captions, params.hybrid)
     if drawn.is_empty():
         return []

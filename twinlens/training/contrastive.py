@@ -147,7 +147,7 @@ def train_dual_encoder(
         return measure_split(pair, recipe, val, placement)
 
     def flat(row: Row) -> dict[str, str]:
-        """What has collapsed, by the name of the view."""
+        """Describe what has collapsed, by the name of the view."""
         found = {view.name: describe_collapse(pair.figures_of(view, row), recipe, chance) for view in pair.views}
         return {name: what for name, what in found.items() if what is not None}
 
@@ -242,7 +242,7 @@ def _all(encode: Callable[[torch.Tensor], torch.Tensor], inputs: Rows, at_once: 
 def rank_own(
     queries: torch.Tensor, items: torch.Tensor, own: Int[np.ndarray, " queries"]
 ) -> Int[torch.Tensor, " queries"]:
-    """Rank by cosine of each query's own item, whose row `own` names; equal scores count as nearer."""
+    """Rank each query's own item, whose row `own` names, by cosine; equal scores count as nearer."""
     queries, items = (torch.nn.functional.normalize(side, dim=-1) for side in (queries, items))
     ranks = []
     for start in range(0, len(queries), 1024):

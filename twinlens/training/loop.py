@@ -92,7 +92,7 @@ def run_epochs(
 
 
 def count_steps(recipe: Recipe, pictures: int) -> int:
-    """Number of batches of an epoch.
+    """Count the batches of an epoch.
 
     Raises:
         DataError: the batch is larger than the split or than what an epoch draws, or more is drawn than there is.

@@ -32,7 +32,7 @@ def siglip(logits: Table) -> torch.Tensor:
 
 
 def margin_pairs(distances: Table, margin: float, others: Bool[torch.Tensor, "pictures texts"]) -> torch.Tensor:
-    """Half of d squared for matching pairs, of max(0, margin - d) squared for others (Hadsell et al. 2006, eq. 4).
+    """Margin loss: d^2 / 2 of matching pairs, max(0, margin - d)^2 / 2 of others (Hadsell et al. 2006, eq. 4).
 
     Both kinds weigh the same: means over the pairs of each are added, as a batch of n has n of one
     kind and n (n - 1) of the other.

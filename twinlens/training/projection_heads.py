@@ -80,13 +80,13 @@ def train_heads(
 
 
 def _vectors(split: Split, shards: Path, features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """What the heads read of a split's pictures and of its captions."""
+    """Embed a split's pictures and captions for the heads."""
     texts = pl.DataFrame({"id": [str(n) for n in range(len(split.captions))], "text": split.captions})
     return features.embed_pictures(shards, split.pictures), features.embed_texts(texts)
 
 
 def _widths(recipe: HeadsRecipe, vectors: tuple[np.ndarray, np.ndarray], features: Features) -> dict[str, int]:
-    """How wide the vectors of each side are.
+    """Widths of the vectors of each side.
 
     Raises:
         DataError: not as wide as the card says.

@@ -12,7 +12,7 @@ MOST = 100  # ids offered at once
 
 
 def make_card_completer(kind: str) -> Callable[[str], list[str]]:
-    """A completer for the names of cards of a kind: `datasets`, `models` or `captioners`."""
+    """Make a completer for the names of cards of a kind: `datasets`, `models` or `captioners`."""
 
     def complete(incomplete: str) -> list[str]:
         return sorted(file.stem for file in (Path("cards") / kind).glob("*.yaml") if file.stem.startswith(incomplete))

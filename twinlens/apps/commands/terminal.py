@@ -13,7 +13,7 @@ STEERING = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, sepa
 
 
 def strip_control(text: str) -> str:
-    """A text of the data's in one line, without what a terminal would obey."""
+    """Bring a text of the data's into one line, without what a terminal would obey."""
     kept = "".join(" " if unicodedata.category(sign) in STEERING else sign for sign in text.translate(BIDI))
     return " ".join(kept.split())
 

@@ -81,7 +81,7 @@ S = TypeVar("S", bound=MarksBody)
 
 
 def read_tray(body: bytes) -> Tray:
-    """The marks.
+    """Read the marks.
 
     Raises:
         BodyError: the body says something else.
@@ -90,7 +90,7 @@ def read_tray(body: bytes) -> Tray:
 
 
 def read_search(body: bytes) -> tuple[SearchBody, bytes | None]:
-    """A search, in the body's first line, and the picture that may follow it.
+    """Read a search, in the body's first line, and the picture that may follow it.
 
     Raises:
         BodyError: the body says something else.

@@ -12,7 +12,7 @@ UNFINISHED = (h11.IDLE, h11.SEND_BODY)
 
 
 def make_patient_protocol(at_most: int = MAX_UNFINISHED) -> type[H11Protocol]:
-    """HTTP protocol for uvicorn: waits for a bounded number of unfinished requests, beyond that for the latest ones.
+    """Make a uvicorn protocol that waits for a bounded number of unfinished requests, beyond that for the latest.
 
     A request that was begun is there in a moment, or one of hundreds that somebody holds open: they would take up all
     of the files that a process may have, and nobody else could connect. The oldest of them make way.

@@ -196,7 +196,7 @@ def _by_name(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]
 
 
 def _size(headers: Mapping[bytes, list[bytes]], limit: int | None) -> int:
-    """What Content-Length says; no limit where no body is wanted.
+    """Parse Content-Length; no limit where no body is wanted.
 
     Raises:
         RefusedError: it says nothing, or too much.
@@ -217,7 +217,7 @@ def _completed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
 
 
 def _again(body: bytes | None, receive: Any) -> Any:
-    """What gives out a body that was read already, and then tells when the asker has gone."""
+    """Build a receiver that gives out a body that was read already, and then tells when the asker has gone."""
     bodies = [] if body is None else [body]
 
     async def read() -> Any:

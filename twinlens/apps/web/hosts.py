@@ -74,7 +74,7 @@ class Hosts:
 
 
 def list_hosts(host: str, allowed: Sequence[str] = ()) -> Hosts:
-    """The hosts that may be asked for where the page is shown at `host`.
+    """List the hosts that may be asked for where the page is shown at `host`.
 
     Args:
         host: the address or name of `--host`.

@@ -30,7 +30,7 @@ def encode_data_uri(jpeg: bytes) -> str:
 
 
 def describe_picture(picture: Picture) -> str:
-    """Text alternative of a picture, for where it cannot be seen."""
+    """Describe a picture in words, for where it cannot be seen."""
     captions = [*picture.captions, *([picture.caption_generated] if picture.caption_generated else [])]
     if captions:
         return captions[0]

@@ -18,7 +18,7 @@ INTERRUPTED = 130  # as shells count it: 128 and the number of SIGINT
 
 @contextmanager
 def watch_signals() -> Iterator[None]:
-    """Context in which SIGTERM acts as Ctrl-C, and after either the process ends within seconds.
+    """Watch for signals: inside, SIGTERM acts as Ctrl-C, and after either the process ends within seconds.
 
     Python's handlers run between two steps of its main thread. Where that is in a library that does not come back,
     or ends and waits for a thread, they do nothing; so a thread hears of the signal too and counts the seconds. It

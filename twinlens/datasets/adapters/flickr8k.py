@@ -74,7 +74,7 @@ class Flickr8k:
             tree.close()
 
     def _places(self, raw: Path) -> tuple[Path, Path]:
-        """Where the text files and the photos are: folders, or the zips."""
+        """Locate the text files and the photos: folders, or the zips."""
         texts, photos = self._unpacked()
         if texts is None or photos is None:
             return self.files.path(raw, TEXTS), self.files.path(raw, PHOTOS)

@@ -54,7 +54,7 @@ class Hub:
 
 
 def local_folder(card: HubFiles) -> Path | None:
-    """The folder that the card names as `source`; None where it names none.
+    """Find the folder that the card names as `source`; None where it names none.
 
     Raises:
         FetchError: it is not there, or is an address: what lies there cannot be listed.
@@ -73,7 +73,7 @@ def local_folder(card: HubFiles) -> Path | None:
 
 
 def find(folder: Path, patterns: Mapping[Split, str]) -> dict[Split, list[str]]:
-    """The names of each split's files, sorted; a split of which the folder has none is left out.
+    """Find the names of each split's files, sorted; a split of which the folder has none is left out.
 
     Raises:
         FetchError: there is no file of any split.

@@ -65,7 +65,7 @@ class ImageNet:
         return read_recorded(raw, local_folder(self.card) or self._cache())
 
     def _cache(self) -> Path:
-        """Where the wanted row groups of this revision lie: a folder for each list of classes."""
+        """Folder of this revision's wanted row groups: one for each list of classes."""
         wanted = [self.card.repository, str(self.card.revision), *map(str, sorted(read_classes(self.card.classes)))]
         return paths.downloads() / f"imagenet-{digest(wanted)[:12]}"
 

@@ -37,7 +37,7 @@ class ObjectNet:
         return record_trees(raw, self._places())
 
     def annotations(self, raw: Path) -> Annotations:
-        """A picture's label is that of its folder; a folder that the label file does not know is listed as dropped."""
+        """Label each picture by its folder; a folder that the label file does not know is listed as dropped."""
         places = self._places()
         refuse_change(raw, places)
         tree = open_tree(places["mappings"])

@@ -93,7 +93,7 @@ def edit_scene(scene: Scene, rng: np.random.Generator) -> tuple[Scene, str]:
 
 
 def grade_likeness(scene: Scene, wanted: Scene) -> float:
-    """Gain of a scene where another is wanted.
+    """Grade the gain of a scene where another is wanted.
 
     3: it is the one; 2: it shows the same things in the same colours at the same place, wherever they stand;
     1: the same things in the same colours at another place; 0: anything else.
@@ -187,7 +187,7 @@ class Scenes:
         return *edit_scene(scene, np.random.default_rng([self.card.seed, len(SPLITS), i])), rng
 
     def _queries(self) -> list[dict[str, Any]]:
-        """Of each edit a query, and how right every picture of the split is for it."""
+        """Build one query of each edit, with the gain of every picture of the split for it."""
         names = [("test", i) for i in range(self.card.test)] + [(EDIT, i) for i in range(self.card.edits)]
         scenes = {f"{split}-{i:05d}": self._scene(split, i) for split, i in names}
         found = []

@@ -8,7 +8,7 @@ from twinlens.core.errors import ParamsError, suggest_nearest
 
 
 def read_classes(name: str) -> dict[int, str]:
-    """The names of a list's classes, by their index in ILSVRC 2012.
+    """Read the names of a list's classes, by their index in ILSVRC 2012.
 
     Raises:
         ParamsError: there is no such list.
@@ -17,7 +17,7 @@ def read_classes(name: str) -> dict[int, str]:
 
 
 def read_wordnet_ids(name: str) -> dict[int, str]:
-    """The WordNet ids of a list's classes, by their index in ILSVRC 2012.
+    """Read the WordNet ids of a list's classes, by their index in ILSVRC 2012.
 
     Raises:
         ParamsError: there is no such list.

@@ -17,7 +17,7 @@ from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImag
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """A Parquet file whose end is whole.
+    """Open a Parquet file whose end is whole.
 
     Raises:
         DataError: it is none.

@@ -16,7 +16,7 @@ ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 
 
 def read_rows(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
-    """The named columns of every row, in the file's order.
+    """Read the named columns of every row, in the file's order.
 
     Raises:
         FetchError: the file is not there.

@@ -83,7 +83,7 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
 
 
 def pool_output(output: Any) -> torch.Tensor:
-    """Pooled vectors of a tower: transformers 5 returns an output object where 4 returned them themselves."""
+    """Take the pooled vectors of a tower: transformers 5 returns an output object where 4 returned them themselves."""
     found = getattr(output, "pooler_output", output)
     assert isinstance(found, torch.Tensor)
     return found

@@ -248,5 +248,5 @@ def _is_number(token: bytes) -> bool:
 
 
 def _numbers_at_the_end(tokens: list[bytes]) -> int:
-    """How many of a line's last tokens are numbers; the first is the word, whatever it looks like."""
+    """Count the numbers at the end of a line's tokens; the first token is the word, whatever it looks like."""
     return sum(1 for _ in takewhile(_is_number, reversed(tokens[1:])))

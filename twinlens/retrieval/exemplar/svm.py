@@ -116,7 +116,7 @@ def fit_svms(
 
 
 def _lower(one: Fitted, other: Fitted) -> Fitted:
-    """Of every query, the fit with the lower loss."""
+    """Select the fit with the lower loss for every query."""
     better = other.losses < one.losses
 
     def chosen(name: str) -> np.ndarray:
