@@ -167,7 +167,7 @@ def format_tree() -> str:
     return "".join(f"    {folder.ljust(width)}  {text}\n" for folder, text in said)
 
 
-def find_block(name: str) -> str:
+def format_block(name: str) -> str:
     """Format the content of a block."""
     if name == "tree":
         return f"\n{format_tree()}\n"
@@ -192,7 +192,7 @@ def read_numbers(name: str) -> dict[str, Any]:
 def rewrite_page(text: str, left: tuple[str, ...] = ()) -> str:
     """Rewrite the README, or another page, with every table made anew but those that are `left` as they are."""
     return BLOCK.sub(
-        lambda block: block[0] if block["name"] in left else f"{block[1]}{find_block(block['name'])}{block[3]}", text
+        lambda block: block[0] if block["name"] in left else f"{block[1]}{format_block(block['name'])}{block[3]}", text
     )
 
 
