@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.paired import Row
 from twinlens.config.params import ApproximateParams
-from twinlens.retrieval.approximate import measure
+from twinlens.retrieval.approximate import measure_settings
 
 CENTRES = 1_000  # what photos of one kind gather around; vectors without any structure are a worst case of their own
 SPREAD = 0.7  # of a vector's length, apart from its centre
@@ -33,7 +33,7 @@ def clustered(count: int, dim: int, seed: int) -> np.ndarray:
 def run(items: int, dim: int, queries: int) -> list[Row]:
     """A row a setting; the first two are exact."""
     params = ApproximateParams.model_validate({"k": 10, "queries": queries, "settings": SETTINGS})
-    rows = measure(clustered(queries, dim, 1), clustered(items, dim, 0), params)
+    rows = measure_settings(clustered(queries, dim, 1), clustered(items, dim, 0), params)
     exact = next(row["ms_per_query"] for row in rows if row["setting"] == "exact, LanceDB")
     return [
         Row(

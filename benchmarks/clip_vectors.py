@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twinlens.report.summary import markdown
+from twinlens.report.summary import format_markdown
 from twinlens.retrieval import exemplar
 from twinlens.retrieval.full_ranking import average_precision
 from twinlens.tasks.qrels import Groups
@@ -56,7 +56,7 @@ def _whatever_the_words(weights: np.ndarray, words: np.ndarray) -> np.ndarray:
 def _pulled(
     examples: exemplar.Examples, negatives: np.ndarray, lambda_w: float, lambda_q: float, words: np.ndarray
 ) -> np.ndarray:
-    return exemplar.fit(examples, negatives, lambda_w=lambda_w, texts=words, lambda_q=lambda_q).weights
+    return exemplar.fit_svms(examples, negatives, lambda_w=lambda_w, texts=words, lambda_q=lambda_q).weights
 
 
 def main() -> None:
@@ -69,19 +69,19 @@ def main() -> None:
     shown = classes([[str(stored["text"][row]) for row in rows] for rows in rows_of])
     kept = [n for n, code in enumerate(shown) if code is not None]
     codes = np.array([shown[n] for n in kept])
-    pictures = exemplar.unit(stored["image_emb"][[row_of[photos[n]] for n in kept]])
+    pictures = exemplar.scale_to_unit(stored["image_emb"][[row_of[photos[n]] for n in kept]])
     queries = np.flatnonzero(codes != NOBODY)
     apart = sorted(row for name, row in row_of.items() if name not in set(photos))
     chosen = np.random.default_rng(0).permutation(apart)[:1000]
-    negatives = exemplar.unit(stored["image_emb"][np.sort(chosen)])
+    negatives = exemplar.scale_to_unit(stored["image_emb"][np.sort(chosen)])
     own = pictures[queries]
-    texts = [exemplar.unit(stored["text_emb"][[rows_of[kept[q]][n] for q in queries]]) for n in range(5)]
+    texts = [exemplar.scale_to_unit(stored["text_emb"][[rows_of[kept[q]][n] for q in queries]]) for n in range(5)]
 
     def precision(make: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Of every query, the mean over the captions of its photo; the photo itself is not ranked."""
         values = np.zeros(len(queries))
         for words in texts:
-            made = exemplar.unit(make(words)).astype(np.float32)
+            made = exemplar.scale_to_unit(make(words)).astype(np.float32)
             for place, query in enumerate(queries):
                 others = np.arange(len(kept)) != query
                 items = pictures[others].astype(np.float32)
@@ -96,13 +96,15 @@ def main() -> None:
         "rocchio, 1 .75 .15": lambda words: exemplar.rocchio(examples, negatives, words, 1.0, 0.75, 0.15),
     }
     for weight in WEIGHTS:
-        ways[f"exemplar_and_text, image_weight {weight:g}"] = partial(exemplar.weighted_sum, own, image_weight=weight)
+        ways[f"exemplar_and_text, image_weight {weight:g}"] = partial(
+            exemplar.combine_unit_vectors, own, image_weight=weight
+        )
     for shrinkage in SHRINKAGES:
         whitened = exemplar.lda_whitened(examples, negatives, shrinkage)
         ways[f"exemplar_lda, shrinkage {shrinkage:g}"] = partial(_whatever_the_words, whitened)
     for c in CS:
         ridge = exemplar.ridge(examples, negatives, 1 / (2 * c))
-        svm = exemplar.fit(examples, negatives, lambda_w=1 / (2 * c)).weights
+        svm = exemplar.fit_svms(examples, negatives, lambda_w=1 / (2 * c)).weights
         ways[f"exemplar_ridge, C {c:g}"] = partial(_whatever_the_words, ridge)
         ways[f"exemplar_svm, C {c:g}"] = partial(_whatever_the_words, svm)
     for lambda_w, lambda_q in TRIED:
@@ -122,7 +124,11 @@ def main() -> None:
             cells.append("" if name == other else f"{(values - found[other]).mean():+.3f} ({low:+.3f} to {high:+.3f})")
         lines.append(cells)
     print(f"{len(queries)} photos x 5 captions search, {len(kept)} photos are ranked, {len(negatives)} negatives\n")
-    print(markdown(["searched by", "average precision", "over classes", "to text (95 %)", "to exemplar (95 %)"], lines))
+    print(
+        format_markdown(
+            ["searched by", "average precision", "over classes", "to text (95 %)", "to exemplar (95 %)"], lines
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ import transformers
 from benchmarks.paired import Row
 from benchmarks.pictures import jpegs, shards
 from twinlens.config.models import OpenClipTower
-from twinlens.core.device import Placement, place
+from twinlens.core.device import Placement, choose_device
 from twinlens.core.shards import iter_pixels
-from twinlens.images.transforms import PixelSpec, ahead, batch_pixels
-from twinlens.inference.loop import default_batch
+from twinlens.images.transforms import PixelSpec, batch_pixels, map_ahead
+from twinlens.inference.loop import choose_batch_size
 from twinlens.models import encoders
-from twinlens.models.encoders.base import normalised
+from twinlens.models.encoders.base import normalise_pixels
 
 VIT_L_14_FLOP = 162e9  # one picture
 BLIP_FLOP = 133e9  # one caption of 20 tokens, with a key-value cache
@@ -41,7 +41,7 @@ def matrix_rate(placement: Placement, size: int = 8192, repeats: int = 10) -> fl
 
 def run(photos: Path | None, device: str, count: int, threads: int, small: bool = False) -> list[Row]:
     """Both models with random weights; `small` uses tiny ones, to try the script where there is no device."""
-    placement = place(device)
+    placement = choose_device(device)
     rate = matrix_rate(placement, 1024 if small else 8192)
     rows = [Row(f"matrix product, {placement.name}", f"{rate / 1e12:,.1f} TFLOP/s", "", "")]
     with tempfile.TemporaryDirectory() as folder:
@@ -51,13 +51,13 @@ def run(photos: Path | None, device: str, count: int, threads: int, small: bool 
         encoder = encoders.load(OpenClipTower(open_clip=name), Path("none"), placement, random_weights=True).image
         assert encoder is not None
         flop = 8.8e9 if small else VIT_L_14_FLOP
-        batch = default_batch(placement, texts=False)
+        batch = choose_batch_size(placement, texts=False)
         made = _drive(encoder.encode, encoder.pixels, prepared, index, batch, threads, placement)
         rows.append(_row(f"{name}, batch {batch}", made, flop, rate))
         captioner = _blip(placement, small)
 
         def caption(pixels: torch.Tensor) -> torch.Tensor:
-            seen = normalised(pixels, BLIP_PIXELS, placement)
+            seen = normalise_pixels(pixels, BLIP_PIXELS, placement)
             return captioner.generate(pixel_values=seen, max_new_tokens=20, min_new_tokens=20, do_sample=False)
 
         batch = 8 if small else 128
@@ -94,7 +94,7 @@ def _drive(
     with torch.inference_mode():
         work(read(pictures[:batch]))  # first calls load kernels
         _wait(placement)
-        started, waited, ready = time.perf_counter(), 0.0, ahead(read, tasks(), threads)
+        started, waited, ready = time.perf_counter(), 0.0, map_ahead(read, tasks(), threads)
         while True:
             asked = time.perf_counter()
             pixels = next(ready, None)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.paired import Row, alternate, median, ratio
 from benchmarks.pictures import jpegs
-from twinlens.images.transforms import PixelSpec, decode_and_fit, scaled
+from twinlens.images.transforms import PixelSpec, decode_and_fit, scale_size
 
 SIDE = 224
 SPEC = PixelSpec(SIDE, SIDE, "shortest", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -22,7 +22,7 @@ SPEC = PixelSpec(SIDE, SIDE, "shortest", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 def by_pil(raw: bytes, horizontal_first: bool = False) -> np.ndarray:
     """Open, convert, resize bicubic, crop the middle: the transform of open_clip and torchvision before normalising."""
     picture = Image.open(io.BytesIO(raw)).convert("RGB")
-    height, width = scaled(picture.height, picture.width, SIDE)
+    height, width = scale_size(picture.height, picture.width, SIDE)
     if horizontal_first:
         picture = picture.resize((width, picture.height), Image.Resampling.BICUBIC)
     picture = picture.resize((width, height), Image.Resampling.BICUBIC)

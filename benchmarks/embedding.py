@@ -10,20 +10,20 @@ import torch
 from benchmarks.paired import Row, alternate, median, ratio
 from benchmarks.pictures import jpegs, shards
 from twinlens.config.models import OpenClipTower
-from twinlens.core.device import place
+from twinlens.core.device import choose_device
 from twinlens.core.scratch import Scratch
 from twinlens.core.shards import iter_pixels
 from twinlens.images.transforms import batch_pixels
-from twinlens.inference.loop import default_batch, embed_pictures
+from twinlens.inference.loop import choose_batch_size, embed_pictures
 from twinlens.models import encoders
 
 
 def run(photos: Path | None, device: str, count: int, rounds: int, architecture: str = "ViT-B-32") -> list[Row]:
     """Random weights: speed does not depend on them."""
-    placement = place(device)
+    placement = choose_device(device)
     encoder = encoders.load(OpenClipTower(open_clip=architecture), Path("none"), placement, random_weights=True).image
     assert encoder is not None
-    batch = default_batch(placement, texts=False)
+    batch = choose_batch_size(placement, texts=False)
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "resized"
         rows = shards(jpegs(photos, count), prepared, shortest_side_px=384)

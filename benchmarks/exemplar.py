@@ -12,7 +12,7 @@ from sklearn.svm import LinearSVC
 
 from benchmarks.paired import Row, alternate, median, ratio
 from twinlens import Searcher
-from twinlens.retrieval.exemplar import Examples, fit, unit
+from twinlens.retrieval.exemplar import Examples, fit_svms, scale_to_unit
 
 SHARED = 0.7  # of every vector's square, along one direction: the cosine of two random CLIP photos is .5 or so
 LAMBDA_W = 0.5  # C = 1, as the source
@@ -25,13 +25,15 @@ def vectors(count: int, dim: int, seed: int) -> np.ndarray:
     rows = rng.standard_normal((count, dim)) / np.sqrt(np.arange(1, dim + 1))
     rows *= np.sqrt(1 - SHARED) / np.linalg.norm(rows, axis=1, keepdims=True)
     rows[:, -1] += np.sqrt(SHARED)
-    return unit(rows)
+    return scale_to_unit(rows)
 
 
 def run(queries: int, negatives: int, dim: int, few: int, rounds: int) -> list[Row]:
     """All queries by us; `few` of them by scikit-learn, one after the other, and that scaled up."""
     pictures, apart, texts = vectors(queries, dim, 0), vectors(negatives, dim, 1), vectors(queries, dim, 2)
-    texts = unit(np.roll(texts, 1, axis=1) + 0.5 * pictures)  # another shared direction: the gap between modalities
+    texts = scale_to_unit(
+        np.roll(texts, 1, axis=1) + 0.5 * pictures
+    )  # another shared direction: the gap between modalities
     examples = Examples.of(list(pictures[:, None]))
     labels = np.array([1] + [-1] * negatives)
 
@@ -44,13 +46,17 @@ def run(queries: int, negatives: int, dim: int, few: int, rounds: int) -> list[R
                 weights.append(model.fit(np.vstack([picture, apart]), labels).coef_[0].copy())
         return np.stack(weights)
 
-    apart_by = np.linalg.norm(unit(by_sklearn()) - unit(fit(examples[:few], apart, lambda_w=LAMBDA_W).weights), axis=1)
-    taken = alternate({"sklearn": by_sklearn, "ours": lambda: fit(examples[:few], apart, lambda_w=LAMBDA_W)}, rounds)
+    apart_by = np.linalg.norm(
+        scale_to_unit(by_sklearn()) - scale_to_unit(fit_svms(examples[:few], apart, lambda_w=LAMBDA_W).weights), axis=1
+    )
+    taken = alternate(
+        {"sklearn": by_sklearn, "ours": lambda: fit_svms(examples[:few], apart, lambda_w=LAMBDA_W)}, rounds
+    )
     started = time.perf_counter()
-    fit(examples, apart, lambda_w=LAMBDA_W)
+    fit_svms(examples, apart, lambda_w=LAMBDA_W)
     plain_s = time.perf_counter() - started
     started = time.perf_counter()
-    fit(examples, apart, lambda_w=1.0, texts=texts, lambda_q=1000.0)
+    fit_svms(examples, apart, lambda_w=1.0, texts=texts, lambda_q=1000.0)
     combined_s = time.perf_counter() - started
     size = f"{queries:,} queries x {negatives:,} negatives x {dim}"
     loop_s = median(taken, "sklearn") * queries / few

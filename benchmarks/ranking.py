@@ -18,7 +18,7 @@ from torchmetrics.retrieval import (
 
 from benchmarks.paired import Row, alternate, median, ratio, unit_vectors
 from twinlens.evaluation.measures import Judged, measure_all
-from twinlens.retrieval.exact import BLOCK_BYTES, nearest
+from twinlens.retrieval.exact import BLOCK_BYTES, find_nearest
 
 KS = [1, 5, 10]
 
@@ -84,7 +84,7 @@ def neighbours(items: int, dim: int, k: int, rounds: int) -> list[Row]:
             tensor[start : start + step] @ tensor.T
 
     def ours() -> np.ndarray:
-        return np.concatenate([block.rows for block in nearest(rows, rows, k, own_rows=own)])
+        return np.concatenate([block.rows for block in find_nearest(rows, rows, k, own_rows=own)])
 
     taken = alternate({"bare": bare, "ours": ours, "faiss": lambda: index.search(rows, k + 1)}, rounds)
     by_faiss = index.search(rows[:500], k + 1)[1]

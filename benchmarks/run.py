@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.paired import Row
-from twinlens.report.summary import markdown
+from twinlens.report.summary import format_markdown
 
 MODULES = {"measures": "ranking", "neighbours": "ranking", "search": "searching"}
 SECTIONS = (
@@ -56,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["TWINLENS_SCRATCH"] = scratch
         rows = [row for section in options.only for row in measure(section, options)]
-    table = markdown(
+    table = format_markdown(
         ["what", "measured", "against", "ratio", "wanted"],
         [[row.what, row.figure, row.against, row.ratio, row.wanted] for row in rows],
     )

@@ -43,12 +43,12 @@ from twinlens.core import paths, tables
 from twinlens.core.shards import shard_path
 from twinlens.indexing import scans
 from twinlens.indexing.build import write_table
-from twinlens.indexing.index import Leg
+from twinlens.indexing.index import WeightedVector
 from twinlens.indexing.manifest import FOLDER, Manifest
-from twinlens.indexing.material import Material
-from twinlens.indexing.store import IMAGE_VECTOR, Copy
-from twinlens.models.checkpoints import weights_identity
-from twinlens.retrieval.tokenize import words as words_of
+from twinlens.indexing.material import IndexContent
+from twinlens.indexing.store import IMAGE_VECTOR, RowStore
+from twinlens.models.checkpoints import identify_all_weights
+from twinlens.retrieval.tokenize import tokenize as words_of
 from twinlens.training.tokenizer import learn_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +60,7 @@ WHOLE_WORDS = FTS(
 WORDS = 5_000  # of the vocabulary; how often they come falls as in Zipf's law
 PER_SHARD = 10_000
 WITH_OPEN_CLIP = (
-    "import sys; from twinlens.indexing.query_encoder import Towers; Towers._light = None; "
+    "import sys; from twinlens.indexing.query_encoder import QueryEncoder; QueryEncoder._light = None; "
     "from twinlens.apps.cli import main; main(sys.argv[1:])"
 )
 
@@ -84,7 +84,7 @@ def run(pictures: int, rounds: int) -> list[Row]:
         ]
 
 
-def _exact(searcher: Searcher, material: Material, rounds: int) -> list[Row]:
+def _exact(searcher: Searcher, material: IndexContent, rounds: int) -> list[Row]:
     """One query after the other, each way the same ones."""
     assert material.image_vectors is not None
     rows, queries = np.array(material.image_vectors), unit_vectors(20, DIM, seed=1)
@@ -102,7 +102,7 @@ def _exact(searcher: Searcher, material: Material, rounds: int) -> list[Row]:
         return found
 
     def ours() -> list[np.ndarray]:
-        return [index.nearest([Leg(IMAGE_VECTOR, query)], K, (), settings)[0] for query in queries]
+        return [index.nearest([WeightedVector(IMAGE_VECTOR, query)], K, (), settings)[0] for query in queries]
 
     table = lancedb.connect(PLAIN).open_table(TABLE)
 
@@ -125,7 +125,7 @@ def _exact(searcher: Searcher, material: Material, rounds: int) -> list[Row]:
 
     taken |= alternate(
         {
-            "words": lambda: [index.matching(words, 100, ()) for words in texts],
+            "words": lambda: [index.search_words(words, 100, ()) for words in texts],
             "words by lancedb": words_by_lancedb,
         },
         rounds,
@@ -209,12 +209,12 @@ def _hybrid(searcher: Searcher, rounds: int, each: int = 25) -> list[Row]:
     ]
 
 
-def _build(params: Params, material: Material) -> list[Row]:
+def _build(params: Params, material: IndexContent) -> list[Row]:
     """The index, then the same columns as plain LanceDB and the image vectors as faiss."""
     dataset, model, captioner = params.dataset, params.model, params.captioner
     shards, rows = paths.resized(dataset), material.image_vectors
     assert rows is not None
-    identity = weights_identity(params.models[model], paths.trained(dataset, model))
+    identity = identify_all_weights(params.models[model], paths.trained(dataset, model))
     manifest = Manifest("bench", dataset, model, captioner, len(material), params.index.model_dump(), {}, identity)
     manifest.folder.mkdir(parents=True)
     ours_s = _timed(lambda: write_table(manifest, material, shards, manifest.folder / FOLDER, 2)) / 1000
@@ -246,7 +246,7 @@ def _build(params: Params, material: Material) -> list[Row]:
 
 def _columns(folder: Path) -> pa.Table:
     """All that an index holds, as one table."""
-    copy = Copy(folder)
+    copy = RowStore(folder)
     names = ("image_id", "thumbnail", "captions", "caption_generated", "labels")
     columns: dict[str, Any] = {"row": range(len(copy))} | {name: copy.column(name) for name in names}
     texts = [[*human, machine or ""] for human, machine in zip(*map(copy.column, names[2:4]), strict=True)]
@@ -298,7 +298,7 @@ def _start(pictures: int, rounds: int) -> list[Row]:
     ]
 
 
-def _material(pictures: int) -> Material:
+def _material(pictures: int) -> IndexContent:
     ids = [f"picture-{n:06d}" for n in range(pictures)]
     noise = np.random.default_rng(0).integers(0, 255, (499, 48, 48, 3), dtype=np.uint8)
     jpegs = [simplejpeg.encode_jpeg(picture, quality=80) for picture in noise]
@@ -313,7 +313,7 @@ def _material(pictures: int) -> Material:
     rng = np.random.default_rng(2)
     captions = [[" ".join(_drawn(rng, 10)) for _ in range(2)] for _ in ids]
     images, texts = (unit_vectors(pictures, DIM, seed) for seed in (3, 4))
-    return Material(
+    return IndexContent(
         pool, captions, [None] * pictures, [[]] * pictures, images, texts, np.ones(pictures, dtype=np.bool_), None
     )
 
@@ -322,7 +322,7 @@ def _drawn(rng: np.random.Generator, count: int) -> list[str]:
     return [f"w{min(int(rank), WORDS)}" for rank in rng.zipf(1.3, count)]
 
 
-def _write_weights(folder: Path, material: Material) -> None:
+def _write_weights(folder: Path, material: IndexContent) -> None:
     """A small CLIP of 512 dimensions as `train` leaves it."""
     from open_clip.model import CLIP
     from safetensors.torch import save_file

@@ -22,7 +22,7 @@ from twinlens.config.load import read_params
 from twinlens.config.params import Params
 from twinlens.config.training import Recipe, TowerRecipe
 from twinlens.core.device import Placement
-from twinlens.models.encoders.base import normalised
+from twinlens.models.encoders.base import normalise_pixels
 from twinlens.training import captioning, dual_encoder
 from twinlens.training.data import Split
 from twinlens.training.optim import make_optimisers
@@ -47,7 +47,7 @@ def towers_of(params: Params) -> tuple[torch.nn.Module, Recipe, Loss]:
     pictures = torch.randint(0, 256, (rows, 3, model.pixels.height, model.pixels.width), dtype=torch.uint8)
 
     def loss() -> torch.Tensor:
-        image, text = model.encode_image(normalised(pictures, model.pixels, CPU)), model.encode_text(tokens)
+        image, text = model.encode_image(normalise_pixels(pictures, model.pixels, CPU)), model.encode_text(tokens)
         return torch.nn.functional.cross_entropy(image @ text.T, torch.arange(rows))
 
     return model.module, card.train, loss

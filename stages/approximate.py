@@ -23,7 +23,7 @@ def main(dataset: str, model: str) -> None:
     items = np.load(files[IMAGES] if files[IMAGES].exists() else files[JOINED])
     words_search = params.models[model].shares_a_space and files[CAPTIONS].exists()
     asked = np.load(files[CAPTIONS], mmap_mode="r") if words_search else items
-    rows = pl.DataFrame(approximate.measure(asked, items, params.approximate))
+    rows = pl.DataFrame(approximate.measure_settings(asked, items, params.approximate))
     rows.write_csv(paths.METRICS / "approximate.csv")
     log.info("%s", "\n".join(f"{name}: recall {recall:.3f}, {ms:.2f} ms" for name, recall, ms, *_ in rows.iter_rows()))
 

@@ -15,38 +15,38 @@ from twinlens.config.load import read_params
 from twinlens.core import paths, tables
 from twinlens.core.code import code_digest
 from twinlens.core.costs import Cost
-from twinlens.core.device import Placement, place
-from twinlens.core.scratch import Scratch, digest, fingerprint, publishing
+from twinlens.core.device import Placement, choose_device
+from twinlens.core.scratch import Scratch, digest, fingerprint, write_whole
 from twinlens.inference.caption import caption_pictures
 from twinlens.models.captioners import transformers as captioners
-from twinlens.models.weights import identity
-from twinlens.tasks.validation import draw
+from twinlens.models.weights import identify_weights
+from twinlens.tasks.validation import draw_validation
 from twinlens.training.captioning import train_captioner
-from twinlens.training.data import Material
+from twinlens.training.data import TrainingData
 from twinlens.training.loop import write_log
 
 log = logging.getLogger("twinlens")
 
 
 def main(dataset: str, captioner: str) -> None:
-    """Write one caption a picture; beside them the weights, where they were trained here."""
+    """Write one caption per picture; beside them the weights, where they were trained here."""
     params = read_params()
-    card, compute, placement = params.captioners[captioner], params.compute, place(params.compute.device)
+    card, compute, placement = params.captioners[captioner], params.compute, choose_device(params.compute.device)
     cost = Cost(placement.name)
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
     captions = tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS)
-    described = {"captions": groups.filter("in_pool"), "validation": draw(groups, captions, params.hybrid)}
+    described = {"captions": groups.filter("in_pool"), "validation": draw_validation(groups, captions, params.hybrid)}
     if card.captioner == "none":
         for name in described:
             write_captions(groups[:0], [], paths.captioned(dataset, captioner) / f"{name}.parquet")
         cost.write(paths.cost("caption", dataset, captioner), items=0)
         return
-    with publishing(paths.captioned(dataset, captioner)) as draft:
+    with write_whole(paths.captioned(dataset, captioner)) as draft:
         if card.train is None:
             weights = captioners.locate(card)
         else:
             weights = draft / "weights"
-            material = Material(groups, captions, paths.resized(dataset), compute.decode_threads)
+            material = TrainingData(groups, captions, paths.resized(dataset), compute.decode_threads)
             exact = Placement(placement.device, torch.float32)
             trained = train_captioner(card, material, exact, weights)
             write_log(trained.log, draft / "training.csv")
@@ -72,7 +72,7 @@ def main(dataset: str, captioner: str) -> None:
 
 
 def write_captions(pictures: pl.DataFrame, texts: list[str], path: Path) -> None:
-    """Write one text a picture."""
+    """Write one text per picture."""
     table = pl.DataFrame({"image_id": pictures["image_id"], "text": pl.Series(texts, dtype=pl.String)})
     tables.write_table(table, path, tables.GENERATED)
 
@@ -81,7 +81,7 @@ def _key(card: CaptionerCard, weights: Path, described: pl.DataFrame, placement:
     """Everything that decides the words."""
     return fingerprint(
         card=card.model_dump(mode="json", include={"captioner", "max_new_tokens", "num_beams"}),
-        weights=identity(weights),
+        weights=identify_weights(weights),
         pictures=digest(described["sha256"]),
         placement=placement.name,
         libraries=[torch.__version__, transformers.__version__],

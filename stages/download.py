@@ -14,7 +14,7 @@ def main(dataset: str) -> None:
     """Leave a manifest of what was fetched; archives stay in the download cache."""
     cost, card = Cost(), read_params().datasets[dataset]
     keep_lists.refuse_unreadable(card.keep)
-    files = datasets.adapter(card).download(paths.raw(dataset))
+    files = datasets.make_adapter(card).download(paths.raw(dataset))
     keep_lists.record(card.keep, paths.raw(dataset))
     cost.write(paths.cost("download", dataset), items=files)
 

@@ -6,8 +6,8 @@ from stages.runner import run_stage
 from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.costs import Cost
-from twinlens.core.device import place
-from twinlens.core.scratch import prune, publishing
+from twinlens.core.device import choose_device
+from twinlens.core.scratch import prune, write_whole
 from twinlens.inference.embed import Embedder
 from twinlens.tasks.inputs import read_inputs
 
@@ -15,11 +15,11 @@ from twinlens.tasks.inputs import read_inputs
 def main(dataset: str, model: str) -> None:
     """Write one file of vectors and one of ids for each input that the model can read."""
     params = read_params()
-    placement = place(params.compute.device)
+    placement = choose_device(params.compute.device)
     cost = Cost(placement.name)
     inputs = read_inputs(paths.tasks(dataset, params.captioner) / "inputs")
     embedder = Embedder(params.models[model], paths.trained(dataset, model), placement, params.compute, cost)
-    with publishing(paths.embedded(dataset, model)) as draft:
+    with write_whole(paths.embedded(dataset, model)) as draft:
         items = embedder.embed(inputs.values(), paths.resized(dataset), draft)
     prune()
     cost.write(paths.cost("embed", dataset, model), items=items, seconds=cost.seconds_of_parts())

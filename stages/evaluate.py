@@ -8,13 +8,20 @@ from stages.runner import run_stage
 from twinlens.config.load import read_params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
-from twinlens.core.scratch import publishing
+from twinlens.core.scratch import write_whole
 from twinlens.evaluation import distractors
-from twinlens.evaluation.caption_quality import caption_figures
-from twinlens.evaluation.cost import TRAINING, cost_summary, quality_cost_rows, training_rows, write_csv, write_json
+from twinlens.evaluation.caption_quality import measure_captions
+from twinlens.evaluation.cost import (
+    TRAINING,
+    build_quality_cost_rows,
+    build_training_rows,
+    summarise_costs,
+    write_csv,
+    write_json,
+)
 from twinlens.evaluation.evaluate import measure_all_runs
-from twinlens.evaluation.gates import overlap, wrong_size
-from twinlens.report.summary import results_table, summary
+from twinlens.evaluation.gates import detect_overlap, detect_wrong_size
+from twinlens.report.summary import format_results_table, summarise_results
 from twinlens.retrieval.checks import Gates
 
 log = logging.getLogger("twinlens")
@@ -25,32 +32,36 @@ def main(dataset: str, model: str, captioner: str) -> None:
     cost, params, metrics = Cost(), read_params(), paths.METRICS
     gates = Gates(params.gates)
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
-    gates.check("pool_size", wrong_size(groups, params.datasets[dataset].promised_pool))
+    gates.check("pool_size", detect_wrong_size(groups, params.datasets[dataset].promised_pool))
     cards = {model: params.models[model].train, captioner: params.captioners[captioner].train}
-    gates.check("train_overlap", overlap(groups, [name for name, recipe in cards.items() if recipe is not None]))
+    gates.check("train_overlap", detect_overlap(groups, [name for name, recipe in cards.items() if recipe is not None]))
     gates.add(paths.ranked(dataset, model) / "gates.json")
     generated = tables.read_table(paths.captioned(dataset, captioner) / "captions.parquet", tables.GENERATED)
     images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
-    with publishing(paths.evaluated(dataset, model)) as draft:
+    with write_whole(paths.evaluated(dataset, model)) as draft:
         results = measure_all_runs(paths.ranked(dataset, model), dataset, params.evaluate, gates, draft)
     cost.write(paths.cost("evaluate", dataset, model), items=results.queries)
-    costs = cost_summary(dataset, model, captioner)
+    costs = summarise_costs(dataset, model, captioner)
     k = params.evaluate.ks[-1]
-    against_cost = quality_cost_rows(results.retrieval, results.costs, costs, k)
-    write_json(summary(results.retrieval, against_cost, k), metrics / "summary.json")
+    against_cost = build_quality_cost_rows(results.retrieval, results.costs, costs, k)
+    write_json(summarise_results(results.retrieval, against_cost, k), metrics / "summary.json")
     write_json(results.retrieval, metrics / "retrieval.json")
     write_json(results.intervals, metrics / "intervals.json")
     gates.write(metrics / "gates.json")
     write_json(results.as_published, metrics / "as_published.json")
-    write_json(caption_figures(generated, images), metrics / "captions.json")
+    write_json(measure_captions(generated, images), metrics / "captions.json")
     write_json(costs, metrics / "cost.json")
     write_csv(results.curves, metrics / "at_k.csv")
-    write_csv(distractors.curve(paths.ranked(dataset, model), k), metrics / "distractors.csv")
+    write_csv(distractors.build_curve(paths.ranked(dataset, model), k), metrics / "distractors.csv")
     write_csv(against_cost, metrics / "quality_cost.csv")
     logs = {"model": paths.trained(dataset, model), "captioner": paths.captioned(dataset, captioner)}
-    trained = training_rows({name: folder / "training.csv" for name, folder in logs.items()})
+    trained = build_training_rows({name: folder / "training.csv" for name, folder in logs.items()})
     write_csv(trained, metrics / "training.csv", TRAINING)
-    log.info("second opinions agree on %s values\n\n%s\n", f"{results.compared:,}", results_table(results.retrieval, k))
+    log.info(
+        "second opinions agree on %s values\n\n%s\n",
+        f"{results.compared:,}",
+        format_results_table(results.retrieval, k),
+    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def main(dataset: str) -> None:
     """Write the tables of pictures, captions and drops."""
     cost, params, out = Cost(), read_params(), paths.filtered(dataset)
     card = params.datasets[dataset]
-    annotations = datasets.adapter(card).annotations(paths.raw(dataset))
+    annotations = datasets.make_adapter(card).annotations(paths.raw(dataset))
     found = len(annotations.images)
     if card.resplit is not None:
         annotations = filtering.resplit(annotations, card.resplit.val, card.resplit.test, card.resplit.seed)
@@ -61,10 +61,10 @@ def keep(
     annotations: Annotations, card: DatasetCard, rule: Keep, dataset: str, params: Params
 ) -> tuple[Annotations, dict[str, Any]]:
     """Apply the card's `keep`; where a classifier decides, write what it found beside the tables."""
-    lists = keep_lists.recorded(rule, paths.raw(dataset), dataset)
+    lists = keep_lists.read_recorded(rule, paths.raw(dataset), dataset)
     shares: dict[str, float] | None = None
     if rule.classifier is not None:
-        shares = classified(annotations, card, rule, dataset, params)
+        shares = classify_pictures(annotations, card, rule, dataset, params)
     annotations, report = keeping.apply_keep(
         annotations,
         rule,
@@ -78,25 +78,25 @@ def keep(
     return annotations, report
 
 
-def classified(
+def classify_pictures(
     annotations: Annotations, card: DatasetCard, rule: Keep, dataset: str, params: Params
 ) -> dict[str, float]:
-    """The classifier's sum of probabilities of every picture that `keep` is about, also as a table."""
+    """Classify every picture that `keep` is about: the classifier's sum of probabilities, also as a table."""
     import torch  # takes two seconds, and most datasets need no classifier
 
-    from twinlens.core.device import Placement, place
-    from twinlens.inference.classify import class_shares
+    from twinlens.core.device import Placement, choose_device
+    from twinlens.inference.classify import sum_class_shares
 
     assert rule.classifier is not None
-    mine, raw = keeping.decided(annotations, card.pool), paths.raw(dataset)
+    mine, raw = keeping.select_decided(annotations, card.pool), paths.raw(dataset)
     files = [image.file for image in mine]
-    shares = class_shares(
-        datasets.adapter(card).read_pictures(raw, files),
+    shares = sum_class_shares(
+        datasets.make_adapter(card).read_pictures(raw, files),
         files,
         rule.classifier,
         sorted(read_classes(rule.classes or "")),
         # float32 whatever the device, so that a picture at the threshold is kept on all machines or on none
-        Placement(place(params.compute.device).device, torch.float32),
+        Placement(choose_device(params.compute.device).device, torch.float32),
         raw="".join(path.read_text() for path in sorted(raw.rglob("manifest.json"))),
         decode_threads=params.compute.decode_threads,
     )

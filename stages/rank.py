@@ -9,13 +9,13 @@ from stages.runner import run_stage
 from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.costs import Cost
-from twinlens.core.device import place
+from twinlens.core.device import choose_device
 from twinlens.core.errors import DataError
-from twinlens.core.scratch import publishing
+from twinlens.core.scratch import write_whole
 from twinlens.core.vectors import read_vectors
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.checks import Gates
-from twinlens.retrieval.lexical import validation_of
+from twinlens.retrieval.lexical import read_validation
 from twinlens.retrieval.rank import check_vectors, published, rerank, search
 from twinlens.retrieval.registry import rerankers_of, retrievers_of
 from twinlens.tasks.base import read_tasks
@@ -27,7 +27,7 @@ log = logging.getLogger("twinlens")
 def main(dataset: str, model: str) -> None:
     """Write, for each task, its queries and items and a run per retriever."""
     params = read_params()
-    placement, gates = place(params.compute.device), Gates(params.gates)
+    placement, gates = choose_device(params.compute.device), Gates(params.gates)
     cost, searched, device = Cost(placement.device.type), 0, str(placement.device)
     folder, embedded = paths.tasks(dataset, params.captioner), paths.embedded(dataset, model)
     inputs, tasks = read_inputs(folder / "inputs"), read_tasks(folder)
@@ -37,10 +37,10 @@ def main(dataset: str, model: str) -> None:
         check_ids(inputs, name, found.ids)
     check_vectors(gates, vectors, embedded)
     pool = inputs[IMAGES].rows
-    validation = validation_of(params, vectors, inputs, pool["image_id"].to_list())
+    validation = read_validation(params, vectors, inputs, pool["image_id"].to_list())
     texts = {name: one.rows for name, one in inputs.items() if "text" in one.reads}
     corpus = Corpus(vectors, texts, params.models[model].shares_a_space, validation, cost)
-    with publishing(paths.ranked(dataset, model)) as draft:
+    with write_whole(paths.ranked(dataset, model)) as draft:
         for task in tasks:
             retrievers = {(one.name, one.published): one for one in retrievers_of(task, corpus, params)}
             for one in retrievers.values():

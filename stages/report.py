@@ -8,7 +8,7 @@ import logging
 import polars as pl
 
 from stages.runner import run_stage
-from twinlens.config.base import described
+from twinlens.config.base import describe_card
 from twinlens.config.datasets import BaseDatasetCard, ComposedCard
 from twinlens.config.load import read_params
 from twinlens.config.params import Params
@@ -16,7 +16,7 @@ from twinlens.core import paths, tables
 from twinlens.evaluation.measures import MAIN
 from twinlens.evaluation.pool import Pool
 from twinlens.report import galleries
-from twinlens.report.page import Sources, render
+from twinlens.report.page import ReportData, render
 
 log = logging.getLogger("twinlens")
 
@@ -26,19 +26,19 @@ def main(dataset: str, model: str, captioner: str) -> None:
     params = read_params()
     sources = gather(params, dataset, model, captioner)
     shown = [
-        galleries.make(pool, name, values, sources.album, MAIN.at(sources.k), params.report)
+        galleries.make_gallery(pool, name, values, sources.album, MAIN.at(sources.k), params.report)
         for pool in sources.pools
         for name, values in ((name, sources.values[pool.name, name]) for name in pool.retrievers)
     ]
     wanted = {image_id for gallery in shown for image_id in gallery.pictures}
-    small = galleries.thumbnails(wanted, sources.groups, paths.resized(dataset), params.report.thumbnail_px)
+    small = galleries.make_thumbnails(wanted, sources.groups, paths.resized(dataset), params.report.thumbnail_px)
     page = render(sources, shown, small)
     paths.report().parent.mkdir(parents=True, exist_ok=True)
     paths.report().write_text(page, encoding="utf-8")
     log.info("%s: %s pictures, %.1f MB", paths.report(), f"{page.count('<img '):,}", len(page.encode()) / 1e6)
 
 
-def gather(params: Params, dataset: str, model: str, captioner: str) -> Sources:
+def gather(params: Params, dataset: str, model: str, captioner: str) -> ReportData:
     """Read what the stages left."""
     ranked, evaluated, metrics = paths.ranked(dataset, model), paths.evaluated(dataset, model), paths.METRICS
     images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
@@ -51,9 +51,9 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> Sources:
         "captioner": params.captioners[captioner],
     }
     names = ("retrieval", "as_published", "intervals", "gates", "cost", "captions")
-    return Sources(
+    return ReportData(
         names={"dataset": dataset, "model": model, "captioner": captioner},
-        cards={kind: described(card) for kind, card in cards.items()},
+        cards={kind: describe_card(card) for kind, card in cards.items()},
         metrics={name: json.loads((metrics / f"{name}.json").read_text(encoding="utf-8")) for name in names},
         at_k=pl.read_csv(metrics / "at_k.csv"),
         quality_cost=pl.read_csv(metrics / "quality_cost.csv"),
@@ -61,7 +61,7 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> Sources:
         approximate=pl.read_csv(metrics / "approximate.csv"),
         described=json.loads(paths.dataset_card(dataset).read_text(encoding="utf-8")),
         duplicates=tables.read_table(paths.grouped(dataset) / "duplicates.parquet", tables.DUPLICATES),
-        parts=parts_of(params.datasets[dataset], images),
+        parts=find_parts(params.datasets[dataset], images),
         groups=tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS),
         pools=pools,
         values={
@@ -73,8 +73,8 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> Sources:
     )
 
 
-def parts_of(card: BaseDatasetCard, images: pl.DataFrame) -> dict[str, str]:
-    """By image id, the part of a composed dataset that a picture comes from: the first folder of its file."""
+def find_parts(card: BaseDatasetCard, images: pl.DataFrame) -> dict[str, str]:
+    """Find, by image id, the part of a composed dataset that a picture is from: the first folder of its file."""
     if not isinstance(card, ComposedCard):
         return {}
     adapters = {name: getattr(card, name).adapter for name in ("queries", "distractors")}

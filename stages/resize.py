@@ -10,7 +10,7 @@ from twinlens import datasets
 from twinlens.config.load import read_params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
-from twinlens.core.scratch import publishing
+from twinlens.core.scratch import write_whole
 from twinlens.images.resize import resize_pictures
 
 log = logging.getLogger("twinlens")
@@ -23,9 +23,9 @@ def main(dataset: str) -> None:
     files = images["file"].to_list()
     card = params.datasets[dataset]
     limits = params.resize.at_most(card.shortest_side_px)
-    raw = datasets.adapter(card).read_pictures(paths.raw(dataset), files)
+    raw = datasets.make_adapter(card).read_pictures(paths.raw(dataset), files)
     pictures = zip(images["image_id"].to_list(), files, raw, strict=True)
-    with publishing(paths.resized(dataset)) as draft:
+    with write_whole(paths.resized(dataset)) as draft:
         resized = resize_pictures(pictures, len(files), limits, draft, params.compute.decode_threads)
         tables.write_table(resized.index, draft / "index.parquet", tables.INDEX)
         tables.write_table(resized.hashes, draft / "hashes.parquet", tables.HASHES)

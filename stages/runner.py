@@ -1,4 +1,4 @@
-"""What every stage script starts with: names from the command line, a quiet log, readable failures."""
+"""Common start of every stage script: names from the command line, a quiet log, readable failures."""
 
 from __future__ import annotations
 

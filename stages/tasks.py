@@ -8,7 +8,7 @@ from stages.runner import run_stage
 from twinlens.config.load import read_params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
-from twinlens.core.scratch import publishing
+from twinlens.core.scratch import write_whole
 from twinlens.tasks.collection import Collection
 from twinlens.tasks.inputs import write_inputs
 from twinlens.tasks.registry import build_tasks
@@ -29,7 +29,7 @@ def main(dataset: str, captioner: str) -> None:
         tables.read_table(filtered / "composed_queries.parquet", tables.COMPOSED_QUERIES),
     )
     made, inputs = build_tasks(collection, params)
-    with publishing(paths.tasks(dataset, captioner)) as draft:
+    with write_whole(paths.tasks(dataset, captioner)) as draft:
         write_inputs(inputs, draft / "inputs")
         for task in made:
             task.write(draft / task.name)

@@ -15,11 +15,11 @@ from twinlens.config.params import Params
 from twinlens.config.training import HeadsRecipe, TowerRecipe
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
-from twinlens.core.device import Placement, place
-from twinlens.core.scratch import prune, publishing
+from twinlens.core.device import Placement, choose_device
+from twinlens.core.scratch import prune, write_whole
 from twinlens.models import encoders
-from twinlens.models.weights import identity
-from twinlens.training.data import Material, Trained
+from twinlens.models.weights import identify_weights
+from twinlens.training.data import TrainingData, TrainingResult
 from twinlens.training.loop import write_log
 
 log = logging.getLogger("twinlens")
@@ -28,18 +28,18 @@ log = logging.getLogger("twinlens")
 def main(dataset: str, model: str) -> None:
     """Write trained weights and the curve of their training, and `weights.json`: which weights were fetched."""
     params = read_params()
-    card, placement = params.models[model], place(params.compute.device)
+    card, placement = params.models[model], choose_device(params.compute.device)
     cost = Cost(placement.name)
-    with publishing(paths.trained(dataset, model)) as draft:
+    with write_whole(paths.trained(dataset, model)) as draft:
         begun_with = {} if card.from_nothing else card.towers()
         located = {role: encoders.locate(tower) for role, tower in begun_with.items()}
-        note = {role: identity(path) for role, path in located.items()}
+        note = {role: identify_weights(path) for role, path in located.items()}
         (draft / "weights.json").write_text(json.dumps(note, indent=2) + "\n")
         if card.train is None:
             log.info("%s needs no training", model)
             cost.write(paths.cost("train", dataset, model), items=0)
             return
-        material = Material(
+        material = TrainingData(
             tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS),
             tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS),
             paths.resized(dataset),
@@ -52,18 +52,18 @@ def main(dataset: str, model: str) -> None:
 
 
 def _train(
-    card: ModelCard, located: dict[str, Path], material: Material, placement: Placement, params: Params, draft: Path
-) -> Trained:
+    card: ModelCard, located: dict[str, Path], material: TrainingData, placement: Placement, params: Params, draft: Path
+) -> TrainingResult:
     exact = Placement(placement.device, torch.float32)
     if isinstance(card.train, TowerRecipe) and card.joint is not None:
         from twinlens.training.dual_encoder import train_towers  # imports its model's library, which takes seconds
 
         return train_towers(card.joint, card.train, material, exact, draft)
-    from twinlens.inference.features import features_of
+    from twinlens.inference.features import load_features
     from twinlens.training.projection_heads import train_heads
 
     assert isinstance(card.train, HeadsRecipe)
-    features = features_of(card, located, placement, params.compute, Cost(placement.name))
+    features = load_features(card, located, placement, params.compute, Cost(placement.name))
     return train_heads(card, material, features, exact, draft)
 
 

@@ -57,11 +57,11 @@ def move(text: str) -> tuple[str, dict[str, str], list[str]]:
             waiting = []
     kept += waiting
     left = re.sub(r"\n{3,}", "\n\n", "\n".join(line for line in kept if not _is_rule_of_cards(line)).strip() + "\n")
-    return left, {path: "\n".join(under_about(lines)) + "\n" for path, lines in cards.items()}, above
+    return left, {path: "\n".join(move_under_about(lines)) + "\n" for path, lines in cards.items()}, above
 
 
-def under_about(lines: list[str]) -> list[str]:
-    """A card whose `licence` and `note`, wherever they stand, are under `about:`."""
+def move_under_about(lines: list[str]) -> list[str]:
+    """Move a card's `licence` and `note`, wherever they stand, under `about:`."""
     moved: list[str] = []
     open_at: dict[int, int] = {}  # by indent, where the next line of an `about:` goes
     inside: int | None = None  # the indent of what is being moved, for the lines that go on with it

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from twinlens.core.errors import TwinLensError, needing
+from twinlens.core.errors import TwinLensError, require_extra
 
 DEFAULT: Any = None  # the bundle that sets window.vegaEmbed; the stubs want a string
 PAGE = Path(".dvc/plots/offline.html")
@@ -38,7 +38,7 @@ def main() -> None:
     Raises:
         ExtraError: the library that carries Vega is not installed.
     """
-    with needing("plots", "a page of plots that opens without a network"):
+    with require_extra("plots", "a page of plots that opens without a network"):
         import vl_convert
 
     PAGE.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/ anew from what they show, numbers and measures: `make readme`.
+"""Writing of the tables of README.md and docs/ from what they show, numbers and measures: `make readme`.
 
 The default's tables come from `metrics/retrieval.json`, the others from numbers kept in `docs/results/`:
 `python -m tools.readme real-photos` keeps a copy of that file, `training` what there is to say of the
@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from twinlens.evaluation.measures import MAIN, MEASURES, drawn, headline
-from twinlens.report.summary import markdown, shown
+from twinlens.report.summary import format_markdown, select_shown
 
 README, CATEGORY_SEARCH, TRAINED = Path("README.md"), Path("docs/category-search.md"), Path("docs/training.md")
 PAGES = (README, CATEGORY_SEARCH, TRAINED)
@@ -42,11 +42,11 @@ BESIDE = {  # what is no package
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def table_of(retrieval: dict[str, Any]) -> str:
-    """The headline measures, a row per task and retriever, and the pools they are about."""
+def format_results(retrieval: dict[str, Any]) -> str:
+    """Format the headline measures, one row per task and retriever, and the pools they are about."""
     rows = []
     tasks = [name for name in retrieval if name != "category_search"]
-    measures = shown(headline(), {task: retrieval[task] for task in tasks}, K)
+    measures = select_shown(headline(), {task: retrieval[task] for task in tasks}, K)
     for task in tasks:
         for retriever, values in sorted(retrieval[task].items(), key=lambda item: -item[1].get(MAIN.at(K), 0)):
             if retriever != "pool":
@@ -56,13 +56,15 @@ def table_of(retrieval: dict[str, Any]) -> str:
         f"{task}: {pool['queries']:,} queries, {pool['items']:,} items, chance hit@10 {pool['chance_hit_at_10']:.3f}"
         for task, pool in ((task, retrieval[task]["pool"]) for task in tasks)
     ]
-    table = markdown(["task", "a picture is fed as", *(f"{measure.title}@{K}" for measure in measures), "MedR"], rows)
+    table = format_markdown(
+        ["task", "a picture is fed as", *(f"{measure.title}@{K}" for measure in measures), "MedR"], rows
+    )
     return f"{table}\n\n{'; '.join(pools)}.\n"
 
 
-def category_table(standard: dict[str, Any], published: dict[str, Any]) -> str:
-    """Category search under both protocols, best first, and the pools they are about."""
-    measures = shown(drawn(), {"category_search": standard}, K)
+def format_categories(standard: dict[str, Any], published: dict[str, Any]) -> str:
+    """Format category search under both protocols, best first, and the pools they are about."""
+    measures = select_shown(drawn(), {"category_search": standard}, K)
     rows = [
         [
             f"`{name}`",
@@ -80,11 +82,11 @@ def category_table(standard: dict[str, Any], published: dict[str, Any]) -> str:
         f"{pool['negatives']:,} negatives"
         for what, pool in (("standard", standard["pool"]), ("as published", published["pool"]))
     ]
-    return f"{markdown(header, rows)}\n\n{'; '.join(pools)}.\n"
+    return f"{format_markdown(header, rows)}\n\n{'; '.join(pools)}.\n"
 
 
-def training_table(kept: list[dict[str, Any]]) -> str:
-    """What training gave, a row per trained model: before, after, and the sources' own measures."""
+def format_training(kept: list[dict[str, Any]]) -> str:
+    """Format the effect of training, one row per trained model: before, after, and the sources' own measures."""
 
     def hit(values: dict[str, Any], interval: bool) -> str:
         return f"{values['hit']:.3f}" + (f" ({values['low']:.3f} to {values['high']:.3f})" if interval else "")
@@ -110,7 +112,7 @@ def training_table(kept: list[dict[str, Any]]) -> str:
         f"{task}: {pool['queries']:,} queries, {pool['items']:,} items, chance {pool['chance']:.3f}"
         for task, pool in pools.items()
     ]
-    return f"{markdown(header, rows)}\n\n{'; '.join(told)}.\n"
+    return f"{format_markdown(header, rows)}\n\n{'; '.join(told)}.\n"
 
 
 def keep_training() -> None:
@@ -138,14 +140,14 @@ def keep_training() -> None:
     path.write_text(json.dumps(every, indent=2) + "\n", encoding="utf-8")
 
 
-def measures_table() -> str:
-    """Every measure with its definition and its other names, as they are registered."""
+def format_measures() -> str:
+    """Format every measure with its definition and its other names, as they are registered."""
     rows = [[f"`{measure.name}_at_k`", measure.description, measure.also] for measure in MEASURES.values()]
-    return f"{markdown(['here', 'value of one query', 'also known as'], rows)}\n"
+    return f"{format_markdown(['here', 'value of one query', 'also known as'], rows)}\n"
 
 
-def tree() -> str:
-    """Where things are: a line for each folder, packages by the first line of their docstring."""
+def format_tree() -> str:
+    """Format the layout: a line for each folder, packages by the first line of their docstring."""
     packages = sorted(path.parent for path in Path("twinlens").rglob("__init__.py") if path.parent != Path("twinlens"))
     order = {room: n for n, room in enumerate(ROOMS)}
     packages.sort(key=lambda path: (order[path.parts[1]], path.parts))
@@ -165,32 +167,32 @@ def tree() -> str:
     return "".join(f"    {folder.ljust(width)}  {text}\n" for folder, text in said)
 
 
-def block_of(name: str) -> str:
-    """What stands in a block."""
+def format_block(name: str) -> str:
+    """Format the content of a block."""
     if name == "tree":
-        return f"\n{tree()}\n"
+        return f"\n{format_tree()}\n"
     if name == "measures":
-        return measures_table()
+        return format_measures()
     if name.startswith("training-"):
         every = json.loads((KEPT / "training.json").read_text(encoding="utf-8"))
-        return training_table([own for own in every if own["dataset"] == name.removeprefix("training-")])
+        return format_training([own for own in every if own["dataset"] == name.removeprefix("training-")])
     if name != "category_search":
-        return table_of(numbers_of(name))
+        return format_results(read_numbers(name))
     published = json.loads(Path("metrics/as_published.json").read_text(encoding="utf-8"))
-    return category_table(numbers_of("default")["category_search"], published["category_search"])
+    return format_categories(read_numbers("default")["category_search"], published["category_search"])
 
 
-def numbers_of(name: str) -> dict[str, Any]:
-    """The measures behind a block of the README."""
+def read_numbers(name: str) -> dict[str, Any]:
+    """Read the measures behind a block of the README."""
     path = Path("metrics/retrieval.json") if name == "default" else KEPT / f"{name}.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
-def rewritten(text: str, left: tuple[str, ...] = ()) -> str:
-    """The README, or another page, with every table made anew but those that are `left` as they are."""
+def rewrite_page(text: str, left: tuple[str, ...] = ()) -> str:
+    """Rewrite the README, or another page, with every table made anew but those that are `left` as they are."""
     return BLOCK.sub(
-        lambda block: block[0] if block["name"] in left else f"{block[1]}{block_of(block['name'])}{block[3]}", text
+        lambda block: block[0] if block["name"] in left else f"{block[1]}{format_block(block['name'])}{block[3]}", text
     )
 
 
@@ -204,9 +206,9 @@ def main() -> None:
             keep_training()
             continue
         KEPT.mkdir(parents=True, exist_ok=True)
-        (KEPT / f"{name}.json").write_text(json.dumps(numbers_of("default"), indent=2) + "\n", encoding="utf-8")
+        (KEPT / f"{name}.json").write_text(json.dumps(read_numbers("default"), indent=2) + "\n", encoding="utf-8")
     for page in PAGES:
-        text = rewritten(page.read_text(encoding="utf-8"), OF_THE_DEFAULT if sys.argv[1:] else ())
+        text = rewrite_page(page.read_text(encoding="utf-8"), OF_THE_DEFAULT if sys.argv[1:] else ())
         page.write_text(text, encoding="utf-8")
 
 

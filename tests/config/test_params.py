@@ -18,7 +18,7 @@ from open_clip.pretrained import get_pretrained_cfg
 
 from tests import workspace
 from twinlens import datasets
-from twinlens.config.base import described
+from twinlens.config.base import describe_card
 from twinlens.config.cards import Cards
 from twinlens.config.datasets import ComposedCard, HubFiles, ImageNetCard
 from twinlens.config.load import check_cards, read_params
@@ -252,7 +252,7 @@ def test_nothing_that_a_key_is_made_of_has_what_is_about_a_card(cards: Cards[Any
     for name, card in cards.items():
         assert "about" not in json.dumps(card.model_dump(mode="json"))
         assert '"about"' not in json.dumps(cards[name].model_dump(mode="json"))
-    assert described(PARAMS.models["minilm"])["text"]["about"] == {"licence": "Apache-2.0"}
+    assert describe_card(PARAMS.models["minilm"])["text"]["about"] == {"licence": "Apache-2.0"}
 
 
 def test_cards_in_params_yaml_are_answered_with_how_to_move_them(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_the_datasets_of_all_source_projects_have_cards() -> None:
 
 @pytest.mark.parametrize("name", sorted(PARAMS.datasets))
 def test_every_dataset_card_has_an_adapter_and_a_licence(name: str) -> None:
-    assert datasets.adapter(PARAMS.datasets[name])
+    assert datasets.make_adapter(PARAMS.datasets[name])
     assert PARAMS.datasets[name].about.licence
 
 

@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 
-from twinlens.core.code import code_digest, decides, outline, reached_from
+from twinlens.core.code import code_digest, decides, find_reachable, outline
 
 # The modules behind each kind of part, and code that must be in its key: a change of it changes what the part holds.
 KEYS = {
@@ -25,7 +25,7 @@ OPTIMISER = "training/data training/loop training/muon training/optim training/t
 
 
 def covered(*modules: str) -> set[str]:
-    return {file.with_suffix("").as_posix() for file in reached_from(*modules) if decides(file)}
+    return {file.with_suffix("").as_posix() for file in find_reachable(*modules) if decides(file)}
 
 
 @pytest.mark.parametrize("kind", KEYS)
@@ -75,7 +75,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def test_imports_are_followed_at_any_depth_with_the_packages_around(package: Path) -> None:
-    found = {path.as_posix() for path in reached_from("little.work.maker", root=package)}
+    found = {path.as_posix() for path in find_reachable("little.work.maker", root=package)}
     assert found == {
         "work/__init__.py",
         "work/maker.py",

@@ -13,24 +13,24 @@ from tests.models.encoders import test_open_clip, test_sentence_transformers, te
 from tests.tiny import CPU, TEXTS, photos
 from twinlens.config.models import Tower
 from twinlens.core import device as placement
-from twinlens.core.device import Placement, has_bfloat16, matrix_numbers, place, warn_of_emulation
+from twinlens.core.device import Placement, choose_device, choose_matrix_dtype, has_bfloat16, warn_of_emulation
 from twinlens.core.errors import ParamsError
 from twinlens.models import encoders
-from twinlens.models.encoders.base import Loaded
+from twinlens.models.encoders.base import LoadedEncoders
 
 BF16 = Placement(torch.device("cpu"), torch.bfloat16)
 
 
 def test_auto_takes_what_is_here() -> None:
-    found = place("auto")
+    found = choose_device("auto")
     assert torch.zeros(1, device=found.device).device.type == found.device.type
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         assert found == CPU
 
 
 def test_a_cpu_computes_in_full_precision() -> None:
-    assert place("cpu") == CPU
-    assert place("cpu").name == "cpu-float32"
+    assert choose_device("cpu") == CPU
+    assert choose_device("cpu").name == "cpu-float32"
     assert BF16.name == "cpu-bfloat16"
 
 
@@ -52,8 +52,8 @@ def test_a_cpu_has_bfloat16_where_torch_has_units_for_it(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_avx512_bf16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
     assert has_bfloat16(torch.device("cpu")) is wanted
-    assert matrix_numbers(torch.device("cpu")) == torch.float32  # whichever processor it is
-    assert place("cpu") == CPU
+    assert choose_matrix_dtype(torch.device("cpu")) == torch.float32  # whichever processor it is
+    assert choose_device("cpu") == CPU
 
 
 @pytest.mark.parametrize(("native", "wanted"), [(True, torch.bfloat16), (False, torch.float32)])
@@ -66,8 +66,8 @@ def test_a_gpu_that_only_emulates_bfloat16_is_not_taken_for_one_that_has_it(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
     monkeypatch.setattr(torch, "empty", lambda *shape, **where: None)
     assert has_bfloat16(torch.device("cuda:1")) is native
-    assert matrix_numbers(torch.device("cuda:1")) == wanted
-    assert place("cuda:1").dtype == wanted
+    assert choose_matrix_dtype(torch.device("cuda:1")) == wanted
+    assert choose_device("cuda:1").dtype == wanted
 
 
 def test_what_would_be_emulated_is_said_aloud_and_what_is_there_is_not(
@@ -84,17 +84,17 @@ def test_what_would_be_emulated_is_said_aloud_and_what_is_there_is_not(
 
 @pytest.mark.gpu
 def test_a_gpu_computes_in_half_precision_where_it_can() -> None:
-    found = place("cuda")
+    found = choose_device("cuda")
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     assert found.dtype == (torch.bfloat16 if native else torch.float32)
-    assert place("auto") == found
-    assert place("cuda:0").name == found.name  # which of several cards it was decides no digit
+    assert choose_device("auto") == found
+    assert choose_device("cuda:0").name == found.name  # which of several cards it was decides no digit
 
 
 @pytest.mark.parametrize("device", ["cupboard", "cuda:99", "cpu:x", "", "xla"])
 def test_a_device_that_is_not_here_is_refused_in_one_line(device: str) -> None:
     with pytest.raises(ParamsError, match=f"compute.device: '{device}' is not here") as caught:
-        place(device)
+        choose_device(device)
     assert str(caught.value).endswith("try `auto`")
     assert "\n" not in str(caught.value)
 
@@ -137,7 +137,7 @@ TOWERS: dict[str, Callable[[Path], Tower]] = {
 }
 
 
-def vectors(towers: Loaded) -> dict[str, torch.Tensor]:
+def vectors(towers: LoadedEncoders) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     with torch.inference_mode():
         if towers.image is not None:

@@ -15,18 +15,18 @@ import pytest
 
 from tests.web import Fault, Host
 from twinlens.core import download as fetch
-from twinlens.core.download import Wanted, download, is_url
+from twinlens.core.download import RemoteFile, download, is_url
 from twinlens.core.errors import FetchError
-from twinlens.core.hashing import sha256_of
+from twinlens.core.hashing import hash_file
 
 NAME = "photos.zip"
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes, several pieces
 CUT = 200_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-EXACT = Wanted(NAME, size=len(CONTENT), sha256=SHA256)
+EXACT = RemoteFile(NAME, size=len(CONTENT), sha256=SHA256)
 ADVICE = " Two ways on: a folder or a mirror."
 PAGE = Fault(body=b"<html><body>Sign in to the network</body></html>", content_type="text/html; charset=utf-8")
-HOW_MUCH_IS_KNOWN = pytest.mark.parametrize("wanted", [EXACT, Wanted(NAME)], ids=["size and digest", "nothing"])
+HOW_MUCH_IS_KNOWN = pytest.mark.parametrize("wanted", [EXACT, RemoteFile(NAME)], ids=["size and digest", "nothing"])
 
 
 @pytest.fixture(autouse=True)
@@ -41,11 +41,11 @@ def host(host: Host) -> Host:
     return host
 
 
-def get(host: Host, folder: Path, wanted: Wanted = EXACT) -> Path:
+def get(host: Host, folder: Path, wanted: RemoteFile = EXACT) -> Path:
     return download(wanted, f"{host.url}/{NAME}", folder, advice=ADVICE)
 
 
-def failure(host: Host, folder: Path, wanted: Wanted = EXACT) -> str:
+def failure(host: Host, folder: Path, wanted: RemoteFile = EXACT) -> str:
     """The message when a download fails; nothing may then bear the file's name."""
     with pytest.raises(FetchError) as caught:
         get(host, folder, wanted)
@@ -65,7 +65,7 @@ def visible(folder: Path) -> list[str]:
 
 
 @HOW_MUCH_IS_KNOWN
-def test_a_file_arrives_whole_and_alone(wanted: Wanted, host: Host, tmp_path: Path) -> None:
+def test_a_file_arrives_whole_and_alone(wanted: RemoteFile, host: Host, tmp_path: Path) -> None:
     path = get(host, tmp_path / "deep" / "er", wanted)
     assert path == tmp_path / "deep" / "er" / NAME
     assert path.read_bytes() == CONTENT
@@ -74,7 +74,7 @@ def test_a_file_arrives_whole_and_alone(wanted: Wanted, host: Host, tmp_path: Pa
 
 
 @HOW_MUCH_IS_KNOWN
-def test_a_file_that_is_there_is_not_fetched_again(wanted: Wanted, host: Host, tmp_path: Path) -> None:
+def test_a_file_that_is_there_is_not_fetched_again(wanted: RemoteFile, host: Host, tmp_path: Path) -> None:
     get(host, tmp_path)
     assert get(host, tmp_path, wanted).read_bytes() == CONTENT
     assert len(host.requests) == 1
@@ -87,7 +87,7 @@ def test_a_file_of_another_size_is_fetched_again(host: Host, tmp_path: Path) -> 
 
 def test_an_empty_file_is_a_file(host: Host, tmp_path: Path) -> None:
     host.files[NAME] = b""
-    assert get(host, tmp_path, Wanted(NAME)).read_bytes() == b""
+    assert get(host, tmp_path, RemoteFile(NAME)).read_bytes() == b""
 
 
 def test_a_redirect_is_followed(host: Host, tmp_path: Path) -> None:
@@ -99,14 +99,14 @@ def test_a_redirect_is_followed(host: Host, tmp_path: Path) -> None:
 
 def test_a_file_without_an_announced_length_arrives_whole(host: Host, tmp_path: Path) -> None:
     host.faults[NAME] = [Fault(hides_length=True)]
-    assert get(host, tmp_path, Wanted(NAME)).read_bytes() == CONTENT
+    assert get(host, tmp_path, RemoteFile(NAME)).read_bytes() == CONTENT
 
 
 # ---------------------------------------------------------------- a broken connection
 
 
 @HOW_MUCH_IS_KNOWN
-def test_a_connection_that_breaks_is_taken_up_where_it_broke(wanted: Wanted, host: Host, tmp_path: Path) -> None:
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(wanted: RemoteFile, host: Host, tmp_path: Path) -> None:
     host.faults[NAME] = [Fault(cut_after=CUT)]
     assert get(host, tmp_path, wanted).read_bytes() == CONTENT
     assert visible(tmp_path) == [NAME]
@@ -172,7 +172,7 @@ def test_a_file_that_changed_between_two_attempts_is_fetched_from_its_start(host
     (tmp_path / f"{NAME}.part").write_bytes(CONTENT[:CUT])
     (tmp_path / f"{NAME}.part.etag").write_text(host.etag(NAME))
     host.files[NAME] = bytes(reversed(CONTENT))
-    assert get(host, tmp_path, Wanted(NAME)).read_bytes() == host.files[NAME]
+    assert get(host, tmp_path, RemoteFile(NAME)).read_bytes() == host.files[NAME]
     assert [request.status for request in host.requests] == [200]
     assert visible(tmp_path) == [NAME]
 
@@ -184,7 +184,7 @@ def test_a_changed_file_is_fetched_from_its_start_even_when_the_host_would_send_
     (tmp_path / f"{NAME}.part.etag").write_text(host.etag(NAME))
     host.files[NAME] = bytes(reversed(CONTENT))
     host.faults[NAME] = [Fault(ignores_if_range=True)]
-    assert get(host, tmp_path, Wanted(NAME)).read_bytes() == host.files[NAME]
+    assert get(host, tmp_path, RemoteFile(NAME)).read_bytes() == host.files[NAME]
     assert [request.status for request in host.requests] == [206, 200]
 
 
@@ -207,7 +207,7 @@ def test_a_host_that_hangs_up_or_falls_silent_is_asked_again(
 def test_a_file_that_shrank_between_two_attempts_is_fetched_from_its_start(host: Host, tmp_path: Path) -> None:
     (tmp_path / f"{NAME}.part").write_bytes(CONTENT[:CUT])
     host.files[NAME] = CONTENT[:1000]
-    assert get(host, tmp_path, Wanted(NAME)).read_bytes() == CONTENT[:1000]
+    assert get(host, tmp_path, RemoteFile(NAME)).read_bytes() == CONTENT[:1000]
     assert [request.status for request in host.requests] == [416, 200]
 
 
@@ -244,7 +244,7 @@ def test_a_host_that_refuses_is_not_asked_again(status: int, words: str, host: H
 
 
 @HOW_MUCH_IS_KNOWN
-def test_a_web_page_is_not_taken_for_the_file(wanted: Wanted, host: Host, tmp_path: Path) -> None:
+def test_a_web_page_is_not_taken_for_the_file(wanted: RemoteFile, host: Host, tmp_path: Path) -> None:
     host.faults[NAME] = [PAGE] * 50
     assert "the host sent a web page instead of the file" in failure(host, tmp_path, wanted)
     assert len(host.requests) == 1
@@ -267,7 +267,7 @@ def test_a_web_page_half_way_does_not_cost_what_was_fetched(host: Host, tmp_path
 def test_a_web_page_that_was_asked_for_is_a_file(host: Host, tmp_path: Path) -> None:
     host.files["terms.html"] = b"<html></html>"
     host.faults["terms.html"] = [Fault(content_type="text/html")]
-    path = download(Wanted("terms.html"), f"{host.url}/terms.html", tmp_path)
+    path = download(RemoteFile("terms.html"), f"{host.url}/terms.html", tmp_path)
     assert path.read_bytes() == b"<html></html>"
 
 
@@ -291,7 +291,7 @@ def test_a_part_of_another_file_is_found_out_by_the_digest(host: Host, tmp_path:
     assert get_after_repair(host, tmp_path) == CONTENT
 
 
-def get_after_repair(host: Host, folder: Path, wanted: Wanted = EXACT) -> bytes:
+def get_after_repair(host: Host, folder: Path, wanted: RemoteFile = EXACT) -> bytes:
     """What a rerun ends with once the host is honest again."""
     host.faults.clear()
     host.files[NAME] = CONTENT
@@ -389,7 +389,7 @@ def test_an_address_is_told_from_a_folder() -> None:
 
 def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(CONTENT)
-    assert sha256_of(tmp_path / "a") == SHA256
+    assert hash_file(tmp_path / "a") == SHA256
 
 
 @pytest.mark.parametrize("variable", ["TWINLENS_OFFLINE", "HF_HUB_OFFLINE"])

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinlens.core import paths
-from twinlens.core.scratch import Scratch, digest, fingerprint, prune, publishing
+from twinlens.core.scratch import Scratch, digest, fingerprint, prune, write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300.0  # for another process; only reached when something is wrong
@@ -247,7 +247,7 @@ def until(happened: Callable[[], bool]) -> None:
 
 def test_an_output_appears_when_it_is_whole(tmp_path: Path) -> None:
     out = tmp_path / "data" / "made"
-    with publishing(out) as draft:
+    with write_whole(out) as draft:
         (draft / "a").write_text("x")
         assert not out.exists()
     assert names(out) == ["a"]
@@ -257,7 +257,7 @@ def test_an_output_appears_when_it_is_whole(tmp_path: Path) -> None:
 def test_a_new_output_replaces_the_old_one_whole(tmp_path: Path) -> None:
     out = tmp_path / "made"
     for name in ("old", "new"):
-        with publishing(out) as draft:
+        with write_whole(out) as draft:
             assert names(draft) == []
             (draft / name).write_text("x")
     assert names(out) == ["new"]
@@ -268,7 +268,7 @@ def test_a_failure_leaves_the_old_output_and_no_draft(error: type[BaseException]
     out = tmp_path / "data" / "made"
     out.mkdir(parents=True)
     (out / "old").write_text("x")
-    with pytest.raises(error), publishing(out) as draft:
+    with pytest.raises(error), write_whole(out) as draft:
         (draft / "new").write_text("half")
         raise error
     assert names(out.parent) == ["made"]
@@ -277,7 +277,7 @@ def test_a_failure_leaves_the_old_output_and_no_draft(error: type[BaseException]
 
 def test_a_failure_without_an_old_output_leaves_none(tmp_path: Path) -> None:
     out = tmp_path / "data" / "made"
-    with pytest.raises(ValueError), publishing(out) as draft:
+    with pytest.raises(ValueError), write_whole(out) as draft:
         (draft / "new").write_text("half")
         raise ValueError
     assert names(out.parent) == []
@@ -290,9 +290,9 @@ def test_a_process_killed_while_it_publishes_leaves_the_old_output_and_the_next_
     running = process(f"""
         import time
         from pathlib import Path
-        from twinlens.core.scratch import publishing
+        from twinlens.core.scratch import write_whole
 
-        with publishing(Path({str(out)!r})) as draft:
+        with write_whole(Path({str(out)!r})) as draft:
             (draft / "new").write_text("half")
             print("half", flush=True)
             time.sleep(600)
@@ -301,7 +301,7 @@ def test_a_process_killed_while_it_publishes_leaves_the_old_output_and_the_next_
     kill(running)
     assert names(out) == ["old"]
     assert len(names(out.parent)) == 2  # the draft of the dead
-    with publishing(out) as draft:
+    with write_whole(out) as draft:
         (draft / "newer").write_text("x")
     assert names(out.parent) == ["made"]
     assert names(out) == ["newer"]
@@ -310,7 +310,7 @@ def test_a_process_killed_while_it_publishes_leaves_the_old_output_and_the_next_
 def test_the_draft_of_a_process_that_still_runs_is_left_alone(tmp_path: Path) -> None:
     theirs = tmp_path / f".draft-{os.getppid()}-made"
     theirs.mkdir()
-    with publishing(tmp_path / "made"):
+    with write_whole(tmp_path / "made"):
         pass
     assert theirs.exists()
 

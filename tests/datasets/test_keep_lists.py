@@ -35,7 +35,7 @@ def test_a_list_is_copied_with_its_digest_and_read_where_the_file_is_not(qrels: 
     digest = hashlib.sha256(ROWS).hexdigest()
     assert notes["from_qrels"] == {"file": "lists/from_qrels.csv", "bytes": len(ROWS), "sha256": digest}
     qrels.unlink()
-    assert keep_lists.recorded(keep, raw, "mine") == {"from_qrels": {"a", "b"}, "published": {"a", "b"}}
+    assert keep_lists.read_recorded(keep, raw, "mine") == {"from_qrels": {"a", "b"}, "published": {"a", "b"}}
 
 
 def test_a_list_named_by_a_variable_that_is_not_set_here_is_read_from_the_copy(
@@ -45,7 +45,7 @@ def test_a_list_named_by_a_variable_that_is_not_set_here_is_read_from_the_copy(
     keep = Keep(from_qrels="$LISTS_HERE/qrels.csv")
     keep_lists.record(keep, raw)
     monkeypatch.delenv("LISTS_HERE")
-    assert keep_lists.recorded(keep, raw, "mine") == {"from_qrels": {"a", "b"}}
+    assert keep_lists.read_recorded(keep, raw, "mine") == {"from_qrels": {"a", "b"}}
 
 
 def test_a_list_that_changed_is_refused_with_the_way_to_take_it(qrels: Path, raw: Path) -> None:
@@ -53,14 +53,14 @@ def test_a_list_that_changed_is_refused_with_the_way_to_take_it(qrels: Path, raw
     keep_lists.record(keep, raw)
     qrels.write_bytes(ROWS.replace(b"b.jpg", b"c.jpg"))  # as long as before
     with pytest.raises(DataError, match=r"has SHA-256 .*recorded was .*: `dvc repro -f -s download@mine`, then `dvc "):
-        keep_lists.recorded(keep, raw, "mine")
+        keep_lists.read_recorded(keep, raw, "mine")
     keep_lists.record(keep, raw)
-    assert keep_lists.recorded(keep, raw, "mine") == {"from_qrels": {"a", "c"}}
+    assert keep_lists.read_recorded(keep, raw, "mine") == {"from_qrels": {"a", "c"}}
 
 
 def test_a_list_that_was_never_recorded_is_refused(qrels: Path, raw: Path) -> None:
     with pytest.raises(DataError, match="was not recorded by `download`; record it"):
-        keep_lists.recorded(Keep(from_qrels=str(qrels)), raw, "mine")
+        keep_lists.read_recorded(Keep(from_qrels=str(qrels)), raw, "mine")
 
 
 def test_a_card_without_lists_leaves_no_trace(raw: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_card_without_lists_leaves_no_trace(raw: Path) -> None:
         keep_lists.refuse_unreadable(keep)
         keep_lists.record(keep, raw)
     assert list(raw.iterdir()) == []
-    assert keep_lists.recorded(Keep(labels=["car"]), raw, "mine") == {}
+    assert keep_lists.read_recorded(Keep(labels=["car"]), raw, "mine") == {}
 
 
 def test_a_list_that_is_not_there_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from twinlens.evaluation.caption_quality import caption_figures, named_labels
+from twinlens.evaluation.caption_quality import find_named_labels, measure_captions
 
 LABELS = ["bus", "car", "hot dog", "dog", "umbrella"]
 
@@ -22,13 +22,13 @@ LABELS = ["bus", "car", "hot dog", "dog", "umbrella"]
     ],
 )
 def test_labels_are_found_as_whole_words(text: str, expected: set[str]) -> None:
-    assert named_labels(text, LABELS) == expected
+    assert find_named_labels(text, LABELS) == expected
 
 
 def test_figures_by_hand() -> None:
     generated = pl.DataFrame({"image_id": ["a", "b", "c", "d"], "text": ["a car and a bus", "a car", "", "a dog"]})
     images = pl.DataFrame({"image_id": ["a", "b", "c", "d"], "labels": [["bus", "car"], ["bus", "car"], ["dog"], []]})
-    figures = caption_figures(generated, images)
+    figures = measure_captions(generated, images)
     assert figures["captions"] == 4
     assert figures["empty"] == 1
     assert figures["names_exactly"] == pytest.approx(1 / 3, abs=1e-6)  # the picture without a label does not count
@@ -38,4 +38,4 @@ def test_figures_by_hand() -> None:
 
 def test_no_captions_have_no_figures() -> None:
     empty = pl.DataFrame({"image_id": [], "text": []}, schema={"image_id": pl.String, "text": pl.String})
-    assert caption_figures(empty, pl.DataFrame({"image_id": ["a"], "labels": [["car"]]})) == {"captions": 0}
+    assert measure_captions(empty, pl.DataFrame({"image_id": ["a"], "labels": [["car"]]})) == {"captions": 0}

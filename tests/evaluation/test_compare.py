@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 
 from twinlens.core.errors import DataError
-from twinlens.evaluation.compare import changes, check_same_pools, compare, holm, most_changed, sign_flip_p
+from twinlens.evaluation.compare import check_same_pools, compare, find_changes, find_most_changed, holm, sign_flip_p
 from twinlens.evaluation.experiments import Experiment
 from twinlens.report.comparison_page import render
-from twinlens.report.comparison_text import written
+from twinlens.report.comparison_text import format_comparison
 
 POOL = {
     "dataset": "d",
@@ -108,18 +108,18 @@ def test_the_same_results_are_no_difference_and_leave_no_nan() -> None:
     assert found.verdict == "no difference"
     assert found.as_json()["interval"] == {"not_defined": "every query has the same value"}
     for form in ("table", "markdown", "json"):
-        assert "nan" not in written([found], [], form).lower()
+        assert "nan" not in format_comparison([found], [], form).lower()
 
 
 def test_the_queries_that_changed_most_come_first() -> None:
     before, after = np.full(6, 0.5), np.array([0.5, 0.4, 1.0, 0.5, 0.0, 0.5])
     codes = np.arange(6)
     made = [experiment("a", before, codes), experiment("b", after, codes)]
-    table = most_changed(made[0], made[1], "t", "image", "hit_at_10", 2)
+    table = find_most_changed(made[0], made[1], "t", "image", "hit_at_10", 2)
     assert table["query_id"].to_list() == ["q4", "q2"]  # as large a change, but its first hit moved further
     assert table["change"].to_list() == [-0.5, 0.5]
     found = compare(made, ["hit_at_10"])
-    listed = json.loads(written(found, changes(made, found, "hit_at_10", 2), "json"))
+    listed = json.loads(format_comparison(found, find_changes(made, found, "hit_at_10", 2), "json"))
     assert [q["query_id"] for q in listed["changed"][0]["queries"]] == ["q4", "q2"]
 
 
@@ -155,7 +155,7 @@ def test_a_measure_or_retriever_that_is_not_there_is_named() -> None:
 def test_tables_have_a_row_for_each_comparison(form: str, wanted: Callable[[str], bool]) -> None:
     rng = np.random.default_rng(5)
     found = compare([experiment(name, *drawn(rng, 30)) for name in "abc"], ["hit_at_10"])
-    lines = [line for line in written(found, [], form).splitlines() if "hit_at_10" in line]
+    lines = [line for line in format_comparison(found, [], form).splitlines() if "hit_at_10" in line]
     assert len(lines) == 3
     assert all(map(wanted, lines))
 
@@ -164,7 +164,7 @@ def test_the_page_of_a_comparison_has_a_cell_for_each_experiment_and_escapes_the
     rng = np.random.default_rng(6)
     made = [experiment(name, *drawn(rng, 60, gain)) for name, gain in (("<b>a", 0.0), ("b", 0.0), ("c", 0.3))]
     found = compare(made, ["hit_at_10"])
-    page = render(made, found, changes(made, found, "hit_at_10", 2))
+    page = render(made, found, find_changes(made, found, "hit_at_10", 2))
     assert "<b>a" not in page
     assert "&lt;b&gt;a" in page
     for one in made:

@@ -20,7 +20,7 @@ from twinlens.config.params import EvaluateParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.core.vectors import Vectors
-from twinlens.evaluation.evaluate import intervals_of, measure_all_runs, measure_run, tied_at
+from twinlens.evaluation.evaluate import compute_intervals, measure_all_runs, measure_run, tied_at
 from twinlens.evaluation.measures import MEASURES, chance_hit_at
 from twinlens.evaluation.pool import Pool
 from twinlens.retrieval.base import Corpus, Dense, Retriever, Scorer
@@ -179,7 +179,7 @@ def test_a_folder_without_what_is_told_of_the_task_is_refused(ranked: Path, tmp_
 def test_every_mean_has_an_interval_around_it(ranked: Path) -> None:
     for task in ("object_sets", "caption_to_image"):
         measured = measure_run(Pool.read(ranked / task), "image", PARAMS)
-        found = intervals_of(measured.per_query, PARAMS, macro=task == "object_sets")
+        found = compute_intervals(measured.per_query, PARAMS, macro=task == "object_sets")
         assert found.keys() == measured.means.keys()
         for name, interval in found.items():
             assert interval.low is not None

@@ -15,16 +15,16 @@ from twinlens.config.load import read_params
 from twinlens.config.params import EvaluateParams, ReportParams
 from twinlens.core import tables
 from twinlens.evaluation.compare import compare
-from twinlens.evaluation.cost import quality_cost_rows, write_json
-from twinlens.evaluation.distractors import curve
-from twinlens.evaluation.evaluate import Results, measure_all_runs
+from twinlens.evaluation.cost import build_quality_cost_rows, write_json
+from twinlens.evaluation.distractors import build_curve
+from twinlens.evaluation.evaluate import Measurements, measure_all_runs
 from twinlens.evaluation.experiments import Experiment
 from twinlens.evaluation.pool import Pool
 from twinlens.report import galleries
-from twinlens.report.comparison_text import written
+from twinlens.report.comparison_text import format_comparison
 from twinlens.report.exports import export
-from twinlens.report.page import Sources, render
-from twinlens.report.summary import summary
+from twinlens.report.page import ReportData, render
+from twinlens.report.summary import summarise_results
 from twinlens.retrieval.checks import Gates
 
 PARAMS = EvaluateParams(ks=[1, 5], referee_queries=1, resamples=100, seed=0)
@@ -68,7 +68,7 @@ def ranked(folder: Path, asked_about: list[str], hit_at: int | None) -> Path:
 
 
 @pytest.fixture(params=CASES)
-def measured(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, Results]:
+def measured(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, Measurements]:
     asked_about, hit_at = CASES[request.param]
     folder = ranked(tmp_path / "ranked", asked_about, hit_at)
     gates = Gates(read_params().gates)
@@ -83,14 +83,16 @@ COSTS = {
 }
 
 
-def test_every_json_file_parses_without_nan_and_says_what_is_not_defined(measured: tuple[str, Path, Results]) -> None:
+def test_every_json_file_parses_without_nan_and_says_what_is_not_defined(
+    measured: tuple[str, Path, Measurements],
+) -> None:
     case, folder, results = measured
-    against_cost = quality_cost_rows(results.retrieval, results.costs, COSTS, 5)
+    against_cost = build_quality_cost_rows(results.retrieval, results.costs, COSTS, 5)
     contents = {
         "retrieval": results.retrieval,
         "intervals": results.intervals,
         "as_published": results.as_published,
-        "summary": summary(results.retrieval, against_cost, 5),
+        "summary": summarise_results(results.retrieval, against_cost, 5),
     }
     for name, content in contents.items():
         write_json(content, folder / f"{name}.json")
@@ -116,7 +118,7 @@ def test_nan_is_refused_where_a_metrics_file_is_written(tmp_path: Path) -> None:
         write_json({"ndcg_at_10": float("nan")}, tmp_path / "retrieval.json")
 
 
-def test_two_such_experiments_are_compared_without_nan(measured: tuple[str, Path, Results]) -> None:
+def test_two_such_experiments_are_compared_without_nan(measured: tuple[str, Path, Measurements]) -> None:
     _, folder, _ = measured
     table = pl.read_parquet(folder / f"evaluated/{TASK}/image.parquet")
     better = table.with_columns(pl.col("ndcg_at_5") + 0.1)
@@ -127,11 +129,11 @@ def test_two_such_experiments_are_compared_without_nan(measured: tuple[str, Path
     ]
     found = compare(made, ["ndcg_at_5"])
     for form in ("table", "markdown", "json"):
-        assert "nan" not in written(found, [], form).lower()
-    assert strictly(written(found, [], "json"))["differences"][0]["verdict"] == "no difference"
+        assert "nan" not in format_comparison(found, [], form).lower()
+    assert strictly(format_comparison(found, [], "json"))["differences"][0]["verdict"] == "no difference"
 
 
-def test_a_report_is_made_and_says_not_defined(measured: tuple[str, Path, Results]) -> None:
+def test_a_report_is_made_and_says_not_defined(measured: tuple[str, Path, Measurements]) -> None:
     case, folder, results = measured
     pool = Pool.read(folder / "ranked" / TASK)
     values = pl.read_parquet(folder / f"evaluated/{TASK}/image.parquet")
@@ -140,7 +142,9 @@ def test_a_report_is_made_and_says_not_defined(measured: tuple[str, Path, Result
     album = galleries.Album.of(
         images, captions.with_columns(text=pl.lit("x")), pl.DataFrame({"image_id": PICTURES, "text": "y"})
     )
-    shown = galleries.make(pool, "image", values, album, "ndcg_at_5", ReportParams(queries=2, found=3, thumbnail_px=48))
+    shown = galleries.make_gallery(
+        pool, "image", values, album, "ndcg_at_5", ReportParams(queries=2, found=3, thumbnail_px=48)
+    )
     groups = pl.DataFrame({"image_id": PICTURES}).with_columns(
         in_pool=pl.lit(True), object_set=pl.lit(None, dtype=pl.String)
     )
@@ -154,7 +158,7 @@ def test_a_report_is_made_and_says_not_defined(measured: tuple[str, Path, Result
         "categories": {"number": 0, "pictures_each": {}},
     } | {key: {} for key in ("dropped", "set_aside", "mended", "splits")}
     page = render(
-        Sources(
+        ReportData(
             names={"dataset": "d", "model": "m", "captioner": "c"},
             cards={},
             metrics={
@@ -166,11 +170,11 @@ def test_a_report_is_made_and_says_not_defined(measured: tuple[str, Path, Result
                 "captions": {"captions": 0},
             },
             at_k=pl.DataFrame(results.curves),
-            quality_cost=pl.DataFrame(quality_cost_rows(results.retrieval, results.costs, COSTS, 5)),
+            quality_cost=pl.DataFrame(build_quality_cost_rows(results.retrieval, results.costs, COSTS, 5)),
             approximate=pl.DataFrame(
                 [{"setting": "exact", "recall": 1.0, "ms_per_query": 0.1, "build_s": 0.0, "index_mb": 0.0}]
             ),
-            distractors=pl.DataFrame(curve(folder / "ranked", 5)),
+            distractors=pl.DataFrame(build_curve(folder / "ranked", 5)),
             described=described,
             duplicates=pl.DataFrame(pl.from_arrow(tables.DUPLICATES.empty_table())),
             parts={},

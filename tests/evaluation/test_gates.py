@@ -16,11 +16,11 @@ from twinlens.config.datasets import CocoCard, ScenesCard
 from twinlens.config.load import read_params
 from twinlens.config.params import GateParams
 from twinlens.core.errors import DataError
-from twinlens.core.probes import Probe, chosen
+from twinlens.core.probes import Probe, choose_rows
 from twinlens.core.vectors import Vectors
-from twinlens.evaluation.gates import at_chance, overlap, own_found, wrong_size
-from twinlens.evaluation.intervals import Interval, of_means
-from twinlens.inference.probe import last_word, of_texts
+from twinlens.evaluation.gates import detect_chance_level, detect_overlap, detect_own_found, detect_wrong_size
+from twinlens.evaluation.intervals import Interval, bootstrap_means
+from twinlens.inference.probe import measure_last_word, probe_texts
 from twinlens.retrieval.checks import Gates, Ties
 from twinlens.retrieval.rank import check_vectors
 from twinlens.retrieval.runs import RunWriter, read_run
@@ -60,7 +60,7 @@ def embedded(tmp_path: Path) -> Embedded:
     rng = np.random.default_rng(0)
     sources = {name: Vectors(IDS, IDS, unit(rng, COUNT)) for name in (IMAGES, CAPTIONS)}
     for name, source in sources.items():
-        rows = chosen(COUNT)
+        rows = choose_rows(COUNT)
         alone = source.rows[rows]
         beside = alone if name == CAPTIONS else alone[:0]
         Probe([IDS[r] for r in rows], alone, beside, 0.3, COUNT, exact=True).write(tmp_path / f"{name}.probe.npz")
@@ -94,7 +94,7 @@ def plant_swap(at: Embedded) -> None:
 
 
 def plant_padding(at: Embedded) -> None:
-    at.probe(CAPTIONS, beside=unit(np.random.default_rng(1), len(chosen(COUNT))))
+    at.probe(CAPTIONS, beside=unit(np.random.default_rng(1), len(choose_rows(COUNT))))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_faults_of_vectors_are_caught(
 
 def test_a_collapsed_model_and_one_in_training_mode_are_caught(embedded: Embedded) -> None:
     rng = np.random.default_rng(2)
-    embedded.probe(IMAGES, alone=unit(rng, len(chosen(COUNT))))
+    embedded.probe(IMAGES, alone=unit(rng, len(choose_rows(COUNT))))
     with pytest.raises(DataError, match=r"8 of 8 inputs .* are not what is stored: was the model in training mode"):
         embedded.check()
     embedded.put(IMAGES, np.tile(embedded.sources[IMAGES].rows[:1], (COUNT, 1)))
@@ -164,7 +164,7 @@ TEXTS = pl.DataFrame(
 @pytest.mark.parametrize("tower", [Tower(reads_padding=True), Tower(reads=3)])
 def test_a_text_tower_that_reads_padding_or_cuts_too_early_is_caught(tower: Tower, tmp_path: Path) -> None:
     for encoder, sound in ((Tower(), True), (tower, False)):
-        probe = of_texts(encoder, TEXTS, CPU)
+        probe = probe_texts(encoder, TEXTS, CPU)
         probe.write(tmp_path / f"{CAPTIONS}.probe.npz")
         rows = np.concatenate([encoder.encode([text]).numpy() for text in TEXTS["text"]])
         rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
@@ -175,8 +175,8 @@ def test_a_text_tower_that_reads_padding_or_cuts_too_early_is_caught(tower: Towe
 
 
 def test_a_text_longer_than_the_tower_reads_says_nothing_about_its_end() -> None:
-    assert np.isnan(last_word(Tower(), ["a " * 20]))
-    assert last_word(Tower(), ["one two three", "a " * 20]) > 0.01
+    assert np.isnan(measure_last_word(Tower(), ["a " * 20]))
+    assert measure_last_word(Tower(), ["one two three", "a " * 20]) > 0.01
 
 
 def test_a_constant_scorer_and_a_rounded_one_are_caught_and_equal_items_are_not(tmp_path: Path) -> None:
@@ -212,20 +212,22 @@ def test_a_run_at_chance_level_is_caught_and_a_weak_one_is_not() -> None:
 
     def trouble(true: float) -> str | None:
         hits = (rng.random((2000, 1)) < true).astype(float)
-        interval = of_means(hits, np.arange(2000), resamples=500, seed=0)[0]
-        return at_chance({1: (interval, 0.2), 10: (Interval(None, None, "one cluster"), 0.5)}, "t, image")
+        interval = bootstrap_means(hits, np.arange(2000), resamples=500, seed=0)[0]
+        return detect_chance_level({1: (interval, 0.2), 10: (Interval(None, None, "one cluster"), 0.5)}, "t, image")
 
     assert (trouble(0.2) or "").startswith("t, image: hit_at_1 lies between")
     assert trouble(0.26) is None
     assert trouble(0.1) is not None  # worse than chance is no better
-    assert at_chance({10: (Interval(0.9, 1.0), 0.95)}, "t") is None  # a pool so small that chance is nearly sure
+    assert (
+        detect_chance_level({10: (Interval(0.9, 1.0), 0.95)}, "t") is None
+    )  # a pool so small that chance is nearly sure
 
 
 def test_a_query_that_finds_itself_is_caught_by_id() -> None:
     ranked = np.array([[1, 2], [0, 2], [0, 1]])
-    assert own_found(np.array([0, 1, 2]), ranked, "t, image") is None
-    assert own_found(np.array([-1, -1, -1]), ranked, "t, image") is None
-    found = own_found(np.array([1, 1, 2]), ranked, "t, image")
+    assert detect_own_found(np.array([0, 1, 2]), ranked, "t, image") is None
+    assert detect_own_found(np.array([-1, -1, -1]), ranked, "t, image") is None
+    found = detect_own_found(np.array([1, 1, 2]), ranked, "t, image")
     assert found is not None
     assert "1 of 3 queries found themselves" in found
 
@@ -243,13 +245,13 @@ def groups(**columns: list[object]) -> pl.DataFrame:
 
 
 def test_pictures_that_were_trained_on_are_caught_by_id_and_by_their_bytes() -> None:
-    assert overlap(groups(), ["clip-scenes"]) is None
+    assert detect_overlap(groups(), ["clip-scenes"]) is None
     same_bytes = groups(sha256=["1", "2", "2", "4"])
     assert "1 of 2 pictures of the pool taught clip-scenes, the first c (the bytes of b)" in str(
-        overlap(same_bytes, ["clip-scenes"])
+        detect_overlap(same_bytes, ["clip-scenes"])
     )
-    assert overlap(same_bytes, []) is None  # a model that was not trained here
-    assert "2 of 4" in str(overlap(groups(in_pool=[True] * 4), ["clip-scenes"]))
+    assert detect_overlap(same_bytes, []) is None  # a model that was not trained here
+    assert "2 of 4" in str(detect_overlap(groups(in_pool=[True] * 4), ["clip-scenes"]))
 
 
 def test_a_pool_of_another_size_than_the_card_promises_is_caught() -> None:
@@ -259,9 +261,9 @@ def test_a_pool_of_another_size_than_the_card_promises_is_caught() -> None:
     coco = CocoCard(adapter="coco", parts=["val2017"])
     assert coco.promised_pool is None
     assert coco.model_copy(update={"pool_size": 5000}).promised_pool == 5000
-    assert wrong_size(groups(), 2) is None
-    assert wrong_size(groups(), None) is None
-    assert "holds 2 pictures, the dataset's card promises 3" in str(wrong_size(groups(), 3))
+    assert detect_wrong_size(groups(), 2) is None
+    assert detect_wrong_size(groups(), None) is None
+    assert "holds 2 pictures, the dataset's card promises 3" in str(detect_wrong_size(groups(), 3))
 
 
 def test_a_gate_stops_or_warns_as_the_parameters_say(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from twinlens.core.errors import DataError
 from twinlens.evaluation.measures import MEASURES, Judged, Torchmetrics, measure_all, ndcg
-from twinlens.evaluation.referee import check_sample, complete, complete_gains, second_opinion
+from twinlens.evaluation.referee import check_sample, complete, complete_gains, get_second_opinion
 
 RNG = np.random.default_rng(0)
 LISTS = RNG.random((60, 20)) < 0.2
@@ -68,7 +68,7 @@ def test_gains_of_items_that_were_not_retrieved_stand_at_the_end() -> None:
 def test_a_metric_that_torchmetrics_lacks_is_named() -> None:
     wrong = replace(ndcg, referee=Torchmetrics("retrieval_normalised_dcg"))
     with pytest.raises(DataError, match=r"'retrieval_normalised_dcg' .*did you mean 'retrieval_normalized_dcg'"):
-        second_opinion(wrong, JUDGED.query(0), 5)
+        get_second_opinion(wrong, JUDGED.query(0), 5)
 
 
 def test_a_second_implementation_is_asked_where_one_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:

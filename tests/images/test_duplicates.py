@@ -15,8 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from twinlens.core import tables
-from twinlens.images.duplicates import BITS, WORDS, Drop, Duplicates, find_duplicates, near_pairs, perceptual_hash
-from twinlens.images.resize import hash_of
+from twinlens.images.duplicates import (
+    BITS,
+    WORDS,
+    Drop,
+    Duplicates,
+    compute_perceptual_hash,
+    find_duplicates,
+    find_near_pairs,
+)
+from twinlens.images.resize import hash_picture
 
 
 def flipped(base: bytes, *bits: int) -> bytes:
@@ -111,28 +119,29 @@ def test_near_pairs_are_those_that_comparing_all_with_all_finds(chosen: list[tup
             expected.add((b, a, 0))
         elif 0 < apart <= bits and first[hashes[a]] == a and first[hashes[b]] == b:
             expected.add((b, a, apart))
-    assert set(near_pairs(as_words(hashes), bits)) == expected
+    assert set(find_near_pairs(as_words(hashes), bits)) == expected
 
 
 def test_many_equal_hashes_cost_no_square() -> None:
-    assert len(near_pairs(as_words([RANDOM[0]] * 50_000), 16)) == 49_999
+    assert len(find_near_pairs(as_words([RANDOM[0]] * 50_000), 16)) == 49_999
 
 
 def test_a_recompressed_shrunken_or_brighter_photo_is_near_and_other_photos_are_not(shared_data: Path) -> None:
     with zipfile.ZipFile(shared_data / "coco" / "val2017.zip") as archive:
         names = [name for name in archive.namelist() if name.endswith(".jpg")][:60]
         photos = [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
-    hashes = [perceptual_hash(np.asarray(photo)) for photo in photos]
-    assert near_pairs(as_words(hashes), 64) == []
+    hashes = [compute_perceptual_hash(np.asarray(photo)) for photo in photos]
+    assert find_near_pairs(as_words(hashes), 64) == []
     for photo, own in zip(photos, hashes, strict=True):
         buffer = io.BytesIO()
         photo.save(buffer, "JPEG", quality=40)
         half = photo.resize((photo.width // 2, photo.height // 2))
         for copy in (Image.open(buffer).convert("RGB"), half):
-            assert near_pairs(as_words([own, perceptual_hash(np.asarray(copy))]), 16)
+            assert find_near_pairs(as_words([own, compute_perceptual_hash(np.asarray(copy))]), 16)
     brighter = [ImageEnhance.Brightness(photo).enhance(1.1) for photo in photos]
     found = [
-        near_pairs(as_words([h, perceptual_hash(np.asarray(b))]), 16) for h, b in zip(hashes, brighter, strict=True)
+        find_near_pairs(as_words([h, compute_perceptual_hash(np.asarray(b))]), 16)
+        for h, b in zip(hashes, brighter, strict=True)
     ]
     assert sum(map(bool, found)) >= 54  # nine of ten
 
@@ -141,7 +150,9 @@ def test_the_hash_that_resize_takes_is_nearly_that_of_the_whole_photo(shared_dat
     with zipfile.ZipFile(shared_data / "coco" / "val2017.zip") as archive:
         names = [name for name in archive.namelist() if name.endswith(".jpg")][:40]
         photos = [np.array(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names]
-    apart = [len(near_pairs(as_words([hash_of(photo), perceptual_hash(photo)]), 4)) for photo in photos]
+    apart = [
+        len(find_near_pairs(as_words([hash_picture(photo), compute_perceptual_hash(photo)]), 4)) for photo in photos
+    ]
     assert apart == [1] * len(photos)
 
 
@@ -166,8 +177,8 @@ def drawn(seed: int, width: int, height: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("seed", "width", "height"), OF_THE_LIBRARY)
 def test_the_hash_is_that_of_imagehash_to_the_last_bit(seed: int, width: int, height: int) -> None:
-    assert perceptual_hash(drawn(seed, width, height)).hex() == OF_THE_LIBRARY[seed, width, height]
+    assert compute_perceptual_hash(drawn(seed, width, height)).hex() == OF_THE_LIBRARY[seed, width, height]
 
 
 def test_a_single_pixel_has_a_hash_too() -> None:
-    assert len(perceptual_hash(np.zeros((1, 1, 3), dtype=np.uint8))) == BITS // 8
+    assert len(compute_perceptual_hash(np.zeros((1, 1, 3), dtype=np.uint8))) == BITS // 8

@@ -21,7 +21,7 @@ from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.core.shards import iter_pixels
 from twinlens.images.decode import FORMATS
-from twinlens.images.resize import Picture, Resized, resize_pictures
+from twinlens.images.resize import Picture, ResizeResult, resize_pictures
 
 
 def params(**changes: Any) -> ResizeParams:
@@ -42,7 +42,7 @@ def picture(seed: int, size: tuple[int, int] = (60, 40), kind: str = "JPEG") -> 
     return file.getvalue()
 
 
-def resized(pictures: Sequence[Picture], out: Path, threads: int = 2, **changes: Any) -> Resized:
+def resized(pictures: Sequence[Picture], out: Path, threads: int = 2, **changes: Any) -> ResizeResult:
     return resize_pictures(iter(pictures), len(pictures), params(**changes), out, threads)
 
 

@@ -25,20 +25,20 @@ from timm.data import create_transform
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from twinlens.images.decode import FORMATS, ORIENTATION, BadPictureError, Prepared, open_picture, prepare_jpeg
+from twinlens.images.decode import FORMATS, ORIENTATION, BadPictureError, PreparedPicture, open_picture, prepare_jpeg
 from twinlens.images.transforms import (
     Interpolation,
     PixelSpec,
-    ahead,
     batch_pixels,
     decode_and_fit,
-    fit,
+    fit_picture,
+    map_ahead,
     resize,
-    scaled,
+    scale_size,
     to_numpy,
     to_tensor,
 )
-from twinlens.models.encoders.timm import pixel_spec
+from twinlens.models.encoders.timm import read_pixel_spec
 
 UNIT: dict[str, Any] = {
     "mean": (0.0, 0.0, 0.0),
@@ -64,7 +64,7 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def prepare(raw: bytes, name: str = "", **changes: Any) -> Prepared:
+def prepare(raw: bytes, name: str = "", **changes: Any) -> PreparedPicture:
     limits = {"shortest_side_px": 384, "min_side_px": 8, "max_megapixels": 1.0, "quality": 95}
     return prepare_jpeg(raw, name=name, **(limits | changes))
 
@@ -227,7 +227,7 @@ def test_a_damaged_file_is_either_usable_or_set_aside_and_never_anything_else(
 )
 def test_a_plain_jpeg_keeps_its_bytes(mode: str, name: str) -> None:
     raw = saved(photo(60, 40).convert(mode), "JPEG", quality=80)
-    assert prepare(raw, name) == Prepared(raw, 60, 40, ())
+    assert prepare(raw, name) == PreparedPicture(raw, 60, 40, ())
 
 
 def test_a_jpeg_with_bytes_after_its_end_is_plain() -> None:
@@ -416,7 +416,7 @@ def test_an_orientation_that_does_not_exist_is_upright(value: int) -> None:
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_costs_no_picture(block: bytes) -> None:
     raw = jpeg_with_exif(block)
-    assert prepare(raw) == Prepared(raw, 50, 40, ())
+    assert prepare(raw) == PreparedPicture(raw, 50, 40, ())
 
 
 @pytest.mark.parametrize(("kind", "name"), [("PNG", "a.jpg"), ("JPEG", "a.png"), ("WEBP", "a.JPG"), ("GIF", "b.c.png")])
@@ -487,7 +487,7 @@ def by_library(transform: Callable[[Image.Image], torch.Tensor], image: Image.Im
 
 
 def ours(image: Image.Image, spec: PixelSpec) -> np.ndarray:
-    return to_numpy(fit(to_tensor(np.array(image)), spec))
+    return to_numpy(fit_picture(to_tensor(np.array(image)), spec))
 
 
 # width and height: both ways round, odd, equal to the target or next to it, smaller than it, and very elongated
@@ -552,7 +552,7 @@ def test_fit_agrees_with_timm(size: tuple[int, int], side: int, crop_pct: float,
         **UNIT,
     }
     image = photo(*size)
-    assert levels(ours(image, pixel_spec(config)), by_library(create_transform(**config), image)) <= 2
+    assert levels(ours(image, read_pixel_spec(config)), by_library(create_transform(**config), image)) <= 2
 
 
 @pytest.mark.parametrize(("size", "resize_px", "crop_px"), covering([(256, 224), (232, 224), (200, 224), (97, 96)], 10))
@@ -574,7 +574,7 @@ def test_fit_agrees_with_torchvision(size: tuple[int, int], resize_px: int, crop
 def test_sides_are_rounded_as_torchvision_rounds_them(height: int, width: int, shorter: int) -> None:
     from torchvision.transforms.functional import _compute_resized_output_size
 
-    assert list(scaled(height, width, shorter)) == _compute_resized_output_size((height, width), [shorter])
+    assert list(scale_size(height, width, shorter)) == _compute_resized_output_size((height, width), [shorter])
 
 
 @given(
@@ -588,12 +588,12 @@ def test_fit_makes_the_size_that_the_model_reads_of_any_picture(
     height: int, width: int, mode: Any, resize_px: int | None
 ) -> None:
     spec = PixelSpec(32, 32, mode, resize_px=resize_px, **UNIT)
-    assert fit(torch.zeros((3, height, width), dtype=torch.uint8), spec).shape == (3, 32, 32)
+    assert fit_picture(torch.zeros((3, height, width), dtype=torch.uint8), spec).shape == (3, 32, 32)
 
 
 def test_what_longest_leaves_free_is_filled_on_both_sides() -> None:
     picture = torch.full((3, 10, 40), 200, dtype=torch.uint8)
-    fitted = fit(picture, PixelSpec(40, 40, "longest", fill=9, **UNIT))
+    fitted = fit_picture(picture, PixelSpec(40, 40, "longest", fill=9, **UNIT))
     assert fitted[0, :, 0].tolist() == [9] * 15 + [200] * 10 + [9] * 15
 
 
@@ -625,12 +625,12 @@ def test_results_keep_their_order_however_long_each_takes() -> None:
         time.sleep(waits[n])
         return n * n
 
-    assert list(ahead(work, range(60), threads=4)) == [n * n for n in range(60)]
+    assert list(map_ahead(work, range(60), threads=4)) == [n * n for n in range(60)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_fewer_tasks_than_threads_are_all_done(count: int) -> None:
-    assert list(ahead(str, range(count), threads=8)) == [str(n) for n in range(count)]
+    assert list(map_ahead(str, range(count), threads=8)) == [str(n) for n in range(count)]
 
 
 @pytest.mark.parametrize(("threads", "waiting", "held"), [(1, 1, 1), (2, None, 4), (4, 3, 3)])
@@ -643,7 +643,7 @@ def test_what_is_in_flight_is_bounded(threads: int, waiting: int | None, held: i
             taken += 1
             yield n
 
-    for given_out, result in enumerate(ahead(lambda n: n, tasks(), threads, waiting)):
+    for given_out, result in enumerate(map_ahead(lambda n: n, tasks(), threads, waiting)):
         assert result == given_out + 1
         assert taken - given_out <= held + 1  # the one that is handed over just now
 
@@ -656,7 +656,7 @@ def test_an_error_in_the_work_reaches_the_caller_after_the_results_before_it() -
 
     seen = []
     with pytest.raises(ValueError, match="the sixth task"):
-        for result in ahead(work, range(100), threads=3):
+        for result in map_ahead(work, range(100), threads=3):
             seen.append(result)
     assert seen == [0, 1, 2, 3, 4]
     assert workers() == []
@@ -668,7 +668,7 @@ def test_an_error_in_the_source_of_tasks_reaches_the_caller() -> None:
         raise OSError("the archive broke off")
 
     with pytest.raises(OSError, match="the archive broke off"):
-        list(ahead(lambda n: n, tasks(), threads=2))
+        list(map_ahead(lambda n: n, tasks(), threads=2))
     assert workers() == []
 
 
@@ -686,7 +686,7 @@ def test_a_caller_that_stops_early_leaves_no_work_and_no_threads_behind(monkeypa
         shutdown(pool, *args, **named)
 
     monkeypatch.setattr(ThreadPoolExecutor, "shutdown", stopping)
-    results = ahead(work, itertools.count(), threads=2, waiting=40)
+    results = map_ahead(work, itertools.count(), threads=2, waiting=40)
     assert list(itertools.islice(results, 3)) == [0, 1, 2]
     results.close()  # type: ignore[attr-defined]
     assert workers() == []
@@ -695,6 +695,6 @@ def test_a_caller_that_stops_early_leaves_no_work_and_no_threads_behind(monkeypa
 
 def test_threads_that_decode_leave_the_models_threads_alone() -> None:
     before = torch.get_num_threads()
-    inside = set(ahead(lambda _: torch.get_num_threads(), range(8), threads=2))
+    inside = set(map_ahead(lambda _: torch.get_num_threads(), range(8), threads=2))
     assert inside == {1}
     assert torch.get_num_threads() == before

@@ -14,7 +14,7 @@ from stages import download, embed, filter, group, index, resize, tasks, train
 from tests.workspace import ROOT, change
 from twinlens.config.load import read_params
 from twinlens.core import paths, tables
-from twinlens.tasks.validation import draw
+from twinlens.tasks.validation import draw_validation
 
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 32,
@@ -90,7 +90,7 @@ def _describe(said: Callable[[int, list[str]], str]) -> None:
     tables.write_table(table, paths.captioned(DATASET, CAPTIONER) / "captions.parquet", tables.GENERATED)
     groups = tables.read_table(paths.grouped(DATASET) / "images.parquet", tables.GROUPS)
     captions = tables.read_table(paths.filtered(DATASET) / "captions.parquet", tables.CAPTIONS)
-    drawn = draw(groups, captions, read_params().hybrid)["image_id"]
+    drawn = draw_validation(groups, captions, read_params().hybrid)["image_id"]
     texts = [said(row, labels[image_id]) for row, image_id in enumerate(drawn)]
     table = pl.DataFrame({"image_id": drawn, "text": texts})
     tables.write_table(table, paths.captioned(DATASET, CAPTIONER) / "validation.parquet", tables.GENERATED)

@@ -26,9 +26,9 @@ from twinlens.core import paths, tables
 from twinlens.core.errors import ExtraError, QueryError
 from twinlens.core.scratch import prune as prune_scratch
 from twinlens.indexing import build
-from twinlens.indexing.build import prune, publish
-from twinlens.indexing.index import Index, Leg
-from twinlens.indexing.manifest import FOLDER, Manifest, digests, named_keys, published, write_at_once
+from twinlens.indexing.build import prune_tables, publish
+from twinlens.indexing.index import Index, WeightedVector
+from twinlens.indexing.manifest import FOLDER, Manifest, digest_files, list_named_keys, locate_copy, write_at_once
 from twinlens.indexing.material import gather
 from twinlens.indexing.scans import Scans
 
@@ -147,7 +147,7 @@ def test_an_approximate_index_is_made_from_the_stated_size_up_and_scores_exactly
     small = publish(*NAMES, params.models[MODEL], IndexParams(thumbnail_px=32, vector_index=kind, from_rows=256), 1)  # type: ignore[arg-type]
     assert not small.approximate  # a pool of 60
     vector = np.load(paths.embedded(DATASET, MODEL) / "images.npy")[7]
-    exact, exact_scores = Index(small).nearest([Leg("image_vector", vector)], 10, [7], search)
+    exact, exact_scores = Index(small).nearest([WeightedVector("image_vector", vector)], 10, [7], search)
     chosen = IndexParams.model_construct(thumbnail_px=32, vector_index=kind, from_rows=POOL)
     monkeypatch.setattr(IndexParams, "model_validate", lambda _: chosen)
     found = Index(publish(*NAMES, params.models[MODEL], chosen, 1))
@@ -157,7 +157,7 @@ def test_an_approximate_index_is_made_from_the_stated_size_up_and_scores_exactly
     }
     assert found.table.search().to_arrow()["row"].to_pylist() == list(range(POOL))
     monkeypatch.delattr(Scans, "products")  # nothing is scanned
-    rows, scores = found.nearest([Leg("image_vector", vector)], 10, [7], search)
+    rows, scores = found.nearest([WeightedVector("image_vector", vector)], 10, [7], search)
     assert len(set(rows.tolist()) & set(exact.tolist())) >= 8
     of = dict(zip(exact.tolist(), exact_scores.tolist(), strict=True))
     assert [of[row] for row in rows.tolist() if row in of] == [
@@ -190,19 +190,19 @@ def test_tables_that_no_manifest_names_go_when_unused_and_named_ones_stay() -> N
         os.utime(folder, (LONG_AGO, LONG_AGO))
     prune_scratch()  # what other stages call knows no manifests
     assert idle.exists()
-    assert prune() == [idle]
+    assert prune_tables() == [idle]
     assert named.exists()
     assert fresh.exists()
     shutil.rmtree(paths.DATA / "indexed")
-    shutil.rmtree(published(*NAMES).parents[1])
-    assert named_keys() == set()
-    broken = published(*NAMES)
+    shutil.rmtree(locate_copy(*NAMES).parents[1])
+    assert list_named_keys() == set()
+    broken = locate_copy(*NAMES)
     broken.parent.mkdir(parents=True)
     broken.write_text("{")
     broken.with_name(f".part-1-{broken.name}").write_text('{"key')
     broken.with_name("gone.json").symlink_to("nowhere")  # listed, and gone when it is read
-    assert named_keys() == set()
-    assert named in prune()
+    assert list_named_keys() == set()
+    assert named in prune_tables()
 
 
 def test_threads_that_write_one_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,14 +231,14 @@ def test_the_code_that_makes_the_table_is_in_its_key(monkeypatch: pytest.MonkeyP
 def test_digests_are_remembered_until_a_file_changes(tmp_path: Path) -> None:
     file, memory = tmp_path / "a.npy", tmp_path / "memory.json"
     file.write_bytes(b"one")
-    first = digests([file], memory)
+    first = digest_files([file], memory)
     memory.write_text(memory.read_text().replace(first["a.npy"], "remembered"))
-    assert digests([file], memory) == {"a.npy": "remembered"}
-    assert digests([file]) == first
+    assert digest_files([file], memory) == {"a.npy": "remembered"}
+    assert digest_files([file]) == first
     memory.write_text(memory.read_text()[:9])  # the disk was full
-    assert digests([file], memory) == first
+    assert digest_files([file], memory) == first
     assert json.loads(memory.read_text())["a.npy"][-1] == first["a.npy"]
     memory.write_text("[]")
-    assert digests([file], memory) == first
+    assert digest_files([file], memory) == first
     file.write_bytes(b"other")
-    assert digests([file], memory)["a.npy"] not in ("remembered", first["a.npy"])
+    assert digest_files([file], memory)["a.npy"] not in ("remembered", first["a.npy"])

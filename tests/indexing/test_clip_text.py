@@ -16,10 +16,10 @@ from tests.tiny import spread
 from twinlens import Searcher
 from twinlens.config.load import read_params
 from twinlens.core import paths
-from twinlens.core.device import place
+from twinlens.core.device import choose_device
 from twinlens.indexing import clip_text
 from twinlens.indexing.clip_text import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
-from twinlens.indexing.query_encoder import Towers
+from twinlens.indexing.query_encoder import QueryEncoder
 from twinlens.models import encoders
 from twinlens.models.encoders.base import TextEncoder
 
@@ -41,7 +41,7 @@ def weights(copy: Path) -> Path:
 
 
 def by_open_clip(folder: Path) -> TextEncoder:
-    loaded = encoders.load(read_params().models[MODEL].towers()["joint"], folder, place("cpu"))
+    loaded = encoders.load(read_params().models[MODEL].towers()["joint"], folder, choose_device("cpu"))
     assert loaded.text is not None
     return loaded.text
 
@@ -99,7 +99,7 @@ def test_a_search_gives_the_same_answer_with_and_without_it(monkeypatch: pytest.
     light = Searcher()
     found = light.search("a red car in the snow", k=20).hits
     assert light.towers._loaded == {}
-    monkeypatch.setattr(Towers, "_light", None)
+    monkeypatch.setattr(QueryEncoder, "_light", None)
     full = Searcher()
     wanted = full.search("a red car in the snow", k=20).hits
     assert set(full.towers._loaded) == {"joint"}

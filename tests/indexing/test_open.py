@@ -14,14 +14,14 @@ from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from twinlens import Searcher, search
 from twinlens.core import paths
 from twinlens.core.errors import DataError, QueryError
-from twinlens.indexing.manifest import FOLDER, Manifest, published, vector_files
+from twinlens.indexing.manifest import FOLDER, Manifest, list_vector_files, locate_copy
 
 NAMES = (DATASET, MODEL, CAPTIONER)
 TEXT = "a red car in the snow"
 
 
 def forget() -> None:
-    shutil.rmtree(published(*NAMES).parents[2])
+    shutil.rmtree(locate_copy(*NAMES).parents[2])
 
 
 @pytest.mark.usefixtures("copy")
@@ -105,11 +105,11 @@ def test_vectors_that_are_removed_before_they_are_compared_are_being_made_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def removed(*names: str) -> list[Path]:
-        files = vector_files(*names)
+        files = list_vector_files(*names)
         files[0].unlink()
         return files
 
-    monkeypatch.setattr("twinlens.indexing.open.vector_files", removed)
+    monkeypatch.setattr("twinlens.indexing.open.list_vector_files", removed)
     with pytest.raises(QueryError, match=r"are being made anew, and .*images.npy is gone .*`dvc repro index`"):
         Searcher()
 

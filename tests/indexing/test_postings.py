@@ -16,7 +16,7 @@ from tests.indexing.conftest import POOL
 from twinlens import Searcher
 from twinlens.indexing import postings
 from twinlens.indexing.postings import Postings
-from twinlens.retrieval.tokenize import words
+from twinlens.retrieval.tokenize import tokenize
 
 
 def test_a_case_worked_by_hand(tmp_path: Path) -> None:
@@ -45,13 +45,13 @@ def test_where_there_are_no_words_there_is_nothing_to_search(tmp_path: Path, doc
 def test_scores_are_those_of_lancedb_on_the_same_captions(text: str, tmp_path: Path) -> None:
     index = Searcher().index
     texts = [(*one.captions, one.caption_generated or "") for one in index.pictures(range(POOL))]
-    column = [" ".join(word for text in own for word in words(text)) for own in texts]
+    column = [" ".join(word for text in own for word in tokenize(text)) for own in texts]
     table = lancedb.connect(tmp_path).create_table("own", pa.table({"row": range(POOL), "words": column}))
     plain = FTS(base_tokenizer="whitespace", lower_case=False, stem=False, remove_stop_words=False, ascii_folding=False)
     table.create_index("words", config=plain)
-    query = MatchQuery(" ".join(words(text)), "words")
+    query = MatchQuery(" ".join(tokenize(text)), "words")
     rows = table.search(query, query_type="fts").limit(POOL).select(["row", "_score"]).to_arrow()
     wanted = np.zeros(POOL)
     wanted[rows["row"].to_numpy()] = rows["_score"].to_numpy()
     assert wanted.any()
-    assert index.postings.scores(words(text)) == pytest.approx(wanted, rel=1e-5)
+    assert index.postings.scores(tokenize(text)) == pytest.approx(wanted, rel=1e-5)

@@ -15,9 +15,9 @@ from twinlens.core import paths
 from twinlens.core.vectors import read_vectors
 from twinlens.retrieval import hybrid, scores
 from twinlens.retrieval.base import Dense, Scorer
-from twinlens.retrieval.fusion import weighted_sum
-from twinlens.retrieval.lexical import WordScores, index_of
-from twinlens.retrieval.tokenize import words
+from twinlens.retrieval.fusion import fuse_weighted
+from twinlens.retrieval.lexical import WordScores, index_documents
+from twinlens.retrieval.tokenize import tokenize
 from twinlens.tasks.inputs import read_inputs
 
 K = 10
@@ -33,10 +33,10 @@ class Measured:
         self.queries: list[str] = inputs["validation_captions"].rows["text"].to_list()
         embedded, fusion = paths.embedded(DATASET, MODEL), read_params().hybrid
         pixels = Dense(read_vectors(embedded, "validation_captions").rows, read_vectors(embedded, "images").rows)
-        index = index_of("captions_and_generated", texts, self.ids)
-        lexical = WordScores(index, index.queries([words(text) for text in self.queries]))
+        index = index_documents("captions_and_generated", texts, self.ids)
+        lexical = WordScores(index, index.queries([tokenize(text) for text in self.queries]))
         by_rank = partial(hybrid.fuse_by_rank, constant=fusion.rrf_constant, depth=fusion.rrf_depth)
-        by_score = partial(weighted_sum, image_weight=1.0 - text_weight)
+        by_score = partial(fuse_weighted, image_weight=1.0 - text_weight)
         self.scorers: dict[str, Scorer] = {
             "vector": pixels,
             "text": lexical,
@@ -46,7 +46,7 @@ class Measured:
 
     def best(self, kind: str, query: int) -> tuple[list[str], np.ndarray]:
         block = self.scorers[kind].block(query, query + 1)
-        rows = scores.best(scores.keys(block), K)[0]
+        rows = scores.select_best(scores.make_sort_keys(block), K)[0]
         if kind == "text":
             rows = rows[block[0, rows] > 0]
         return [self.ids[row] for row in rows], block[0, rows]

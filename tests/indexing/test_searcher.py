@@ -18,7 +18,7 @@ from twinlens.core import paths, tables
 from twinlens.core.errors import QueryError
 from twinlens.core.shards import iter_pixels
 from twinlens.retrieval import exemplar
-from twinlens.retrieval.tokenize import words
+from twinlens.retrieval.tokenize import tokenize
 
 TEXT = "a red car in the snow"
 
@@ -142,11 +142,11 @@ def test_disliked_pictures_move_words_among_captions_where_towers_are_apart() ->
 def bm25(query: str) -> np.ndarray:
     """BM25 with k1 1.2 and b 0.75 over all captions of a picture, human and generated."""
     documents = [
-        words(" ".join([*hit.captions, hit.caption_generated or ""])) for hit in map(Searcher().picture, ids())
+        tokenize(" ".join([*hit.captions, hit.caption_generated or ""])) for hit in map(Searcher().picture, ids())
     ]
     mean = sum(map(len, documents)) / len(documents)
     scores = np.zeros(len(documents))
-    for word in words(query):
+    for word in tokenize(query):
         holding = sum(word in document for document in documents)
         idf = math.log(1.0 + (len(documents) - holding + 0.5) / (holding + 0.5))
         for row, document in enumerate(documents):
@@ -235,10 +235,10 @@ def test_words_pull_at_what_exemplars_learn_and_a_search_repeats_exactly() -> No
     found = search(**asked)  # type: ignore[arg-type]
     vectors = stored()
     examples = exemplar.Examples.of([vectors[[2]]], [vectors[[9]]])
-    fitted = exemplar.fit(
+    fitted = exemplar.fit_svms(
         examples, stored(source="negatives"), lambda_w=100.0, texts=text_vector(TEXT)[None], lambda_q=1000.0
     )
-    wanted = ranking(vectors @ exemplar.unit(fitted.weights)[0], (ids()[2], ids()[9]))
+    wanted = ranking(vectors @ exemplar.scale_to_unit(fitted.weights)[0], (ids()[2], ids()[9]))
     assert [hit.score for hit in found.hits] == pytest.approx([score for _, score in wanted], abs=1e-3)
     alone = search(like=[ids()[2]], unlike=[ids()[9]], mode="exemplar", k=POOL)
     assert [hit.image_id for hit in alone.hits] != [hit.image_id for hit in found.hits]

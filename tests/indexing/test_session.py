@@ -17,7 +17,7 @@ from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.errors import QueryError
 from twinlens.indexing import session
-from twinlens.indexing.session import AWAY, Kept, stamp_of
+from twinlens.indexing.session import AWAY, SearcherCache, read_file_stamp
 
 NAMES = (DATASET, MODEL, CAPTIONER)
 TEXT = "a red car in the snow"
@@ -90,7 +90,7 @@ def test_what_was_never_open_is_refused_while_it_is_built() -> None:
 
 @pytest.mark.usefixtures("copy")
 def test_changed_parameters_alone_hold_from_the_next_query_on_and_leave_the_model_in_memory() -> None:
-    params, ours = read_params(), Kept()
+    params, ours = read_params(), SearcherCache()
     first, notes = ours.searcher(params, *NAMES)
     assert notes == ()
     Path("params.yaml").touch()
@@ -105,7 +105,7 @@ def test_changed_parameters_alone_hold_from_the_next_query_on_and_leave_the_mode
 
 @pytest.mark.usefixtures("copy")
 def test_a_card_of_other_weights_or_another_device_gets_a_model_of_its_own() -> None:
-    params, ours = read_params(), Kept()
+    params, ours = read_params(), SearcherCache()
     first, _ = ours.searcher(params, *NAMES)
     elsewhere = params.model_copy(update={"compute": params.compute.model_copy(update={"device": "cpu:0"})})
     second, _ = ours.searcher(elsewhere, *NAMES)
@@ -126,7 +126,7 @@ def test_many_threads_open_an_index_once(monkeypatch: pytest.MonkeyPatch) -> Non
         return Searcher(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(session, "Searcher", counted)
-    ours, params = Kept(), read_params()
+    ours, params = SearcherCache(), read_params()
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda _: ours.searcher(params, *NAMES)[0], range(16)))
     assert len(opened) == len(set(map(id, found))) == 1
@@ -135,7 +135,7 @@ def test_many_threads_open_an_index_once(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.usefixtures("root")
 def test_those_not_asked_for_longest_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "KEPT_OPEN", 2)
-    ours, params = Kept(), read_params()
+    ours, params = SearcherCache(), read_params()
     first = {model: ours.searcher(params, DATASET, model, CAPTIONER)[0] for model in (MODEL, "apart")}
     assert ours.searcher(params, *NAMES)[0] is first[MODEL]
     ours.searcher(params, DATASET, "pixels", CAPTIONER)
@@ -145,10 +145,10 @@ def test_those_not_asked_for_longest_are_closed(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_file_has_a_stamp_that_changes_with_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    assert stamp_of(path) is None
+    assert read_file_stamp(path) is None
     path.write_text("x")
-    before = stamp_of(path)
+    before = read_file_stamp(path)
     os.utime(path, (1, 1))
-    assert None not in (before, stamp_of(path))
-    assert stamp_of(path) != before
-    assert stamp_of(path / "inside") is None  # no folder
+    assert None not in (before, read_file_stamp(path))
+    assert read_file_stamp(path) != before
+    assert read_file_stamp(path / "inside") is None  # no folder

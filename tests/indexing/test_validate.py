@@ -16,7 +16,7 @@ from tests.tiny import jpegs, photo
 from twinlens import search
 from twinlens.config.params import ResizeParams
 from twinlens.core.errors import QueryError
-from twinlens.indexing.validate import MAX_WORDS, clean_text, read_image, rows_of
+from twinlens.indexing.validate import MAX_WORDS, clean_text, find_rows, read_image
 
 LIMITS = ResizeParams(shortest_side_px=64, min_side_px=16, max_megapixels=1, jpeg_quality=95, images_per_shard=10)
 JPEG = jpegs(1)[0]
@@ -201,8 +201,8 @@ def test_a_plain_small_jpeg_keeps_its_bytes_so_that_a_picture_of_the_pool_has_it
 
 def test_rows_are_without_repeats_in_the_order_given() -> None:
     row_of = {"a": 0, "b": 1, "c": 2}
-    assert rows_of(["c", "a", "c"], row_of) == [2, 0]
-    assert rows_of("b", row_of) == [1]
-    assert rows_of((), row_of) == []
+    assert find_rows(["c", "a", "c"], row_of) == [2, 0]
+    assert find_rows("b", row_of) == [1]
+    assert find_rows((), row_of) == []
     with pytest.raises(QueryError, match="nothing is near it"):
-        rows_of(["zzz"], row_of)
+        find_rows(["zzz"], row_of)

@@ -17,7 +17,7 @@ from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import Scratch
 from twinlens.inference import caption as loop
-from twinlens.inference.caption import caption_pictures, default_batch
+from twinlens.inference.caption import caption_pictures, choose_batch_size
 from twinlens.models.captioners.transformers import Captioner
 
 COUNT = 22
@@ -172,8 +172,8 @@ def test_a_picture_that_is_not_where_the_rows_say_is_named_and_the_parts_before_
 
 
 def test_the_batch_suits_the_device() -> None:
-    assert default_batch(CPU) == 32
-    assert default_batch(Placement(torch.device("cuda"), torch.bfloat16)) == 128
+    assert choose_batch_size(CPU) == 32
+    assert choose_batch_size(Placement(torch.device("cuda"), torch.bfloat16)) == 128
 
 
 def test_nothing_to_describe_is_no_work(shards: Path, rows: pl.DataFrame) -> None:

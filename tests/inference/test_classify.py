@@ -21,9 +21,9 @@ from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.datasets.adapters.imagenet import ImageNet
 from twinlens.datasets.classes import read_classes
-from twinlens.datasets.keep import agreement
+from twinlens.datasets.keep import measure_agreement
 from twinlens.inference import classify
-from twinlens.inference.classify import class_shares
+from twinlens.inference.classify import sum_class_shares
 from twinlens.models import classifiers
 from twinlens.models.classifiers.base import Classifier
 
@@ -47,7 +47,7 @@ def shares(
     pictures: list[bytes | str], tower: ClassifierCard, classes: list[int] = VEHICLES, raw: str = "raw"
 ) -> np.ndarray:
     files = [f"{n}.jpg" for n in range(len(pictures))]
-    return class_shares(iter(pictures), files, tower, classes, CPU, raw=raw)
+    return sum_class_shares(iter(pictures), files, tower, classes, CPU, raw=raw)
 
 
 def test_the_share_is_the_summed_softmax_of_timms_own_model_and_transform(weights: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_killed_run_goes_on_and_another_threshold_classifies_nothing_again(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        class_shares(breaking(), [f"{n}.jpg" for n in range(10)], card(weights), VEHICLES, CPU, raw="raw")
+        sum_class_shares(breaking(), [f"{n}.jpg" for n in range(10)], card(weights), VEHICLES, CPU, raw="raw")
     seen: list[int] = []
     once = Classifier.shares
 
@@ -125,10 +125,10 @@ def test_the_real_mobilenet_puts_vehicles_in_and_other_photos_out(shared_data: P
     made.download(tmp_path / "raw")
     images = made.annotations(tmp_path / "raw").images
     files = [image.file for image in images]
-    found = class_shares(made.read_pictures(tmp_path / "raw", files), files, tower, VEHICLES, CPU, raw="")
+    found = sum_class_shares(made.read_pictures(tmp_path / "raw", files), files, tower, VEHICLES, CPU, raw="")
     names = set(read_classes("vehicles-49").values())
     kept = {image.image_id for image, share in zip(images, found, strict=True) if share > 0.6}
-    figures = agreement(kept, {image.image_id for image in images if names & set(image.labels)})
+    figures = measure_agreement(kept, {image.image_id for image in images if names & set(image.labels)})
     assert figures["wanted"] == 49
     assert figures["precision"] >= 0.95
     assert figures["recall"] >= 0.9

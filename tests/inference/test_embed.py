@@ -27,8 +27,8 @@ from twinlens.core.vectors import read_vectors
 from twinlens.inference import embed
 from twinlens.inference.embed import Embedder
 from twinlens.models import encoders
-from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
-from twinlens.models.weights import identity
+from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, ProjectionHeads
+from twinlens.models.weights import identify_weights
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.rank import check_vectors
@@ -36,9 +36,9 @@ from twinlens.retrieval.registry import retrievers_of
 from twinlens.tasks import captions
 from twinlens.tasks.base import Task
 from twinlens.tasks.collection import Collection
-from twinlens.tasks.inputs import CAPTIONS, CLASSES, IMAGES, NEGATIVES, OTHER_WAY, UNTRAINED, Input, of_pictures
-from twinlens.tasks.validation import draw
-from twinlens.training.data import Material
+from twinlens.tasks.inputs import CAPTIONS, CLASSES, IMAGES, NEGATIVES, OTHER_WAY, UNTRAINED, Input, build_picture_input
+from twinlens.tasks.validation import draw_validation
+from twinlens.training.data import TrainingData
 from twinlens.training.dual_encoder import train_towers
 from twinlens.training.projection_heads import train_heads
 
@@ -82,16 +82,16 @@ class Embedded:
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+def material(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     return drawn(tmp_path_factory.mktemp("scenes"), train=64, val=24, test=12, side_px=32)
 
 
-def asked(material: Material) -> tuple[list[Task], dict[str, Input]]:
+def asked(material: TrainingData) -> tuple[list[Task], dict[str, Input]]:
     """The tasks of captions and pictures and what they want embedded, with prompts and negatives beside that."""
     given = params()
     pool = material.groups.filter("in_pool")
     texts = material.captions["text"]  # of words that are known
-    drawn = draw(material.groups, material.captions, given.hybrid)
+    drawn = draw_validation(material.groups, material.captions, given.hybrid)
     generated, of_validation = (
         pl.DataFrame({"image_id": some["image_id"], "text": texts[: len(some)]}) for some in (pool, drawn)
     )
@@ -100,12 +100,12 @@ def asked(material: Material) -> tuple[list[Task], dict[str, Input]]:
     prompts = pl.DataFrame({"id": ["car", "boat"], "image_id": ["car", "boat"], "text": ["a red car", "a boat"]})
     inputs += [
         Input(CLASSES, prompts, shared=True),
-        of_pictures(NEGATIVES, material.groups.filter(split="val")[:9]),
+        build_picture_input(NEGATIVES, material.groups.filter(split="val")[:9]),
     ]
     return tasks, {one.name: one for one in inputs}
 
 
-def train(kind: str, material: Material, folder: Path) -> ModelCard:
+def train(kind: str, material: TrainingData, folder: Path) -> ModelCard:
     """Train a card into `folder` as the `train` stage does."""
     if kind in CARDS:
         model = card(write_towers(folder, material), **({"epochs": 1} | CARDS[kind]))
@@ -121,13 +121,13 @@ def train(kind: str, material: Material, folder: Path) -> ModelCard:
         assert isinstance(model.train, TowerRecipe)
         train_towers(joint, model.train, material, CPU, folder)
     towers = {} if model.from_nothing else model.towers()
-    note = {role: identity(encoders.locate(tower)) for role, tower in towers.items()}
+    note = {role: identify_weights(encoders.locate(tower)) for role, tower in towers.items()}
     (folder / "weights.json").write_text(json.dumps(note))
     return model
 
 
 @pytest.fixture(scope="module")
-def embedded(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Embedded]]:
+def embedded(material: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Embedded]]:
     """By kind of card, what was embedded; made when first asked for."""
     done: dict[str, Embedded] = {}
 
@@ -197,14 +197,14 @@ def test_the_vectors_are_those_of_the_heads_on_the_towers_vectors(
     found = embedded(kind)
     read = features(found.card)
     inputs = {
-        "image": read.of_pictures(found.shards, found.inputs[IMAGES].rows),
-        "text": read.of_texts(found.inputs[CAPTIONS].rows),
+        "image": read.embed_pictures(found.shards, found.inputs[IMAGES].rows),
+        "text": read.embed_texts(found.inputs[CAPTIONS].rows),
     }
     main = CAPTION_TO_IMAGE if kind == "each" else "both"
     ways = {"": ("weights", main), "_untrained": ("untrained", main)}
     ways |= {f"_{IMAGE_TO_CAPTION}": ("weights", IMAGE_TO_CAPTION)} if kind == "each" else {}
     for suffix, (folder, direction) in ways.items():
-        heads = Pairs.read(found.trained / folder, read.table)
+        heads = ProjectionHeads.read(found.trained / folder, read.table)
         for side, name in (("image", "images"), ("text", "captions")):
             wanted = heads.apply_to(inputs[side], direction, side, CPU.device)
             lengths = np.linalg.norm(wanted, axis=1)
@@ -246,8 +246,8 @@ def test_towers_that_are_not_those_of_the_training_are_refused(
 
 def test_heads_on_towers_of_another_width_are_refused(embedded: Callable[[str], Embedded], tmp_path: Path) -> None:
     found = embedded("heads")
-    heads = Pairs.read(found.trained / "weights")
-    Pairs(heads.config, heads.widths["image"] + 1, heads.widths["text"]).write(tmp_path / "trained/weights")
+    heads = ProjectionHeads.read(found.trained / "weights")
+    ProjectionHeads(heads.config, heads.widths["image"] + 1, heads.widths["text"]).write(tmp_path / "trained/weights")
     (tmp_path / "trained/weights.json").write_bytes((found.trained / "weights.json").read_bytes())
     with pytest.raises(DataError, match=r"the image tower's vectors have .* dimensions, its head was trained on"):
         Embedder(found.card, tmp_path / "trained", CPU, COMPUTE, Cost()).embed(

@@ -20,7 +20,7 @@ from twinlens.core.errors import DataError
 from twinlens.core.scratch import Scratch
 from twinlens.images.transforms import PixelSpec, batch_pixels
 from twinlens.inference import loop
-from twinlens.inference.loop import collect, default_batch, embed_pictures, embed_texts, is_complete, unit_rows
+from twinlens.inference.loop import choose_batch_size, collect, embed_pictures, embed_texts, is_complete, normalise_rows
 from twinlens.models.encoders.base import ImageEncoder, TextEncoder
 from twinlens.models.encoders.open_clip import wrap
 
@@ -233,7 +233,7 @@ def test_the_device_decides_the_batch_where_the_parameters_do_not(tmp_path: Path
     encoder = Texts()
     run_texts(encoder, texts(PART), "a", tmp_path, batch=None)
     assert [len(batch) for batch in encoder.batches] == [PART]
-    assert default_batch(CPU, texts=True) >= PART
+    assert choose_batch_size(CPU, texts=True) >= PART
 
 
 # ---------------------------------------------------------------- interruptions
@@ -307,13 +307,13 @@ def test_a_text_without_a_vector_is_named(tmp_path: Path) -> None:
 def test_rows_are_scaled_to_length_one_whatever_their_length() -> None:
     wanted = np.array([[0.6, 0.8], [0.6, -0.8], [1.0, 0.0], [0.0, 1.0]])
     rows = (wanted * np.array([[1.0], [1e-30], [3e38], [1e-42]])).astype(np.float32)
-    assert np.abs(unit_rows(rows, ["a", "b", "c", "d"]) - wanted).max() < 1e-3  # the last is a subnormal
-    assert np.abs(np.linalg.norm(unit_rows(rows, list("abcd")), axis=1) - 1).max() < 1e-6
+    assert np.abs(normalise_rows(rows, ["a", "b", "c", "d"]) - wanted).max() < 1e-3  # the last is a subnormal
+    assert np.abs(np.linalg.norm(normalise_rows(rows, list("abcd")), axis=1) - 1).max() < 1e-6
 
 
 def test_many_useless_rows_are_counted_and_five_are_named() -> None:
     with pytest.raises(DataError, match=r"9 of 9 vectors are useless, the first is zero: 0, 1, 2, 3, 4\Z"):
-        unit_rows(np.zeros((9, 4), dtype=np.float32), [str(i) for i in range(9)])
+        normalise_rows(np.zeros((9, 4), dtype=np.float32), [str(i) for i in range(9)])
 
 
 def test_parts_that_are_not_all_there_are_not_collected(tmp_path: Path) -> None:

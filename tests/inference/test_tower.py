@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.models.encoders.test_transformers import POSITIONS, save_clip
 from tests.tiny import CPU, jpegs, write_shards
-from twinlens.config.base import About
+from twinlens.config.base import CardRemarks
 from twinlens.config.models import TransformersTower
 from twinlens.config.params import ComputeParams
 from twinlens.core import tables
@@ -111,7 +111,7 @@ def test_vectors_and_ids_are_written_in_the_order_of_what_was_embedded(
     "same",
     [
         lambda tower: tower,
-        lambda tower: tower.model_copy(update={"about": About(licence="MIT"), "revision": "0" * 40}),
+        lambda tower: tower.model_copy(update={"about": CardRemarks(licence="MIT"), "revision": "0" * 40}),
         lambda tower: card(shutil.copytree(Path(tower.checkpoint), Path(f"{tower.checkpoint} elsewhere"))),
     ],
 )

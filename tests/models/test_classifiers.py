@@ -23,11 +23,11 @@ from tests.tiny import CPU, photo, sizes, spread
 from twinlens.config.datasets import Keep, TransformersClassifier
 from twinlens.core.errors import DataError
 from twinlens.datasets.classes import read_classes, read_wordnet_ids
-from twinlens.inference.classify import class_shares
+from twinlens.inference.classify import sum_class_shares
 from twinlens.models import classifiers
 from twinlens.models.classifiers.base import refuse_other_classes
 from twinlens.models.classifiers.transformers import refuse_other_pixels
-from twinlens.models.image_processor import pixel_spec
+from twinlens.models.image_processor import read_pixel_spec
 
 KNOWN, IDS = read_classes("imagenet-1k"), read_wordnet_ids("imagenet-1k")
 VEHICLES = sorted(read_classes("vehicles-49"))
@@ -48,7 +48,7 @@ def card(folder: Path) -> TransformersClassifier:
 
 def shares(pictures: list[bytes], tower: TransformersClassifier, classes: list[int] = VEHICLES) -> np.ndarray:
     files = [f"{n}.jpg" for n in range(len(pictures))]
-    return class_shares(iter(pictures), files, tower, classes, CPU, raw="raw")
+    return sum_class_shares(iter(pictures), files, tower, classes, CPU, raw="raw")
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_a_classifier_of_many_classes_at_once_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", ["ViT", "DeiT", "Beit", "MobileNetV2", "CLIP", "Bit"])
 def test_processors_that_do_what_their_settings_say_are_taken(kind: str, tmp_path: Path) -> None:
     processor = getattr(transformers, f"{kind}ImageProcessor")()
-    refuse_other_pixels(processor, pixel_spec(processor), tmp_path)
+    refuse_other_pixels(processor, read_pixel_spec(processor), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_processors_that_do_what_their_settings_say_are_taken(kind: str, tmp_pat
 def test_processors_that_do_more_than_their_settings_say_are_refused(kind: str, message: str, tmp_path: Path) -> None:
     processor = getattr(transformers, f"{kind}ImageProcessor")()
     with pytest.raises(DataError, match=message):
-        refuse_other_pixels(processor, pixel_spec(processor), tmp_path)
+        refuse_other_pixels(processor, read_pixel_spec(processor), tmp_path)
 
 
 # ---------------------------------------------------------------- cards

@@ -11,25 +11,34 @@ import pytest
 import torch
 
 from tests.tiny import CPU
-from twinlens.config.training import Heads
+from twinlens.config.training import HeadsArchitecture
 from twinlens.core.errors import DataError
 from twinlens.models import heads as module
-from twinlens.models.heads import BOTH, CAPTION_TO_IMAGE, CONFIG, IMAGE_TO_CAPTION, WEIGHTS, Head, Pairs, WordsHead
+from twinlens.models.heads import (
+    BOTH,
+    CAPTION_TO_IMAGE,
+    CONFIG,
+    IMAGE_TO_CAPTION,
+    WEIGHTS,
+    Head,
+    ProjectionHeads,
+    WordsHead,
+)
 
 ROWS = np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32) * 3
 TABLE = torch.cat([torch.zeros(1, 5), torch.randn(8, 5, generator=torch.Generator().manual_seed(0))])
 
 
-def config(**fields: Any) -> Heads:
-    return Heads.model_validate({"dim": 4, "image_hidden": [7], "text_hidden": [8, 9]} | fields)
+def config(**fields: Any) -> HeadsArchitecture:
+    return HeadsArchitecture.model_validate({"dim": 4, "image_hidden": [7], "text_hidden": [8, 9]} | fields)
 
 
-def pairs(table: torch.Tensor | None = None, **fields: Any) -> Pairs:
+def pairs(table: torch.Tensor | None = None, **fields: Any) -> ProjectionHeads:
     torch.manual_seed(0)
-    return Pairs(config(**fields), 6, 5, table)
+    return ProjectionHeads(config(**fields), 6, 5, table)
 
 
-def through(made: Pairs, side: str = "image", rows: np.ndarray = ROWS, direction: str = BOTH) -> np.ndarray:
+def through(made: ProjectionHeads, side: str = "image", rows: np.ndarray = ROWS, direction: str = BOTH) -> np.ndarray:
     return made.apply_to(rows, direction, side, CPU.device)
 
 
@@ -116,7 +125,7 @@ def test_the_table_is_the_towers_and_neither_trained_nor_written(tmp_path: Path)
     assert all(parameter is not TABLE for parameter in made.parameters())
     made.write(tmp_path)
     words = np.array([[1, 2, 0]])
-    assert np.array_equal(through(Pairs.read(tmp_path, TABLE), "text", words), through(made, "text", words))
+    assert np.array_equal(through(ProjectionHeads.read(tmp_path, TABLE), "text", words), through(made, "text", words))
 
 
 # ---------------------------------------------------------------- directions and folders
@@ -139,7 +148,7 @@ def test_a_folder_gives_the_heads_that_were_written(fields: dict[str, Any], tmp_
     with torch.no_grad():
         made.head(made.directions[0], "image")(torch.from_numpy(ROWS))  # statistics belong to it
     made.write(tmp_path)
-    found = Pairs.read(tmp_path)
+    found = ProjectionHeads.read(tmp_path)
     assert (found.config, found.widths) == (made.config, {"image": 6, "text": 5})
     for direction in made.directions:
         assert np.array_equal(through(found, direction=direction), through(made, direction=direction))
@@ -171,4 +180,4 @@ def test_a_damaged_folder_is_refused_and_says_what_to_run(how: str, tmp_path: Pa
     pairs().write(tmp_path)
     damaged(tmp_path, how)
     with pytest.raises(DataError, match=r"(?s)holds no heads that can be read .*`dvc repro -f train`"):
-        Pairs.read(tmp_path)
+        ProjectionHeads.read(tmp_path)

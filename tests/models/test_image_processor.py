@@ -24,7 +24,7 @@ from transformers import (
 from tests.tiny import photo
 from twinlens.core.errors import DataError
 from twinlens.images.transforms import PixelSpec, decode_and_fit, to_tensor
-from twinlens.models.image_processor import pixel_spec
+from twinlens.models.image_processor import read_pixel_spec
 
 SHAPES = [(640, 480), (375, 500), (300, 300), (90, 132), (511, 303)]  # the fourth is enlarged
 PROCESSORS = {
@@ -70,7 +70,7 @@ def theirs(processor: Any, jpeg: bytes, spec: PixelSpec) -> torch.Tensor:
 @pytest.mark.parametrize("name", PROCESSORS)
 @pytest.mark.parametrize(("width", "height"), SHAPES)
 def test_a_picture_is_the_processors_own_within_a_grey_level(name: str, width: int, height: int) -> None:
-    jpeg, spec = scene(width, height), pixel_spec(PROCESSORS[name])
+    jpeg, spec = scene(width, height), read_pixel_spec(PROCESSORS[name])
     wanted, found = theirs(PROCESSORS[name], jpeg, spec), decode_and_fit(jpeg, spec)
     assert found.shape == wanted.shape == (3, spec.height, spec.width)
     assert (found - wanted).abs().max() < 1.01
@@ -80,7 +80,9 @@ def test_a_picture_is_the_processors_own_within_a_grey_level(name: str, width: i
 def test_what_a_processor_looks_like_decides_what_is_read() -> None:
     """The settings matter: taken from one another, they give clearly other pictures."""
     jpeg = scene(640, 480)
-    square = {name: spec for name in PROCESSORS if (spec := pixel_spec(PROCESSORS[name])).height == spec.width == 224}
+    square = {
+        name: spec for name in PROCESSORS if (spec := read_pixel_spec(PROCESSORS[name])).height == spec.width == 224
+    }
     found = {name: decode_and_fit(jpeg, spec).float() for name, spec in square.items()}
     assert (found["clip"] - found["vit"]).abs().mean() > 5  # cropped, squashed
     assert (found["clip"] - found["clip, bilinear"]).abs().max() > 5
@@ -89,16 +91,16 @@ def test_what_a_processor_looks_like_decides_what_is_read() -> None:
 
 def test_mean_and_deviation_are_the_processors() -> None:
     processor = CLIPImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
-    spec = pixel_spec(processor)
+    spec = read_pixel_spec(processor)
     assert (spec.mean, spec.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    plain = pixel_spec(ViTImageProcessor(do_normalize=False, image_mean=[0.1] * 3))
+    plain = read_pixel_spec(ViTImageProcessor(do_normalize=False, image_mean=[0.1] * 3))
     assert (plain.mean, plain.std) == ((0.0,) * 3, (1.0,) * 3)
 
 
 @pytest.mark.parametrize("name", ["clip, bilinear", "siglip, no square", "deit, as published"])
 def test_a_processor_is_the_same_after_it_was_saved(name: str, tmp_path: Path) -> None:
     PROCESSORS[name].save_pretrained(tmp_path)
-    assert pixel_spec(AutoImageProcessor.from_pretrained(tmp_path)) == pixel_spec(PROCESSORS[name])
+    assert read_pixel_spec(AutoImageProcessor.from_pretrained(tmp_path)) == read_pixel_spec(PROCESSORS[name])
 
 
 # ---------------------------------------------------------------- refusals
@@ -107,12 +109,12 @@ def test_a_processor_is_the_same_after_it_was_saved(name: str, tmp_path: Path) -
 @pytest.mark.parametrize("method", [0, 1, 4, 5])
 def test_a_way_of_resizing_that_is_not_known_here_is_refused(method: int) -> None:
     with pytest.raises(DataError, match=f"resamples by method {method}; 2 .bilinear. and 3 .bicubic. are known"):
-        pixel_spec(CLIPImageProcessor(resample=method))
+        read_pixel_spec(CLIPImageProcessor(resample=method))
 
 
 def test_a_size_that_is_not_known_here_is_refused() -> None:
     with pytest.raises(DataError, match=r"size is .*longest_edge.*; shortest_edge, or height and width, are known"):
-        pixel_spec(SiglipImageProcessor(size={"longest_edge": 224}))
+        read_pixel_spec(SiglipImageProcessor(size={"longest_edge": 224}))
 
 
 @pytest.mark.parametrize("size", [{"shortest_edge": 224, "longest_edge": 300}, None])
@@ -121,13 +123,13 @@ def test_a_size_with_a_limit_or_of_no_kind_is_refused(size: dict[str, int] | Non
     if size is None:
         processor.size = None  # as that of SigLIP 2's flexible models
     with pytest.raises(DataError, match="shortest_edge, or height and width, are known"):
-        pixel_spec(processor)
+        read_pixel_spec(processor)
 
 
 def test_a_crop_of_another_shape_than_what_it_is_cut_from_is_refused() -> None:
     processor = DeiTImageProcessor(size={"height": 128, "width": 192}, crop_size={"height": 96, "width": 96})
     with pytest.raises(DataError, match=r"squashes to .*128.* and crops to .*96.*, a different shape"):
-        pixel_spec(processor)
+        read_pixel_spec(processor)
 
 
 @pytest.mark.parametrize(
@@ -143,12 +145,12 @@ def test_a_crop_of_another_shape_than_what_it_is_cut_from_is_refused() -> None:
 )
 def test_a_step_that_is_not_known_here_is_refused_by_name(processor: Any, named: str) -> None:
     with pytest.raises(DataError, match=f"settings that are not known here: {named}"):
-        pixel_spec(processor)
+        read_pixel_spec(processor)
 
 
 # ---------------------------------------------------------------- a known difference
 
 
 def test_a_crop_begins_at_the_processors_own_pixel() -> None:
-    jpeg, spec = scene(640, 427), pixel_spec(PROCESSORS["clip"])  # 335 px wide before the crop: 111 too many
+    jpeg, spec = scene(640, 427), read_pixel_spec(PROCESSORS["clip"])  # 335 px wide before the crop: 111 too many
     assert (decode_and_fit(jpeg, spec) - theirs(PROCESSORS["clip"], jpeg, spec)).abs().max() < 1.01

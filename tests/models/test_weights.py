@@ -16,7 +16,7 @@ from huggingface_hub import close_session
 from tests.hub import COMMIT, GATED, Cut, Hub, Refusal, point_at, serving_hub
 from twinlens.core.errors import DataError, FetchError
 from twinlens.models import weights
-from twinlens.models.weights import hub_weights
+from twinlens.models.weights import fetch_hub_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 REPO = "someone/tiny"
@@ -65,7 +65,7 @@ def closed_port() -> str:
 def test_the_wanted_files_and_the_first_kind_of_weights_are_fetched_and_nothing_else(
     revision: str | None, hub: Hub
 ) -> None:
-    folder = hub_weights(REPO, revision, KINDS, OTHERS)
+    folder = fetch_hub_weights(REPO, revision, KINDS, OTHERS)
     wanted = {"config.json": FILES["config.json"], "vocab.txt": FILES["vocab.txt"], **SHARDS}
     assert held(folder) == wanted
     assert hub.fetched() == sorted(wanted)
@@ -74,32 +74,32 @@ def test_the_wanted_files_and_the_first_kind_of_weights_are_fetched_and_nothing_
 def test_the_second_kind_of_weights_is_taken_where_the_first_is_not_there(hub: Hub) -> None:
     for name in SHARDS:
         del hub.repos[REPO][name]
-    folder = hub_weights(REPO, COMMIT, KINDS, OTHERS)
+    folder = fetch_hub_weights(REPO, COMMIT, KINDS, OTHERS)
     assert sorted(held(folder)) == ["config.json", "pytorch_model.bin", "vocab.txt"]
 
 
 def test_a_repository_without_weights_is_named(hub: Hub) -> None:
     hub.repos[REPO] = {"config.json": b"{}"}
     with pytest.raises(DataError, match=r"someone/tiny, .* holds none of model\*.safetensors, pytorch_model\*.bin"):
-        hub_weights(REPO, COMMIT, KINDS, OTHERS)
+        fetch_hub_weights(REPO, COMMIT, KINDS, OTHERS)
 
 
 @pytest.mark.parametrize("revision", [COMMIT, None])
 def test_what_was_fetched_once_is_not_fetched_again_and_needs_no_hub(
     revision: str | None, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = hub_weights(REPO, revision, KINDS, OTHERS)
+    folder = fetch_hub_weights(REPO, revision, KINDS, OTHERS)
     fetched = hub.fetched()
-    assert hub_weights(REPO, revision, KINDS, OTHERS) == folder
+    assert fetch_hub_weights(REPO, revision, KINDS, OTHERS) == folder
     assert hub.fetched() == fetched
     point_at(closed_port(), tmp_path / "cache", monkeypatch)
-    assert hub_weights(REPO, revision, KINDS, OTHERS) == folder
+    assert fetch_hub_weights(REPO, revision, KINDS, OTHERS) == folder
 
 
 def test_a_pinned_copy_outlives_a_repository_that_was_taken_down(hub: Hub) -> None:
-    folder = hub_weights(REPO, COMMIT, KINDS, OTHERS)
+    folder = fetch_hub_weights(REPO, COMMIT, KINDS, OTHERS)
     del hub.repos[REPO]
-    assert hub_weights(REPO, COMMIT, KINDS, OTHERS) == folder
+    assert fetch_hub_weights(REPO, COMMIT, KINDS, OTHERS) == folder
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_pinned_copy_outlives_a_repository_that_was_taken_down(hub: Hub) -> No
 )
 def test_what_the_hub_does_not_have_is_said(repo: str, revision: str | None, message: str, hub: Hub) -> None:
     with pytest.raises(FetchError, match=message):
-        hub_weights(repo, revision, KINDS, OTHERS)
+        fetch_hub_weights(repo, revision, KINDS, OTHERS)
     assert hub.fetched() == []
 
 
@@ -124,7 +124,7 @@ def test_terms_that_have_to_be_accepted_are_pointed_at(everything: bool, hub: Hu
     else:  # as the hub does it: who may not have the files may still read about them
         hub.refused_files[REPO] = GATED
     with pytest.raises(FetchError, match="asks for its terms to be accepted: do so at https://hugging"):
-        hub_weights(REPO, COMMIT, KINDS, OTHERS)
+        fetch_hub_weights(REPO, COMMIT, KINDS, OTHERS)
 
 
 def test_an_unreachable_hub_ends_soon_in_one_message_with_the_two_ways_on(
@@ -134,7 +134,7 @@ def test_an_unreachable_hub_ends_soon_in_one_message_with_the_two_ways_on(
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
     with pytest.raises(FetchError) as caught:
-        hub_weights(REPO, COMMIT, KINDS, OTHERS)
+        fetch_hub_weights(REPO, COMMIT, KINDS, OTHERS)
     assert sum(waited) < 10  # the client alone waits 23 seconds between its tries
     message = str(caught.value)
     assert f"{REPO} at revision {COMMIT} is not in the local cache, and the hub cannot be reached: " in message
@@ -147,7 +147,7 @@ def test_a_hub_that_accepts_and_never_answers_is_given_up(hub: Hub, monkeypatch:
     monkeypatch.setattr(weights, "HUB_ANSWERS_IN_S", 0.3)
     hub.silent = True
     with pytest.raises(FetchError, match=f"the hub cannot be reached: .*{TWO_WAYS}"):
-        hub_weights(REPO, COMMIT, KINDS, OTHERS)
+        fetch_hub_weights(REPO, COMMIT, KINDS, OTHERS)
     while not hub.requests:  # the hub's thread may hear of it later
         time.sleep(0.01)
     assert len(hub.requests) == 1  # not asked again and again
@@ -158,16 +158,16 @@ def test_a_hub_that_accepts_and_never_answers_is_given_up(hub: Hub, monkeypatch:
 def test_a_hub_out_of_order_is_asked_again_before_it_is_given_up(status: int, hub: Hub) -> None:
     hub.down = Refusal(status)
     with pytest.raises(FetchError, match=f"could not be had from the hub: .*{status}.*{TWO_WAYS}"):
-        hub_weights(REPO, COMMIT, KINDS, OTHERS)
+        fetch_hub_weights(REPO, COMMIT, KINDS, OTHERS)
     assert len(hub.requests) > 3
 
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("revision", [COMMIT, None])
 def test_what_is_in_the_cache_is_taken_while_the_hub_is_out_of_order(revision: str | None, hub: Hub) -> None:
-    folder = hub_weights(REPO, revision, KINDS, OTHERS)
+    folder = fetch_hub_weights(REPO, revision, KINDS, OTHERS)
     hub.down = Refusal(503)
-    assert hub_weights(REPO, revision, KINDS, OTHERS) == folder
+    assert fetch_hub_weights(REPO, revision, KINDS, OTHERS) == folder
 
 
 # ---------------------------------------------------------------- interruptions
@@ -178,7 +178,7 @@ FIRST = "model-00001-of-00002.safetensors"
 @pytest.mark.usefixtures("hasty")
 def test_a_connection_that_breaks_once_is_taken_up_where_it_broke(hub: Hub) -> None:
     hub.faults[FIRST] = [Cut(after=1000)]
-    folder = hub_weights(REPO, COMMIT, KINDS, OTHERS)
+    folder = fetch_hub_weights(REPO, COMMIT, KINDS, OTHERS)
     assert (folder / FIRST).read_bytes() == SHARDS[FIRST]
     assert hub.fetched().count(FIRST) == 2
 
@@ -189,19 +189,19 @@ def test_an_interrupted_download_is_not_taken_as_complete(
 ) -> None:
     hub.faults[FIRST] = [Cut(after=1000)] + [Cut(after=0)] * 30
     with pytest.raises(FetchError, match=f"could not be had from the hub: .*{TWO_WAYS}"):
-        hub_weights(REPO, COMMIT, KINDS, OTHERS)
+        fetch_hub_weights(REPO, COMMIT, KINDS, OTHERS)
     with monkeypatch.context() as offline:
         point_at(closed_port(), tmp_path / "cache", offline)
         with pytest.raises(FetchError, match=f"is not in the local cache, .*{TWO_WAYS}"):
-            hub_weights(REPO, COMMIT, KINDS, OTHERS)
+            fetch_hub_weights(REPO, COMMIT, KINDS, OTHERS)
     close_session()
     hub.faults.clear()
-    assert (hub_weights(REPO, COMMIT, KINDS, OTHERS) / FIRST).read_bytes() == SHARDS[FIRST]
+    assert (fetch_hub_weights(REPO, COMMIT, KINDS, OTHERS) / FIRST).read_bytes() == SHARDS[FIRST]
 
 
 SCRIPT = f"""
-from twinlens.models.weights import hub_weights
-print(hub_weights({REPO!r}, {COMMIT!r}, {KINDS!r}, {OTHERS!r}))
+from twinlens.models.weights import fetch_hub_weights
+print(fetch_hub_weights({REPO!r}, {COMMIT!r}, {KINDS!r}, {OTHERS!r}))
 """
 
 

@@ -20,18 +20,19 @@ from tests.workspace import ROOT
 from tools import offline_plots
 from twinlens.apps.web import server
 from twinlens.config.params import ApproximateParams
-from twinlens.core.errors import ExtraError, needing
+from twinlens.core.errors import ExtraError, require_extra
 from twinlens.retrieval import approximate
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 FOR_USE = ("ann", "plots", "serve")
 LIBRARIES = ("lancedb", "starlette", "uvicorn", "vl_convert")
+NEEDS = re.compile(r"require_extra\(\"(\w+)\"")
 PAGE = ("bodies", "connections", "guard", "page", "routes", "turns", "visitors")  # of serving: what carries the page
 
 
 def measure() -> None:
-    approximate.measure(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32), params())
+    approximate.measure_settings(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32), params())
 
 
 def params() -> ApproximateParams:
@@ -61,7 +62,7 @@ def test_what_is_not_installed_is_missed_in_a_sentence_that_names_the_extra(
     ("library", "call"),
     [
         ("uvicorn", "from twinlens.apps.cli import main; main(['serve'])"),
-        ("starlette", "from twinlens.apps.web.server import application; application(None, 'localhost')"),
+        ("starlette", "from twinlens.apps.web import server; server.make_server_application(None, 'localhost')"),
     ],
 )
 def test_a_page_that_nothing_can_carry_says_so(library: str, call: str, tmp_path: Path) -> None:
@@ -77,13 +78,13 @@ def test_a_page_that_nothing_can_carry_says_so(library: str, call: str, tmp_path
 
 
 def test_a_module_of_ours_that_is_missing_is_a_defect_and_no_extra() -> None:
-    with pytest.raises(ModuleNotFoundError), needing("serve", "a test"):
+    with pytest.raises(ModuleNotFoundError), require_extra("serve", "a test"):
         import_module("twinlens.no_such_module")
 
 
 def test_every_extra_that_is_asked_for_exists_and_setup_installs_all() -> None:
     files = [*(ROOT / "twinlens").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
-    asked = {name for file in files for name in re.findall(r"needing\(\"(\w+)\"", file.read_text(encoding="utf-8"))}
+    asked = {name for file in files for name in NEEDS.findall(file.read_text(encoding="utf-8"))}
     assert asked == set(FOR_USE)
     assert asked <= set(EXTRAS)
     pinned = (ROOT / "requirements.txt").read_text(encoding="utf-8")

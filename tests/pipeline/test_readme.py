@@ -29,30 +29,30 @@ def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_tables_show_what_the_numbers_say() -> None:
     assert TEXT.count("<!-- table:") == 4
-    assert readme.rewritten(TEXT) == TEXT, "run `make readme`"
+    assert readme.rewrite_page(TEXT) == TEXT, "run `make readme`"
     for page, tables in ((readme.CATEGORY_SEARCH, 1), (readme.TRAINED, 2)):
         text = page.read_text(encoding="utf-8")
         assert text.count("<!-- table:") == tables
-        assert readme.rewritten(text) == text, "run `make readme`"
+        assert readme.rewrite_page(text) == text, "run `make readme`"
 
 
 def test_tables_of_the_default_are_left_where_other_numbers_are_kept() -> None:
     block = "<!-- table: default -->\nof another day\n<!-- end -->"
-    assert readme.rewritten(block, readme.OF_THE_DEFAULT) == block
-    assert readme.rewritten(block) != block
+    assert readme.rewrite_page(block, readme.OF_THE_DEFAULT) == block
+    assert readme.rewrite_page(block) != block
 
 
 def test_the_default_table_is_of_the_default() -> None:
-    assert readme.numbers_of("default")["object_sets"]["pool"]["dataset"] == PARAMS["dataset"]
+    assert readme.read_numbers("default")["object_sets"]["pool"]["dataset"] == PARAMS["dataset"]
 
 
 def test_numbers_that_are_kept_are_told_in_the_order_of_the_tasks() -> None:
-    order = list(readme.numbers_of("default"))
+    order = list(readme.read_numbers("default"))
     assert order[:3] == ["object_sets", "caption_to_image", "image_to_caption"]
     kept = [path.stem for path in (ROOT / readme.KEPT).glob("*.json") if path.stem != "training"]
     assert kept
     for name in kept:
-        tasks = list(readme.numbers_of(name))
+        tasks = list(readme.read_numbers(name))
         assert tasks == sorted(tasks, key=order.index), name
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from twinlens.core.code import decides, imported_by, outline, reached_from
+from twinlens.core.code import decides, find_reachable, list_imports, outline
 
 PIPELINE = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PACKAGE = Path("twinlens")
@@ -41,7 +41,7 @@ MAY_BE_SLOW = (
 
 @lru_cache
 def imports_of(path: Path) -> frozenset[str]:
-    return frozenset(imported_by(path.read_text(encoding="utf-8")))
+    return frozenset(list_imports(path.read_text(encoding="utf-8")))
 
 
 def modules() -> list[Path]:
@@ -62,7 +62,7 @@ def reached(script: Path) -> set[Path]:
     """Every file of the package that a stage's script imports, directly or not, relative to the repository."""
     named = {name for name in imports_of(script) if name.startswith("twinlens.")}
     there = {name for name in named if (base := Path(*name.split("."))).with_suffix(".py").exists() or base.is_dir()}
-    return {PACKAGE / file for file in reached_from(*there)}
+    return {PACKAGE / file for file in find_reachable(*there)}
 
 
 def does(path: Path) -> bool:
@@ -131,7 +131,7 @@ def test_rooms_of_plain_data_reach_no_model(room: str) -> None:
     files = (path for path in (PACKAGE / room).rglob("*.py") if path.name != "referee.py")
     for path in files:
         module = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
-        assert not {file.parts[0] for file in reached_from(module)} & {"models", "inference", "training"}, path
+        assert not {file.parts[0] for file in find_reachable(module)} & {"models", "inference", "training"}, path
 
 
 def test_stages_import_no_stage_and_the_library_imports_neither_stages_nor_tests() -> None:

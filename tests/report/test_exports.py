@@ -16,7 +16,7 @@ from twinlens.config.params import EvaluateParams
 from twinlens.core.errors import DataError
 from twinlens.evaluation.evaluate import measure_run
 from twinlens.evaluation.pool import Pool
-from twinlens.report.exports import clip_benchmark_rows, export, strictly_falling, write_qrels
+from twinlens.report.exports import build_clip_benchmark_rows, export, lower_ties, write_qrels
 from twinlens.retrieval.rank import published
 from twinlens.tasks.base import TaskMetadata
 
@@ -160,7 +160,7 @@ def test_a_protocol_of_a_source_is_not_exported(tmp_path: Path) -> None:
 
 def test_lowered_scores_stay_close() -> None:
     scores = np.array([[0.9, 0.5, 0.5, 0.5, -0.2], [1.0, 1.0, 1.0, 1.0, 1.0]], np.float32)
-    falling = strictly_falling(scores)
+    falling = lower_ties(scores)
     assert (np.diff(falling, axis=1) < 0).all()
     np.testing.assert_allclose(falling, scores, atol=1e-6)
 
@@ -189,7 +189,7 @@ def test_rows_of_clip_benchmark_call_a_hit_recall(exported: tuple[Path, dict]) -
     assert float(row["image_retrieval_recall@5"]) == retrieval["caption_to_image"]["image"]["hit_at_5"]
     assert float(row["text_retrieval_recall@5"]) == retrieval["image_to_caption"]["image"]["hit_at_5"]
     assert row["task"] == "zeroshot_retrieval"
-    assert clip_benchmark_rows({"object_sets": retrieval["object_sets"]}, "clip") == []
+    assert build_clip_benchmark_rows({"object_sets": retrieval["object_sets"]}, "clip") == []
 
 
 def test_without_runs_the_message_says_what_makes_them(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stages.report import parts_of
+from stages.report import find_parts
 from tests.ranked import grouped, listed, write_run
 from twinlens.config.load import read_params
 from twinlens.config.params import EvaluateParams, ReportParams
@@ -66,19 +66,19 @@ FOUND = {
 def test_wrong_first_items_are_sorted_by_what_they_are(tmp_path: Path, album: Album) -> None:
     parts = {name: "distractors (imagenet)" if "/" in name else "queries (flickr30k)" for name in PICTURES}
     made = pool(tmp_path / "caption_to_image", FOUND)
-    found = mistakes.of_run(made, "image", QUIET, album, Copies.of(copies(COPIES)), parts)
+    found = mistakes.count_mistakes(made, "image", QUIET, album, Copies.of(copies(COPIES)), parts)
     assert (found.queries, found.wrong) == (6, 5)
     assert found.causes == {
         mistakes.SAME_SETS: 2,  # the copies
         mistakes.SHARED_SETS: 1,
         mistakes.DISTRACTOR: 2,
-        mistakes.from_part("distractors (imagenet)"): 2,
-        mistakes.from_part("queries (flickr30k)"): 3,
+        mistakes.name_part_cause("distractors (imagenet)"): 2,
+        mistakes.name_part_cause("queries (flickr30k)"): 3,
         mistakes.EXACT_COPY: 1,
         mistakes.NEAR_COPY: 1,
         mistakes.GENERIC: 1,
     }
-    assert mistakes.listed([found], parts)[2:6] == [
+    assert mistakes.list_causes([found], parts)[2:6] == [
         mistakes.DISTRACTOR,
         "comes from the part distractors (imagenet)",
         "comes from the part queries (flickr30k)",
@@ -88,7 +88,7 @@ def test_wrong_first_items_are_sorted_by_what_they_are(tmp_path: Path, album: Al
 
 def test_a_dataset_without_copies_or_parts_has_no_such_lines(tmp_path: Path, album: Album) -> None:
     made = pool(tmp_path / "caption_to_image", FOUND)
-    found = mistakes.of_run(made, "image", QUIET, album, Copies.of(copies([])), {})
+    found = mistakes.count_mistakes(made, "image", QUIET, album, Copies.of(copies([])), {})
     assert not {mistakes.EXACT_COPY, mistakes.NEAR_COPY} & set(found.causes)
     assert not [cause for cause in found.causes if "part" in cause]
 
@@ -99,7 +99,7 @@ def test_ties_and_close_scores_are_counted(tmp_path: Path, album: Album) -> None
         rows = [[PICTURES.index(name) for name in names] for names in FOUND.values()]
         run.add(0, np.array(rows), np.tile(np.array([0.9, 0.895], np.float32), (6, 1)))
     tied = pl.DataFrame({"tied": [True, False, False, True, True, False]})
-    found = mistakes.of_run(made, "image", tied, album, Copies(), {})
+    found = mistakes.count_mistakes(made, "image", tied, album, Copies(), {})
     assert found.causes[mistakes.CLOSE] == 4  # that of a-near does not have its own picture second
     assert found.causes[mistakes.TIED] == 2  # the third tie is of a query that is right
 
@@ -112,16 +112,16 @@ def test_generated_captions_of_several_pictures_count_where_they_are_searched_by
         ("captions_joined", (JOINED,), 0),
     ):
         made = pool(tmp_path / retriever / "caption_to_image", FOUND, retriever, inputs)
-        found = mistakes.of_run(made, retriever, QUIET, album, Copies(), {})
+        found = mistakes.count_mistakes(made, retriever, QUIET, album, Copies(), {})
         assert found.causes.get(mistakes.GENERIC_GENERATED, 0) == times
 
 
 def test_an_item_that_is_wrongly_first_for_many_is_a_hub(tmp_path: Path, album: Album) -> None:
     everyone = {name: ["distractor/x", name] for name in TEXTS}
-    found = mistakes.of_run(pool(tmp_path / "t", everyone), "image", QUIET, album, Copies(), {})
+    found = mistakes.count_mistakes(pool(tmp_path / "t", everyone), "image", QUIET, album, Copies(), {})
     assert found.causes[mistakes.HUBS] == 6
     four = {name: ["distractor/x" if row < 4 else name, "b"] for row, name in enumerate(TEXTS)} | {"b": ["c", "b"]}
-    found = mistakes.of_run(pool(tmp_path / "u", four), "image", QUIET, album, Copies(), {})
+    found = mistakes.count_mistakes(pool(tmp_path / "u", four), "image", QUIET, album, Copies(), {})
     assert mistakes.HUBS not in found.causes
 
 
@@ -140,7 +140,7 @@ def listed_pool(folder: Path) -> Pool:
 def test_wrong_first_items_are_those_that_no_pair_lists(tmp_path: Path, album: Album) -> None:
     made = listed_pool(tmp_path / "with_a_text")
     untied = pl.DataFrame({"tied": [False] * 3})
-    found = mistakes.of_run(made, "image", untied, album, Copies.of(copies(COPIES)), {})
+    found = mistakes.count_mistakes(made, "image", untied, album, Copies.of(copies(COPIES)), {})
     assert (found.queries, found.wrong) == (3, 2)  # the gain of a-copy is small, but it is not wrong
     assert found.causes == {
         mistakes.SHARED_SETS: 1,  # b asks, which shows a cat and a dog, and finds a cat
@@ -155,7 +155,9 @@ def test_a_gallery_of_listed_pairs_shows_the_texts_that_ask_and_which_items_are_
 ) -> None:
     made = listed_pool(tmp_path / "with_a_text")
     values = measure_run(made, "image", EvaluateParams(ks=[1, 2], referee_queries=3, resamples=100, seed=0)).per_query
-    shown = galleries.make(made, "image", values, album, "ndcg_at_2", ReportParams(queries=3, found=2, thumbnail_px=32))
+    shown = galleries.make_gallery(
+        made, "image", values, album, "ndcg_at_2", ReportParams(queries=3, found=2, thumbnail_px=32)
+    )
     assert shown.task == "with_a_text"
     by_query = {example.query_id: example for example in shown.examples["best"]}
     first = by_query["q-a"]
@@ -177,8 +179,8 @@ def test_copies_of_one_picture_are_copies_of_each_other() -> None:
 def test_the_part_of_a_composed_dataset_is_the_first_folder_of_the_file() -> None:
     cards = read_params().datasets
     images = pl.DataFrame({"image_id": ["1", "distractor/2"], "file": ["queries/test/1.jpg", "distractors/2.jpg"]})
-    assert parts_of(cards["vehicles"], images) == {
+    assert find_parts(cards["vehicles"], images) == {
         "1": "queries (flickr30k)",
         "distractor/2": "distractors (imagenet)",
     }
-    assert parts_of(cards["scenes"], images) == {}
+    assert find_parts(cards["scenes"], images) == {}

@@ -25,17 +25,17 @@ from twinlens.core import tables
 from twinlens.core.vectors import Vectors
 from twinlens.datasets.statistics import describe_dataset
 from twinlens.evaluation.compare import Difference, compare
-from twinlens.evaluation.cost import quality_cost_rows
-from twinlens.evaluation.distractors import curve
-from twinlens.evaluation.evaluate import Results, measure_all_runs
+from twinlens.evaluation.cost import build_quality_cost_rows
+from twinlens.evaluation.distractors import build_curve
+from twinlens.evaluation.evaluate import Measurements, measure_all_runs
 from twinlens.evaluation.experiments import Experiment
 from twinlens.evaluation.measures import MEASURES, Judged, Values, measure
 from twinlens.evaluation.pool import Pool
 from twinlens.images.duplicates import Duplicates
 from twinlens.report import charts, comparison_page, galleries
-from twinlens.report.exports import export, mteb_result
-from twinlens.report.page import Sources, numbering, render
-from twinlens.report.summary import results_table, summary
+from twinlens.report.exports import convert_to_mteb, export
+from twinlens.report.page import ReportData, number_retrievers, render
+from twinlens.report.summary import format_results_table, summarise_results
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.rank import search
@@ -63,7 +63,7 @@ def vectors(ids: list[str], image_ids: list[str], seed: int) -> Vectors:
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReportData, Path]:
     """What the stages would have left: 24 pictures of three object sets, five captions each, one of them nasty."""
     folder = tmp_path_factory.mktemp("report")
     rows = write_shards(jpegs(COUNT), folder / "shards", per_shard=10)
@@ -112,13 +112,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
         "cost": costs,
         "captions": {"captions": 24, "names_exactly": 0.5},
     }
-    made = Sources(
+    made = ReportData(
         names={"dataset": "d", "model": "m", "captioner": "c"},
         cards={"model": {"about": {"licence": NASTY}}},
         metrics=metrics,
         at_k=pl.DataFrame(results.curves),
-        quality_cost=pl.DataFrame(quality_cost_rows(results.retrieval, results.costs, costs, 10)),
-        distractors=pl.DataFrame(curve(folder / "ranked", 10)),
+        quality_cost=pl.DataFrame(build_quality_cost_rows(results.retrieval, results.costs, costs, 10)),
+        distractors=pl.DataFrame(build_curve(folder / "ranked", 10)),
         approximate=pl.DataFrame(APPROXIMATE),
         described=describe_dataset(
             "d",
@@ -145,15 +145,15 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sources, Path]:
 
 
 @pytest.fixture(scope="module")
-def page(sources: tuple[Sources, Path]) -> str:
+def page(sources: tuple[ReportData, Path]) -> str:
     made, folder = sources
     shown = [
-        galleries.make(pool, name, made.values[pool.name, name], made.album, "ndcg_at_10", SHOWN)
+        galleries.make_gallery(pool, name, made.values[pool.name, name], made.album, "ndcg_at_10", SHOWN)
         for pool in made.pools
         for name in pool.retrievers
     ]
     wanted = {image_id for gallery in shown for image_id in gallery.pictures}
-    return render(made, shown, galleries.thumbnails(wanted, made.groups, folder / "shards", 48))
+    return render(made, shown, galleries.make_thumbnails(wanted, made.groups, folder / "shards", 48))
 
 
 class Reader(HTMLParser):
@@ -195,7 +195,7 @@ RUNS = (6 + 2) + (3 + 9) + 3  # of vectors, and by words
 PICTURES = RUNS * 3 * 2 * (1 + 4)  # kinds, queries of each, itself and what it found
 
 
-def check(text: str, made: Sources) -> None:
+def check(text: str, made: ReportData) -> None:
     """The same of the file as of what a browser made of it."""
     read = Reader(text)
     assert len(read.pictures) == PICTURES
@@ -219,7 +219,7 @@ def check(text: str, made: Sources) -> None:
 
 
 def test_the_file_says_what_the_metrics_say_and_needs_nothing_from_elsewhere(
-    page: str, sources: tuple[Sources, Path]
+    page: str, sources: tuple[ReportData, Path]
 ) -> None:
     check(page, sources[0])
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
@@ -228,7 +228,7 @@ def test_the_file_says_what_the_metrics_say_and_needs_nothing_from_elsewhere(
 
 
 def test_a_measure_that_is_registered_is_seen_everywhere(
-    sources: tuple[Sources, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sources: tuple[ReportData, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, folder = sources
     asked = []
@@ -260,14 +260,14 @@ def test_a_measure_that_is_registered_is_seen_everywhere(
     assert len(asked) == runs * PARAMS.referee_queries * len(PARAMS.ks)
     assert "macro_halving_at_10" in results.retrieval["object_sets"]["image"]
 
-    costs = quality_cost_rows(results.retrieval, results.costs, made.metrics["cost"], 10)
+    costs = build_quality_cost_rows(results.retrieval, results.costs, made.metrics["cost"], 10)
     assert costs[0]["halving"] == results.retrieval["object_sets"][costs[0]["retriever"]]["halving_at_10"]
-    assert "halving_at_10" in results_table(results.retrieval, 10).splitlines()[0]
-    assert "halving_at_10" in summary(results.retrieval, costs, 10)
-    scores = mteb_result(made.pools[0].task, results.retrieval["object_sets"], "image", 0.0)["scores"]["test"][0]
+    assert "halving_at_10" in format_results_table(results.retrieval, 10).splitlines()[0]
+    assert "halving_at_10" in summarise_results(results.retrieval, costs, 10)
+    scores = convert_to_mteb(made.pools[0].task, results.retrieval["object_sets"], "image", 0.0)["scores"]["test"][0]
     assert "half_life_at_1" in scores
-    assert "| Halving@10 |" in readme.table_of(results.retrieval)
-    listed = next(line for line in readme.measures_table().splitlines() if "`halving_at_k`" in line)
+    assert "| Halving@10 |" in readme.format_results(results.retrieval)
+    listed = next(line for line in readme.format_measures().splitlines() if "`halving_at_k`" in line)
     assert [cell.strip() for cell in listed.split("|")[2:4]] == [halving.description, "nothing"]
     assert halving.description == "Sum of 1/2^i over the relevant ranks i <= k"
 
@@ -282,7 +282,7 @@ def test_a_measure_that_is_registered_is_seen_everywhere(
     assert text.count("<figcaption>Halving@10") == text.count("<figcaption>Halving against k") == len(made.pools)
 
 
-def test_a_task_that_nobody_knows_by_name_is_told_everywhere(sources: tuple[Sources, Path], tmp_path: Path) -> None:
+def test_a_task_that_nobody_knows_by_name_is_told_everywhere(sources: tuple[ReportData, Path], tmp_path: Path) -> None:
     made, folder = sources
     pictures = made.groups["image_id"].to_list()
     rng = np.random.default_rng(5)
@@ -299,18 +299,18 @@ def test_a_task_that_nobody_knows_by_name_is_told_everywhere(sources: tuple[Sour
     write_run(tmp_path / "ranked/redress", task, rows, scores, "sum_of_both", inputs=(IMAGES,))
     results = measure_all_runs(tmp_path / "ranked", "d", PARAMS, Gates(read_params().gates), tmp_path / "evaluated")
     order = ["object_sets", "caption_to_image", "redress", "image_to_caption"]
-    costs = quality_cost_rows(results.retrieval, results.costs, made.metrics["cost"], 10)
-    among = curve(tmp_path / "ranked", 10)
+    costs = build_quality_cost_rows(results.retrieval, results.costs, made.metrics["cost"], 10)
+    among = build_curve(tmp_path / "ranked", 10)
     for rows_of_plot in (results.curves, costs, among):
         assert list(dict.fromkeys(row["task"] for row in rows_of_plot)) == order
     assert {row["retriever"]: row["ms_per_picture"] for row in costs}["sum_of_both"] == 100
     assert max(row["distractors"] for row in among if row["task"] == "redress") >= 4  # the last four pictures
 
-    told = [line.split("|")[1].strip() for line in results_table(results.retrieval, 10).splitlines()[2:]]
+    told = [line.split("|")[1].strip() for line in format_results_table(results.retrieval, 10).splitlines()[2:]]
     assert list(dict.fromkeys(told)) == order
-    assert list(summary(results.retrieval, costs, 10)["ndcg_at_10"]) == order
-    assert "| redress          | `sum_of_both`" in readme.table_of(results.retrieval)
-    assert "redress: 30 queries, 24 items, chance hit@10" in readme.table_of(results.retrieval)
+    assert list(summarise_results(results.retrieval, costs, 10)["ndcg_at_10"]) == order
+    assert "| redress          | `sum_of_both`" in readme.format_results(results.retrieval)
+    assert "redress: 30 queries, 24 items, chance hit@10" in readme.format_results(results.retrieval)
 
     export(tmp_path / "ranked", results.retrieval, "m", 0.0, tmp_path / "exports")
     written = json.loads((tmp_path / "exports/mteb/m.sum_of_both/redress.json").read_text())
@@ -334,7 +334,7 @@ def test_a_task_that_nobody_knows_by_name_is_told_everywhere(sources: tuple[Sour
         values=values,
     )
     mine = values["redress", "sum_of_both"]
-    gallery = galleries.make(pools[2], "sum_of_both", mine, made.album, "ndcg_at_10", SHOWN)
+    gallery = galleries.make_gallery(pools[2], "sum_of_both", mine, made.album, "ndcg_at_10", SHOWN)
     text = render(changed, [gallery], dict.fromkeys(pictures, "data:,"))
     titles = [pool.task.about.title for pool in pools]
     assert titles[2] == about.title
@@ -346,11 +346,13 @@ def test_a_task_that_nobody_knows_by_name_is_told_everywhere(sources: tuple[Sour
     assert "<title>redress: quality against cost</title>" in text
     assert any(f"in colour {n}" in text for n in range(30))  # what the gallery's queries say
 
-    (task_of_comparison,) = comparison_page.side_by_side(*one_better(results, tmp_path / "evaluated", "redress"))
+    (task_of_comparison,) = comparison_page.tabulate_side_by_side(
+        *one_better(results, tmp_path / "evaluated", "redress")
+    )
     assert task_of_comparison["title"] == about.title
 
 
-def one_better(results: Results, evaluated: Path, task: str) -> tuple[list[Experiment], list[Difference]]:
+def one_better(results: Measurements, evaluated: Path, task: str) -> tuple[list[Experiment], list[Difference]]:
     """Two experiments that differ in one task, and the differences."""
     (retriever,) = (name for name in results.retrieval[task] if name != "pool")
     table = pl.read_parquet(evaluated / f"{task}/{retriever}.parquet")
@@ -363,15 +365,15 @@ def one_better(results: Results, evaluated: Path, task: str) -> tuple[list[Exper
     return both, compare(both, ["ndcg_at_10"])
 
 
-def test_retrievers_keep_the_colours_of_what_they_are_fed(sources: tuple[Sources, Path]) -> None:
+def test_retrievers_keep_the_colours_of_what_they_are_fed(sources: tuple[ReportData, Path]) -> None:
     made, _ = sources
-    names = list(numbering(made))
+    names = list(number_retrievers(made))
     fed = {name: len(pool.told(name)["inputs"]) for pool in made.pools for name in pool.retrievers}
     assert [fed[name] > 1 for name in names] == sorted(fed[name] > 1 for name in names)
     assert {"hybrid_captions_rrf", "image_and_caption_generated"} <= set(names[-sum(n > 1 for n in fed.values()) :])
 
 
-def test_weights_of_hybrids_are_told_and_whether_they_were_chosen(page: str, sources: tuple[Sources, Path]) -> None:
+def test_weights_of_hybrids_are_told_and_whether_they_were_chosen(page: str, sources: tuple[ReportData, Path]) -> None:
     weighted = sources[0].metrics["retrieval"]["caption_to_image"]["hybrid_captions_weighted"]
     assert weighted["image_weight"] == 0.3
     assert "hybrid_captions_weighted 0.30 (fixed: there was nothing to choose it on)" in page
@@ -379,8 +381,8 @@ def test_weights_of_hybrids_are_told_and_whether_they_were_chosen(page: str, sou
 
 def test_more_series_than_colours_are_told_apart_by_their_markers_and_dashes() -> None:
     number = range(3 * charts.SERIES)
-    assert len({charts.marker(n, 0, 0) for n in number}) == len(number)
-    drawn = [charts.lines([charts.Series("s", n, [(1, 0.5), (9, 0.5)])], "x", "y", "t") for n in number]
+    assert len({charts.draw_marker(n, 0, 0) for n in number}) == len(number)
+    drawn = [charts.draw_lines([charts.Series("s", n, [(1, 0.5), (9, 0.5)])], "x", "y", "t") for n in number]
     assert len({re.sub(r"<g class.*?</g>", "", one) for one in drawn}) == len(number)
 
 
@@ -391,7 +393,9 @@ def test_everything_that_comes_from_data_is_escaped(page: str) -> None:
     assert "{{ 7 * 7 }}" in page  # a caption is no template
 
 
-def test_published_figures_stand_beside_ours_only_where_they_are_about_the_same(sources: tuple[Sources, Path]) -> None:
+def test_published_figures_stand_beside_ours_only_where_they_are_about_the_same(
+    sources: tuple[ReportData, Path],
+) -> None:
     made, _ = sources
     assert 'id="published"' not in render(made, [], {})
     same = replace(made, names={"dataset": "coco", "model": "vit-l-14", "captioner": "none"})
@@ -410,7 +414,9 @@ def test_hits_and_misses_are_told_by_words_too(page: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_browser_shows_the_same_tables_and_pictures(page: str, sources: tuple[Sources, Path], tmp_path: Path) -> None:
+def test_a_browser_shows_the_same_tables_and_pictures(
+    page: str, sources: tuple[ReportData, Path], tmp_path: Path
+) -> None:
     browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
     if browser is None:
         pytest.skip("no Chromium here: `apt-get install chromium`")
@@ -430,10 +436,10 @@ def test_best_typical_and_worst_queries_are_what_they_are_called() -> None:
             "first_hit": [90, 1, 3, 20, 1],
         }
     )
-    assert galleries.choose(table, "ndcg_at_10", 2) == {"best": [1, 4], "typical": [2, 4], "worst": [0, 3]}
+    assert galleries.choose_examples(table, "ndcg_at_10", 2) == {"best": [1, 4], "typical": [2, 4], "worst": [0, 3]}
 
 
-def test_the_section_on_data_says_what_the_datasets_card_says(page: str, sources: tuple[Sources, Path]) -> None:
+def test_the_section_on_data_says_what_the_datasets_card_says(page: str, sources: tuple[ReportData, Path]) -> None:
     facts = dict(next(table for table in Reader(page).tables if table[0][0] == "licence"))
     assert facts["pictures"] == "30 found, 25 after filter, 24 after resize, 24 after duplicates, 24 in pool"
     assert facts["captions"] == "123 found, 120 kept"
@@ -443,7 +449,7 @@ def test_the_section_on_data_says_what_the_datasets_card_says(page: str, sources
     assert "<span>cat 16</span>" in page
 
 
-def test_hit_against_distractors_is_drawn_where_there_are_distractors(sources: tuple[Sources, Path]) -> None:
+def test_hit_against_distractors_is_drawn_where_there_are_distractors(sources: tuple[ReportData, Path]) -> None:
     made, _ = sources
     assert "against distractors" not in render(made, [], {})
     rows = [
@@ -463,12 +469,12 @@ def test_hit_against_distractors_is_drawn_where_there_are_distractors(sources: t
 
 
 def test_the_frontier_holds_what_nothing_beats_in_both() -> None:
-    assert charts.frontier([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.7), (4, 0.9)]) == [(1, 0.5), (2, 0.7), (3, 0.9)]
+    assert charts.find_frontier([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.7), (4, 0.9)]) == [(1, 0.5), (2, 0.7), (3, 0.9)]
 
 
 def test_a_chart_without_points_or_intervals_is_drawn_without() -> None:
-    assert charts.scatter([charts.Series("a", 0, [(0.0, 0.5)])], "x", "y", "t") == ""
-    drawn = charts.forest([charts.Bar("<b>", 1, 0.5, None, None)], "t & t")
+    assert charts.draw_scatter([charts.Series("a", 0, [(0.0, 0.5)])], "x", "y", "t") == ""
+    drawn = charts.draw_forest([charts.Bar("<b>", 1, 0.5, None, None)], "t & t")
     assert "interval" not in drawn
     assert "&lt;b&gt;" in drawn
     assert "t &amp; t" in drawn

@@ -10,8 +10,15 @@ import pytest
 from twinlens.core import paths
 from twinlens.core.costs import Cost
 from twinlens.core.errors import DataError
-from twinlens.evaluation.cost import STAGES, TRAINING, cost_summary, quality_cost_rows, training_rows, write_csv
-from twinlens.report.summary import markdown, results_table, summary
+from twinlens.evaluation.cost import (
+    STAGES,
+    TRAINING,
+    build_quality_cost_rows,
+    build_training_rows,
+    summarise_costs,
+    write_csv,
+)
+from twinlens.report.summary import format_markdown, format_results_table, summarise_results
 
 VALUES = {f"{m}_at_10": 0.5 for m in ("hit", "recall", "precision", "mrr", "ndcg", "map")} | {"median_rank": 2.5}
 RETRIEVAL = {
@@ -30,7 +37,7 @@ PARTS = {
 
 
 def test_columns_line_up_and_numbers_stand_at_the_right() -> None:
-    table = markdown(["name", "value"], [["a", "10.5"], ["longer", "2"]])
+    table = format_markdown(["name", "value"], [["a", "10.5"], ["longer", "2"]])
     assert table.splitlines() == [
         "| name   | value |",
         "| ------ | ----: |",
@@ -40,21 +47,21 @@ def test_columns_line_up_and_numbers_stand_at_the_right() -> None:
 
 
 def test_the_results_are_told_in_the_order_of_the_tasks() -> None:
-    lines = results_table(RETRIEVAL, 10).splitlines()
+    lines = format_results_table(RETRIEVAL, 10).splitlines()
     assert lines[2].startswith("| object_sets      | image_and_caption_generated |     0.500 |")
     assert lines[3].startswith("| caption_to_image | image")
     assert lines[3].endswith("|         2.5 |")
 
 
 def test_a_picture_in_an_index_costs_all_that_it_is_made_of() -> None:
-    rows = {row["retriever"]: row for row in quality_cost_rows(RETRIEVAL, MADE_OF, {"parts": PARTS}, 10)}
+    rows = {row["retriever"]: row for row in build_quality_cost_rows(RETRIEVAL, MADE_OF, {"parts": PARTS}, 10)}
     assert rows["image"]["ms_per_picture"] == pytest.approx(10)
     assert rows["image_and_caption_generated"]["ms_per_picture"] == pytest.approx(10 + 50 + 1)
 
 
 def test_the_summary_has_a_measure_by_task_and_retriever_and_what_is_paid_once() -> None:
-    rows = quality_cost_rows(RETRIEVAL, MADE_OF, {"parts": PARTS}, 10)
-    assert summary(RETRIEVAL, rows, 10) == {
+    rows = build_quality_cost_rows(RETRIEVAL, MADE_OF, {"parts": PARTS}, 10)
+    assert summarise_results(RETRIEVAL, rows, 10) == {
         "ndcg": {"object_sets": {"image_and_caption_generated": 0.5}, "caption_to_image": {"image": 0.5}},
         "ms_per_picture": {"image": pytest.approx(10)},
     }
@@ -63,12 +70,12 @@ def test_the_summary_has_a_measure_by_task_and_retriever_and_what_is_paid_once()
 def test_a_part_of_the_costs_that_no_stage_recorded_is_refused_by_name() -> None:
     parts = {name: part for name, part in PARTS.items() if name != "caption_caption"}
     with pytest.raises(DataError, match="no stage has recorded what caption_caption takes; there are embed_images"):
-        quality_cost_rows(RETRIEVAL, MADE_OF, {"parts": parts}, 10)
+        build_quality_cost_rows(RETRIEVAL, MADE_OF, {"parts": parts}, 10)
 
 
 def test_a_part_without_a_rate_costs_nothing() -> None:
     parts = PARTS | {"embed_images": {"items_per_s": 0.0}}
-    rows = {row["retriever"]: row for row in quality_cost_rows(RETRIEVAL, MADE_OF, {"parts": parts}, 10)}
+    rows = {row["retriever"]: row for row in build_quality_cost_rows(RETRIEVAL, MADE_OF, {"parts": parts}, 10)}
     assert rows["image"]["ms_per_picture"] == 0
     assert rows["image_and_caption_generated"]["ms_per_picture"] == pytest.approx(51)
 
@@ -81,7 +88,7 @@ def test_costs_are_gathered_from_the_stages_own_records(tmp_path: Path, monkeypa
         if stage == "embed":
             cost.add("images", seconds=2.0, items=10, dim=4, vector_bytes=16)
         cost.write(paths.cost(stage, *(named[kind] for kind in kinds)), items=10, seconds=4.0)
-    costs = cost_summary("d", "model", "captioner")
+    costs = summarise_costs("d", "model", "captioner")
     assert costs["stages"]["embed"]["items_per_s"] == 2.5
     assert list(costs["stages"]) == list(STAGES)
     assert costs["parts"]["embed_images"]["items_per_s"] == 5
@@ -90,7 +97,7 @@ def test_costs_are_gathered_from_the_stages_own_records(tmp_path: Path, monkeypa
 
 def test_what_was_trained_is_told_epoch_by_epoch_and_what_was_not_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "model.csv").write_text("epoch,loss,val_hit_at_10\n1,3.5,0.25\n2,2.5,0.5\n")
-    rows = training_rows({"model": tmp_path / "model.csv", "captioner": tmp_path / "none.csv"})
+    rows = build_training_rows({"model": tmp_path / "model.csv", "captioner": tmp_path / "none.csv"})
     assert rows[0] == {"trained": "model", "epoch": 1, "figure": "loss", "value": 3.5}
     assert [row["value"] for row in rows if row["figure"] == "val_hit_at_10"] == [0.25, 0.5]
     assert {row["trained"] for row in rows} == {"model"}

@@ -29,7 +29,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 
 
 def test_exact_search_misses_nothing_and_each_setting_what_it_must() -> None:
-    rows = approximate.measure(unit(50, 32, 1), unit(600, 32, 0), params(**SETTINGS))
+    rows = approximate.measure_settings(unit(50, 32, 1), unit(600, 32, 0), params(**SETTINGS))
     recall = {row["setting"]: row["recall"] for row in rows}
     assert list(recall) == ["exact, numpy", "exact, LanceDB", *SETTINGS]
     assert recall["exact, numpy"] == recall["exact, LanceDB"] == recall["all"] == 1
@@ -44,12 +44,14 @@ def test_exact_search_misses_nothing_and_each_setting_what_it_must() -> None:
 
 def test_equal_scores_count_alike() -> None:
     items = np.repeat(unit(30, 8, 0), 20, axis=0)  # every item twenty times: any ten of them are right
-    rows = approximate.measure(unit(10, 8, 1), items, params(all={"index": "ivf_flat", "partitions": 2, "nprobes": 2}))
+    rows = approximate.measure_settings(
+        unit(10, 8, 1), items, params(all={"index": "ivf_flat", "partitions": 2, "nprobes": 2})
+    )
     assert [row["recall"] for row in rows] == [1, 1, 1]
 
 
 def test_a_pool_too_small_for_an_index_is_searched_exactly_only() -> None:
-    rows = approximate.measure(unit(3, 8, 1), unit(7, 8, 0), params(**SETTINGS))
+    rows = approximate.measure_settings(unit(3, 8, 1), unit(7, 8, 0), params(**SETTINGS))
     assert [(row["setting"], row["recall"]) for row in rows] == [("exact, numpy", 1), ("exact, LanceDB", 1)]
 
 
@@ -62,5 +64,5 @@ def test_settings_of_one_index_share_it(monkeypatch: pytest.MonkeyPatch) -> None
         return original(setting)
 
     monkeypatch.setattr(approximate, "_config", noted)
-    approximate.measure(unit(5, 16, 1), unit(300, 16, 0), params(**{k: SETTINGS[k] for k in ("all", "few")}))
+    approximate.measure_settings(unit(5, 16, 1), unit(300, 16, 0), params(**{k: SETTINGS[k] for k in ("all", "few")}))
     assert made == ["ivf_flat"]

@@ -147,18 +147,18 @@ def test_every_retriever_ranks_by_its_own_formula() -> None:
     expected = {
         "text": words,
         "exemplar": own,
-        "exemplar_and_text": exemplar.weighted_sum(own, words, card.image_weight),
+        "exemplar_and_text": exemplar.combine_unit_vectors(own, words, card.image_weight),
         "rocchio": exemplar.rocchio(examples, apart, words, *card.rocchio),
         "exemplar_ridge": exemplar.ridge(examples, apart, svm),
         "exemplar_lda": exemplar.lda_whitened(examples, apart, card.shrinkage),
-        "exemplar_svm": exemplar.fit(examples, apart, lambda_w=svm).weights,
-        "exemplar_svm_and_text": exemplar.fit(
+        "exemplar_svm": exemplar.fit_svms(examples, apart, lambda_w=svm).weights,
+        "exemplar_svm_and_text": exemplar.fit_svms(
             examples, apart, lambda_w=card.lambda_w, texts=words, lambda_q=card.lambda_q
         ).weights,
     }
     for name, wanted in expected.items():
         queries, items = pair(ways[name])
-        np.testing.assert_allclose(queries, exemplar.unit(wanted), atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(queries, exemplar.scale_to_unit(wanted), atol=1e-5, err_msg=name)
         assert items.shape == (len(task.item_ids), DIM)
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.tasks.small import CAPTION_IDS, CAPTION_IMAGES, IDS, built, corpus, params, vectors
 from twinlens.core.vectors import Vectors
 from twinlens.retrieval.base import Dense, Retriever
-from twinlens.retrieval.dense import one_caption_each, retrievers
-from twinlens.retrieval.exemplar import weighted_sum
+from twinlens.retrieval.dense import draw_one_caption_each, retrievers
+from twinlens.retrieval.exemplar import combine_unit_vectors
 from twinlens.retrieval.rank import published, ranked
 from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED
@@ -130,7 +130,7 @@ def test_pictures_among_themselves_are_compared_by_the_same_rows_on_both_sides()
     made = found(TASKS["object_sets"])
     check(made["image"], ALL[IMAGES].rows[[0, 2]], ALL[IMAGES].rows[[0, 2]])
     check(made["captions_joined"], ALL[JOINED].rows[[0, 2]], ALL[JOINED].rows[[0, 2]])
-    drawn = one_caption_each(CAPTION_IMAGES, ["i0", "i2"], 0)
+    drawn = draw_one_caption_each(CAPTION_IMAGES, ["i0", "i2"], 0)
     check(made["caption_random"], ALL[CAPTIONS].rows[drawn], ALL[CAPTIONS].rows[drawn])
 
 
@@ -226,19 +226,19 @@ def test_pixels_and_words_together_score_the_weighted_sum_of_both(weight: float)
 def test_one_caption_is_drawn_by_seed_and_evenly() -> None:
     images = [f"p{n}" for n in range(3000) for _ in range(5)]
     wanted = [f"p{n}" for n in range(3000)]
-    drawn = one_caption_each(images, wanted, seed=1)
-    assert (drawn == one_caption_each(images, wanted, seed=1)).all()
-    assert not (drawn == one_caption_each(images, wanted, seed=2)).all()
+    drawn = draw_one_caption_each(images, wanted, seed=1)
+    assert (drawn == draw_one_caption_each(images, wanted, seed=1)).all()
+    assert not (drawn == draw_one_caption_each(images, wanted, seed=2)).all()
     assert (drawn // 5 == np.arange(3000)).all()
     counts = np.bincount(drawn % 5)
     assert counts.min() > 500
-    some = one_caption_each(images, wanted[::7], seed=1)
+    some = draw_one_caption_each(images, wanted[::7], seed=1)
     np.testing.assert_array_equal(some, drawn[::7])  # whoever else is wanted
 
 
 def test_the_seed_of_the_parameters_draws_the_caption() -> None:
     for seed in range(4):
-        drawn = ALL[CAPTIONS].rows[one_caption_each(CAPTION_IMAGES, ["i0", "i2"], seed)]
+        drawn = ALL[CAPTIONS].rows[draw_one_caption_each(CAPTION_IMAGES, ["i0", "i2"], seed)]
         check(found(TASKS["object_sets"], seed=seed)["caption_random"], drawn, drawn)
 
 
@@ -282,7 +282,7 @@ def test_a_picture_with_a_text_searches_by_each_alone_and_by_both() -> None:
     check(made["text"], texts, items)
     queries, _ = pair(made["image_and_text"])
     check(made["image_and_text"], queries, items)
-    np.testing.assert_allclose(queries, weighted_sum(pictures, texts, 0.5), atol=1e-6)
+    np.testing.assert_allclose(queries, combine_unit_vectors(pictures, texts, 0.5), atol=1e-6)
     half = pictures + texts
     np.testing.assert_allclose(queries, half / np.linalg.norm(half, axis=1, keepdims=True), atol=1e-6)
     assert {one.inputs for one in made.values()} == {(IMAGES,)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twinlens.retrieval.euclidean import as_inner_products
-from twinlens.retrieval.exact import nearest
+from twinlens.retrieval.euclidean import convert_to_inner_products
+from twinlens.retrieval.exact import find_nearest
 
 
 def rows(count: int, dim: int, seed: int, shortest: float, longest: float) -> np.ndarray:
@@ -23,9 +23,9 @@ def test_the_order_is_that_of_euclidean_distances(shortest: float, longest: floa
     if shortest > longest:
         shortest, longest = longest, shortest
     queries, items = rows(40, 8, 0, shortest, longest), rows(300, 8, 1, shortest, longest)
-    wide_queries, wide_items = as_inner_products(queries, items)
+    wide_queries, wide_items = convert_to_inner_products(queries, items)
     assert wide_queries.dtype == wide_items.dtype == np.float32
-    (found,) = nearest(wide_queries, wide_items, 300)
+    (found,) = find_nearest(wide_queries, wide_items, 300)
     apart = np.linalg.norm(queries.astype(float)[:, None] - items.astype(float)[None], axis=2)
     in_order = np.take_along_axis(apart, found.rows, axis=1)
     scale = (np.linalg.norm(queries, axis=1)[:, None] + np.linalg.norm(items, axis=1).max()) ** 2
@@ -37,18 +37,20 @@ def test_the_order_is_that_of_euclidean_distances(shortest: float, longest: floa
 def test_lengths_matter_where_cosines_would_not_see_them() -> None:
     queries = np.array([[1.0, 0.0], [100.0, 0.0]], np.float32)
     items = np.array([[90.0, 10.0], [1.0, 0.5], [-1.0, 0.0]], np.float32)
-    wide_queries, wide_items = as_inner_products(queries, items)
-    (found,) = nearest(wide_queries, wide_items, 3)
+    wide_queries, wide_items = convert_to_inner_products(queries, items)
+    (found,) = find_nearest(wide_queries, wide_items, 3)
     assert found.rows.tolist() == [[1, 2, 0], [0, 1, 2]]
 
 
 def test_no_vector_is_longer_than_one_so_that_scores_are_as_exact_as_cosines() -> None:
-    wide_queries, wide_items = as_inner_products(rows(20, 5, 0, 1e-3, 1e3), rows(50, 5, 1, 1e-3, 1e3))
+    wide_queries, wide_items = convert_to_inner_products(rows(20, 5, 0, 1e-3, 1e3), rows(50, 5, 1, 1e-3, 1e3))
     assert np.abs(np.linalg.norm(wide_queries, axis=1) - 1).max() < 1e-6
     assert np.linalg.norm(wide_items, axis=1).max() == pytest.approx(1, abs=1e-6)
 
 
 def test_vectors_of_no_length_have_an_order_too() -> None:
     queries, items = np.zeros((1, 3), np.float32), np.zeros((2, 3), np.float32)
-    assert np.isfinite(as_inner_products(queries, items)[1]).all()
-    assert as_inner_products(queries, np.eye(3, dtype=np.float32) * [[2], [1], [3]])[0].tolist() == [[0, 0, 0, 1]]
+    assert np.isfinite(convert_to_inner_products(queries, items)[1]).all()
+    assert convert_to_inner_products(queries, np.eye(3, dtype=np.float32) * [[2], [1], [3]])[0].tolist() == [
+        [0, 0, 0, 1]
+    ]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinlens.retrieval.exact import nearest
-from twinlens.retrieval.scores import float32_error
+from twinlens.retrieval.exact import find_nearest
+from twinlens.retrieval.scores import bound_float32_error
 from twinlens.tasks.qrels import Groups
 
 
@@ -32,7 +32,7 @@ def plain(
 
 
 def found(queries: np.ndarray, items: np.ndarray, k: int, **options: object) -> tuple[np.ndarray, np.ndarray]:
-    blocks = list(nearest(queries, items, k, **options))  # type: ignore[arg-type]
+    blocks = list(find_nearest(queries, items, k, **options))  # type: ignore[arg-type]
     return np.concatenate([b.rows for b in blocks]), np.concatenate([b.scores for b in blocks])
 
 
@@ -78,7 +78,7 @@ def test_queries_without_an_item_of_their_own_leave_nothing_out() -> None:
 
 def test_a_pool_of_the_query_alone_is_an_error() -> None:
     with pytest.raises(ValueError, match="leaves nothing to rank"):
-        list(nearest(vectors(1, 4, 0), vectors(1, 4, 0), 5, own_rows=np.array([0])))
+        list(find_nearest(vectors(1, 4, 0), vectors(1, 4, 0), 5, own_rows=np.array([0])))
 
 
 def test_negative_scores_are_ranked_like_any_other() -> None:
@@ -91,7 +91,7 @@ def test_negative_scores_are_ranked_like_any_other() -> None:
 @pytest.mark.parametrize("k", [1, 3, 50])
 def test_the_first_hit_is_ranked_over_the_whole_pool(k: int) -> None:
     pool, groups = vectors(400, 8, 7), np.random.default_rng(8).integers(0, 60, 400)
-    blocks = nearest(
+    blocks = find_nearest(
         pool, pool, k, own_rows=np.arange(400), qrels=Groups(groups, groups, np.arange(400)), block_bytes=90_000
     )
     ranks = np.concatenate([block.first_hit for block in blocks])  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def test_the_first_hit_is_ranked_over_the_whole_pool(k: int) -> None:
 def test_a_query_whose_group_has_no_other_item_has_no_first_hit() -> None:
     pool = vectors(5, 4, 9)
     groups = np.array([0, 1, 1, 1, 1])
-    block = next(nearest(pool, pool, 2, own_rows=np.arange(5), qrels=Groups(groups, groups, np.arange(5))))
+    block = next(find_nearest(pool, pool, 2, own_rows=np.arange(5), qrels=Groups(groups, groups, np.arange(5))))
     assert block.first_hit is not None
     assert block.first_hit[0] == 0
 
@@ -124,11 +124,11 @@ def test_equals_the_plain_ranking_whatever_ties_there_are(items: int, k: int, le
 def test_the_tolerance_covers_the_float32_error_of_the_product() -> None:
     queries, pool = vectors(200, 768, 10), vectors(3000, 768, 11)
     error = np.abs((queries @ pool.T).astype(np.float64) - queries.astype(np.float64) @ pool.astype(np.float64).T)
-    assert error.max() < float32_error(768) / 4
+    assert error.max() < bound_float32_error(768) / 4
 
 
 def test_a_first_hit_past_the_end_is_past_it_also_where_its_score_ties_with_the_last() -> None:
     rows = np.ones((5, 4), dtype=np.float32) / 2
-    (block,) = nearest(rows[:1], rows, 2, qrels=Groups(np.array([1]), np.array([0, 0, 0, 0, 1])))
+    (block,) = find_nearest(rows[:1], rows, 2, qrels=Groups(np.array([1]), np.array([0, 0, 0, 0, 1])))
     assert block.first_hit is not None
     assert block.first_hit.tolist() == [3]  # no item scores higher, but two stand before it in the run

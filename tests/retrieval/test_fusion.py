@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinlens.retrieval import scores
-from twinlens.retrieval.fusion import NOBODY, concatenate, normalise, reciprocal_rank_fusion, weighted_sum
+from twinlens.retrieval.fusion import NOBODY, concatenate, fuse_weighted, normalise, reciprocal_rank_fusion
 
 
 def order(block: np.ndarray) -> list[list[int]]:
     """Rows of all items, best first."""
-    found: list[list[int]] = scores.best(scores.keys(block), block.shape[1]).tolist()
+    found: list[list[int]] = scores.select_best(scores.make_sort_keys(block), block.shape[1]).tolist()
     return found
 
 
@@ -86,7 +86,7 @@ def test_many_queries_at_once_are_each_as_if_alone_and_as_a_plain_sum(seed: int,
 def test_a_weighted_sum_of_scores_worked_by_hand() -> None:
     image = np.array([[0.9, 0.5, 0.1, 0.1]], dtype=np.float32)
     words = np.array([[0.0, 12.0, 0.0, 3.0]], dtype=np.float32)
-    fused = weighted_sum(image, words, 0.75)
+    fused = fuse_weighted(image, words, 0.75)
     assert fused[0] == pytest.approx([0.75, 0.375 + 0.25, 0.0, 0.25 * 3 / 12], abs=1e-6)
     assert order(fused)[0] == [0, 1, 3, 2]
 
@@ -116,15 +116,15 @@ def test_a_part_of_the_pool_with_the_pools_bounds_is_fused_as_the_whole_pool_is(
         words[:] = 0.0  # no word is shared
     part = generator.permutation(9)[:size]
     bounds = tuple((float(block.min()), float(block.max())) for block in (image, words))
-    whole = weighted_sum(image, words, weight)
-    assert np.array_equal(weighted_sum(image[:, part], words[:, part], weight, (bounds[0], bounds[1])), whole[:, part])
+    whole = fuse_weighted(image, words, weight)
+    assert np.array_equal(fuse_weighted(image[:, part], words[:, part], weight, (bounds[0], bounds[1])), whole[:, part])
 
 
 @given(st.integers(0, 10_000), st.floats(0, 1))
 def test_a_weighted_sum_is_what_a_plain_loop_makes(seed: int, weight: float) -> None:
     generator = np.random.default_rng(seed)
     blocks = [(generator.integers(0, 4, (3, 6)) * generator.random()).astype(np.float32) for _ in range(2)]
-    fused = weighted_sum(blocks[0], blocks[1], weight)
+    fused = fuse_weighted(blocks[0], blocks[1], weight)
     for query in range(3):
         wanted = [0.0] * 6
         for block, share in zip(blocks, (weight, 1 - weight), strict=True):

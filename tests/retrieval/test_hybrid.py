@@ -9,7 +9,7 @@ import pytest
 
 from twinlens.retrieval import hybrid
 from twinlens.retrieval.base import Dense
-from twinlens.retrieval.fusion import normalise, weighted_sum
+from twinlens.retrieval.fusion import fuse_weighted, normalise
 
 IMAGE = np.array([[0.9, 0.1, 0.5, 0.4]], np.float32)  # order 0, 2, 3, 1
 WORDS = np.array([[0.0, 8.0, 2.0, 0.0]], np.float32)  # order 1, 2; 0 and 3 share no word
@@ -60,23 +60,23 @@ def test_an_item_that_shares_no_word_is_in_no_list_of_words_however_short_that_i
 
 
 def test_the_weighted_sum_by_hand() -> None:
-    fused = weighted_sum(IMAGE, WORDS, 0.25)
+    fused = fuse_weighted(IMAGE, WORDS, 0.25)
     assert fused[0].tolist() == pytest.approx([0.25, 0.75, 0.25 * 0.5 + 0.75 * 0.25, 0.25 * 0.375])
 
 
 def test_at_either_end_of_the_weight_the_order_is_that_of_one_side() -> None:
-    assert np.argsort(-weighted_sum(IMAGE, WORDS, 1.0)[0]).tolist() == [0, 2, 3, 1]
-    assert np.argsort(-weighted_sum(IMAGE, WORDS, 0.0)[0])[:2].tolist() == [1, 2]
+    assert np.argsort(-fuse_weighted(IMAGE, WORDS, 1.0)[0]).tolist() == [0, 2, 3, 1]
+    assert np.argsort(-fuse_weighted(IMAGE, WORDS, 0.0)[0])[:2].tolist() == [1, 2]
 
 
 def test_scores_that_say_nothing_become_zero() -> None:
     assert normalise(np.full((1, 3), 7, np.float32)).tolist() == [[0, 0, 0]]
-    assert weighted_sum(IMAGE, np.zeros((1, 4), np.float32), 0.5)[0].argmax() == 0
+    assert fuse_weighted(IMAGE, np.zeros((1, 4), np.float32), 0.5)[0].argmax() == 0
 
 
 def test_scale_and_offset_of_either_side_do_not_matter_to_the_weighted_sum() -> None:
-    moved = weighted_sum(3 * IMAGE - 7, 0.01 * WORDS, 0.4)
-    np.testing.assert_allclose(moved, weighted_sum(IMAGE, WORDS, 0.4), atol=1e-6)
+    moved = fuse_weighted(3 * IMAGE - 7, 0.01 * WORDS, 0.4)
+    np.testing.assert_allclose(moved, fuse_weighted(IMAGE, WORDS, 0.4), atol=1e-6)
 
 
 def noisy(own_rows: np.ndarray, items: int, signal: float, seed: int) -> Fixed:
@@ -99,7 +99,7 @@ def test_the_chosen_weight_is_the_best_of_the_grid_by_reciprocal_rank(monkeypatc
     image, words = noisy(own, 20, 0.2, 1), noisy(own, 20, 0.3, 2)
 
     def reciprocal(weight: float) -> float:
-        fused = weighted_sum(image.scores, words.scores, weight)
+        fused = fuse_weighted(image.scores, words.scores, weight)
         orders = [sorted(range(20), key=row.__getitem__, reverse=True) for row in fused.tolist()]  # stable
         ranks = [1 + order.index(wanted) for order, wanted in zip(orders, own, strict=True)]
         return float(np.mean(1 / np.array(ranks)))

@@ -17,17 +17,17 @@ from twinlens.core.errors import DataError
 from twinlens.core.vectors import Vectors
 from twinlens.evaluation.evaluate import measure_run
 from twinlens.evaluation.pool import Pool
-from twinlens.report.exports import strictly_falling, write_trec_run
+from twinlens.report.exports import lower_ties, write_trec_run
 from twinlens.retrieval.base import Corpus, Dense, Retriever, Validation
 from twinlens.retrieval.bm25 import Bm25
 from twinlens.retrieval.checks import Gates
-from twinlens.retrieval.lexical import validation_of
+from twinlens.retrieval.lexical import read_validation
 from twinlens.retrieval.rank import search
 from twinlens.retrieval.registry import retrievers_of
 from twinlens.retrieval.runs import read_run
-from twinlens.retrieval.tokenize import words
+from twinlens.retrieval.tokenize import tokenize
 from twinlens.tasks.base import Task
-from twinlens.tasks.collection import Collection, text_inputs
+from twinlens.tasks.collection import Collection, build_text_inputs
 from twinlens.tasks.inputs import (
     CAPTIONS,
     GENERATED,
@@ -70,7 +70,7 @@ HUMAN = pl.DataFrame(
     }
 )
 MACHINE = pl.DataFrame({"image_id": IDS, "text": ["a bus", "a dog on a beach", "sand", "the moon"]})
-TEXTS = text_inputs(GROUPS, HUMAN, MACHINE)
+TEXTS = build_text_inputs(GROUPS, HUMAN, MACHINE)
 
 
 SOURCES = {
@@ -159,8 +159,8 @@ def test_words_and_hybrids_say_what_they_read_and_what_that_costs() -> None:
 
 @pytest.mark.parametrize("names", [(), (IMAGES,), (CAPTIONS, "captions_joined")])
 def test_words_need_no_model_that_reads_them(names: tuple[str, ...]) -> None:
-    words = ["bm25_captions", "bm25_generated", "bm25_captions_and_generated"]
-    assert list(found(THERE, *names, joint=False)) == words
+    tokenize = ["bm25_captions", "bm25_generated", "bm25_captions_and_generated"]
+    assert list(found(THERE, *names, joint=False)) == tokenize
     assert {"bm25_captions", "bm25_generated"} <= set(found(TASKS["object_sets"], *names, joint=False))
     assert THERE.qrels.counts().tolist() == [1] * 7
 
@@ -173,13 +173,13 @@ def test_hybrids_need_pixels_and_words_of_one_space() -> None:
 def test_without_captions_or_a_captioner_there_is_nothing_to_add() -> None:
     assert list(given_by(HUMAN[:0], MACHINE[:0])) == ["object_sets"]
     assert list(found(TASKS["object_sets"], IMAGES, joint=False, texts={})) == ["image"]
-    human = text_inputs(GROUPS, HUMAN, MACHINE[:0])
+    human = build_text_inputs(GROUPS, HUMAN, MACHINE[:0])
     assert not [name for name in found(THERE, IMAGES, CAPTIONS, texts=human) if "generated" in name]
 
 
 def test_other_captions_are_not_searched_where_no_picture_has_any() -> None:
     one_each = HUMAN.unique("image_id", maintain_order=True)
-    task, texts = given_by(one_each)["caption_to_image"], text_inputs(GROUPS, one_each, MACHINE)
+    task, texts = given_by(one_each)["caption_to_image"], build_text_inputs(GROUPS, one_each, MACHINE)
     assert list(found(task, IMAGES, joint=False, texts=texts)) == ["bm25_generated", "bm25_captions_and_generated"]
 
 
@@ -187,8 +187,8 @@ def test_a_caption_finds_its_picture_by_the_others_and_never_by_itself(tmp_path:
     rows, scores = searched(THERE, found(THERE)["bm25_captions"], tmp_path)
     assert THERE.query_ids == HUMAN["caption_id"].to_list()
     assert [IDS[row] for row in rows[:4, 0]] == ["i0", "i0", "i1", "i1"]
-    index = Bm25.of([words(text) for text in TEXTS["captions_joined"]["text"]])
-    itself = index.scores(index.queries([words(text) for text in HUMAN["text"]]))
+    index = Bm25.of([tokenize(text) for text in TEXTS["captions_joined"]["text"]])
+    itself = index.scores(index.queries([tokenize(text) for text in HUMAN["text"]]))
     mine = described(THERE)
     own = scores[np.arange(7), [row.tolist().index(g) for row, g in zip(rows, mine, strict=True)]]
     assert (own < itself[np.arange(7), mine]).all()
@@ -200,7 +200,7 @@ def test_where_all_words_are_searched_a_caption_does_not_find_its_picture_by_its
     rows, scores = searched(THERE, found(THERE)["bm25_captions_and_generated"], tmp_path)
     assert not scores[4].any()  # "zebra" is in its own caption alone
     assert rows[6, 0] == 3  # "the moon" is what the captioner says too
-    alone = text_inputs(GROUPS, HUMAN, MACHINE.with_columns(text=pl.lit("nothing of it")))
+    alone = build_text_inputs(GROUPS, HUMAN, MACHINE.with_columns(text=pl.lit("nothing of it")))
     rows, scores = searched(THERE, found(THERE, texts=alone)["bm25_captions_and_generated"], tmp_path)
     assert scores[6, rows[6].tolist().index(3)] == 0
 
@@ -220,7 +220,7 @@ def test_what_shares_no_word_only_fills_the_list_and_is_no_hit(tmp_path: Path) -
 
 
 def test_large_scores_are_told_apart_in_trec_files() -> None:
-    falling = strictly_falling(np.full((1, 4), 21.3, np.float32))
+    falling = lower_ties(np.full((1, 4), 21.3, np.float32))
     assert (np.diff(falling) < 0).all()
 
 
@@ -270,7 +270,7 @@ def test_hybrids_count_the_words_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_first_hits_and_those_among_judged_items_count_from_the_whole_order(tmp_path: Path) -> None:
     few = HUMAN.filter(pl.col("image_id").is_in(["i0", "i1"]))
-    task, texts = given_by(few)["caption_to_image"], text_inputs(GROUPS, few, MACHINE)
+    task, texts = given_by(few)["caption_to_image"], build_text_inputs(GROUPS, few, MACHINE)
     rows, _ = searched(task, found(task, IMAGES, joint=False, texts=texts)["bm25_generated"], tmp_path, depth=2)
     ranks = tables.read_table(tmp_path / task.name / "first_hits/bm25_generated.parquet", tables.FIRST_HITS)
     for own, wanted, rank, among in zip(rows, described(task), ranks["rank"], ranks["rank_among_judged"], strict=True):
@@ -293,7 +293,7 @@ def validation() -> Validation:
             "text": [f"thing{i}" for i in ids for _ in range(2)],
         }
     )
-    texts = text_inputs(pl.DataFrame({"image_id": ids}), captions, MACHINE[:0])
+    texts = build_text_inputs(pl.DataFrame({"image_id": ids}), captions, MACHINE[:0])
     pair = vectors([*ids, *ids], [*ids, *ids], 7).rows, vectors(ids, ids, 8).rows
     return Validation(Dense(*pair), texts, ids)
 
@@ -327,7 +327,7 @@ def given(**changes: object) -> Params:
 def embedded(ids: list[str]) -> tuple[dict[str, Vectors], dict[str, Input]]:
     """Vectors of drawn pictures and of their captions, and the inputs of these."""
     mine = pl.DataFrame({"image_id": ids})
-    texts = text_inputs(mine, HUMAN, MACHINE.filter(pl.col("image_id").is_in(ids)))
+    texts = build_text_inputs(mine, HUMAN, MACHINE.filter(pl.col("image_id").is_in(ids)))
     captions = texts[CAPTIONS]
     found = {
         VALIDATION_IMAGES: vectors(ids, ids, 1),
@@ -339,26 +339,26 @@ def embedded(ids: list[str]) -> tuple[dict[str, Vectors], dict[str, Input]]:
 
 def test_validation_is_what_was_embedded_and_captioned() -> None:
     drawn, inputs = embedded(["i0", "i1"])
-    made = validation_of(given(), drawn, inputs, ["i3"])
+    made = read_validation(given(), drawn, inputs, ["i3"])
     assert made is not None
     assert made.image_ids == ["i0", "i1"]
     np.testing.assert_array_equal(made.pixels.queries, drawn[VALIDATION_CAPTIONS].rows)
     np.testing.assert_array_equal(made.pixels.items, drawn[VALIDATION_IMAGES].rows)
     assert made.texts[CAPTIONS]["id"].to_list() == ["i0#0", "i0#1", "i1#0", "i1#1"]
     assert made.texts[GENERATED]["text"].to_list() == ["a bus", "a dog on a beach"]
-    assert validation_of(given(), {}, inputs, ["i3"]) is None
+    assert read_validation(given(), {}, inputs, ["i3"]) is None
     del inputs[VALIDATION_GENERATED]
-    made = validation_of(given(), drawn, inputs, ["i3"])
+    made = read_validation(given(), drawn, inputs, ["i3"])
     assert made is not None
     assert list(made.texts) == [CAPTIONS]
 
 
 def test_nothing_is_chosen_where_the_licence_forbids_it(caplog: pytest.LogCaptureFixture) -> None:
-    assert validation_of(given(selection="never"), *embedded(["i0"]), ["i3"]) is None
+    assert read_validation(given(selection="never"), *embedded(["i0"]), ["i3"]) is None
     assert "selection: never" in caplog.text
     assert "hybrid.image_weight is used" in caplog.text
 
 
 def test_pictures_of_the_pool_are_refused_as_validation() -> None:
     with pytest.raises(DataError, match=r"1 pictures .* are in the pool, the first is 'i1'"):
-        validation_of(given(), *embedded(["i0", "i1"]), ["i1"])
+        read_validation(given(), *embedded(["i0", "i1"]), ["i1"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twinlens.retrieval.scores import best, first_hits, keys
+from twinlens.retrieval.scores import find_first_hits, make_sort_keys, select_best
 
 AWKWARD = np.array(
     [
@@ -27,15 +27,15 @@ def in_order(scores: np.ndarray) -> list[int]:
 
 @pytest.mark.parametrize("scores", [AWKWARD, drawn()])
 def test_best_first_and_equal_scores_by_row(scores: np.ndarray) -> None:
-    found = keys(scores)
+    found = make_sort_keys(scores)
     for k in (1, 3, scores.shape[1]):
-        assert best(found, k).tolist() == [in_order(row)[:k] for row in scores]
+        assert select_best(found, k).tolist() == [in_order(row)[:k] for row in scores]
 
 
 def test_the_first_hit_is_the_best_ranked_of_the_relevant() -> None:
     scores, rng = drawn(), np.random.default_rng(1)
     relevant = rng.random(scores.shape) < 0.05
-    found = first_hits(keys(scores), relevant)
+    found = find_first_hits(make_sort_keys(scores), relevant)
     for row, wanted, rank in zip(scores, relevant, found, strict=True):
         places = [place for place, item in enumerate(in_order(row), 1) if wanted[item]]
         assert rank == min(places, default=0)

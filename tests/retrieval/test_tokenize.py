@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from twinlens.retrieval.tokenize import _stem, words
+from twinlens.retrieval.tokenize import _stem, tokenize
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from twinlens.retrieval.tokenize import _stem, words
     ],
 )
 def test_words_are_normalised_folded_and_stemmed(text: str, found: list[str]) -> None:
-    assert words(text) == found
+    assert tokenize(text) == found
 
 
 def test_threads_do_not_mix_up_the_words_that_they_stem() -> None:
@@ -31,13 +31,13 @@ def test_threads_do_not_mix_up_the_words_that_they_stem() -> None:
     endings = ("", "s", "ing", "ational", "fulness", "ies", "edly")
     fresh = ["".join(draw.choices("aeioubdlmnrstvy", k=7)) + draw.choice(endings) for _ in range(4_000)]
     _stem.cache_clear()
-    alone = [words(word) for word in fresh]
+    alone = [tokenize(word) for word in fresh]
     _stem.cache_clear()
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
         with ThreadPoolExecutor(8) as threads:
-            assert list(threads.map(words, fresh)) == alone
+            assert list(threads.map(tokenize, fresh)) == alone
     finally:
         sys.setswitchinterval(before)
         _stem.cache_clear()

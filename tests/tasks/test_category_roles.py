@@ -10,10 +10,10 @@ from twinlens.tasks.category_roles import (
     Roles,
     assign_roles,
     check_apart,
-    class_prompts,
-    classes_of,
     draw_negatives,
-    searched_classes,
+    find_classes,
+    select_classes,
+    write_class_prompts,
 )
 
 COUNT = 60
@@ -40,7 +40,7 @@ def tables(pool: str = "test") -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def test_a_picture_takes_part_if_it_shows_one_kind_of_object() -> None:
     groups, images = tables()
-    classed = classes_of(groups.filter("in_pool"), images)
+    classed = find_classes(groups.filter("in_pool"), images)
     assert classed.columns == ["image_id", "sha256", "class"]
     assert set(classed["class"]) == {"dog", "cat", "fire_truck"}
     labels = dict(images.select("image_id", "labels").iter_rows())
@@ -50,7 +50,7 @@ def test_a_picture_takes_part_if_it_shows_one_kind_of_object() -> None:
 
 def test_every_picture_is_an_exemplar_of_one_query_or_an_item() -> None:
     groups, images = tables()
-    classed = classes_of(groups.filter("in_pool"), images)
+    classed = find_classes(groups.filter("in_pool"), images)
     roles = assign_roles(classed, queries_per_class=2, exemplars_per_query=2, seed=3)
     drawn = [image_id for own in roles.query_exemplars for image_id in own]
     assert len(drawn) == len(set(drawn)) == 3 * 2 * 2
@@ -86,7 +86,7 @@ def test_a_class_too_small_to_be_searched_for_can_still_be_found_wrongly() -> No
 
 def test_one_class_alone_is_not_searched_for() -> None:
     classed = with_classes("xxxy")
-    assert searched_classes(classed, 2) == []
+    assert select_classes(classed, 2) == []
     assert assign_roles(classed, 2, 1, seed=0).query_classes == []
 
 
@@ -102,7 +102,7 @@ def test_negatives_come_from_the_training_split_and_repeat_by_seed() -> None:
 
 def test_without_another_split_negatives_are_pictures_that_are_not_ranked() -> None:
     groups, images = tables(pool="all")
-    ranked = set(classes_of(groups, images)["image_id"])
+    ranked = set(find_classes(groups, images)["image_id"])
     drawn = draw_negatives(groups, images, 24, seed=1)
     assert len(drawn) == 24
     assert not ranked & set(drawn["image_id"])
@@ -110,7 +110,7 @@ def test_without_another_split_negatives_are_pictures_that_are_not_ranked() -> N
 
 def test_a_copy_of_a_ranked_picture_is_no_negative() -> None:
     groups, images = tables()
-    first = classes_of(groups.filter("in_pool"), images)["image_id"][0]
+    first = find_classes(groups.filter("in_pool"), images)["image_id"][0]
     copied = groups.with_columns(
         sha256=pl.when(pl.col("image_id") == "train-01").then(pl.lit(first)).otherwise("sha256")
     )
@@ -140,5 +140,7 @@ def test_an_overlap_is_refused_by_name() -> None:
 
 
 def test_a_prompt_names_its_class_in_words() -> None:
-    assert class_prompts(["fire_truck"], "A picture of a {label}")["text"].to_list() == ["A picture of a fire truck"]
-    assert class_prompts([], "a {label}").columns == ["id", "image_id", "text"]
+    assert write_class_prompts(["fire_truck"], "A picture of a {label}")["text"].to_list() == [
+        "A picture of a fire truck"
+    ]
+    assert write_class_prompts([], "a {label}").columns == ["id", "image_id", "text"]

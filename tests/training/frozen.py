@@ -14,15 +14,15 @@ from twinlens.config.models import ModelCard, TimmTower, WordVectorsTower
 from twinlens.config.params import ComputeParams
 from twinlens.config.training import HeadsRecipe
 from twinlens.core.costs import Cost
-from twinlens.inference.features import Features, features_of
+from twinlens.inference.features import Features, load_features
 from twinlens.models import encoders
-from twinlens.training.data import Material
+from twinlens.training.data import TrainingData
 
 COMPUTE = ComputeParams(device="cpu", decode_threads=1, image_batch=None, text_batch=None)
 WIDTH = 24  # of the word vectors
 
 
-def write_towers(folder: Path, material: Material) -> tuple[TimmTower, Path]:
+def write_towers(folder: Path, material: TrainingData) -> tuple[TimmTower, Path]:
     """A timm model with random weights, and random vectors for every word of the captions."""
     words = sorted(set(re.findall(r"\w+", " ".join(material.captions["text"]).lower())))
     rows = np.random.default_rng(0).normal(size=(len(words), WIDTH)).round(3)
@@ -44,4 +44,4 @@ def card(towers: tuple[TimmTower, Path], pooling: Literal["mean", "none"] = "mea
 def features(model: ModelCard) -> Features:
     """What its heads read."""
     weights = {role: encoders.locate(tower) for role, tower in model.towers().items()}
-    return features_of(model, weights, CPU, COMPUTE, Cost())
+    return load_features(model, weights, CPU, COMPUTE, Cost())

@@ -10,10 +10,10 @@ from twinlens.datasets.adapters.scenes import Scenes
 from twinlens.datasets.filter import apply_rules
 from twinlens.datasets.pool import group_images
 from twinlens.images.resize import resize_pictures
-from twinlens.training.data import Material
+from twinlens.training.data import TrainingData
 
 
-def drawn(folder: Path, train: int = 192, val: int = 48, test: int = 4, side_px: int = 48) -> Material:
+def drawn(folder: Path, train: int = 192, val: int = 48, test: int = 4, side_px: int = 48) -> TrainingData:
     """What the stages up to `group` make of a small dataset of scenes."""
     card = ScenesCard(adapter="scenes", train=train, val=val, test=test, side_px=side_px)
     scenes = Scenes(card)
@@ -27,7 +27,7 @@ def drawn(folder: Path, train: int = 192, val: int = 48, test: int = 4, side_px:
     )
     made = resize_pictures(pictures, len(rows), limits, folder / "resized", 2)
     groups = group_images(kept.images, kept.captions, made.index, "test", 2)
-    return Material(groups, kept.captions, folder / "resized", 2)
+    return TrainingData(groups, kept.captions, folder / "resized", 2)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -18,11 +18,11 @@ from twinlens.config.captioners import CaptionerCard
 from twinlens.core.errors import DataError
 from twinlens.models.captioners import transformers as captioners
 from twinlens.models.captioners.transformers import Captioner
-from twinlens.models.encoders.base import normalised
+from twinlens.models.encoders.base import normalise_pixels
 from twinlens.training import captioning
 from twinlens.training.captioning import train_captioner
-from twinlens.training.data import Material, Trained, read_split
-from twinlens.training.loop import CHECKPOINT, fit
+from twinlens.training.data import TrainingData, TrainingResult, read_split
+from twinlens.training.loop import CHECKPOINT, run_epochs
 from twinlens.training.tokenizer import learn_tokenizer
 
 pytestmark = pytest.mark.slow  # trainings
@@ -47,12 +47,12 @@ def card(recipe: dict[str, Any] | None = None, **fields: Any) -> CaptionerCard:
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+def material(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     return drawn(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture(scope="module")
-def finished(material: Material, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trained, Path]:
+def finished(material: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingResult, Path]:
     """A folder that was written, what its training left behind, and where its unfinished work lies."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:  # not the folder of the first test that asks
@@ -62,7 +62,7 @@ def finished(material: Material, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 
 @pytest.fixture(scope="module")
-def once(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(material: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The weights after a single epoch."""
     folder = tmp_path_factory.mktemp("once")
     with pytest.MonkeyPatch.context() as patch:
@@ -75,7 +75,7 @@ def load(folder: Path) -> Captioner:
     return captioners.load(card(), folder, CPU)
 
 
-def the_trained_model(finished: tuple[Path, Trained, Path], material: Material) -> tuple[Any, Any]:
+def the_trained_model(finished: tuple[Path, TrainingResult, Path], material: TrainingData) -> tuple[Any, Any]:
     """The model as it was after its last epoch, and a tokenizer, neither from the folder that was written."""
     tokenizer = learn_tokenizer(read_split(material.groups, material.captions, "train").captions)
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -87,7 +87,7 @@ def the_trained_model(finished: tuple[Path, Trained, Path], material: Material) 
     return model, tokenizer
 
 
-def held_out(material: Material, folder: Path) -> tuple[torch.Tensor, list[str]]:
+def held_out(material: TrainingData, folder: Path) -> tuple[torch.Tensor, list[str]]:
     """The validation pictures as uint8, and the first caption of each."""
     val = read_split(material.groups, material.captions, "val")
     store = material.store(val, load(folder).pixels)
@@ -98,7 +98,7 @@ def held_out(material: Material, folder: Path) -> tuple[torch.Tensor, list[str]]
 
 
 def test_training_describes_held_out_pictures_better_than_the_untrained_model(
-    finished: tuple[Path, Trained, Path], material: Material, tmp_path: Path
+    finished: tuple[Path, TrainingResult, Path], material: TrainingData, tmp_path: Path
 ) -> None:
     untrained = train_captioner(card({"epochs": 1, "learning_rate": 1e-12}), material, CPU, tmp_path / "untrained").log[
         0
@@ -110,7 +110,7 @@ def test_training_describes_held_out_pictures_better_than_the_untrained_model(
 
 
 def test_the_loss_is_the_librarys_own_and_padding_does_not_count(
-    finished: tuple[Path, Trained, Path], material: Material
+    finished: tuple[Path, TrainingResult, Path], material: TrainingData
 ) -> None:
     model, tokenizer = the_trained_model(finished, material)
     pictures, captions = held_out(material, finished[0])
@@ -126,7 +126,7 @@ def test_the_loss_is_the_librarys_own_and_padding_does_not_count(
     assert finished[1].log[-1]["val_loss"] == pytest.approx(float(wanted), abs=1e-4)
 
 
-def test_what_it_took_is_known(finished: tuple[Path, Trained, Path]) -> None:
+def test_what_it_took_is_known(finished: tuple[Path, TrainingResult, Path]) -> None:
     assert finished[1].pictures == 192
     assert finished[1].seconds > 0
     assert [list(row) for row in finished[1].log] == [["epoch", "loss", "val_loss"]] * EPOCHS
@@ -136,7 +136,7 @@ def test_what_it_took_is_known(finished: tuple[Path, Trained, Path]) -> None:
 
 
 def test_the_folder_gives_the_words_of_the_model_that_was_trained(
-    finished: tuple[Path, Trained, Path], material: Material
+    finished: tuple[Path, TrainingResult, Path], material: TrainingData
 ) -> None:
     model, tokenizer = the_trained_model(finished, material)
     pictures, captions = held_out(material, finished[0])
@@ -149,13 +149,13 @@ def test_the_folder_gives_the_words_of_the_model_that_was_trained(
     assert np.mean(places) > 0.5  # it looks at the picture: there are five places
 
 
-def test_the_folder_reads_pictures_as_the_training_did(finished: tuple[Path, Trained, Path]) -> None:
+def test_the_folder_reads_pictures_as_the_training_did(finished: tuple[Path, TrainingResult, Path]) -> None:
     spec = load(finished[0]).pixels
     assert (spec.height, spec.width, spec.mode, spec.interpolation) == (SIDE_PX, SIDE_PX, "squash", "bicubic")
     assert spec.mean == spec.std == (0.5, 0.5, 0.5)
 
 
-def test_the_card_is_as_it_was(finished: tuple[Path, Trained, Path]) -> None:
+def test_the_card_is_as_it_was(finished: tuple[Path, TrainingResult, Path]) -> None:
     assert "vocab_size" not in ARCHITECTURE["text_config"]
 
 
@@ -163,7 +163,7 @@ def test_the_card_is_as_it_was(finished: tuple[Path, Trained, Path]) -> None:
 
 
 def test_a_killed_training_ends_with_the_bytes_of_one_that_was_never_stopped(
-    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    material: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = card({"epochs": 2})
     whole = train_captioner(short, material, CPU, tmp_path / "whole")
@@ -175,9 +175,9 @@ def test_a_killed_training_ends_with_the_bytes_of_one_that_was_never_stopped(
         calls += 1
         if calls > 20:  # of thirteen an epoch, with the one that validates
             raise KeyboardInterrupt
-        return normalised(*arguments)
+        return normalise_pixels(*arguments)
 
-    monkeypatch.setattr(captioning, "normalised", dies)
+    monkeypatch.setattr(captioning, "normalise_pixels", dies)
     with pytest.raises(KeyboardInterrupt):
         train_captioner(short, material, CPU, tmp_path / "weights")
     assert not (tmp_path / "weights").exists()
@@ -189,7 +189,7 @@ def test_a_killed_training_ends_with_the_bytes_of_one_that_was_never_stopped(
 
 
 def test_how_words_are_searched_for_does_not_train_again(
-    finished: tuple[Path, Trained, Path], material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, TrainingResult, Path], material: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TWINLENS_SCRATCH", str(finished[2]))
     monkeypatch.delattr(captioning, "normalised")  # without which nothing can be trained
@@ -201,7 +201,7 @@ def test_how_words_are_searched_for_does_not_train_again(
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"captions": "random"}])
 def test_another_recipe_gives_other_weights(
-    change: dict[str, Any], once: Path, material: Material, tmp_path: Path
+    change: dict[str, Any], once: Path, material: TrainingData, tmp_path: Path
 ) -> None:
     train_captioner(card(change | {"epochs": 1}), material, CPU, tmp_path / "weights")
     ours, theirs = files(once), files(tmp_path / "weights")
@@ -209,20 +209,20 @@ def test_another_recipe_gives_other_weights(
 
 
 def test_the_best_epoch_is_the_one_with_the_lowest_loss_on_what_was_not_trained_on(
-    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    material: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def noting(*args: Any, **others: Any) -> list[dict[str, float]]:
-        rows = fit(*args, **others)
+        rows = run_epochs(*args, **others)
         merits.append([others["merit"](row) for row in rows])
         return rows
 
     merits: list[list[float]] = []
-    monkeypatch.setattr(captioning, "fit", noting)
+    monkeypatch.setattr(captioning, "run_epochs", noting)
     trained = train_captioner(card({"epochs": 2}), material, CPU, tmp_path)
     assert merits == [[-row["val_loss"] for row in trained.log]]
 
 
-def test_a_caption_longer_than_the_model_is_cut_and_can_be_learnt(material: Material, tmp_path: Path) -> None:
+def test_a_caption_longer_than_the_model_is_cut_and_can_be_learnt(material: TrainingData, tmp_path: Path) -> None:
     short = copy.deepcopy(ARCHITECTURE)
     short["text_config"]["max_position_embeddings"] = 6
     trained = train_captioner(
@@ -235,8 +235,8 @@ def test_a_caption_longer_than_the_model_is_cut_and_can_be_learnt(material: Mate
     assert all(text for text in texts)
 
 
-def test_pictures_that_are_measured_are_not_trained_on(material: Material, tmp_path: Path) -> None:
-    everything = Material(
+def test_pictures_that_are_measured_are_not_trained_on(material: TrainingData, tmp_path: Path) -> None:
+    everything = TrainingData(
         material.groups.with_columns(in_pool=material.groups["split"] != "val"), material.captions, material.shards, 1
     )
     with pytest.raises(DataError, match="192 training pictures are in the pool too"):

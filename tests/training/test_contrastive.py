@@ -11,23 +11,23 @@ import pytest
 import torch
 
 from tests.tiny import CPU
-from twinlens.config.training import HeadsRecipe, PairRecipe, TowerRecipe
+from twinlens.config.training import ContrastiveRecipe, HeadsRecipe, TowerRecipe
 from twinlens.core import device as placement
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import Scratch
-from twinlens.training.collapse import collapsed, spread
+from twinlens.training.collapse import describe_collapse, measure_spread
 from twinlens.training.contrastive import (
+    DualEncoder,
     Inputs,
-    Pair,
     Temperature,
     View,
+    encode_in_parts,
     freeze,
-    in_parts,
-    ranks_of_own,
-    train_pair,
-    validation,
+    measure_split,
+    rank_own,
+    train_dual_encoder,
 )
-from twinlens.training.losses import distances_of, triplet
+from twinlens.training.losses import compute_distances, triplet
 
 DIM = 6
 
@@ -50,7 +50,7 @@ def network(dropout: float = 0.3) -> torch.nn.Sequential:
 def steps(size: int | None, module: torch.nn.Module, inputs: torch.Tensor) -> tuple[float, list[torch.Tensor]]:
     """A loss that couples the whole batch, and its gradients."""
     torch.manual_seed(7)
-    vectors = in_parts(module, inputs, size)
+    vectors = encode_in_parts(module, inputs, size)
     logits = vectors @ vectors.flip(0).T
     loss = torch.nn.functional.cross_entropy(logits, torch.arange(len(inputs)))
     loss.backward()
@@ -92,7 +92,7 @@ def test_no_part_is_larger_than_asked_and_each_is_computed_once_more_for_its_gra
         found: torch.Tensor = module(part)
         return found
 
-    vectors = in_parts(encode, torch.ones(7, DIM), 3)
+    vectors = encode_in_parts(encode, torch.ones(7, DIM), 3)
     assert seen == [3, 3, 1]
     vectors.sum().backward()
     assert sorted(seen) == [1, 1, 3, 3, 3, 3]
@@ -191,22 +191,25 @@ def inputs(count: int, seed: int = 0, noise: float = 0.6) -> Inputs:
 
 
 def pair(
-    card: PairRecipe, image: torch.nn.Module | None = None, text: torch.nn.Module | None = None, dropout: float = 0.0
-) -> Pair:
+    card: ContrastiveRecipe,
+    image: torch.nn.Module | None = None,
+    text: torch.nn.Module | None = None,
+    dropout: float = 0.0,
+) -> DualEncoder:
     torch.manual_seed(0)
     towers = [
         given or torch.nn.Sequential(torch.nn.Linear(DIM, DIM), torch.nn.Dropout(dropout)) for given in (image, text)
     ]
     temperature = Temperature(card)
     module = torch.nn.ModuleDict({"image": towers[0], "text": towers[1], "temperature": temperature})
-    return Pair(module, [View("both", "both", towers[0], towers[1])], temperature)
+    return DualEncoder(module, [View("both", "both", towers[0], towers[1])], temperature)
 
 
 def test_validation_figures_are_those_of_a_ranking_by_hand() -> None:
     held_out, card = inputs(25), recipe("triplet", margin=0.4, negatives="hardest")
     made = pair(card, dropout=0.9)
     made.module.train()
-    found = validation(made, card, held_out, CPU)
+    found = measure_split(made, card, held_out, CPU)
     made.module.eval()
     with torch.no_grad():
         image, text = made.views[0].pictures(held_out.pictures.rows), made.views[0].texts(held_out.texts.rows)  # type: ignore[attr-defined]
@@ -221,48 +224,48 @@ def test_validation_figures_are_those_of_a_ranking_by_hand() -> None:
     losses = []
     for start in (0, 8, 16):  # whole batches of first captions
         firsts = text[[rows[0] for rows in held_out.captions_of[start : start + 8]]]
-        distances, others = distances_of(image[start : start + 8], firsts, "cosine"), ~torch.eye(8).bool()
+        distances, others = compute_distances(image[start : start + 8], firsts, "cosine"), ~torch.eye(8).bool()
         losses.append(sum(float(triplet(side, 0.4, "hardest", others)) for side in (distances, distances.T)) / 2)
     assert found["val_loss"] == pytest.approx(np.mean(losses), abs=1e-6)
 
 
 def test_equal_scores_count_as_nearer_so_that_a_collapsed_model_gains_nothing() -> None:
     same = torch.ones(9, 4)
-    assert ranks_of_own(same, same, np.arange(9)).tolist() == [9] * 9
+    assert rank_own(same, same, np.arange(9)).tolist() == [9] * 9
 
 
 def test_a_split_smaller_than_a_batch_is_validated_in_one() -> None:
     card = recipe("clip", batch_size=64)
-    assert math.isfinite(validation(pair(card), card, inputs(5), CPU)["val_loss"])
-    assert validation(pair(card), card, inputs(1), CPU)["val_loss"] == pytest.approx(0, abs=1e-6)
+    assert math.isfinite(measure_split(pair(card), card, inputs(5), CPU)["val_loss"])
+    assert measure_split(pair(card), card, inputs(1), CPU)["val_loss"] == pytest.approx(0, abs=1e-6)
 
 
 def test_validation_draws_the_same_negatives_each_time_and_leaves_the_training_draws_alone() -> None:
     card = recipe("triplet", negatives="random", margin=1.0)
     made, held_out = pair(card), inputs(24)
     torch.manual_seed(3)
-    first = validation(made, card, held_out, CPU)
+    first = measure_split(made, card, held_out, CPU)
     after = float(torch.rand(1))
-    assert validation(made, card, held_out, CPU) == first
+    assert measure_split(made, card, held_out, CPU) == first
     torch.manual_seed(3)
     assert float(torch.rand(1)) == after
 
 
 def test_the_spread_is_the_mean_over_all_pairs() -> None:
     rows = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)) + 1
-    found = spread(rows, "image")
+    found = measure_spread(rows, "image")
     cosines = [float(torch.cosine_similarity(rows[i], rows[j], dim=0)) for i in range(7) for j in range(7) if i != j]
     assert found["image_cosine"] == pytest.approx(np.mean(cosines), abs=1e-6)
     assert found["image_variance"] == pytest.approx(rows.numpy().var(axis=0).mean(), rel=1e-6)
-    assert spread(rows[:1], "text") == {"text_variance": 0.0, "text_cosine": 0.0}
+    assert measure_spread(rows[:1], "text") == {"text_variance": 0.0, "text_cosine": 0.0}
 
 
 # ---------------------------------------------------------------- training
 
 
-def train(made: Pair, card: PairRecipe, key: str = "key", count: int = 32) -> list[dict[str, float]]:
+def train(made: DualEncoder, card: ContrastiveRecipe, key: str = "key", count: int = 32) -> list[dict[str, float]]:
     with Scratch("train", key) as scratch:
-        return train_pair(made, card, inputs(count), inputs(40, seed=9), CPU, scratch)
+        return train_dual_encoder(made, card, inputs(count), inputs(40, seed=9), CPU, scratch)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +293,7 @@ def test_the_best_epoch_is_the_one_with_the_highest_reciprocal_rank() -> None:
     made = pair(card)
     rows = train(made, card)
     best = max(row["val_mrr"] for row in rows[1:])
-    assert validation(made, card, inputs(40, seed=9), CPU)["val_mrr"] == pytest.approx(best, abs=1e-6)
+    assert measure_split(made, card, inputs(40, seed=9), CPU)["val_mrr"] == pytest.approx(best, abs=1e-6)
     assert best > rows[-1]["val_mrr"]
 
 
@@ -377,9 +380,9 @@ def test_each_view_is_judged_by_itself(which: int) -> None:
     views = [View(name, "both", *own) for name, own in zip(("there", "back"), towers, strict=True)]
     temperature = Temperature(card)
     module = torch.nn.ModuleList([*towers[0], *towers[1], temperature])
-    made = Pair(module, views, temperature)
-    found = validation(made, card, inputs(40, seed=9), CPU)
-    alone = [validation(Pair(module, [view], temperature), card, inputs(40, seed=9), CPU) for view in views]
+    made = DualEncoder(module, views, temperature)
+    found = measure_split(made, card, inputs(40, seed=9), CPU)
+    alone = [measure_split(DualEncoder(module, [view], temperature), card, inputs(40, seed=9), CPU) for view in views]
     assert found["val_loss"] == pytest.approx((alone[0]["val_loss"] + alone[1]["val_loss"]) / 2)
     assert [found["val_mrr_there"], found["val_mrr"]] == [own["val_mrr"] for own in alone]
     with pytest.raises(DataError, match=f"{views[which].name}: the image vectors .* have collapsed into one point"):
@@ -419,9 +422,9 @@ def figures(cosine: float, hits: float) -> dict[str, float]:
 
 def test_vectors_that_are_close_but_found_have_not_collapsed() -> None:
     card = recipe("clip")
-    assert collapsed(figures(0.998, 0.3), card, chance=0.1) is None
-    assert collapsed(figures(0.5, 0.1), card, chance=0.1) is None
-    found = collapsed(figures(0.998, 0.15), card, chance=0.1)
+    assert describe_collapse(figures(0.998, 0.3), card, chance=0.1) is None
+    assert describe_collapse(figures(0.5, 0.1), card, chance=0.1) is None
+    found = describe_collapse(figures(0.998, 0.15), card, chance=0.1)
     assert found is not None
     assert "image vectors (mean pairwise cosine 0.9980) have collapsed" in found
     assert "text vectors" not in found
@@ -430,8 +433,8 @@ def test_vectors_that_are_close_but_found_have_not_collapsed() -> None:
 @pytest.mark.parametrize("chance", [0.5, 0.8])
 def test_so_few_pictures_that_twice_chance_is_no_bar_are_judged_by_half_the_way_to_all(chance: float) -> None:
     card = recipe("clip")
-    assert collapsed(figures(0.998, 1.0), card, chance) is None
-    assert collapsed(figures(0.998, chance), card, chance) is not None
+    assert describe_collapse(figures(0.998, 1.0), card, chance) is None
+    assert describe_collapse(figures(0.998, chance), card, chance) is not None
 
 
 def test_the_causes_are_those_of_the_recipe() -> None:
@@ -439,7 +442,7 @@ def test_the_causes_are_those_of_the_recipe() -> None:
     card = HeadsRecipe.model_validate(
         {"objective": "triplet", "epochs": 1, "batch_size": 2, "learning_rate": 0.001, "heads": heads, "margin": 1}
     )
-    found = collapsed(figures(1.0, 0.1), card, chance=0.1)
+    found = describe_collapse(figures(1.0, 0.1), card, chance=0.1)
     assert found is not None
     for cause in (
         "distances of vectors of any length against a margin of 1",

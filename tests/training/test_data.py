@@ -18,7 +18,7 @@ from twinlens.core.errors import DataError
 from twinlens.core.scratch import Scratch
 from twinlens.images.transforms import PixelSpec, decode_and_fit
 from twinlens.training import data
-from twinlens.training.data import Material, PixelStore, Split, check_disjoint, read_split, training_key
+from twinlens.training.data import PixelStore, Split, TrainingData, check_disjoint, fingerprint_training, read_split
 
 HALF = (0.5, 0.5, 0.5)
 SPEC = PixelSpec(16, 24, "squash", HALF, HALF)
@@ -43,7 +43,7 @@ SPLITS = [
 
 def material(
     folder: Path, splits: Sequence[str] = SPLITS, files: Sequence[bytes] = FILES, pool: str = "test"
-) -> Material:
+) -> TrainingData:
     """Pictures of mixed splits, picture i with i % 3 captions; those of different pictures alternate."""
     rows = write_shards(files, folder / "shards")
     groups = rows.with_columns(split=pl.Series(splits), in_pool=pl.Series([s == pool or pool == "all" for s in splits]))
@@ -53,11 +53,11 @@ def material(
         for i, image_id in enumerate(rows["image_id"])
         if n < i % 3
     ]
-    return Material(groups, pl.DataFrame(captions), folder / "shards", 2)
+    return TrainingData(groups, pl.DataFrame(captions), folder / "shards", 2)
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Material:
+def made(tmp_path: Path) -> TrainingData:
     return material(tmp_path)
 
 
@@ -69,7 +69,9 @@ def number(image_id: str) -> int:
 
 
 @pytest.mark.parametrize("name", ["train", "val", "test"])
-def test_a_split_holds_its_captioned_pictures_in_their_order_with_all_their_captions(made: Material, name: str) -> None:
+def test_a_split_holds_its_captioned_pictures_in_their_order_with_all_their_captions(
+    made: TrainingData, name: str
+) -> None:
     split = read_split(made.groups, made.captions, name)
     wanted = [i for i, s in enumerate(SPLITS) if s == name and i % 3]
     assert [number(image_id) for image_id in split.pictures["image_id"]] == wanted
@@ -79,7 +81,7 @@ def test_a_split_holds_its_captioned_pictures_in_their_order_with_all_their_capt
         assert texts == [f"caption {n} of {image_id}" for n in range(number(image_id) % 3)]
 
 
-def test_every_caption_of_a_split_belongs_to_one_picture(made: Material) -> None:
+def test_every_caption_of_a_split_belongs_to_one_picture(made: TrainingData) -> None:
     split = read_split(made.groups, made.captions, "train")
     assert np.concatenate(split.captions_of).tolist() == list(range(len(split.captions)))
 
@@ -92,7 +94,7 @@ def test_the_order_of_many_pictures_is_that_of_the_table() -> None:
     assert split.pictures["image_id"].to_list() == split.captions == ids
 
 
-def test_the_splits_of_a_training_share_no_picture(made: Material) -> None:
+def test_the_splits_of_a_training_share_no_picture(made: TrainingData) -> None:
     train, val = made.splits()
     pool = made.groups.filter("in_pool")
     ids = [set(table["image_id"]) for table in (train.pictures, val.pictures, pool)]
@@ -139,12 +141,12 @@ def test_a_copy_under_another_name_counts_as_the_picture(copy: int, of: int, sai
         material(tmp_path, files=files).splits()
 
 
-def test_a_picture_for_training_that_has_no_caption_may_be_in_the_pool(made: Material) -> None:
+def test_a_picture_for_training_that_has_no_caption_may_be_in_the_pool(made: TrainingData) -> None:
     unused = made.groups["image_id"].is_in(["picture-000", "picture-003"])  # train, without a caption
-    Material(made.groups.with_columns(in_pool=pl.col("in_pool") | unused), made.captions, made.shards, 1).splits()
+    TrainingData(made.groups.with_columns(in_pool=pl.col("in_pool") | unused), made.captions, made.shards, 1).splits()
 
 
-def test_pictures_that_share_nothing_are_accepted(made: Material) -> None:
+def test_pictures_that_share_nothing_are_accepted(made: TrainingData) -> None:
     check_disjoint(made.groups.filter(split="train"), made.groups.filter(split="val"), "training pictures", "val")
     check_disjoint(made.groups[:0], made.groups, "training pictures", "the pool")
 
@@ -152,7 +154,7 @@ def test_pictures_that_share_nothing_are_accepted(made: Material) -> None:
 # ---------------------------------------------------------------- pixels
 
 
-def test_the_store_holds_every_picture_as_the_model_reads_it(made: Material) -> None:
+def test_the_store_holds_every_picture_as_the_model_reads_it(made: TrainingData) -> None:
     train, _ = made.splits()
     store = made.store(train, SPEC)
     assert len(store) == len(train.pictures) == 3
@@ -164,7 +166,7 @@ def test_the_store_holds_every_picture_as_the_model_reads_it(made: Material) -> 
     assert not torch.equal(wanted[0], wanted[1])
 
 
-def test_a_store_of_several_parts_is_one(made: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_of_several_parts_is_one(made: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = PixelStore(made.shards, made.groups, SPEC, 1)[np.arange(14)]
     monkeypatch.setattr(data, "PER_PART", 4)
     turned = made.groups.reverse()
@@ -173,14 +175,14 @@ def test_a_store_of_several_parts_is_one(made: Material, monkeypatch: pytest.Mon
     assert torch.equal(parts[np.arange(14)], whole.flip(0))
 
 
-def test_pictures_are_decoded_once(made: Material) -> None:
+def test_pictures_are_decoded_once(made: TrainingData) -> None:
     first = PixelStore(made.shards, made.groups, SPEC, 1)[np.arange(14)]
     for shard in made.shards.iterdir():
         shard.unlink()
     assert torch.equal(PixelStore(made.shards, made.groups, SPEC, 1)[np.arange(14)], first)
 
 
-def test_another_spec_and_other_pictures_have_files_of_their_own(made: Material) -> None:
+def test_another_spec_and_other_pictures_have_files_of_their_own(made: TrainingData) -> None:
     PixelStore(made.shards, made.groups, SPEC, 1)
     smaller = PixelSpec(8, 8, "shortest", HALF, HALF)
     assert PixelStore(made.shards, made.groups, smaller, 1)[np.arange(2)].shape == (2, 3, 8, 8)
@@ -188,7 +190,7 @@ def test_another_spec_and_other_pictures_have_files_of_their_own(made: Material)
     assert torch.equal(some[np.array([0])][0], decode_and_fit(FILES[5], SPEC))
 
 
-def test_a_killed_decoding_goes_on_after_its_last_part(made: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_decoding_goes_on_after_its_last_part(made: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "PER_PART", 5)
     whole = data._save
 
@@ -232,7 +234,7 @@ def key(**changes: Any) -> str:
         "placement": CPU,
         "module": "twinlens.training.captioning",
     } | changes
-    return training_key(what["card"], what["train"], what["val"], what["placement"], what["module"])
+    return fingerprint_training(what["card"], what["train"], what["val"], what["placement"], what["module"])
 
 
 @pytest.mark.parametrize(

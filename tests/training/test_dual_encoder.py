@@ -20,10 +20,10 @@ from twinlens.core.errors import DataError
 from twinlens.core.shards import iter_pixels
 from twinlens.images.transforms import batch_pixels
 from twinlens.models import encoders
-from twinlens.models.encoders.base import Loaded
+from twinlens.models.encoders.base import LoadedEncoders
 from twinlens.training import losses
-from twinlens.training.data import Material, Split, Trained, read_split
-from twinlens.training.dual_encoder import preprocess_of, train_towers
+from twinlens.training.data import Split, TrainingData, TrainingResult, read_split
+from twinlens.training.dual_encoder import make_preprocess, train_towers
 from twinlens.training.loop import CHECKPOINT
 from twinlens.training.losses import clip
 from twinlens.training.tokenizer import learn_tokenizer
@@ -46,12 +46,14 @@ def recipe(**fields: Any) -> TowerRecipe:
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+def material(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     return drawn(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture(scope="module")
-def finished(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Trained, Path]]:
+def finished(
+    material: TrainingData, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, TrainingResult, Path]]:
     """A folder that was written, what its training left behind, and where its unfinished work lay."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:  # not the folder of the first test that asks
@@ -60,12 +62,12 @@ def finished(material: Material, tmp_path_factory: pytest.TempPathFactory) -> It
         yield folder / "weights", trained, folder / "scratch"
 
 
-def loaded(folder: Path) -> Loaded:
+def loaded(folder: Path) -> LoadedEncoders:
     card = TOWER.model_copy(update={"checkpoint": str(folder)})
     return encoders.load(card, encoders.locate(card), CPU)
 
 
-def vectors(towers: Loaded, material: Material, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+def vectors(towers: LoadedEncoders, material: TrainingData, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
     """Unit vectors of a split's pictures and of its captions."""
     assert towers.image is not None and towers.text is not None
     jpegs = [jpeg for _, jpeg in iter_pixels(material.shards, split.pictures)]
@@ -75,7 +77,7 @@ def vectors(towers: Loaded, material: Material, split: Split) -> tuple[torch.Ten
     return torch.nn.functional.normalize(pictures, dim=1), torch.nn.functional.normalize(texts, dim=1)
 
 
-def hit_at_10(towers: Loaded, material: Material, split: Split) -> float:
+def hit_at_10(towers: LoadedEncoders, material: TrainingData, split: Split) -> float:
     """The share of captions whose picture is among the ten nearest, worked out one by one."""
     pictures, texts = vectors(towers, material, split)
     hits = []
@@ -114,7 +116,7 @@ def test_the_loss_is_that_of_guessing_when_nothing_is_told_apart_and_none_when_e
 
 
 def test_training_finds_more_held_out_pictures_than_the_untrained_model(
-    finished: tuple[Path, Trained, Path], material: Material
+    finished: tuple[Path, TrainingResult, Path], material: TrainingData
 ) -> None:
     folder, trained, _ = finished
     val = read_split(material.groups, material.captions, "val")
@@ -125,7 +127,7 @@ def test_training_finds_more_held_out_pictures_than_the_untrained_model(
 
 
 def test_the_curve_says_how_many_held_out_pictures_are_found(
-    finished: tuple[Path, Trained, Path], material: Material
+    finished: tuple[Path, TrainingResult, Path], material: TrainingData
 ) -> None:
     folder, trained, _ = finished
     assert [row["epoch"] for row in trained.log] == list(range(EPOCHS + 1))
@@ -136,7 +138,7 @@ def test_the_curve_says_how_many_held_out_pictures_are_found(
     assert trained.log[-1]["val_hit_at_10"] == pytest.approx(hit_at_10(loaded(folder), material, val), abs=1e-6)
 
 
-def test_what_it_took_is_known(finished: tuple[Path, Trained, Path], material: Material) -> None:
+def test_what_it_took_is_known(finished: tuple[Path, TrainingResult, Path], material: TrainingData) -> None:
     assert finished[1].pictures == len(material.groups.filter(split="train")) == 192
     assert finished[1].seconds > 0
 
@@ -145,7 +147,7 @@ def test_what_it_took_is_known(finished: tuple[Path, Trained, Path], material: M
 
 
 def test_the_folder_gives_the_vectors_of_the_model_that_was_trained(
-    finished: tuple[Path, Trained, Path], material: Material
+    finished: tuple[Path, TrainingResult, Path], material: TrainingData
 ) -> None:
     folder, _, scratch = finished
     towers = loaded(folder)
@@ -173,7 +175,7 @@ def test_the_folder_gives_the_vectors_of_the_model_that_was_trained(
 
 
 def test_pictures_are_read_whole_at_the_size_of_the_architecture() -> None:
-    assert preprocess_of(TOWER) == {
+    assert make_preprocess(TOWER) == {
         "size": [SIDE_PX, SIDE_PX],
         "mean": (0.5,) * 3,
         "std": (0.5,) * 3,
@@ -182,7 +184,7 @@ def test_pictures_are_read_whole_at_the_size_of_the_architecture() -> None:
     }
 
 
-def test_the_card_is_as_it_was(finished: tuple[Path, Trained, Path]) -> None:
+def test_the_card_is_as_it_was(finished: tuple[Path, TrainingResult, Path]) -> None:
     assert ARCHITECTURE["text_cfg"]["vocab_size"] == 0
     assert "hf_tokenizer_name" not in ARCHITECTURE["text_cfg"]
 
@@ -191,7 +193,7 @@ def test_the_card_is_as_it_was(finished: tuple[Path, Trained, Path]) -> None:
 
 
 def test_a_killed_training_ends_with_the_bytes_of_one_that_was_never_stopped(
-    finished: tuple[Path, Trained, Path], material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, TrainingResult, Path], material: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
 
@@ -214,7 +216,7 @@ def test_a_killed_training_ends_with_the_bytes_of_one_that_was_never_stopped(
 
 
 def test_another_seed_gives_other_weights(
-    finished: tuple[Path, Trained, Path], material: Material, tmp_path: Path
+    finished: tuple[Path, TrainingResult, Path], material: TrainingData, tmp_path: Path
 ) -> None:
     train_towers(TOWER, recipe(seed=1, epochs=1), material, CPU, tmp_path)
     ours, theirs = files(finished[0].parent / "untrained"), files(tmp_path / "untrained")
@@ -222,8 +224,8 @@ def test_another_seed_gives_other_weights(
     assert theirs != files(tmp_path / "weights")
 
 
-def test_pictures_that_are_measured_are_not_trained_on(material: Material, tmp_path: Path) -> None:
-    everything = Material(
+def test_pictures_that_are_measured_are_not_trained_on(material: TrainingData, tmp_path: Path) -> None:
+    everything = TrainingData(
         material.groups.with_columns(in_pool=material.groups["split"] != "val"), material.captions, material.shards, 1
     )
     with pytest.raises(DataError, match="192 training pictures are in the pool too"):
@@ -231,20 +233,20 @@ def test_pictures_that_are_measured_are_not_trained_on(material: Material, tmp_p
 
 
 def test_captions_are_cut_where_the_card_says_so(
-    finished: tuple[Path, Trained, Path], material: Material, tmp_path: Path
+    finished: tuple[Path, TrainingResult, Path], material: TrainingData, tmp_path: Path
 ) -> None:
     cut = train_towers(TOWER, recipe(caption_tokens=6, epochs=1), material, CPU, tmp_path / "cut")
     assert cut.log[0]["val_loss"] != finished[1].log[0]["val_loss"]  # of the same weights, before training
     assert files(tmp_path / "cut/untrained") == files(finished[0].parent / "untrained")
 
 
-def test_a_batch_larger_than_the_training_split_is_refused(material: Material, tmp_path: Path) -> None:
+def test_a_batch_larger_than_the_training_split_is_refused(material: TrainingData, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.batch_size is 500, but the training split has 192 pictures"):
         train_towers(TOWER, recipe(batch_size=500), material, CPU, tmp_path)
     assert not (tmp_path / "weights").exists()
 
 
-def test_a_learning_rate_that_blows_up_is_found_out(material: Material, tmp_path: Path) -> None:
+def test_a_learning_rate_that_blows_up_is_found_out(material: TrainingData, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Try a lower train\.learning_rate"):
         train_towers(TOWER, recipe(learning_rate=1e30, optimizer="adamw", warmup_share=0.0), material, CPU, tmp_path)
     assert not (tmp_path / "weights").exists()

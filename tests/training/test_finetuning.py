@@ -30,11 +30,11 @@ from twinlens.core.errors import DataError, ParamsError
 from twinlens.core.shards import iter_pixels
 from twinlens.images.transforms import batch_pixels
 from twinlens.models import encoders
-from twinlens.models.weights import identity
+from twinlens.models.weights import identify_weights
 from twinlens.training import contrastive
-from twinlens.training.data import Material, Trained, read_split
+from twinlens.training.data import TrainingData, TrainingResult, read_split
 from twinlens.training.dual_encoder import train_towers
-from twinlens.training.losses import pair_loss
+from twinlens.training.losses import compute_loss
 
 pytestmark = pytest.mark.slow  # trainings
 
@@ -106,12 +106,12 @@ KINDS: dict[str, Callable[[Path, PreTrainedTokenizerFast], Tower]] = {
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+def material(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     return drawn(tmp_path_factory.mktemp("scenes"), side_px=SIDE_PX)
 
 
 @pytest.fixture(scope="module")
-def towers(material: Material, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tower]:
+def towers(material: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tower]:
     words = tokenizer(read_split(material.groups, material.captions, "train").captions)
     made = {}
     for name, make in KINDS.items():
@@ -120,17 +120,17 @@ def towers(material: Material, tmp_path_factory: pytest.TempPathFactory) -> dict
     return made
 
 
-Finished = dict[str, tuple[Path, Trained]]
+Finished = dict[str, tuple[Path, TrainingResult]]
 
 
 @pytest.fixture(scope="module")
 def finished(
-    material: Material, towers: dict[str, Tower], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str], tuple[Path, Trained]]]:
+    material: TrainingData, towers: dict[str, Tower], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], tuple[Path, TrainingResult]]]:
     """By kind, a folder that was written and what its training left behind; trained when first asked for."""
     folder, done = tmp_path_factory.mktemp("trained"), Finished()
 
-    def of(kind: str) -> tuple[Path, Trained]:
+    def of(kind: str) -> tuple[Path, TrainingResult]:
         if kind not in done:
             with pytest.MonkeyPatch.context() as patch:  # not the folder of the test that asks
                 patch.setenv("TWINLENS_SCRATCH", str(folder / "scratch"))
@@ -149,7 +149,7 @@ USUAL: dict[str, dict[str, Any]] = {
 }
 
 
-def vectors(tower: Tower, folder: Path | None, material: Material) -> tuple[torch.Tensor, torch.Tensor]:
+def vectors(tower: Tower, folder: Path | None, material: TrainingData) -> tuple[torch.Tensor, torch.Tensor]:
     """What the encoders give for the validation pictures and captions."""
     loaded = encoders.load(tower, folder or encoders.locate(tower), CPU)
     assert loaded.image is not None and loaded.text is not None
@@ -160,7 +160,7 @@ def vectors(tower: Tower, folder: Path | None, material: Material) -> tuple[torc
         return pictures, loaded.text.encode(val.captions)
 
 
-def mrr(tower: Tower, folder: Path | None, material: Material) -> float:
+def mrr(tower: Tower, folder: Path | None, material: TrainingData) -> float:
     """Mean reciprocal rank of each caption's picture, worked out one by one."""
     pictures, texts = vectors(tower, folder, material)
     found = []
@@ -176,7 +176,7 @@ def mrr(tower: Tower, folder: Path | None, material: Material) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_finds_more_held_out_pictures_and_the_folder_holds_what_was_learnt(
-    kind: str, finished: Callable[[str], tuple[Path, Trained]], towers: dict[str, Tower], material: Material
+    kind: str, finished: Callable[[str], tuple[Path, TrainingResult]], towers: dict[str, Tower], material: TrainingData
 ) -> None:
     folder, trained = finished(kind)
     before, after = (mrr(towers[kind], path, material) for path in (None, folder))
@@ -194,14 +194,14 @@ def test_training_finds_more_held_out_pictures_and_the_folder_holds_what_was_lea
     ids=lambda fields: " ".join(map(str, fields.values())),
 )
 def test_other_objectives_teach_towers_too(
-    fields: dict[str, Any], towers: dict[str, Tower], material: Material, tmp_path: Path
+    fields: dict[str, Any], towers: dict[str, Tower], material: TrainingData, tmp_path: Path
 ) -> None:
     log = train_towers(towers["open_clip"], recipe(**fields), material, CPU, tmp_path).log
     assert log[-1]["val_mrr"] > log[0]["val_mrr"] + 0.03
 
 
 def test_the_learnt_temperature_goes_where_the_library_keeps_it(
-    finished: Callable[[str], tuple[Path, Trained]], towers: dict[str, Tower]
+    finished: Callable[[str], tuple[Path, TrainingResult]], towers: dict[str, Tower]
 ) -> None:
     for kind, name in (("open_clip", "open_clip_model"), ("clip", "model"), ("siglip", "model")):
         before = load_file(Path(str(towers[kind].checkpoint)) / f"{name}.safetensors")
@@ -215,7 +215,7 @@ def test_the_learnt_temperature_goes_where_the_library_keeps_it(
 
 
 def test_the_transform_and_the_tokenizer_are_written_beside_the_weights(
-    finished: Callable[[str], tuple[Path, Trained]], towers: dict[str, Tower]
+    finished: Callable[[str], tuple[Path, TrainingResult]], towers: dict[str, Tower]
 ) -> None:
     for kind, tower in towers.items():
         before = encoders.load(tower, encoders.locate(tower), CPU)
@@ -233,7 +233,7 @@ def test_the_transform_and_the_tokenizer_are_written_beside_the_weights(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("side", ["image", "text"])
 def test_a_frozen_tower_gives_the_vectors_it_gave(
-    side: str, kind: str, towers: dict[str, Tower], material: Material, tmp_path: Path
+    side: str, kind: str, towers: dict[str, Tower], material: TrainingData, tmp_path: Path
 ) -> None:
     card = recipe(**USUAL[kind], freeze=side, epochs=1, weight_decay=0.1)
     train_towers(towers[kind], card, material, CPU, tmp_path)
@@ -247,17 +247,19 @@ def test_a_frozen_tower_gives_the_vectors_it_gave(
 # ---------------------------------------------------------------- in less memory
 
 
-def first_loss(tower: Tower, material: Material, folder: Path, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> float:
+def first_loss(
+    tower: Tower, material: TrainingData, folder: Path, monkeypatch: pytest.MonkeyPatch, **fields: Any
+) -> float:
     """The loss of the first step."""
     seen: list[float] = []
 
     def noting(*args: Any, **named: Any) -> torch.Tensor:
-        loss = pair_loss(*args, **named)
+        loss = compute_loss(*args, **named)
         if torch.is_grad_enabled():
             seen.append(float(loss.detach()))
         return loss
 
-    monkeypatch.setattr(contrastive, "pair_loss", noting)
+    monkeypatch.setattr(contrastive, "compute_loss", noting)
     train_towers(tower, recipe(epochs=1, **fields), material, CPU, folder)
     assert len(seen) == 12
     return seen[0]
@@ -269,7 +271,7 @@ def test_memory_is_saved_without_another_loss_or_other_weights(
     fields: dict[str, Any],
     kind: str,
     towers: dict[str, Tower],
-    material: Material,
+    material: TrainingData,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -286,7 +288,7 @@ def test_memory_is_saved_without_another_loss_or_other_weights(
 
 
 def test_parts_of_a_batch_are_refused_where_batch_norms_would_see_each_by_itself(
-    material: Material, tmp_path: Path
+    material: TrainingData, tmp_path: Path
 ) -> None:
     resnet = {"image_size": SIDE_PX, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
     tower = OpenClipTower(open_clip="custom", architecture=ARCHITECTURE | {"vision_cfg": resnet})
@@ -296,7 +298,7 @@ def test_parts_of_a_batch_are_refused_where_batch_norms_would_see_each_by_itself
 
 @pytest.mark.parametrize("kind", ["open_clip", "clip"])
 def test_captions_are_cut_while_training_and_read_whole_afterwards(
-    kind: str, towers: dict[str, Tower], material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, towers: dict[str, Tower], material: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = first_loss(towers[kind], material, tmp_path / "whole", monkeypatch)
     cut = first_loss(towers[kind], material, tmp_path / "cut", monkeypatch, caption_tokens=4)
@@ -308,7 +310,7 @@ def test_captions_are_cut_while_training_and_read_whole_afterwards(
 
 
 def test_a_siglip_reads_captions_of_full_length_only(
-    towers: dict[str, Tower], material: Material, tmp_path: Path
+    towers: dict[str, Tower], material: TrainingData, tmp_path: Path
 ) -> None:
     with pytest.raises(ParamsError, match=f"caption_tokens: someone/tiny-siglip reads its texts padded to {LENGTH}"):
         train_towers(towers["siglip"], recipe(caption_tokens=8), material, CPU, tmp_path)
@@ -316,7 +318,7 @@ def test_a_siglip_reads_captions_of_full_length_only(
 
 @pytest.mark.parametrize("kind", ["open_clip", "clip"])
 def test_bfloat16_learns_and_leaves_float32_weights(
-    kind: str, towers: dict[str, Tower], material: Material, tmp_path: Path
+    kind: str, towers: dict[str, Tower], material: TrainingData, tmp_path: Path
 ) -> None:
     log = train_towers(towers[kind], recipe(precision="bfloat16", epochs=2), material, CPU, tmp_path).log
     assert log[-1]["loss"] < log[1]["loss"]
@@ -330,9 +332,9 @@ def test_bfloat16_learns_and_leaves_float32_weights(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_training_ends_with_the_bytes_of_one_that_was_never_stopped(
     kind: str,
-    finished: Callable[[str], tuple[Path, Trained]],
+    finished: Callable[[str], tuple[Path, TrainingResult]],
     towers: dict[str, Tower],
-    material: Material,
+    material: TrainingData,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -343,9 +345,9 @@ def test_a_killed_training_ends_with_the_bytes_of_one_that_was_never_stopped(
         calls += torch.is_grad_enabled()
         if calls > last:
             raise KeyboardInterrupt
-        return pair_loss(*args, **named)
+        return compute_loss(*args, **named)
 
-    monkeypatch.setattr(contrastive, "pair_loss", dies)
+    monkeypatch.setattr(contrastive, "compute_loss", dies)
     with pytest.raises(KeyboardInterrupt):
         train_towers(towers[kind], recipe(**USUAL[kind]), material, CPU, tmp_path)
     assert not (tmp_path / "weights").exists()
@@ -357,7 +359,7 @@ def test_a_killed_training_ends_with_the_bytes_of_one_that_was_never_stopped(
 
 
 def test_other_weights_to_begin_with_are_another_training(
-    finished: Callable[[str], tuple[Path, Trained]], material: Material, tmp_path: Path
+    finished: Callable[[str], tuple[Path, TrainingResult]], material: TrainingData, tmp_path: Path
 ) -> None:
     words = tokenizer(read_split(material.groups, material.captions, "train").captions)
     torch.manual_seed(1)
@@ -367,22 +369,25 @@ def test_other_weights_to_begin_with_are_another_training(
 
 
 def test_a_folder_that_was_written_can_be_trained_on(
-    finished: Callable[[str], tuple[Path, Trained]], towers: dict[str, Tower], material: Material, tmp_path: Path
+    finished: Callable[[str], tuple[Path, TrainingResult]],
+    towers: dict[str, Tower],
+    material: TrainingData,
+    tmp_path: Path,
 ) -> None:
     for kind, tower in towers.items():
         folder, trained = finished(kind)
-        begun = identity(folder)
+        begun = identify_weights(folder)
         longer = tower.model_copy(update={"checkpoint": str(folder)})
         log = train_towers(longer, recipe(**USUAL[kind], epochs=1), material, CPU, tmp_path / kind).log
         assert log[0]["val_mrr"] == pytest.approx(trained.log[-1]["val_mrr"], abs=1e-3)
-        assert identity(folder) == begun
+        assert identify_weights(folder) == begun
 
 
 # ---------------------------------------------------------------- refused
 
 
 def test_a_learning_rate_that_blows_up_writes_nothing(
-    towers: dict[str, Tower], material: Material, tmp_path: Path
+    towers: dict[str, Tower], material: TrainingData, tmp_path: Path
 ) -> None:
     card = recipe(learning_rate=1e30, optimizer="adamw", warmup_share=0.0)
     with pytest.raises(DataError, match=r"Try a lower train\.learning_rate"):
@@ -390,7 +395,7 @@ def test_a_learning_rate_that_blows_up_writes_nothing(
     assert not (tmp_path / "weights").exists()
 
 
-def test_a_model_of_one_tower_is_no_pair(material: Material, tmp_path: Path) -> None:
+def test_a_model_of_one_tower_is_no_pair(material: TrainingData, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="trains the towers of a joint model: name `joint`"):
         ModelCard.model_validate(
             {

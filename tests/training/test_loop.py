@@ -15,7 +15,7 @@ import torch
 from twinlens.config.training import Recipe
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import Scratch
-from twinlens.training.loop import CHECKPOINT, Batch, draw_captions, draw_pictures, fit, write_log
+from twinlens.training.loop import CHECKPOINT, Batch, draw_captions, draw_pictures, run_epochs, write_log
 
 COUNT = 21  # pictures, so five steps of four and one picture left over
 CAPTIONS_OF = [np.arange(3 * picture, 3 * picture + 1 + picture % 3) for picture in range(COUNT)]
@@ -82,7 +82,9 @@ class Training:
     def run(self) -> tuple[Curve, State]:
         name = "merit" if self.merits else "val_loss"
         with Scratch("train", self.key) as scratch:
-            rows = fit(self.model, self.recipe, CAPTIONS_OF, self.loss, self.validate, scratch, lambda row: row[name])
+            rows = run_epochs(
+                self.model, self.recipe, CAPTIONS_OF, self.loss, self.validate, scratch, lambda row: row[name]
+            )
         return rows, self.state()
 
 
@@ -340,7 +342,7 @@ def test_a_gradient_that_is_too_long_is_scaled_down_and_a_shorter_one_is_not(mon
     monkeypatch.setattr(torch.optim.AdamW, "step", noting)
     with Scratch("train", "clipped") as scratch:
         card = recipe(max_grad_norm=2.0, epochs=1)
-        fit(weight, card, CAPTIONS_OF, lambda _: weight[0][0] * next(slopes), dict, scratch, len)
+        run_epochs(weight, card, CAPTIONS_OF, lambda _: weight[0][0] * next(slopes), dict, scratch, len)
     assert lengths == pytest.approx([0.5, 2.0, 2.0, 2.0, 1.5], rel=1e-5)
 
 
@@ -374,7 +376,7 @@ def rates(**fields: Any) -> list[float]:
         return weight[0].sum()
 
     with Scratch("train", repr(sorted(fields.items()))[:60]) as scratch:
-        fit(weight, recipe(weight_decay=0.0, **fields), CAPTIONS_OF, loss, dict, scratch, len)
+        run_epochs(weight, recipe(weight_decay=0.0, **fields), CAPTIONS_OF, loss, dict, scratch, len)
     seen.append(float(weight[0].detach()))
     return [before - now for before, now in pairwise(seen)]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from twinlens.config.training import TowerRecipe
-from twinlens.training.losses import distances_of, margin_pairs, pair_loss, siglip, triplet
+from twinlens.training.losses import compute_distances, compute_loss, margin_pairs, siglip, triplet
 
 COUNT, DIM = 7, 5
 ALONE = torch.arange(COUNT)  # every picture once
@@ -50,14 +50,14 @@ def cosine(a: list[float], b: list[float]) -> float:
 def test_distances_are_those_of_every_pair(kind: str, seed: int) -> None:
     pictures, texts = batch(seed, scale=3.0)
     wanted = [[distance(a, b, kind) for b in texts.tolist()] for a in pictures.tolist()]
-    assert torch.allclose(distances_of(pictures, texts, kind), torch.tensor(wanted), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(compute_distances(pictures, texts, kind), torch.tensor(wanted), rtol=1e-4, atol=1e-5)
 
 
 def test_distances_by_hand() -> None:
     pictures, texts = torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 4.0], [6.0, 0.0]])
-    assert distances_of(pictures, texts, "cosine").tolist() == [[1, 0], [0, 1]]
-    assert distances_of(pictures, texts, "euclidean")[0].tolist() == pytest.approx([5, 3])
-    assert distances_of(pictures, texts, "squared_euclidean").tolist() == [[25, 9], [9, 37]]
+    assert compute_distances(pictures, texts, "cosine").tolist() == [[1, 0], [0, 1]]
+    assert compute_distances(pictures, texts, "euclidean")[0].tolist() == pytest.approx([5, 3])
+    assert compute_distances(pictures, texts, "squared_euclidean").tolist() == [[25, 9], [9, 37]]
 
 
 # ---------------------------------------------------------------- over the whole batch
@@ -70,7 +70,7 @@ def test_clip_is_the_cross_entropy_of_each_row_and_each_column(seed: int) -> Non
     logits = [[scale * cosine(a, b) for b in texts.tolist()] for a in pictures.tolist()]
     losses = [math.log(sum(map(math.exp, row))) - row[i] for i, row in enumerate(logits)]
     losses += [math.log(sum(map(math.exp, column))) - column[i] for i, column in enumerate(zip(*logits, strict=True))]
-    found = pair_loss(recipe("clip"), pictures, texts, ALONE, torch.tensor(scale))
+    found = compute_loss(recipe("clip"), pictures, texts, ALONE, torch.tensor(scale))
     assert float(found) == pytest.approx(sum(losses) / (2 * COUNT), rel=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_siglip_is_a_sigmoid_for_every_pair(bias: float | None, seed: int) -> No
             logit = 3.5 * cosine(a, b) + (bias or 0.0)
             total += math.log(1 + math.exp(-logit if i == j else logit))
     given = None if bias is None else torch.tensor(bias)
-    found = pair_loss(recipe("siglip"), pictures, texts, ALONE, torch.tensor(3.5), given)
+    found = compute_loss(recipe("siglip"), pictures, texts, ALONE, torch.tensor(3.5), given)
     assert float(found) == pytest.approx(total / COUNT, rel=1e-5)
 
 
@@ -107,7 +107,7 @@ def test_margin_pulls_matches_and_pushes_others_to_the_margin(seed: int, names: 
             elif names[i] != names[j]:
                 pushed.append(max(0.0, 1.5 - apart) ** 2)
     wanted = (sum(pulled) / len(pulled) + sum(pushed) / len(pushed)) / 2
-    found = pair_loss(recipe("margin", margin=1.5, distance=kind), pictures, texts, names)
+    found = compute_loss(recipe("margin", margin=1.5, distance=kind), pictures, texts, names)
     assert float(found) == pytest.approx(wanted, rel=1e-4)
 
 
@@ -148,7 +148,7 @@ def test_triplets_are_those_of_a_plain_loop(names: torch.Tensor, kind: str, nega
             if anchors in (side, "both")
         ]
         card = recipe("triplet", margin=0.7, distance=kind, negatives=negatives)
-        found = pair_loss(card, pictures, texts, names, anchors=anchors)
+        found = compute_loss(card, pictures, texts, names, anchors=anchors)
         assert float(found) == pytest.approx(sum(wanted) / len(wanted), rel=1e-4)
 
 
@@ -197,7 +197,7 @@ def test_random_negatives_come_from_the_seed_and_cost_what_a_single_one_does() -
     found = []
     for seed in (1, 1, 2, 3):
         torch.manual_seed(seed)
-        found.append(float(pair_loss(card, pictures, texts, ALONE, anchors="pictures")))
+        found.append(float(compute_loss(card, pictures, texts, ALONE, anchors="pictures")))
     assert found[0] == found[1]
     assert len(set(found)) > 1
     lowest, highest = (sum(map(pick, single)) / COUNT for pick in (min, max))
@@ -225,7 +225,7 @@ def test_loss_and_gradients_stay_finite(fields: dict[str, str], case: str) -> No
     pictures = (torch.zeros if case == "zeros" else torch.ones)(count, DIM, requires_grad=True)
     texts = pictures.detach().clone().requires_grad_()
     names = torch.zeros(count, dtype=torch.long) if case == "one picture many times" else torch.arange(count)
-    loss = pair_loss(recipe(**fields), pictures, texts, names, torch.tensor(10.0), torch.tensor(-10.0))
+    loss = compute_loss(recipe(**fields), pictures, texts, names, torch.tensor(10.0), torch.tensor(-10.0))
     loss.backward()
     assert loss.isfinite()
     for side in (pictures, texts):
@@ -240,10 +240,10 @@ def test_a_step_against_the_gradient_brings_matches_nearer_than_others(fields: d
     torch.manual_seed(0)
     for _ in range(120):
         rate.zero_grad()
-        pair_loss(
+        compute_loss(
             recipe(**fields, margin=1.0), pictures, texts, ALONE, torch.tensor(10.0), torch.tensor(-5.0)
         ).backward()
         rate.step()
-    apart = distances_of(pictures.detach(), texts.detach(), fields.get("distance", "cosine"))
+    apart = compute_distances(pictures.detach(), texts.detach(), fields.get("distance", "cosine"))
     assert (apart.argmin(dim=1) == ALONE).all()
     assert (apart.argmin(dim=0) == ALONE).all()

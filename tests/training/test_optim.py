@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from twinlens.config.training import Recipe
-from twinlens.training.optim import make_optimisers, rate_factor, set_rate
+from twinlens.training.optim import compute_rate_factor, make_optimisers, set_rate
 
 STEPS = 10  # of an epoch
 
@@ -21,7 +21,7 @@ def recipe(**fields: Any) -> Recipe:
 
 def factors(**fields: Any) -> list[float]:
     card = recipe(**fields)
-    return [rate_factor(card, step, STEPS) for step in range(card.epochs * STEPS)]
+    return [compute_rate_factor(card, step, STEPS) for step in range(card.epochs * STEPS)]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "step", "constant"])

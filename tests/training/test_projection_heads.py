@@ -17,11 +17,11 @@ from tests.training.frozen import WIDTH, card, features, write_towers
 from tests.training.scenes import drawn, files
 from twinlens.config.models import ModelCard, TimmTower
 from twinlens.core.errors import DataError
-from twinlens.core.scratch import publishing
-from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, WEIGHTS, Pairs
+from twinlens.core.scratch import write_whole
+from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, WEIGHTS, ProjectionHeads
 from twinlens.training import contrastive
-from twinlens.training.data import Material, Trained, read_split
-from twinlens.training.losses import pair_loss
+from twinlens.training.data import TrainingData, TrainingResult, read_split
+from twinlens.training.losses import compute_loss
 from twinlens.training.projection_heads import train_heads
 
 pytestmark = pytest.mark.slow  # trainings
@@ -31,12 +31,12 @@ MARGIN = {"margin": 1.0, "distance": "squared_euclidean", "negatives": "random",
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+def material(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     return drawn(tmp_path_factory.mktemp("scenes"), side_px=32)
 
 
 @pytest.fixture(scope="module")
-def embedded(material: Material, tmp_path_factory: pytest.TempPathFactory) -> tuple[Towers, Path]:
+def embedded(material: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Towers, Path]:
     """Towers, and a folder of unfinished work that holds their vectors, so that tests need not make them again."""
     folder = tmp_path_factory.mktemp("towers")
     towers = write_towers(folder, material)
@@ -45,7 +45,7 @@ def embedded(material: Material, tmp_path_factory: pytest.TempPathFactory) -> tu
         found = features(card(towers))
         for split in ("train", "val"):
             part = read_split(material.groups, material.captions, split)
-            found.of_pictures(material.shards, part.pictures)
+            found.embed_pictures(material.shards, part.pictures)
     return towers, folder / "scratch"
 
 
@@ -55,7 +55,7 @@ def towers(embedded: tuple[Towers, Path], tmp_path: Path) -> Towers:
     return embedded[0]
 
 
-def train(model: ModelCard, material: Material, out: Path) -> Trained:
+def train(model: ModelCard, material: TrainingData, out: Path) -> TrainingResult:
     return train_heads(model, material, features(model), CPU, out)
 
 
@@ -71,7 +71,7 @@ def train(model: ModelCard, material: Material, out: Path) -> Trained:
     ids=["clip", "hardest", "siglip", "batch norm", "as published"],
 )
 def test_heads_find_more_held_out_pictures_than_before(
-    fields: dict[str, Any], towers: Towers, material: Material, tmp_path: Path
+    fields: dict[str, Any], towers: Towers, material: TrainingData, tmp_path: Path
 ) -> None:
     trained = train(card(towers, **fields), material, tmp_path / "out")
     assert trained.log[-1]["val_mrr"] > trained.log[0]["val_mrr"] + 0.03  # chance is 0.09
@@ -79,15 +79,15 @@ def test_heads_find_more_held_out_pictures_than_before(
 
 
 def test_the_folder_gives_the_ranking_that_was_validated_and_the_untrained_one_that_it_began_with(
-    towers: Towers, material: Material, tmp_path: Path
+    towers: Towers, material: TrainingData, tmp_path: Path
 ) -> None:
     model = card(towers)
     trained = train(model, material, tmp_path / "out")
     val, read = read_split(material.groups, material.captions, "val"), features(model)
-    pictures = read.of_pictures(material.shards, val.pictures)
-    texts = read.of_texts(pl.DataFrame({"id": [str(n) for n in range(len(val.captions))], "text": val.captions}))
+    pictures = read.embed_pictures(material.shards, val.pictures)
+    texts = read.embed_texts(pl.DataFrame({"id": [str(n) for n in range(len(val.captions))], "text": val.captions}))
     for name, row in (("untrained", trained.log[0]), ("weights", trained.log[-1])):
-        heads = Pairs.read(tmp_path / "out" / name)
+        heads = ProjectionHeads.read(tmp_path / "out" / name)
         image, text = (
             heads.apply_to(rows, "both", side, CPU.device) for rows, side in ((pictures, "image"), (texts, "text"))
         )
@@ -98,7 +98,7 @@ def test_the_folder_gives_the_ranking_that_was_validated_and_the_untrained_one_t
 
 
 def test_the_untrained_folder_is_what_the_seed_says_before_any_step(
-    towers: Towers, material: Material, tmp_path: Path
+    towers: Towers, material: TrainingData, tmp_path: Path
 ) -> None:
     for name, fields in (("short", {"epochs": 1}), ("long", {"epochs": 2}), ("seed", {"epochs": 1, "seed": 1})):
         train(card(towers, "mean", **fields), material, tmp_path / name)
@@ -108,7 +108,7 @@ def test_the_untrained_folder_is_what_the_seed_says_before_any_step(
 
 
 def test_each_direction_has_a_pair_of_its_own_and_both_learn(
-    towers: Towers, material: Material, tmp_path: Path
+    towers: Towers, material: TrainingData, tmp_path: Path
 ) -> None:
     model = card(towers, objective="triplet", heads={"directions": "each"})
     log = train(model, material, tmp_path / "out").log
@@ -120,12 +120,12 @@ def test_each_direction_has_a_pair_of_its_own_and_both_learn(
         assert all(not torch.equal(before[name], after[name]) for name in mine)
 
 
-def test_an_lstm_over_the_words_learns(towers: Towers, material: Material, tmp_path: Path) -> None:
+def test_an_lstm_over_the_words_learns(towers: Towers, material: TrainingData, tmp_path: Path) -> None:
     log = train(card(towers, pooling="none"), material, tmp_path / "out").log
     assert log[-1]["val_mrr"] > log[0]["val_mrr"] + 0.05
 
 
-def test_bfloat16_learns(towers: Towers, material: Material, tmp_path: Path) -> None:
+def test_bfloat16_learns(towers: Towers, material: TrainingData, tmp_path: Path) -> None:
     for pooling in ("mean", "none"):
         log = train(card(towers, pooling=pooling, precision="bfloat16"), material, tmp_path / pooling).log  # type: ignore[arg-type]
         assert log[-1]["val_mrr"] > log[0]["val_mrr"] + 0.03
@@ -136,7 +136,7 @@ def test_bfloat16_learns(towers: Towers, material: Material, tmp_path: Path) -> 
     [{}, {"heads": {"directions": "each", "image_dropout": 0.3}, "objective": "triplet", "negatives": "random"}],
 )
 def test_a_killed_training_ends_with_the_bytes_of_one_that_was_never_stopped(
-    fields: dict[str, Any], towers: Towers, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fields: dict[str, Any], towers: Towers, material: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = card(towers, **fields)
     views = 2 if "heads" in fields else 1
@@ -147,10 +147,10 @@ def test_a_killed_training_ends_with_the_bytes_of_one_that_was_never_stopped(
         calls += torch.is_grad_enabled()
         if calls > views * 15:  # of six steps an epoch
             raise KeyboardInterrupt
-        return pair_loss(*args, **named)
+        return compute_loss(*args, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(contrastive, "pair_loss", dies)
+        patch.setattr(contrastive, "compute_loss", dies)
         with pytest.raises(KeyboardInterrupt):
             train(model, material, tmp_path / "killed")
     again = train(model, material, tmp_path / "killed")
@@ -168,7 +168,7 @@ def test_a_killed_training_ends_with_the_bytes_of_one_that_was_never_stopped(
 
 @pytest.mark.parametrize("side", ["image", "text"])
 def test_towers_of_another_width_than_the_card_says_are_refused(
-    side: str, towers: Towers, material: Material, tmp_path: Path
+    side: str, towers: Towers, material: TrainingData, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=rf"heads\.{side}_width is 999, but the {side} tower's vectors have \d+ dim"):
         train(card(towers, heads={f"{side}_width": 999}), material, tmp_path / "out")
@@ -177,26 +177,28 @@ def test_towers_of_another_width_than_the_card_says_are_refused(
         train(card(towers, heads={"text_width": WIDTH}, epochs=1), material, tmp_path / "out")
 
 
-def test_the_width_of_words_read_one_by_one_is_checked_too(towers: Towers, material: Material, tmp_path: Path) -> None:
+def test_the_width_of_words_read_one_by_one_is_checked_too(
+    towers: Towers, material: TrainingData, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match=rf"text_width is 300, but the text tower's vectors have {WIDTH} dimensions"):
         train(card(towers, pooling="none", heads={"text_width": 300}), material, tmp_path / "out")
 
 
-def only(material: Material, count: int, captions: pl.DataFrame | None = None) -> Material:
+def only(material: TrainingData, count: int, captions: pl.DataFrame | None = None) -> TrainingData:
     """So many pictures in the training split."""
     train = material.groups.filter(split="train")["image_id"][count:].implode()
     groups = material.groups.filter(~pl.col("image_id").is_in(train))
-    return Material(groups, material.captions if captions is None else captions, material.shards, 1)
+    return TrainingData(groups, material.captions if captions is None else captions, material.shards, 1)
 
 
-def test_a_batch_larger_than_the_split_is_refused(towers: Towers, material: Material, tmp_path: Path) -> None:
+def test_a_batch_larger_than_the_split_is_refused(towers: Towers, material: TrainingData, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.batch_size is 32, but the training split has 20 pictures"):
         train(card(towers), only(material, 20), tmp_path / "out")
     with pytest.raises(DataError, match=r"train\.batch_size is 2, but the training split has 1 pictures"):
         train(card(towers, batch_size=2), only(material, 1), tmp_path / "out")
 
 
-def test_a_training_split_without_captions_is_refused(towers: Towers, material: Material, tmp_path: Path) -> None:
+def test_a_training_split_without_captions_is_refused(towers: Towers, material: TrainingData, tmp_path: Path) -> None:
     val = material.groups.filter(split="val")["image_id"].implode()
     captions = material.captions.filter(pl.col("image_id").is_in(val))
     with pytest.raises(DataError, match="split 'train' has no captioned picture to train on"):
@@ -204,16 +206,16 @@ def test_a_training_split_without_captions_is_refused(towers: Towers, material: 
 
 
 def test_a_picture_left_over_by_whole_batches_is_no_trouble_to_a_batch_norm(
-    towers: Towers, material: Material, tmp_path: Path
+    towers: Towers, material: TrainingData, tmp_path: Path
 ) -> None:
     model = card(towers, drop_last=False, heads={"batch_norm": True}, epochs=2)
     assert len(train(model, only(material, 65), tmp_path / "out").log) == 3
 
 
 def test_a_useless_loss_names_its_step_and_overwrites_nothing(
-    towers: Towers, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    towers: Towers, material: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with publishing(tmp_path / "out") as draft:
+    with write_whole(tmp_path / "out") as draft:
         train(card(towers, epochs=1), material, draft)
     before = files(tmp_path / "out/weights")
     steps = 0
@@ -221,12 +223,12 @@ def test_a_useless_loss_names_its_step_and_overwrites_nothing(
     def useless(*args: Any, **named: Any) -> torch.Tensor:
         nonlocal steps
         steps += torch.is_grad_enabled()
-        return pair_loss(*args, **named) * (float("nan") if steps == 9 else 1.0)
+        return compute_loss(*args, **named) * (float("nan") if steps == 9 else 1.0)
 
-    monkeypatch.setattr(contrastive, "pair_loss", useless)
+    monkeypatch.setattr(contrastive, "compute_loss", useless)
     with (
         pytest.raises(DataError, match="the loss is nan at step 3 of epoch 2; the weights of epoch 1 are kept"),
-        publishing(tmp_path / "out") as draft,
+        write_whole(tmp_path / "out") as draft,
     ):
         train(card(towers), material, draft)
     assert files(tmp_path / "out/weights") == before

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from twinlens.training.threads import suited_threads, threads_for
+from twinlens.training.threads import choose_threads, use_suited_threads
 
 
 @pytest.fixture(autouse=True)
@@ -29,18 +29,18 @@ def of(parameters: int) -> torch.nn.Module:
 def test_the_larger_the_model_the_more_threads_it_takes_but_never_more_than_there_are(
     parameters: int, available: int, wanted: int
 ) -> None:
-    assert threads_for(of(parameters), available) == wanted
+    assert choose_threads(of(parameters), available) == wanted
 
 
 def test_afterwards_there_are_as_many_as_before_even_where_it_failed() -> None:
-    with suited_threads(torch.nn.Linear(2, 2)):
+    with use_suited_threads(torch.nn.Linear(2, 2)):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 3
-    with pytest.raises(KeyboardInterrupt), suited_threads(torch.nn.Linear(2, 2)):
+    with pytest.raises(KeyboardInterrupt), use_suited_threads(torch.nn.Linear(2, 2)):
         raise KeyboardInterrupt
     assert torch.get_num_threads() == 3
 
 
 def test_on_another_device_the_processors_threads_stay_as_they_are() -> None:
-    with suited_threads(of(10)):
+    with use_suited_threads(of(10)):
         assert torch.get_num_threads() == 3

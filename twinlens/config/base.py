@@ -1,4 +1,4 @@
-"""What all cards and their parts have in common."""
+"""Base classes of all cards and their parts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 ABOUT, BASE = "about", "base"  # keys that a card and each of its parts may have, beside its own
 
 
-class About(BaseModel):
-    """What a person should know and no result depends on: changing it reruns nothing."""
+class CardRemarks(BaseModel):
+    """Remarks for people, on which no result depends: changing them reruns nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -20,23 +20,23 @@ class About(BaseModel):
 
 
 class Card(BaseModel):
-    """Unknown keys are errors, values never change after reading.
+    """Base of cards: unknown keys are errors, values never change after reading.
 
     A dump never has `about`, so that no key of kept work can depend on it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    about: About = Field(default=About(), exclude=True)
+    about: CardRemarks = Field(default=CardRemarks(), exclude=True)
 
 
-def described(card: Card) -> dict[str, Any]:
-    """All that a card says, for people: with `about`, without what is empty."""
+def describe_card(card: Card) -> dict[str, Any]:
+    """Show all values of a card for people: with `about`, without empty ones."""
     shown = card.model_dump(mode="json", exclude_none=True)
     for name in type(card).model_fields:
         value = getattr(card, name)
         if isinstance(value, Card):
-            shown[name] = described(value)
+            shown[name] = describe_card(value)
     if remarks := card.about.model_dump(exclude_none=True):
         shown[ABOUT] = remarks
     return shown

@@ -1,4 +1,4 @@
-"""Cards as files: `cards/<kind>/<name>.yaml`, read when they are asked for, with what `base:` names filled in.
+"""Card files: `cards/<kind>/<name>.yaml`, read when they are asked for, with what `base:` names filled in.
 
 `base: models/clip-scenes` on a card, or on a part of one, begins with all that stands there, and
 `base: models/vgg16.image` with that part of it; what the card says itself goes over it, key by key.
@@ -17,8 +17,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from twinlens.config.base import BASE
-from twinlens.config.explain import problems
-from twinlens.core.errors import ParamsError, nearest
+from twinlens.config.explain import explain_problems
+from twinlens.core.errors import ParamsError, suggest_nearest
 
 KINDS = ("datasets", "models", "captioners")
 ENDING = ".yaml"
@@ -70,7 +70,7 @@ class Library:
         self._filled: dict[str, tuple[dict[str, Any], Origins]] = {}
 
     def path(self, file: str) -> Path:
-        """Where a file lies."""
+        """Path of a file."""
         return self.folder / f"{file}{ENDING}"
 
     def names(self, kind: str) -> list[str]:
@@ -78,7 +78,7 @@ class Library:
         return [file.removeprefix(f"{kind}/") for file in self.texts if file.startswith(f"{kind}/")]
 
     def filled(self, file: str) -> dict[str, Any]:
-        """A card with what its bases say.
+        """Read a card, with the values of its bases filled in.
 
         Raises:
             ParamsError: it is empty or no YAML, or a base cannot be had.
@@ -86,7 +86,7 @@ class Library:
         return self._fill(file, ())[0]
 
     def where(self, file: str, keys: Keys) -> str:
-        """The file and line in which keys of a filled-in card stand; the card's own file where they stand nowhere."""
+        """Locate the file and line of keys of a filled-in card; the card's own file where they stand nowhere."""
         found = self._fill(file, ())[1].get(keys)
         if found is None:
             return str(self.path(file))
@@ -94,13 +94,13 @@ class Library:
         of = "" if found[0] == file else f" (a base of {self.path(file)})"
         return f"{self.path(found[0])}, line {line}{of}"
 
-    def misnamed(self) -> list[str]:
-        """What is wrong with the files' names, in words."""
+    def list_misnamed(self) -> list[str]:
+        """List what is wrong with the files' names, in words."""
         folders = [
             entry for entry in sorted(self.folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")
         ]
         unknown = [folder for folder in folders if folder.name not in KINDS]
-        wrong = [f"{folder}: no such kind of card ({nearest(folder.name, KINDS)})" for folder in unknown]
+        wrong = [f"{folder}: no such kind of card ({suggest_nearest(folder.name, KINDS)})" for folder in unknown]
         for folder in (folder for folder in folders if folder.name in KINDS):
             same: dict[str, list[str]] = {}  # but for capitals
             for file in sorted(folder.iterdir()):
@@ -152,7 +152,7 @@ class Library:
         return merged, origins
 
     def _base(self, reference: Any, file: str, keys: Keys, chain: tuple[str, ...]) -> tuple[dict[str, Any], Origins]:
-        """What a `base:` names.
+        """Read what a `base:` names.
 
         Raises:
             ParamsError: there is no such card or part, or it refers to itself.
@@ -166,7 +166,7 @@ class Library:
         if target not in self.texts:
             kind = next((kind for kind in KINDS if target.startswith(f"{kind}/")), file.partition("/")[0])
             known = [card for card in self.texts if card.startswith(f"{kind}/")]
-            raise ParamsError(f"{here}: there is no card '{target}' ({nearest(target, known)})")
+            raise ParamsError(f"{here}: there is no card '{target}' ({suggest_nearest(target, known)})")
         if target in chain:
             circle = " -> ".join((*chain[chain.index(target) :], target))
             raise ParamsError(
@@ -178,7 +178,7 @@ class Library:
             if not isinstance(inside, dict):
                 whole = ".".join((target, *parts[:n]))
                 parts_of = [key for key, value in found.items() if isinstance(value, dict)]
-                raise ParamsError(f"{here}: '{whole}' has no part '{part}' ({nearest(part, parts_of)})")
+                raise ParamsError(f"{here}: '{whole}' has no part '{part}' ({suggest_nearest(part, parts_of)})")
             found = inside
         depth = len(parts)
         return deepcopy(found), {
@@ -202,7 +202,7 @@ class Library:
 
 @cache
 def adapter_of(card: Any) -> TypeAdapter[Any]:
-    """What checks a type of card."""
+    """The pydantic validator of a type of card."""
     return TypeAdapter(card)
 
 
@@ -252,6 +252,6 @@ class Cards(Mapping[str, T]):
         except ValidationError as error:
             told = [
                 f"{self.library.where(file, keys)}: {message}"
-                for keys, message in problems(error, content, self._type, also=(BASE,))
+                for keys, message in explain_problems(error, content, self._type, also=(BASE,))
             ]
             raise ParamsError("\n".join(told)) from None

@@ -52,7 +52,7 @@ ClassifierCard = Annotated[
 
 
 class Keep(Card):
-    """Which pictures of the pool are kept, where a dataset is a part of another: by one of three means."""
+    """Selection of the pool's pictures, where a dataset is a part of another: by one of three means."""
 
     classifier: ClassifierCard | None = None  # an ImageNet classifier; its probabilities over `classes` are summed
     classes: str | None = None  # a list in twinlens/datasets/classes
@@ -72,7 +72,7 @@ class Keep(Card):
 
 
 class Resplit(Card):
-    """Splits drawn anew, by picture: for data that come without any, or whose own are no use."""
+    """Newly drawn splits, by picture: for data that come without any, or whose own are of no use."""
 
     val: Annotated[float, Field(gt=0, lt=1)]  # share of all pictures
     test: Annotated[float, Field(gt=0, lt=1)]  # the rest is train
@@ -86,7 +86,7 @@ class Resplit(Card):
 
 
 class BaseDatasetCard(Card):
-    """What every dataset's card may say."""
+    """Fields that every dataset's card may have."""
 
     pool: Pool = "all"  # the pictures that are queries and items
     resplit: Resplit | None = None  # draw train, val and test anew; empty: as the dataset has them
@@ -97,7 +97,7 @@ class BaseDatasetCard(Card):
 
     @property
     def promised_pool(self) -> int | None:
-        """How many pictures the pool should hold; None where the card does not say."""
+        """Number of pictures that the pool should hold; None where the card does not say."""
         return self.pool_size
 
 
@@ -121,7 +121,7 @@ class ScenesCard(BaseDatasetCard):
 
     @property
     def promised_pool(self) -> int | None:
-        """What is drawn for the pool, unless `keep` takes some of it out."""
+        """Number of pictures that the pool should hold: those drawn for it, unless `keep` takes some of them out."""
         if self.pool_size is not None or self.keep is not None:
             return self.pool_size
         drawn = {"train": self.train, "val": self.val, "test": self.test + self.edits}
@@ -204,7 +204,7 @@ class ObjectNetCard(BaseDatasetCard):
 
 
 class CaptionedPart(Card):
-    """Pictures and their table of captions."""
+    """One split's pictures and its table of captions."""
 
     images: str  # a folder or a zip
     captions: str  # CSV, TSV, JSONL or Parquet

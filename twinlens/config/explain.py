@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, by the keys that a person wrote, with what is allowed there."""
+"""Readable validation errors: pydantic's findings by the keys that a person wrote, with what is allowed there."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from twinlens.core.errors import nearest
+from twinlens.core.errors import suggest_nearest
 
 MOST = 80  # characters of what was found
 
 
-def problems(
+def explain_problems(
     error: ValidationError, raw: dict[str, Any], root: Any, also: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """Each problem: the keys at which it stands, and what to tell.
+    """List the problems: the keys at which each stands, and what to tell.
 
     Args:
         error: what was found.
@@ -28,7 +28,7 @@ def problems(
         key = ".".join(str(part) for part in where)
         if problem["type"] == "extra_forbidden":
             allowed = [*_allowed_keys(problem["loc"][:-1], root), *also]
-            message = f"{key}: no such key ({nearest(str(where[-1]), allowed)})"
+            message = f"{key}: no such key ({suggest_nearest(str(where[-1]), allowed)})"
         elif problem["type"] == "missing":
             message = f"{key}: missing"
         else:
@@ -77,7 +77,7 @@ def _allowed_keys(loc: tuple[Any, ...], root: Any) -> list[str]:
 
 
 def _tags(section: type[BaseModel]) -> tuple[Any, ...]:
-    """What names a member of a union in a pydantic location: its adapter or its family."""
+    """Names of a union's members in a pydantic location: adapter or family."""
     adapter = section.model_fields.get("adapter")
     return get_args(adapter.annotation) if adapter else (getattr(section, "family", None),)
 

@@ -1,4 +1,4 @@
-"""Reading `params.yaml` and the cards; what is wrong is said by file and key, with what is allowed."""
+"""Loading of `params.yaml` and the cards; errors name the file and key, and what is allowed there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from twinlens.config.captioners import CaptionerCard
 from twinlens.config.cards import KINDS, Cards, Library, parse_yaml
 from twinlens.config.datasets import DatasetCard
-from twinlens.config.explain import problems
+from twinlens.config.explain import explain_problems
 from twinlens.config.models import ModelCard
 from twinlens.config.params import Params, Settings
 from twinlens.core.errors import ParamsError
@@ -42,7 +42,7 @@ def read_params(path: str | Path = "params.yaml") -> Params:
     try:
         return Params.model_validate(raw | cards)
     except ValidationError as error:
-        told = "\n".join(f"  - {message}" for _, message in problems(error, raw, Settings))
+        told = "\n".join(f"  - {message}" for _, message in explain_problems(error, raw, Settings))
         raise ParamsError(f"{path} has {error.error_count()} problem(s); nothing was run:\n{told}") from None
 
 
@@ -53,7 +53,7 @@ def check_cards(params: Params) -> None:
         ParamsError: cards are not what they should be; the message lists all that is wrong.
     """
     kinds = (params.datasets, params.models, params.captioners)
-    wrong = next((cards.library.misnamed() for cards in kinds if isinstance(cards, Cards)), [])
+    wrong = next((cards.library.list_misnamed() for cards in kinds if isinstance(cards, Cards)), [])
     for cards in kinds:
         for name in cards:
             try:
@@ -96,8 +96,8 @@ def _leaves(card: Any) -> list[tuple[str, Any]]:
     return [(f"{key}.{rest}".rstrip("."), value) for key, part in card.items() for rest, value in _leaves(part)]
 
 
-def stamp(path: str | Path = "params.yaml") -> tuple[tuple[str, int, int], ...]:
-    """What changes when params.yaml or a card does."""
+def read_stamp(path: str | Path = "params.yaml") -> tuple[tuple[str, int, int], ...]:
+    """Read the state of params.yaml and the cards that changes when any of them does."""
     folders = [Path(path).parent / "cards" / kind for kind in KINDS]
     files = [Path(path), *(Path(entry) for folder in folders if folder.is_dir() for entry in os.scandir(folder))]
     stats = [(str(file), file.stat()) for file in files if file.exists()]

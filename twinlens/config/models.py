@@ -28,7 +28,7 @@ def refuse_missing(architecture: dict[str, Any] | None, *dotted: str) -> None:
 
 
 class Weights(Card):
-    """Where weights come from; a local `checkpoint` is taken instead of the hub when given."""
+    """Source of weights; a local `checkpoint` is taken instead of the hub when given."""
 
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")  # commit of the hub repository
     checkpoint: str | None = None  # file or folder; ~ and $VARIABLES are expanded
@@ -36,7 +36,7 @@ class Weights(Card):
 
 
 class OpenClipTower(Weights):
-    """Both towers of an open_clip model: `open_clip` is the architecture, `pretrained` the tag."""
+    """An open_clip model, both towers: `open_clip` is the architecture, `pretrained` the tag."""
 
     family: ClassVar[str] = "open_clip"
     open_clip: str

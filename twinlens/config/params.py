@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from twinlens.config.captioners import CaptionerCard
 from twinlens.config.datasets import DatasetCard
 from twinlens.config.models import ModelCard
-from twinlens.core.errors import ParamsError, nearest
+from twinlens.core.errors import ParamsError, suggest_nearest
 
 
 class Section(BaseModel):
@@ -24,7 +24,7 @@ class Section(BaseModel):
 
 
 class FilterParams(Section):
-    """Which rows of a dataset's annotations are kept."""
+    """Rules for keeping rows of a dataset's annotations."""
 
     require_caption: bool  # drop pictures that no caption describes
     require_label: bool  # drop pictures without a labelled object
@@ -40,13 +40,13 @@ class ResizeParams(Section):
     images_per_shard: PositiveInt
 
     def at_most(self, shortest_side_px: int | None) -> Self:
-        """The same with a smaller limit, where a dataset's card gives one."""
+        """Return a copy with a smaller limit, where a dataset's card gives one."""
         given = [px for px in (self.shortest_side_px, shortest_side_px) if px is not None]
         return self.model_copy(update={"shortest_side_px": min(given, default=None)})
 
 
 class GroupParams(Section):
-    """What counts as the same thing."""
+    """Definition of object sets, and of copies of a picture."""
 
     min_group_size: Annotated[int, Field(ge=2)]  # an object set needs this many pictures to be searched for
     near_duplicate_bits: Annotated[int, Field(ge=0, le=64)] | None  # of 256; null: only exact ones are looked for
@@ -54,7 +54,7 @@ class GroupParams(Section):
 
 
 class RankParams(Section):
-    """How the runs are made."""
+    """Settings of the runs."""
 
     depth: PositiveInt  # items kept per query
     image_weight: Annotated[float, Field(gt=0, lt=1)]  # share of the score that the pixels have beside the words
@@ -117,7 +117,7 @@ class ApproximateParams(Section):
 
 
 class EvaluateParams(Section):
-    """What is measured on the runs."""
+    """Measures, cuts and tests of the evaluation."""
 
     referee_queries: PositiveInt  # per run, measured again by each measure's second opinion
     resamples: Annotated[int, Field(ge=100)]  # of the bootstrap behind the intervals
@@ -126,7 +126,7 @@ class EvaluateParams(Section):
 
 
 class ReportParams(Section):
-    """How much the report shows."""
+    """Extent of the report."""
 
     queries: PositiveInt  # best, typical and worst ones each, a task and retriever
     found: PositiveInt  # items of each
@@ -134,7 +134,7 @@ class ReportParams(Section):
 
 
 class IndexParams(Section):
-    """What the search index holds."""
+    """Content of the search index."""
 
     thumbnail_px: Annotated[int, Field(ge=32, le=1024)]  # longer side
     vector_index: Literal["exact", "ivf", "hnsw"]  # exact: none
@@ -146,7 +146,7 @@ class IndexParams(Section):
 
 
 class SearchParams(Section):
-    """How the index is searched. No stage depends on it."""
+    """Defaults of searching the index. No stage depends on them."""
 
     fusion: Literal["rrf", "weighted"]
     text_weight: Annotated[float, Field(ge=0, le=1)] | None  # of BM25 in a weighted hybrid; None: as `rank` chose
@@ -160,7 +160,7 @@ Severity = Literal["error", "warn"]
 
 
 class GateParams(Section):
-    """What each sanity gate does: stop the stage, or warn loudly and go on."""
+    """Action of each sanity gate: stop the stage, or warn loudly and go on."""
 
     finite: Severity  # a vector is NaN or infinite
     unit_length: Severity
@@ -178,7 +178,7 @@ class GateParams(Section):
 
 
 class ComputeParams(Section):
-    """Where and how fast: never part of a result's identity, so no stage depends on it."""
+    """Device and speed settings: never part of a result's identity, so no stage depends on them."""
 
     device: str  # auto, cpu, cuda, cuda:1, mps
     decode_threads: PositiveInt
@@ -187,7 +187,7 @@ class ComputeParams(Section):
 
 
 class Settings(Section):
-    """The whole of params.yaml."""
+    """The content of params.yaml."""
 
     dataset: str
     model: str
@@ -219,7 +219,7 @@ class Settings(Section):
 
 
 class Params(Settings):
-    """All that is chosen: the settings, and the cards by name, each checked when it is first asked for."""
+    """The experiment's parameters: the settings, and the cards by name, each checked when it is first asked for."""
 
     datasets: SkipValidation[Mapping[str, DatasetCard]]
     models: SkipValidation[Mapping[str, ModelCard]]
@@ -230,7 +230,7 @@ class Params(Settings):
         for key, cards in (("dataset", self.datasets), ("model", self.models), ("captioner", self.captioners)):
             name = getattr(self, key)
             if name not in cards:
-                raise ValueError(f"{key}: '{name}' has no card in cards/{key}s ({nearest(name, cards)})")
+                raise ValueError(f"{key}: '{name}' has no card in cards/{key}s ({suggest_nearest(name, cards)})")
         if self.model_card.train is not None or self.captioner_card.train is not None:
             self.refuse_selection("the model or captioner would be trained on it")
         return self

@@ -1,4 +1,4 @@
-"""Recipes: what a card that learns says of its training.
+"""Training recipes, as cards give them.
 
 A recipe decides the weights: the same recipe on the same pictures gives the same ones. The fields'
 defaults are what a new card should start from; the cards of the source projects say what those did.
@@ -17,7 +17,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Recipe(Card):
-    """What every training has: batches, optimiser, schedule and seed."""
+    """Fields of every training: batches, optimiser, schedule and seed."""
 
     epochs: PositiveInt
     batch_size: Annotated[int, Field(ge=2)]
@@ -54,8 +54,8 @@ class CaptioningRecipe(Recipe):
     objective: Literal["captioning"]
 
 
-class PairRecipe(Recipe):
-    """Pictures and their captions brought together in one space; `training.losses` has the objectives.
+class ContrastiveRecipe(Recipe):
+    """Contrastive training of pictures and their captions in one space; `training.losses` has the objectives.
 
     * `clip`: symmetric InfoNCE over the batch;
     * `siglip`: a sigmoid for every pair of the batch;
@@ -73,8 +73,8 @@ class PairRecipe(Recipe):
     on_collapse: Literal["stop", "record"] = "stop"  # when all pictures or all captions become one point
 
 
-class TowerRecipe(PairRecipe):
-    """Both towers of a joint model are trained, from nothing or from pretrained weights."""
+class TowerRecipe(ContrastiveRecipe):
+    """Training of both towers of a joint model, from nothing or from pretrained weights."""
 
     caption_tokens: Annotated[int, Field(ge=3)] | None = None  # captions are cut there while training
     freeze: Literal["image", "text"] | None = None  # a tower that keeps its weights
@@ -82,7 +82,7 @@ class TowerRecipe(PairRecipe):
     checkpointing: bool = False  # layers are computed again instead of being kept: slower, less memory
 
 
-class Heads(Card):
+class HeadsArchitecture(Card):
     """Two small networks that bring frozen vectors of pictures and of words into one space."""
 
     dim: PositiveInt  # of that space
@@ -101,14 +101,14 @@ class Heads(Card):
     text_width: PositiveInt | None = None
 
 
-class HeadsRecipe(PairRecipe):
-    """Heads are trained on the vectors of towers that stay as they are."""
+class HeadsRecipe(ContrastiveRecipe):
+    """Training of heads on the vectors of towers that stay as they are."""
 
-    heads: Heads
+    heads: HeadsArchitecture
 
     @property
     def by_length(self) -> bool:
-        """Whether it matters to what is learnt how long the vectors are, and not only where they point."""
+        """Whether the vectors' lengths matter to what is learnt, and not only their directions."""
         distances = self.objective in ("margin", "triplet") and self.distance != "cosine"
         return distances and not self.heads.unit_length
 

@@ -27,8 +27,8 @@ def decides(file: Path) -> bool:
     return file.as_posix() in DECIDING or file.parts[0] not in PLUMBING
 
 
-def imported_by(source: str) -> set[str]:
-    """Dotted names that a module imports, at any depth, as they stand: of a name from a module both are given."""
+def list_imports(source: str) -> set[str]:
+    """List the dotted names that a module imports, at any depth; for a name from a module both are given."""
     found: set[str] = set()
     for node in ast.walk(_parsed(source)):
         if isinstance(node, ast.Import):
@@ -38,8 +38,8 @@ def imported_by(source: str) -> set[str]:
     return found
 
 
-def reached_from(*modules: str, root: Path = PACKAGE) -> set[Path]:
-    """Files of the package that some of its modules import, directly or not, themselves and their packages included.
+def find_reachable(*modules: str, root: Path = PACKAGE) -> set[Path]:
+    """Find the package's files that some modules import, directly or not, themselves and their packages included.
 
     The package's own `__init__.py` is left out: it hands over names that live elsewhere.
 
@@ -61,20 +61,20 @@ def reached_from(*modules: str, root: Path = PACKAGE) -> set[Path]:
         for file in _files(waiting.pop(), root):
             if file not in seen:
                 seen.add(file)
-                waiting += imported_by((root / file).read_text(encoding="utf-8"))
+                waiting += list_imports((root / file).read_text(encoding="utf-8"))
     return seen
 
 
 def code_digest(*modules: str, root: Path = PACKAGE) -> str:
-    """A digest of the code that decides what some modules make; raises as `reached_from` does."""
-    files = sorted(file for file in reached_from(*modules, root=root) if decides(file))
+    """Digest the code that decides what some modules make; raises as `find_reachable` does."""
+    files = sorted(file for file in find_reachable(*modules, root=root) if decides(file))
     outlines = (outline((root / file).read_text(encoding="utf-8")) for file in files)
     return digest(text for pair in zip(map(Path.as_posix, files), outlines, strict=True) for text in pair)
 
 
 @lru_cache(maxsize=512)
 def outline(source: str) -> str:
-    """What a module does, as text: without comments, docstrings, and the words of errors and of the log.
+    """Reduce a module to what it does, as text: without comments, docstrings, and the words of errors and the log.
 
     The same for every version of Python that reads the same syntax: `ast.dump` and `ast.unparse` are not.
     """

@@ -1,4 +1,4 @@
-"""What a stage's work takes: seconds, items, memory, parameters, bytes.
+"""Costs of a stage: seconds, items, memory, parameters, bytes.
 
 A stage writes its record beside its output (`paths.cost`), never into it: the same work gives the
 same bytes but not the same time. `evaluate` gathers the records into `metrics/cost.json`.
@@ -31,7 +31,7 @@ class Cost:
         self.parts[part] |= {name: _round(value) for name, value in figures.items()}
 
     def seconds_of_parts(self) -> float:
-        """What the recorded parts took together."""
+        """Seconds of the recorded parts together."""
         return float(sum(part["seconds"] for part in self.parts.values()))
 
     def write(self, path: Path, items: int, seconds: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Where a model runs, and the numbers it computes with."""
+"""Device and dtype selection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Placement:
 
     @property
     def name(self) -> str:
-        """For fingerprints and records: what can change a result's last digits."""
+        """Name for fingerprints and records, of all that can change a result's last digits."""
         return f"{self.device.type}-{str(self.dtype).removeprefix('torch.')}"
 
 
@@ -39,8 +39,8 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def matrix_numbers(device: torch.device) -> torch.dtype:
-    """The numbers of Muon's products: float32 on every CPU, lest a result depend on which; bfloat16 on GPUs with it."""
+def choose_matrix_dtype(device: torch.device) -> torch.dtype:
+    """Choose the dtype of Muon's products: float32 on CPUs, lest a result depend on which; bfloat16 on GPUs with it."""
     return torch.bfloat16 if device.type == "cuda" and has_bfloat16(device) else torch.float32
 
 
@@ -55,7 +55,7 @@ def warn_of_emulation(device: torch.device, asked_by: str) -> None:
         )
 
 
-def place(device: str) -> Placement:
+def choose_device(device: str) -> Placement:
     """Choose device and dtype: bfloat16 on a CUDA GPU that computes in it, float32 everywhere else.
 
     Args:

@@ -1,4 +1,4 @@
-"""Files from elsewhere: resumed where they broke off, checked, and never taken for whole when they are not.
+"""Downloads: resumed where they broke off, checked, and never taken for whole when they are not.
 
 A download goes to `<name>.part`; only when its size and digest are right does it take its name. A
 second run goes on where the first stopped, so a broken connection costs what was lost and no more.
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import requests
 
 from twinlens.core.errors import FetchError
-from twinlens.core.hashing import sha256_of
+from twinlens.core.hashing import hash_file
 from twinlens.core.progress import Progress
 
 log = logging.getLogger("twinlens")
@@ -35,8 +35,8 @@ RETRIED = {408, 425, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One file: its name, and what its publisher says of it."""
+class RemoteFile:
+    """A file to download: its name, and what its publisher says of it."""
 
     name: str
     size: int | None = None
@@ -53,7 +53,7 @@ def is_offline() -> bool:
     return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in OFFLINE)
 
 
-def download(wanted: Wanted, url: str, folder: Path, *, advice: str = "") -> Path:
+def download(wanted: RemoteFile, url: str, folder: Path, *, advice: str = "") -> Path:
     """Fetch one file into `folder`, or find it there already.
 
     Args:
@@ -82,7 +82,7 @@ def download(wanted: Wanted, url: str, folder: Path, *, advice: str = "") -> Pat
         except (requests.RequestException, OSError) as error:
             raise FetchError(f"{wanted.name} could not be had from {url}: {_short(error)}.{advice}") from None
         if wanted.sha256:
-            found = sha256_of(part)
+            found = hash_file(part)
             if not found.startswith(wanted.sha256):
                 part.unlink()
                 raise FetchError(
@@ -93,7 +93,7 @@ def download(wanted: Wanted, url: str, folder: Path, *, advice: str = "") -> Pat
         return final
 
 
-def _fetch_with_patience(wanted: Wanted, url: str, part: Path) -> None:
+def _fetch_with_patience(wanted: RemoteFile, url: str, part: Path) -> None:
     wait = FIRST_WAIT_S
     for attempt in range(1, ATTEMPTS + 1):
         before = part.stat().st_size if part.exists() else 0
@@ -113,7 +113,7 @@ class _Interrupted(requests.RequestException):
     """The answer ended early or asked to come back later."""
 
 
-def _fetch_rest(wanted: Wanted, url: str, part: Path) -> None:
+def _fetch_rest(wanted: RemoteFile, url: str, part: Path) -> None:
     """One request: the whole file, or what `part` lacks of it."""
     have = part.stat().st_size if part.exists() else 0
     if wanted.size is not None and have == wanted.size:
@@ -147,7 +147,7 @@ def _fetch_rest(wanted: Wanted, url: str, part: Path) -> None:
     stamp.unlink(missing_ok=True)
 
 
-def _expected_size(wanted: Wanted, answer: requests.Response, have: int) -> int | None:
+def _expected_size(wanted: RemoteFile, answer: requests.Response, have: int) -> int | None:
     length = answer.headers.get("Content-Length")
     total = have + int(length) if length else None
     if wanted.size is not None and total is not None and total != wanted.size:

@@ -1,4 +1,4 @@
-"""The errors a user can mend: they end a stage with one readable message and no traceback."""
+"""Errors that a user can mend: they end a stage with one readable message and no traceback."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class ExtraError(TwinLensError):
 
 
 @contextmanager
-def needing(extra: str, use: str) -> Iterator[None]:
-    """Around the import of what an extra brings: where it is not installed, one message says which extra it is of.
+def require_extra(extra: str, use: str) -> Iterator[None]:
+    """Guard the import of what an extra brings: where it is not installed, one message names the extra.
 
     Args:
         extra: a key of `optional-dependencies` in pyproject.toml.
@@ -53,8 +53,8 @@ def needing(extra: str, use: str) -> Iterator[None]:
         ) from None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A phrase that points from a wrong name to the right one, for use at the end of a message."""
+def suggest_nearest(name: str, known: Iterable[str]) -> str:
+    """Suggest the right name for a wrong one, as a phrase for the end of a message."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     if close:

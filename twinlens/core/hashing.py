@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, as hexadecimal digits."""
+def hash_file(path: Path) -> str:
+    """Compute the SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,14 +22,14 @@ WAYS_ON = {
 }
 
 
-def hub_folder(
+def fetch_hub_folder(
     repo: str,
     revision: str | None,
     patterns: Sequence[str],
     repo_type: RepoType = "model",
     answers_in_s: float | None = None,
 ) -> Path:
-    """A local copy of the wanted files of a hub repository, from the cache where they are there.
+    """Fetch the wanted files of a hub repository into a local folder, from the cache where they are there.
 
     Args:
         repo: `owner/name`.
@@ -57,13 +57,13 @@ def hub_folder(
         )
     except Exception as error:  # of the hub's client, of the HTTP library below it, or of the disk
         raise FetchError(
-            explained(refusal or error, repo, revision, repo_type, reached=refusal is None, files=patterns)
+            explain_error(refusal or error, repo, revision, repo_type, reached=refusal is None, files=patterns)
         ) from None
     return Path(found)
 
 
 def ask(repo: str, revision: str | None, repo_type: RepoType, answers_in_s: float = ANSWERS_IN_S) -> Any:
-    """What the hub says of a repository, or the error that says why it will not hand it out; None where it is busy.
+    """Ask the hub for its record of a repository; None where it is busy, an error where it refuses.
 
     Asked once and with a limit, because `snapshot_download` asks six times with pauses (23 seconds where
     connections are refused) and without one (no end was seen where packets are dropped).
@@ -108,7 +108,7 @@ def _check_room(info: Any, repo: str, patterns: Sequence[str]) -> None:
         )
 
 
-def explained(
+def explain_error(
     error: Exception,
     repo: str,
     revision: str | None,
@@ -116,7 +116,7 @@ def explained(
     reached: bool = True,
     files: Sequence[str] = (),
 ) -> str:
-    """What went wrong and the ways on, in words, for an error of the hub's client."""
+    """Explain an error of the hub's client in words, with the ways on."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     at = f"{repo} at revision {revision}" if revision else repo

@@ -1,4 +1,4 @@
-"""Where every artefact lies. The same folders stand in dvc.yaml, each once.
+"""Paths of all artefacts. The same folders stand in dvc.yaml, each once.
 
 The functions take names and return paths relative to the repository's root, which is where
 DVC runs every stage.
@@ -17,7 +17,7 @@ METRICS = Path("metrics")
 
 
 def card(kind: str, name: str) -> Path:
-    """What of a card decides results, as the stages depend on it: `validate` writes it.
+    """The part of a card that decides results, which the stages depend on: `validate` writes it.
 
     Args:
         kind: `datasets`, `models` or `captioners`.
@@ -27,12 +27,12 @@ def card(kind: str, name: str) -> Path:
 
 
 def raw(dataset: str) -> Path:
-    """What was downloaded or drawn: a manifest, and pixels where there is no archive."""
+    """Downloaded or drawn files: a manifest, and pixels where there is no archive."""
     return DATA / "raw" / dataset
 
 
 def filtered(dataset: str) -> Path:
-    """`images`, `captions` and `dropped` tables."""
+    """Tables `images`, `captions` and `dropped`."""
     return DATA / "filtered" / dataset
 
 
@@ -47,7 +47,7 @@ def grouped(dataset: str) -> Path:
 
 
 def dataset_card(dataset: str) -> Path:
-    """What a dataset holds, in figures: small, and kept by git rather than DVC, so that a change shows in a diff."""
+    """Statistics of a dataset: small, and kept by git rather than DVC, so that a change shows in a diff."""
     return METRICS / "datasets" / f"{dataset}.json"
 
 
@@ -57,7 +57,7 @@ def captioned(dataset: str, captioner: str) -> Path:
 
 
 def tasks(dataset: str, captioner: str) -> Path:
-    """Queries, items and judgements, one folder a task, and the inputs that they are made of."""
+    """Queries, items and judgements, one folder per task, and the inputs that they are made of."""
     return DATA / "tasks" / dataset / captioner
 
 
@@ -72,7 +72,7 @@ def embedded(dataset: str, model: str) -> Path:
 
 
 def ranked(dataset: str, model: str) -> Path:
-    """Runs, with the queries and items they are about, one folder a task."""
+    """Runs, with the queries and items they are about, one folder per task."""
     return DATA / "ranked" / dataset / model
 
 
@@ -92,7 +92,7 @@ def report() -> Path:
 
 
 def cost(stage: str, *names: str) -> Path:
-    """What a stage's work took: beside its output, because time differs when bytes do not."""
+    """Cost record of a stage: beside its output, because time differs when bytes do not."""
     return (DATA / "costs" / stage).joinpath(*names).with_suffix(".json")
 
 
@@ -110,7 +110,7 @@ def scratch() -> Path:
 
 
 def index_tables() -> Path:
-    """Tables of the search index, one folder a content: their bytes differ from build to build, so DVC keeps none."""
+    """Tables of the search index, one folder per content: bytes differ from build to build, so DVC keeps none."""
     return scratch() / "index"
 
 
@@ -133,7 +133,7 @@ def _folder(variable: str) -> str | None:
 
 
 def expand(location: str) -> Path:
-    """A path from a card: ~ and $VARIABLES expanded; relative ones start at the main checkout.
+    """Expand ~ and $VARIABLES in a path from a card; relative paths start at the main checkout.
 
     Raises:
         FetchError: a variable is not set.

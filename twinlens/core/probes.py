@@ -43,8 +43,8 @@ class Probe:
         """1 - cosine up to which two vectors of one input count as the same."""
         return CLOSE["float32" if self.exact else "other"]
 
-    def through(self, change: Callable[[Rows], Rows]) -> Probe:
-        """The same inputs, their vectors changed as the stored ones were."""
+    def transform(self, change: Callable[[Rows], Rows]) -> Probe:
+        """Change the vectors of the same inputs as the stored ones were changed."""
         beside = change(self.beside) if len(self.beside) else self.beside
         return replace(self, alone=change(self.alone), beside=beside)
 
@@ -64,6 +64,6 @@ class Probe:
             return cls(ids, found["alone"], found["beside"], float(last_word), int(contents), bool(exact))
 
 
-def chosen(count: int) -> list[int]:
-    """Rows to probe, evenly spread."""
+def choose_rows(count: int) -> list[int]:
+    """Choose rows to probe, evenly spread."""
     return sorted({int(row) for row in np.linspace(0, count - 1, min(COUNT, count))})

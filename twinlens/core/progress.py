@@ -50,7 +50,7 @@ class Progress:
         )
 
     def _left(self) -> str:
-        """How long the rest will take at this rate, in words; nothing where it cannot be known."""
+        """Remaining time at this rate, in words; empty where it cannot be known."""
         done = self.count - self.start_count
         if not done or self.total <= self.count:
             return ""

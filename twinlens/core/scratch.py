@@ -31,13 +31,13 @@ PRUNED_ELSEWHERE = ("index",)  # by twinlens.indexing, which knows the tables th
 
 
 def fingerprint(**parts: Any) -> str:
-    """A name for the content that `parts` (JSON-able) decide: the same on every machine and in every folder."""
+    """Compute a name for the content that `parts` (JSON-able) decide: the same on every machine and in every folder."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def digest(strings: Iterable[str]) -> str:
-    """A digest of a sequence of strings; boundaries count."""
+    """Compute a digest of a sequence of strings; boundaries count."""
     found = hashlib.sha256()
     for string in strings:
         raw = string.encode("utf-8", "surrogatepass")
@@ -58,7 +58,7 @@ class Scratch:
         self.folder = paths.scratch() / work / key
 
     def path(self, name: str) -> Path:
-        """Where the part `name` lies, or will lie."""
+        """Path of the part `name`, finished or not."""
         return self.folder / name
 
     def has(self, name: str) -> bool:
@@ -115,8 +115,8 @@ def _write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def publishing(out: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `out` when it is whole; nothing half-written ever bears that name."""
+def write_whole(out: Path) -> Iterator[Path]:
+    """Provide a folder that becomes `out` when it is whole; nothing half-written ever bears that name."""
     for leftover in out.parent.glob(f".draft-*-{out.name}"):
         if not _is_running(int(leftover.name.split("-")[1])):  # of a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)

@@ -18,7 +18,7 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 
 def iter_pixels(folder: Path, rows: pl.DataFrame) -> Iterator[tuple[str, bytes]]:
-    """The JPEG bytes of some pictures, one shard in memory at a time.
+    """Iterate over the JPEG bytes of some pictures, one shard in memory at a time.
 
     Args:
         folder: of the `resize` stage.

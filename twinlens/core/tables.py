@@ -1,4 +1,4 @@
-"""The tables that cross from stage to stage: their columns, and how they are written and read.
+"""Tables that pass from stage to stage: their columns, and how they are written and read.
 
 Writing checks the columns, so a stage that reads a table may rely on its schema.
 """
@@ -106,7 +106,7 @@ def write_table(table: pa.Table | pl.DataFrame, path: Path, schema: pa.Schema) -
 
 
 def conform(table: pa.Table | pl.DataFrame, schema: pa.Schema, name: str) -> pa.Table:
-    """The table with exactly the columns of `schema`, in its order and types."""
+    """Bring a table to exactly the columns of `schema`, in its order and types."""
     if isinstance(table, pl.DataFrame):
         table = table.to_arrow()
     missing = set(schema.names) - set(table.column_names)

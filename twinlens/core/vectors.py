@@ -12,7 +12,7 @@ from twinlens.core import tables
 from twinlens.core.errors import DataError
 
 Rows = Float32[np.ndarray, "rows dim"]
-Pair = tuple[Rows, Rows]  # vectors of the queries and of the items
+VectorPair = tuple[Rows, Rows]  # vectors of the queries and of the items
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Vectors:
 
 
 def read_vectors(folder: Path, name: str) -> Vectors:
-    """The vectors of one source, mapped rather than read.
+    """Open the vectors of one source, mapped rather than read.
 
     Raises:
         DataError: they are not there, or there are not as many as ids.

@@ -22,7 +22,7 @@ CLASSES = {
 }
 
 
-def adapter(card: DatasetCard) -> DatasetAdapter:
-    """The adapter that a card asks for; its module bears the card's `adapter` as its name."""
+def make_adapter(card: DatasetCard) -> DatasetAdapter:
+    """Load the adapter that a card asks for; its module bears the card's `adapter` as its name."""
     made: DatasetAdapter = getattr(import_module(f"{__name__}.adapters.{card.adapter}"), CLASSES[card.adapter])(card)
     return made

@@ -28,7 +28,7 @@ class RawCaption:
 
 @dataclass(frozen=True)
 class RawComposedQuery:
-    """A query of a picture and a text that says what is to be different, with one picture that is right for it."""
+    """A composed query: a picture and a text that says what is to be different, with one picture right for it."""
 
     query_id: str
     image_id: str
@@ -42,7 +42,7 @@ Drop = tuple[str, str, str, str]  # kind (image, caption or query), id, rule, re
 
 @dataclass(frozen=True)
 class Annotations:
-    """Everything a dataset's files say of its pictures."""
+    """All pictures and captions that a dataset's files list, and what was dropped."""
 
     images: list[RawImage]
     captions: list[RawCaption]

@@ -1,4 +1,4 @@
-"""Which pictures of the pool are kept where a card says `keep`, and how that choice compares with what is known.
+"""Selection of the pool's pictures by a card's `keep`, and its agreement with what is known.
 
 Pure rules: the probabilities come from `classifying`, the published ids from a file.
 """
@@ -19,8 +19,8 @@ from twinlens.datasets.annotations import Annotations, Drop, RawImage
 RULE = "keep"
 
 
-def decided(annotations: Annotations, pool: Pool) -> list[RawImage]:
-    """The pictures that a card's `keep` is about: those of the pool that are no distractors."""
+def select_decided(annotations: Annotations, pool: Pool) -> list[RawImage]:
+    """Select the pictures that a card's `keep` is about: those of the pool that are no distractors."""
     return [i for i in annotations.images if not i.distractor and pool in ("all", i.split)]
 
 
@@ -48,7 +48,7 @@ def apply_keep(
     Returns:
         The annotations without the dropped pictures, and figures for the dataset's card.
     """
-    mine = decided(annotations, pool)
+    mine = select_decided(annotations, pool)
     reasons = {image.image_id: _reason(image, keep, shares or {}, from_qrels or set()) for image in mine}
     kept = {image_id for image_id, reason in reasons.items() if reason is None}
     drops: list[Drop] = [("image", image_id, RULE, why) for image_id, why in reasons.items() if why is not None]
@@ -56,11 +56,11 @@ def apply_keep(
     if shares is not None and class_names is not None:
         labelled = {image.image_id: bool(class_names & set(image.labels)) for image in mine if image.labels}
         if labelled:
-            report["against_labels"] = agreement(
+            report["against_labels"] = measure_agreement(
                 kept & labelled.keys(), {i for i, is_one in labelled.items() if is_one}
             )
     if published is not None:
-        report["against_published"] = overlap(kept, published, set(reasons))
+        report["against_published"] = measure_overlap(kept, published, set(reasons))
     if from_qrels is not None:
         report["listed_but_not_here"] = len(from_qrels - reasons.keys())
     gone = reasons.keys() - kept
@@ -73,7 +73,7 @@ def apply_keep(
 
 
 def _reason(image: RawImage, keep: Keep, shares: Mapping[str, float], listed: set[str]) -> str | None:
-    """Why a picture is not kept; None where it is."""
+    """Reason why a picture is not kept; None where it is."""
     if keep.labels is not None:
         return None if set(keep.labels) & set(image.labels) else "shows none of the kinds of objects that are kept"
     if keep.from_qrels is not None:
@@ -85,8 +85,8 @@ def _reason(image: RawImage, keep: Keep, shares: Mapping[str, float], listed: se
     return None if share > keep.threshold else f"probability {share:.3f}, kept above {keep.threshold:g}"
 
 
-def agreement(kept: set[str], wanted: set[str]) -> dict[str, float]:
-    """Precision and recall of what was kept against what the labels say should be."""
+def measure_agreement(kept: set[str], wanted: set[str]) -> dict[str, float]:
+    """Compute precision and recall of what was kept against what the labels say should be."""
     both = len(kept & wanted)
     return {
         "wanted": len(wanted),
@@ -98,8 +98,8 @@ def agreement(kept: set[str], wanted: set[str]) -> dict[str, float]:
     }
 
 
-def overlap(kept: set[str], published: set[str], here: set[str]) -> dict[str, float]:
-    """How far a choice is the published one; a sample is compared over the pictures that it has."""
+def measure_overlap(kept: set[str], published: set[str], here: set[str]) -> dict[str, float]:
+    """Measure the overlap of a choice with the published one; a sample is compared over the pictures that it has."""
     both, either = len(kept & published), len(kept | (published & here))
     return {
         "published": len(published),
@@ -112,7 +112,7 @@ def overlap(kept: set[str], published: set[str], here: set[str]) -> dict[str, fl
 
 
 def read_qrels(path: Path) -> set[str]:
-    """The ids of the pictures that a qrels file calls relevant, without their endings.
+    """Read the ids of the pictures that a qrels file calls relevant, without their endings.
 
     Raises:
         FetchError: the file is not there.

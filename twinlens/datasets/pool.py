@@ -1,4 +1,4 @@
-"""What counts as the same thing: every usable picture's object set, and who is in the pool."""
+"""The pool and its object sets: every usable picture's set of objects, and whether it is in the pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dataset in figures: what was found, what each rule took away, what is left.
+"""Dataset statistics: counts found, dropped by rule, kept.
 
 The file is small JSON that git keeps (`metrics/datasets/<dataset>.json`, an output of `group` with
 `cache: false`). It is one file a dataset rather than one for the dataset in use, so that switching
@@ -31,7 +31,7 @@ def describe_dataset(
     groups: pl.DataFrame,
     copies: Duplicates,
 ) -> dict[str, Any]:
-    """Gather the figures.
+    """Gather the statistics.
 
     Args:
         name: the dataset's name.
@@ -73,7 +73,7 @@ def describe_dataset(
 
 
 def _sources(card: BaseDatasetCard) -> list[str]:
-    """Where the pictures come from, without paths of this machine: variables of the environment stay unexpanded."""
+    """Origin of the pictures, without paths of this machine: variables of the environment stay unexpanded."""
     if isinstance(card, ComposedCard):
         return [*_sources(card.queries), *_sources(card.distractors)]
     found = [getattr(card, key) for key in ("source", "images", "table") if getattr(card, key, None)]

@@ -1,1 +1,1 @@
-"""From runs to numbers: measures such as nDCG (`measures.py`), intervals, gates, costs, comparisons."""
+"""Evaluation of runs: measures such as nDCG (`measures.py`), intervals, gates, costs, comparisons."""

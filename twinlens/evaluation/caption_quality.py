@@ -1,4 +1,4 @@
-"""How well generated captions name the objects that a picture's labels list."""
+"""Object coverage of generated captions: the labels of a picture that its caption names."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import polars as pl
 WORD = re.compile(r"[^\W_]+")
 
 
-def named_labels(text: str, labels: list[str]) -> set[str]:
-    """The labels whose words stand in the text, side by side and in order, in the singular or with an s."""
+def find_named_labels(text: str, labels: list[str]) -> set[str]:
+    """Find the labels whose words stand in the text, side by side and in order, in the singular or with an s."""
     words = WORD.findall(text.lower())
     found = set()
     for label in labels:
@@ -24,8 +24,8 @@ def named_labels(text: str, labels: list[str]) -> set[str]:
     return found
 
 
-def caption_figures(generated: pl.DataFrame, images: pl.DataFrame) -> dict[str, float]:
-    """Figures of generated captions over the labelled pictures.
+def measure_captions(generated: pl.DataFrame, images: pl.DataFrame) -> dict[str, float]:
+    """Measure generated captions over the labelled pictures.
 
     `names_exactly` is the share of pictures whose caption names all their labels and no other;
     `label_recall` and `label_precision` are means over pictures. Words are compared with words, so a
@@ -47,7 +47,7 @@ def caption_figures(generated: pl.DataFrame, images: pl.DataFrame) -> dict[str, 
     }
     exact, recall, precision = [], [], []
     for text, labels in joined.filter(pl.col("labels").list.len() > 0).select("text", "labels").iter_rows():
-        named, wanted = named_labels(text, vocabulary), set(labels)
+        named, wanted = find_named_labels(text, vocabulary), set(labels)
         exact.append(named == wanted)
         recall.append(len(named & wanted) / len(wanted))
         precision.append(len(named & wanted) / len(named) if named else 0.0)

@@ -1,4 +1,4 @@
-"""Which differences between experiments are real: paired, by cluster, corrected for how many are looked at.
+"""Significance tests between experiments: paired, by cluster, corrected for multiple comparisons.
 
 Two experiments over the same queries are compared query by query. The test flips the sign of a whole
 cluster's differences (the queries of one picture) at random: were the experiments
@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int
 
-from twinlens.core.errors import DataError, nearest
+from twinlens.core.errors import DataError, suggest_nearest
 from twinlens.evaluation.experiments import Experiment
-from twinlens.evaluation.intervals import Interval, cluster_codes, of_means
+from twinlens.evaluation.intervals import Interval, bootstrap_means, encode_clusters
 
 ALPHA = 0.05
 FLIPS = 10_000
@@ -53,7 +53,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """In words: who is better, or that no difference was shown."""
+        """The verdict in words: who is better, or that no difference was shown."""
         if self.p_holm >= ALPHA:
             return "no difference"
         return f"{self.second if self.effect > 0 else self.first} is better"
@@ -66,7 +66,7 @@ class Difference:
 def compare(
     experiments: Sequence[Experiment], measures: Sequence[str], *, retrievers: Sequence[str] = (), seed: int = 0
 ) -> list[Difference]:
-    """All pairs of experiments, over every task and retriever that both have.
+    """Compare all pairs of experiments, over every task and retriever that both have.
 
     Args:
         experiments: two or more, over the same queries and items.
@@ -120,15 +120,15 @@ def check_same_pools(first: Experiment, second: Experiment) -> None:
                 )
         for key, what in (("queries_digest", "queries"), ("items_digest", "items")):
             if ours[key] != theirs[key]:
+                where = describe_first_difference(first, second, task) if what == "queries" else ""
                 raise DataError(
-                    f"{task}: {first.name} and {second.name} have as many {what}, but not the same ones"
-                    f"{first_difference(first, second, task) if what == 'queries' else ''}; only experiments over "
-                    "one pool can be compared"
+                    f"{task}: {first.name} and {second.name} have as many {what}, but not the same ones{where}; "
+                    "only experiments over one pool can be compared"
                 )
 
 
-def first_difference(first: Experiment, second: Experiment, task: str) -> str:
-    """The first query that is not the same, in words."""
+def describe_first_difference(first: Experiment, second: Experiment, task: str) -> str:
+    """Describe the first query that is not the same."""
     tables = []
     for experiment in (first, second):
         retriever = next(name for of_task, name in experiment.runs if of_task == task)
@@ -147,12 +147,12 @@ def _compare_run(
         for measure in measures:
             if measure not in table.columns:
                 known = [name for name in table.columns if "_at_" in name]
-                raise DataError(f"{experiment.name} has no {measure} ({nearest(measure, known)})")
+                raise DataError(f"{experiment.name} has no {measure} ({suggest_nearest(measure, known)})")
     values = [table.select(measures).to_numpy() for table in tables]
     differences = values[1] - values[0]
-    clusters = cluster_codes(tables[0]["cluster"].to_list())
+    clusters = encode_clusters(tables[0]["cluster"].to_list())
     p_values = sign_flip_p(differences, clusters, seed=seed)
-    effects = of_means(differences, clusters, resamples=RESAMPLES, seed=seed, span=(-1.0, 1.0))
+    effects = bootstrap_means(differences, clusters, resamples=RESAMPLES, seed=seed, span=(-1.0, 1.0))
     for column, measure in enumerate(measures):
         same = not bool(differences[:, column].any())
         yield Difference(
@@ -175,7 +175,7 @@ def _compare_run(
 def sign_flip_p(
     differences: Differences, clusters: Int[np.ndarray, " queries"], *, flips: int = FLIPS, seed: int = 0
 ) -> Float64[np.ndarray, " measures"]:
-    """Two-sided p-values of paired differences under flips of whole clusters' signs.
+    """Compute two-sided p-values of paired differences under flips of whole clusters' signs.
 
     Args:
         differences: of each query, a column a measure.
@@ -210,7 +210,7 @@ def _sign_bits(clusters: int, flips: int, seed: int) -> Iterator[Float64[np.ndar
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number by Holm's step-down procedure (1979), in the order given."""
+    """Correct p-values for their number by Holm's step-down procedure (1979), in the order given."""
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(order), 0, -1)
     corrected = np.maximum.accumulate(np.array(p_values)[order] * factors).clip(max=1.0)
@@ -219,10 +219,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in back]
 
 
-def most_changed(
+def find_most_changed(
     first: Experiment, second: Experiment, task: str, retriever: str, measure: str, count: int
 ) -> pl.DataFrame:
-    """The queries whose value changed most; among equals, those whose first hit moved furthest.
+    """Find the queries whose value changed most; among equals, those whose first hit moved furthest.
 
     Returns:
         `query_id`, `group`, the measure and the rank of the first hit in both, the largest change first.
@@ -249,10 +249,10 @@ class Changes:
     queries: pl.DataFrame
 
 
-def changes(
+def find_changes(
     experiments: Sequence[Experiment], differences: Sequence[Difference], measure: str, count: int
 ) -> list[Changes]:
-    """For each comparison of `measure`, its `count` most changed queries."""
+    """Find the `count` most changed queries of each comparison of `measure`."""
     named = {experiment.name: experiment for experiment in experiments}
     return [
         Changes(
@@ -261,7 +261,7 @@ def changes(
             measure,
             d.first,
             d.second,
-            most_changed(named[d.first], named[d.second], d.task, d.retriever, measure, count),
+            find_most_changed(named[d.first], named[d.second], d.task, d.retriever, measure, count),
         )
         for d in differences
         if d.measure == measure and count

@@ -21,8 +21,8 @@ STAGES = {
 TRAINING = ("trained", "epoch", "figure", "value")
 
 
-def curve_rows(task: str, retriever: str, curves: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Rows of the plot of measures against k."""
+def build_curve_rows(task: str, retriever: str, curves: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Build the rows of the plot of measures against k."""
     return [
         {"task": task, "retriever": retriever, "measure": name, "k": k, "value": value}
         for name, curve in curves.items()
@@ -30,8 +30,8 @@ def curve_rows(task: str, retriever: str, curves: dict[str, list[float]]) -> lis
     ]
 
 
-def cost_summary(dataset: str, model: str, captioner: str) -> dict[str, Any]:
-    """What each stage and each tower took, gathered from the stages' own records."""
+def summarise_costs(dataset: str, model: str, captioner: str) -> dict[str, Any]:
+    """Gather the cost of each stage and each tower from the stages' own records."""
     names = {"dataset": dataset, "model": model, "captioner": captioner}
     stages: dict[str, Any] = {}
     towers: dict[str, Any] = {}
@@ -42,15 +42,15 @@ def cost_summary(dataset: str, model: str, captioner: str) -> dict[str, Any]:
     return {"stages": stages, "parts": towers}
 
 
-def quality_cost_rows(
+def build_quality_cost_rows(
     retrieval: dict[str, Any], made_of: Mapping[tuple[str, str], Sequence[str]], costs: dict[str, Any], k: int
 ) -> list[dict[str, Any]]:
-    """Rows of the plot of quality against cost: what it takes to put one more picture into the index.
+    """Build the rows of the plot of quality against cost: the cost of indexing one more picture.
 
     Args:
         retrieval: content of `metrics/retrieval.json`.
         made_of: by task and retriever, the parts of `costs` that a picture takes.
-        costs: of `cost_summary`.
+        costs: of `summarise_costs`.
         k: the cut of the measures.
 
     Raises:
@@ -77,8 +77,8 @@ def quality_cost_rows(
     ]
 
 
-def training_rows(logs: dict[str, Path]) -> list[dict[str, Any]]:
-    """Rows of the plot of training: a figure of an epoch each.
+def build_training_rows(logs: dict[str, Path]) -> list[dict[str, Any]]:
+    """Build the rows of the plot of training: one figure of one epoch each.
 
     Args:
         logs: by what was trained, its `training.csv`; one that is not there was not trained here.

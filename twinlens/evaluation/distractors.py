@@ -1,4 +1,4 @@
-"""What distractors cost: hit@k against how many of them are in the pool.
+"""Effect of distractors: hit@k against their number in the pool.
 
 A distractor is an item that no query is about. With n of the D distractors drawn at random, the
 first relevant item of a query keeps the rivals above it that are no distractors, and of the b
@@ -22,20 +22,20 @@ DIGITS = 6
 STEPS = (1, 2, 3, 6)  # 10, 20, 30, 60, 100, ...: holds the 2,000, 10,000 and 60,000 of source 004
 
 
-def sizes(distractors: int) -> list[int]:
-    """How many distractors the curve is drawn at: none, a ladder, all."""
+def choose_sizes(distractors: int) -> list[int]:
+    """Choose the numbers of distractors at which the curve is drawn: none, a ladder, all."""
     ladder = [step * 10**power for power in range(len(str(distractors))) for step in STEPS]
     return sorted({0, distractors, *(size for size in ladder if size < distractors)})
 
 
-def expected_hit(
+def compute_expected_hit(
     rank: Int[np.ndarray, " queries"],
     rank_among_judged: Int[np.ndarray, " queries"],
     distractors: int,
     size: int,
     k: int,
 ) -> float:
-    """The mean over queries of the chance of a hit within k when `size` of the distractors are drawn.
+    """Compute the mean over queries of the chance of a hit within k with `size` of the distractors drawn.
 
     Args:
         rank: of the first relevant item among all items, from 1.
@@ -52,8 +52,8 @@ def expected_hit(
     return float((chances * counts).sum() / counts.sum())
 
 
-def curve(ranked: Path, k: int) -> list[dict[str, Any]]:
-    """Rows of the plot: task, retriever, number of distractors, expected hit@k.
+def build_curve(ranked: Path, k: int) -> list[dict[str, Any]]:
+    """Build the rows of the plot: task, retriever, number of distractors, expected hit@k.
 
     Args:
         ranked: folder of the `rank` stage; a task without distractors has one row.
@@ -67,7 +67,7 @@ def curve(ranked: Path, k: int) -> list[dict[str, Any]]:
         for path in sorted((ranked / task.name / "first_hits").glob("*.parquet")):
             ranks = tables.read_table(path, tables.FIRST_HITS)
             rank, among = ranks["rank"].to_numpy(), ranks["rank_among_judged"].to_numpy()
-            for size in sizes(distractors):
-                hit = round(expected_hit(rank, among, distractors, size, k), DIGITS)
+            for size in choose_sizes(distractors):
+                hit = round(compute_expected_hit(rank, among, distractors, size, k), DIGITS)
                 rows.append({"task": task.name, "retriever": path.stem, "distractors": size, "hit": hit})
     return rows

@@ -1,4 +1,4 @@
-"""From runs to numbers: every measure of every query, their means, and the curves to plot.
+"""Measurement of runs: every measure of every query, their means, and the curves to plot.
 
 Nothing here knows a model or a vector; what is measured is what the runs say.
 """
@@ -18,9 +18,9 @@ from twinlens.config.params import EvaluateParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
-from twinlens.evaluation.cost import curve_rows
-from twinlens.evaluation.gates import at_chance, own_found
-from twinlens.evaluation.intervals import LEVEL, Interval, cluster_codes, of_means, of_median
+from twinlens.evaluation.cost import build_curve_rows
+from twinlens.evaluation.gates import detect_chance_level, detect_own_found
+from twinlens.evaluation.intervals import LEVEL, Interval, bootstrap_means, bootstrap_median, encode_clusters
 from twinlens.evaluation.measures import (
     Judged,
     Values,
@@ -32,15 +32,15 @@ from twinlens.evaluation.measures import (
     with_macro,
 )
 from twinlens.evaluation.pool import DIGITS, Pool
-from twinlens.evaluation.published import in_batch_measures, label_measures, object_set_measures
+from twinlens.evaluation.published import measure_in_batch, measure_labels, measure_object_sets
 from twinlens.evaluation.referee import check_sample
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.runs import read_run
 
 
 @dataclass
-class Results:
-    """What the `evaluate` stage found, by task and retriever."""
+class Measurements:
+    """Measurements of the `evaluate` stage, by task and retriever."""
 
     retrieval: dict[str, Any] = field(default_factory=dict)
     intervals: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Results:
     compared: int = 0  # values that a second opinion confirmed
 
 
-def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: Gates, out: Path) -> Results:
+def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: Gates, out: Path) -> Measurements:
     """Measure every run of every task; write the values of every query below `out`.
 
     Args:
@@ -66,7 +66,7 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
     """
     whole = json.loads((ranked / "pool.json").read_text())
     pools = Pool.read_all(ranked)
-    results, identities = Results(), {}
+    results, identities = Measurements(), {}
     with Progress("evaluate", total=sum(len(pool.retrievers) for pool in pools), unit="run") as bar:
         for pool in pools:
             described = pool.describe(dataset, whole["split"], params.ks[-1]) | {"duplicates": whole["duplicates"]}
@@ -99,12 +99,12 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
                 results.costs[pool.name, retriever] = told["costs"]
                 if about.published is not None:
                     results.as_published[pool.name][retriever] = measured.as_published
-                found = intervals_of(measured.per_query, params, macro=about.macro)
+                found = compute_intervals(measured.per_query, params, macro=about.macro)
                 hits = {k: (found[f"hit_at_{k}"], pool.chance(k)) for k in params.ks}
                 if not told["before_training"]:  # which may well know nothing
-                    gates.check("chance_level", at_chance(hits, f"{pool.name}, {retriever}"))
+                    gates.check("chance_level", detect_chance_level(hits, f"{pool.name}, {retriever}"))
                 results.intervals[pool.name][retriever] = {name: i.as_json(DIGITS) for name, i in found.items()}
-                results.curves += curve_rows(pool.name, retriever, measured.curves)
+                results.curves += build_curve_rows(pool.name, retriever, measured.curves)
                 results.queries += len(measured.per_query)
                 results.compared += measured.compared
                 (out / pool.name).mkdir(parents=True, exist_ok=True)
@@ -115,8 +115,8 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One retriever on one task."""
+class RunMeasurement:
+    """Measurements of one retriever on one task."""
 
     means: dict[str, float]
     as_published: dict[str, float]
@@ -126,7 +126,7 @@ class Measured:
     own_found: str | None = None  # queries that found themselves, in words
 
 
-def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
+def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> RunMeasurement:
     """Measure one run.
 
     Raises:
@@ -140,7 +140,7 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
     means = {name: round(float(value.mean()), DIGITS) for name, value in (values | full).items()}
     means["median_rank"] = median_rank(first_hits)
     if pool.task.about.macro:
-        groups = cluster_codes(pool.queries["group"].to_list())
+        groups = encode_clusters(pool.queries["group"].to_list())
         for key in (measure.at(params.ks[-1]) for measure in with_macro()):
             means[f"macro_{key}"] = round(macro_mean(values[key], groups), DIGITS)
     published = {n: round(float(v.mean()), DIGITS) for n, v in _as_published(pool, retriever, judged, full).items()}
@@ -149,7 +149,7 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> Measured:
         first_hit=pl.Series(first_hits),
         tied=pl.Series(tied_at(scores, params.ks[-1])),
     ).with_columns(pl.Series(name, value) for name, value in (values | full).items())
-    return Measured(means, published, _curves(judged), per_query, compared, own)
+    return RunMeasurement(means, published, _curves(judged), per_query, compared, own)
 
 
 def _as_published(pool: Pool, retriever: str, judged: Judged, full: dict[str, Values]) -> dict[str, Values]:
@@ -160,32 +160,32 @@ def _as_published(pool: Pool, retriever: str, judged: Judged, full: dict[str, Va
     if kind == "classes":
         return {"map": full[tables.FULL_RANKING]}
     if kind == "object_sets":
-        return object_set_measures(judged)
-    found = label_measures(judged)
+        return measure_object_sets(judged)
+    found = measure_labels(judged)
     path = pool.folder / tables.IN_BATCHES / f"{retriever}.parquet"
     if path.exists():
         ranks = tables.read_table(path, tables.BATCH_RANKS)["rank"].to_numpy()
-        found |= in_batch_measures(ranks, judged)
+        found |= measure_in_batch(ranks, judged)
     return found
 
 
-def measure_columns(per_query: pl.DataFrame) -> list[str]:
-    """The measures among the columns of a table of queries."""
+def list_measure_columns(per_query: pl.DataFrame) -> list[str]:
+    """List the measures among the columns of a table of queries."""
     return [name for name in per_query.columns if parsed(name) or name == tables.FULL_RANKING]
 
 
-def intervals_of(per_query: pl.DataFrame, params: EvaluateParams, macro: bool) -> dict[str, Interval]:
-    """The 95 % interval of every mean that `measure_run` gives, those over groups too where `macro`."""
-    clusters = cluster_codes(per_query["cluster"].to_list())
-    names = measure_columns(per_query)
+def compute_intervals(per_query: pl.DataFrame, params: EvaluateParams, macro: bool) -> dict[str, Interval]:
+    """Compute the 95 % interval of every mean that `measure_run` gives, those over groups too where `macro`."""
+    clusters = encode_clusters(per_query["cluster"].to_list())
+    names = list_measure_columns(per_query)
     values = per_query.select(names).to_numpy()
     drawn: dict[str, Any] = {"resamples": params.resamples, "seed": params.seed}
-    found = dict(zip(names, of_means(values, clusters, **drawn), strict=True))
-    found["median_rank"] = of_median(per_query["first_hit"].to_numpy(), clusters, **drawn)
+    found = dict(zip(names, bootstrap_means(values, clusters, **drawn), strict=True))
+    found["median_rank"] = bootstrap_median(per_query["first_hit"].to_numpy(), clusters, **drawn)
     if macro:
         names = [measure.at(params.ks[-1]) for measure in with_macro()]
-        groups = cluster_codes(per_query["group"].to_list())
-        of_groups = of_means(per_query.select(names).to_numpy(), groups, macro=True, **drawn)
+        groups = encode_clusters(per_query["group"].to_list())
+        of_groups = bootstrap_means(per_query.select(names).to_numpy(), groups, macro=True, **drawn)
         found |= {f"macro_{name}": interval for name, interval in zip(names, of_groups, strict=True)}
     return found
 
@@ -207,7 +207,7 @@ def _read_judged(pool: Pool, retriever: str) -> tuple[Judged, Float32[np.ndarray
         ranked.append(rows)
     found = None
     if task.exclude is not None:
-        found = own_found(task.exclude, np.concatenate(ranked), f"{pool.name}, {retriever}")
+        found = detect_own_found(task.exclude, np.concatenate(ranked), f"{pool.name}, {retriever}")
     judged = np.concatenate(gains)
     return Judged(judged, task.qrels.counts(), task.qrels.ideal(judged.shape[1])), np.concatenate(scores), found
 

@@ -11,7 +11,7 @@ import polars as pl
 import yaml
 
 from twinlens.core import paths
-from twinlens.core.errors import TwinLensError, nearest
+from twinlens.core.errors import TwinLensError, suggest_nearest
 
 WORKSPACE = "workspace"
 
@@ -22,7 +22,7 @@ class ExperimentError(TwinLensError):
 
 @dataclass(frozen=True)
 class Experiment:
-    """What one run of the pipeline measured.
+    """Measurements of one run of the pipeline.
 
     `open_table` is what reads `<task>/<retriever>.parquet`; tables are kept once read.
     """
@@ -48,7 +48,7 @@ class Experiment:
 
 
 def read_experiment(name: str) -> Experiment:
-    """An experiment by its DVC name, or what a git revision holds, or `workspace` as it stands.
+    """Read an experiment by its DVC name, or what a git revision holds, or `workspace` as it stands.
 
     Raises:
         ExperimentError: there is no such revision, or its files are not in the cache; the message
@@ -91,7 +91,7 @@ def _resolve(name: str) -> str:
                 known = {WORKSPACE, *repo.scm.list_branches(), *repo.scm.list_tags()}
                 known |= {found[0] for names in repo.experiments.ls(all_commits=True).values() for found in names}
                 raise ExperimentError(
-                    f"'{name}' is neither a git revision nor an experiment ({nearest(name, known)})"
+                    f"'{name}' is neither a git revision nor an experiment ({suggest_nearest(name, known)})"
                 ) from None
     except DvcException as error:
         raise ExperimentError(f"{error}. Run from the root of the repository") from None

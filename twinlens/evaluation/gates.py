@@ -1,4 +1,4 @@
-"""Sanity gates: nonsense that a table of results would not show, caught where it can be seen.
+"""Sanity gates: implausible results that a table would not show, caught where they can be seen.
 
 Each gate is an error or a loud warning, as `gates` in params.yaml says. A warning is logged, kept in
 `metrics/gates.json` and shown in the report. The functions here decide nothing but whether there is
@@ -18,8 +18,8 @@ from twinlens.evaluation.intervals import Interval
 NO_CHANCE = 0.9  # beyond this a random ranking is so good that a measure can hardly be better
 
 
-def at_chance(hits: Mapping[int, tuple[Interval, float]], run: str) -> str | None:
-    """A run that is no better than a ranking at random at any cut.
+def detect_chance_level(hits: Mapping[int, tuple[Interval, float]], run: str) -> str | None:
+    """Detect a run that is no better than a ranking at random at any cut.
 
     Args:
         hits: by k, the interval of `hit_at_k` and the value of a random ranking.
@@ -35,8 +35,8 @@ def at_chance(hits: Mapping[int, tuple[Interval, float]], run: str) -> str | Non
     )
 
 
-def own_found(own: Int[np.ndarray, " queries"], items: Int[np.ndarray, "queries depth"], run: str) -> str | None:
-    """Queries that found themselves.
+def detect_own_found(own: Int[np.ndarray, " queries"], items: Int[np.ndarray, "queries depth"], run: str) -> str | None:
+    """Detect queries that found themselves.
 
     Args:
         own: the row of the item that is the query itself, by id; -1 where there is none.
@@ -51,8 +51,8 @@ def own_found(own: Int[np.ndarray, " queries"], items: Int[np.ndarray, "queries 
     )
 
 
-def overlap(groups: pl.DataFrame, learners: Sequence[str]) -> str | None:
-    """Pictures that were trained on and are searched for, by id or by their bytes.
+def detect_overlap(groups: pl.DataFrame, learners: Sequence[str]) -> str | None:
+    """Detect pictures that were trained on and are searched for, by id or by their bytes.
 
     Args:
         groups: table GROUPS.
@@ -71,8 +71,8 @@ def overlap(groups: pl.DataFrame, learners: Sequence[str]) -> str | None:
     )
 
 
-def wrong_size(groups: pl.DataFrame, promised: int | None) -> str | None:
-    """A pool that is not as large as the dataset's card says."""
+def detect_wrong_size(groups: pl.DataFrame, promised: int | None) -> str | None:
+    """Detect a pool that is not as large as the dataset's card says."""
     found = int(groups["in_pool"].sum())
     if promised is None or found == promised:
         return None

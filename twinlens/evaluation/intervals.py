@@ -1,4 +1,4 @@
-"""How sure a mean is: 95 % intervals by a bootstrap over clusters of queries.
+"""Cluster-bootstrap confidence intervals (95 %) of mean measures.
 
 Queries that share a picture (five captions of one photo) or a class rise and fall together, so what
 is drawn anew is the cluster, never the query (Davison and Hinkley 1997, section 3.8). The pool stays
@@ -54,13 +54,13 @@ class Interval:
 ONE_CLUSTER = "one cluster: how clusters differ cannot be seen"
 
 
-def cluster_codes(names: list[str]) -> Int[np.ndarray, " queries"]:
-    """Clusters as numbers from 0, in the order of their names."""
+def encode_clusters(names: list[str]) -> Int[np.ndarray, " queries"]:
+    """Number the clusters from 0, in the order of their names."""
     return np.unique(np.array(names, dtype=object).astype(str), return_inverse=True)[1]
 
 
-def resampled(clusters: int, resamples: int, seed: int) -> Iterator[Weights]:
-    """How often each cluster is drawn in each resample, a block of resamples at a time."""
+def resample_clusters(clusters: int, resamples: int, seed: int) -> Iterator[Weights]:
+    """Draw clusters with replacement: the count of each cluster in each resample, a block of resamples at a time."""
     rng = np.random.default_rng(seed)
     step = max(1, BLOCK // clusters)
     for start in range(0, resamples, step):
@@ -71,7 +71,7 @@ def resampled(clusters: int, resamples: int, seed: int) -> Iterator[Weights]:
         yield times.reshape(count, clusters).astype(np.float64)
 
 
-def of_means(
+def bootstrap_means(
     values: Values,
     clusters: Int[np.ndarray, " queries"],
     *,
@@ -80,7 +80,7 @@ def of_means(
     span: tuple[float, float] = (0.0, 1.0),
     macro: bool = False,
 ) -> list[Interval]:
-    """The interval of each column's mean.
+    """Compute the interval of each column's mean.
 
     Args:
         values: one column a measure.
@@ -98,9 +98,9 @@ def of_means(
     if macro:
         sums, sizes = sums / sizes[:, None], np.ones(count)
     together: Values = np.concatenate([sums, sizes[:, None]], axis=1)  # (clusters, measures + 1)
-    drawn = np.concatenate([weights @ together for weights in resampled(count, resamples, seed)])
+    drawn = np.concatenate([weights @ together for weights in resample_clusters(count, resamples, seed)])
     means = drawn[:, :-1] / drawn[:, -1:]  # (resamples, measures)
-    tail = expanded_tail(count)
+    tail = compute_tail(count)
     low, high = np.quantile(means, [tail, 1.0 - tail], axis=0)
     alike = np.ptp(sums / sizes[:, None], axis=0) < 1e-12
     seen = sums.sum(axis=0) / sizes.sum()
@@ -108,10 +108,10 @@ def of_means(
     return [_unseen(mean, count, span) if same else Interval(float(a), float(b)) for a, b, same, mean in bounds]
 
 
-def of_median(
+def bootstrap_median(
     ranks: Int[np.ndarray, " queries"], clusters: Int[np.ndarray, " queries"], *, resamples: int, seed: int
 ) -> Interval:
-    """The interval of the median over queries.
+    """Compute the interval of the median over queries.
 
     Args:
         ranks: whole numbers.
@@ -126,32 +126,32 @@ def of_median(
     ones = np.ones(len(ranks))
     table = sparse.csr_array((ones, (clusters, codes)), shape=(count, len(distinct)))  # queries by cluster and rank
     if len(distinct) == 1:
-        if exception_share(count) < 0.5:
+        if bound_exception_share(count) < 0.5:
             return Interval(float(distinct[0]), float(distinct[0]))  # half of the clusters cannot be other than these
         return Interval(None, None, f"all ranks are the same, in only {count} clusters")
     medians = []
-    for weights in resampled(count, resamples, seed):
+    for weights in resample_clusters(count, resamples, seed):
         below = np.cumsum(table.T @ weights.T, axis=0).T  # (resamples, distinct ranks)
         half = below[:, -1:] / 2.0
         lower = distinct[(below >= half).argmax(axis=1)]
         upper = distinct[(below > half).argmax(axis=1)]
         medians.append((lower + upper) / 2.0)
-    tail = expanded_tail(count)
+    tail = compute_tail(count)
     low, high = np.quantile(np.concatenate(medians), [tail, 1.0 - tail], method="nearest")
     return Interval(float(low), float(high))
 
 
-def expanded_tail(clusters: int) -> float:
-    """The share to cut off at each end: 2.5 % for many clusters, less for few (Hesterberg 2015)."""
+def compute_tail(clusters: int) -> float:
+    """Compute the share to cut off at each end: 2.5 % for many clusters, less for few (Hesterberg 2015)."""
     t = stats.t.ppf((1.0 - LEVEL) / 2.0, clusters - 1)
     return float(stats.norm.cdf(np.sqrt(clusters / (clusters - 1.0)) * t))
 
 
-def exception_share(clusters: int) -> float:
-    """The greatest share of exceptions that `clusters` draws may all have missed (Clopper and Pearson 1934)."""
+def bound_exception_share(clusters: int) -> float:
+    """Bound the share of exceptions that `clusters` draws may all have missed (Clopper and Pearson 1934)."""
     return 1.0 - float(((1.0 - LEVEL) / 2.0) ** (1.0 / clusters))
 
 
 def _unseen(mean: float, clusters: int, span: tuple[float, float]) -> Interval:
-    share, (least, greatest) = exception_share(clusters), span
+    share, (least, greatest) = bound_exception_share(clusters), span
     return Interval(float(mean - share * (mean - least)), float(mean + share * (greatest - mean)))

@@ -1,4 +1,4 @@
-"""The pool of a task: who searched what, and what its runs mean, as the `rank` stage wrote it beside them."""
+"""The pool of a task: its queries, its items, and the meaning of its runs, as the `rank` stage wrote them."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Pool:
 
     @classmethod
     def read_all(cls, ranked: Path) -> list[Pool]:
-        """Every task in the folder of the `rank` stage, in the order in which they are told."""
+        """Read every task in the folder of the `rank` stage, in the order in which they are told."""
         pools = [cls.read(folder) for folder in task_folders(ranked)]
         return sorted(pools, key=lambda pool: (pool.task.about.place, pool.name))
 
     @property
     def name(self) -> str:
-        """The task's."""
+        """Name of the task."""
         return self.task.name
 
     @cached_property
@@ -62,11 +62,11 @@ class Pool:
 
     @property
     def retrievers(self) -> list[str]:
-        """Those that have a run here."""
+        """Names of the retrievers that have a run here."""
         return sorted(path.stem for path in (self.folder / "runs").glob("*.parquet"))
 
     def told(self, retriever: str) -> dict[str, Any]:
-        """What a run means; see `twinlens.retrieval.base.Retriever.told`.
+        """Description of a run; see `twinlens.retrieval.base.Retriever.told`.
 
         Raises:
             DataError: it is not there.
@@ -83,11 +83,11 @@ class Pool:
 
     @property
     def clusters(self) -> pl.Series:
-        """What tells queries that are not independent: of one picture, or of one group."""
+        """Cluster of each query, for queries that are not independent: of one picture, or of one group."""
         return self.queries[self.task.about.cluster_by]
 
     def describe(self, dataset: str, split: str, k: int) -> dict[str, Any]:
-        """What every number of this task is about."""
+        """Facts about the pool that every number of this task is about."""
         return {
             "dataset": dataset,
             "split": split,
@@ -104,7 +104,7 @@ class Pool:
         return sum((chance_hit_at(size, of, k) * (len(of) / len(relevant)) for size, of in sizes if len(of)), start=0.0)
 
     def identity(self) -> dict[str, Any]:
-        """What tells two pools apart, and the retrievers that searched this one."""
+        """Identity of the pool and of its retrievers, by which two pools are told apart."""
         queries, items = self.queries.select("query_id", "group"), self.items.select("item_id", "group")
         found = {"queries_digest": digest(_flat(queries)), "items_digest": digest(_flat(items))}
         if self.task.group_names is None:

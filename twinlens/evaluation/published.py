@@ -25,8 +25,8 @@ from twinlens.retrieval.in_batch import CUTS, mrr_at
 CUT = 10  # the article retrieves ten
 
 
-def object_set_measures(judged: Judged) -> dict[str, Values]:
-    """The article's five measures, as `mrr`, `ndcg`, `map`, `precision` and `recall`."""
+def measure_object_sets(judged: Judged) -> dict[str, Values]:
+    """Compute the article's five measures, as `mrr`, `ndcg`, `map`, `precision` and `recall`."""
     top = judged.relevance[:, :CUT]
     found = top.sum(axis=1)
     ranks = np.arange(1, top.shape[1] + 1)
@@ -43,14 +43,14 @@ def object_set_measures(judged: Judged) -> dict[str, Values]:
     }
 
 
-def label_measures(judged: Judged) -> dict[str, Values]:
-    """Its `map_at_1` and `map_at_5`: reciprocal ranks of the first relevant item."""
+def measure_labels(judged: Judged) -> dict[str, Values]:
+    """Compute the source's `map_at_1` and `map_at_5`: reciprocal ranks of the first relevant item."""
     ranks = _first_ranks(judged)
     return {f"map_at_{k}": mrr_at(ranks, k) for k in (1, 5)}
 
 
-def in_batch_measures(ranks: Int[np.ndarray, " queries"], judged: Judged) -> dict[str, Values]:
-    """Its MRR within batches, as `in_batch_mrr_at_k`, and over the whole pool, as `corpus_mrr_at_k`.
+def measure_in_batch(ranks: Int[np.ndarray, " queries"], judged: Judged) -> dict[str, Values]:
+    """Compute the source's MRR in batches, `in_batch_mrr_at_k`, and over the whole pool, `corpus_mrr_at_k`.
 
     Args:
         ranks: of each query's own item within its batch, from 1.

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from twinlens.core.errors import DataError, nearest
+from twinlens.core.errors import DataError, suggest_nearest
 from twinlens.evaluation.measures import MEASURES, Judged, Measure, Torchmetrics, Values, parsed
 
 TOLERANCE = 1e-6
@@ -43,15 +43,17 @@ def check_sample(values: Mapping[str, Values], judged: Judged, queries: int, see
         one = judged.query(int(query))
         for key, ours_of_all in values.items():
             measure, k = _of(key)
-            ours, theirs = float(ours_of_all[query]), second_opinion(measure, one, k)
+            ours, theirs = float(ours_of_all[query]), get_second_opinion(measure, one, k)
             compared += 1
             if not abs(ours - theirs) <= TOLERANCE:
-                raise DataError(f"{key} of query {query} is {ours:.8f} here and {theirs:.8f} by {name_of(measure)}")
+                raise DataError(
+                    f"{key} of query {query} is {ours:.8f} here and {theirs:.8f} by {name_referee(measure)}"
+                )
     return compared
 
 
-def second_opinion(measure: Measure, one: Judged, k: int) -> float:
-    """The value of one query as the measure's referee has it.
+def get_second_opinion(measure: Measure, one: Judged, k: int) -> float:
+    """Compute the value of one query by the measure's referee.
 
     Raises:
         DataError: torchmetrics has no metric of the registered name.
@@ -65,7 +67,7 @@ def second_opinion(measure: Measure, one: Judged, k: int) -> float:
     if not hasattr(retrieval, referee.metric):
         raise DataError(
             f"measure {measure.name!r} names {referee.metric!r} as its second opinion, which torchmetrics lacks "
-            f"({nearest(referee.metric, retrieval.__all__)})"
+            f"({suggest_nearest(referee.metric, retrieval.__all__)})"
         )
     relevance, relevant = one.relevance[0], int(one.counts[0])
     if measure.graded and one.ideal is not None:
@@ -77,19 +79,19 @@ def second_opinion(measure: Measure, one: Judged, k: int) -> float:
     return value * int(target[:k].astype(bool).sum()) / relevant if referee.over_found else value
 
 
-def name_of(measure: Measure) -> str:
-    """What a measure's second opinion is called."""
+def name_referee(measure: Measure) -> str:
+    """Name a measure's second opinion."""
     referee = measure.referee
     return "torchmetrics" if isinstance(referee, Torchmetrics) else getattr(referee, "__name__", "its referee")
 
 
 def complete(found: np.ndarray, relevant: int) -> np.ndarray:
-    """A list's relevance with the relevant items that it lacks put at its end."""
+    """Append the relevant items that a list's relevance lacks to its end."""
     return np.concatenate([found, np.ones(relevant - int(found.sum()), dtype=bool)])
 
 
 def complete_gains(found: np.ndarray, ideal: np.ndarray) -> np.ndarray:
-    """A list's gains with those of the ideal list that it lacks put at its end."""
+    """Append the gains of the ideal list that a list's gains lack to their end."""
     wanted = ideal.astype(np.float32)  # as those of the list are
     lacking = Counter(wanted[wanted > 0].tolist()) - Counter(found[found > 0].tolist())
     return np.concatenate([found, np.array(sorted(lacking.elements(), reverse=True), dtype=np.float32)])
@@ -98,5 +100,5 @@ def complete_gains(found: np.ndarray, ideal: np.ndarray) -> np.ndarray:
 def _of(key: str) -> tuple[Measure, int]:
     found = parsed(key)
     if found is None:
-        raise DataError(f"{key!r} is no measure at a cut, such as hit_at_10 ({nearest(key, MEASURES)})")
+        raise DataError(f"{key!r} is no measure at a cut, such as hit_at_10 ({suggest_nearest(key, MEASURES)})")
     return found

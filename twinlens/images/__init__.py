@@ -1,1 +1,1 @@
-"""From bytes to pixels: decoding, resizing, transforms, duplicates, thumbnails."""
+"""Image processing: decoding, resizing, transforms, duplicates, thumbnails."""

@@ -1,4 +1,4 @@
-"""Decoding of pictures: bytes to upright RGB."""
+"""Image decoding: bytes to upright RGB."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from twinlens.core.errors import DataError
-from twinlens.images.transforms import resize, scaled, to_numpy, to_tensor
+from twinlens.images.transforms import resize, scale_size, to_numpy, to_tensor
 
 ORIENTATION = 0x0112  # the EXIF tag
 WHITE = (255, 255, 255)
@@ -29,7 +29,7 @@ class BadPictureError(DataError):
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedPicture:
     """A picture as the shards hold it."""
 
     jpeg: bytes
@@ -48,7 +48,7 @@ def prepare_jpeg(
     quality: int,
     name: str = "",
     perceptual_hash: Callable[[np.ndarray], bytes] | None = None,
-) -> Prepared:
+) -> PreparedPicture:
     """Turn a picture file into an upright RGB JPEG whose shorter side is at most `shortest_side_px`.
 
     A JPEG that already is one keeps its bytes; it is still decoded once, so that damage is found here.
@@ -63,19 +63,19 @@ def prepare_jpeg(
     plain = header.format == "JPEG" and not mended
     looked = perceptual_hash or (lambda _: b"")
     if shortest_side_px is not None and min(height, width) > shortest_side_px:
-        picture = to_numpy(resize(to_tensor(picture), *scaled(height, width, shortest_side_px)))
+        picture = to_numpy(resize(to_tensor(picture), *scale_size(height, width, shortest_side_px)))
         height, width = picture.shape[:2]
     elif plain:
-        return Prepared(raw, width, height, (), looked(picture))
+        return PreparedPicture(raw, width, height, (), looked(picture))
     if max(height, width) > LONGEST_JPEG_PX:
         raise BadPictureError(f"{width} x {height} px: a JPEG's sides end at {LONGEST_JPEG_PX} px")
     jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=quality, colorsubsampling="444")
-    return Prepared(jpeg, width, height, mended, looked(picture))
+    return PreparedPicture(jpeg, width, height, mended, looked(picture))
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself before its pixels are read."""
+    """Facts that a file gives of itself before its pixels are read."""
 
     format: str
     width: int

@@ -1,4 +1,4 @@
-"""What a picture would cost to decode, told from its file before a pixel is: no limit on pixels bounds that.
+"""Decoding cost of a picture, estimated from its file before any pixel: no limit on pixels bounds that.
 
 PIL goes through headers in Python, byte by byte in places, and reads every entry of a directory (TIFF's and EXIF's)
 on its own, also where a thousand of them name the same megabyte. So headers are gone through here first, as PIL does
@@ -52,11 +52,11 @@ COMMENT = re.compile(rb"#[^\r\n]*[\r\n]?")
 
 
 class _CostlyError(Exception):
-    """Why a picture should not be decoded."""
+    """Reason why a picture should not be decoded."""
 
 
-def too_costly(raw: bytes) -> str | None:
-    """Why a picture should not be decoded: it would take minutes. Nothing where it takes seconds, or is none."""
+def explain_costly(raw: bytes) -> str | None:
+    """Explain why a picture should not be decoded: it takes minutes. None where it takes seconds or is no picture."""
     check = next((check for starts, check in CHECKS if starts.match(raw)), None)
     try:
         if check is not None:
@@ -189,7 +189,7 @@ class _Directories:
             return None  # cut off
 
     def _next(self, place: int) -> tuple[int, int | None]:
-        """How many of a directory's entries there are, and where the next directory is."""
+        """Number of a directory's entries, and position of the next directory."""
         count = self._whole(self.count, place)
         if count is None:
             return 0, None
@@ -220,7 +220,7 @@ class _Directories:
         return below, following
 
     def _data(self, tag: int, kind: int, count: int, at: int) -> int | None:
-        """Where an entry's data is, which is counted; nothing where the file ends before that does."""
+        """Position of an entry's data, which is counted; None where the file ends before it does."""
         own = struct.calcsize(f"={self.place}")
         at += self.entry.size - own
         if tag in (STRIPS, TILES) and kind in SIZES and count > MAX_STRIPS:

@@ -1,4 +1,4 @@
-"""The same picture twice: exact copies, near copies, and copies on both sides of training and evaluation.
+"""Duplicate detection: exact copies, near copies, and copies on both sides of training and evaluation.
 
 Near copies are pictures whose perceptual hashes (256 bits, the low frequencies of the picture: bit for bit
 the `phash` of the library imagehash) differ in few bits. On 600 COCO photos a recompressed or halved copy
@@ -27,7 +27,7 @@ EVALUATED = ("val", "test")
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What was found: a row for each copy, and what is to be dropped."""
+    """The duplicates found: one row per copy, and what is to be dropped."""
 
     table: pl.DataFrame  # table DUPLICATES
     dropped: set[str]
@@ -42,8 +42,8 @@ class Duplicates:
         }
 
 
-def perceptual_hash(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """The 256 bits of a picture, as 32 bytes; quickest when it has been brought to HASHED_PX squared before."""
+def compute_perceptual_hash(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """Compute the 256 bits of a picture, as 32 bytes; quickest when it was brought to HASHED_PX squared before."""
     from scipy.fft import dct  # takes half a second, and only `resize` needs it
 
     grey = Image.fromarray(picture).convert("L").resize((HASHED_PX, HASHED_PX), Image.Resampling.LANCZOS)
@@ -73,7 +73,7 @@ def find_duplicates(
     if near_bits is not None:
         words = np.frombuffer(b"".join(hashes["perceptual_hash"].to_list()), dtype=np.uint64).reshape(-1, WORDS)
         exact = {later for later, *_ in pairs}
-        pairs += [(a, b, bits, False) for a, b, bits in near_pairs(words, near_bits) if a not in exact]
+        pairs += [(a, b, bits, False) for a, b, bits in find_near_pairs(words, near_bits) if a not in exact]
     clusters = _clusters(len(rows), [(a, b) for a, b, *_ in pairs])
     sides: dict[int, set[bool]] = {}
     for row, cluster in clusters.items():
@@ -114,15 +114,15 @@ _COLUMNS = {
 
 
 def _same(keys: list[str]) -> Iterator[tuple[int, int]]:
-    """For each repeated key its row and the first row that has it."""
+    """Find the row of each repeated key, and the first row that has the key."""
     first: dict[str, int] = {}
     for row, key in enumerate(keys):
         if first.setdefault(key, row) != row:
             yield row, first[key]
 
 
-def near_pairs(words: UInt64[np.ndarray, "images words"], bits: int) -> list[tuple[int, int, int]]:
-    """All pairs of hashes that differ in at most `bits`, as (later row, earlier row, bits).
+def find_near_pairs(words: UInt64[np.ndarray, "images words"], bits: int) -> list[tuple[int, int, int]]:
+    """Find all pairs of hashes that differ in at most `bits`, as (later row, earlier row, bits).
 
     Of several rows with the same hash only the first is compared with other hashes; the rest are
     paired with it. Exact: two hashes that differ in at most b bits agree in one of b + 1 bands of

@@ -18,14 +18,14 @@ from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
 from twinlens.core.shards import shard_path
-from twinlens.images.decode import BadPictureError, Prepared, prepare_jpeg
-from twinlens.images.duplicates import HASHED_PX, perceptual_hash
-from twinlens.images.transforms import ahead, resize, to_numpy, to_tensor
+from twinlens.images.decode import BadPictureError, PreparedPicture, prepare_jpeg
+from twinlens.images.duplicates import HASHED_PX, compute_perceptual_hash
+from twinlens.images.transforms import map_ahead, resize, to_numpy, to_tensor
 
 
 @dataclass(frozen=True)
-class Resized:
-    """What became of the pictures."""
+class ResizeResult:
+    """Outcome of resizing the pictures."""
 
     index: pl.DataFrame  # table INDEX
     hashes: pl.DataFrame  # table HASHES
@@ -35,7 +35,9 @@ class Resized:
 Picture = tuple[str, str, bytes | str]  # image_id, file, bytes or the reason why there are none
 
 
-def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParams, out: Path, threads: int) -> Resized:
+def resize_pictures(
+    pictures: Iterator[Picture], total: int, params: ResizeParams, out: Path, threads: int
+) -> ResizeResult:
     """Write shards of upright RGB JPEGs into `out`, a shard in memory at a time.
 
     Args:
@@ -54,7 +56,7 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
     notes: list[tuple[str, bool, str]] = []
     shard: list[tuple[str, bytes]] = []
 
-    def prepare(picture: Picture) -> tuple[str, Prepared | str]:
+    def prepare(picture: Picture) -> tuple[str, PreparedPicture | str]:
         image_id, file, raw = picture
         if isinstance(raw, str):
             return image_id, raw
@@ -66,7 +68,7 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
                 max_megapixels=params.max_megapixels,
                 quality=params.jpeg_quality,
                 name=file,
-                perceptual_hash=hash_of,
+                perceptual_hash=hash_picture,
             )
         except BadPictureError as bad:
             return image_id, str(bad)
@@ -79,7 +81,7 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
 
     number = 0
     with Progress("resize", total=total, unit="img") as bar:
-        for image_id, made in ahead(prepare, pictures, threads, waiting=8 * threads):
+        for image_id, made in map_ahead(prepare, pictures, threads, waiting=8 * threads):
             bar.add(1)
             if isinstance(made, str):
                 notes.append((image_id, False, made))
@@ -98,7 +100,7 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
         why = f"; the first was set aside because: {notes[0][2]}" if notes else ""
         raise DataError(f"none of {total} pictures is usable{why}")
     columns = ["image_id", "shard", "row", "width", "height", "sha256"]
-    return Resized(
+    return ResizeResult(
         pl.DataFrame(index, schema=columns, orient="row"),
         pl.DataFrame(
             {"image_id": [row[0] for row in index], "perceptual_hash": hashes},
@@ -108,7 +110,7 @@ def resize_pictures(pictures: Iterator[Picture], total: int, params: ResizeParam
     )
 
 
-def hash_of(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """The perceptual hash, shrunk by our own resize first: a quarter of the time of PIL's, the same bits or nearly."""
+def hash_picture(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """Compute the perceptual hash, shrunk by our own resize first: a quarter of PIL's time, the same bits or nearly."""
     small = to_numpy(resize(to_tensor(picture), HASHED_PX, HASHED_PX))
-    return perceptual_hash(np.ascontiguousarray(small))
+    return compute_perceptual_hash(np.ascontiguousarray(small))

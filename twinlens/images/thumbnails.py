@@ -7,8 +7,8 @@ import io
 from PIL import Image
 
 
-def thumbnail(jpeg: bytes, side_px: int) -> bytes:
-    """A picture as a small JPEG: its longer side at most `side_px`, never enlarged."""
+def make_thumbnail(jpeg: bytes, side_px: int) -> bytes:
+    """Make a small JPEG of a picture: its longer side at most `side_px`, never enlarged."""
     with Image.open(io.BytesIO(jpeg)) as picture:
         picture.draft("RGB", (2 * side_px, 2 * side_px))
         small = picture.convert("RGB")

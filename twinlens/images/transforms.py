@@ -1,10 +1,10 @@
-"""Pictures as bytes and as pixels: opening what people really have, and the transform models want.
+"""Image transforms: pixels from bytes, in the size and form that models read.
 
 Two jobs, both on uint8 pixels, because that is where the time goes: a float path through PIL costs
 twice as much and ends within one grey level of the same picture.
 
 *Opening* (`open_picture`, `prepare_jpeg`) turns any file into upright 8-bit RGB, or says why not.
-*Fitting* (`PixelSpec`, `fit`) resizes and crops to what a model reads; the model's mean and standard
+*Fitting* (`PixelSpec`, `fit_picture`) resizes and crops to what a model reads; the model's mean and standard
 deviation are applied on the device, to the whole batch.
 """
 
@@ -31,7 +31,7 @@ Interpolation = Literal["bicubic", "bilinear"]
 
 @dataclass(frozen=True)
 class PixelSpec:
-    """What a model reads: the picture's size and how a picture is brought to it.
+    """Pixel specification of a model: the picture's size and how a picture is brought to it.
 
     * `shortest`: the shorter side is scaled to `resize_px`, then the middle is cropped (CLIP, most of timm).
     * `squash`: both sides are scaled to the size, whatever the shape (SigLIP, BLIP, some of timm).
@@ -50,17 +50,17 @@ class PixelSpec:
 
 
 def to_tensor(picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[torch.Tensor, "3 height width"]:
-    """A view of the same bytes, channels first."""
+    """View the same bytes as a tensor, channels first."""
     return torch.from_numpy(picture).permute(2, 0, 1)
 
 
 def to_numpy(picture: UInt8[torch.Tensor, "3 height width"]) -> UInt8[np.ndarray, "height width 3"]:
-    """A view of the same bytes, channels last."""
+    """View the same bytes as an array, channels last."""
     return picture.permute(1, 2, 0).numpy()
 
 
-def scaled(height: int, width: int, shorter_px: int) -> tuple[int, int]:
-    """Height and width when the shorter side becomes `shorter_px` (the longer is rounded down, as torchvision does)."""
+def scale_size(height: int, width: int, shorter_px: int) -> tuple[int, int]:
+    """Compute height and width for a shorter side of `shorter_px` (the longer rounded down, as torchvision does)."""
     if height <= width:
         return shorter_px, int(shorter_px * width / height)
     return int(shorter_px * height / width), shorter_px
@@ -82,7 +82,7 @@ def resize(
     )[0]
 
 
-def fit(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.Tensor, "3 height width"]:
+def fit_picture(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.Tensor, "3 height width"]:
     """Bring an upright RGB picture to what a model reads."""
     _, height, width = picture.shape
     if spec.mode == "squash":
@@ -94,7 +94,7 @@ def fit(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.T
         inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
         return _pad(resize(picture, inner_height, inner_width, spec.interpolation), spec)
     shorter = spec.resize_px or min(spec.height, spec.width)
-    picture = resize(picture, *scaled(height, width, shorter), spec.interpolation)
+    picture = resize(picture, *scale_size(height, width, shorter), spec.interpolation)
     return _crop_middle(_pad(picture, spec), spec)
 
 
@@ -116,12 +116,12 @@ def _pad(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.
 
 
 def decode_and_fit(jpeg: bytes, spec: PixelSpec) -> UInt8[torch.Tensor, "3 height width"]:
-    """The pixels a model reads, from the JPEG bytes of a shard."""
-    return fit(to_tensor(simplejpeg.decode_jpeg(jpeg, colorspace="RGB")), spec)
+    """Decode the JPEG bytes of a shard to the pixels a model reads."""
+    return fit_picture(to_tensor(simplejpeg.decode_jpeg(jpeg, colorspace="RGB")), spec)
 
 
 def batch_pixels(jpegs: Sequence[bytes], spec: PixelSpec) -> UInt8[torch.Tensor, "images 3 height width"]:
-    """A batch as one block of memory."""
+    """Stack a batch into one block of memory."""
     batch = torch.empty((len(jpegs), 3, spec.height, spec.width), dtype=torch.uint8)
     for i, jpeg in enumerate(jpegs):
         batch[i] = decode_and_fit(jpeg, spec)
@@ -134,8 +134,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def ahead(work: Callable[[T], R], tasks: Iterable[T], threads: int, waiting: int | None = None) -> Iterator[R]:
-    """Results of `work` in order, worked out by threads a little ahead of the caller.
+def map_ahead(work: Callable[[T], R], tasks: Iterable[T], threads: int, waiting: int | None = None) -> Iterator[R]:
+    """Iterate over the results of `work` in order, computed by threads a little ahead of the caller.
 
     Decoding and resizing leave the interpreter's lock, so threads suffice; measured on two cores,
     worker processes cost more than they give. At most `waiting` results are held (twice the threads

@@ -1,4 +1,4 @@
-"""Building: the pool as files that are searched, in a folder named by what it holds."""
+"""Index building: the pool as searchable files, in a folder named by its content."""
 
 from __future__ import annotations
 
@@ -18,13 +18,21 @@ from twinlens.core.code import code_digest
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.shards import iter_pixels
-from twinlens.images.thumbnails import thumbnail
+from twinlens.images.thumbnails import make_thumbnail
 from twinlens.indexing import postings
 from twinlens.indexing.candidates import refuse_without_lancedb, write_candidates
-from twinlens.indexing.manifest import FOLDER, PUBLISHED, Manifest, digests, named_keys, published, vector_files
-from twinlens.indexing.material import Material, gather
+from twinlens.indexing.manifest import (
+    FOLDER,
+    PUBLISHED,
+    Manifest,
+    digest_files,
+    list_named_keys,
+    list_vector_files,
+    locate_copy,
+)
+from twinlens.indexing.material import IndexContent, gather
 from twinlens.indexing.store import CAPTION_VECTOR, IMAGE_VECTOR, write_rows, write_space
-from twinlens.retrieval.tokenize import words
+from twinlens.retrieval.tokenize import tokenize
 from twinlens.tasks.inputs import NEGATIVES
 
 log = logging.getLogger("twinlens")
@@ -57,11 +65,11 @@ def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings:
     Raises:
         DataError: an output of the pipeline is not here, or outputs do not belong together.
     """
-    from twinlens.models.checkpoints import weights_identity
+    from twinlens.models.checkpoints import identify_all_weights
 
     material = gather(dataset, model, captioner)
-    vectors = digests(vector_files(dataset, model))
-    weights = weights_identity(card, paths.trained(dataset, model))
+    vectors = digest_files(list_vector_files(dataset, model))
+    weights = identify_all_weights(card, paths.trained(dataset, model))
     key = fingerprint(
         names=[dataset, model, captioner],
         ids=digest(material.pool["image_id"]),
@@ -77,14 +85,14 @@ def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings:
     )
     manifest = Manifest(key, dataset, model, captioner, len(material), settings.model_dump(), vectors, weights)
     make_table(manifest, material, threads)
-    manifest.write(published(dataset, model, captioner))
+    manifest.write(locate_copy(dataset, model, captioner))
     manifest.write(paths.indexed(dataset, model, captioner))
-    for folder in prune():
+    for folder in prune_tables():
         log.info("removed %s: no manifest names it", folder)
     return manifest
 
 
-def make_table(manifest: Manifest, material: Material, threads: int) -> None:
+def make_table(manifest: Manifest, material: IndexContent, threads: int) -> None:
     """Build the table that a manifest names, unless it is there; a second process waits for the first."""
     with Scratch("index", manifest.key) as scratch:
         if scratch.has(FOLDER):
@@ -94,7 +102,7 @@ def make_table(manifest: Manifest, material: Material, threads: int) -> None:
         scratch.put(FOLDER, lambda path: write_table(manifest, material, shards, path, threads))
 
 
-def write_table(manifest: Manifest, material: Material, shards: Path, folder: Path, threads: int) -> None:
+def write_table(manifest: Manifest, material: IndexContent, shards: Path, folder: Path, threads: int) -> None:
     """Write the pool's rows, words and vectors and, where the settings ask for it, a table for approximate search.
 
     The rows' schema says in its metadata which dataset, model and captioner they are of, and the key.
@@ -119,12 +127,12 @@ def write_table(manifest: Manifest, material: Material, shards: Path, folder: Pa
 
 
 def _batches(
-    material: Material, shards: Path, side_px: int, schema: pa.Schema, threads: int
+    material: IndexContent, shards: Path, side_px: int, schema: pa.Schema, threads: int
 ) -> Iterator[pa.RecordBatch]:
-    from twinlens.images.transforms import ahead
+    from twinlens.images.transforms import map_ahead
 
     jpegs = (jpeg for _, jpeg in iter_pixels(shards, material.pool))
-    small = ahead(lambda jpeg: thumbnail(jpeg, side_px), jpegs, threads)
+    small = map_ahead(lambda jpeg: make_thumbnail(jpeg, side_px), jpegs, threads)
     ids = material.pool["image_id"].to_list()
     with Progress("index", total=len(material), unit="img") as bar:
         for start in range(0, len(material), BATCH):
@@ -141,14 +149,14 @@ def _batches(
             bar.add(len(rows))
 
 
-def _words_of(material: Material, row: int) -> list[str]:
+def _words_of(material: IndexContent, row: int) -> list[str]:
     texts = [*material.captions[row], material.generated[row] or ""]
-    return [word for text in texts for word in words(text)]
+    return [word for text in texts for word in tokenize(text)]
 
 
-def prune(unused_days: float = UNUSED_DAYS) -> list[Path]:
+def prune_tables(unused_days: float = UNUSED_DAYS) -> list[Path]:
     """Remove tables that no manifest names and that nobody has opened for a while; returns the folders removed."""
-    oldest, named = time.time() - unused_days * 86_400, named_keys() | {PUBLISHED}
+    oldest, named = time.time() - unused_days * 86_400, list_named_keys() | {PUBLISHED}
     folders = [folder for folder in paths.index_tables().glob("*") if folder.is_dir()]
     stale = [folder for folder in folders if folder.name not in named and folder.stat().st_mtime < oldest]
     for folder in stale:

@@ -13,8 +13,8 @@ import pyarrow as pa
 from jaxtyping import Float32, Int
 
 from twinlens.config.params import SearchParams
-from twinlens.core.errors import DataError, needing
-from twinlens.indexing.store import Copy, Space
+from twinlens.core.errors import DataError, require_extra
+from twinlens.indexing.store import RowStore, Space
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -24,12 +24,12 @@ REFINE = 4  # an approximate search looks at this many times the wanted candidat
 
 
 def refuse_without_lancedb() -> None:
-    """Ask for the library before an hour's work rather than after.
+    """Check for the library before an hour's work rather than after.
 
     Raises:
         ExtraError: it is not installed.
     """
-    with needing("ann", "an approximate index (index.vector_index)"):
+    with require_extra("ann", "an approximate index (index.vector_index)"):
         import lancedb  # noqa: F401
 
 
@@ -38,7 +38,7 @@ def write_candidates(folder: Path, kind: str) -> None:
     import lancedb
     from lancedb.index import HnswSq, IvfFlat
 
-    copy = Copy(folder)
+    copy = RowStore(folder)
     columns = {ROW: pa.array(np.arange(len(copy), dtype=np.int32))}
     columns |= {name: _vectors(copy.space(name)) for name in copy.spaces}
     # To LanceDB a null vector is a bad one; here it is a picture that nobody described.
@@ -48,7 +48,7 @@ def write_candidates(folder: Path, kind: str) -> None:
 
 
 def open_candidates(folder: Path) -> Table:
-    """The table in a folder.
+    """Open the table in a folder.
 
     Raises:
         DataError: it is not there.
@@ -63,10 +63,10 @@ def open_candidates(folder: Path) -> Table:
         raise DataError(f"{folder} has no table for approximate search: `dvc repro -f index` builds it anew") from None
 
 
-def near(
+def find_candidates(
     table: Table, space: str, vector: Float32[np.ndarray, " dim"], count: int, params: SearchParams
 ) -> Int[np.ndarray, " candidates"]:
-    """Rows that are probably the nearest, about so many."""
+    """Find about `count` rows that are probably the nearest."""
     found = (
         table.search(vector, vector_column_name=space)
         .distance_type("dot")

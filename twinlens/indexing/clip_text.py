@@ -38,7 +38,7 @@ class ClipText:
         self.max_tokens = len(weights["positional_embedding"])
 
     def token_count(self, text: str) -> int:
-        """Tokens of a text before anything is cut off, special ones included."""
+        """Number of tokens of a text before anything is cut off, special ones included."""
         return len(self._tokens(text))
 
     def unknown(self, text: str) -> list[str]:
@@ -102,7 +102,7 @@ def _erf(x: Rows) -> Rows:
 
 
 def load(folder: Path) -> ClipText | None:
-    """The text tower of a folder in open_clip's layout; None where it is not of the plain kind."""
+    """Load the text tower of a folder in open_clip's layout; None where it is not of the plain kind."""
     files = {name: folder / name for name in (CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG)}
     if not all(file.exists() for file in files.values()):
         return None
@@ -167,7 +167,7 @@ def _shapes(dim: int, text: dict[str, int]) -> dict[str, tuple[int, ...]]:
 
 
 def _clean(text: str) -> str:
-    """What open_clip's `clean="whitespace"` makes of a text."""
+    """Clean a text as open_clip's `clean="whitespace"` does."""
     if not text.isascii():  # of ASCII without control characters ftfy changes nothing
         import ftfy
 

@@ -1,4 +1,4 @@
-"""One opened index: nearest vectors, BM25, and what is known of a picture."""
+"""An opened index: nearest vectors, BM25, and the records of pictures."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jaxtyping import Float32, Int
 
 from twinlens.config.params import SearchParams
 from twinlens.core.errors import DataError
-from twinlens.indexing.candidates import near, open_candidates
+from twinlens.indexing.candidates import find_candidates, open_candidates
 from twinlens.indexing.manifest import FOLDER, Manifest
 from twinlens.indexing.postings import Postings
 from twinlens.indexing.results import Picture
 from twinlens.indexing.scans import Scans
-from twinlens.indexing.store import Copy, Space
-from twinlens.retrieval.fusion import weighted_sum
-from twinlens.retrieval.scores import exact_scores, float32_error, in_order
+from twinlens.indexing.store import RowStore, Space
+from twinlens.retrieval.fusion import fuse_weighted
+from twinlens.retrieval.scores import bound_float32_error, compute_exact_scores, order_by_score
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -29,8 +29,8 @@ Ranked = tuple[Int[np.ndarray, " found"], Float32[np.ndarray, " found"]]  # item
 
 
 @dataclass(frozen=True)
-class Leg:
-    """One side of a query by vector: an item's score is the sum over the legs of weight times inner product."""
+class WeightedVector:
+    """One weighted vector of a query: an item's score is the sum of weight times inner product over all of them."""
 
     space: str  # IMAGE_VECTOR or CAPTION_VECTOR
     vector: Float32[np.ndarray, " dim"]  # unit
@@ -42,7 +42,7 @@ class Index:
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.copy = Copy(manifest.folder / FOLDER)
+        self.copy = RowStore(manifest.folder / FOLDER)
         if len(self.copy) != manifest.rows:
             raise DataError(f"{manifest.folder} does not hold the rows of its manifest: remove that folder")
         self.postings = Postings(manifest.folder / FOLDER, manifest.rows)
@@ -87,12 +87,14 @@ class Index:
         self.space(name)
         return self._scans[name]
 
-    def nearest(self, legs: Sequence[Leg], depth: int, left_out: Collection[int], params: SearchParams) -> Ranked:
-        """The best items by vector, exactly, unless there is a vector index for the only leg.
+    def nearest(
+        self, weighted: Sequence[WeightedVector], depth: int, left_out: Collection[int], params: SearchParams
+    ) -> Ranked:
+        """Find the best items by vector, exactly, unless there is a vector index for the only one.
 
         Args:
-            legs: at least one; a picture without a vector in a leg's space scores nothing there, and is not
-                found where that is the only leg.
+            weighted: at least one; a picture without a vector in the space of one scores nothing there, and is not
+                found where that is the only one.
             depth: items wanted.
             left_out: rows that are not wanted.
             params: effort of an approximate search.
@@ -100,105 +102,115 @@ class Index:
         Returns:
             Fewer than `depth` where there are no more.
         """
-        if len(legs) == 1 and self.manifest.approximate:
-            leg = legs[0]
-            candidates = near(self.table, leg.space, leg.vector, depth + len(left_out), params)
+        if len(weighted) == 1 and self.manifest.approximate:
+            term = weighted[0]
+            candidates = find_candidates(self.table, term.space, term.vector, depth + len(left_out), params)
             candidates = candidates[~np.isin(candidates, list(left_out))]
         else:
-            candidates = self._candidates(legs, depth, left_out)
+            candidates = self._candidates(weighted, depth, left_out)
         if not len(candidates):
             return candidates, np.zeros(0, dtype=np.float32)
-        scores = self._scores(legs, candidates)
-        rows, ordered = in_order(candidates[None], scores[None])
+        scores = self._scores(weighted, candidates)
+        rows, ordered = order_by_score(candidates[None], scores[None])
         return rows[0, :depth], ordered[0, :depth]
 
-    def _products(self, legs: Sequence[Leg], left_out: Collection[int]) -> tuple[Float32[np.ndarray, " rows"], float]:
+    def _products(
+        self, weighted: Sequence[WeightedVector], left_out: Collection[int]
+    ) -> tuple[Float32[np.ndarray, " rows"], float]:
         """Scores of all rows in float32, minus infinity where there is none or none is wanted, and their error."""
         total = np.zeros(self.manifest.rows, dtype=np.float32)
-        for leg in legs:
-            product = self._scans_of(leg.space).products(leg.vector)
-            total += product if leg.weight == 1.0 else np.float32(leg.weight) * product
+        for term in weighted:
+            product = self._scans_of(term.space).products(term.vector)
+            total += product if term.weight == 1.0 else np.float32(term.weight) * product
         total[list(left_out)] = -np.inf
-        if len(legs) == 1:
-            total[self.space(legs[0].space).absent] = -np.inf
-        return total, 2.0 * sum(leg.weight * float32_error(len(leg.vector)) for leg in legs)
+        if len(weighted) == 1:
+            total[self.space(weighted[0].space).absent] = -np.inf
+        return total, 2.0 * sum(term.weight * bound_float32_error(len(term.vector)) for term in weighted)
 
-    def _candidates(self, legs: Sequence[Leg], depth: int, left_out: Collection[int]) -> Int[np.ndarray, " candidates"]:
+    def _candidates(
+        self, weighted: Sequence[WeightedVector], depth: int, left_out: Collection[int]
+    ) -> Int[np.ndarray, " candidates"]:
         """Every row that the float32 error allows to be among the best `depth`: ties at the cut included."""
-        total, error = self._products(legs, left_out)
+        total, error = self._products(weighted, left_out)
         return _at_least_kth(total, depth, error)
 
-    def weighted(
+    def search_weighted(
         self,
-        legs: Sequence[Leg],
+        weighted: Sequence[WeightedVector],
         tokens: Sequence[str],
         depth: int,
         left_out: Collection[int],
         image_weight: float,
         params: SearchParams,
     ) -> Ranked:
-        """The best items by the weighted sum of vectors and words, as `rank` fuses: each normalised over the pool.
+        """Find the best items by the weighted sum of vectors and words, as `rank` fuses: each normalised over the pool.
 
         Where the table has a vector index, over the candidates of `depth` each instead.
 
         Args:
-            legs: see `nearest`. A picture without a vector has the lowest score there.
-            tokens: what `twinlens.retrieval.tokenize.words` makes of the query.
+            weighted: see `nearest`. A picture without a vector has the lowest score there.
+            tokens: what `twinlens.retrieval.tokenize.tokenize` makes of the query.
             depth: items wanted.
             left_out: rows that are not wanted.
             image_weight: of vectors beside words.
             params: effort of an approximate search.
         """
         words = self.postings.scores(tokens)
-        if len(legs) == 1 and self.manifest.approximate:
-            leg = legs[0]
-            by_vector = near(self.table, leg.space, leg.vector, depth + len(left_out), params)
-            by_words, _ = self.matching(tokens, depth, left_out)
+        if len(weighted) == 1 and self.manifest.approximate:
+            term = weighted[0]
+            by_vector = find_candidates(self.table, term.space, term.vector, depth + len(left_out), params)
+            by_words, _ = self.search_words(tokens, depth, left_out)
             rows = np.setdiff1d(np.union1d(by_vector, by_words), list(left_out)).astype(np.int64)
-            exact = self._scores(legs, rows)
+            exact = self._scores(weighted, rows)
             bounds = _bounds(exact), _bounds(words[rows])
         else:
-            total, error = self._products(legs, left_out)
+            total, error = self._products(weighted, left_out)
             known = np.isfinite(total)
             wanted = np.ones(len(total), dtype=bool)
             wanted[list(left_out)] = False
             if not known.any():
-                return self.matching(tokens, depth, left_out)
+                return self.search_words(tokens, depth, left_out)
             # the bounds are those of exact scores: the few rows are scored anew that can be the lowest or the highest
             ends = [total[known].min() + error, total[known].max() - error]
             outer = np.flatnonzero(known & ((total <= ends[0]) | (total >= ends[1])))
-            bounds = _bounds(self._scores(legs, outer)), _bounds(words[wanted])
+            bounds = _bounds(self._scores(weighted, outer)), _bounds(words[wanted])
             low, high = bounds[0]
-            about = weighted_sum(np.where(known, total, low)[None], words[None], image_weight, bounds)[0]
+            about = fuse_weighted(np.where(known, total, low)[None], words[None], image_weight, bounds)[0]
             spread = image_weight * error / (high - low) if high > low else 0.0
             rows = _at_least_kth(np.where(wanted, about, np.float32(-np.inf)), depth, spread + 1e-6)
             exact = np.full(len(rows), low, dtype=np.float32)
-            exact[known[rows]] = self._scores(legs, rows[known[rows]])
+            exact[known[rows]] = self._scores(weighted, rows[known[rows]])
         if not len(rows):
             return rows, np.zeros(0, dtype=np.float32)
-        fused = weighted_sum(exact[None], words[rows][None], image_weight, bounds)
-        ordered, scores = in_order(rows[None], fused)
+        fused = fuse_weighted(exact[None], words[rows][None], image_weight, bounds)
+        ordered, scores = order_by_score(rows[None], fused)
         return ordered[0, :depth], scores[0, :depth]
 
-    def _scores(self, legs: Sequence[Leg], rows: Int[np.ndarray, " found"]) -> Float32[np.ndarray, " found"]:
+    def _scores(
+        self, weighted: Sequence[WeightedVector], rows: Int[np.ndarray, " found"]
+    ) -> Float32[np.ndarray, " found"]:
         if not len(rows):
             return np.zeros(0, dtype=np.float32)
-        if len(legs) == 1:
-            leg = legs[0]
-            return exact_scores(leg.vector[None], self.vectors(leg.space, rows), np.arange(len(rows))[None])[0]
-        wide = [self.space(leg.space).rows[rows].astype(np.float64) @ leg.vector.astype(np.float64) for leg in legs]
-        scores = sum(leg.weight * product for leg, product in zip(legs, wide, strict=True))
+        if len(weighted) == 1:
+            term = weighted[0]
+            return compute_exact_scores(term.vector[None], self.vectors(term.space, rows), np.arange(len(rows))[None])[
+                0
+            ]
+        wide = [
+            self.space(term.space).rows[rows].astype(np.float64) @ term.vector.astype(np.float64) for term in weighted
+        ]
+        scores = sum(term.weight * product for term, product in zip(weighted, wide, strict=True))
         return np.asarray(scores, dtype=np.float32)
 
     def vectors(self, space: str, rows: Sequence[int] | np.ndarray) -> Float32[np.ndarray, "rows dim"]:
         """Stored vectors."""
         return self.space(space).rows[np.asarray(rows, dtype=np.int64)]
 
-    def matching(self, tokens: Sequence[str], depth: int, left_out: Collection[int]) -> Ranked:
-        """The best items by BM25 over all captions, those that share a word with `tokens`.
+    def search_words(self, tokens: Sequence[str], depth: int, left_out: Collection[int]) -> Ranked:
+        """Find the best items by BM25 over all captions, those that share a word with `tokens`.
 
         Args:
-            tokens: what `twinlens.retrieval.tokenize.words` makes of the query.
+            tokens: what `twinlens.retrieval.tokenize.tokenize` makes of the query.
             depth: items wanted.
             left_out: rows that are not wanted.
 
@@ -212,11 +224,11 @@ class Index:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
         last = len(total) - min(depth, matching)
         candidates = np.flatnonzero(total >= np.partition(total, last)[last])  # ties at the cut included
-        rows, ordered = in_order(candidates[None], total[candidates][None])
+        rows, ordered = order_by_score(candidates[None], total[candidates][None])
         return rows[0, :depth], ordered[0, :depth]
 
     def pictures(self, rows: Sequence[int] | np.ndarray) -> list[Picture]:
-        """What is known of some pictures, in the order given."""
+        """Read the records of some pictures, in the order given."""
         return [
             Picture(
                 image_id=one["image_id"],

@@ -19,7 +19,7 @@ from typing import Any, Self
 from twinlens.config.params import IndexParams
 from twinlens.core import paths
 from twinlens.core.errors import DataError
-from twinlens.core.hashing import sha256_of
+from twinlens.core.hashing import hash_file
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
 FOLDER = "index"  # in a manifest's own folder: the files that answer
@@ -29,7 +29,7 @@ PUBLISHED = "published"  # folder of the manifests last published, for the while
 
 @dataclass(frozen=True)
 class Manifest:
-    """Which table answers for a dataset, a model and a captioner, and what it was made of."""
+    """Name of the table that answers for a dataset, a model and a captioner, and what it was made of."""
 
     key: str  # of the table's content
     dataset: str
@@ -64,7 +64,7 @@ class Manifest:
 
     @property
     def folder(self) -> Path:
-        """Where the table lies, if it was built on this machine."""
+        """Folder of the table, if it was built on this machine."""
         return paths.index_tables() / self.key
 
 
@@ -79,13 +79,13 @@ def write_at_once(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def published(dataset: str, model: str, captioner: str) -> Path:
-    """A copy of the manifest outside DVC's reach: DVC removes a stage's output before the stage makes it anew."""
+def locate_copy(dataset: str, model: str, captioner: str) -> Path:
+    """Locate a copy of the manifest that DVC leaves alone: DVC removes an output before its stage makes it anew."""
     return paths.index_tables() / PUBLISHED / dataset / model / f"{captioner}.json"
 
 
-def named_keys() -> set[str]:
-    """Keys of all tables that some manifest names, of this workspace or of the main checkout.
+def list_named_keys() -> set[str]:
+    """List the keys of all tables that some manifest names, of this workspace or of the main checkout.
 
     A manifest that is gone by the time it is read, or is none, names nothing: the table can be built anew.
     """
@@ -100,15 +100,15 @@ def named_keys() -> set[str]:
     return named
 
 
-def vector_files(dataset: str, model: str) -> list[Path]:
-    """The files of data/embedded that an index is made of: those that are there."""
+def list_vector_files(dataset: str, model: str) -> list[Path]:
+    """List the files of data/embedded that an index is made of: those that are there."""
     folder = paths.embedded(dataset, model)
     wanted = (folder / f"{name}{ending}" for name in FILES for ending in (".npy", ".parquet"))
     return [file for file in wanted if file.exists()]
 
 
-def digests(files: Iterable[Path], memory: Path | None = None) -> dict[str, str]:
-    """The SHA-256 of each file, by name.
+def digest_files(files: Iterable[Path], memory: Path | None = None) -> dict[str, str]:
+    """Compute the SHA-256 of each file, by name.
 
     Args:
         files: names must differ.
@@ -123,7 +123,7 @@ def digests(files: Iterable[Path], memory: Path | None = None) -> dict[str, str]
         if file.name in known and known[file.name][:3] == stamp:
             found[file.name] = known[file.name]
         else:
-            found[file.name] = [*stamp, sha256_of(file)]
+            found[file.name] = [*stamp, hash_file(file)]
     if memory is not None and found != known:
         with suppress(OSError):  # a folder that may only be read
             write_at_once(memory, json.dumps(found))

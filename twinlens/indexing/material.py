@@ -1,4 +1,4 @@
-"""What goes into the index, gathered from the outputs of the pipeline."""
+"""Content of the index, gathered from the outputs of the pipeline."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Rows = Float32[np.ndarray, "pictures dim"]
 
 
 @dataclass(frozen=True)
-class Material:
-    """The pool's pictures, in its order."""
+class IndexContent:
+    """Content of an index: the pool's pictures, in its order."""
 
     pool: pl.DataFrame  # image_id, shard, row, sha256
     captions: list[list[str]]  # human
@@ -34,7 +34,7 @@ class Material:
         return len(self.pool)
 
 
-def gather(dataset: str, model: str, captioner: str) -> Material:
+def gather(dataset: str, model: str, captioner: str) -> IndexContent:
     """Read the pool's words and vectors.
 
     A picture's caption vector is the mean of the unit vectors of its human captions, at unit length; the
@@ -60,7 +60,7 @@ def gather(dataset: str, model: str, captioner: str) -> Material:
     if image_vectors is not None and image_vectors[0] != ids:
         raise DataError(f"{folder}: the vectors' ids are not the pool's pictures: `dvc repro -f embed`")
     caption_vectors, described = _caption_vectors(folder, ids)
-    return Material(
+    return IndexContent(
         pool,
         [human[image_id] for image_id in ids],
         [machine.get(image_id) for image_id in ids],

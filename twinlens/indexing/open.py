@@ -1,4 +1,4 @@
-"""Opening: the table that a manifest names, or a plain reason why it may not answer."""
+"""Index opening: the table that a manifest names, or a plain reason why it may not answer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from twinlens.config.params import Params
 from twinlens.core import paths
 from twinlens.core.errors import DataError, QueryError
 from twinlens.indexing.index import Index
-from twinlens.indexing.manifest import FOLDER, Manifest, digests, published, vector_files
+from twinlens.indexing.manifest import FOLDER, Manifest, digest_files, list_vector_files, locate_copy
 
 log = logging.getLogger("twinlens")
 
 REMEMBERED = "digests.json"  # of the vectors' files, beside a table
 
 
-def rebuild_command(params: Params, dataset: str, model: str, captioner: str) -> str:
-    """What builds this index: DVC's stages are those of the names that params.yaml has at the moment."""
+def format_rebuild_command(params: Params, dataset: str, model: str, captioner: str) -> str:
+    """Format the command that builds this index: DVC's stages are those of the names in params.yaml at the moment."""
     wanted = {"dataset": dataset, "model": model, "captioner": captioner}
     others = [f"-S {key}={name}" for key, name in wanted.items() if getattr(params, key) != name]
     return f"dvc exp run {' '.join(others)} index" if others else "dvc repro index"
@@ -42,7 +42,7 @@ def open_index(params: Params, dataset: str, model: str, captioner: str) -> Inde
             message has the command that builds it.
         DataError: the table has to be built here, and what it is built of is not here.
     """
-    command = rebuild_command(params, dataset, model, captioner)
+    command = format_rebuild_command(params, dataset, model, captioner)
     manifest = _manifest(dataset, model, captioner)
     if manifest is None:
         raise QueryError(f"there is no index of {dataset} with {model} and captions by {captioner}: `{command}`")
@@ -68,21 +68,21 @@ def open_index(params: Params, dataset: str, model: str, captioner: str) -> Inde
 
 
 def _manifest(dataset: str, model: str, captioner: str) -> Manifest | None:
-    for path in (paths.indexed(dataset, model, captioner), published(dataset, model, captioner)):
+    for path in (paths.indexed(dataset, model, captioner), locate_copy(dataset, model, captioner)):
         with suppress(FileNotFoundError):  # asked before, it could still be removed before it is read
             return Manifest.read(path)
     return None
 
 
 def _refuse_other_vectors(manifest: Manifest, command: str) -> None:
-    files = vector_files(manifest.dataset, manifest.model)
+    files = list_vector_files(manifest.dataset, manifest.model)
     if not files:  # being made anew, or never pulled: the table holds its own
         return
     memory: Path | None = manifest.folder / REMEMBERED
     if not manifest.folder.exists():
         memory = None
     try:
-        found = digests(files, memory)
+        found = digest_files(files, memory)
     except FileNotFoundError as error:  # of a file that was there a moment ago
         raise QueryError(
             f"the vectors of {manifest.dataset} with {manifest.model} are being made anew, and {error.filename} is "

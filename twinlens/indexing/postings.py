@@ -1,4 +1,4 @@
-"""BM25 over the captions, from lists of pictures by word that are mapped into memory.
+"""BM25 over the captions, from inverted lists (pictures by word) that are mapped into memory.
 
 LanceDB's own full-text search of 100,000 pictures takes 50 ms and does not get faster for eight who ask at once; adding
 up these lists takes two. The score is the same, and that of the evaluated retrievers: `twinlens.retrieval.bm25` has the

@@ -1,4 +1,4 @@
-"""A query that was checked, and the weight that its words have unless it says otherwise."""
+"""Checked queries, and the default weight of their words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVALUATED = tuple(f"hybrid_{words}_weighted" for words in ("captions_and_generat
 
 
 @dataclass
-class Asked:
+class CheckedQuery:
     """A query that was checked."""
 
     text: str | None
@@ -49,8 +49,8 @@ class Asked:
         return self.jpeg is not None or bool(self.likes)
 
 
-def chosen_text_weight(params: Params, dataset: str, model: str) -> float:
-    """BM25's share of a weighted hybrid.
+def read_text_weight(params: Params, dataset: str, model: str) -> float:
+    """Read BM25's share of a weighted hybrid.
 
     Returns:
         `search.text_weight`; where that is empty, the weight that `rank` chose on validation data for the same

@@ -1,4 +1,4 @@
-"""The towers that embed queries: those that embedded the index, loaded when the first query needs them."""
+"""Query encoder: the towers that embedded the index, loaded when the first query needs them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from twinlens.indexing.manifest import Manifest
 
 if TYPE_CHECKING:
     from twinlens.core.device import Placement
-    from twinlens.models.encoders.base import Loaded
+    from twinlens.models.encoders.base import LoadedEncoders
 
 Vector = Float32[np.ndarray, " dim"]
 NAMED, LETTERS = 8, 40  # unknown words that a note names, and as much of each
 
 
-class Towers:
-    """A model as it embeds queries; safe to be used by several threads."""
+class QueryEncoder:
+    """Encoder of queries by a model's towers; safe to be used by several threads."""
 
     def __init__(self, card: ModelCard, manifest: Manifest, device: str, command: str) -> None:
         self.card, self.manifest, self.device, self.command = card, manifest, device, command
         self.lock = Lock()
-        self._loaded: dict[str, Loaded] = {}
+        self._loaded: dict[str, LoadedEncoders] = {}
 
     @property
     def reads_text(self) -> bool:
@@ -50,7 +50,7 @@ class Towers:
         return self.card.shares_a_space
 
     def text(self, text: str) -> tuple[Vector, list[str]]:
-        """The unit vector of a text, and notes where the tower cannot read it to its end or knows words of it not.
+        """The unit vector of a text, and notes where the tower cannot read to its end or does not know words of it.
 
         Words are looked up where the tower is read without its library: larger ones spell what they do not know.
         """
@@ -87,7 +87,7 @@ class Towers:
             with torch.inference_mode():
                 return _unit(encoder.encode(batch_pixels([jpeg], encoder.pixels)).numpy())
 
-    def stands_for(self, other: Towers) -> bool:
+    def stands_for(self, other: QueryEncoder) -> bool:
         """Whether these would embed as `other` does: the same weights by the same libraries on the same device."""
         same = self.manifest.weights == other.manifest.weights and self.device == other.device
         return same and self.card.towers() == other.card.towers()
@@ -110,40 +110,40 @@ class Towers:
         folder = self._weights[role]
         return clip_text.load(folder) if folder.is_dir() else None
 
-    def _of(self, kind: str) -> Loaded:
+    def _of(self, kind: str) -> LoadedEncoders:
         role = "joint" if self.card.joint is not None else kind
         if role not in self._loaded:
-            from twinlens.core.device import place
+            from twinlens.core.device import choose_device
             from twinlens.models import encoders
 
-            placement = place(self.device)
+            placement = choose_device(self.device)
             loaded = encoders.load(self.card.towers()[role], self._weights[role], placement)
             if isinstance(self.card.train, HeadsRecipe):
                 loaded = self._with_heads(loaded, placement)
             self._loaded[role] = loaded
         return self._loaded[role]
 
-    def _with_heads(self, loaded: Loaded, placement: Placement) -> Loaded:
-        from twinlens.models.checkpoints import heads_of
-        from twinlens.models.encoders.with_heads import with_heads
-        from twinlens.models.heads import CAPTION_TO_IMAGE, Pairs
+    def _with_heads(self, loaded: LoadedEncoders, placement: Placement) -> LoadedEncoders:
+        from twinlens.models.checkpoints import locate_heads
+        from twinlens.models.encoders.with_heads import attach_heads
+        from twinlens.models.heads import CAPTION_TO_IMAGE, ProjectionHeads
 
         table = getattr(loaded.text, "table", None)  # of words: the text tower's, not the head's
-        pairs = Pairs.read(heads_of(paths.trained(self.manifest.dataset, self.manifest.model)), table)
-        return with_heads(loaded, pairs, CAPTION_TO_IMAGE, placement)
+        pairs = ProjectionHeads.read(locate_heads(paths.trained(self.manifest.dataset, self.manifest.model)), table)
+        return attach_heads(loaded, pairs, CAPTION_TO_IMAGE, placement)
 
     @cached_property
     def _weights(self) -> dict[str, Path]:
-        from twinlens.models.checkpoints import weights_identity, weights_of
+        from twinlens.models.checkpoints import identify_all_weights, locate_weights
 
         dataset, model = self.manifest.dataset, self.manifest.model
         trained = paths.trained(dataset, model)
-        if weights_identity(self.card, trained) != self.manifest.weights:
+        if identify_all_weights(self.card, trained) != self.manifest.weights:
             raise QueryError(
                 f"the index of {dataset} was built with other weights of {model} than are here now: "
                 f"`{self.command}` builds it anew"
             )
-        return {role: weights_of(role, self.card, trained) for role in self.card.towers()}
+        return {role: locate_weights(role, self.card, trained) for role in self.card.towers()}
 
 
 def _short(word: str) -> str:

@@ -1,4 +1,4 @@
-"""From a query to vectors: what text, picture, liked and disliked items add up to."""
+"""Build query vectors from text, image and relevance feedback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Float32
 
 from twinlens.config.params import Params
 from twinlens.core.errors import QueryError
-from twinlens.indexing.index import Index, Leg
+from twinlens.indexing.index import Index, WeightedVector
 from twinlens.indexing.store import CAPTION_VECTOR, IMAGE_VECTOR
 from twinlens.retrieval import exemplar
 
@@ -19,7 +19,7 @@ Vector = Float32[np.ndarray, " dim"]
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedQuery:
     """A query whose text and picture have vectors; `likes` and `unlikes` are item rows."""
 
     text: Vector | None
@@ -29,18 +29,18 @@ class Embedded:
     image_weight: float  # of picture beside words
 
 
-def picture_space(index: Index) -> str:
-    """Where pictures, liked ones and learned weights search: by pixels, or by captions where a model has no pixels."""
+def choose_picture_space(index: Index) -> str:
+    """Choose where pictures, liked ones and learned weights search: pixels, or captions where a model has no pixels."""
     return IMAGE_VECTOR if IMAGE_VECTOR in index.spaces else CAPTION_VECTOR
 
 
-def text_space(joint: bool) -> str:
-    """Where words search: among pictures, if the model puts both into one space, else among captions."""
+def choose_text_space(joint: bool) -> str:
+    """Choose where words search: among pictures, if the model puts both into one space, else among captions."""
     return IMAGE_VECTOR if joint else CAPTION_VECTOR
 
 
-def by_feedback(query: Embedded, index: Index, params: Params, joint: bool) -> list[Leg]:
-    """Sums of unit vectors; with liked or disliked items Rocchio's, by the weights of `category_search.standard`.
+def sum_feedback(query: EmbeddedQuery, index: Index, params: Params, joint: bool) -> list[WeightedVector]:
+    """Sum unit vectors; with liked or disliked items by Rocchio, with the weights of `category_search.standard`.
 
     In one space text and picture are added up before they search; in two each searches its own, and scores
     are added up with the same weights.
@@ -48,20 +48,22 @@ def by_feedback(query: Embedded, index: Index, params: Params, joint: bool) -> l
     Raises:
         QueryError: a liked or disliked picture has no vector in the space that is searched.
     """
-    home, other = picture_space(index), text_space(joint)
+    home, other = choose_picture_space(index), choose_text_space(joint)
     together = home == other
     start = query.picture
     if together and query.text is not None:
         start = query.text if start is None else _between(start, query.text, query.image_weight)
     if start is None and not query.likes:  # two spaces, and nothing but words to start from
         assert query.text is not None
-        return [Leg(other, _rocchio(query.text, other, query, index, params))]
+        return [WeightedVector(other, _rocchio(query.text, other, query, index, params))]
     mine = _rocchio(start, home, query, index, params)
     return _with_words(mine, home, query, joint, together)
 
 
-def by_exemplars(query: Embedded, index: Index, params: Params, joint: bool) -> tuple[list[Leg], list[str]]:
-    """An exemplar SVM: liked items and the picture against disliked ones and negatives.
+def fit_exemplars(
+    query: EmbeddedQuery, index: Index, params: Params, joint: bool
+) -> tuple[list[WeightedVector], list[str]]:
+    """Fit an exemplar SVM: liked items and the picture against disliked ones and negatives.
 
     Negatives are pictures that are never found, where the index has such (those of category search). Elsewhere a
     few of the pool's own stand in, which a note says: those among them that are wanted are pushed away.
@@ -73,14 +75,14 @@ def by_exemplars(query: Embedded, index: Index, params: Params, joint: bool) -> 
         DataError: liked and disliked items are the same, or nothing is left to tell them apart from.
         QueryError: a liked or disliked picture has no vector in the space that is searched.
     """
-    home, card = picture_space(index), params.category_search.standard
-    together = home == text_space(joint)
+    home, card = choose_picture_space(index), params.category_search.standard
+    together = home == choose_text_space(joint)
     shown = [] if query.picture is None else [query.picture[None]]
     positives = np.vstack([*shown, _vectors(index, home, query.likes, 0)]) if query.likes else np.vstack(shown)
     negatives, notes = _negatives(query, index, params, home)
     examples = exemplar.Examples.of([positives], [_vectors(index, home, query.unlikes, positives.shape[1])])
     pulled = together and query.text is not None
-    fitted = exemplar.fit(
+    fitted = exemplar.fit_svms(
         examples,
         negatives,
         lambda_w=card.lambda_w if pulled else 1.0 / (2.0 * card.svm_c),
@@ -89,12 +91,12 @@ def by_exemplars(query: Embedded, index: Index, params: Params, joint: bool) -> 
         strict=False,
     )
     notes += ["the words overrule the examples: mark more pictures, or change the words"] * int(fitted.overruled[0])
-    learned = exemplar.unit(fitted.weights)[0].astype(np.float32)
+    learned = exemplar.scale_to_unit(fitted.weights)[0].astype(np.float32)
     return _with_words(learned, home, query, joint, together), notes
 
 
 def _negatives(
-    query: Embedded, index: Index, params: Params, home: str
+    query: EmbeddedQuery, index: Index, params: Params, home: str
 ) -> tuple[Float32[np.ndarray, "negatives dim"], list[str]]:
     draw, wanted = np.random.default_rng(params.search.seed), params.search.negatives
     apart = index.copy.negatives if home == IMAGE_VECTOR else None
@@ -108,17 +110,20 @@ def _negatives(
     return index.vectors(home, drawn), [note]
 
 
-def _with_words(mine: Vector, home: str, query: Embedded, joint: bool, together: bool) -> list[Leg]:
+def _with_words(mine: Vector, home: str, query: EmbeddedQuery, joint: bool, together: bool) -> list[WeightedVector]:
     if together or query.text is None:
-        return [Leg(home, mine)]
-    return [Leg(home, mine, query.image_weight), Leg(text_space(joint), query.text, 1.0 - query.image_weight)]
+        return [WeightedVector(home, mine)]
+    return [
+        WeightedVector(home, mine, query.image_weight),
+        WeightedVector(choose_text_space(joint), query.text, 1.0 - query.image_weight),
+    ]
 
 
 def _between(picture: Vector, text: Vector, image_weight: float) -> Vector:
-    return exemplar.weighted_sum(picture[None], text[None], image_weight)[0].astype(np.float32)
+    return exemplar.combine_unit_vectors(picture[None], text[None], image_weight)[0].astype(np.float32)
 
 
-def _rocchio(start: Vector | None, space: str, query: Embedded, index: Index, params: Params) -> Vector:
+def _rocchio(start: Vector | None, space: str, query: EmbeddedQuery, index: Index, params: Params) -> Vector:
     if start is not None and not query.likes and not query.unlikes:
         return start
     dim = index.vectors(space, [0]).shape[1]

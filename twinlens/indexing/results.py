@@ -1,4 +1,4 @@
-"""What a search gives back."""
+"""Search results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Mode = Literal["vector", "text", "hybrid", "exemplar"]
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What the index holds of one picture. Captions and labels are plain strings, as their authors wrote them."""
+    """Record of one picture in the index. Captions and labels are plain strings, as their authors wrote them."""
 
     image_id: str
     captions: tuple[str, ...]  # human
@@ -19,7 +19,7 @@ class Picture:
     thumbnail: bytes  # JPEG
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the thumbnail, as JSON has it."""
+        """Convert everything but the thumbnail to JSON-able values."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "thumbnail"}
 
 
@@ -44,7 +44,7 @@ class Results:
     notes: tuple[str, ...]  # what the asker should know, such as a query that was cut
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the thumbnails, as JSON has it."""
+        """Convert everything but the thumbnails to JSON-able values."""
         return {field.name: getattr(self, field.name) for field in fields(self)} | {
             "hits": [hit.to_dict() for hit in self.hits]
         }

@@ -27,8 +27,9 @@ class _Request:
 
 
 class Scans:
-    """Reading 100,000 vectors from memory takes longer than multiplying by them, so whoever waits shares a pass.
+    """Exact scanner of one space, in which concurrent queries share a pass.
 
+    Reading 100,000 vectors from memory takes longer than multiplying by them, so whoever waits shares a pass.
     One pass runs at a time, on all processors; queries that arrive meanwhile are answered together by the next,
     which one of them runs. A query that is alone waits for nobody, and one that another's pass has answered leaves
     at once.

@@ -1,4 +1,4 @@
-"""Searching: one query in, results out, by vectors, by words, by both, or by examples."""
+"""Searcher: one query in, results out, by vectors, by words, by both, or by examples."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ from twinlens.config.load import read_params
 from twinlens.config.params import Params
 from twinlens.core.errors import QueryError
 from twinlens.indexing import query_vectors
-from twinlens.indexing.index import Leg, Ranked
-from twinlens.indexing.open import open_index, rebuild_command
-from twinlens.indexing.query import Asked, chosen_text_weight
-from twinlens.indexing.query_encoder import Towers
+from twinlens.indexing.index import Ranked, WeightedVector
+from twinlens.indexing.open import format_rebuild_command, open_index
+from twinlens.indexing.query import CheckedQuery, read_text_weight
+from twinlens.indexing.query_encoder import QueryEncoder
 from twinlens.indexing.results import Hit, Mode, Picture, Results
-from twinlens.indexing.validate import FUSIONS, MODES, clean_text, count, known, read_image, rows_of, share
+from twinlens.indexing.validate import (
+    FUSIONS,
+    MODES,
+    check_count,
+    check_name,
+    check_share,
+    clean_text,
+    find_rows,
+    read_image,
+)
 from twinlens.retrieval.fusion import reciprocal_rank_fusion
-from twinlens.retrieval.scores import in_order
-from twinlens.retrieval.tokenize import words
+from twinlens.retrieval.scores import order_by_score
+from twinlens.retrieval.tokenize import tokenize
 
 if TYPE_CHECKING:
     from twinlens.indexing import validate
@@ -51,14 +60,14 @@ class Searcher:
             DataError: the index has to be built here first and cannot be.
         """
         self.params = params or read_params()
-        self.dataset = known(dataset or self.params.dataset, self.params.datasets, "dataset")
-        self.model = known(model or self.params.model, self.params.models, "model")
-        self.captioner = known(captioner or self.params.captioner, self.params.captioners, "captioner")
+        self.dataset = check_name(dataset or self.params.dataset, self.params.datasets, "dataset")
+        self.model = check_name(model or self.params.model, self.params.models, "model")
+        self.captioner = check_name(captioner or self.params.captioner, self.params.captioners, "captioner")
         names = (self.dataset, self.model, self.captioner)
         self.index = open_index(self.params, *names)
         card, device = self.params.models[self.model], self.params.compute.device
-        self.text_weight = chosen_text_weight(self.params, self.dataset, self.model)
-        self.towers = Towers(card, self.index.manifest, device, rebuild_command(self.params, *names))
+        self.text_weight = read_text_weight(self.params, self.dataset, self.model)
+        self.towers = QueryEncoder(card, self.index.manifest, device, format_rebuild_command(self.params, *names))
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -70,7 +79,7 @@ class Searcher:
     @property
     def embeds_text(self) -> bool:
         """Whether words can be searched for by vector."""
-        return self.towers.reads_text and query_vectors.text_space(self.towers.joint) in self.index.spaces
+        return self.towers.reads_text and query_vectors.choose_text_space(self.towers.joint) in self.index.spaces
 
     @property
     def embeds_pictures(self) -> bool:
@@ -81,15 +90,15 @@ class Searcher:
         """Load the model and the vectors now rather than at the first query."""
         self.towers.load(text=self.embeds_text, pictures=self.embeds_pictures)
         for space in self.index.spaces:  # one scan brings all pages into memory
-            self.index.nearest([Leg(space, self.index.vectors(space, [0])[0])], 1, (), self.params.search)
+            self.index.nearest([WeightedVector(space, self.index.vectors(space, [0])[0])], 1, (), self.params.search)
 
     def picture(self, image_id: str) -> Picture:
-        """What is known of one picture.
+        """Read the record of one picture.
 
         Raises:
             QueryError: there is no such id; the message has the nearest ones.
         """
-        return self.index.pictures(rows_of(image_id, self.index.row_of))[0]
+        return self.index.pictures(find_rows(image_id, self.index.row_of))[0]
 
     def search(
         self,
@@ -129,7 +138,7 @@ class Searcher:
             QueryError: there is nothing to search for, or the index cannot be searched for it.
         """
         asked = self._check(text, image, like, unlike, k, image_weight, text_weight, fusion)
-        chosen = self._mode(known(mode, MODES, "mode"), asked)
+        chosen = self._mode(check_name(mode, MODES, "mode"), asked)
         with asked.timed("load"):
             embeds = chosen != "text"
             self.towers.load(
@@ -165,28 +174,30 @@ class Searcher:
         image_weight: float | None,
         text_weight: float | None,
         fusion: str | None,
-    ) -> Asked:
+    ) -> CheckedQuery:
         defaults = self.params.search
         cleaned, notes = clean_text(text)
         limits = self.params.resize.at_most(self.params.datasets[self.dataset].shortest_side_px)
         jpeg, mended = (None, []) if image is None else read_image(image, limits)
-        likes, unlikes = rows_of(like, self.index.row_of), rows_of(unlike, self.index.row_of)
+        likes, unlikes = find_rows(like, self.index.row_of), find_rows(unlike, self.index.row_of)
         if both := set(likes) & set(unlikes):
             raise QueryError(f"{self.index.ids[min(both)]!r} is both liked and disliked: leave one out")
-        return Asked(
+        return CheckedQuery(
             text=cleaned,
             jpeg=jpeg,
             likes=likes,
             unlikes=unlikes,
-            image_weight=share(self.params.rank.image_weight if image_weight is None else image_weight, "image_weight"),
-            text_weight=share(self.text_weight if text_weight is None else text_weight, "text_weight"),
-            fusion=known(fusion or defaults.fusion, FUSIONS, "fusion"),
-            k=min(count(k, "k"), self.index.manifest.rows),
+            image_weight=check_share(
+                self.params.rank.image_weight if image_weight is None else image_weight, "image_weight"
+            ),
+            text_weight=check_share(self.text_weight if text_weight is None else text_weight, "text_weight"),
+            fusion=check_name(fusion or defaults.fusion, FUSIONS, "fusion"),
+            k=min(check_count(k, "k"), self.index.manifest.rows),
             notes=[*notes, *mended],
         )
 
-    def _mode(self, mode: str, asked: Asked) -> Mode:
-        """What is searched, once it is clear that it can be.
+    def _mode(self, mode: str, asked: CheckedQuery) -> Mode:
+        """Choose what is searched, once it is clear that it can be.
 
         Raises:
             QueryError: it cannot; the message says what can.
@@ -209,15 +220,15 @@ class Searcher:
             self._refuse_without_vectors(mode, asked, vectors)
         return cast(Mode, mode)
 
-    def _refuse_without_words(self, mode: str, asked: Asked) -> None:
+    def _refuse_without_words(self, mode: str, asked: CheckedQuery) -> None:
         if asked.text is None:
             raise QueryError(f"mode '{mode}' searches for words: give text, or take mode 'vector'")
         if not self.index.has_words:
             raise QueryError(f"{self.dataset} has no captions that could be searched for words: take mode 'vector'")
-        if mode == "text" and not words(asked.text):
+        if mode == "text" and not tokenize(asked.text):
             raise QueryError(f"{asked.text[:80]!r} holds no word that captions could be searched for")
 
-    def _refuse_without_vectors(self, mode: str, asked: Asked, vectors: bool) -> None:
+    def _refuse_without_vectors(self, mode: str, asked: CheckedQuery, vectors: bool) -> None:
         if asked.jpeg is not None and not self.embeds_pictures:
             raise QueryError(
                 f"{self.model} has no image tower: it searches by indexed pictures only, not by one of yours"
@@ -227,7 +238,7 @@ class Searcher:
         if not self.index.spaces:
             raise QueryError(f"the index of {self.dataset} with {self.model} holds no vectors: take mode 'text'")
 
-    def _legs(self, mode: Mode, asked: Asked) -> list[Leg]:
+    def _legs(self, mode: Mode, asked: CheckedQuery) -> list[WeightedVector]:
         text = None
         if asked.text is not None and self.embeds_text:
             text, notes = self.towers.text(asked.text)
@@ -235,34 +246,34 @@ class Searcher:
         elif asked.text is not None and mode != "hybrid":
             asked.notes.append(f"{self.model} has no use for the words here: they are left out")
         picture = None if asked.jpeg is None else self.towers.picture(asked.jpeg)
-        query = query_vectors.Embedded(text, picture, asked.likes, asked.unlikes, asked.image_weight)
+        query = query_vectors.EmbeddedQuery(text, picture, asked.likes, asked.unlikes, asked.image_weight)
         if mode != "exemplar":
-            return query_vectors.by_feedback(query, self.index, self.params, self.towers.joint)
-        found, notes = query_vectors.by_exemplars(query, self.index, self.params, self.towers.joint)
+            return query_vectors.sum_feedback(query, self.index, self.params, self.towers.joint)
+        found, notes = query_vectors.fit_exemplars(query, self.index, self.params, self.towers.joint)
         asked.notes += notes
         return found
 
-    def _find(self, mode: Mode, asked: Asked, wanted: list[Leg]) -> Ranked:
+    def _find(self, mode: Mode, asked: CheckedQuery, wanted: list[WeightedVector]) -> Ranked:
         if mode in ("vector", "exemplar"):
             return self.index.nearest(wanted, asked.k, asked.left_out, self.params.search)
-        tokens = words(asked.text or "")
+        tokens = tokenize(asked.text or "")
         if not self.index.postings.knows(tokens):
             asked.notes.append("no caption holds any of these words")
         if mode == "text":
-            return self.index.matching(tokens, asked.k, asked.left_out)
+            return self.index.search_words(tokens, asked.k, asked.left_out)
         if asked.fusion == "weighted":
             weight = 1.0 - asked.text_weight
-            return self.index.weighted(wanted, tokens, asked.k, asked.left_out, weight, self.params.search)
+            return self.index.search_weighted(wanted, tokens, asked.k, asked.left_out, weight, self.params.search)
         return self._by_ranks(wanted, tokens, asked)
 
-    def _by_ranks(self, wanted: list[Leg], tokens: list[str], asked: Asked) -> Ranked:
+    def _by_ranks(self, wanted: list[WeightedVector], tokens: list[str], asked: CheckedQuery) -> Ranked:
         fusion = self.params.hybrid
         depth = max(asked.k, fusion.rrf_depth)
         lists = [
             self.index.nearest(wanted, depth, asked.left_out, self.params.search)[0],
-            self.index.matching(tokens, depth, asked.left_out)[0],
+            self.index.search_words(tokens, depth, asked.left_out)[0],
         ]
         fused = reciprocal_rank_fusion([rows[None] for rows in lists], self.index.manifest.rows, fusion.rrf_constant)
         found = np.union1d(*lists).astype(np.int64)
-        rows, scores = in_order(found[None], fused[:, found])
+        rows, scores = order_by_score(found[None], fused[:, found])
         return rows[0, : asked.k], scores[0, : asked.k]

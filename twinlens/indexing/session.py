@@ -11,13 +11,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from twinlens.config.load import read_params, stamp
+from twinlens.config.load import read_params, read_stamp
 from twinlens.config.params import Params
 from twinlens.core import paths
 from twinlens.core.errors import QueryError, TwinLensError
 from twinlens.indexing.results import Results
 from twinlens.indexing.searcher import Searcher
-from twinlens.indexing.validate import known
+from twinlens.indexing.validate import check_name
 
 log = logging.getLogger("twinlens")
 
@@ -30,8 +30,8 @@ TRIED_AGAIN_S = 5.0  # how long the old index answers before a new one that fail
 AWAY = "the index is being built anew, or was removed: the one that was opened before answers"
 
 
-def stamp_of(path: Path) -> Stamp | None:
-    """What changes when a file does; nothing while there is none."""
+def read_file_stamp(path: Path) -> Stamp | None:
+    """Read the state of a file that changes when the file does; None while there is none."""
     try:
         stat = path.stat()
     except OSError:
@@ -69,7 +69,7 @@ class _Open:
         return self.searcher, (f"the index that was opened before answers{reason}",)
 
 
-class Kept:
+class SearcherCache:
     """The searchers that were asked last, open; safe to be used by several threads."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Kept:
         self._lock, self._opening = Lock(), Lock()
 
     def searcher(self, params: Params, dataset: str, model: str, captioner: str) -> Found:
-        """The searcher of an index, and what the asker should know of it.
+        """Open the searcher of an index, or reuse it; returns it and notes for the asker.
 
         It is opened anew when the index or the parameters change. Until it can be, the one that is open answers.
 
@@ -86,19 +86,22 @@ class Kept:
             DataError: it is not open, has to be built here first and cannot be.
         """
         names = (
-            known(dataset, params.datasets, "dataset"),
-            known(model, params.models, "model"),
-            known(captioner, params.captioners, "captioner"),
+            check_name(dataset, params.datasets, "dataset"),
+            check_name(model, params.models, "model"),
+            check_name(captioner, params.captioners, "captioner"),
         )
         key = (Path.cwd(), *names)
         held = self._held(key)
         if held is not None:
-            if found := held.answer(params, stamp_of(paths.indexed(*names))):
+            if found := held.answer(params, read_file_stamp(paths.indexed(*names))):
                 return found
             if self._opening.locked() and held.searcher.params == params:
                 return held.instead()  # nobody waits for what another opens
         with self._opening:
-            held, stamp = self._held(key), stamp_of(paths.indexed(*names))  # another may have opened it meanwhile
+            held, stamp = (
+                self._held(key),
+                read_file_stamp(paths.indexed(*names)),
+            )  # another may have opened it meanwhile
             found = held.answer(params, stamp) if held is not None else None
             return found or self._opened(key, params, held, stamp)
 
@@ -136,7 +139,7 @@ class Kept:
         return held.instead()
 
 
-_KEPT = Kept()
+_KEPT = SearcherCache()
 
 
 def search(
@@ -162,7 +165,7 @@ def search(
     Raises:
         QueryError: there is nothing to search for, or no index that could answer.
     """
-    params = _params(Path.cwd(), stamp())
+    params = _params(Path.cwd(), read_stamp())
     names = (dataset or params.dataset, model or params.model, captioner or params.captioner)
     searcher, notes = _KEPT.searcher(params, *names)
     found = searcher.search(text, **query)

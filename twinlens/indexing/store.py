@@ -1,4 +1,4 @@
-"""An index's rows, as files that are mapped into memory.
+"""Row store of an index: files that are mapped into memory.
 
 Ids, captions, thumbnails and vectors are read from here, each page when it is first touched, once for all
 processes. Exact search needs nothing else; a table of LanceDB lies beside them where approximate candidates are
@@ -31,8 +31,8 @@ class Space:
     absent: Int[np.ndarray, " none"]  # rows of pictures without one
 
 
-class Copy:
-    """The copy in one folder, opened."""
+class RowStore:
+    """Row store of one folder, opened."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class Copy:
 
     @property
     def told(self) -> dict[str, str]:
-        """What `write_rows` was told of the pool they are of."""
+        """Facts about the pool that `write_rows` was given."""
         return {name.decode(): value.decode() for name, value in (self._table.schema.metadata or {}).items()}
 
     @cached_property
@@ -67,11 +67,11 @@ class Copy:
         return self.space(NEGATIVES).rows if (self.folder / f"{NEGATIVES}.npy").exists() else None
 
     def column(self, name: str) -> list[Any]:
-        """One column but the vectors, by row."""
+        """One column, by row; not of the vectors."""
         return list(self._table[name].to_pylist())
 
     def take(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-        """All but the vectors of some rows, in the order given."""
+        """Read all but the vectors of some rows, in the order given."""
         return [self._table.slice(int(row), 1).to_pylist()[0] for row in rows]
 
     @cached_property
@@ -80,7 +80,7 @@ class Copy:
 
 
 def write_rows(folder: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
-    """Write all but the vectors, as it comes."""
+    """Write all columns but the vectors, row by row as they come."""
     with pa.OSFile(str(folder / ROWS), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)

@@ -1,4 +1,4 @@
-"""Queries as people give them, brought to what can be searched for, or refused with a reason."""
+"""Validation of queries: brought to a form that can be searched for, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from twinlens.config.params import ResizeParams
-from twinlens.core.errors import QueryError, nearest
-from twinlens.images.decoding_costs import too_costly
+from twinlens.core.errors import QueryError, suggest_nearest
+from twinlens.images.decoding_costs import explain_costly
 from twinlens.indexing.results import Mode
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def clean_text(text: str | None) -> tuple[str | None, list[str]]:
-    """A text without control characters, its blanks single, cut where no model reads on; None for nothing.
+    """Clean a text: no control characters, single blanks, cut where no model reads on; None for nothing.
 
     Raises:
         QueryError: it is no text.
@@ -51,7 +51,7 @@ def clean_text(text: str | None) -> tuple[str | None, list[str]]:
 
 
 def read_image(image: Picture, limits: ResizeParams) -> tuple[bytes, list[str]]:
-    """A picture brought to what `resize` would have made of it, as JPEG bytes; with what had to be mended.
+    """Read a picture and bring it to what `resize` would make of it, as JPEG bytes; with what had to be mended.
 
     Args:
         image: a path, the bytes of a file, or an opened picture.
@@ -63,7 +63,7 @@ def read_image(image: Picture, limits: ResizeParams) -> tuple[bytes, list[str]]:
     from twinlens.images.decode import BadPictureError, prepare_jpeg
 
     raw, name = _bytes_of(image, limits)
-    if fault := too_costly(raw):
+    if fault := explain_costly(raw):
         raise QueryError(f"the query's image cannot be used: {fault}")
     try:
         prepared = prepare_jpeg(
@@ -127,8 +127,8 @@ def _encoded(image: Image, limits: ResizeParams) -> bytes:
     return out.getvalue()
 
 
-def rows_of(ids: str | Iterable[str], row_of: Mapping[str, int]) -> list[int]:
-    """Rows of image ids, without repeats, in the order given.
+def find_rows(ids: str | Iterable[str], row_of: Mapping[str, int]) -> list[int]:
+    """Look up the rows of image ids, without repeats, in the order given.
 
     Raises:
         QueryError: an id is not in the index; the message has the nearest ones. Or these are no ids.
@@ -144,20 +144,20 @@ def rows_of(ids: str | Iterable[str], row_of: Mapping[str, int]) -> list[int]:
     return list(dict.fromkeys(row_of[image_id] for image_id in given))
 
 
-def known(value: str, names: Collection[str], what: str) -> str:
-    """The value, if it is one of the names.
+def check_name(value: str, names: Collection[str], what: str) -> str:
+    """Check that a value is one of the names.
 
     Raises:
         QueryError: it is not, or no string at all; the message has the nearest one.
     """
     if not isinstance(value, str) or value not in names:
         shown = str(value)[:SHOWN]
-        raise QueryError(f"{what}: no such one as '{shown}' ({nearest(shown, names)})")
+        raise QueryError(f"{what}: no such one as '{shown}' ({suggest_nearest(shown, names)})")
     return value
 
 
-def share(value: float, what: str) -> float:
-    """The value, if it is a share.
+def check_share(value: float, what: str) -> float:
+    """Check that a value is a share.
 
     Raises:
         QueryError: it is not a number from 0 to 1.
@@ -167,8 +167,8 @@ def share(value: float, what: str) -> float:
     return float(value)
 
 
-def count(value: int, what: str) -> int:
-    """The value, if it is a whole number from 1.
+def check_count(value: int, what: str) -> int:
+    """Check that a value is a whole number from 1.
 
     Raises:
         QueryError: it is not.

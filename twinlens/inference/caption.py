@@ -13,14 +13,14 @@ from twinlens.core.device import Placement
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch
 from twinlens.core.shards import iter_pixels
-from twinlens.images.transforms import ahead, batch_pixels
+from twinlens.images.transforms import batch_pixels, map_ahead
 from twinlens.models.captioners.transformers import Captioner
 
 PICTURES_PER_PART = 128  # what a killed run loses at most
 
 
-def default_batch(placement: Placement) -> int:
-    """A batch that suits the device."""
+def choose_batch_size(placement: Placement) -> int:
+    """Choose a batch size that suits the device."""
     return 32 if placement.device.type == "cpu" else 128
 
 
@@ -33,7 +33,7 @@ def caption_pictures(
     batch: int | None = None,
     decode_threads: int = 2,
 ) -> list[str]:
-    """One caption a picture, in the order of `rows`.
+    """Write one caption per picture, in the order of `rows`.
 
     Args:
         captioner: with its weights.
@@ -43,7 +43,7 @@ def caption_pictures(
         batch: pictures a step.
         decode_threads: threads that decode ahead of the model.
     """
-    batch = batch or default_batch(captioner.placement)
+    batch = batch or choose_batch_size(captioner.placement)
     names = [f"part-{n:05d}.json" for n in range(-(-len(rows) // PICTURES_PER_PART))]
     spans = {name: rows[n * PICTURES_PER_PART : (n + 1) * PICTURES_PER_PART] for n, name in enumerate(names)}
     missing = [name for name in names if not scratch.has(name)]
@@ -58,7 +58,7 @@ def caption_pictures(
     def read(jpegs: list[bytes]) -> torch.Tensor:
         return batch_pixels(jpegs, captioner.pixels)
 
-    ready = ahead(read, ([next(pictures)[1] for _ in range(count)] for _, count in tasks()), decode_threads)
+    ready = map_ahead(read, ([next(pictures)[1] for _ in range(count)] for _, count in tasks()), decode_threads)
     with Progress("caption", total=len(rows), unit="img", done=len(rows) - len(todo)) as bar:
         for name in missing:
             started = time.perf_counter()

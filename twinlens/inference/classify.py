@@ -1,4 +1,4 @@
-"""How sure an ImageNet classifier is that a picture shows one of some classes: the sum of their probabilities.
+"""Confidence of an ImageNet classifier that a picture shows one of some classes: the sum of their probabilities.
 
 Pictures are read from the publisher's files as they are, before any resizing. Finished parts are
 kept, so a killed run goes on and another threshold classifies nothing again.
@@ -21,16 +21,16 @@ from twinlens.core.device import Placement
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.images.decode import BadPictureError, open_picture
-from twinlens.images.transforms import ahead, fit, to_tensor
+from twinlens.images.transforms import fit_picture, map_ahead, to_tensor
 from twinlens.models import classifiers
 from twinlens.models.classifiers.base import Classifier
-from twinlens.models.weights import identity
+from twinlens.models.weights import identify_weights
 
 PER_PART = 256
 BATCH = 32
 
 
-def class_shares(
+def sum_class_shares(
     pictures: Iterator[bytes | str],
     files: Sequence[str],
     card: ClassifierCard,
@@ -40,7 +40,7 @@ def class_shares(
     raw: str,
     decode_threads: int = 2,
 ) -> Float64[np.ndarray, " files"]:
-    """For every picture the sum of the classifier's probabilities over `classes`; NaN where it cannot be opened.
+    """Sum the classifier's probabilities over `classes` for every picture; NaN where it cannot be opened.
 
     Args:
         pictures: bytes, or a reason where there are none, in the order of `files`.
@@ -54,7 +54,7 @@ def class_shares(
     path = classifiers.locate(card)
     key = fingerprint(
         card=card.model_dump(mode="json", exclude={"revision", "checkpoint", "sha256"}),
-        weights=identity(path),
+        weights=identify_weights(path),
         classes=sorted(classes),
         pictures=[digest(files), digest([raw])],
         placement=placement.name,
@@ -83,11 +83,11 @@ def class_shares(
 def _classify(model: Classifier, pictures: list[bytes | str], classes: Sequence[int], threads: int) -> np.ndarray:
     def opened(raw: bytes | str) -> torch.Tensor | None:
         try:
-            return None if isinstance(raw, str) else fit(to_tensor(open_picture(raw)[0]), model.pixels)
+            return None if isinstance(raw, str) else fit_picture(to_tensor(open_picture(raw)[0]), model.pixels)
         except BadPictureError:
             return None
 
-    pixels = list(ahead(opened, pictures, threads))
+    pixels = list(map_ahead(opened, pictures, threads))
     usable = [i for i, picture in enumerate(pixels) if picture is not None]
     shares = np.full(len(pictures), np.nan)
     for start in range(0, len(usable), BATCH):

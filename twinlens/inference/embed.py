@@ -1,4 +1,4 @@
-"""Every input of the tasks, embedded by whatever a card names: towers, towers with heads, and both before training."""
+"""Embedding of the tasks' inputs by a card's encoders: towers, towers with heads, and both before training."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from twinlens.config.params import ComputeParams
 from twinlens.config.training import HeadsRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
-from twinlens.inference.features import HeadedJob, features_of
+from twinlens.inference.features import HeadedJob, load_features
 from twinlens.inference.tower import TowerJob
-from twinlens.models.checkpoints import heads_of, weights_before, weights_of
-from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
+from twinlens.models.checkpoints import locate_heads, locate_initial_weights, locate_weights
+from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, ProjectionHeads
 from twinlens.tasks.inputs import OTHER_WAY, UNTRAINED, Input
 
 Job = TowerJob | HeadedJob
@@ -58,12 +58,12 @@ class Embedder:
         embedded = set()
         for role, tower in self.card.towers().items():
             mine = [one for one in wanted if one.reads in READS[role] and (role == "joint" or not one.shared)]
-            job = self._job(tower, weights_of(role, self.card, self.trained))
+            job = self._job(tower, locate_weights(role, self.card, self.trained))
             for one in mine:
                 _embed(job, one, shards, out)
             embedded |= {one.name for one in mine}
             if self.card.train is not None:
-                before = self._job(tower, weights_before(role, self.card, self.trained))
+                before = self._job(tower, locate_initial_weights(role, self.card, self.trained))
                 _again(before, mine, UNTRAINED, shards, out)
         return sum(len(one.rows) for one in wanted if one.name in embedded)
 
@@ -72,19 +72,19 @@ class Embedder:
         assert isinstance(recipe, HeadsRecipe)
         by_length = recipe.by_length
 
-        def through(pairs: Pairs, direction: str) -> HeadedJob:
+        def through(pairs: ProjectionHeads, direction: str) -> HeadedJob:
             return HeadedJob(features, pairs, direction, self.placement, by_length=by_length)
 
-        weights = {role: weights_of(role, self.card, self.trained) for role in self.card.towers()}
-        features = features_of(self.card, weights, self.placement, self.compute, self.cost)
-        pairs = Pairs.read(heads_of(self.trained), features.table)
+        weights = {role: locate_weights(role, self.card, self.trained) for role in self.card.towers()}
+        features = load_features(self.card, weights, self.placement, self.compute, self.cost)
+        pairs = ProjectionHeads.read(locate_heads(self.trained), features.table)
         job = through(pairs, CAPTION_TO_IMAGE)
         mine = [one for one in inputs if one.reads in READS["joint"]]
         for one in mine:
             _embed(job, one, shards, out)
         if IMAGE_TO_CAPTION in pairs.directions:
             _again(through(pairs, IMAGE_TO_CAPTION), mine, OTHER_WAY, shards, out)
-        untrained = Pairs.read(heads_of(self.trained, before=True), features.table)
+        untrained = ProjectionHeads.read(locate_heads(self.trained, before=True), features.table)
         _again(through(untrained, CAPTION_TO_IMAGE), mine, UNTRAINED, shards, out)
         return sum(len(one.rows) for one in mine)
 

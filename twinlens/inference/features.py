@@ -17,14 +17,14 @@ from twinlens.config.params import ComputeParams
 from twinlens.config.training import HeadsRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
-from twinlens.core.probes import Probe, chosen
-from twinlens.inference.loop import joined, lengths, unit_rows
-from twinlens.inference.tower import PROBE, TowerJob, cut_short, write_ids
-from twinlens.models.heads import Pairs
+from twinlens.core.probes import Probe, choose_rows
+from twinlens.inference.loop import compute_lengths, join_parts, normalise_rows
+from twinlens.inference.tower import PROBE, TowerJob, count_cut_texts, write_ids
+from twinlens.models.heads import ProjectionHeads
 
 
 class Features:
-    """What heads read: vectors of an image tower and of a text tower, or the words of texts one by one."""
+    """Inputs of heads: vectors of an image tower and of a text tower, or the words of texts one by one."""
 
     def __init__(self, image: TowerJob, text: TowerJob, words: bool) -> None:
         """Take two towers; `words` asks for the numbers of words in the text tower's table, for an LSTM."""
@@ -32,7 +32,7 @@ class Features:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides them."""
+        """Identity of these vectors: everything that decides them."""
         return {"image": self.image.identity, "text": self.text.identity, "words": self.words}
 
     @cached_property
@@ -48,23 +48,23 @@ class Features:
     def _encoder(self) -> Any:
         return self.text.loaded.text
 
-    def of_pictures(self, shards: Path, rows: pl.DataFrame) -> Float32[np.ndarray, "pictures width"]:
-        """Vectors of pictures (`image_id`, `shard`, `row`, `sha256`), in memory."""
+    def embed_pictures(self, shards: Path, rows: pl.DataFrame) -> Float32[np.ndarray, "pictures width"]:
+        """Embed pictures (`image_id`, `shard`, `row`, `sha256`) in memory."""
         with self.image.parts_of_pictures(shards, rows) as scratch:
-            return joined(scratch)
+            return join_parts(scratch)
 
-    def of_texts(self, texts: pl.DataFrame) -> np.ndarray:
-        """Vectors (texts, width) of texts (`id`, `text`), or the numbers of their words (texts, words)."""
+    def embed_texts(self, texts: pl.DataFrame) -> np.ndarray:
+        """Embed texts (`id`, `text`): vectors (texts, width), or the numbers of their words (texts, words)."""
         if self.words:
             return self.lookup(texts["text"].to_list())
         with self.text.parts_of_texts(texts) as scratch:
-            return joined(scratch)
+            return join_parts(scratch)
 
 
-def features_of(
+def load_features(
     card: ModelCard, weights: Mapping[str, Path], placement: Placement, compute: ComputeParams, cost: Cost
 ) -> Features:
-    """The features that a card's heads are trained on.
+    """Load the features that a card's heads are trained on.
 
     Args:
         card: an image tower, a text tower and a recipe with heads.
@@ -80,10 +80,16 @@ def features_of(
 
 
 class HeadedJob:
-    """Embeds by two towers and the heads on them that serve a direction, as `TowerJob` does by a tower."""
+    """Embedding job of two towers with heads that serve a direction, as `TowerJob` is of a tower."""
 
     def __init__(
-        self, features: Features, pairs: Pairs, direction: str, placement: Placement, *, by_length: bool = False
+        self,
+        features: Features,
+        pairs: ProjectionHeads,
+        direction: str,
+        placement: Placement,
+        *,
+        by_length: bool = False,
     ) -> None:
         """Take heads, and the direction that is to be served; `by_length` keeps the vectors' lengths beside them."""
         self.features, self.pairs, self.placement, self.by_length = features, pairs, placement, by_length
@@ -93,22 +99,22 @@ class HeadedJob:
         """Embed pictures into `out` as `<name>.npy` and `<name>.parquet`."""
         ids = pool.select(pl.col("image_id").alias("id"), "image_id")
         with self.features.image.parts_of_pictures(shards, pool) as scratch:
-            dim = self._write(name, joined(scratch), Probe.read(scratch.path(PROBE)), ids, out, "image")
+            dim = self._write(name, join_parts(scratch), Probe.read(scratch.path(PROBE)), ids, out, "image")
             self.features.image.note_cost(name, scratch, len(pool), dim)
 
     def texts(self, name: str, texts: pl.DataFrame, out: Path) -> None:
         """Embed texts (`id`, `image_id`, `text`) into `out` as `<name>.npy` and `<name>.parquet`."""
         if self.features.words:
-            dim = self._write(name, self.features.of_texts(texts), self._probe_of_words(texts), texts, out, "text")
+            dim = self._write(name, self.features.embed_texts(texts), self._probe_of_words(texts), texts, out, "text")
             self.features.text.cost.add(name, seconds=0.0, items=len(texts), dim=dim, vector_bytes=4 * dim)
             return
         with self.features.text.parts_of_texts(texts) as scratch:
-            dim = self._write(name, joined(scratch), Probe.read(scratch.path(PROBE)), texts, out, "text")
-            self.features.text.note_cost(name, scratch, len(texts), dim, **cut_short(name, scratch, len(texts)))
+            dim = self._write(name, join_parts(scratch), Probe.read(scratch.path(PROBE)), texts, out, "text")
+            self.features.text.note_cost(name, scratch, len(texts), dim, **count_cut_texts(name, scratch, len(texts)))
 
     def _probe_of_words(self, texts: pl.DataFrame) -> Probe:
         """Texts looked up one by one, and beside the longest."""
-        rows = texts[chosen(len(texts))]
+        rows = texts[choose_rows(len(texts))]
         longest = str(max(texts["text"], key=len))
         one_by_one = [self.features.lookup([text])[0] for text in rows["text"]]
         beside = [self.features.lookup([text, longest])[0] for text in rows["text"]]
@@ -120,9 +126,9 @@ class HeadedJob:
             return self.pairs.apply_to(some, self.direction, side, self.placement.device)
 
         vectors = through(rows)
-        long = lengths(vectors, ids["id"].to_list())
-        np.save(out / f"{name}.npy", unit_rows(vectors))
+        long = compute_lengths(vectors, ids["id"].to_list())
+        np.save(out / f"{name}.npy", normalise_rows(vectors))
         if self.by_length:  # their source compared them by distance
             np.save(out / f"{name}.length.npy", long.astype(np.float32))
-        write_ids(name, ids, probed.through(lambda some: unit_rows(through(some))), out)
+        write_ids(name, ids, probed.transform(lambda some: normalise_rows(through(some))), out)
         return int(vectors.shape[1])

@@ -25,15 +25,15 @@ from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch
 from twinlens.core.shards import iter_pixels
-from twinlens.images.transforms import ahead, batch_pixels
+from twinlens.images.transforms import batch_pixels, map_ahead
 from twinlens.models.encoders.base import ImageEncoder, TextEncoder
 
 PICTURES_PER_PART = 256  # what a killed run loses at most
 TEXTS_PER_PART = 2048
 
 
-def default_batch(placement: Placement, texts: bool) -> int:
-    """A batch that suits the device: on CPUs small ones are as fast as large ones and pad less."""
+def choose_batch_size(placement: Placement, texts: bool) -> int:
+    """Choose a batch size that suits the device: on CPUs small ones are as fast as large ones and pad less."""
     if placement.device.type == "cpu":
         return 64 if texts else 32
     return 1024 if texts else 256
@@ -63,7 +63,7 @@ def embed_pictures(
     Raises:
         DataError: a vector is NaN, infinite or zero; the pictures are named.
     """
-    batch = batch or default_batch(placement, texts=False)
+    batch = batch or choose_batch_size(placement, texts=False)
     pinned = placement.device.type == "cuda"
 
     def read(part: list[tuple[str, bytes]]) -> torch.Tensor:
@@ -75,7 +75,7 @@ def embed_pictures(
     pictures = iter_pixels(shards, missing)
     tasks = (task for part in parts.missing for task in _batches(pictures, part.size, batch))
     with Progress("embed pictures", total=len(rows), unit="img", done=len(rows) - len(missing)) as bar:
-        ready = ahead(read, tasks, decode_threads)
+        ready = map_ahead(read, tasks, decode_threads)
         for part in parts.missing:
             started = time.perf_counter()
             vectors: list[torch.Tensor] = []
@@ -84,7 +84,7 @@ def embed_pictures(
                 bar.add(len(vectors[-1]))
             ids = rows["image_id"][part.rows].to_list()
             found = torch.cat(vectors).numpy()
-            lengths(found, ids)
+            compute_lengths(found, ids)
             parts.put(part, found, seconds=time.perf_counter() - started)
 
 
@@ -110,7 +110,7 @@ def embed_texts(
     Raises:
         DataError: a vector is NaN, infinite or zero; the texts are named.
     """
-    batch = batch or default_batch(placement, texts=True)
+    batch = batch or choose_batch_size(placement, texts=True)
     parts = _Parts(len(texts), TEXTS_PER_PART, scratch)
     todo = sum(part.size for part in parts.missing)
     with Progress("embed texts", total=len(texts), unit="text", done=len(texts) - todo) as bar:
@@ -129,7 +129,7 @@ def embed_texts(
                 bar.add(len(chosen))
             assert vectors is not None
             cut = {"truncated": int((counts > encoder.max_tokens).sum()), "unknown": int((counts == 0).sum())}
-            lengths(vectors, list(ids[part.rows]))
+            compute_lengths(vectors, list(ids[part.rows]))
             parts.put(part, vectors, seconds=time.perf_counter() - started, **cut)
 
 
@@ -138,32 +138,32 @@ def is_complete(scratch: Scratch, count: int, per_part: int) -> bool:
     return not _Parts(count, per_part, scratch).missing
 
 
-def finished(scratch: Scratch) -> Iterator[Float32[np.ndarray, "rows dim"]]:
-    """The vectors of all parts in order, as the tower gave them."""
+def iter_finished(scratch: Scratch) -> Iterator[Float32[np.ndarray, "rows dim"]]:
+    """Iterate over the vectors of all parts in order, as the tower gave them."""
     return (np.load(file) for file in sorted(scratch.folder.glob("part-*.npy")))
 
 
-def joined(scratch: Scratch) -> Float32[np.ndarray, "rows dim"]:
-    """The vectors of all parts in memory, as the tower gave them."""
-    return np.concatenate(list(finished(scratch)))
+def join_parts(scratch: Scratch) -> Float32[np.ndarray, "rows dim"]:
+    """Join the vectors of all parts in memory, as the tower gave them."""
+    return np.concatenate(list(iter_finished(scratch)))
 
 
 def collect(scratch: Scratch, count: int, path: Path) -> int:
     """Write the unit vectors of all parts as one `.npy` file of float32 rows; returns the number of dimensions."""
     whole, row = None, 0
-    for part in finished(scratch):
+    for part in iter_finished(scratch):
         if whole is None:
             shape = (count, part.shape[1])
             whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        whole[row : row + len(part)] = unit_rows(part)
+        whole[row : row + len(part)] = normalise_rows(part)
         row += len(part)
     assert whole is not None and row == count, f"{scratch.folder} holds {row} rows of {count}"
     whole.flush()
     return int(whole.shape[1])
 
 
-def lengths(vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str] = ()) -> Float64[np.ndarray, " rows"]:
-    """The Euclidean length of every row.
+def compute_lengths(vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str] = ()) -> Float64[np.ndarray, " rows"]:
+    """Compute the Euclidean length of every row.
 
     Args:
         vectors: one a row.
@@ -181,13 +181,15 @@ def lengths(vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str] = ()) -
     return found
 
 
-def unit_rows(vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str] = ()) -> Float32[np.ndarray, "rows dim"]:
+def normalise_rows(
+    vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str] = ()
+) -> Float32[np.ndarray, "rows dim"]:
     """Scale every row to length one.
 
     Raises:
         DataError: a row is NaN, infinite or zero.
     """
-    return (vectors / lengths(vectors, ids)[:, None]).astype(np.float32)
+    return (vectors / compute_lengths(vectors, ids)[:, None]).astype(np.float32)
 
 
 class _Part:

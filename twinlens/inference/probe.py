@@ -1,4 +1,4 @@
-"""Make probes: embed a few pictures or texts of a source again, one by one, as the tower gives them.
+"""Making of probes: a few pictures or texts of a source embedded again, one by one, as the tower gives them.
 
 Whoever stores a source's vectors brings its probe to unit length (or through a head) as well.
 """
@@ -17,15 +17,15 @@ from twinlens.core import probes
 from twinlens.core.device import Placement
 from twinlens.core.shards import iter_pixels
 from twinlens.images.transforms import batch_pixels
-from twinlens.inference.loop import unit_rows
+from twinlens.inference.loop import normalise_rows
 from twinlens.models.encoders.base import ImageEncoder, TextEncoder
 
 SEARCHED = 256  # texts among which the longest that fits is looked for
 
 
-def of_pictures(encoder: ImageEncoder, shards: Path, pool: pl.DataFrame, placement: Placement) -> probes.Probe:
-    """Probes of pictures (`image_id`, `shard`, `row`, `sha256`)."""
-    rows = pool[probes.chosen(len(pool))]
+def probe_pictures(encoder: ImageEncoder, shards: Path, pool: pl.DataFrame, placement: Placement) -> probes.Probe:
+    """Embed probes of pictures (`image_id`, `shard`, `row`, `sha256`)."""
+    rows = pool[probes.choose_rows(len(pool))]
     with torch.inference_mode():
         alone = [encoder.encode(batch_pixels([jpeg], encoder.pixels)) for _, jpeg in iter_pixels(shards, rows)]
     vectors = torch.cat(alone).numpy()
@@ -35,20 +35,20 @@ def of_pictures(encoder: ImageEncoder, shards: Path, pool: pl.DataFrame, placeme
     )
 
 
-def of_texts(encoder: TextEncoder, table: pl.DataFrame, placement: Placement) -> probes.Probe:
-    """Probes of texts (`id`, `text`)."""
-    rows = table[probes.chosen(len(table))]
+def probe_texts(encoder: TextEncoder, table: pl.DataFrame, placement: Placement) -> probes.Probe:
+    """Embed probes of texts (`id`, `text`)."""
+    rows = table[probes.choose_rows(len(table))]
     texts, ids = rows["text"].to_list(), rows["id"].to_list()
     longest = str(max(table["text"], key=len))
     alone = _first(encoder, [[text] for text in texts])
     beside = _first(encoder, [[text, longest] for text in texts])
     contents = table["text"].n_unique()
     exact = placement.dtype == torch.float32
-    return probes.Probe(ids, alone, beside, last_word(encoder, table["text"].to_list()), contents, exact)
+    return probes.Probe(ids, alone, beside, measure_last_word(encoder, table["text"].to_list()), contents, exact)
 
 
-def last_word(encoder: TextEncoder, texts: Sequence[str]) -> float:
-    """How far the vector of the longest text that fits moves without its last word: 1 - cosine, or NaN.
+def measure_last_word(encoder: TextEncoder, texts: Sequence[str]) -> float:
+    """Measure how the vector of the longest text that fits moves without its last word: 1 - cosine, or NaN.
 
     A text whose last word is no token to the tower (word vectors know only what is in their file) can tell nothing.
     """
@@ -66,7 +66,7 @@ def last_word(encoder: TextEncoder, texts: Sequence[str]) -> float:
     if not fitting:
         return float("nan")
     whole = max(fitting)[1]
-    one, other = unit_rows(_first(encoder, [[whole], [_without_last(whole)]])).astype(np.float64)
+    one, other = normalise_rows(_first(encoder, [[whole], [_without_last(whole)]])).astype(np.float64)
     return float(1.0 - one @ other / np.sqrt((one @ one) * (other @ other)))
 
 

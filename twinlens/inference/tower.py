@@ -1,4 +1,4 @@
-"""One tower at work on all that it can read, its vectors kept per tower rather than per card.
+"""Embedding job of one tower: resumable, its vectors kept per tower rather than per card.
 
 Two cards that share a tower, or one card under another captioner, find the finished vectors in the
 scratch folder, because the key says what decides them and nothing else.
@@ -22,7 +22,7 @@ from twinlens.config.params import ComputeParams
 from twinlens.core.code import code_digest
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
-from twinlens.core.probes import Probe, chosen
+from twinlens.core.probes import Probe, choose_rows
 from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.tables import VECTORS, write_table
 from twinlens.inference import probe
@@ -33,11 +33,11 @@ from twinlens.inference.loop import (
     embed_pictures,
     embed_texts,
     is_complete,
-    unit_rows,
+    normalise_rows,
 )
 from twinlens.models import encoders
-from twinlens.models.encoders.base import Loaded
-from twinlens.models.weights import identity
+from twinlens.models.encoders.base import LoadedEncoders
+from twinlens.models.weights import identify_weights
 
 PROBE = "probe.npz"
 
@@ -62,17 +62,17 @@ class TowerJob:
 
     @cached_property
     def identity(self) -> dict[str, object]:
-        """What decides a vector, besides what is embedded."""
+        """Identity of a vector: everything that decides it, besides its input."""
         return {
             "tower": self.tower.model_dump(mode="json", exclude=NOT_IDENTITY),
-            "weights": identity(self.weights),
+            "weights": identify_weights(self.weights),
             "placement": self.placement.name,
             "libraries": {name: version(name) for name in ("torch", *PACKAGES[self.tower.family])},
             "code": code_digest(__name__, f"twinlens.models.encoders.{self.tower.family}"),
         }
 
     @cached_property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedEncoders:
         """The encoders."""
         return encoders.load(self.tower, self.weights, self.placement)
 
@@ -85,7 +85,7 @@ class TowerJob:
     def texts(self, name: str, texts: pl.DataFrame, out: Path) -> None:
         """Embed texts (`id`, `image_id`, `text`) into `out` as `<name>.npy` and `<name>.parquet`."""
         with self.parts_of_texts(texts) as scratch:
-            self._collect(name, scratch, texts, out, **cut_short(name, scratch, len(texts)))
+            self._collect(name, scratch, texts, out, **count_cut_texts(name, scratch, len(texts)))
 
     @contextmanager
     def parts_of_pictures(self, shards: Path, pool: pl.DataFrame) -> Iterator[Scratch]:
@@ -107,7 +107,7 @@ class TowerJob:
                 )
             if not scratch.has(PROBE):
                 assert self.loaded.image is not None
-                scratch.put(PROBE, probe.of_pictures(self.loaded.image, shards, pool, self.placement).write)
+                scratch.put(PROBE, probe.probe_pictures(self.loaded.image, shards, pool, self.placement).write)
             yield scratch
 
     @contextmanager
@@ -123,11 +123,11 @@ class TowerJob:
                 embed_texts(encoder, words, ids, scratch, self.placement, batch=self.compute.text_batch)
             if not scratch.has(PROBE):
                 assert self.loaded.text is not None
-                scratch.put(PROBE, probe.of_texts(self.loaded.text, texts, self.placement).write)
+                scratch.put(PROBE, probe.probe_texts(self.loaded.text, texts, self.placement).write)
             yield scratch
 
     def _collect(self, name: str, scratch: Scratch, ids: pl.DataFrame, out: Path, **figures: float) -> None:
-        found = Probe.read(scratch.path(PROBE)).through(unit_rows)
+        found = Probe.read(scratch.path(PROBE)).transform(normalise_rows)
         dim = collect(scratch, len(ids), out / f"{name}.npy")
         write_ids(name, ids, found, out)
         self.note_cost(name, scratch, len(ids), dim, **figures)
@@ -147,8 +147,8 @@ class TowerJob:
         )
 
 
-def cut_short(name: str, scratch: Scratch, count: int) -> dict[str, int]:
-    """How many texts the tower could not read to their end, and (where there are any) not at all; said aloud."""
+def count_cut_texts(name: str, scratch: Scratch, count: int) -> dict[str, int]:
+    """Count, and log, the texts the tower could not read to their end, and (where there are any) not at all."""
     truncated, unknown = int(scratch.total("truncated")), int(scratch.total("unknown"))
     if truncated:
         log.info("%s: %s of %s texts are longer than the tower reads", name, f"{truncated:,}", f"{count:,}")
@@ -164,6 +164,6 @@ def cut_short(name: str, scratch: Scratch, count: int) -> dict[str, int]:
 
 def write_ids(name: str, ids: pl.DataFrame, found: Probe, out: Path) -> None:
     """Write what stands beside the vectors of a source: their ids (`id`, `image_id`) and their probe."""
-    named = ids["id"].gather(chosen(len(ids))).to_list()  # the scratch knows contents, not ids
+    named = ids["id"].gather(choose_rows(len(ids))).to_list()  # the scratch knows contents, not ids
     replace(found, ids=named).write(out / f"{name}.probe.npz")
     write_table(ids, out / f"{name}.parquet", VECTORS)

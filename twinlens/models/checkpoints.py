@@ -1,4 +1,4 @@
-"""The weights that a model's vectors are made with: those that `train` left, or those that it noted."""
+"""Checkpoints of a model: the weights that `train` left, or those that it noted."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from twinlens.config.models import ModelCard
 from twinlens.config.training import HeadsRecipe, TowerRecipe
 from twinlens.core.errors import DataError
 from twinlens.models import encoders
-from twinlens.models.weights import identity
+from twinlens.models.weights import identify_weights
 
 
-def weights_of(role: str, card: ModelCard, trained: Path) -> Path:
-    """Where a tower's weights are.
+def locate_weights(role: str, card: ModelCard, trained: Path) -> Path:
+    """Locate a tower's weights.
 
     Args:
         role: `joint`, `image` or `text`, one of `card.towers()`.
@@ -30,15 +30,15 @@ def weights_of(role: str, card: ModelCard, trained: Path) -> Path:
     return _pretrained(role, card, trained)
 
 
-def weights_before(role: str, card: ModelCard, trained: Path) -> Path:
-    """Where the weights are that a trained tower began with; raises as `weights_of` does."""
+def locate_initial_weights(role: str, card: ModelCard, trained: Path) -> Path:
+    """Locate the weights that a trained tower began with; raises as `locate_weights` does."""
     if card.from_nothing:
         return _there(trained / "untrained")
     return _pretrained(role, card, trained)
 
 
-def heads_of(trained: Path, before: bool = False) -> Path:
-    """The folder of a model's heads, or of what they were before training.
+def locate_heads(trained: Path, before: bool = False) -> Path:
+    """Locate the folder of a model's heads, or of what they were before training.
 
     Raises:
         DataError: `train` has not run.
@@ -46,24 +46,24 @@ def heads_of(trained: Path, before: bool = False) -> Path:
     return _there(trained / ("untrained" if before else "weights"))
 
 
-def weights_identity(card: ModelCard, trained: Path) -> dict[str, Any]:
-    """What identifies the weights of each tower, by role, and of `heads`: digests or a commit of the hub.
+def identify_all_weights(card: ModelCard, trained: Path) -> dict[str, Any]:
+    """Identify the weights of each tower, by role, and of `heads`: digests or a commit of the hub.
 
     Raises:
         DataError: `train` has not run.
     """
     if isinstance(card.train, TowerRecipe):
-        return {role: identity(_there(trained / "weights")) for role in card.towers()}
+        return {role: identify_weights(_there(trained / "weights")) for role in card.towers()}
     found: dict[str, Any] = json.loads(_there(trained / "weights.json").read_text(encoding="utf-8"))
     if isinstance(card.train, HeadsRecipe):
-        found["heads"] = identity(_there(trained / "weights"))
+        found["heads"] = identify_weights(_there(trained / "weights"))
     return found
 
 
 def _pretrained(role: str, card: ModelCard, trained: Path) -> Path:
     noted = json.loads(_there(trained / "weights.json").read_text(encoding="utf-8"))
     path = encoders.locate(card.towers()[role])
-    if identity(path) != noted[role]:
+    if identify_weights(path) != noted[role]:
         raise DataError(f"{path} is not what `train` found there: `dvc repro -f train`")
     return path
 

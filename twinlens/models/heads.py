@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from twinlens.config.training import Heads
+from twinlens.config.training import HeadsArchitecture
 from twinlens.core.errors import DataError
 
 CONFIG, WEIGHTS = "heads.json", "heads.safetensors"
@@ -29,9 +29,9 @@ IMAGE_TO_CAPTION, CAPTION_TO_IMAGE = "image_to_caption", "caption_to_image"
 
 
 class Head(nn.Module):
-    """From a tower's vectors (rows, width) into the space (rows, dim)."""
+    """Network from a tower's vectors (rows, width) into the space (rows, dim)."""
 
-    def __init__(self, heads: Heads, width: int, hidden: Sequence[int], dropout: float) -> None:
+    def __init__(self, heads: HeadsArchitecture, width: int, hidden: Sequence[int], dropout: float) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.BatchNorm1d(width)] if heads.batch_norm else []
         for wide in hidden:
@@ -41,7 +41,7 @@ class Head(nn.Module):
         self.unit_input, self.unit_length = heads.unit_input, heads.unit_length
 
     def forward(self, vectors: Float[torch.Tensor, "rows width"]) -> Float[torch.Tensor, "rows dim"]:
-        """Vectors of the space."""
+        """Map to vectors of the space."""
         if self.unit_input:
             vectors = nn.functional.normalize(vectors, dim=-1)
         found: torch.Tensor = self.layers(vectors)
@@ -49,13 +49,13 @@ class Head(nn.Module):
 
 
 class WordsHead(nn.Module):
-    """From the words of a text (rows, words), as rows of a table that stays as it is, into the space.
+    """Network from the words of a text (rows, words), as rows of a table that stays as it is, into the space.
 
     An LSTM reads the words in order; its state after the last one goes through a head. Row 0 of the
     table stands for no word.
     """
 
-    def __init__(self, heads: Heads, table: Float32[torch.Tensor, "words width"]) -> None:
+    def __init__(self, heads: HeadsArchitecture, table: Float32[torch.Tensor, "words width"]) -> None:
         super().__init__()
         # No buffer: the table is the text tower's, and is not written beside the weights.
         self.table = table
@@ -65,7 +65,7 @@ class WordsHead(nn.Module):
         self.head = Head(plain, heads.lstm_width, heads.text_hidden, heads.text_dropout)
 
     def forward(self, words: Int[torch.Tensor, "rows words"]) -> Float[torch.Tensor, "rows dim"]:
-        """Vectors of the space, of texts given as rows of the table, padded with 0 at the end."""
+        """Map texts, given as rows of the table padded with 0 at the end, to vectors of the space."""
         lengths = (words != 0).sum(dim=1).clamp(min=1)  # a text of unknown words is read as one word that says nothing
         vectors = self.table[words.cpu()].to(words.device)
         packed = nn.utils.rnn.pack_padded_sequence(vectors, lengths.cpu(), batch_first=True, enforce_sorted=False)
@@ -74,11 +74,15 @@ class WordsHead(nn.Module):
         return found
 
 
-class Pairs(nn.Module):
-    """A head for pictures and one for texts, once for both directions or once for each."""
+class ProjectionHeads(nn.Module):
+    """Projection heads: one for pictures and one for texts, once for both directions or once for each."""
 
     def __init__(
-        self, heads: Heads, image_width: int, text_width: int, table: Float32[torch.Tensor, "words width"] | None = None
+        self,
+        heads: HeadsArchitecture,
+        image_width: int,
+        text_width: int,
+        table: Float32[torch.Tensor, "words width"] | None = None,
     ) -> None:
         super().__init__()
         self.config, self.widths = heads, {"image": image_width, "text": text_width}
@@ -113,7 +117,7 @@ class Pairs(nn.Module):
     def apply_to(
         self, vectors: np.ndarray, direction: str, side: str, device: torch.device
     ) -> Float32[np.ndarray, "rows dim"]:
-        """All rows of a side through its head, in eval mode.
+        """Pass all rows of a side through its head, in eval mode.
 
         Raises:
             DataError: the rows are not as wide as those the head was trained on.
@@ -138,7 +142,7 @@ class Pairs(nn.Module):
         save_file({name: value.cpu().contiguous() for name, value in self.state_dict().items()}, out / WEIGHTS)
 
     @classmethod
-    def read(cls, folder: Path, table: Float32[torch.Tensor, "words width"] | None = None) -> Pairs:
+    def read(cls, folder: Path, table: Float32[torch.Tensor, "words width"] | None = None) -> ProjectionHeads:
         """Read what `write` wrote.
 
         Raises:
@@ -147,7 +151,10 @@ class Pairs(nn.Module):
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             pairs = cls(
-                Heads.model_validate(config["heads"]), config["widths"]["image"], config["widths"]["text"], table
+                HeadsArchitecture.model_validate(config["heads"]),
+                config["widths"]["image"],
+                config["widths"]["text"],
+                table,
             )
             pairs.load_state_dict(load_file(folder / WEIGHTS))
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

@@ -18,8 +18,8 @@ PLAIN = {
 }
 
 
-def pixel_spec(processor: Any) -> PixelSpec:
-    """An image processor's settings as ours.
+def read_pixel_spec(processor: Any) -> PixelSpec:
+    """Convert an image processor's settings to a pixel specification.
 
     Raises:
         DataError: it does something that is not known here.

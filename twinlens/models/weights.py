@@ -1,4 +1,4 @@
-"""Where a tower's weights are: in a file or folder the card names, or on the hub at a pinned revision."""
+"""Location of a tower's weights: a file or folder the card names, or the hub at a pinned revision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from twinlens.config.models import Weights
 from twinlens.core import paths
 from twinlens.core.errors import DataError, FetchError
-from twinlens.core.hashing import sha256_of
+from twinlens.core.hashing import hash_file
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,8 @@ HUB_COPY = re.compile(r"/models--[^/]+/snapshots/(?P<commit>[0-9a-f]{40})(?:/(?P
 HIDDEN = re.compile(r"(^|/)\.")
 
 
-def local_checkpoint(card: Weights) -> Path | None:
-    """The file or folder that the card names as `checkpoint`, checked; None where it names none.
+def find_local_checkpoint(card: Weights) -> Path | None:
+    """Find the file or folder that the card names as `checkpoint`, checked; None where it names none.
 
     Raises:
         FetchError: it is not there.
@@ -39,7 +39,7 @@ def local_checkpoint(card: Weights) -> Path | None:
     if not path.exists():
         raise FetchError(f"checkpoint {card.checkpoint} is not there (looked for {path})")
     if card.sha256 is not None:
-        found = sha256_of(path) if path.is_file() else "that of a folder"
+        found = hash_file(path) if path.is_file() else "that of a folder"
         if found != card.sha256:
             raise DataError(f"{path} has SHA-256 {found}, the card says {card.sha256}")
     return path
@@ -76,8 +76,8 @@ def refuse_wordless(tokenizer: Any, path: Path) -> None:
         raise DataError(f"{path} lacks the tokenizer's files (tokenizer.json, or a vocabulary)")
 
 
-def hub_weights(repo: str, revision: str | None, weights: Sequence[str], others: list[str]) -> Path:
-    """A local copy of a hub repository, with the first kind of weights that it holds and no other.
+def fetch_hub_weights(repo: str, revision: str | None, weights: Sequence[str], others: list[str]) -> Path:
+    """Fetch the first kind of weights that a hub repository holds, and no other, into a local folder.
 
     Args:
         repo: `owner/name`.
@@ -90,29 +90,29 @@ def hub_weights(repo: str, revision: str | None, weights: Sequence[str], others:
         DataError: the repository holds none of `weights`.
     """
     for name in weights:
-        folder = hub_folder(repo, revision, [*others, name])
+        folder = fetch_weights_folder(repo, revision, [*others, name])
         if any(folder.glob(name)):
             return folder
     raise DataError(f"{repo}, as copied to {folder}, holds none of {', '.join(weights)}")
 
 
-def hub_folder(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """A local copy of the wanted files of a hub repository of weights, see `twinlens.core.hub`.
+def fetch_weights_folder(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Fetch the wanted files of a hub repository of weights into a local folder, see `twinlens.core.hub`.
 
     Raises:
         FetchError: the hub cannot be reached, has no such repository or wants its terms accepted.
     """
     from twinlens.core import hub  # here, because who asks what weights are wants no network
 
-    return hub.hub_folder(repo, revision, patterns, answers_in_s=HUB_ANSWERS_IN_S)
+    return hub.fetch_hub_folder(repo, revision, patterns, answers_in_s=HUB_ANSWERS_IN_S)
 
 
-def identity(path: Path) -> dict[str, Any]:
-    """What identifies weights wherever they lie: the commit of a hub copy, the SHA-256 of anything else."""
+def identify_weights(path: Path) -> dict[str, Any]:
+    """Identify weights wherever they lie: the commit of a hub copy, the SHA-256 of anything else."""
     if hub_copy := HUB_COPY.search(path.as_posix()):
         return {"commit": hub_copy["commit"], "file": hub_copy["file"] or ""}
     if path.is_file():
-        return {"sha256": {path.name: sha256_of(path)}}
+        return {"sha256": {path.name: hash_file(path)}}
     files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
     # names with a dot in front (.cache, .gitattributes) are notes of whoever fetched the folder
-    return {"sha256": {name: sha256_of(file) for name, file in files.items() if not HIDDEN.search(name)}}
+    return {"sha256": {name: hash_file(file) for name, file in files.items() if not HIDDEN.search(name)}}

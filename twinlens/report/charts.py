@@ -1,4 +1,4 @@
-"""Charts as inline SVG: they take the page's colours, so that they are legible in the dark and in print.
+"""Charts as inline SVG, in the page's colours, so that they are legible in the dark and in print.
 
 A series is told by its marker and its dashes as well as by its colour; the colours are those of Okabe
 and Ito (2008), which colour-blind readers tell apart. The eighth has the first one's colour again, with
@@ -41,8 +41,8 @@ class Bar:
     high: float | None
 
 
-def marker(number: int, x: float, y: float, size: float = 4.0) -> Markup:
-    """One of seven shapes, filled with the colour of the series."""
+def draw_marker(number: int, x: float, y: float, size: float = 4.0) -> Markup:
+    """Draw one of seven shapes, filled with the colour of the series."""
     s, d, at = size, 1.4 * size, f"M{x:.1f} {y:.1f}"
     shapes = (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{s}"/>',
@@ -57,12 +57,12 @@ def marker(number: int, x: float, y: float, size: float = 4.0) -> Markup:
 
 
 def _style(number: int) -> int:
-    """Which marker and dashes: as the colour, and moved by one each time the colours begin again."""
+    """Choose marker and dashes: as the colour, and moved by one each time the colours begin again."""
     return (number + number // SERIES) % SERIES
 
 
-def lines(series: Sequence[Series], x_label: str, y_label: str, title: str, *, from_zero: bool = False) -> Markup:
-    """Curves over a logarithmic x axis, y from 0 to 1; `from_zero`, x begins at 0 and not at 1."""
+def draw_lines(series: Sequence[Series], x_label: str, y_label: str, title: str, *, from_zero: bool = False) -> Markup:
+    """Draw curves over a logarithmic x axis, y from 0 to 1; `from_zero`, x begins at 0 and not at 1."""
     log = math.log1p if from_zero else math.log
     largest = max((x for s in series for x, _ in s.points), default=1.0)
     across = _scale(log(largest) if largest > 1 else 1.0, LEFT, WIDTH - RIGHT)
@@ -79,12 +79,12 @@ def lines(series: Sequence[Series], x_label: str, y_label: str, title: str, *, f
         dash = f' stroke-dasharray="{dashes}"' if dashes else ""
         parts.append(Markup(f'<path class="line l{one.number % SERIES}" d="{path}"{dash}/>'))
         marked = range(0, len(places), 1 + len(places) // 8) if from_zero else _spread(len(places), 6)
-        parts += [marker(one.number, *places[i], 3.2) for i in marked]
+        parts += [draw_marker(one.number, *places[i], 3.2) for i in marked]
     return _svg(parts, HEIGHT, title)
 
 
-def scatter(points: Sequence[Series], x_label: str, y_label: str, title: str) -> Markup:
-    """Quality against cost, one point a series, with the frontier: the points that no other beats in both."""
+def draw_scatter(points: Sequence[Series], x_label: str, y_label: str, title: str) -> Markup:
+    """Draw quality against cost, one point per series, with the frontier: the points that no other beats in both."""
     places = [(s, *s.points[0]) for s in points if s.points and s.points[0][0] > 0]
     if not places:
         return Markup("")
@@ -96,20 +96,20 @@ def scatter(points: Sequence[Series], x_label: str, y_label: str, title: str) ->
     for x in _decades(low, high):
         parts.append(_tick_x(across(math.log(x / low)), f"{x:g}"))
     parts.append(_x_label(x_label))
-    best = frontier([(x, y) for _, x, y in places])
+    best = find_frontier([(x, y) for _, x, y in places])
     drawn = [(across(math.log(x / low)), down(y)) for x, y in best]
     path = f"M{drawn[0][0]:.1f} {drawn[0][1]:.1f}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in drawn[1:])
     parts.append(Markup(f'<path class="frontier" d="{path}H{WIDTH - RIGHT}"/>'))
     for one, x, y in places:
         at = across(math.log(x / low)), down(y)
-        parts.append(marker(one.number, *at, 5.5))
+        parts.append(draw_marker(one.number, *at, 5.5))
         if (x, y) in best:
             parts.append(Markup(f'<circle class="ring" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="9.5"/>'))
     return _svg(parts, HEIGHT, title)
 
 
-def forest(bars: Sequence[Bar], title: str, chance: float | None = None) -> Markup:
-    """Means with their intervals, one below the other, from 0 to 1."""
+def draw_forest(bars: Sequence[Bar], title: str, chance: float | None = None) -> Markup:
+    """Draw means with their intervals, one below the other, from 0 to 1."""
     left, row = 190, 24
     height = 16 + row * len(bars) + BOTTOM
     across = _scale(1.0, left, WIDTH + 120 - RIGHT)
@@ -124,8 +124,8 @@ def forest(bars: Sequence[Bar], title: str, chance: float | None = None) -> Mark
     return _svg(parts, height, title, WIDTH + 120)
 
 
-def effects(bars: Sequence[Bar], title: str) -> Markup:
-    """Differences with their intervals about a line at zero; the scale is as wide as they are."""
+def draw_effects(bars: Sequence[Bar], title: str) -> Markup:
+    """Draw differences with their intervals about a line at zero; the scale is as wide as they are."""
     left, row, width = 290, 24, WIDTH + 300
     height = 16 + row * len(bars) + BOTTOM
     reach = max((abs(v) for b in bars for v in (b.mean, b.low, b.high) if v is not None), default=0.0) or 0.01
@@ -152,11 +152,11 @@ def _rows(bars: Sequence[Bar], across: Callable[[float], float], left: int, row:
             ends = f"M{across(bar.low):.1f} {y}H{across(bar.high):.1f}"
             caps = "".join(f"M{across(x):.1f} {y - 5}v10" for x in (bar.low, bar.high))
             yield Markup(f'<path class="interval l{bar.number % SERIES}" d="{ends}{caps}"/>')
-        yield marker(bar.number, across(bar.mean), y, 4)
+        yield draw_marker(bar.number, across(bar.mean), y, 4)
 
 
-def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points (cost, quality) that no other point beats in both, cheapest first."""
+def find_frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Find the points (cost, quality) that no other point beats in both, cheapest first."""
     best: list[tuple[float, float]] = []
     for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
         if not best or quality > best[-1][1]:

@@ -7,34 +7,34 @@ from typing import Any
 
 from twinlens.evaluation.compare import Changes, Difference
 from twinlens.evaluation.experiments import Experiment
-from twinlens.evaluation.intervals import Interval, cluster_codes, of_means
+from twinlens.evaluation.intervals import Interval, bootstrap_means, encode_clusters
 from twinlens.report import charts
 from twinlens.report.charts import Bar
-from twinlens.report.templates import template
+from twinlens.report.templates import load_template
 
 RESAMPLES = 1000
 REAL, NONE = 4, 0  # markers of a difference that is real, and of one that is not
 
 
 def render(experiments: Sequence[Experiment], found: Sequence[Difference], changed: Sequence[Changes]) -> str:
-    """The page as HTML; everything that comes from data is escaped.
+    """Render the page as HTML; everything that comes from data is escaped.
 
     Args:
         experiments: those that were compared.
         found: of `comparison.compare`.
-        changed: of `comparison.changes`.
+        changed: of `comparison.find_changes`.
     """
     pairs = list(dict.fromkeys((d.first, d.second) for d in found))
-    return template("comparison.html.j2").render(
+    return load_template("comparison.html.j2").render(
         experiments=[(e.name, e.choice) for e in experiments],
-        tasks=side_by_side(experiments, found),
+        tasks=tabulate_side_by_side(experiments, found),
         pairs=[_pair(pair, [d for d in found if (d.first, d.second) == pair]) for pair in pairs],
         changed=[(c, c.queries.to_dicts()) for c in changed if len(c.queries)],
     )
 
 
-def side_by_side(experiments: Sequence[Experiment], found: Sequence[Difference]) -> list[dict[str, Any]]:
-    """By task: a row for each retriever and measure that was compared, a cell for each experiment."""
+def tabulate_side_by_side(experiments: Sequence[Experiment], found: Sequence[Difference]) -> list[dict[str, Any]]:
+    """Tabulate each task: a row for each retriever and measure that was compared, a cell for each experiment."""
     rows = dict.fromkeys((d.task, d.retriever, d.measure) for d in found)
     tasks: list[dict[str, Any]] = []
     pools = experiments[0].pools
@@ -56,8 +56,8 @@ def _mean(experiment: Experiment, task: str, retriever: str, measure: str) -> tu
         return None
     table = experiment.read(task, retriever)
     values = table.select(measure).to_numpy()
-    clusters = cluster_codes(table["cluster"].to_list())
-    return float(values.mean()), of_means(values, clusters, resamples=RESAMPLES, seed=0)[0]
+    clusters = encode_clusters(table["cluster"].to_list())
+    return float(values.mean()), bootstrap_means(values, clusters, resamples=RESAMPLES, seed=0)[0]
 
 
 def _pair(pair: tuple[str, str], found: Sequence[Difference]) -> dict[str, Any]:
@@ -73,4 +73,4 @@ def _pair(pair: tuple[str, str], found: Sequence[Difference]) -> dict[str, Any]:
         for d in found
     ]
     title = f"{pair[1]} minus {pair[0]}"
-    return {"first": pair[0], "second": pair[1], "rows": found, "chart": charts.effects(bars, title)}
+    return {"first": pair[0], "second": pair[1], "rows": found, "chart": charts.draw_effects(bars, title)}

@@ -1,4 +1,4 @@
-"""A comparison in words: for a terminal, for a README, for a program."""
+"""Comparison as text: for a terminal, for a README, for a program."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from twinlens.evaluation.compare import Changes, Difference
-from twinlens.report.summary import markdown
+from twinlens.report.summary import format_markdown
 
 HEADER = ["task", "searched by", "measure", "first", "second", "effect", "95 % interval", "p (Holm)", "verdict"]
 
 
-def written(found: Sequence[Difference], queries: Sequence[Changes], form: str) -> str:
-    """The comparison as `table`, `markdown` or `json`."""
+def format_comparison(found: Sequence[Difference], queries: Sequence[Changes], form: str) -> str:
+    """Format the comparison as `table`, `markdown` or `json`."""
     if form == "json":
-        return as_json(found, queries)
+        return format_json(found, queries)
     plain = form == "table"
     parts = []
     for pair in dict.fromkeys((d.first, d.second) for d in found):
@@ -33,8 +33,8 @@ def written(found: Sequence[Difference], queries: Sequence[Changes], form: str) 
     return "\n\n".join(parts)
 
 
-def as_json(found: Sequence[Difference], queries: Sequence[Changes]) -> str:
-    """For programs: one object with `differences` and `changed`."""
+def format_json(found: Sequence[Difference], queries: Sequence[Changes]) -> str:
+    """Format the comparison for programs: one object with `differences` and `changed`."""
     changed = [
         {key: value for key, value in vars(c).items() if key != "queries"} | {"queries": c.queries.to_dicts()}
         for c in queries
@@ -72,6 +72,6 @@ def _changed(changed: Changes, plain: bool) -> str:
 
 def _table(header: list[str], rows: list[list[str]], plain: bool) -> str:
     if not plain:
-        return markdown(header, rows)
-    lines = markdown(header, rows).splitlines()
+        return format_markdown(header, rows)
+    lines = format_markdown(header, rows).splitlines()
     return "\n".join(line[2:-2].replace(" | ", "  ").rstrip() for n, line in enumerate(lines) if n != 1)

@@ -1,4 +1,4 @@
-"""Results as others read them: TREC runs and qrels, MTEB's JSON, CLIP_benchmark's CSV.
+"""Results in the formats of other tools: TREC runs and qrels, MTEB's JSON, CLIP_benchmark's CSV.
 
 trec_eval orders a run by score and breaks ties by item id, not by rank. So that it sees the order that
 was measured, a tied score is lowered by the smallest float32 step; it differs from the cosine by a few
@@ -55,17 +55,17 @@ def export(ranked: Path, retrieval: dict[str, Any], model: str, seconds: float, 
             written.append(write_trec_run(pool, retriever, model, out / "trec" / f"{pool.name}.{retriever}.run"))
             path = out / "mteb" / f"{model}.{retriever}" / f"{pool.name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            content = mteb_result(pool.task, retrieval[pool.name], retriever, seconds)
+            content = convert_to_mteb(pool.task, retrieval[pool.name], retriever, seconds)
             path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
             written.append(path)
-    if rows := clip_benchmark_rows(retrieval, model):
+    if rows := build_clip_benchmark_rows(retrieval, model):
         write_csv(rows, out / "clip_benchmark.csv")
         written.append(out / "clip_benchmark.csv")
     return written
 
 
 def write_trec_run(pool: Pool, retriever: str, tag: str, path: Path) -> Path:
-    """A run as `query Q0 item rank score tag`, a line an item."""
+    """Write a run as `query Q0 item rank score tag`, one line per item."""
     path.parent.mkdir(parents=True, exist_ok=True)
     queries, items = pool.queries["query_id"].to_list(), pool.items["item_id"].to_list()
     names, ids = _plain(queries), pl.Series(_plain(items))
@@ -78,7 +78,7 @@ def write_trec_run(pool: Pool, retriever: str, tag: str, path: Path) -> Path:
                     "q0": "Q0",
                     "item": ids.gather(rows.ravel()),
                     "rank": np.tile(np.arange(1, depth + 1), count),
-                    "score": strictly_falling(scores).ravel(),
+                    "score": lower_ties(scores).ravel(),
                     "tag": f"{tag}.{retriever}",
                 }
             )
@@ -87,8 +87,8 @@ def write_trec_run(pool: Pool, retriever: str, tag: str, path: Path) -> Path:
     return path
 
 
-def strictly_falling(scores: Float32[np.ndarray, "queries depth"]) -> Float32[np.ndarray, "queries depth"]:
-    """The scores with each lowered, where it must be, to the next float32 below the one before it.
+def lower_ties(scores: Float32[np.ndarray, "queries depth"]) -> Float32[np.ndarray, "queries depth"]:
+    """Lower each score, where it must be, to the next float32 below the one before it.
 
     Scores are rounded to 9 decimals first, so that what is written in decimals reads back as it was.
     """
@@ -102,7 +102,7 @@ def strictly_falling(scores: Float32[np.ndarray, "queries depth"]) -> Float32[np
 
 
 def write_qrels(pool: Pool, path: Path) -> Path:
-    """Judgements as `query 0 item gain`, a line for each relevant pair; what a line lacks is not relevant.
+    """Write judgements as `query 0 item gain`, a line for each relevant pair; what no line lists is not relevant.
 
     Raises:
         DataError: a gain is no whole number, which this format has no place for.
@@ -126,8 +126,8 @@ def write_qrels(pool: Pool, path: Path) -> Path:
     return path
 
 
-def mteb_result(task: Task, results: dict[str, Any], retriever: str, seconds: float) -> dict[str, Any]:
-    """One run as mteb writes a task's result."""
+def convert_to_mteb(task: Task, results: dict[str, Any], retriever: str, seconds: float) -> dict[str, Any]:
+    """Convert one run to the format in which mteb writes a task's result."""
     values, pool = results[retriever], results["pool"]
     scores: dict[str, Any] = {}
     for name, value in values.items():
@@ -146,8 +146,8 @@ def mteb_result(task: Task, results: dict[str, Any], retriever: str, seconds: fl
     }
 
 
-def clip_benchmark_rows(retrieval: dict[str, Any], model: str) -> list[dict[str, Any]]:
-    """A row for each retriever of both caption tasks, under CLIP_benchmark's names."""
+def build_clip_benchmark_rows(retrieval: dict[str, Any], model: str) -> list[dict[str, Any]]:
+    """Build a row for each retriever of both caption tasks, under CLIP_benchmark's names."""
     tasks = [task for task in DIRECTIONS if task in retrieval]
     if len(tasks) < len(DIRECTIONS):
         return []

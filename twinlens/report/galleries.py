@@ -14,15 +14,15 @@ import polars as pl
 from twinlens.config.params import ReportParams
 from twinlens.core.shards import iter_pixels
 from twinlens.evaluation.pool import Pool
-from twinlens.images.thumbnails import thumbnail
+from twinlens.images.thumbnails import make_thumbnail
 from twinlens.retrieval.runs import read_run
 
 KINDS = ("best", "typical", "worst")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What is known of one picture, besides its pixels."""
+class GalleryPicture:
+    """Record of one picture, besides its pixels."""
 
     image_id: str
     labels: str
@@ -31,13 +31,13 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundItem:
     """One item of a list."""
 
     rank: int
     score: float
     hit: bool
-    picture: Picture
+    picture: GalleryPicture
     text: str = ""  # of the caption, where captions are searched
 
 
@@ -46,12 +46,12 @@ class Example:
     """One query and what it found."""
 
     query_id: str
-    picture: Picture  # what it shows, or describes
+    picture: GalleryPicture  # what it shows, or describes
     text: str  # of the caption, or the class, that is searched by; empty where the picture searches
     value: float
     first_hit: int
     relevant: int
-    found: list[Found]
+    found: list[FoundItem]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Gallery:
 class Album:
     """Captions and labels of every picture of the pool, by image id; texts of captions, by caption id."""
 
-    pictures: dict[str, Picture]
+    pictures: dict[str, GalleryPicture]
     texts: dict[str, str]
     image_of: dict[str, str]  # of a caption
 
@@ -85,19 +85,19 @@ class Album:
             human.setdefault(image_id, []).append(text)
         machine = dict(generated.select("image_id", "text").iter_rows())
         pictures = {
-            image_id: Picture(image_id, ", ".join(labels), human.get(image_id, []), machine.get(image_id, ""))
+            image_id: GalleryPicture(image_id, ", ".join(labels), human.get(image_id, []), machine.get(image_id, ""))
             for image_id, labels in images.select("image_id", "labels").iter_rows()
         }
         texts = dict(captions.select("caption_id", "text").iter_rows())
         return cls(pictures, texts, dict(captions.select("caption_id", "image_id").iter_rows()))
 
-    def picture(self, key: str) -> Picture:
-        """By the id of a picture or of one of its captions."""
+    def picture(self, key: str) -> GalleryPicture:
+        """Look up a picture by its id or the id of one of its captions."""
         return self.pictures[self.image_of.get(key, key)]
 
 
-def choose(values: pl.DataFrame, measure: str, count: int) -> dict[str, list[int]]:
-    """Rows of the best, typical and worst queries.
+def choose_examples(values: pl.DataFrame, measure: str, count: int) -> dict[str, list[int]]:
+    """Choose the rows of the best, typical and worst queries.
 
     Best and worst are by the measure, then by the rank of the first hit; typical ones have the measure and
     the rank nearest to the median query's. Among equals the choice is by a digest of the id, so that it is
@@ -118,19 +118,21 @@ def choose(values: pl.DataFrame, measure: str, count: int) -> dict[str, list[int
     return {kind: orders[kind]["row"].head(count).to_list() for kind in KINDS}
 
 
-def make(pool: Pool, retriever: str, values: pl.DataFrame, album: Album, measure: str, params: ReportParams) -> Gallery:
-    """The gallery of one run; `values` are its queries' measures."""
-    chosen = choose(values, measure, params.queries)
+def make_gallery(
+    pool: Pool, retriever: str, values: pl.DataFrame, album: Album, measure: str, params: ReportParams
+) -> Gallery:
+    """Make the gallery of one run; `values` are its queries' measures."""
+    chosen = choose_examples(values, measure, params.queries)
     wanted = sorted({row for rows in chosen.values() for row in rows})
     queries, items = pool.queries["query_id"].to_list(), pool.items["item_id"].to_list()
     words = [text or album.texts.get(name, "") for name, text in pool.queries.select("query_id", "text").iter_rows()]
-    lists: dict[int, list[Found]] = {}
+    lists: dict[int, list[FoundItem]] = {}
     for first, rows, scores in read_run(pool.folder / "runs" / f"{retriever}.parquet", queries, items):
         for row in (row for row in wanted if first <= row < first + len(rows)):
             top, of_top = rows[row - first, : params.found], scores[row - first, : params.found]
             hits = pool.task.qrels.gains(row, top[None])[0] > 0
             lists[row] = [
-                Found(n + 1, float(score), bool(hit), album.picture(items[item]), album.texts.get(items[item], ""))
+                FoundItem(n + 1, float(score), bool(hit), album.picture(items[item]), album.texts.get(items[item], ""))
                 for n, (item, score, hit) in enumerate(zip(top, of_top, hits, strict=True))
             ]
     examples = {
@@ -151,10 +153,10 @@ def make(pool: Pool, retriever: str, values: pl.DataFrame, album: Album, measure
     return Gallery(pool.name, retriever, examples)
 
 
-def thumbnails(image_ids: Iterable[str], groups: pl.DataFrame, shards: Path, side_px: int) -> dict[str, str]:
-    """Small JPEGs as data URIs, by image id."""
+def make_thumbnails(image_ids: Iterable[str], groups: pl.DataFrame, shards: Path, side_px: int) -> dict[str, str]:
+    """Make small JPEGs as data URIs, by image id."""
     wanted = groups.filter(pl.col("image_id").is_in(sorted(set(image_ids)))).sort("shard", "row")
     return {
-        image_id: "data:image/jpeg;base64," + base64.b64encode(thumbnail(jpeg, side_px)).decode("ascii")
+        image_id: "data:image/jpeg;base64," + base64.b64encode(make_thumbnail(jpeg, side_px)).decode("ascii")
         for image_id, jpeg in iter_pixels(shards, wanted)
     }

@@ -1,4 +1,4 @@
-"""Where errors come from: of the queries whose first item is wrong, what that item was."""
+"""Error analysis: the kind of wrong first item of every query that has one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 from jaxtyping import Bool, Int
 
 from twinlens.evaluation.pool import Pool
-from twinlens.report.galleries import Album, Picture
+from twinlens.report.galleries import Album, GalleryPicture
 from twinlens.retrieval.runs import read_run
 from twinlens.tasks.inputs import GENERATED as GENERATED_TEXTS
 
@@ -58,8 +58,8 @@ class Copies:
         same = duplicates.filter(pl.col("kind") == "exact").select("image_id", "other_id").rows()
         return cls(_linked(same), _linked(pairs))
 
-    def of_one(self, image_id: str, right: Sequence[str]) -> tuple[bool, bool]:
-        """Whether a picture is an exact copy of one of those that are right, and a near one."""
+    def find_copy_kinds(self, image_id: str, right: Sequence[str]) -> tuple[bool, bool]:
+        """Tell whether a picture is an exact copy of one of those that are right, and whether a near one."""
         sets = (self.exact, self.near)
         exact, near = (image_id in of and of[image_id] in {of.get(other) for other in right} for of in sets)
         return exact, near
@@ -76,10 +76,10 @@ class Mistakes:
     causes: dict[str, int]
 
 
-def of_run(
+def count_mistakes(
     pool: Pool, retriever: str, values: pl.DataFrame, album: Album, copies: Copies, parts: Mapping[str, str]
 ) -> Mistakes:
-    """Sort out the wrong first items of a run.
+    """Count the wrong first items of a run by cause.
 
     Args:
         pool: of the task.
@@ -106,7 +106,7 @@ def of_run(
         exact = near = False
         if got.image_id in copies.near:
             right = [own[row], *(image_ids[other] for other in qrels.relevant_rows(int(row)))]
-            exact, near = copies.of_one(got.image_id, right)
+            exact, near = copies.find_copy_kinds(got.image_id, right)
         causes.update(_kinds(asked, got))
         true = {
             DISTRACTOR: not judged[item],
@@ -120,24 +120,24 @@ def of_run(
         }
         causes.update(cause for cause, holds in true.items() if holds)
         if got.image_id in parts:
-            causes[from_part(parts[got.image_id])] += 1
+            causes[name_part_cause(parts[got.image_id])] += 1
     return Mistakes(pool.name, retriever, len(queries), len(wrong), dict(causes))
 
 
-def from_part(part: str) -> str:
-    """The cause that a part of a composed dataset is."""
+def name_part_cause(part: str) -> str:
+    """Name the cause that a part of a composed dataset is."""
     return f"comes from the part {part}"
 
 
-def listed(runs: Sequence[Mistakes], parts: Mapping[str, str]) -> list[str]:
-    """The causes that any of these runs has, in their order, parts after distractors."""
-    named = [from_part(part) for part in sorted(set(parts.values()))]
+def list_causes(runs: Sequence[Mistakes], parts: Mapping[str, str]) -> list[str]:
+    """List the causes that any of these runs has, in their order, parts after distractors."""
+    named = [name_part_cause(part) for part in sorted(set(parts.values()))]
     place = CAUSES.index(DISTRACTOR) + 1
     return [c for c in (*CAUSES[:place], *named, *CAUSES[place:]) if any(run.causes.get(c) for run in runs)]
 
 
-def _kinds(asked: Picture, got: Picture) -> list[str]:
-    """What both pictures' labels have in common; nothing is said of pictures without labels."""
+def _kinds(asked: GalleryPicture, got: GalleryPicture) -> list[str]:
+    """Compare both pictures' labels; nothing is said of pictures without labels."""
     wanted, shown = ({name for name in picture.labels.split(", ") if name} for picture in (asked, got))
     if not wanted or not shown:
         return []

@@ -1,4 +1,4 @@
-"""The page: everything the pipeline knows of one experiment, gathered and rendered."""
+"""The report page: everything the pipeline knows of one experiment, gathered and rendered."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from twinlens.evaluation.measures import MAIN, drawn, headline
 from twinlens.evaluation.pool import Pool
 from twinlens.report import charts, galleries, mistakes
 from twinlens.report.charts import Bar, Series
-from twinlens.report.published import beside
-from twinlens.report.summary import shown as those_in
-from twinlens.report.templates import template
-from twinlens.retrieval.checks import listed
+from twinlens.report.published import select_published
+from twinlens.report.summary import select_shown as those_in
+from twinlens.report.templates import load_template
+from twinlens.retrieval.checks import read_warnings
 
 LIBRARIES = (
     "dvc",
@@ -38,8 +38,8 @@ CATEGORIES = 40  # at most, the most frequent
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What the report reads, as the stages left it."""
+class ReportData:
+    """Data of the report, as the stages left them."""
 
     names: dict[str, str]  # dataset, model, captioner
     cards: dict[str, dict[str, Any]]
@@ -63,54 +63,54 @@ class Sources:
         return max(int(name.rpartition("_")[2]) for name in first[self.pools[0].retrievers[0]] if "_at_" in name)
 
 
-def render(sources: Sources, shown: list[galleries.Gallery], thumbnails: dict[str, str]) -> str:
-    """The page as HTML; everything that comes from data is escaped."""
-    numbers = numbering(sources)
+def render(sources: ReportData, shown: list[galleries.Gallery], thumbnails: dict[str, str]) -> str:
+    """Render the page as HTML; everything that comes from data is escaped."""
+    numbers = number_retrievers(sources)
     copies = mistakes.Copies.of(sources.duplicates)
     order = [pool.name for pool in sources.pools]
-    tasks = [task_section(sources, pool, numbers) for pool in sources.pools]
+    tasks = [build_task_section(sources, pool, numbers) for pool in sources.pools]
     wrong = {
         pool.name: [
-            mistakes.of_run(pool, name, sources.values[pool.name, name], sources.album, copies, sources.parts)
+            mistakes.count_mistakes(pool, name, sources.values[pool.name, name], sources.album, copies, sources.parts)
             for name in pool.retrievers
         ]
         for pool in sources.pools
     }
-    return template("page.html.j2").render(
+    return load_template("page.html.j2").render(
         names=sources.names,
         cards={kind: json.dumps(card, indent=2, ensure_ascii=False) for kind, card in sources.cards.items()},
         k=sources.k,
         main=MAIN.title,
-        gates=listed(sources.metrics["gates"]),
+        gates=read_warnings(sources.metrics["gates"]),
         tasks=tasks,
-        legend=[(name, charts.marker(number, 9, 8, 5)) for name, number in numbers.items()],
+        legend=[(name, charts.draw_marker(number, 9, 8, 5)) for name, number in numbers.items()],
         costs=sources.metrics["cost"],
         captions=sources.metrics["captions"],
         mistakes=wrong,
-        causes={task: mistakes.listed(runs, sources.parts) for task, runs in wrong.items()},
-        approximate=approximate_section(sources.approximate),
-        published=beside(sources.names, sources.metrics),
+        causes={task: mistakes.list_causes(runs, sources.parts) for task, runs in wrong.items()},
+        approximate=build_approximate_section(sources.approximate),
+        published=select_published(sources.names, sources.metrics),
         galleries=sorted(shown, key=lambda g: (order.index(g.task), -_main(sources, g.task, g.retriever))),
         thumbnails=thumbnails,
-        facts=dataset_facts(sources),
+        facts=gather_dataset_facts(sources),
         categories=sources.described["categories"],
-        versions=versions(),
+        versions=list_versions(),
         level=next(iter(sources.metrics["intervals"].values()))["pool"]["level"],
     )
 
 
-def numbering(sources: Sources) -> dict[str, int]:
-    """One colour, marker and dash for each retriever, the same all over the page."""
+def number_retrievers(sources: ReportData) -> dict[str, int]:
+    """Number the retrievers: one colour, marker and dash for each, the same all over the page."""
     fed = {name: len(pool.told(name)["inputs"]) for pool in sources.pools for name in pool.retrievers}
     return {name: number for number, name in enumerate(sorted(fed, key=lambda name: (fed[name] > 1, name)))}
 
 
-def _main(sources: Sources, task: str, retriever: str) -> float:
+def _main(sources: ReportData, task: str, retriever: str) -> float:
     return float(sources.metrics["retrieval"][task][retriever][MAIN.at(sources.k)])
 
 
-def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[str, Any]:
-    """Tables and charts of one task, best retriever first."""
+def build_task_section(sources: ReportData, pool: Pool, numbers: dict[str, int]) -> dict[str, Any]:
+    """Build tables and charts of one task, best retriever first."""
     k, results = sources.k, sources.metrics["retrieval"][pool.name]
     intervals = sources.metrics["intervals"][pool.name]
     best_first = sorted(pool.retrievers, key=lambda name: -_main(sources, pool.name, name))
@@ -148,7 +148,7 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
         Series(row["retriever"], numbers[row["retriever"]], [(row["ms_per_picture"], row[MAIN.name])])
         for row in of_cost.iter_rows(named=True)
     ]
-    efficient = charts.frontier([s.points[0] for s in points if s.points[0][0] > 0])
+    efficient = charts.find_frontier([s.points[0] for s in points if s.points[0][0] > 0])
     return {
         "name": pool.name,
         "title": pool.task.about.title,
@@ -158,7 +158,7 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
         "rows": [
             {
                 "retriever": name,
-                "marker": charts.marker(numbers[name], 9, 8, 5),
+                "marker": charts.draw_marker(numbers[name], 9, 8, 5),
                 "cells": [(results[name][m], intervals[name][m], m) for m in measures],
             }
             for name in best_first
@@ -166,18 +166,18 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
         "forests": [
             (
                 m.title,
-                charts.forest(
+                charts.draw_forest(
                     bars(m.at(k)), f"{pool.name}: {m.title} at {k}", results["pool"].get(f"chance_{m.at(k)}")
                 ),
             )
             for m in drawn()
         ],
         "curves": [
-            (m.title, charts.lines(curves(m.name), "k", f"{m.title} at k", f"{pool.name}: {m.title} against k"))
+            (m.title, charts.draw_lines(curves(m.name), "k", f"{m.title} at k", f"{pool.name}: {m.title} against k"))
             for m in drawn()
         ],
         "distractors": most,
-        "among": charts.lines(
+        "among": charts.draw_lines(
             among,
             "distractors in the pool",
             f"hit at {k}",
@@ -186,14 +186,14 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
         )
         if most
         else "",
-        "cost": charts.scatter(
+        "cost": charts.draw_scatter(
             points,
             "milliseconds to put one picture into the index",
             f"{MAIN.title} at {k}",
             f"{pool.name}: quality against cost",
         ),
         "efficient": [s.name for s in points if s.points[0] in efficient],
-        "categories": categories(sources, pool, best_first),
+        "categories": average_by_category(sources, pool, best_first),
         "retrievers": best_first,
         "weights": [
             (name, results[name]["image_weight"], results[name]["validation_queries"])
@@ -203,20 +203,20 @@ def task_section(sources: Sources, pool: Pool, numbers: dict[str, int]) -> dict[
     }
 
 
-def approximate_section(settings: pl.DataFrame) -> dict[str, Any]:
-    """Table and chart of what approximate search misses of the exact, and what time it saves."""
+def build_approximate_section(settings: pl.DataFrame) -> dict[str, Any]:
+    """Build table and chart of what approximate search misses of the exact, and what time it saves."""
     rows = list(settings.iter_rows(named=True))
     points = [Series(row["setting"], n, [(row["ms_per_query"], row["recall"])]) for n, row in enumerate(rows)]
     return {
-        "rows": [row | {"marker": charts.marker(n, 9, 8, 5)} for n, row in enumerate(rows)],
-        "chart": charts.scatter(
+        "rows": [row | {"marker": charts.draw_marker(n, 9, 8, 5)} for n, row in enumerate(rows)],
+        "chart": charts.draw_scatter(
             points, "milliseconds of one query", "recall of the exact neighbours", "approximate search: recall, latency"
         ),
     }
 
 
-def categories(sources: Sources, pool: Pool, retrievers: list[str]) -> list[dict[str, Any]]:
-    """Mean of the main measure over the queries whose picture shows a kind of object, the most frequent kinds first."""
+def average_by_category(sources: ReportData, pool: Pool, retrievers: list[str]) -> list[dict[str, Any]]:
+    """Average the main measure over the queries whose picture shows a kind of object, most frequent kinds first."""
     measure = MAIN.at(sources.k)
     labels = {image_id: picture.labels for image_id, picture in sources.album.pictures.items()}
     columns = {name: sources.values[pool.name, name][measure] for name in retrievers}
@@ -238,8 +238,8 @@ def categories(sources: Sources, pool: Pool, retrievers: list[str]) -> list[dict
     ]
 
 
-def dataset_facts(sources: Sources) -> list[tuple[str, str]]:
-    """What the numbers are about: the dataset's card in figures, and what the pool's captions are like."""
+def gather_dataset_facts(sources: ReportData) -> list[tuple[str, str]]:
+    """Facts about the numbers' dataset: its card in figures, and what the pool's captions are like."""
     card, album, pool = sources.described, sources.album, sources.groups.filter("in_pool")
     pictures, captions, copies = card["pictures"], card["captions"], card["duplicates"]
     human = [text for image_id in set(pool["image_id"]) for text in album.pictures[image_id].human]
@@ -272,8 +272,8 @@ def _counts(counts: dict[str, int]) -> str:
     return "; ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
 
 
-def versions() -> list[tuple[str, str]]:
-    """The libraries and the machine that made the report."""
+def list_versions() -> list[tuple[str, str]]:
+    """List the libraries and the machine that made the report."""
     found = [("twinlens", __version__), ("Python", platform.python_version())]
     for name in LIBRARIES:
         try:

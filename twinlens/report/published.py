@@ -1,4 +1,4 @@
-"""What source projects published, beside ours: only where dataset, model and captioner are the same."""
+"""Published figures of source projects beside ours: only where dataset, model and captioner are the same."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Figure:
         return self.ours - self.published
 
 
-def read() -> list[dict[str, Any]]:
-    """The sources, each with its figures, as `published.yaml` has them."""
+def read_published() -> list[dict[str, Any]]:
+    """Read the sources, each with its figures, from `published.yaml`."""
     found: list[dict[str, Any]] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     return found
 
 
-def beside(names: dict[str, str], metrics: dict[str, Any]) -> list[Figure]:
-    """The published figures that are about what was measured here.
+def select_published(names: dict[str, str], metrics: dict[str, Any]) -> list[Figure]:
+    """Select the published figures that are about what was measured here.
 
     Args:
         names: the dataset, model and captioner measured.
@@ -46,7 +46,7 @@ def beside(names: dict[str, str], metrics: dict[str, Any]) -> list[Figure]:
     """
     return [
         Figure(source["title"], source["where"], source["task"], figure["retriever"], measure, value, ours, why)
-        for source in read()
+        for source in read_published()
         if source["dataset"] == names["dataset"] and source["file"] is not None
         for figure, ours_of, why in _matching(source, names, metrics)
         for measure, value in zip(source["measures"], figure["values"], strict=True)

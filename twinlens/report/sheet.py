@@ -1,15 +1,15 @@
-"""A contact sheet: what a search found, as one page that opens without a network."""
+"""Contact sheet: the results of a search as one page that opens without a network."""
 
 from __future__ import annotations
 
 import base64
 
 from twinlens.indexing.results import Results
-from twinlens.report.templates import template
+from twinlens.report.templates import load_template
 
 
 def render(asked: str, found: Results) -> str:
-    """The page as HTML, pictures included; everything that comes from data is escaped.
+    """Render the page as HTML, pictures included; everything that comes from data is escaped.
 
     Args:
         asked: the query in words, for the heading.
@@ -23,4 +23,4 @@ def render(asked: str, found: Results) -> str:
         }
         for hit in found.hits
     ]
-    return template("sheet.html.j2").render(asked=asked, found=found, pictures=pictures)
+    return load_template("sheet.html.j2").render(asked=asked, found=found, pictures=pictures)

@@ -1,4 +1,4 @@
-"""Results as tables: what the terminal, the README and the plots show."""
+"""Result tables of the terminal, the README and the plots."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from twinlens.evaluation.measures import MAIN, Measure, headline
 APART = ("image", "captions_joined", "caption_generated")  # what is fed by itself; the others are sums of these
 
 
-def results_table(retrieval: dict[str, Any], k: int) -> str:
-    """The headline measures of every task and retriever, as a Markdown table."""
-    measures = [measure.at(k) for measure in shown(headline(), retrieval, k)]
+def format_results_table(retrieval: dict[str, Any], k: int) -> str:
+    """Format the headline measures of every task and retriever as a Markdown table."""
+    measures = [measure.at(k) for measure in select_shown(headline(), retrieval, k)]
     rows = []
     for task, results in retrieval.items():
         for retriever, values in results.items():
             if retriever != "pool":
                 rows.append([task, retriever, *(f"{values[m]:.3f}" for m in measures), f"{values['median_rank']:g}"])
-    return markdown(["task", "searched by", *measures, "median_rank"], rows)
+    return format_markdown(["task", "searched by", *measures, "median_rank"], rows)
 
 
-def shown(measures: list[Measure], retrieval: dict[str, Any], k: int) -> list[Measure]:
-    """Those of the measures that all results have: results made before a measure was added lack it."""
+def select_shown(measures: list[Measure], retrieval: dict[str, Any], k: int) -> list[Measure]:
+    """Select the measures that all results have: results made before a measure was added lack it."""
     every = [v for values in retrieval.values() for name, v in values.items() if name != "pool"]
     return [measure for measure in measures if all(measure.at(k) in values for values in every)]
 
 
-def summary(retrieval: dict[str, Any], rows: list[dict[str, Any]], k: int) -> dict[str, Any]:
-    """The numbers to look at first: the main measure by task and retriever, and what the three kinds of vectors cost.
+def summarise_results(retrieval: dict[str, Any], rows: list[dict[str, Any]], k: int) -> dict[str, Any]:
+    """Summarise the numbers to look at first: main measure by task and retriever, cost of the three kinds of vectors.
 
     `dvc metrics diff` prints a line for each and `dvc exp show` a column: names are short, and all lines fit a screen.
     Every other measure is in metrics/retrieval.json.
@@ -40,8 +40,8 @@ def summary(retrieval: dict[str, Any], rows: list[dict[str, Any]], k: int) -> di
     return {MAIN.name: quality, "ms_per_picture": cost}
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table whose columns line up in a terminal too; numbers stand at the right."""
+def format_markdown(header: list[str], rows: list[list[str]]) -> str:
+    """Format a Markdown table whose columns line up in a terminal too; numbers stand at the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(header))]
 

@@ -9,8 +9,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 FOLDER = Path(__file__).parent
 
 
-def template(name: str, folder: Path = FOLDER) -> Template:
-    """A template of a folder, the report's if absent; the filter `plain` writes a key as words."""
+def load_template(name: str, folder: Path = FOLDER) -> Template:
+    """Load a template of a folder, the report's if absent; the filter `plain` writes a key as words."""
     environment = Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,

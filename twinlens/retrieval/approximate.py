@@ -1,4 +1,4 @@
-"""Approximate nearest neighbours of LanceDB against exact ones: what is missed, and what time that saves.
+"""Approximate (LanceDB) against exact nearest neighbours: recall missed, and time saved.
 
 Measures of retrievers come from exact search; this says what a user of an index would lose beside it.
 """
@@ -17,9 +17,9 @@ import pyarrow as pa
 from jaxtyping import Float32, Int
 
 from twinlens.config.params import ApproximateParams, IndexSetting
-from twinlens.core.errors import needing
-from twinlens.retrieval.exact import nearest
-from twinlens.retrieval.scores import exact_scores
+from twinlens.core.errors import require_extra
+from twinlens.retrieval.exact import find_nearest
+from twinlens.retrieval.scores import compute_exact_scores
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -33,8 +33,8 @@ Rows = Float32[np.ndarray, "rows dim"]
 Search = Callable[[Float32[np.ndarray, " dim"]], Int[np.ndarray, " k"]]
 
 
-def measure(queries: Rows, items: Rows, params: ApproximateParams) -> list[dict[str, Any]]:
-    """A row a setting: recall of the true `k` best, median milliseconds of one query, the index's price.
+def measure_settings(queries: Rows, items: Rows, params: ApproximateParams) -> list[dict[str, Any]]:
+    """Measure each setting, one row each: recall of the true `k` best, median milliseconds of one query, index price.
 
     The first two rows are exact: a product by numpy with everything in memory, and LanceDB without an
     index. An item counts as found if it scores at least as much as the k-th best, so that equal
@@ -48,17 +48,18 @@ def measure(queries: Rows, items: Rows, params: ApproximateParams) -> list[dict[
     Raises:
         ExtraError: LanceDB is not installed.
     """
-    with needing("ann", "the stage `approximate`"):
+    with require_extra("ann", "the stage `approximate`"):
         import lancedb
     chosen = np.unique(np.linspace(0, len(queries) - 1, min(params.queries, len(queries))).astype(int))
     asked, items = np.ascontiguousarray(queries[chosen]), np.ascontiguousarray(items)
     k = min(params.k, len(items))
-    worst = np.concatenate([found.scores[:, -1] for found in nearest(asked, items, k)])  # of the true k best
+    worst = np.concatenate([found.scores[:, -1] for found in find_nearest(asked, items, k)])  # of the true k best
 
     def row(name: str, search: Search, build_s: float = 0.0, index_bytes: int = 0) -> dict[str, Any]:
         found, milliseconds = _timed(search, asked)
         good = sum(
-            int((exact_scores(asked[q : q + 1], items, rows[None]) >= worst[q]).sum()) for q, rows in enumerate(found)
+            int((compute_exact_scores(asked[q : q + 1], items, rows[None]) >= worst[q]).sum())
+            for q, rows in enumerate(found)
         )
         figures = (good / (k * len(asked)), milliseconds, build_s, index_bytes / 1e6)
         return {"setting": name} | dict(zip(COLUMNS[1:], (round(figure, 4) for figure in figures), strict=True))

@@ -1,4 +1,4 @@
-"""Retrievers and rerankers: what they are given, what they make, and what is told of them."""
+"""Retrievers and rerankers: their inputs, their outputs, and the description of their runs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from twinlens.tasks.inputs import GENERATED
 
 
 class Scorer(Protocol):
-    """Scores of the queries of a task with all of its items, a block of queries at a time."""
+    """Score source: scores of the queries of a task with all of its items, a block of queries at a time."""
 
     def __len__(self) -> int:
-        """How many queries there are."""
+        """Number of queries."""
         ...
 
     def block(self, start: int, stop: int) -> Block:
@@ -50,7 +50,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Validation:
-    """Captions and pictures outside the pool, on which a weight may be chosen."""
+    """Validation captions and pictures outside the pool, on which a weight may be chosen."""
 
     pixels: Dense  # captions and pictures
     texts: Mapping[str, pl.DataFrame]  # CAPTIONS, and GENERATED where there is a captioner
@@ -59,7 +59,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a model can search: vectors and texts by the names of their inputs."""
+    """Searchable content of a model: vectors and texts by the names of their inputs."""
 
     vectors: Mapping[str, Vectors]
     texts: Mapping[str, pl.DataFrame]  # `id`, `image_id`, `text`
@@ -81,7 +81,7 @@ class Retriever:
     published: bool = False  # whether it belongs to the protocol of a source, beside the task
 
     def told(self, scorer: Scorer) -> dict[str, Any]:
-        """What a run means, for whoever reads it."""
+        """Meaning of a run, for its readers."""
         return {
             "inputs": list(self.inputs),
             "costs": list(self.costs),
@@ -92,7 +92,7 @@ class Retriever:
 
 
 class Reranker(Protocol):
-    """Scores the best items of a run anew."""
+    """Second-stage ranker: scores the best items of a run anew."""
 
     name: str  # its run is called `<retriever>_<name>`
     retriever: str  # whose best items it takes

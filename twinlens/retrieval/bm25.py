@@ -46,7 +46,7 @@ class Bm25:
     def scores(
         self, queries: sparse.csr_array, own_rows: Int[np.ndarray, " queries"] | None = None
     ) -> Float32[np.ndarray, "queries documents"]:
-        """Scores of all documents, 0 where no word is shared.
+        """Compute the scores of all documents, 0 where no word is shared.
 
         Args:
             queries: of `queries`.
@@ -79,7 +79,7 @@ class Bm25:
 
     @cached_property
     def weights(self) -> sparse.csr_array:
-        """What each word (columns) of each document (rows) adds to the score of a query that has it once."""
+        """Contribution of each word (columns) of each document (rows) to the score of a query that has it once."""
         weights = self.counts.copy()
         of_entry = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
         weights.data = self._saturated(weights.data, self._lengths[of_entry]) * self._idf[weights.indices]

@@ -1,4 +1,4 @@
-"""Retrievers of category search: a class is searched for by its name, by exemplar pictures, or by both.
+"""Retrievers of category search: by a class's name, by exemplar pictures, or by both.
 
 | searched by | the query's vector |
 |---|---|
@@ -43,7 +43,7 @@ Matrix = Float64[np.ndarray, "rows dim"]
 
 
 def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
-    """Those that there are vectors for, of a task whose queries show pictures of a class."""
+    """List the retrievers that there are vectors for, of a task whose queries show pictures of a class."""
     if task.shown is None or IMAGES not in corpus.vectors:
         return []
     published = task.about.published_of is not None
@@ -66,7 +66,7 @@ class _Side:
     card: CategoryCard
 
     def ways(self) -> dict[str, Callable[[], Matrix]]:
-        """How each retriever makes its queries: those that there are vectors for."""
+        """Makers of each retriever's queries, where there are vectors for them."""
         card, text, apart = self.card, CLASSES in self.vectors, len(self.negatives) > 1
         lambda_svm = 1.0 / (2.0 * card.svm_c)
         centres = self.examples.centres()[0]
@@ -75,7 +75,7 @@ class _Side:
             "exemplar": (True, lambda: centres),
             "exemplar_and_text": (
                 text,
-                lambda: exemplar.weighted_sum(centres, self.texts, card.image_weight),
+                lambda: exemplar.combine_unit_vectors(centres, self.texts, card.image_weight),
             ),
             "rocchio": (
                 apart,
@@ -93,7 +93,7 @@ class _Side:
 
         def scorer() -> Dense:
             longest = np.linalg.norm(self.items, axis=1).max()
-            return Dense(exemplar.unit(make()).astype(np.float32), (self.items / longest).astype(np.float32))
+            return Dense(exemplar.scale_to_unit(make()).astype(np.float32), (self.items / longest).astype(np.float32))
 
         return scorer
 
@@ -112,7 +112,7 @@ class _Side:
     def _fitted(self, lambda_w: float, lambda_q: float) -> Matrix:
         texts = self.texts if lambda_q else None
         # A query or two that crawl must not cost the run: they search from where they came to, and are counted.
-        fitted = exemplar.fit(
+        fitted = exemplar.fit_svms(
             self.examples,
             self.negatives,
             lambda_w=lambda_w,
@@ -129,12 +129,12 @@ class _Side:
 
     @cached_property
     def examples(self) -> exemplar.Examples:
-        """Of every query."""
+        """Examples of every query."""
         return exemplar.Examples.of([self._pictures(own) for own in self.shown])
 
     @cached_property
     def items(self) -> Matrix:
-        """What is ranked."""
+        """Vectors that are ranked."""
         return self._pictures(self.task.item_ids)
 
     @cached_property
@@ -147,7 +147,7 @@ class _Side:
 
     @cached_property
     def negatives(self) -> Matrix:
-        """What all queries are told apart from."""
+        """Negatives shared by all queries."""
         if self.card.negatives_from == "outside":
             if NEGATIVES not in self.vectors:
                 return np.zeros((0, self.items.shape[1]))
@@ -166,7 +166,7 @@ class _Side:
 
     @cached_property
     def _columns(self) -> Float64[np.ndarray, " dim"]:
-        """What the columns are divided by: 1, or their norms over all pictures that take part."""
+        """Divisors of the columns: 1, or their norms over all pictures that take part."""
         dim = self.vectors[IMAGES].rows.shape[1]
         if self.card.scaling == "rows":
             return np.ones(dim)

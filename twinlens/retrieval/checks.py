@@ -26,7 +26,7 @@ SAME = 1e-6  # equal texts in batches of other lengths differ by so much in a co
 
 @dataclass
 class Gates:
-    """What was found so far; `check` raises or warns as the parameters say."""
+    """Warnings so far; `check` raises or warns as the parameters say."""
 
     params: GateParams
     found: list[dict[str, str]] = field(default_factory=list)
@@ -53,30 +53,30 @@ class Gates:
 
     def add(self, path: Path) -> None:
         """Take over the warnings of an earlier stage."""
-        self.found += listed(json.loads(path.read_text(encoding="utf-8")))
+        self.found += read_warnings(json.loads(path.read_text(encoding="utf-8")))
 
 
-def listed(written: dict[str, Any]) -> list[dict[str, str]]:
-    """The warnings that a file of them holds, one by one."""
+def read_warnings(written: dict[str, Any]) -> list[dict[str, str]]:
+    """Read the warnings of a file, one by one."""
     return [{"gate": gate, "trouble": trouble} for gate, troubles in written["found"].items() for trouble in troubles]
 
 
-def not_finite(rows: Rows, ids: Sequence[str], source: str) -> str | None:
-    """NaN or infinity in a vector."""
+def detect_not_finite(rows: Rows, ids: Sequence[str], source: str) -> str | None:
+    """Find NaN or infinity in a vector."""
     bad = [start + np.flatnonzero(~np.isfinite(block).all(axis=1)) for start, block in _blocks(rows)]
     return _named(np.concatenate(bad), ids, f"{source}: %d of {len(rows):,} vectors are NaN or infinite")
 
 
-def not_unit(rows: Rows, ids: Sequence[str], source: str) -> str | None:
-    """Rows that are not of unit length: inner products are then no cosines (NaN is `not_finite`'s)."""
+def detect_not_unit(rows: Rows, ids: Sequence[str], source: str) -> str | None:
+    """Find rows that are not of unit length: inner products are then no cosines (NaN is `detect_not_finite`'s)."""
     lengths = np.concatenate([np.linalg.norm(block, axis=1) for _, block in _blocks(rows)] or [np.zeros(0)])
     bad = np.flatnonzero(np.abs(lengths - 1.0) >= UNIT)
     first = f", the first {lengths[bad[0]]:.4g}" if len(bad) else ""
     return _named(bad, ids, f"{source}: %d of {len(rows):,} vectors are not of unit length{first}")
 
 
-def repeated(rows: Rows, contents: int, source: str, max_share: float) -> str | None:
-    """The same vector for different pictures or texts.
+def detect_repeated(rows: Rows, contents: int, source: str, max_share: float) -> str | None:
+    """Find the same vector for different pictures or texts.
 
     Args:
         rows: of one source.
@@ -98,7 +98,7 @@ def repeated(rows: Rows, contents: int, source: str, max_share: float) -> str | 
 
 @dataclass
 class Ties:
-    """Counts queries whose scores cannot tell items apart, though their vectors differ; blocks are added in turn."""
+    """Counter of queries whose scores cannot tell items apart, though their vectors differ; fed block by block."""
 
     queries: int = 0
     constant: int = 0  # all items have one score
@@ -144,12 +144,12 @@ class Ties:
         return None
 
 
-class Source(Protocol):
+class StoredVectors(Protocol):
     """Stored vectors of one source."""
 
     @property
     def ids(self) -> list[str]:
-        """One a row."""
+        """Ids, one per row."""
         ...
 
     @property
@@ -158,7 +158,7 @@ class Source(Protocol):
         ...
 
 
-def check_probe(gates: Gates, name: str, probe: Probe, sources: Mapping[str, Source]) -> None:
+def check_probe(gates: Gates, name: str, probe: Probe, sources: Mapping[str, StoredVectors]) -> None:
     """Hold the stored vectors of a source against its probes.
 
     Args:
@@ -177,12 +177,16 @@ def check_probe(gates: Gates, name: str, probe: Probe, sources: Mapping[str, Sou
         return
     stored = np.asarray(mine.rows[[row_of[own] for own in probe.ids]])
     fits = stored.shape[1] == probe.alone.shape[1]
-    wrong = np.flatnonzero(cosines(stored, probe.alone) < 1 - probe.tolerance) if fits else np.arange(len(probe.ids))
+    wrong = (
+        np.flatnonzero(compute_cosines(stored, probe.alone) < 1 - probe.tolerance)
+        if fits
+        else np.arange(len(probe.ids))
+    )
     if len(wrong):
         gate, trouble = _diagnose(name, probe, wrong, sources, row_of)
         gates.check(gate, trouble)
     if len(probe.beside):
-        moved = np.flatnonzero(cosines(probe.alone, probe.beside) < 1 - probe.tolerance)
+        moved = np.flatnonzero(compute_cosines(probe.alone, probe.beside) < 1 - probe.tolerance)
         if len(moved):
             gates.check("text_input", f"{name}: {_share(moved, probe)} change beside a longer one: padding is read")
     if probe.last_word < 1e-9:  # NaN is not less
@@ -193,16 +197,20 @@ def check_probe(gates: Gates, name: str, probe: Probe, sources: Mapping[str, Sou
 
 
 def _diagnose(
-    name: str, probe: Probe, wrong: Int[np.ndarray, " wrong"], sources: Mapping[str, Source], row_of: dict[str, int]
+    name: str,
+    probe: Probe,
+    wrong: Int[np.ndarray, " wrong"],
+    sources: Mapping[str, StoredVectors],
+    row_of: dict[str, int],
 ) -> tuple[str, str]:
-    """Which gate, and why: the vector stands at another row, in another source, or nowhere."""
+    """Diagnose the gate and the reason: the vector stands at another row, in another source, or nowhere."""
     vector = probe.alone[wrong[0]][None]
     for other in sorted(sources, key=lambda source: source != name):  # its own first
         rows = sources[other].rows
         if rows.shape[1] != vector.shape[1]:
             continue
         nearest = int(np.argmax(rows @ vector[0]))
-        if cosines(np.asarray(rows[nearest : nearest + 1]), vector)[0] < 1 - probe.tolerance:
+        if compute_cosines(np.asarray(rows[nearest : nearest + 1]), vector)[0] < 1 - probe.tolerance:
             continue
         own = probe.ids[wrong[0]]
         if other == name:
@@ -228,8 +236,8 @@ def _named(bad: Int[np.ndarray, " bad"], ids: Sequence[str], message: str) -> st
     return f"{message % len(bad)}: {', '.join(ids[row] for row in bad[:5])}"
 
 
-def cosines(left: Rows, right: Rows) -> Float64[np.ndarray, " rows"]:
-    """Cosine of each pair of rows."""
+def compute_cosines(left: Rows, right: Rows) -> Float64[np.ndarray, " rows"]:
+    """Compute the cosine of each pair of rows."""
     a, b = left.astype(np.float64), right.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)

@@ -1,4 +1,4 @@
-"""Retrievers by vectors.
+"""Dense retrievers: search by vectors.
 
 | category | queries | items | retrievers |
 |---|---|---|---|
@@ -25,8 +25,8 @@ from jaxtyping import Int
 from twinlens.config.params import Params
 from twinlens.core.vectors import Rows, Vectors
 from twinlens.retrieval.base import Corpus, Dense, Retriever, Scorer, costs_of
-from twinlens.retrieval.euclidean import as_inner_products
-from twinlens.retrieval.exemplar import weighted_sum
+from twinlens.retrieval.euclidean import convert_to_inner_products
+from twinlens.retrieval.exemplar import combine_unit_vectors
 from twinlens.retrieval.fusion import concatenate
 from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED
@@ -35,7 +35,7 @@ BOTH = "image_and_"
 
 
 def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
-    """Those that the vectors allow."""
+    """List the retrievers that the vectors allow."""
     about, weight = task.about, params.rank.image_weight
     if about.category == "i2i":
         return _among_themselves(task, corpus, weight, params.rank.seed)
@@ -62,14 +62,14 @@ def _among_themselves(task: Task, corpus: Corpus, image_weight: float, seed: int
     vectors, ids = corpus.vectors, task.item_ids
     words: dict[str, tuple[str, Callable[[], Rows]]] = {}
     if CAPTIONS in vectors:
-        words["captions_joined"] = JOINED, lambda: rows_of(vectors[JOINED], ids)
+        words["captions_joined"] = JOINED, lambda: take_rows(vectors[JOINED], ids)
         words["caption_random"] = CAPTIONS, lambda: _one_caption(vectors[CAPTIONS], ids, seed)
     if GENERATED in vectors:
-        words["caption_generated"] = GENERATED, lambda: rows_of(vectors[GENERATED], ids)
+        words["caption_generated"] = GENERATED, lambda: take_rows(vectors[GENERATED], ids)
     found = [_retriever(name, (fed,), _themselves(make)) for name, (fed, make) in words.items()]
     if IMAGES not in vectors:
         return found
-    alone = _retriever("image", (IMAGES,), _themselves(lambda: rows_of(vectors[IMAGES], ids)))
+    alone = _retriever("image", (IMAGES,), _themselves(lambda: take_rows(vectors[IMAGES], ids)))
     together = [
         _retriever(BOTH + name, (IMAGES, fed), _themselves(_with_pixels(vectors[IMAGES], make, ids, image_weight)))
         for name, (fed, make) in sorted(words.items())
@@ -87,11 +87,11 @@ def _themselves(make: Callable[[], Rows]) -> Callable[[], Dense]:
 
 
 def _with_pixels(images: Vectors, words: Callable[[], Rows], ids: list[str], image_weight: float) -> Callable[[], Rows]:
-    return lambda: concatenate(rows_of(images, ids), words(), image_weight)
+    return lambda: concatenate(take_rows(images, ids), words(), image_weight)
 
 
 def _one_caption(source: Vectors, ids: list[str], seed: int) -> Rows:
-    return np.asarray(source.rows[one_caption_each(source.image_ids, ids, seed)])
+    return np.asarray(source.rows[draw_one_caption_each(source.image_ids, ids, seed)])
 
 
 # ----------------------------------------------------------------- texts and pictures
@@ -113,12 +113,12 @@ class _Sides:
         return OTHER_WAY if self.turned else ""
 
     def scorer(self, texts: Rows, pictures: Rows) -> Dense:
-        """Of the vectors of both."""
+        """Score by the vectors of both sides."""
         return Dense(pictures, texts) if self.turned else Dense(texts, pictures)
 
     def rows(self, name: str, suffix: str) -> Rows:
         """The vectors of one side, with a suffix where there are such."""
-        return rows_of(self._of(name, suffix), self._ids(name))
+        return take_rows(self._of(name, suffix), self._ids(name))
 
     def against(self, fed: str, suffix: str | None = None) -> Dense:
         """Texts and what pictures are fed as."""
@@ -132,9 +132,9 @@ class _Sides:
         return self.scorer(concatenate(texts, texts, image_weight), pictures)
 
     def by_distance(self, suffix: str) -> Dense:
-        """By distance, of vectors as long as the heads made them."""
+        """Score by distance, of vectors as long as the heads made them."""
         texts, pictures = self._whole(self.text, suffix), self._whole(IMAGES, suffix)
-        return Dense(*as_inner_products(*((pictures, texts) if self.turned else (texts, pictures))))
+        return Dense(*convert_to_inner_products(*((pictures, texts) if self.turned else (texts, pictures))))
 
     def _whole(self, name: str, suffix: str) -> Rows:
         source = self._of(name, suffix)
@@ -183,17 +183,17 @@ def _composed(task: Task, corpus: Corpus) -> list[Retriever]:
     vectors, text = corpus.vectors, task.about.query_text
 
     def pictures() -> Rows:
-        return rows_of(vectors[IMAGES], task.query_images)
+        return take_rows(vectors[IMAGES], task.query_images)
 
     def texts() -> Rows:
         assert text is not None
-        return rows_of(vectors[text], task.query_ids)
+        return take_rows(vectors[text], task.query_ids)
 
     def items() -> Rows:
-        return rows_of(vectors[IMAGES], task.item_ids)
+        return take_rows(vectors[IMAGES], task.item_ids)
 
     def both() -> Dense:
-        return Dense(weighted_sum(pictures(), texts(), 0.5).astype(np.float32), items())
+        return Dense(combine_unit_vectors(pictures(), texts(), 0.5).astype(np.float32), items())
 
     found = [_retriever("image", (IMAGES,), lambda: Dense(pictures(), items()))]
     if corpus.joint and text in vectors:
@@ -205,8 +205,8 @@ def _composed(task: Task, corpus: Corpus) -> list[Retriever]:
 # ------------------------------------------------------------------------------ rows
 
 
-def rows_of(source: Vectors, ids: list[str]) -> Rows:
-    """The vectors of some ids, in their order; a map of the file where these are all of them."""
+def take_rows(source: Vectors, ids: list[str]) -> Rows:
+    """Take the vectors of some ids, in their order; a map of the file where these are all of them."""
     return source.rows if ids == source.ids else np.asarray(source.rows[_places(source.ids, ids)])
 
 
@@ -215,8 +215,8 @@ def _places(ids: list[str], wanted: list[str]) -> Int[np.ndarray, " wanted"]:
     return np.array([row_of[name] for name in wanted], dtype=np.int64)
 
 
-def one_caption_each(image_ids: list[str], wanted: list[str], seed: int) -> Int[np.ndarray, " wanted"]:
-    """The row of one caption of each wanted picture, drawn evenly and by seed.
+def draw_one_caption_each(image_ids: list[str], wanted: list[str], seed: int) -> Int[np.ndarray, " wanted"]:
+    """Draw the row of one caption of each wanted picture, evenly and by seed.
 
     Args:
         image_ids: the picture of each caption row; a picture's captions stand together.

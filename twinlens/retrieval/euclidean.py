@@ -1,4 +1,4 @@
-"""Nearest by Euclidean distance, as a search for the largest inner product."""
+"""Euclidean nearest neighbours as a search for the largest inner product."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from jaxtyping import Float, Float32
 Rows = Float[np.ndarray, "rows dim"]
 
 
-def as_inner_products(
+def convert_to_inner_products(
     queries: Rows, items: Rows
 ) -> tuple[Float32[np.ndarray, "rows wider"], Float32[np.ndarray, "rows wider"]]:
-    """Vectors of one more dimension whose inner products order the items as their distances to each query do.
+    """Add one dimension to vectors so that inner products order items as their distances to each query do.
 
     |x - y|^2 = |x|^2 - 2 (x.y - |y|^2 / 2), so the nearest y has the largest inner product of (x, 1)
     with (y, -|y|^2 / 2). Queries come to unit length and items to at most that, which changes no order

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int
 
-from twinlens.retrieval.scores import exact_scores, float32_error, in_order
+from twinlens.retrieval.scores import bound_float32_error, compute_exact_scores, order_by_score
 from twinlens.tasks.qrels import Qrels
 
 BLOCK_BYTES = 128 * 2**20  # of one block of the product
@@ -35,7 +35,7 @@ class Neighbours:
     first_hit: Int[np.ndarray, " queries"] | None  # rank of the first relevant item in the whole pool; 0: none
 
 
-def nearest(
+def find_nearest(
     queries: Float32[np.ndarray, "queries dim"],
     items: Float32[np.ndarray, "items dim"],
     k: int,
@@ -45,7 +45,7 @@ def nearest(
     device: str = "cpu",
     block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[Neighbours]:
-    """The `k` best items of every query, a block of queries at a time; the full matrix never exists.
+    """Find the `k` best items of every query, a block of queries at a time; the full matrix never exists.
 
     Args:
         queries: float32, one row a query.
@@ -65,7 +65,7 @@ def nearest(
     step = max(1, block_bytes // (4 * max(1, len(items))))
     items = np.array(items, dtype=np.float32, order="C")  # in memory, where it may have been a memory map
     on_device = torch.from_numpy(items).to(device)
-    tolerance = float32_error(queries.shape[1])
+    tolerance = bound_float32_error(queries.shape[1])
     with _FullFloat32():
         for start in range(0, len(queries), step):
             block = np.array(queries[start : start + step], dtype=np.float32, order="C")
@@ -98,9 +98,9 @@ def _best(
 ) -> tuple[Int[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
     values, candidates = _candidates(product, min(k + SPARE, product.shape[1]))
     rows = candidates.cpu().numpy()
-    scores = exact_scores(queries, items, rows)
+    scores = compute_exact_scores(queries, items, rows)
     scores[~np.isfinite(values.cpu().numpy())] = -np.inf  # the query itself
-    rows, scores = in_order(rows, scores)
+    rows, scores = order_by_score(rows, scores)
     worst_candidate = values[:, -1].cpu().numpy()
     rows, scores = rows[:, :k], scores[:, :k]
     if candidates.shape[1] < product.shape[1]:
@@ -108,8 +108,8 @@ def _best(
         for query in np.flatnonzero(worst_candidate + tolerance >= scores[:, -1]):
             reach = float(scores[query, -1]) - tolerance
             near = torch.nonzero(product[query] >= reach)[:, 0].cpu().numpy()[None]  # (1, near)
-            again = exact_scores(queries[query : query + 1], items, near)
-            near, again = in_order(near, again)
+            again = compute_exact_scores(queries[query : query + 1], items, near)
+            near, again = order_by_score(near, again)
             rows[query], scores[query] = near[0, :k], again[0, :k]
     return rows, scores
 

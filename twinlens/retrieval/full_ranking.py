@@ -19,7 +19,7 @@ def average_precision(
     items: Float32[np.ndarray, "items dim"],
     qrels: Qrels,
 ) -> Float64[np.ndarray, " queries"]:
-    """Mean, over a query's relevant items, of the precision at their ranks (trec_eval `map`).
+    """Compute the mean, over a query's relevant items, of the precision at their ranks (trec_eval `map`).
 
     Where no scores are equal it is scikit-learn's `average_precision_score`; that one gives items of
     equal score a common rank, this one the order of the pool.

@@ -1,4 +1,4 @@
-"""Fusion: vectors of pixels and words joined into one, and scores of two searches brought together.
+"""Fusion: vectors of pixels and words joined into one, and scores of two searches combined.
 
 Cosines and BM25 scores have no common scale, so a query's scores are brought to 0..1 over the pool, or replaced by
 ranks. Runs and searches fuse by the same functions, and so to the same order.
@@ -21,7 +21,7 @@ Lists = Int[np.ndarray, "queries depth"]
 def concatenate(
     image: Float32[np.ndarray, "rows image_dim"], text: Float32[np.ndarray, "rows text_dim"], image_weight: float
 ) -> Float32[np.ndarray, "rows both"]:
-    """Join two unit vectors a row into one unit vector.
+    """Join two unit vectors per row into one unit vector.
 
     Scaling by the square roots of the weights makes the inner product of two such rows
     `image_weight * image similarity + (1 - image_weight) * text similarity`. Joining vectors that
@@ -51,13 +51,13 @@ def reciprocal_rank_fusion(lists: Sequence[Lists], items: int, constant: float) 
     return total.astype(np.float32)
 
 
-def weighted_sum(
+def fuse_weighted(
     image: Block,
     words: Block,
     image_weight: float,
     bounds: tuple[tuple[float, float], tuple[float, float]] | None = None,
 ) -> Block:
-    """`image_weight` of the normalised first and the rest of the normalised second.
+    """Add `image_weight` of the normalised first scores and the rest of the normalised second.
 
     Args:
         image: scores.
@@ -72,7 +72,7 @@ def weighted_sum(
 
 
 def normalise(scores: Block, bounds: tuple[float, float] | None = None) -> Block:
-    """Each query's scores moved to 0..1 (min-max); 0 throughout where all are equal.
+    """Move each query's scores to 0..1 (min-max); 0 throughout where all are equal.
 
     Args:
         scores: of all items.

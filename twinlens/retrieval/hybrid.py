@@ -1,4 +1,4 @@
-"""Words and pixels together: two scorers of a task fused over the whole pool, and the choice of their weight."""
+"""Hybrid of words and pixels: two scorers of a task fused over the whole pool, and the choice of their weight."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from jaxtyping import Int
 
 from twinlens.retrieval import scores
 from twinlens.retrieval.base import Scorer
-from twinlens.retrieval.fusion import NOBODY, Lists, reciprocal_rank_fusion, weighted_sum
+from twinlens.retrieval.fusion import NOBODY, Lists, fuse_weighted, reciprocal_rank_fusion
 from twinlens.retrieval.scores import Block
 
 BLOCK_BYTES = 2**22  # of one block of scores: ordering it takes several arrays of twice its size
 WEIGHTS = np.linspace(0.0, 1.0, 21)  # the grid
 
 
-def block_starts(scorer: Scorer, items: int) -> Iterator[tuple[int, int]]:
-    """Which queries to score at once, as (start, stop)."""
+def split_into_blocks(scorer: Scorer, items: int) -> Iterator[tuple[int, int]]:
+    """Split the queries into blocks to score at once, as (start, stop)."""
     step = max(1, BLOCK_BYTES // (4 * max(1, items)))
     return ((start, min(start + step, len(scorer))) for start in range(0, len(scorer), step))
 
 
 def fuse_by_rank(image: Block, words: Block, constant: float, depth: int) -> Block:
-    """Reciprocal rank fusion of the `depth` best items of both.
+    """Fuse the `depth` best items of both by reciprocal rank.
 
     An item without a word of the query is not in the list of words, and gets nothing for it.
     """
@@ -33,7 +33,7 @@ def fuse_by_rank(image: Block, words: Block, constant: float, depth: int) -> Blo
 
 
 def _best(block: Block, depth: int, above: float = -np.inf) -> Lists:
-    rows = scores.best(scores.keys(block), min(depth, block.shape[1]))
+    rows = scores.select_best(scores.make_sort_keys(block), min(depth, block.shape[1]))
     return np.where(np.take_along_axis(block, rows, axis=1) > above, rows, NOBODY)
 
 
@@ -55,7 +55,7 @@ class Hybrid:
 
 
 def choose_weight(image: Scorer, words: Scorer, own_rows: Int[np.ndarray, " queries"], default: float) -> float:
-    """The image weight of the grid with the best mean reciprocal rank of each query's own item.
+    """Choose the image weight of the grid with the best mean reciprocal rank of each query's own item.
 
     Args:
         image: scores of validation queries and items.
@@ -65,11 +65,11 @@ def choose_weight(image: Scorer, words: Scorer, own_rows: Int[np.ndarray, " quer
     """
     found = np.zeros(len(WEIGHTS))
     items = image.block(0, 1).shape[1]
-    for start, stop in block_starts(words, items):
+    for start, stop in split_into_blocks(words, items):
         by_image, by_words = image.block(start, stop), words.block(start, stop)
         relevant = own_rows[start:stop, None] == np.arange(items)
         for i, weight in enumerate(WEIGHTS):
-            fused = scores.keys(weighted_sum(by_image, by_words, float(weight)))
-            found[i] += (1.0 / scores.first_hits(fused, relevant)).sum()
+            fused = scores.make_sort_keys(fuse_weighted(by_image, by_words, float(weight)))
+            found[i] += (1.0 / scores.find_first_hits(fused, relevant)).sum()
     good = np.flatnonzero(found >= found.max() * (1 - 1e-12))
     return round(float(min(WEIGHTS[good], key=lambda weight: abs(weight - default))), 6)

@@ -1,4 +1,4 @@
-"""Source 001's way of ranking: every query among the items of its own batch, not among the pool's."""
+"""In-batch ranking of source 001: every query among the items of its own batch, not among the pool's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ BATCH = 64
 CUTS = (1, 3, 5, 10, 20)
 
 
-def ranks_in_batches(
+def rank_in_batches(
     queries: Float32[np.ndarray, "queries dim"],
     items: Float32[np.ndarray, "queries dim"],
     size: int = BATCH,
 ) -> Int[np.ndarray, " queries"]:
-    """The rank of each query's own item, the one in its row, among the items of its batch.
+    """Compute the rank of each query's own item, the one in its row, among the items of its batch.
 
     Batches are `size` consecutive rows, the last one what is left, as `evaluate.py` of the source reads
     them. Equal scores are ordered by row.
@@ -30,5 +30,5 @@ def ranks_in_batches(
 
 
 def mrr_at(ranks: Int[np.ndarray, " queries"], k: int) -> Float64[np.ndarray, " queries"]:
-    """1 / rank, or 0 beyond `k`."""
+    """Compute 1 / rank, or 0 beyond `k`."""
     return np.where(ranks <= k, 1.0 / ranks, 0.0)

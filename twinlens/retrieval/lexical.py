@@ -1,4 +1,4 @@
-"""Search by words (BM25), and by words and pixels together.
+"""Lexical (BM25) retrievers, and hybrids of words and pixels.
 
 | retriever | of captions that search pictures | of pictures among themselves |
 |---|---|---|
@@ -34,9 +34,9 @@ from twinlens.core.vectors import Vectors
 from twinlens.retrieval import hybrid
 from twinlens.retrieval.base import Corpus, Dense, Retriever, Scorer, Validation, costs_of
 from twinlens.retrieval.bm25 import Bm25
-from twinlens.retrieval.dense import rows_of
-from twinlens.retrieval.fusion import weighted_sum
-from twinlens.retrieval.tokenize import words
+from twinlens.retrieval.dense import take_rows
+from twinlens.retrieval.fusion import fuse_weighted
+from twinlens.retrieval.tokenize import tokenize
 from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import (
     CAPTIONS,
@@ -75,41 +75,41 @@ class WordScores:
 
     @classmethod
     def between(cls, texts: pl.DataFrame, ids: list[str]) -> WordScores:
-        """Of texts among themselves: query and document of a picture are the same text.
+        """Build scores of texts among themselves: query and document of a picture are the same text.
 
         Args:
             texts: `id`, `text`.
             ids: of the pictures, each of which has a text.
         """
         text_of = dict(texts.select("id", "text").iter_rows())
-        mine = [words(text_of[own]) for own in ids]
+        mine = [tokenize(text_of[own]) for own in ids]
         index = Bm25.of(mine)
         return cls(index, index.queries(mine))
 
 
-def index_of(kind: str, texts: Mapping[str, pl.DataFrame], image_ids: list[str]) -> Bm25:
-    """One document a picture: its human captions together, its generated one, or all; empty where it has none."""
+def index_documents(kind: str, texts: Mapping[str, pl.DataFrame], image_ids: list[str]) -> Bm25:
+    """Index one document per picture: its human captions, its generated one, or all; empty where it has none."""
     documents: dict[str, list[str]] = {image_id: [] for image_id in image_ids}
     for source in KINDS[kind]:
         for image_id, text in texts[source].select("image_id", "text").iter_rows():
-            documents[image_id] += words(text)
+            documents[image_id] += tokenize(text)
     return Bm25.of(list(documents.values()))
 
 
-def of_captions(kind: str, index: Bm25, captions: pl.DataFrame, image_ids: list[str]) -> WordScores:
-    """Scores of captions against the documents of `index_of`; a human caption left out of its own picture's."""
-    queries = index.queries([words(text) for text in captions["text"]])
-    return WordScores(index, queries, described_rows(captions, image_ids) if CAPTIONS in KINDS[kind] else None)
+def score_captions(kind: str, index: Bm25, captions: pl.DataFrame, image_ids: list[str]) -> WordScores:
+    """Score captions against the documents of `index_documents`; a human caption is left out of its own picture's."""
+    queries = index.queries([tokenize(text) for text in captions["text"]])
+    return WordScores(index, queries, find_described_rows(captions, image_ids) if CAPTIONS in KINDS[kind] else None)
 
 
-def described_rows(captions: pl.DataFrame, image_ids: list[str]) -> Int[np.ndarray, " captions"]:
-    """The row of the picture that each caption describes."""
+def find_described_rows(captions: pl.DataFrame, image_ids: list[str]) -> Int[np.ndarray, " captions"]:
+    """Look up the row of the picture that each caption describes."""
     row_of = {image_id: row for row, image_id in enumerate(image_ids)}
     return np.array([row_of[image_id] for image_id in captions["image_id"]])
 
 
 def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
-    """Those that the texts allow, and the vectors beside them."""
+    """List the retrievers that the texts allow, and those of the vectors beside them."""
     if task.about.category == "i2i" and task.about.item_picture == IMAGES:
         return _among_themselves(task, corpus)
     if task.about.category == "t2i" and task.about.query_text == CAPTIONS:
@@ -132,7 +132,7 @@ def _by_captions(task: Task, corpus: Corpus, params: HybridParams) -> list[Retri
     pixels: Callable[[], Dense] | None = None
     if corpus.joint and IMAGES in corpus.vectors and CAPTIONS in corpus.vectors:
         sides = (corpus.vectors[CAPTIONS], task.query_ids), (corpus.vectors[IMAGES], task.item_ids)
-        pixels = lambda: Dense(*(rows_of(source, ids) for source, ids in sides))  # noqa: E731
+        pixels = lambda: Dense(*(take_rows(source, ids) for source, ids in sides))  # noqa: E731
     found = []
     for kind, sources in KINDS.items():
         if any(source not in corpus.texts for source in sources) or (kind == "captions" and alone):
@@ -141,11 +141,11 @@ def _by_captions(task: Task, corpus: Corpus, params: HybridParams) -> list[Retri
         def make(kind: str = kind) -> WordScores:
             index = _timed(
                 kind,
-                partial(index_of, kind, corpus.texts, task.item_ids),
+                partial(index_documents, kind, corpus.texts, task.item_ids),
                 len(task.item_ids),
                 corpus.cost,
             )
-            return of_captions(kind, index, captions, task.item_ids)
+            return score_captions(kind, index, captions, task.item_ids)
 
         made = cache(make)  # its hybrids use it too
         found.append(_by_words(kind, made))
@@ -167,19 +167,19 @@ def _costs_of_words(kind: str) -> tuple[str, ...]:
     return (*(("caption_caption",) if GENERATED in KINDS[kind] else ()), f"rank_{BM25}{kind}")
 
 
-def image_weight(validation: Validation, kind: str, default: float) -> float:
-    """The best weight of pixels beside one kind of words."""
+def choose_image_weight(validation: Validation, kind: str, default: float) -> float:
+    """Choose the best weight of pixels beside one kind of words."""
     captions = validation.texts[CAPTIONS]
-    index = index_of(kind, validation.texts, validation.image_ids)
-    scores = of_captions(kind, index, captions, validation.image_ids)
-    own_rows = described_rows(captions, validation.image_ids)
+    index = index_documents(kind, validation.texts, validation.image_ids)
+    scores = score_captions(kind, index, captions, validation.image_ids)
+    own_rows = find_described_rows(captions, validation.image_ids)
     return hybrid.choose_weight(validation.pixels, scores, own_rows, default)
 
 
-def validation_of(
+def read_validation(
     params: Params, vectors: Mapping[str, Vectors], inputs: Mapping[str, Input], pool_ids: list[str]
 ) -> Validation | None:
-    """What `embed` and `caption` made of the drawn pictures; None where there is none, or where it may not be used.
+    """Read what `embed` and `caption` made of the drawn pictures; None where there is none, or it may not be used.
 
     Args:
         params: whose dataset's card may forbid that anything is chosen on it.
@@ -231,7 +231,7 @@ def _by_weight(
 ) -> hybrid.Hybrid:
     chosen = {"image_weight": params.image_weight, "validation_queries": 0}
     if validation is not None and all(source in validation.texts for source in KINDS[kind]):
-        weight = image_weight(validation, kind, params.image_weight)
+        weight = choose_image_weight(validation, kind, params.image_weight)
         chosen = {"image_weight": weight, "validation_queries": len(validation.texts[CAPTIONS])}
-    fuse = partial(weighted_sum, image_weight=chosen["image_weight"])
+    fuse = partial(fuse_weighted, image_weight=chosen["image_weight"])
     return hybrid.Hybrid(pixels(), make(), fuse, chosen)

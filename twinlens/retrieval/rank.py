@@ -18,11 +18,11 @@ from twinlens.core.progress import Progress
 from twinlens.core.vectors import Vectors
 from twinlens.retrieval import scores
 from twinlens.retrieval.base import Dense, Reranker, Retriever, Scorer
-from twinlens.retrieval.checks import Gates, Ties, check_probe, not_finite, not_unit, repeated
-from twinlens.retrieval.exact import Neighbours, nearest
+from twinlens.retrieval.checks import Gates, Ties, check_probe, detect_not_finite, detect_not_unit, detect_repeated
+from twinlens.retrieval.exact import Neighbours, find_nearest
 from twinlens.retrieval.full_ranking import average_precision
-from twinlens.retrieval.hybrid import block_starts
-from twinlens.retrieval.in_batch import ranks_in_batches
+from twinlens.retrieval.hybrid import split_into_blocks
+from twinlens.retrieval.in_batch import rank_in_batches
 from twinlens.retrieval.runs import RunWriter
 from twinlens.tasks.base import Task
 from twinlens.tasks.qrels import Qrels
@@ -35,10 +35,12 @@ def check_vectors(gates: Gates, sources: Mapping[str, Vectors], folder: Path) ->
         DataError: a gate that is an error found trouble.
     """
     for name, source in sources.items():
-        gates.check("finite", not_finite(source.rows, source.ids, name))
-        gates.check("unit_length", not_unit(source.rows, source.ids, name))
+        gates.check("finite", detect_not_finite(source.rows, source.ids, name))
+        gates.check("unit_length", detect_not_unit(source.rows, source.ids, name))
         probe = Probe.read(folder / f"{name}.probe.npz")
-        gates.check("repeated_vectors", repeated(source.rows, probe.contents, name, gates.params.max_repeated_share))
+        gates.check(
+            "repeated_vectors", detect_repeated(source.rows, probe.contents, name, gates.params.max_repeated_share)
+        )
         check_probe(gates, name, probe, sources)
 
 
@@ -70,7 +72,7 @@ def search(task: Task, retriever: Retriever, depth: int, device: str, folder: Pa
         among = np.concatenate([found.first_hit for found in again if found.first_hit is not None])
     _write(task, name, retriever.told(made), rank, among, folder)
     if task.partners is not None and isinstance(made, Dense):
-        ranks = ranks_in_batches(made.queries, made.items[task.partners])
+        ranks = rank_in_batches(made.queries, made.items[task.partners])
         in_batches = pl.DataFrame({"query_id": task.query_ids, "rank": ranks})
         tables.write_table(in_batches, folder / tables.IN_BATCHES / f"{name}.parquet", tables.BATCH_RANKS)
     if task.about.full_ranking:
@@ -167,20 +169,20 @@ def ranked(
     depth = min(depth, max(1, count - int(left_out.max(initial=0))))  # as long for all, and nothing left out in any
     if isinstance(made, Dense):
         items = made.items if rows is None else made.items[rows]
-        yield from nearest(made.queries, items, depth, own_rows=exclude, qrels=qrels, device=device)
+        yield from find_nearest(made.queries, items, depth, own_rows=exclude, qrels=qrels, device=device)
         return
-    for start, stop in block_starts(made, len(task.item_ids)):
+    for start, stop in split_into_blocks(made, len(task.item_ids)):
         block = made.block(start, stop) if rows is None else made.block(start, stop)[:, rows]
         relevant = qrels.relevant(start, stop)
         if exclude is not None:
             mine = np.flatnonzero(exclude[start:stop] >= 0)
             block[mine, exclude[start:stop][mine]] = -np.inf
-        keys = scores.keys(block)
-        first = scores.first_hits(keys, relevant)
+        keys = scores.make_sort_keys(block)
+        first = scores.find_first_hits(keys, relevant)
         if zero_is_miss:  # not found is as good as last
             missed = np.where(relevant, block, -np.inf).max(axis=1) <= 0
             first = np.where(missed & relevant.any(axis=1), count - left_out[start:stop], first)
-        best = scores.best(keys, depth)
+        best = scores.select_best(keys, depth)
         yield Neighbours(start, best, np.take_along_axis(block, best, axis=1), first)
 
 

@@ -1,4 +1,4 @@
-"""Words as BM25 counts them: the same in the search index and in the evaluated retrievers."""
+"""BM25 tokenizer: the same in the search index and in the evaluated retrievers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _STEMMING = Lock()  # the stemmer keeps the word that it works on in itself
 _WORD = re.compile(r"\w+")
 
 
-def words(text: str) -> list[str]:
-    """The stemmed words of a text, in order: NFKC-normalised, casefolded, runs of letters, digits and underscores."""
+def tokenize(text: str) -> list[str]:
+    """Split a text into stemmed words, in order: NFKC-normalised, casefolded, runs of letters, digits, underscores."""
     return [_stem(word) for word in _WORD.findall(unicodedata.normalize("NFKC", text).casefold())]
 
 

@@ -1,4 +1,4 @@
-"""A reranker by words: how many of a caption's words the generated captions of the best pictures share.
+"""Word-overlap reranker: shared words of a caption and the generated captions of the best pictures.
 
 A model that compares pixels with a caption as a whole may miss a word that matters ("red", "left"); the captioner
 has said of each picture what it saw. Nothing but words is compared, so it costs no model.
@@ -14,8 +14,8 @@ from jaxtyping import Float32, Int
 
 from twinlens.config.params import Params
 from twinlens.retrieval.base import Corpus
-from twinlens.retrieval.fusion import weighted_sum
-from twinlens.retrieval.tokenize import words
+from twinlens.retrieval.fusion import fuse_weighted
+from twinlens.retrieval.tokenize import tokenize
 from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import CAPTIONS, GENERATED
 
@@ -23,7 +23,7 @@ EVEN = 0.5  # of the run's own scores beside the overlap: nothing is tuned
 
 
 def rerankers(task: Task, corpus: Corpus, params: Params) -> list[WordOverlap]:
-    """One, of pixels that captions have found, where there is a captioner."""
+    """List the reranker of pixels that captions have found, where there is a captioner."""
     if task.about.category != "t2i" or task.about.query_text != CAPTIONS or GENERATED not in corpus.texts:
         return []
     asked, said = (dict(corpus.texts[name].select("id", "text").iter_rows()) for name in (CAPTIONS, GENERATED))
@@ -31,15 +31,15 @@ def rerankers(task: Task, corpus: Corpus, params: Params) -> list[WordOverlap]:
         return []
     return [
         WordOverlap(
-            [frozenset(words(asked[name])) for name in task.query_ids],
-            [frozenset(words(said[name])) for name in task.item_ids],
+            [frozenset(tokenize(asked[name])) for name in task.query_ids],
+            [frozenset(tokenize(said[name])) for name in task.item_ids],
         )
     ]
 
 
 @dataclass(frozen=True)
 class WordOverlap:
-    """Half the run's own score, half the F1 of the words of query and generated caption, both brought to 0..1."""
+    """Word-overlap reranker: half the run's own score, half the F1 of query and generated caption, both in 0..1."""
 
     queries: Sequence[frozenset[str]]
     items: Sequence[frozenset[str]]
@@ -53,7 +53,7 @@ class WordOverlap:
     ) -> Float32[np.ndarray, "queries depth"]:
         """New scores; see `twinlens.retrieval.base.Reranker.scores`."""
         shared = [[f1(self.queries[first + n], self.items[item]) for item in listed] for n, listed in enumerate(rows)]
-        return weighted_sum(scores, np.array(shared, dtype=np.float32), EVEN)
+        return fuse_weighted(scores, np.array(shared, dtype=np.float32), EVEN)
 
 
 def f1(query: frozenset[str], item: frozenset[str]) -> float:

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from twinlens.config.params import Params
 from twinlens.tasks.base import Task, TaskMetadata
-from twinlens.tasks.collection import Collection, text_inputs
+from twinlens.tasks.collection import Collection, build_text_inputs
 from twinlens.tasks.inputs import (
     CAPTIONS,
     GENERATED,
@@ -22,10 +22,10 @@ from twinlens.tasks.inputs import (
     VALIDATION_GENERATED,
     VALIDATION_IMAGES,
     Input,
-    of_pictures,
+    build_picture_input,
 )
 from twinlens.tasks.qrels import Groups
-from twinlens.tasks.validation import draw
+from twinlens.tasks.validation import draw_validation
 
 CAPTION_TO_IMAGE, IMAGE_TO_CAPTION = "caption_to_image", "image_to_caption"
 
@@ -78,12 +78,12 @@ def build(collection: Collection, params: Params) -> tuple[list[Task], list[Inpu
 
 def _validation(collection: Collection, params: Params) -> list[Input]:
     """What weights are chosen on; nothing where no validation split lies outside the pool."""
-    drawn = draw(collection.groups, collection.captions, params.hybrid)
+    drawn = draw_validation(collection.groups, collection.captions, params.hybrid)
     if drawn.is_empty():
         return []
-    texts = text_inputs(drawn, collection.captions, collection.generated_of_validation)
+    texts = build_text_inputs(drawn, collection.captions, collection.generated_of_validation)
     inputs = [
-        of_pictures(VALIDATION_IMAGES, drawn, shared=True),
+        build_picture_input(VALIDATION_IMAGES, drawn, shared=True),
         Input(VALIDATION_CAPTIONS, texts[CAPTIONS], shared=True),
     ]
     if GENERATED in texts:

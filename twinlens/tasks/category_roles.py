@@ -1,4 +1,4 @@
-"""Which pictures take part in category search, and in which role: exemplar, item or negative.
+"""Roles of pictures in category search: exemplar, item or negative.
 
 A picture takes part if it shows exactly one kind of object, and that is its class, so that relevance
 is equality of the class, as it is of a group in every task. A picture of a dog and a ball would be
@@ -24,7 +24,7 @@ ID_SEPARATOR = "#"
 
 @dataclass(frozen=True)
 class Roles:
-    """Who searches and who can be found; no picture does both."""
+    """Roles in category search: who searches and who can be found; no picture does both."""
 
     classes: list[str]  # those searched for, sorted
     query_classes: list[str]
@@ -33,8 +33,8 @@ class Roles:
     item_classes: list[str]  # some of them of classes that nobody searches for
 
 
-def classes_of(pool: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:
-    """The pool's pictures that show one kind of object: `image_id`, `class`, `sha256`, in the order of the pool.
+def find_classes(pool: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:
+    """Find the pool's pictures that show one kind of object: `image_id`, `class`, `sha256`, in the order of the pool.
 
     Args:
         pool: the pool's part of table GROUPS.
@@ -49,8 +49,8 @@ def classes_of(pool: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def searched_classes(classed: pl.DataFrame, exemplars: int) -> list[str]:
-    """Classes with pictures enough to search by `exemplars` of them and still find one; none if there is but one.
+def select_classes(classed: pl.DataFrame, exemplars: int) -> list[str]:
+    """Select classes with pictures enough to search by `exemplars` of them and find one more; none if there is but one.
 
     With a single class every ranking is right, so there is nothing to measure.
     """
@@ -62,12 +62,12 @@ def assign_roles(classed: pl.DataFrame, queries_per_class: int, exemplars_per_qu
     """Draw the exemplars of every query; no picture is in two queries, and no copy of an exemplar is ranked.
 
     Args:
-        classed: of `classes_of`.
+        classed: of `find_classes`.
         queries_per_class: queries of each class.
         exemplars_per_query: pictures that each of them has.
         seed: of the draw.
     """
-    classes = searched_classes(classed, queries_per_class * exemplars_per_query)
+    classes = select_classes(classed, queries_per_class * exemplars_per_query)
     rng = np.random.default_rng(seed)
     query_classes, query_exemplars = [], []
     for name in classes:
@@ -83,7 +83,7 @@ def assign_roles(classed: pl.DataFrame, queries_per_class: int, exemplars_per_qu
 
 
 def draw_negatives(groups: pl.DataFrame, images: pl.DataFrame, count: int, seed: int) -> pl.DataFrame:
-    """Pictures that category search never ranks, in the order of the shards.
+    """Draw pictures that category search never ranks, in the order of the shards.
 
     They come from the training split where it is outside the pool, else from whatever is outside the
     pool, else from the pool's pictures that have no class of their own. Copies of ranked pictures
@@ -96,7 +96,7 @@ def draw_negatives(groups: pl.DataFrame, images: pl.DataFrame, count: int, seed:
             the number stands beside its results.
         seed: of the draw.
     """
-    ranked = classes_of(groups.filter("in_pool"), images)["image_id"]
+    ranked = find_classes(groups.filter("in_pool"), images)["image_id"]
     apart = groups.filter(~pl.col("image_id").is_in(ranked.implode()))
     copies = groups.filter(pl.col("image_id").is_in(ranked.implode()))["sha256"]
     apart = apart.filter(~pl.col("sha256").is_in(copies.implode()))
@@ -116,8 +116,8 @@ def draw_negatives(groups: pl.DataFrame, images: pl.DataFrame, count: int, seed:
     return candidates[np.sort(chosen)]
 
 
-def class_prompts(classes: Sequence[str], prompt: str) -> pl.DataFrame:
-    """A text a class: `id` and `image_id` (the class, as there is no picture) and `text`; underscores become blanks."""
+def write_class_prompts(classes: Sequence[str], prompt: str) -> pl.DataFrame:
+    """Write one prompt per class: `id`, `image_id` (the class: there is no picture), `text`; underscores to blanks."""
     texts = [prompt.replace("{label}", name.replace("_", " ")) for name in classes]
     return pl.DataFrame(
         {"id": list(classes), "image_id": list(classes), "text": texts},

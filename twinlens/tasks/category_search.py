@@ -18,13 +18,13 @@ from twinlens.tasks.category_roles import (
     Roles,
     assign_roles,
     check_apart,
-    class_prompts,
-    classes_of,
     draw_negatives,
-    searched_classes,
+    find_classes,
+    select_classes,
+    write_class_prompts,
 )
 from twinlens.tasks.collection import Collection
-from twinlens.tasks.inputs import CLASSES, IMAGES, NEGATIVES, Input, of_pictures
+from twinlens.tasks.inputs import CLASSES, IMAGES, NEGATIVES, Input, build_picture_input
 from twinlens.tasks.qrels import Groups
 
 log = logging.getLogger("twinlens")
@@ -34,20 +34,20 @@ PUBLISHED_NEGATIVES = 1000  # out of its 46,830 ranked pictures; all of them whe
 
 
 def build(collection: Collection, params: Params) -> tuple[list[Task], list[Input]]:
-    """The task under our protocol and, where wanted, under the published one.
+    """Build the task under our protocol and, where wanted, under the published one.
 
     Raises:
         DataError: a negative is also ranked or an exemplar.
     """
     given = params.category_search
-    classed = classes_of(collection.pool, collection.images)
+    classed = find_classes(collection.pool, collection.images)
     exemplars = given.standard.queries_per_class * given.standard.exemplars_per_query
-    inputs, negatives = [of_pictures(IMAGES, collection.pool)], collection.groups[:0]
-    if searched_classes(classed, exemplars):
+    inputs, negatives = [build_picture_input(IMAGES, collection.pool)], collection.groups[:0]
+    if select_classes(classed, exemplars):
         negatives = draw_negatives(collection.groups, collection.images, given.negatives, given.seed)
-        inputs.append(Input(CLASSES, class_prompts(sorted(classed["class"].unique()), given.prompt), shared=True))
+        inputs.append(Input(CLASSES, write_class_prompts(sorted(classed["class"].unique()), given.prompt), shared=True))
         if len(negatives):
-            inputs.append(of_pictures(NEGATIVES, negatives))
+            inputs.append(build_picture_input(NEGATIVES, negatives))
     tasks = []
     for name, card in ((NAME, given.standard), (NAME + AS_PUBLISHED, given.as_published)):
         if card is None:

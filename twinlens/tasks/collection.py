@@ -1,4 +1,4 @@
-"""The collection: a dataset's tables as the tasks are made of them, and the inputs that all tasks share."""
+"""A dataset's tables as the tasks are made of them, and the inputs that all tasks share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 
 from twinlens.core.errors import DataError
-from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED, Input, of_pictures
+from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED, Input, build_picture_input
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What the earlier stages made of a dataset."""
+    """Outputs of the earlier stages for a dataset."""
 
     groups: pl.DataFrame  # table GROUPS
     images: pl.DataFrame  # table IMAGES
@@ -30,16 +30,16 @@ class Collection:
 
     @cached_property
     def pool_ids(self) -> list[str]:
-        """Their ids."""
+        """Ids of the pool's pictures."""
         return self.pool["image_id"].to_list()
 
     @cached_property
     def texts(self) -> dict[str, pl.DataFrame]:
-        """The pool's texts, see `text_inputs`."""
-        return text_inputs(self.pool, self.captions, self.generated)
+        """The pool's texts, see `build_text_inputs`."""
+        return build_text_inputs(self.pool, self.captions, self.generated)
 
     def inputs(self) -> list[Input]:
-        """What every task may use: the pool's pictures, and its texts.
+        """Inputs shared by all tasks: the pool's pictures, and its texts.
 
         A trained model embeds both sides of the caption tasks again as it was before, and heads with directions of
         their own do so the other way round.
@@ -47,11 +47,11 @@ class Collection:
         twice = (UNTRAINED, OTHER_WAY) if CAPTIONS in self.texts else ()
         again = {CAPTIONS: twice, GENERATED: twice[1:]}
         texts = [Input(name, table, again=again.get(name, ())) for name, table in self.texts.items()]
-        return [of_pictures(IMAGES, self.pool, again=twice), *texts]
+        return [build_picture_input(IMAGES, self.pool, again=twice), *texts]
 
 
-def text_inputs(pool: pl.DataFrame, captions: pl.DataFrame, generated: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """The texts of some pictures as tables of `id`, `image_id` and `text`, in the order of the pictures.
+def build_text_inputs(pool: pl.DataFrame, captions: pl.DataFrame, generated: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Build the text tables (`id`, `image_id`, `text`) of some pictures, in the order of the pictures.
 
     * `captions`: every human caption by itself;
     * `captions_joined`: all human captions of a picture, joined by blanks in file order;

@@ -15,7 +15,7 @@ NAME, TEXTS = "composed_query", "composed_texts"
 
 
 def build(collection: Collection, params: Params) -> tuple[list[Task], list[Input]]:
-    """The task, where the dataset has such queries about pictures of the pool; a query never finds its own picture."""
+    """Build the task, where the dataset has such queries about the pool's pictures; a query never finds its own."""
     row_of = {image_id: row for row, image_id in enumerate(collection.pool_ids)}
     known = list(row_of)
     pairs = collection.composed_queries.filter(

@@ -1,4 +1,4 @@
-"""Inputs: what is embedded, as named tables of texts and pictures that the tasks ask for.
+"""Inputs to embed: named tables of texts and pictures that the tasks ask for.
 
 Each row holds a text, a picture, or both. `embed` turns an input into vectors with whatever a model can read, and knows
 nothing of what they are for.
@@ -42,13 +42,13 @@ class Input:
 
     @property
     def reads(self) -> frozenset[str]:
-        """What a model must read to embed it: `text`, `image`, or both."""
+        """Modalities that a model must read to embed it: `text`, `image`, or both."""
         kinds = {"text": "text", "image": "sha256"}
         return frozenset(kind for kind, column in kinds.items() if column in self.rows.columns)
 
 
-def of_pictures(name: str, groups: pl.DataFrame, *, shared: bool = False, again: tuple[str, ...] = ()) -> Input:
-    """An input of some pictures, given as rows of table GROUPS."""
+def build_picture_input(name: str, groups: pl.DataFrame, *, shared: bool = False, again: tuple[str, ...] = ()) -> Input:
+    """Build an input of some pictures, given as rows of table GROUPS."""
     import polars as pl
 
     return Input(name, groups.select(pl.col("image_id").alias("id"), "image_id", *PICTURE), shared, again=again)
@@ -77,7 +77,7 @@ def write_inputs(inputs: Iterable[Input], folder: Path) -> None:
 
 
 def read_inputs(folder: Path) -> dict[str, Input]:
-    """What `write_inputs` wrote, by name.
+    """Read what `write_inputs` wrote, by name.
 
     Raises:
         DataError: it is not there.

@@ -12,7 +12,7 @@ from twinlens.tasks.qrels import Groups
 
 
 def build(collection: Collection, params: Params) -> tuple[list[Task], list[Input]]:
-    """The task, where pictures share their object set; `group` has decided who does."""
+    """Build the task, where pictures share their object set; `group` has decided who does."""
     pool = collection.pool
     chosen = np.flatnonzero(pool["object_set"].is_not_null().to_numpy())
     if not len(chosen):

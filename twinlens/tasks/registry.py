@@ -20,8 +20,8 @@ from twinlens.tasks.inputs import Input
 Builder = Callable[[Collection, Params], tuple[list[Task], list[Input]]]
 
 
-def builders() -> Iterator[Builder]:
-    """The functions that make tasks, by the names of their modules."""
+def find_builders() -> Iterator[Builder]:
+    """Find the functions that make tasks, by the names of their modules."""
     for module in sorted(module.name for module in pkgutil.iter_modules(tasks.__path__)):
         build = getattr(import_module(f"{tasks.__name__}.{module}"), "build", None)
         if build is not None:
@@ -29,14 +29,14 @@ def builders() -> Iterator[Builder]:
 
 
 def build_tasks(collection: Collection, params: Params) -> tuple[list[Task], list[Input]]:
-    """The tasks that a collection allows, and the inputs that they need, each once.
+    """Build the tasks that a collection allows, and the inputs that they need, each once.
 
     Raises:
         DataError: there is no task, or two tasks want different inputs of one name.
     """
     found: dict[str, Task] = {}
     inputs: dict[str, Input] = {}
-    for build in builders():
+    for build in find_builders():
         made, needed = build(collection, params)
         for one in needed:
             held = inputs.setdefault(one.name, one)

@@ -8,8 +8,8 @@ import polars as pl
 from twinlens.config.params import HybridParams
 
 
-def draw(groups: pl.DataFrame, captions: pl.DataFrame, params: HybridParams) -> pl.DataFrame:
-    """Rows of `groups` to choose weights on, in its order; none where no validation split lies outside the pool.
+def draw_validation(groups: pl.DataFrame, captions: pl.DataFrame, params: HybridParams) -> pl.DataFrame:
+    """Draw rows of `groups` to choose weights on, in its order; none where no validation split lies outside the pool.
 
     Copies of the pool's pictures, by bytes, are left out, and so are pictures without a caption.
 

@@ -1,4 +1,4 @@
-"""Training a small BLIP from nothing: the next word of a caption, given the picture and the words before."""
+"""Training of a small BLIP from nothing: the next word of a caption, given the picture and the words before."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from transformers.utils import logging as transformers_log
 from twinlens.config.captioners import CaptionerCard
 from twinlens.core.device import Placement
 from twinlens.core.scratch import Scratch
-from twinlens.models.encoders.base import normalised
-from twinlens.models.image_processor import pixel_spec
-from twinlens.training.data import Material, PixelStore, Split, Trained, training_key
-from twinlens.training.loop import Batch, fit
+from twinlens.models.encoders.base import normalise_pixels
+from twinlens.models.image_processor import read_pixel_spec
+from twinlens.training.data import PixelStore, Split, TrainingData, TrainingResult, fingerprint_training
+from twinlens.training.loop import Batch, run_epochs
 from twinlens.training.tokenizer import learn_tokenizer
 
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
@@ -24,7 +24,7 @@ transformers_log.disable_progress_bar()  # of loading and saving, which take no 
 HALF = (0.5, 0.5, 0.5)
 
 
-def train_captioner(card: CaptionerCard, material: Material, placement: Placement, out: Path) -> Trained:
+def train_captioner(card: CaptionerCard, material: TrainingData, placement: Placement, out: Path) -> TrainingResult:
     """Train a custom BLIP architecture; write it in transformers' own layout into `out`.
 
     Raises:
@@ -34,11 +34,11 @@ def train_captioner(card: CaptionerCard, material: Material, placement: Placemen
     trainer = _Trainer(card, train, val, placement)
     decoding = {"max_new_tokens", "num_beams"}  # how words are searched for later on
     described = card.model_dump(mode="json", exclude=decoding)
-    key = training_key(described, train, val, placement, __name__)
+    key = fingerprint_training(described, train, val, placement, __name__)
     with Scratch("train", key) as scratch:
         rows = trainer.run(material.store(train, trainer.pixels), material.store(val, trainer.pixels), scratch)
         trainer.write(out)
-        return Trained(rows, scratch.total("seconds"), len(train.pictures))
+        return TrainingResult(rows, scratch.total("seconds"), len(train.pictures))
 
 
 class _Trainer:
@@ -58,7 +58,7 @@ class _Trainer:
         self.processor = BlipImageProcessor(
             size={"height": size, "width": size}, image_mean=HALF, image_std=HALF, resample=3
         )
-        self.pixels = pixel_spec(self.processor)
+        self.pixels = read_pixel_spec(self.processor)
         torch.manual_seed(self.recipe.seed)
         self.model = BlipForConditionalGeneration(BlipConfig(**config)).to(placement.device)
         self.longest = int(config["text_config"]["max_position_embeddings"])
@@ -81,7 +81,7 @@ class _Trainer:
                 losses = [float(self._loss(val_pictures[rows], self.val_tokens[first[rows]])) for rows in pieces]
             return {"val_loss": float(np.average(losses, weights=[len(rows) for rows in pieces]))}
 
-        return fit(
+        return run_epochs(
             self.model,
             self.recipe,
             self.train.captions_of,
@@ -101,7 +101,7 @@ class _Trainer:
         """Cross entropy of each word given those before it; padding does not count."""
         length = int((tokens != self.tokenizer.pad_token_id).sum(dim=1).max())
         tokens = tokens[:, :length].to(self.placement.device)
-        seen = self.model.vision_model(pixel_values=normalised(pictures, self.pixels, self.placement))[0]
+        seen = self.model.vision_model(pixel_values=normalise_pixels(pictures, self.pixels, self.placement))[0]
         mask = (tokens != self.tokenizer.pad_token_id).long()
         logits = self.model.text_decoder(input_ids=tokens, attention_mask=mask, encoder_hidden_states=seen).logits
         return torch.nn.functional.cross_entropy(

@@ -1,4 +1,4 @@
-"""Collapse: every picture, or every caption, ends in the same point, and nothing can be told apart.
+"""Collapse detection: every picture, or every caption, ends in the same point.
 
 A triplet loss then rests at its margin and looks as if it had converged, which is how source 002
 published figures of a random ranking. So the spread of the vectors is recorded after every epoch.
@@ -11,14 +11,14 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float
 
-from twinlens.config.training import HeadsRecipe, PairRecipe
+from twinlens.config.training import ContrastiveRecipe, HeadsRecipe
 
 TOO_CLOSE = 0.995  # mean pairwise cosine
 NEAR_CHANCE = 2.0  # times the hits of a ranking at random
 
 
-def spread(vectors: Float[torch.Tensor, "rows dim"], side: str) -> dict[str, float]:
-    """`<side>_variance`, the mean variance of a dimension, and `<side>_cosine`, the mean over all pairs of rows."""
+def measure_spread(vectors: Float[torch.Tensor, "rows dim"], side: str) -> dict[str, float]:
+    """Compute `<side>_variance`, a dimension's mean variance, and `<side>_cosine`, the mean over all pairs of rows."""
     unit = torch.nn.functional.normalize(vectors.double(), dim=1)
     count = len(unit)
     of_all = float(unit.sum(dim=0).square().sum())  # of every row with every row, itself included
@@ -26,13 +26,13 @@ def spread(vectors: Float[torch.Tensor, "rows dim"], side: str) -> dict[str, flo
     return {f"{side}_variance": float(vectors.double().var(dim=0, correction=0).mean()), f"{side}_cosine": cosine}
 
 
-def collapsed(figures: Mapping[str, float], recipe: PairRecipe, chance: float) -> str | None:
-    """What has collapsed and why, in words; None where nothing has.
+def describe_collapse(figures: Mapping[str, float], recipe: ContrastiveRecipe, chance: float) -> str | None:
+    """Describe what has collapsed and why; None where nothing has.
 
     Vectors that are close together but still found (those of a CLIP are) have not collapsed.
 
     Args:
-        figures: of an epoch: `spread` of both sides, and `val_hit_at_10`.
+        figures: of an epoch: `measure_spread` of both sides, and `val_hit_at_10`.
         recipe: what the likely causes are read from.
         chance: `val_hit_at_10` of a ranking at random.
     """
@@ -47,7 +47,7 @@ def collapsed(figures: Mapping[str, float], recipe: PairRecipe, chance: float) -
     )
 
 
-def _causes(recipe: PairRecipe) -> list[str]:
+def _causes(recipe: ContrastiveRecipe) -> list[str]:
     found = []
     if isinstance(recipe, HeadsRecipe):
         heads = recipe.heads

@@ -1,4 +1,4 @@
-"""Training pairs of towers or heads: each picture with its caption against the batch's others."""
+"""Contrastive training of towers or heads: each picture with its caption against the batch's others."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Int
 from torch.utils.checkpoint import checkpoint
 
-from twinlens.config.training import PairRecipe
+from twinlens.config.training import ContrastiveRecipe
 from twinlens.core.device import Placement, warn_of_emulation
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import Scratch
-from twinlens.training.collapse import collapsed, spread
+from twinlens.training.collapse import describe_collapse, measure_spread
 from twinlens.training.data import Split
-from twinlens.training.loop import Batch, Row, fit, log
-from twinlens.training.losses import Anchors, pair_loss
+from twinlens.training.loop import Batch, Row, log, run_epochs
+from twinlens.training.losses import Anchors, compute_loss
 
 TEMPERATURE = {"siglip": 0.1}  # to begin with, where neither the card nor the model says; 0.07 as CLIP otherwise
 EPOCHS_TO_SPREAD = 3  # what vectors that begin close together are given
@@ -60,7 +60,7 @@ class View:
 class Temperature(torch.nn.Module):
     """The scale of the cosines, learnt as its logarithm, and the bias of a sigmoid."""
 
-    def __init__(self, recipe: PairRecipe, log_scale: float | None = None, bias: float | None = None) -> None:
+    def __init__(self, recipe: ContrastiveRecipe, log_scale: float | None = None, bias: float | None = None) -> None:
         """Begin with the recipe's temperature, else with the model's `log_scale`, else with the usual one."""
         super().__init__()
         if recipe.temperature is not None or log_scale is None:
@@ -73,7 +73,7 @@ class Temperature(torch.nn.Module):
         self.requires_grad_(recipe.objective in ("clip", "siglip"))
 
     def scale(self) -> torch.Tensor:
-        """What cosines are multiplied by."""
+        """Factor of the cosines."""
         if self.highest is not None:
             with torch.no_grad():  # the parameter is cut, as a clamp in its way would let no gradient bring it back
                 self.log_scale.clamp_(max=self.highest)
@@ -86,7 +86,9 @@ def freeze(module: torch.nn.Module) -> None:
     module.train = lambda mode=True: module  # type: ignore[method-assign,misc]  # nothing turns dropout or norms on
 
 
-def in_parts(encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, size: int | None) -> torch.Tensor:
+def encode_in_parts(
+    encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, size: int | None
+) -> torch.Tensor:
     """Encode a batch in parts of `size`: the vectors and the gradients of the whole, in the memory of a part.
 
     Each part is computed again when its gradient is needed, so that every negative of the batch counts
@@ -100,8 +102,8 @@ def in_parts(encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tenso
 
 
 @dataclass(frozen=True)
-class Pair:
-    """What is trained: a module, the views it offers, and the temperature."""
+class DualEncoder:
+    """A dual encoder in training: a module, the views it offers, and the temperature."""
 
     module: torch.nn.Module
     views: list[View]
@@ -113,7 +115,7 @@ class Pair:
         mark = self._mark(view)
         return {name.removesuffix(mark): value for name, value in row.items() if name.endswith(mark)}
 
-    def marked(self, view: View, figures: Row) -> Row:
+    def mark_figures(self, view: View, figures: Row) -> Row:
         """The figures of a view by the names that they have beside those of other views."""
         return {name + self._mark(view): value for name, value in figures.items()}
 
@@ -121,8 +123,8 @@ class Pair:
         return "" if view is self.views[-1] else f"_{view.name}"
 
 
-def train_pair(
-    pair: Pair, recipe: PairRecipe, train: Inputs, val: Inputs, placement: Placement, scratch: Scratch
+def train_dual_encoder(
+    pair: DualEncoder, recipe: ContrastiveRecipe, train: Inputs, val: Inputs, placement: Placement, scratch: Scratch
 ) -> list[Row]:
     """Train in place; returns the figures of every epoch, those before training as epoch 0.
 
@@ -142,11 +144,11 @@ def train_pair(
     chance = min(1.0, 10 / len(val.pictures))
 
     def validate() -> Row:
-        return validation(pair, recipe, val, placement)
+        return measure_split(pair, recipe, val, placement)
 
     def flat(row: Row) -> dict[str, str]:
-        """What has collapsed, by the name of the view."""
-        found = {view.name: collapsed(pair.figures_of(view, row), recipe, chance) for view in pair.views}
+        """Describe what has collapsed, by the name of the view."""
+        found = {view.name: describe_collapse(pair.figures_of(view, row), recipe, chance) for view in pair.views}
         return {name: what for name, what in found.items() if what is not None}
 
     def refuse_collapse(rows: list[Row]) -> None:
@@ -161,7 +163,7 @@ def train_pair(
     before = validate()
     # The vectors of a deep model with random weights are close together, too, and take an epoch or two to spread.
     flat_before = flat(before)
-    rows = fit(
+    rows = run_epochs(
         pair.module,
         recipe,
         train.captions_of,
@@ -175,30 +177,30 @@ def train_pair(
 
 
 def _loss(
-    pair: Pair,
+    pair: DualEncoder,
     view: View,
-    recipe: PairRecipe,
+    recipe: ContrastiveRecipe,
     pictures: torch.Tensor,
     texts: torch.Tensor,
     names: torch.Tensor,
     placement: Placement,
 ) -> torch.Tensor:
     with torch.autocast(placement.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-        image = in_parts(view.pictures, pictures, pair.part_size)
-        text = in_parts(view.texts, texts, pair.part_size)
+        image = encode_in_parts(view.pictures, pictures, pair.part_size)
+        text = encode_in_parts(view.texts, texts, pair.part_size)
     temperature, where = pair.temperature, placement.device
-    return pair_loss(
+    return compute_loss(
         recipe, image.float(), text.float(), names.to(where), temperature.scale(), temperature.bias, view.anchors
     )
 
 
 @torch.no_grad()
-def validation(pair: Pair, recipe: PairRecipe, val: Inputs, placement: Placement) -> Row:
-    """Figures of a model as it is, on a whole split.
+def measure_split(pair: DualEncoder, recipe: ContrastiveRecipe, val: Inputs, placement: Placement) -> Row:
+    """Compute the figures of a model as it is, on a whole split.
 
     * `val_loss`: over whole batches of first captions (or the one there is), as in training;
     * `val_mrr`, `val_hit_at_10`: captions search all pictures by cosine; equal scores count as nearer;
-    * `spread` of the pictures and of the captions.
+    * `measure_spread` of the pictures and of the captions.
 
     Where there are several views, the loss is their mean, and the rest is told of each.
     """
@@ -208,11 +210,11 @@ def validation(pair: Pair, recipe: PairRecipe, val: Inputs, placement: Placement
     for view in pair.views:
         own = _figures(pair, view, recipe, val)
         losses.append(own.pop("val_loss"))
-        found |= pair.marked(view, own)
+        found |= pair.mark_figures(view, own)
     return {"val_loss": float(np.mean(losses))} | found
 
 
-def _figures(pair: Pair, view: View, recipe: PairRecipe, val: Inputs) -> Row:
+def _figures(pair: DualEncoder, view: View, recipe: ContrastiveRecipe, val: Inputs) -> Row:
     image = _all(view.pictures, val.pictures, PICTURES_AT_ONCE)
     text = _all(view.texts, val.texts, TEXTS_AT_ONCE)
     first = np.array([rows[0] for rows in val.captions_of])
@@ -224,12 +226,12 @@ def _figures(pair: Pair, view: View, recipe: PairRecipe, val: Inputs) -> Row:
             rows = np.arange(start, start + size)
             texts, names = text[first[rows]], torch.from_numpy(rows).to(image.device)
             temperature = pair.temperature
-            loss = pair_loss(recipe, image[rows], texts, names, temperature.scale(), temperature.bias, view.anchors)
+            loss = compute_loss(recipe, image[rows], texts, names, temperature.scale(), temperature.bias, view.anchors)
             losses.append(float(loss))
-    ranks = ranks_of_own(text, image, np.repeat(np.arange(len(first)), [len(rows) for rows in val.captions_of]))
+    ranks = rank_own(text, image, np.repeat(np.arange(len(first)), [len(rows) for rows in val.captions_of]))
     found = {"val_loss": float(np.mean(losses)), "val_mrr": float((1.0 / ranks).mean())}
     found["val_hit_at_10"] = float((ranks <= 10).float().mean())
-    return found | spread(image, "image") | spread(text, "text")
+    return found | measure_spread(image, "image") | measure_spread(text, "text")
 
 
 def _all(encode: Callable[[torch.Tensor], torch.Tensor], inputs: Rows, at_once: int) -> torch.Tensor:
@@ -237,10 +239,10 @@ def _all(encode: Callable[[torch.Tensor], torch.Tensor], inputs: Rows, at_once: 
     return torch.cat([encode(inputs[rows[start : start + at_once]]).float() for start in range(0, len(rows), at_once)])
 
 
-def ranks_of_own(
+def rank_own(
     queries: torch.Tensor, items: torch.Tensor, own: Int[np.ndarray, " queries"]
 ) -> Int[torch.Tensor, " queries"]:
-    """The rank by cosine of each query's own item, whose row `own` names; equal scores count as nearer."""
+    """Rank each query's own item, whose row `own` names, by cosine; equal scores count as nearer."""
     queries, items = (torch.nn.functional.normalize(side, dim=-1) for side in (queries, items))
     ranks = []
     for start in range(0, len(queries), 1024):

@@ -1,4 +1,4 @@
-"""What a model is trained on: pictures decoded once, and their captions, of one split."""
+"""Training data: pictures of one split, decoded once, and their captions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Int, UInt8
 
 from twinlens.core.code import code_digest
-from twinlens.core.device import Placement, matrix_numbers
+from twinlens.core.device import Placement, choose_matrix_dtype
 from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.shards import iter_pixels
-from twinlens.images.transforms import PixelSpec, ahead, decode_and_fit
+from twinlens.images.transforms import PixelSpec, decode_and_fit, map_ahead
 
 PER_PART = 2048
 
@@ -57,8 +57,8 @@ def read_split(groups: pl.DataFrame, captions: pl.DataFrame, split: str) -> Spli
 
 
 @dataclass(frozen=True)
-class Material:
-    """Everything a trainer reads: the tables, the shards, and how many threads decode them."""
+class TrainingData:
+    """Data of a training: the tables, the shards, and how many threads decode them."""
 
     groups: pl.DataFrame  # table GROUPS
     captions: pl.DataFrame  # table CAPTIONS
@@ -84,8 +84,8 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What training left behind, besides the weights."""
+class TrainingResult:
+    """Outcome of a training, besides the weights."""
 
     log: list[dict[str, float]]  # a row an epoch
     seconds: float  # of all epochs, in whichever run they were made
@@ -107,8 +107,8 @@ def check_disjoint(used: pl.DataFrame, measured: pl.DataFrame, what: str, where:
             raise DataError(f"{len(both)} {what} are in {where} too, by their {by}; the first: {min(both)}: {remedy}")
 
 
-def training_key(card: dict[str, Any], train: Split, val: Split, placement: Placement, module: str) -> str:
-    """The fingerprint of a training: everything that decides its weights.
+def fingerprint_training(card: dict[str, Any], train: Split, val: Split, placement: Placement, module: str) -> str:
+    """Compute the fingerprint of a training: everything that decides its weights.
 
     Args:
         card: what is trained, and how.
@@ -123,7 +123,7 @@ def training_key(card: dict[str, Any], train: Split, val: Split, placement: Plac
         captions=[digest(split.captions) for split in (train, val)],
         captions_of=[digest(str(len(rows)) for rows in split.captions_of) for split in (train, val)],
         device=placement.name,
-        matrices=str(matrix_numbers(placement.device)),
+        matrices=str(choose_matrix_dtype(placement.device)),
         libraries=[torch.__version__, *map(version, LIBRARIES)],
         code=code_digest(module),
     )
@@ -145,7 +145,7 @@ class PixelStore:
             missing = {name: rows for name, rows in names.items() if not scratch.has(name)}
             todo = pl.concat(list(missing.values())) if missing else pictures[:0]
             jpegs = (jpeg for _, jpeg in iter_pixels(shards, todo))
-            decoded = ahead(lambda jpeg: decode_and_fit(jpeg, spec), jpegs, threads, waiting=64)
+            decoded = map_ahead(lambda jpeg: decode_and_fit(jpeg, spec), jpegs, threads, waiting=64)
             with Progress("decode", total=len(pictures), unit="img", done=len(pictures) - len(todo)) as bar:
                 for name, rows in missing.items():
                     part = np.stack([next(decoded).numpy() for _ in range(len(rows))])

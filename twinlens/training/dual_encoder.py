@@ -1,4 +1,4 @@
-"""The towers of joint models, ready to be trained: from nothing, or from pretrained weights."""
+"""Training of joint models' towers, from nothing or from pretrained weights."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from twinlens.core.errors import ParamsError
 from twinlens.core.scratch import Scratch
 from twinlens.images.transforms import PixelSpec
 from twinlens.models import encoders
-from twinlens.models.encoders.base import normalised
-from twinlens.models.weights import identity
-from twinlens.training.contrastive import Inputs, Pair, Temperature, View, freeze, train_pair
-from twinlens.training.data import Material, Trained, training_key
-from twinlens.training.loop import steps_of
+from twinlens.models.encoders.base import normalise_pixels
+from twinlens.models.weights import identify_weights
+from twinlens.training.contrastive import DualEncoder, Inputs, Temperature, View, freeze, train_dual_encoder
+from twinlens.training.data import TrainingData, TrainingResult, fingerprint_training
+from twinlens.training.loop import count_steps
 from twinlens.training.tokenizer import learn_tokenizer
 
 HALF = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
-class Model:
+class JointModel:
     """A joint model as training needs it, whichever library it comes from."""
 
     module: torch.nn.Module
@@ -47,10 +47,10 @@ class Model:
 def train_towers(
     tower: OpenClipTower | TransformersTower,
     recipe: TowerRecipe,
-    material: Material,
+    material: TrainingData,
     placement: Placement,
     out: Path,
-) -> Trained:
+) -> TrainingResult:
     """Train a joint model; write it in its library's own layout into `out / "weights"`.
 
     A model that begins from nothing is written as it began, too, into `out / "untrained"`.
@@ -60,11 +60,11 @@ def train_towers(
         ParamsError: the recipe asks for what the model cannot do.
     """
     train, val = material.splits()
-    steps_of(recipe, len(train.pictures))  # refused before anything is loaded
+    count_steps(recipe, len(train.pictures))  # refused before anything is loaded
     torch.manual_seed(recipe.seed)
     model = build(tower, recipe, train.captions, placement)
     card = {"tower": tower.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json"), "begin": model.weights}
-    key = training_key(card, train, val, placement, __name__)
+    key = fingerprint_training(card, train, val, placement, __name__)
     if model.weights is None:
         model.write(out / "untrained")
     pair = _pair(model, recipe, placement)
@@ -73,7 +73,7 @@ def train_towers(
             Inputs.of(split, material.store(split, model.pixels), model.tokenize(split.captions))
             for split in (train, val)
         )
-        rows = train_pair(pair, recipe, taught, held_out, placement, scratch)
+        rows = train_dual_encoder(pair, recipe, taught, held_out, placement, scratch)
         learnt = {"logit_scale": pair.temperature.log_scale, "logit_bias": pair.temperature.bias}
         for name, value in learnt.items():  # goes where the library keeps it
             kept = getattr(model.module, name, None)
@@ -81,10 +81,10 @@ def train_towers(
                 with torch.no_grad():
                     kept.copy_(value.reshape(kept.shape))
         model.write(out / "weights")
-        return Trained(rows, scratch.total("seconds"), len(train.pictures))
+        return TrainingResult(rows, scratch.total("seconds"), len(train.pictures))
 
 
-def _pair(model: Model, recipe: TowerRecipe, placement: Placement) -> Pair:
+def _pair(model: JointModel, recipe: TowerRecipe, placement: Placement) -> DualEncoder:
     norms = sum(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in model.module.modules())
     if recipe.part_size is not None and norms:
         raise ParamsError(
@@ -108,17 +108,17 @@ def _pair(model: Model, recipe: TowerRecipe, placement: Placement) -> Pair:
     view = View(
         "both",
         "both",
-        lambda pictures: model.encode_image(normalised(pictures, model.pixels, placement)),
+        lambda pictures: model.encode_image(normalise_pixels(pictures, model.pixels, placement)),
         lambda tokens: model.encode_text(tokens.to(placement.device)),
     )
     module = torch.nn.ModuleDict({"model": model.module, "temperature": temperature})
-    return Pair(module, [view], temperature, recipe.part_size)
+    return DualEncoder(module, [view], temperature, recipe.part_size)
 
 
 def build(
     tower: OpenClipTower | TransformersTower, recipe: TowerRecipe, captions: list[str], placement: Placement
-) -> Model:
-    """The model of a card as it is before training."""
+) -> JointModel:
+    """Build the model of a card as it is before training."""
     if isinstance(tower, TransformersTower):
         return _transformers(tower, recipe, placement)
     if tower.open_clip == "custom" and tower.checkpoint is None:
@@ -126,19 +126,19 @@ def build(
     return _open_clip(tower, recipe, placement)
 
 
-def preprocess_of(tower: OpenClipTower) -> dict[str, Any]:
-    """The transform of a model of one's own: the whole picture, squashed to the size it reads."""
+def make_preprocess(tower: OpenClipTower) -> dict[str, Any]:
+    """Build the transform of a model of one's own: the whole picture, squashed to the size it reads."""
     assert tower.architecture is not None
     size = tower.architecture["vision_cfg"]["image_size"]
     return {"size": [size, size], "mean": HALF, "std": HALF, "interpolation": "bicubic", "resize_mode": "squash"}
 
 
-def _from_nothing(tower: OpenClipTower, recipe: TowerRecipe, captions: list[str], placement: Placement) -> Model:
+def _from_nothing(tower: OpenClipTower, recipe: TowerRecipe, captions: list[str], placement: Placement) -> JointModel:
     from open_clip.model import CLIP
 
-    from twinlens.models.encoders.open_clip import pixel_spec
+    from twinlens.models.encoders.open_clip import read_pixel_spec
 
-    tokenizer, preprocess = learn_tokenizer(captions), preprocess_of(tower)
+    tokenizer, preprocess = learn_tokenizer(captions), make_preprocess(tower)
     config = copy.deepcopy(tower.architecture or {})
     config["text_cfg"] |= {"vocab_size": len(tokenizer), "hf_tokenizer_name": "beside the weights"}
     longest = int(config["text_cfg"]["context_length"])
@@ -153,10 +153,10 @@ def _from_nothing(tower: OpenClipTower, recipe: TowerRecipe, captions: list[str]
     model = CLIP(**config).to(placement.device)
     if placement.device.type == "cpu":
         model = model.to(memory_format=torch.channels_last)  # a fifth of a step's time off convolutions
-    return _of_open_clip(model, pixel_spec(preprocess), tokenize, config, preprocess, tokenizer, None)
+    return _of_open_clip(model, read_pixel_spec(preprocess), tokenize, config, preprocess, tokenizer, None)
 
 
-def _open_clip(tower: OpenClipTower, recipe: TowerRecipe, placement: Placement) -> Model:
+def _open_clip(tower: OpenClipTower, recipe: TowerRecipe, placement: Placement) -> JointModel:
     import open_clip
 
     path = encoders.locate(tower)
@@ -180,7 +180,7 @@ def _open_clip(tower: OpenClipTower, recipe: TowerRecipe, placement: Placement) 
         config,
         preprocess,
         kept,
-        identity(path),
+        identify_weights(path),
     )
 
 
@@ -192,7 +192,7 @@ def _of_open_clip(
     preprocess: dict[str, Any],
     tokenizer: Any,
     weights: dict[str, Any] | None,
-) -> Model:
+) -> JointModel:
     from safetensors.torch import save_model
 
     from twinlens.models.encoders.open_clip import encode_text
@@ -207,7 +207,7 @@ def _of_open_clip(
 
     text = [module for name, module in model.named_children() if name != "visual"]
     text += [parameter for name, parameter in model.named_parameters(recurse=False) if not name.startswith("logit_")]
-    return Model(
+    return JointModel(
         module=model,
         image=[model.visual],
         text=text,
@@ -221,10 +221,10 @@ def _of_open_clip(
     )
 
 
-def _transformers(tower: TransformersTower, recipe: TowerRecipe, placement: Placement) -> Model:
+def _transformers(tower: TransformersTower, recipe: TowerRecipe, placement: Placement) -> JointModel:
     from transformers import AutoImageProcessor
 
-    from twinlens.models.encoders.transformers import pooled
+    from twinlens.models.encoders.transformers import pool_output
 
     path = encoders.locate(tower)
     loaded: Any = encoders.load(tower, path, placement)
@@ -250,9 +250,9 @@ def _transformers(tower: TransformersTower, recipe: TowerRecipe, placement: Plac
 
     def encode_text(tokens: torch.Tensor) -> torch.Tensor:
         if text.siglip:  # trained on full padding, without a mask
-            return pooled(model.get_text_features(input_ids=tokens[:, 0]))
+            return pool_output(model.get_text_features(input_ids=tokens[:, 0]))
         used = int(tokens[:, 1].sum(dim=1).max())
-        return pooled(model.get_text_features(input_ids=tokens[:, 0, :used], attention_mask=tokens[:, 1, :used]))
+        return pool_output(model.get_text_features(input_ids=tokens[:, 0, :used], attention_mask=tokens[:, 1, :used]))
 
     def write(out: Path) -> None:
         model.save_pretrained(out)
@@ -266,15 +266,15 @@ def _transformers(tower: TransformersTower, recipe: TowerRecipe, placement: Plac
             "text": ("text_model", "text_projection"),
         }.items()
     }
-    return Model(
+    return JointModel(
         module=model,
         image=parts["image"],
         text=parts["text"],
         pixels=loaded.image.pixels,
         tokenize=tokenize,
-        encode_image=lambda pixels: pooled(model.get_image_features(pixel_values=pixels)),
+        encode_image=lambda pixels: pool_output(model.get_image_features(pixel_values=pixels)),
         encode_text=encode_text,
         write=write,
         checkpoint_layers=model.gradient_checkpointing_enable,
-        weights=identity(path),
+        weights=identify_weights(path),
     )

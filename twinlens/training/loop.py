@@ -1,4 +1,4 @@
-"""The training loop: seeded, resumable after every epoch, and stopped by the first useless loss."""
+"""Training loop: seeded, resumable after every epoch, and stopped by the first useless loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch
 from twinlens.training.optim import make_optimisers, set_rate
-from twinlens.training.threads import suited_threads
+from twinlens.training.threads import use_suited_threads
 
 log = logging.getLogger("twinlens")
 
@@ -30,7 +30,7 @@ Batch = tuple[Int[np.ndarray, " batch"], Int[np.ndarray, " batch"]]
 Row = dict[str, float]  # the figures of an epoch
 
 
-def fit(
+def run_epochs(
     model: torch.nn.Module,
     recipe: Recipe,
     captions_of: list[Int[np.ndarray, " captions"]],
@@ -59,14 +59,14 @@ def fit(
     Raises:
         DataError: the batch is larger than the split or than what an epoch draws, or a loss is NaN or infinite.
     """
-    steps = steps_of(recipe, len(captions_of))
+    steps = count_steps(recipe, len(captions_of))
     optimisers = make_optimisers(model, recipe)
     rows: list[Row] = []
     if scratch.has(CHECKPOINT):
         rows = _restore(scratch.path(CHECKPOINT), model, optimisers)
         log.info("train: going on after epoch %d of %d", len(rows), recipe.epochs)
     whole = Progress("train", total=recipe.epochs * steps, unit="step", done=len(rows) * steps)
-    with suited_threads(model), whole as bar:
+    with use_suited_threads(model), whole as bar:
         for epoch in range(len(rows), recipe.epochs):
             if _patience_is_over(rows, recipe, merit):
                 log.info("train: no better epoch in %d, so training stops after %d", recipe.patience, epoch)
@@ -81,18 +81,18 @@ def fit(
             check(rows)
             log.info("train: %s", "  ".join(f"{key} {value:g}" for key, value in rows[-1].items()))
             scratch.note(f"epoch-{epoch:04d}", seconds=time.perf_counter() - started)
-            if recipe.keep == "best" and best_epoch(rows, merit) == epoch:
+            if recipe.keep == "best" and find_best_epoch(rows, merit) == epoch:
                 scratch.put(BEST, lambda path: torch.save(model.state_dict(), path))
             _save(scratch, model, optimisers, rows)
     if recipe.keep == "best":
         model.load_state_dict(torch.load(scratch.path(BEST), map_location="cpu", weights_only=True))
-        log.info("train: the weights of epoch %d are kept", best_epoch(rows, merit) + 1)
+        log.info("train: the weights of epoch %d are kept", find_best_epoch(rows, merit) + 1)
     model.eval()
     return rows
 
 
-def steps_of(recipe: Recipe, pictures: int) -> int:
-    """Batches of an epoch.
+def count_steps(recipe: Recipe, pictures: int) -> int:
+    """Count the batches of an epoch.
 
     Raises:
         DataError: the batch is larger than the split or than what an epoch draws, or more is drawn than there is.
@@ -114,13 +114,15 @@ def steps_of(recipe: Recipe, pictures: int) -> int:
     return drawn // recipe.batch_size if recipe.drop_last else math.ceil((drawn - 1) / recipe.batch_size)
 
 
-def best_epoch(rows: list[Row], merit: Callable[[Row], float]) -> int:
+def find_best_epoch(rows: list[Row], merit: Callable[[Row], float]) -> int:
     """The first of the epochs with the highest merit, counted from 0."""
     return int(np.argmax([merit(row) for row in rows]))
 
 
 def _patience_is_over(rows: list[Row], recipe: Recipe, merit: Callable[[Row], float]) -> bool:
-    return recipe.patience is not None and bool(rows) and len(rows) - 1 - best_epoch(rows, merit) >= recipe.patience
+    return (
+        recipe.patience is not None and bool(rows) and len(rows) - 1 - find_best_epoch(rows, merit) >= recipe.patience
+    )
 
 
 def _run_epoch(
@@ -164,7 +166,7 @@ def _run_epoch(
 
 
 def draw_pictures(count: int, recipe: Recipe, rng: np.random.Generator) -> Int[np.ndarray, " drawn"]:
-    """The pictures of an epoch, in the order in which they are shown."""
+    """Draw the pictures of an epoch, in the order in which they are shown."""
     if recipe.replacement:
         return rng.integers(0, count, size=recipe.samples_per_epoch)
     return rng.permutation(count)[: recipe.samples_per_epoch]
@@ -173,7 +175,7 @@ def draw_pictures(count: int, recipe: Recipe, rng: np.random.Generator) -> Int[n
 def draw_captions(
     captions_of: list[Int[np.ndarray, " captions"]], recipe: Recipe, rng: np.random.Generator
 ) -> Int[np.ndarray, " pictures"]:
-    """The caption row that stands for each picture in this epoch."""
+    """Draw the caption row that stands for each picture in this epoch."""
     if recipe.captions == "first":
         return np.array([rows[0] for rows in captions_of])
     share = rng.random(len(captions_of))

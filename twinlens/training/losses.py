@@ -1,4 +1,4 @@
-"""Objectives that bring matching pictures and texts together, each on one batch of pairs.
+"""Contrastive objectives: they bring matching pictures and texts together, each on one batch of pairs.
 
 Row i of the pictures belongs to row i of the texts; every other row of the batch is a negative. All
 are means over the batch, so a batch of another size has a loss of the same magnitude.
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
-from twinlens.config.training import PairRecipe
+from twinlens.config.training import ContrastiveRecipe
 
 Vectors = Float[torch.Tensor, "pairs dim"]
 Table = Float[torch.Tensor, "pictures texts"]
@@ -32,7 +32,7 @@ def siglip(logits: Table) -> torch.Tensor:
 
 
 def margin_pairs(distances: Table, margin: float, others: Bool[torch.Tensor, "pictures texts"]) -> torch.Tensor:
-    """Half of d squared for pairs that match, of max(0, margin - d) squared for others (Hadsell et al. 2006, eq. 4).
+    """Margin loss: d^2 / 2 of matching pairs, max(0, margin - d)^2 / 2 of others (Hadsell et al. 2006, eq. 4).
 
     Both kinds weigh the same: means over the pairs of each are added, as a batch of n has n of one
     kind and n (n - 1) of the other.
@@ -82,8 +82,8 @@ def _choose(
     return torch.where(some, farther.argmin(dim=1), farthest), others.any(dim=1)
 
 
-def distances_of(pictures: Vectors, texts: Vectors, kind: str) -> Table:
-    """Of every picture to every text.
+def compute_distances(pictures: Vectors, texts: Vectors, kind: str) -> Table:
+    """Compute the distance of every picture to every text.
 
     Args:
         pictures: of any length; `cosine` looks at directions only.
@@ -98,8 +98,8 @@ def distances_of(pictures: Vectors, texts: Vectors, kind: str) -> Table:
     return squared.clamp(min=1e-12).sqrt()  # the slope of a root is infinite at zero
 
 
-def pair_loss(
-    recipe: PairRecipe,
+def compute_loss(
+    recipe: ContrastiveRecipe,
     pictures: Vectors,
     texts: Vectors,
     names: torch.Tensor,
@@ -107,7 +107,7 @@ def pair_loss(
     bias: torch.Tensor | None = None,
     anchors: Anchors = "both",
 ) -> torch.Tensor:
-    """The recipe's loss of a batch.
+    """Compute the recipe's loss of a batch.
 
     Args:
         recipe: the objective and what belongs to it.
@@ -123,7 +123,7 @@ def pair_loss(
         assert scale is not None
         logits = scale * normalize(pictures, dim=-1) @ normalize(texts, dim=-1).T
         return clip(logits) if recipe.objective == "clip" else siglip(logits if bias is None else logits + bias)
-    distances, others = distances_of(pictures, texts, recipe.distance), names[:, None] != names[None]
+    distances, others = compute_distances(pictures, texts, recipe.distance), names[:, None] != names[None]
     if recipe.objective == "margin":
         return margin_pairs(distances, recipe.margin, others)
     sides = {"pictures": distances, "texts": distances.T}

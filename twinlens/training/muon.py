@@ -32,7 +32,7 @@ class Muon(torch.optim.Optimizer):
             params: matrices.
             lr: the learning rate, which suits AdamW as well.
             weight_decay: decoupled from the gradient, times the rate.
-            numbers: what the iteration computes with; see `twinlens.core.device.matrix_numbers`.
+            numbers: what the iteration computes with; see `twinlens.core.device.choose_matrix_dtype`.
 
         Raises:
             ValueError: a parameter is no matrix.

@@ -7,7 +7,7 @@ import math
 import torch
 
 from twinlens.config.training import Recipe
-from twinlens.core.device import matrix_numbers
+from twinlens.core.device import choose_matrix_dtype
 from twinlens.training.muon import Muon
 
 
@@ -29,21 +29,21 @@ def make_optimisers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.
     ids = {id(p) for p in matrices}
     rest = [p for p in trained.values() if id(p) not in ids]
     return [
-        Muon(matrices, lr=rate, weight_decay=decay, numbers=matrix_numbers(matrices[0].device)),
+        Muon(matrices, lr=rate, weight_decay=decay, numbers=choose_matrix_dtype(matrices[0].device)),
         torch.optim.AdamW(rest, lr=rate, betas=recipe.betas, eps=recipe.eps, weight_decay=0.0, fused=True),
     ]
 
 
 def set_rate(optimisers: list[torch.optim.Optimizer], recipe: Recipe, step: int, steps_per_epoch: int) -> None:
     """Give every parameter the learning rate of a step, counted from 0 over all epochs."""
-    rate = recipe.learning_rate * rate_factor(recipe, step, steps_per_epoch)
+    rate = recipe.learning_rate * compute_rate_factor(recipe, step, steps_per_epoch)
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["lr"] = rate
 
 
-def rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The share of the whole rate: linear warm-up, then a cosine or a line down to zero, steps, or all of it."""
+def compute_rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """Compute the share of the whole rate: linear warm-up, then a cosine or line down to zero, steps, or all of it."""
     steps = recipe.epochs * steps_per_epoch
     # A warm-up of no step still starts the descent after the first, which then has the whole rate.
     warmup = max(1, round(recipe.warmup_share * steps))

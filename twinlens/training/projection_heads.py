@@ -1,4 +1,4 @@
-"""Training heads on the vectors of two towers that stay as they are."""
+"""Training of projection heads on the vectors of two towers that stay as they are."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import Scratch
 from twinlens.inference.features import Features
-from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, Pairs
-from twinlens.training.contrastive import Inputs, Pair, Temperature, View, train_pair
-from twinlens.training.data import Material, Split, Trained, training_key
-from twinlens.training.loop import steps_of
+from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, ProjectionHeads
+from twinlens.training.contrastive import DualEncoder, Inputs, Temperature, View, train_dual_encoder
+from twinlens.training.data import Split, TrainingData, TrainingResult, fingerprint_training
+from twinlens.training.loop import count_steps
 from twinlens.training.losses import Anchors
 
 log = logging.getLogger("twinlens")
@@ -28,7 +28,7 @@ log = logging.getLogger("twinlens")
 ANCHORS: dict[str, Anchors] = {IMAGE_TO_CAPTION: "pictures", CAPTION_TO_IMAGE: "texts"}
 
 
-class Vectors:
+class ArrayRows:
     """Rows of an array in memory, a batch at a time."""
 
     def __init__(self, rows: np.ndarray) -> None:
@@ -41,7 +41,9 @@ class Vectors:
         return torch.from_numpy(self.rows[rows])
 
 
-def train_heads(card: ModelCard, material: Material, features: Features, placement: Placement, out: Path) -> Trained:
+def train_heads(
+    card: ModelCard, material: TrainingData, features: Features, placement: Placement, out: Path
+) -> TrainingResult:
     """Train the heads of a card; write them into `out / "weights"`, and as they began into `out / "untrained"`.
 
     The towers' vectors of the whole training split are held in memory.
@@ -53,36 +55,38 @@ def train_heads(card: ModelCard, material: Material, features: Features, placeme
     recipe = card.train
     assert isinstance(recipe, HeadsRecipe)
     train, val = material.splits()
-    steps_of(recipe, len(train.pictures))  # refused before anything is embedded, as widths are
+    count_steps(recipe, len(train.pictures))  # refused before anything is embedded, as widths are
     first = Split(train.pictures[:1], train.captions[: len(train.captions_of[0])], train.captions_of[:1])
     widths = _widths(recipe, _vectors(first, material.shards, features), features)
     taught, held_out = (_vectors(split, material.shards, features) for split in (train, val))
     torch.manual_seed(recipe.seed)
-    pairs = Pairs(recipe.heads, widths["image"], widths["text"], features.table).to(placement.device)
+    pairs = ProjectionHeads(recipe.heads, widths["image"], widths["text"], features.table).to(placement.device)
     pairs.write(out / "untrained")
     described: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "towers": features.identity}
-    key = training_key(described, train, val, placement, __name__)
+    key = fingerprint_training(described, train, val, placement, __name__)
     temperature = Temperature(recipe).to(placement.device)
     module = torch.nn.ModuleDict({"heads": pairs, "temperature": temperature})
     views = [_view(pairs, direction, placement) for direction in pairs.directions]
     with Scratch("train", key) as scratch:
         inputs = [
-            Inputs.of(split, Vectors(pictures), Vectors(texts))
+            Inputs.of(split, ArrayRows(pictures), ArrayRows(texts))
             for split, (pictures, texts) in ((train, taught), (val, held_out))
         ]
-        rows = train_pair(Pair(module, views, temperature), recipe, inputs[0], inputs[1], placement, scratch)
+        rows = train_dual_encoder(
+            DualEncoder(module, views, temperature), recipe, inputs[0], inputs[1], placement, scratch
+        )
         pairs.write(out / "weights")
-        return Trained(rows, scratch.total("seconds"), len(train.pictures))
+        return TrainingResult(rows, scratch.total("seconds"), len(train.pictures))
 
 
 def _vectors(split: Split, shards: Path, features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """What the heads read of a split's pictures and of its captions."""
+    """Embed a split's pictures and captions for the heads."""
     texts = pl.DataFrame({"id": [str(n) for n in range(len(split.captions))], "text": split.captions})
-    return features.of_pictures(shards, split.pictures), features.of_texts(texts)
+    return features.embed_pictures(shards, split.pictures), features.embed_texts(texts)
 
 
 def _widths(recipe: HeadsRecipe, vectors: tuple[np.ndarray, np.ndarray], features: Features) -> dict[str, int]:
-    """How wide the vectors of each side are.
+    """Widths of the vectors of each side.
 
     Raises:
         DataError: not as wide as the card says.
@@ -99,7 +103,7 @@ def _widths(recipe: HeadsRecipe, vectors: tuple[np.ndarray, np.ndarray], feature
     return widths
 
 
-def _view(pairs: Pairs, direction: str, placement: Placement) -> View:
+def _view(pairs: ProjectionHeads, direction: str, placement: Placement) -> View:
     def through(side: str) -> Callable[[torch.Tensor], torch.Tensor]:
         head = pairs.head(direction, side)
         return lambda rows: head(rows.to(placement.device))

@@ -1,4 +1,4 @@
-"""How many threads a training on the CPU takes."""
+"""CPU threads of a training."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 TINY, SMALL = 1_000_000, 20_000_000  # parameters
 
 
-def threads_for(model: torch.nn.Module, available: int) -> int:
-    """One thread for a tiny model, two for a small one, all for others.
+def choose_threads(model: torch.nn.Module, available: int) -> int:
+    """Choose one thread for a tiny model, two for a small one, all for others.
 
     A tiny model's products are over before threads have divided them up: a second one gains the default's BLIP a
     quarter, its CLIP two fifths. They cost much where cores are short, as threads of OpenMP spin while they wait for
@@ -24,11 +24,11 @@ def threads_for(model: torch.nn.Module, available: int) -> int:
 
 
 @contextmanager
-def suited_threads(model: torch.nn.Module) -> Iterator[None]:
+def use_suited_threads(model: torch.nn.Module) -> Iterator[None]:
     """Let torch use the threads that suit a model, and afterwards as many as before."""
     before = torch.get_num_threads()
     if next(model.parameters()).device.type == "cpu":
-        torch.set_num_threads(threads_for(model, before))
+        torch.set_num_threads(choose_threads(model, before))
     try:
         yield
     finally:

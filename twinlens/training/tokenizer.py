@@ -1,4 +1,4 @@
-"""A small vocabulary of whole words, for the small models that are trained from nothing."""
+"""Whole-word tokenizer, for the small models that are trained from nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 
 
 def learn_tokenizer(texts: Iterable[str], max_words: int = 10_000) -> PreTrainedTokenizerFast:
-    """A tokenizer whose words are those of `texts`, the commonest `max_words` of them.
+    """Learn a tokenizer whose words are those of `texts`, the commonest `max_words` of them.
 
     The end token has the highest number, which is how CLIP's text tower finds where to pool.
     """

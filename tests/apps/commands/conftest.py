@@ -33,7 +33,7 @@ def twinlens(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     """The command line, in this process; its output goes to no terminal."""
 
     def run(*arguments: str) -> Done:
-        monkeypatch.setattr(session, "_KEPT", session.Kept())  # a process of its own has nothing open
+        monkeypatch.setattr(session, "_KEPT", session.SearcherCache())  # a process of its own has nothing open
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         said = capsys.readouterr()

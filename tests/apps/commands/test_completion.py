@@ -9,7 +9,7 @@ import pytest
 from tests.apps.commands.conftest import process
 from tests.indexing.conftest import POOL
 from twinlens import Searcher
-from twinlens.apps.commands.completion import MOST, cards
+from twinlens.apps.commands.completion import MOST, make_card_completer
 
 
 def offered(line: str) -> list[str]:
@@ -36,9 +36,9 @@ def test_names_of_cards_and_ids_of_pictures_are_offered() -> None:
 
 def test_where_there_are_no_params_nothing_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cards("models")("") == []
+    assert make_card_completer("models")("") == []
     Path("cards/models").mkdir(parents=True)
     for name in ("b.yaml", "ab.yaml", "a.yaml", "README.md"):
         (Path("cards/models") / name).write_text("{: not yaml")  # a name needs no look inside
-    assert cards("models")("a") == ["a", "ab"]
-    assert cards("datasets")("a") == []
+    assert make_card_completer("models")("a") == ["a", "ab"]
+    assert make_card_completer("datasets")("a") == []

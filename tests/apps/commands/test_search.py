@@ -17,7 +17,7 @@ from tests.apps.commands.conftest import ROOT, Done, process
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from twinlens import Searcher, __version__, search
 from twinlens.core import paths
-from twinlens.indexing.manifest import published
+from twinlens.indexing.manifest import locate_copy
 from twinlens.indexing.results import Hit, Results
 
 TEXT = "a red car in the snow"
@@ -161,7 +161,7 @@ def test_a_missing_index_and_one_of_another_model_name_the_command(twinlens: Com
     assert (done.code, done.out) == (2, "")
     assert "other weights of clip-scenes than are here now: `dvc repro index`" in done.err
     paths.indexed(DATASET, MODEL, CAPTIONER).unlink()
-    published(DATASET, MODEL, CAPTIONER).unlink()
+    locate_copy(DATASET, MODEL, CAPTIONER).unlink()
     assert "there is no index of scenes with clip-scenes" in twinlens("search", TEXT).err
 
 

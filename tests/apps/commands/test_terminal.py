@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from twinlens.apps.commands.terminal import plain
+from twinlens.apps.commands.terminal import strip_control
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ from twinlens.apps.commands.terminal import plain
     ],
 )
 def test_only_what_steers_is_taken_out(text: str, wanted: str) -> None:
-    assert plain(text) == wanted
+    assert strip_control(text) == wanted

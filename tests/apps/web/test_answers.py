@@ -14,20 +14,20 @@ from tests.indexing.conftest import CAPTIONER, MODEL
 from twinlens import Searcher
 from twinlens.apps.web import answers
 from twinlens.apps.web.answers import (
-    Asked,
-    Wanted,
-    again,
+    SearchRequest,
+    VisualQuery,
     answer,
-    mode_left,
+    choose_mode,
+    choose_pictures,
     refuse_untaken,
-    some_pictures,
     take_picture,
+    turn_to_examples,
 )
-from twinlens.apps.web.shelf import Name, Shelf
+from twinlens.apps.web.shelf import IndexName, Shelf
 from twinlens.config.load import read_params
 from twinlens.core.errors import QueryError
 
-NAME = Name(MODEL, CAPTIONER)
+NAME = IndexName(MODEL, CAPTIONER)
 
 
 @pytest.fixture
@@ -42,34 +42,34 @@ def png(side: int = 40) -> bytes:
 
 
 def test_a_mark_is_set_and_turned() -> None:
-    asked = Asked().marked("a", True).marked("b", False)
+    asked = VisualQuery().with_mark("a", True).with_mark("b", False)
     assert (asked.liked, asked.disliked) == (("a",), ("b",))
-    turned = asked.marked("a", False)
+    turned = asked.with_mark("a", False)
     assert (turned.liked, turned.disliked) == ((), ("b", "a"))
 
 
 def test_marks_come_to_an_end() -> None:
-    asked = Asked(marks=tuple((str(i), True) for i in range(answers.MAX_MARKS)))
-    assert len(asked.marked("0", False).marks) == answers.MAX_MARKS
+    asked = VisualQuery(marks=tuple((str(i), True) for i in range(answers.MAX_MARKS)))
+    assert len(asked.with_mark("0", False).marks) == answers.MAX_MARKS
     with pytest.raises(QueryError, match="take a mark away first"):
-        asked.marked("one more", True)
+        asked.with_mark("one more", True)
 
 
 def test_marks_are_examples_where_there_is_a_good_one_else_they_move_the_words() -> None:
-    def mode(asked: Asked) -> str:
-        return again(Wanted("boat", asked, "auto", 0.5, 12)).mode
+    def mode(asked: VisualQuery) -> str:
+        return turn_to_examples(SearchRequest("boat", asked, "auto", 0.5, 12)).mode
 
-    assert mode(Asked().marked("a", True)) == "exemplar"
-    assert mode(Asked(picture=b"jpeg")) == "exemplar"
-    assert mode(Asked().marked("a", False)) == "vector"
+    assert mode(VisualQuery().with_mark("a", True)) == "exemplar"
+    assert mode(VisualQuery(picture=b"jpeg")) == "exemplar"
+    assert mode(VisualQuery().with_mark("a", False)) == "vector"
 
 
 def test_the_exemplar_mode_ends_with_its_last_example_and_no_other_mode_does() -> None:
-    nothing, disliked = Asked(), Asked().marked("a", False)
-    assert [mode_left("exemplar", asked) for asked in (nothing, disliked)] == ["auto", "auto"]
-    for asked in (Asked().marked("a", True), Asked(picture=b"jpeg")):
-        assert mode_left("exemplar", asked) == "exemplar"
-    assert [mode_left(mode, nothing) for mode in ("hybrid", "text")] == ["hybrid", "text"]
+    nothing, disliked = VisualQuery(), VisualQuery().with_mark("a", False)
+    assert [choose_mode("exemplar", asked) for asked in (nothing, disliked)] == ["auto", "auto"]
+    for asked in (VisualQuery().with_mark("a", True), VisualQuery(picture=b"jpeg")):
+        assert choose_mode("exemplar", asked) == "exemplar"
+    assert [choose_mode(mode, nothing) for mode in ("hybrid", "text")] == ["hybrid", "text"]
 
 
 def test_a_picture_is_brought_to_what_can_be_searched_by(shelf: Shelf) -> None:
@@ -96,8 +96,8 @@ def test_a_picture_over_the_limit_is_not_opened(shelf: Shelf, monkeypatch: pytes
 
 
 def test_every_index_answers_or_says_why_not(shelf: Shelf) -> None:
-    wanted = Wanted("boat", Asked(), "vector", 0.5, 5)
-    good, bad = answer(shelf, [NAME, Name("vit-b-32", CAPTIONER)], wanted)
+    wanted = SearchRequest("boat", VisualQuery(), "vector", 0.5, 5)
+    good, bad = answer(shelf, [NAME, IndexName("vit-b-32", CAPTIONER)], wanted)
     assert good.results is not None
     assert [hit.image_id for hit in good.results.hits] == [hit.image_id for hit in Searcher().search("boat", k=5).hits]
     assert good.seconds >= sum(good.results.seconds.values())
@@ -113,18 +113,18 @@ def test_a_fault_of_ours_is_a_sentence_here_and_a_traceback_in_the_log(
 
     monkeypatch.setattr(Searcher, "search", broken)
     with caplog.at_level(logging.ERROR, "twinlens"):
-        (column,) = answer(shelf, [NAME], Wanted("boat", Asked(), "auto", 0.5, 5))
+        (column,) = answer(shelf, [NAME], SearchRequest("boat", VisualQuery(), "auto", 0.5, 5))
     assert column.problem == answers.FAILED
     assert "secret detail" in caplog.text
 
 
 def test_eight_clients_get_what_one_would(shelf: Shelf) -> None:
     texts = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("boat", "bus", "fish")]
-    some = [picture.image_id for picture in some_pictures(shelf, NAME, 4)]
-    asked = Asked(marks=((some[0], True), (some[1], False)))
-    queries = [Wanted(text, asked, mode, 0.5, 8) for text in texts for mode in ("vector", "hybrid", "exemplar")]
+    some = [picture.image_id for picture in choose_pictures(shelf, NAME, 4)]
+    asked = VisualQuery(marks=((some[0], True), (some[1], False)))
+    queries = [SearchRequest(text, asked, mode, 0.5, 8) for text in texts for mode in ("vector", "hybrid", "exemplar")]
 
-    def found(wanted: Wanted) -> list[str]:
+    def found(wanted: SearchRequest) -> list[str]:
         (column,) = answer(shelf, [NAME], wanted)
         assert column.results is not None
         return [hit.image_id for hit in column.results.hits]
@@ -136,8 +136,8 @@ def test_eight_clients_get_what_one_would(shelf: Shelf) -> None:
 
 def test_the_beginning_is_spread_over_the_pool(shelf: Shelf) -> None:
     ids = shelf.searcher(NAME).index.ids
-    assert [picture.image_id for picture in some_pictures(shelf, NAME, 3)] == [ids[0], ids[20], ids[40]]
-    assert len(some_pictures(shelf, NAME, 1000)) == len(ids)
+    assert [picture.image_id for picture in choose_pictures(shelf, NAME, 3)] == [ids[0], ids[20], ids[40]]
+    assert len(choose_pictures(shelf, NAME, 1000)) == len(ids)
 
 
 def test_a_search_opens_only_pictures_that_the_page_could_have_made(shelf: Shelf) -> None:

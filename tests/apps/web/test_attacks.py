@@ -324,9 +324,9 @@ def test_every_route_of_the_page_is_attacked_here() -> None:
     from starlette.routing import Route
 
     from twinlens.apps.web import guard
-    from twinlens.apps.web.server import application
+    from twinlens.apps.web.server import make_server_application
 
-    application_ = application(Shelf(read_params()), "127.0.0.1")
+    application_ = make_server_application(Shelf(read_params()), "127.0.0.1")
     found = set()
     for route in application_.app.routes:
         assert isinstance(route, Route), "a route of another kind needs an attack of its own"

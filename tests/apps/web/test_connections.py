@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from twinlens.apps.web.connections import patient_protocol
+from twinlens.apps.web.connections import make_patient_protocol
 
 AT_MOST = 5
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
@@ -32,7 +32,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 def port() -> Iterator[int]:
     """A server that waits for five requests to become whole."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        protocol = patient_protocol(AT_MOST)
+        protocol = make_patient_protocol(AT_MOST)
         server = uvicorn.Server(uvicorn.Config(app, http=protocol, lifespan="off", log_level="error", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from starlette.requests import Request
 
-from twinlens.apps.web.routes import PICTURES, Kind
+from twinlens.apps.web.routes import PICTURES, WorkQueue
 from twinlens.apps.web.visitors import COOKIE, STRANGERS, Visitor, Visitors
 
 
@@ -53,7 +53,7 @@ def test_strangers_are_told_apart_by_their_connections() -> None:
 
 
 def test_however_many_strangers_ask_a_visitor_does_not_wait_for_them() -> None:
-    kind, begun, ends = Kind(PICTURES), threading.Semaphore(0), threading.Event()
+    kind, begun, ends = WorkQueue(PICTURES), threading.Semaphore(0), threading.Event()
 
     def slow() -> str:
         begun.release()

@@ -66,12 +66,12 @@ def test_the_page_ends_once_it_is_there(running: subprocess.Popen[bytes], tmp_pa
 STUCK = """
 import sys, time
 from threading import Thread
-from twinlens.apps.web.watchdog import watched
+from twinlens.apps.web.watchdog import watch_signals
 
 def begun():
     print("begun", flush=True)
 
-with watched():
+with watch_signals():
     {stuck}
 """
 
@@ -102,9 +102,9 @@ def test_what_does_not_come_back_is_not_waited_for(stuck: str, tmp_path: Path) -
 def test_nothing_is_left_of_the_watchdog_where_no_signal_came() -> None:
     check = """
 import signal, threading
-from twinlens.apps.web.watchdog import watched
+from twinlens.apps.web.watchdog import watch_signals
 before = signal.getsignal(signal.SIGTERM)
-with watched():
+with watch_signals():
     (dog,) = [thread for thread in threading.enumerate() if thread.name == "watchdog"]
 dog.join(300)
 assert not dog.is_alive()

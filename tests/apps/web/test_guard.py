@@ -11,7 +11,7 @@ import pytest
 
 from twinlens.apps.web import guard
 from twinlens.apps.web.guard import CONTENT, HEADERS, Guard
-from twinlens.apps.web.hosts import hosts
+from twinlens.apps.web.hosts import list_hosts
 from twinlens.apps.web.visitors import COOKIE, Visitors
 
 HOST = (b"host", b"127.0.0.1:7860")
@@ -29,7 +29,7 @@ class Asker:
 
     def __init__(self, *allowed: str) -> None:
         self.visitors = Visitors()
-        self.guard = Guard(self.app, hosts("127.0.0.1", allowed), self.visitors)
+        self.guard = Guard(self.app, list_hosts("127.0.0.1", allowed), self.visitors)
         self.read: bytes | None = None
         self.arriving = 0
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from twinlens.apps.web.hosts import hosts
+from twinlens.apps.web.hosts import list_hosts
 from twinlens.core.errors import ParamsError
 
 
 def test_on_this_machine_only_its_own_names_are_known() -> None:
     for host in ("127.0.0.1", "localhost", "::1", "LOCALHOST", "0:0:0:0:0:0:0:1"):
-        ours = hosts(host)
+        ours = list_hosts(host)
         for good in ("127.0.0.1", "127.0.0.1:7860", "localhost:1", "LocalHost", "[::1]", "[::1]:7860", "[0::1]:80"):
             assert ours.has(good), (host, good)
         for bad in ("evil.example", "127.0.0.2", "192.168.0.7:7860", "localhost.evil.example", "[::2]", "localhost."):
@@ -18,19 +18,19 @@ def test_on_this_machine_only_its_own_names_are_known() -> None:
 
 
 def test_a_name_or_an_address_that_was_given_is_known_and_nothing_else() -> None:
-    ours = hosts("Box.Example", ["search.example", "10.0.0.5"])
+    ours = list_hosts("Box.Example", ["search.example", "10.0.0.5"])
     for good in ("box.example", "BOX.example:7860", "search.example:443", "10.0.0.5"):
         assert ours.has(good)
     for bad in ("localhost", "127.0.0.1:7860", "10.0.0.6", "evil.example", "box.example.evil.example"):
         assert not ours.has(bad)
-    address = hosts("192.168.0.7")
+    address = list_hosts("192.168.0.7")
     assert [address.has(host) for host in ("192.168.0.7:7860", "192.168.0.8", "localhost")] == [True, False, False]
-    assert hosts("fe80::1").has("[FE80:0::1]:7860")
+    assert list_hosts("fe80::1").has("[FE80:0::1]:7860")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "0::0"])
 def test_at_all_addresses_any_address_is_known_but_no_name_that_may_have_been_pointed_here(host: str) -> None:
-    ours = hosts(host, ["search.example"])
+    ours = list_hosts(host, ["search.example"])
     for good in ("192.168.0.7:7860", "[2001:db8::1]:7860", "0.0.0.0:7860", "localhost:7860", "Search.Example"):
         assert ours.has(good), good
     for bad in ("evil.example", "evil.example:7860", "192.168.0.7.evil.example", "0x7f.1", "1.2.3", "localhost.evil"):
@@ -46,16 +46,16 @@ def test_at_all_addresses_any_address_is_known_but_no_name_that_may_have_been_po
     ],
 )  # fmt: skip
 def test_what_is_no_host_is_nobodys(authority: str) -> None:
-    assert not hosts("127.0.0.1").has(authority)
-    assert not hosts("0.0.0.0", ["search.example"]).has(authority)
+    assert not list_hosts("127.0.0.1").has(authority)
+    assert not list_hosts("0.0.0.0", ["search.example"]).has(authority)
 
 
 def test_names_beyond_ascii_are_compared_as_browsers_send_them() -> None:
-    assert hosts("127.0.0.1", ["bücher.example"]).has("xn--bcher-kva.example:80")
+    assert list_hosts("127.0.0.1", ["bücher.example"]).has("xn--bcher-kva.example:80")
 
 
 def test_only_what_was_allowed_may_send_in_another_name() -> None:
-    ours = hosts("127.0.0.1", ["search.example"])
+    ours = list_hosts("127.0.0.1", ["search.example"])
     origins = ("http://127.0.0.1:80", "https://SEARCH.example:443", "http://127.0.0.1", "https://evil.example", "null")
     assert [ours.sends(origin, "127.0.0.1:80") for origin in origins] == [True, True, False, False, False]
 
@@ -66,4 +66,4 @@ def test_only_what_was_allowed_may_send_in_another_name() -> None:
 )
 def test_what_is_no_name_cannot_be_allowed(given: str) -> None:
     with pytest.raises(ParamsError, match="wanted: the name alone, without http://, port or path"):
-        hosts("127.0.0.1", [given])
+        list_hosts("127.0.0.1", [given])

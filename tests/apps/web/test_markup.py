@@ -23,7 +23,7 @@ def whole(text: str) -> str:
     """The page with something at every place that has room for it."""
     parts = dict.fromkeys(("header", "drop", "tray", "status", "results"), "")
     pairs = [(text, text)]
-    return markup.page(
+    return markup.render_page(
         parts, words=text, mode=text, modes=pairs, weight=0.5, indexes=pairs, others=pairs, first=text, counts=pairs,
         limits={"typed": 1, "marks": 1, "bytes": 1}, sentences={"marks": text, "bytes": text},
     )  # fmt: skip
@@ -35,20 +35,20 @@ def results(hits: tuple[Hit, ...], notes: tuple[str, ...] = ()) -> Results:
 
 
 def test_a_picture_is_described_by_the_first_thing_known_of_it() -> None:
-    assert markup.described(picture(captions=("a boat", "b"), caption_generated="c")) == "a boat"
-    assert markup.described(picture(caption_generated="c")) == "c"
-    assert markup.described(picture(labels=("boat", "sea"))) == "a picture labelled boat, sea"
-    assert markup.described(picture()) == "a picture without a caption"
+    assert markup.describe_picture(picture(captions=("a boat", "b"), caption_generated="c")) == "a boat"
+    assert markup.describe_picture(picture(caption_generated="c")) == "c"
+    assert markup.describe_picture(picture(labels=("boat", "sea"))) == "a picture labelled boat, sea"
+    assert markup.describe_picture(picture()) == "a picture without a caption"
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0.68358, "0.683"), (0.032, "0.0320"), (7.5, "7.500"), (0.0, "0.000")])
 def test_scores_keep_three_digits_that_say_something(value: float, shown: str) -> None:
-    assert markup.score(value) == (shown if value != 0.68358 else "0.684")
+    assert markup.format_score(value) == (shown if value != 0.68358 else "0.684")
 
 
 def test_durations_and_their_parts() -> None:
-    assert (markup.milliseconds(0.0123), markup.milliseconds(12.34)) == ("12 ms", "12.3 s")
-    assert markup.parts(results(())) == "the query 12 ms, search 1 ms"
+    assert (markup.format_milliseconds(0.0123), markup.format_milliseconds(12.34)) == ("12 ms", "12.3 s")
+    assert markup.format_parts(results(())) == "the query 12 ms, search 1 ms"
 
 
 def test_everything_from_data_is_escaped() -> None:
@@ -57,12 +57,12 @@ def test_everything_from_data_is_escaped() -> None:
     )
     column = Column(EVIL, results((hit,), notes=(EVIL,)), None, 0.1)
     pages = [
-        markup.results([column, Column(EVIL, None, EVIL, 0.1)]),
-        markup.beginning([hit], [EVIL]),
-        markup.tray([(hit, True)]),
-        markup.told(EVIL),
-        markup.problem(EVIL),
-        markup.header(EVIL, 3),
+        markup.render_results([column, Column(EVIL, None, EVIL, 0.1)]),
+        markup.render_beginning([hit], [EVIL]),
+        markup.render_tray([(hit, True)]),
+        markup.render_message(EVIL),
+        markup.render_problem(EVIL),
+        markup.render_header(EVIL, 3),
         whole(EVIL),
     ]
     for page in pages:
@@ -74,21 +74,22 @@ def test_everything_from_data_is_escaped() -> None:
 def test_a_search_is_said_in_a_sentence() -> None:
     hit = Hit(**vars(picture()), rank=1, score=1.0)
     one, none = Column("m", results((hit,)), None, 0.02), Column("n", results(()), None, 0.01)
-    assert markup.status([one]) == "1 picture in 20 ms"
-    assert markup.status([one, none, Column("o", None, "why", 0.0)]) == (
+    assert markup.summarise_search([one]) == "1 picture in 20 ms"
+    assert markup.summarise_search([one, none, Column("o", None, "why", 0.0)]) == (
         "m: 1 picture in 20 ms; n: nothing found in 10 ms; o: no answer"
     )
-    assert "Nothing found" in markup.results([none])
+    assert "Nothing found" in markup.render_results([none])
 
 
 def test_nothing_on_the_page_needs_a_laxer_policy_than_it_has() -> None:
     hit = Hit(**vars(picture(captions=("a", "b"), labels=("c",))), rank=1, score=1.0)
     parts = {
-        "header": markup.header("d", 3),
-        "drop": markup.drop(None) + markup.drop(b"jpeg"),
-        "tray": markup.tray([(hit, True)]),
-        "status": markup.problem("why") + markup.told("what"),
-        "results": markup.results([Column("m", results((hit,)), None, 0.1)]) + markup.beginning([hit], ["say"]),
+        "header": markup.render_header("d", 3),
+        "drop": markup.render_drop(None) + markup.render_drop(b"jpeg"),
+        "tray": markup.render_tray([(hit, True)]),
+        "status": markup.render_problem("why") + markup.render_message("what"),
+        "results": markup.render_results([Column("m", results((hit,)), None, 0.1)])
+        + markup.render_beginning([hit], ["say"]),
     }
     page = whole("x") + "".join(parts.values())
     for tag in re.findall(r"<[a-z][^>]*>", page):

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.apps.web.conftest import HOSTILE, Served
 from tests.indexing.conftest import MODEL
 from twinlens import Searcher
-from twinlens.apps.web.markup import score
+from twinlens.apps.web.markup import format_score
 from twinlens.indexing.results import Results
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def test_words_typed_into_the_box_find_what_the_library_finds(page: Page, search
     first, hit = page.locator("#results .card").first, found.hits[0]
     text = first.inner_text()
     assert "#1" in text
-    assert score(hit.score) in text
+    assert format_score(hit.score) in text
     assert hit.captions[0] in text
     assert first.locator(".labels li").all_inner_texts() == list(hit.labels)
     latency = page.locator("#results .latency").inner_text()

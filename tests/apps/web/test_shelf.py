@@ -11,14 +11,14 @@ import pytest
 from tests.apps.web.conftest import MODELS
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from twinlens import Searcher
-from twinlens.apps.web.shelf import Name, Shelf
+from twinlens.apps.web.shelf import IndexName, Shelf
 from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.errors import QueryError
-from twinlens.indexing.manifest import published
+from twinlens.indexing.manifest import locate_copy
 from twinlens.indexing.session import TRIED_AGAIN_S
 
-NAME = Name(MODEL, CAPTIONER)
+NAME = IndexName(MODEL, CAPTIONER)
 
 
 def manifest() -> Path:
@@ -28,12 +28,12 @@ def manifest() -> Path:
 @pytest.mark.usefixtures("root")
 def test_the_indexes_on_disk_are_listed() -> None:
     shelf = Shelf(read_params())
-    assert shelf.names() == sorted(Name(model, CAPTIONER) for model in MODELS)
+    assert shelf.names() == sorted(IndexName(model, CAPTIONER) for model in MODELS)
     assert shelf.find(NAME.key) == NAME
     assert shelf.first() == NAME
     assert shelf.first("words").model == "words"
     assert shelf.label(NAME) == MODEL
-    assert shelf.label(Name(MODEL, "blip-base")) == f"{MODEL}, captions by blip-base"
+    assert shelf.label(IndexName(MODEL, "blip-base")) == f"{MODEL}, captions by blip-base"
 
 
 @pytest.mark.usefixtures("root")
@@ -62,7 +62,7 @@ def test_the_old_index_answers_until_a_new_one_can(caplog: pytest.LogCaptureFixt
     manifest().unlink()  # as DVC does before the stage runs
     assert shelf.searcher(NAME) is before
     assert NAME in shelf.names()  # by its published copy
-    assert published(DATASET, MODEL, CAPTIONER).exists()
+    assert locate_copy(DATASET, MODEL, CAPTIONER).exists()
 
     others = json.loads(text) | {"vectors": {"images.npy": "0" * 64}}
     manifest().write_text(json.dumps(others), encoding="utf-8")

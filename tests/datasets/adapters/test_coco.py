@@ -20,9 +20,9 @@ from tests.web import Fault, Host
 from twinlens.config.datasets import CocoCard
 from twinlens.config.params import FilterParams
 from twinlens.core import download
-from twinlens.core.download import Wanted
+from twinlens.core.download import RemoteFile
 from twinlens.core.errors import DataError, FetchError
-from twinlens.datasets import adapter
+from twinlens.datasets import make_adapter
 from twinlens.datasets.adapters import coco
 from twinlens.datasets.adapters.base import MISSING
 from twinlens.datasets.adapters.coco import Coco
@@ -144,7 +144,7 @@ def downloaded(folder: Path, raw: Path, files: dict[str, bytes] | None = None) -
 
 
 def test_a_card_of_coco_is_given_this_adapter() -> None:
-    assert isinstance(adapter(CocoCard(adapter="coco", parts=["val2017"])), Coco)
+    assert isinstance(make_adapter(CocoCard(adapter="coco", parts=["val2017"])), Coco)
 
 
 # ---------------------------------------------------------------- annotations
@@ -351,7 +351,9 @@ def test_the_published_archives_are_accepted_and_noted_as_such(
 
 def publish(monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]) -> None:
     """Let these small archives be the ones that COCO's publishers ship."""
-    wanted = {name: Wanted(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
+    wanted = {
+        name: RemoteFile(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()
+    }
     monkeypatch.setattr(coco, "ANNOTATIONS", wanted[ANNOTATIONS])
     monkeypatch.setitem(coco.PHOTOS, "val2017", wanted[VAL])
 

@@ -11,10 +11,10 @@ import pytest
 from twinlens.config.datasets import ComposedCard, Keep
 from twinlens.config.params import FilterParams
 from twinlens.core.errors import DataError, FetchError
-from twinlens.datasets import adapter
+from twinlens.datasets import make_adapter
 from twinlens.datasets.annotations import Annotations, RawCaption, RawImage
 from twinlens.datasets.filter import apply_rules
-from twinlens.datasets.keep import agreement, apply_keep, decided, overlap, read_qrels
+from twinlens.datasets.keep import apply_keep, measure_agreement, measure_overlap, read_qrels, select_decided
 from twinlens.datasets.pool import group_images
 
 VEHICLES = ["airplane", "bicycle", "boat", "bus", "car", "truck"]
@@ -37,7 +37,7 @@ def card(**changes: Any) -> ComposedCard:
 
 
 def test_both_parts_are_read_under_ids_that_cannot_meet(tmp_path: Path) -> None:
-    raw, made = tmp_path / "raw", adapter(card())
+    raw, made = tmp_path / "raw", make_adapter(card())
     assert made.download(raw) == 24
     found = made.annotations(raw)
     queries = [image for image in found.images if not image.distractor]
@@ -46,7 +46,7 @@ def test_both_parts_are_read_under_ids_that_cannot_meet(tmp_path: Path) -> None:
     assert 0 < len(others) <= 12
     assert all(image.image_id.startswith("distractor/") and image.split == "test" for image in others)
     assert {caption.image_id for caption in found.captions} == {image.image_id for image in queries}
-    alone = {name: adapter(getattr(card(), name)) for name in ("queries", "distractors")}
+    alone = {name: make_adapter(getattr(card(), name)) for name in ("queries", "distractors")}
     mixed = [others[0], queries[0], others[-1], queries[-1]]
     expected = [
         next(iter(alone[name].read_pictures(raw / name, [image.file.split("/", 1)[1]])))
@@ -56,7 +56,7 @@ def test_both_parts_are_read_under_ids_that_cannot_meet(tmp_path: Path) -> None:
 
 
 def test_distractors_stay_without_caption_or_label_and_join_the_pool(tmp_path: Path) -> None:
-    raw, made = tmp_path / "raw", adapter(card())
+    raw, made = tmp_path / "raw", make_adapter(card())
     made.download(raw)
     keep = card().keep
     assert keep is not None
@@ -132,14 +132,14 @@ def test_a_published_list_is_taken_instead_and_compared_over_the_pictures_that_a
 
 def test_keep_is_about_the_pool_and_no_distractor() -> None:
     distractor = RawImage("x", "x.jpg", "test", (), distractor=True)
-    mine = decided(Annotations([*ANNOTATIONS.images, distractor], []), "test")
+    mine = select_decided(Annotations([*ANNOTATIONS.images, distractor], []), "test")
     assert [image.image_id for image in mine] == ["a", "b", "c", "d"]
-    assert len(decided(ANNOTATIONS, "all")) == 5
+    assert len(select_decided(ANNOTATIONS, "all")) == 5
 
 
 def test_agreement_and_overlap_of_nothing_are_no_error() -> None:
-    assert agreement(set(), set())["precision"] == 0
-    assert overlap(set(), set(), set())["jaccard"] == 1
+    assert measure_agreement(set(), set())["precision"] == 0
+    assert measure_overlap(set(), set(), set())["jaccard"] == 1
 
 
 def test_a_list_that_is_missing_or_of_another_shape_is_named(tmp_path: Path) -> None:

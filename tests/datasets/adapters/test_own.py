@@ -18,7 +18,7 @@ from twinlens.config.params import FilterParams
 from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets.adapters.folder import Folder
 from twinlens.datasets.adapters.imageclef import ImageClef
-from twinlens.datasets.adapters.objectnet import ObjectNet, without_border
+from twinlens.datasets.adapters.objectnet import ObjectNet, crop_border
 from twinlens.datasets.adapters.webdataset import WebDataset
 from twinlens.datasets.annotations import RawCaption, RawImage
 from twinlens.datasets.filter import apply_rules
@@ -336,11 +336,11 @@ def test_objectnets_border_is_cut_off_and_no_pixel_more(tmp_path: Path, raw: Pat
 
 def test_a_picture_without_the_border_keeps_its_bytes_and_a_damaged_one_has_its_reason() -> None:
     plain = encoded(pixels(1), "PNG")
-    assert without_border(plain) == plain
+    assert crop_border(plain) == plain
     three_sides = Image.open(io.BytesIO(bordered(1))).convert("RGB")
     three_sides.putpixel((20, 0), (254, 0, 0))
-    assert without_border(encoded(three_sides, "PNG")) == encoded(three_sides, "PNG")
-    assert str(without_border(bordered(1)[:100])).startswith("damaged: ")
+    assert crop_border(encoded(three_sides, "PNG")) == encoded(three_sides, "PNG")
+    assert str(crop_border(bordered(1)[:100])).startswith("damaged: ")
 
 
 def test_a_card_of_objectnet_cannot_allow_selection() -> None:

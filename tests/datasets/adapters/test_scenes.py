@@ -15,11 +15,11 @@ import simplejpeg
 
 from twinlens.config.datasets import ScenesCard
 from twinlens.config.params import FilterParams
-from twinlens.datasets import adapter
+from twinlens.datasets import make_adapter
 from twinlens.datasets.adapters import scenes
 from twinlens.datasets.adapters.base import MISSING
-from twinlens.datasets.adapters.drawing import BACKGROUNDS, COLOURS, OBJECTS, Thing, draw_scene
-from twinlens.datasets.adapters.scenes import EDIT, Scene, Scenes, captions_of, sample_scene
+from twinlens.datasets.adapters.drawing import BACKGROUNDS, COLOURS, OBJECTS, DrawnObject, draw_scene
+from twinlens.datasets.adapters.scenes import EDIT, Scene, Scenes, sample_scene, write_captions
 from twinlens.datasets.annotations import Annotations
 from twinlens.datasets.filter import apply_rules
 
@@ -55,7 +55,7 @@ def many_scenes() -> list[tuple[Scene, list[str]]]:
     for seed in range(400):
         rng = np.random.default_rng(seed)
         scene = sample_scene(rng)
-        found.append((scene, captions_of(scene, rng)))
+        found.append((scene, write_captions(scene, rng)))
     return found
 
 
@@ -66,7 +66,7 @@ SCENES = many_scenes()
 
 
 def test_a_card_of_scenes_is_given_this_adapter() -> None:
-    assert isinstance(adapter(card()), Scenes)
+    assert isinstance(make_adapter(card()), Scenes)
 
 
 def test_the_same_seed_draws_the_same_bytes(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_objects_of_a_scene_are_of_different_kinds_lie_inside_and_do_not_overlap
 
 @pytest.mark.parametrize("category", OBJECTS)
 def test_every_category_can_be_seen_in_its_colour(category: str) -> None:
-    thing = Thing(category, "red", large=True, left=0.1, top=0.1, side=0.8)
+    thing = DrawnObject(category, "red", large=True, left=0.1, top=0.1, side=0.8)
     pictures = [
         np.asarray(draw_scene("snow", things, 64, np.random.default_rng(0))).astype(int) for things in ([], [thing])
     ]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.datasets.adapters.pictures import jpeg, tarred, write, zipped
 from twinlens.core.errors import FetchError
-from twinlens.datasets.readers.archives import Tree, leads_out, open_tree, unlisted
+from twinlens.datasets.readers.archives import Tree, find_unlisted, leads_out, open_tree
 
 FILES = {
     "photos/a.jpg": jpeg(1),
@@ -48,7 +48,7 @@ def test_a_name_that_differs_in_case_from_the_file_is_not_there_and_says_so(tree
 
 
 def test_pictures_that_nothing_lists_are_named(tree: Tree) -> None:
-    assert unlisted(tree, ["photos/a.jpg"]) == ["photos/A.JPG", "photos/été 雪.jpg"]
+    assert find_unlisted(tree, ["photos/a.jpg"]) == ["photos/A.JPG", "photos/été 雪.jpg"]
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "photos/../../secret.jpg", "/secret.jpg", "..\\secret.jpg"])

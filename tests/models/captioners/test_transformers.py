@@ -33,7 +33,7 @@ from twinlens.core.errors import DataError, FetchError
 from twinlens.images.transforms import batch_pixels
 from twinlens.models.captioners import transformers as captioners
 from twinlens.models.captioners.transformers import Captioner
-from twinlens.models.image_processor import pixel_spec
+from twinlens.models.image_processor import read_pixel_spec
 
 SIDE_PX = 32
 LONGEST = 8  # new tokens
@@ -122,7 +122,7 @@ def test_a_picture_of_another_shape_is_read_as_the_librarys_processor_reads_it(k
 
 def pictures_of(files: list[bytes]) -> list[torch.Tensor]:
     """Files as the library is given them: decoded, and as large as they are."""
-    whole = pixel_spec(BlipImageProcessor(size={"height": 64, "width": 96}))
+    whole = read_pixel_spec(BlipImageProcessor(size={"height": 64, "width": 96}))
     return list(batch_pixels(files, whole))
 
 

@@ -19,8 +19,8 @@ from tests.tiny import CPU, TEXTS, photos, spread, tokenizer
 from twinlens.config.models import OpenClipTower, SentenceTransformersTower, TimmTower, Tower, TransformersTower
 from twinlens.core.errors import DataError
 from twinlens.models import encoders
-from twinlens.models.encoders.base import Loaded
-from twinlens.models.weights import identity
+from twinlens.models.encoders.base import LoadedEncoders
+from twinlens.models.weights import identify_weights
 
 NOT_WANTED = {
     "README.md": b"# tiny",
@@ -45,7 +45,7 @@ def published(folder: Path, **others: bytes) -> dict[str, bytes]:
     return NOT_WANTED | files | others
 
 
-def vectors(towers: Loaded) -> list[torch.Tensor]:
+def vectors(towers: LoadedEncoders) -> list[torch.Tensor]:
     with torch.inference_mode():
         pictures = [] if towers.image is None else [towers.image.encode(photos(3, towers.image.pixels.height))]
         return pictures + ([] if towers.text is None else [towers.text.encode(TEXTS)])
@@ -54,7 +54,7 @@ def vectors(towers: Loaded) -> list[torch.Tensor]:
 def fetched(tower: Tower) -> list[torch.Tensor]:
     """The vectors of a tower of which only the fetched files are here."""
     path = encoders.locate(tower)
-    assert identity(path)["commit"] == COMMIT
+    assert identify_weights(path)["commit"] == COMMIT
     return vectors(encoders.load(tower, path, CPU))
 
 

@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from tests.tiny import CPU, TEXTS, photo, photos, spread, tokenizer, write_json
 from twinlens.config.models import OpenClipTower
 from twinlens.core.errors import DataError, ParamsError
-from twinlens.images.transforms import fit, to_tensor
+from twinlens.images.transforms import fit_picture, to_tensor
 from twinlens.models import encoders
-from twinlens.models.encoders.base import Loaded
-from twinlens.models.encoders.open_clip import encode_text, pixel_spec, wrap
+from twinlens.models.encoders.base import LoadedEncoders
+from twinlens.models.encoders.open_clip import encode_text, read_pixel_spec, wrap
 
 LENGTH = 20
 VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
@@ -106,8 +106,8 @@ def test_a_picture_is_fitted_as_open_clip_does_it(name: str, tag: str, width: in
     config = {"size": size} | {key: known[key] for key in ("mean", "std", "interpolation", "resize_mode")}
     picture = photo(0, width, height)
     theirs = image_transform_v2(PreprocessCfg(**config), is_train=False)(Image.fromarray(picture))
-    spec = pixel_spec(config)
-    ours = fit(to_tensor(picture), spec)
+    spec = read_pixel_spec(config)
+    ours = fit_picture(to_tensor(picture), spec)
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     apart = ((theirs * std + mean) * 255 - ours).abs()  # in grey levels
     assert apart.max() < 2.01
@@ -134,7 +134,7 @@ def custom(folder: Path) -> OpenClipTower:
     return OpenClipTower(open_clip="custom", architecture={}, checkpoint=str(folder))
 
 
-def loaded(folder: Path) -> Loaded:
+def loaded(folder: Path) -> LoadedEncoders:
     return encoders.load(custom(folder), encoders.locate(custom(folder)), CPU)
 
 

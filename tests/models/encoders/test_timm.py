@@ -17,10 +17,10 @@ from tests.tiny import CPU, photo
 from twinlens.config.models import TimmTower
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.images.decode import open_picture
-from twinlens.images.transforms import fit, to_tensor
+from twinlens.images.transforms import fit_picture, to_tensor
 from twinlens.models import encoders
 from twinlens.models.encoders.base import ImageEncoder
-from twinlens.models.encoders.timm import build, pixel_spec
+from twinlens.models.encoders.timm import build, read_pixel_spec
 
 SHAPES = [(200, 150), (120, 260), (180, 180), (90, 70)]
 
@@ -56,7 +56,9 @@ def theirs(card: TimmTower, pictures: list[Image.Image], **overrides: Any) -> to
 
 def ours(image: ImageEncoder, pictures: list[Image.Image]) -> torch.Tensor:
     with torch.inference_mode():
-        return image.encode(torch.stack([fit(to_tensor(np.array(picture)), image.pixels) for picture in pictures]))
+        return image.encode(
+            torch.stack([fit_picture(to_tensor(np.array(picture)), image.pixels) for picture in pictures])
+        )
 
 
 def apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -147,21 +149,21 @@ def test_a_picture_is_scaled_to_the_side_that_timm_computes(side: int, crop_pct:
     overrides = config(input_size=(3, side, side), crop_pct=crop_pct)
     resize = timm.data.create_transform(**overrides).transforms[0]
     assert resize.size == scaled
-    assert pixel_spec(overrides).resize_px == scaled
+    assert read_pixel_spec(overrides).resize_px == scaled
 
 
 def test_a_picture_may_be_squashed_to_another_shape_than_a_square() -> None:
     overrides = config(input_size=(3, 96, 64), crop_mode="squash", crop_pct=0.8)
     picture = photo(3, 150, 150)
     wanted = timm.data.create_transform(**overrides)(Image.fromarray(picture))
-    apart = (wanted * 0.5 + 0.5) * 255 - fit(to_tensor(picture), pixel_spec(overrides))
+    apart = (wanted * 0.5 + 0.5) * 255 - fit_picture(to_tensor(picture), read_pixel_spec(overrides))
     assert apart.abs().max() < 2.01
 
 
 @pytest.mark.parametrize("overrides", [{"crop_mode": "border"}, {"input_size": (3, 96, 64)}])
 def test_a_transform_that_is_not_known_here_is_refused_by_name(overrides: dict[str, Any]) -> None:
     with pytest.raises(ParamsError, match=r"'border' is not known here; center and squash are|64 x 96 px needs"):
-        pixel_spec(config(**overrides))
+        read_pixel_spec(config(**overrides))
 
 
 def test_an_unknown_key_of_the_transform_is_refused(tmp_path: Path) -> None:
@@ -244,7 +246,7 @@ def real(shared_data: Path) -> Real:
     for row in table.to_pylist():
         pixels, _, _ = open_picture(row["image"]["bytes"])
         with torch.inference_mode():
-            found.append(image.encode(fit(to_tensor(pixels), image.pixels)[None]))
+            found.append(image.encode(fit_picture(to_tensor(pixels), image.pixels)[None]))
             wanted.append(reference(timms(Image.fromarray(pixels))[None]))
     weights = load_file(path)
     return Real(

@@ -21,7 +21,7 @@ from twinlens.config.params import ComputeParams
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, FetchError, ParamsError
-from twinlens.images.transforms import fit, to_tensor
+from twinlens.images.transforms import fit_picture, to_tensor
 from twinlens.inference.tower import TowerJob
 from twinlens.models import encoders
 from twinlens.models.encoders.base import ImageEncoder
@@ -163,7 +163,7 @@ def test_a_vector_does_not_depend_on_what_shares_its_batch_to_the_last_digit(fil
 
 def test_a_picture_is_fitted_into_a_grey_square_whole(files: dict[str, Path]) -> None:
     image = load(card(files[MOBILE], size_px=128))
-    fitted = fit(to_tensor(np.full((50, 100, 3), 200, dtype=np.uint8)), image.pixels)
+    fitted = fit_picture(to_tensor(np.full((50, 100, 3), 200, dtype=np.uint8)), image.pixels)
     assert fitted.shape == (3, 128, 128)
     assert (fitted[:, 32:96] == 200).all()
     assert (fitted[:, :32] == 114).all() and (fitted[:, 96:] == 114).all()

@@ -25,7 +25,7 @@ from tests.tiny import CPU, TEXTS, photos, sizes, special_tokens, spread, tokeni
 from twinlens.config.models import TransformersTower
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.models import encoders
-from twinlens.models.encoders.base import Loaded, TextEncoder
+from twinlens.models.encoders.base import LoadedEncoders, TextEncoder
 
 POSITIONS = 18
 LONG = "a red car in the snow " * 6
@@ -68,7 +68,7 @@ def card(folder: Path, **fields: Any) -> TransformersTower:
     return TransformersTower(transformers="someone/tiny", checkpoint=str(folder), **fields)
 
 
-def load(tower: TransformersTower) -> Loaded:
+def load(tower: TransformersTower) -> LoadedEncoders:
     return encoders.load(tower, encoders.locate(tower), CPU)
 
 

@@ -15,7 +15,13 @@ from tests.hub import COMMIT, point_at, serving_hub
 from tests.tiny import tokenizer
 from twinlens.config.models import TimmTower
 from twinlens.core.errors import DataError, FetchError
-from twinlens.models.weights import hub_folder, identity, local_checkpoint, refuse_gaps, refuse_wordless
+from twinlens.models.weights import (
+    fetch_weights_folder,
+    find_local_checkpoint,
+    identify_weights,
+    refuse_gaps,
+    refuse_wordless,
+)
 
 
 def card(checkpoint: Path | str | None, **fields: Any) -> TimmTower:
@@ -26,18 +32,18 @@ def test_a_checkpoint_is_taken_where_the_card_says(tmp_path: Path, monkeypatch: 
     file = tmp_path / "mine.safetensors"
     file.write_bytes(b"weights")
     monkeypatch.setenv("SOMEWHERE", str(tmp_path))
-    assert local_checkpoint(card(None)) is None
-    assert local_checkpoint(card(file, sha256=hashlib.sha256(b"weights").hexdigest())) == file
-    assert local_checkpoint(card("$SOMEWHERE/mine.safetensors")) == file
-    assert local_checkpoint(card("${SOMEWHERE}")) == tmp_path
+    assert find_local_checkpoint(card(None)) is None
+    assert find_local_checkpoint(card(file, sha256=hashlib.sha256(b"weights").hexdigest())) == file
+    assert find_local_checkpoint(card("$SOMEWHERE/mine.safetensors")) == file
+    assert find_local_checkpoint(card("${SOMEWHERE}")) == tmp_path
 
 
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOWHERE_AT_ALL", raising=False)
     with pytest.raises(FetchError, match=r"checkpoint .*gone.bin is not there .looked for .*gone.bin"):
-        local_checkpoint(card(tmp_path / "gone.bin"))
+        find_local_checkpoint(card(tmp_path / "gone.bin"))
     with pytest.raises(FetchError, match="the environment variable NOWHERE_AT_ALL is not set"):
-        local_checkpoint(card("$NOWHERE_AT_ALL/mine.bin"))
+        find_local_checkpoint(card("$NOWHERE_AT_ALL/mine.bin"))
 
 
 @pytest.mark.parametrize("folder", [True, False])
@@ -45,7 +51,7 @@ def test_a_checkpoint_with_another_digest_is_refused(folder: bool, tmp_path: Pat
     file = tmp_path / "mine.bin"
     file.write_bytes(b"other weights")
     with pytest.raises(DataError, match=f"has SHA-256 .*, the card says {'0' * 64}"):
-        local_checkpoint(card(tmp_path if folder else file, sha256="0" * 64))
+        find_local_checkpoint(card(tmp_path if folder else file, sha256="0" * 64))
 
 
 # ---------------------------------------------------------------- identity
@@ -61,19 +67,19 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 def test_a_hub_copy_is_its_commit_in_any_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving_hub({"someone/tiny": {"config.json": b"{}"}}) as hub:
         point_at(hub.url, tmp_path / "cache", monkeypatch)
-        folder = hub_folder("someone/tiny", None, ["config.json"])
-    assert identity(folder) == {"commit": COMMIT, "file": ""}
-    assert identity(folder / "config.json") == {"commit": COMMIT, "file": "config.json"}
+        folder = fetch_weights_folder("someone/tiny", None, ["config.json"])
+    assert identify_weights(folder) == {"commit": COMMIT, "file": ""}
+    assert identify_weights(folder / "config.json") == {"commit": COMMIT, "file": "config.json"}
     moved = shutil.copytree(tmp_path / "cache", tmp_path / "elsewhere") / folder.relative_to(tmp_path / "cache")
-    assert identity(moved) == identity(folder)
+    assert identify_weights(moved) == identify_weights(folder)
 
 
 def test_a_file_or_a_folder_is_its_content_wherever_it_lies(tmp_path: Path) -> None:
     content = {"model.bin": b"weights", "1_Pooling/config.json": b"{}"}
     here, there = write(tmp_path / "here", content), write(tmp_path / ".hidden" / "there", content)
-    assert identity(here) == identity(there)
-    assert identity(here / "model.bin") == identity(there / "model.bin")
-    assert identity(here)["sha256"]["1_Pooling/config.json"] == hashlib.sha256(b"{}").hexdigest()
+    assert identify_weights(here) == identify_weights(there)
+    assert identify_weights(here / "model.bin") == identify_weights(there / "model.bin")
+    assert identify_weights(here)["sha256"]["1_Pooling/config.json"] == hashlib.sha256(b"{}").hexdigest()
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
@@ -87,16 +93,16 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_folder_that_differs_is_another(change: str, tmp_path: Path) -> None:
     folder = write(tmp_path, {"model.bin": b"weights", "1_Pooling/config.json": b"{}"})
-    before = identity(folder)
+    before = identify_weights(folder)
     CHANGES[change](folder)
-    assert identity(folder) != before
+    assert identify_weights(folder) != before
 
 
 def test_notes_of_whoever_fetched_the_folder_do_not_count(tmp_path: Path) -> None:
     folder = write(tmp_path, {"model.bin": b"weights"})
-    before = identity(folder)
+    before = identify_weights(folder)
     write(folder, {".gitattributes": b"*", ".cache/huggingface/model.bin.lock": b"", "1_Pooling/.DS_Store": b"x"})
-    assert identity(folder) == before
+    assert identify_weights(folder) == before
 
 
 # ---------------------------------------------------------------- what libraries fill in

@@ -18,7 +18,7 @@ from twinlens.config.params import ComputeParams
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, FetchError, ParamsError
-from twinlens.inference.probe import last_word
+from twinlens.inference.probe import measure_last_word
 from twinlens.inference.tower import TowerJob
 from twinlens.models import encoders
 from twinlens.models.encoders.word_vectors import WordVectors
@@ -149,8 +149,8 @@ def test_a_vector_does_not_depend_on_what_shares_its_batch_to_the_last_digit(pat
 
 def test_the_gate_on_the_last_word_is_not_tripped_by_a_word_that_has_no_vector(path: Path) -> None:
     tower = load(card(path))
-    assert np.isnan(last_word(tower, ["two red cars, zebra", "red ."]))
-    assert last_word(tower, ["two red car snow zebra", "red dog"]) > 1e-3
+    assert np.isnan(measure_last_word(tower, ["two red cars, zebra", "red ."]))
+    assert measure_last_word(tower, ["two red car snow zebra", "red dog"]) > 1e-3
 
 
 def captions(texts: list[str]) -> pl.DataFrame:

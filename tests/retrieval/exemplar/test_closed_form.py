@@ -9,7 +9,15 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from tests.retrieval.exemplar.problems import one_each, unit_rows
 from twinlens.core.errors import DataError
-from twinlens.retrieval.exemplar import Examples, fit, lda_whitened, ridge, rocchio, unit, weighted_sum
+from twinlens.retrieval.exemplar import (
+    Examples,
+    combine_unit_vectors,
+    fit_svms,
+    lda_whitened,
+    ridge,
+    rocchio,
+    scale_to_unit,
+)
 
 NEGATIVES, POSITIVES = unit_rows(60, 10, 1), unit_rows(8, 10, 2)
 
@@ -28,42 +36,44 @@ def test_a_ridge_query_is_scikit_learns_on_balanced_weights() -> None:
 
 def test_under_a_strong_ridge_every_example_is_within_the_margin_and_the_svm_is_the_ridge_regression() -> None:
     examples = one_each(POSITIVES)
-    fitted = fit(examples, NEGATIVES, lambda_w=1e4, tolerance=1e-8)
+    fitted = fit_svms(examples, NEGATIVES, lambda_w=1e4, tolerance=1e-8)
     np.testing.assert_allclose(fitted.weights, ridge(examples, NEGATIVES, 1e4), rtol=1e-5)
 
 
 def test_a_whitened_exemplar_points_where_the_negatives_do_not_vary() -> None:
     negatives = np.array([[10.0, 1], [-10, 1], [10, -1], [-10, -1]])
     found = lda_whitened(one_each(np.array([[1.0, 1.0]])), negatives, 1e-9)
-    np.testing.assert_allclose(found, unit(np.array([[1 / 100, 1 / 1]])), atol=1e-6)
+    np.testing.assert_allclose(found, scale_to_unit(np.array([[1 / 100, 1 / 1]])), atol=1e-6)
     round_ = lda_whitened(one_each(np.array([[1.0, 1.0]])), negatives, 1.0)  # all shrinkage: no whitening
-    np.testing.assert_allclose(round_, unit(np.array([[1.0, 1.0]])))
+    np.testing.assert_allclose(round_, scale_to_unit(np.array([[1.0, 1.0]])))
 
 
 def test_rocchio_by_hand() -> None:
     examples = Examples.of([np.array([[0.0, 4, 0], [0, 0, 4]])], [np.array([[0.0, 0, 6]])])
     found = rocchio(examples, np.array([[3.0, 0, 0], [3, 0, 0]]), np.array([[10.0, 0, 0]]), 1.0, 0.5, 0.25)
     # 10 - 0.25 * (3 + 3 + 0) / 3, 0.5 * 2, 0.5 * 2 - 0.25 * 6 / 3
-    np.testing.assert_allclose(found, unit(np.array([[9.5, 1.0, 0.5]])))
+    np.testing.assert_allclose(found, scale_to_unit(np.array([[9.5, 1.0, 0.5]])))
 
 
 def test_rocchio_without_any_negative_is_a_weighted_sum() -> None:
     texts = unit_rows(8, 10, 3)
     found = rocchio(one_each(POSITIVES), np.empty((0, 10)), texts, 0.5, 0.5, 0.9)
-    np.testing.assert_allclose(found, weighted_sum(POSITIVES, texts, 0.5))
+    np.testing.assert_allclose(found, combine_unit_vectors(POSITIVES, texts, 0.5))
 
 
 def test_the_length_of_a_vector_has_no_part_in_the_sum() -> None:
     texts = unit_rows(8, 10, 3)
-    np.testing.assert_allclose(weighted_sum(9 * POSITIVES, texts, 0.3), weighted_sum(POSITIVES, 0.1 * texts, 0.3))
-    similarity = cosine_similarity(weighted_sum(POSITIVES, texts, 0.9), POSITIVES).diagonal()
-    assert (similarity > cosine_similarity(weighted_sum(POSITIVES, texts, 0.1), POSITIVES).diagonal()).all()
+    np.testing.assert_allclose(
+        combine_unit_vectors(9 * POSITIVES, texts, 0.3), combine_unit_vectors(POSITIVES, 0.1 * texts, 0.3)
+    )
+    similarity = cosine_similarity(combine_unit_vectors(POSITIVES, texts, 0.9), POSITIVES).diagonal()
+    assert (similarity > cosine_similarity(combine_unit_vectors(POSITIVES, texts, 0.1), POSITIVES).diagonal()).all()
 
 
 def test_what_has_no_answer_is_refused() -> None:
     examples = one_each(POSITIVES)
     with pytest.raises(DataError, match="the vector of query 0 has length"):
-        weighted_sum(POSITIVES, -POSITIVES, 0.5)
+        combine_unit_vectors(POSITIVES, -POSITIVES, 0.5)
     with pytest.raises(DataError, match="at least 2 negatives, found 1"):
         lda_whitened(examples, NEGATIVES[:1], 0.1)
     with pytest.raises(DataError, match="all 9 negatives are the same"):

@@ -13,7 +13,7 @@ from sklearn.svm import LinearSVC
 
 from tests.retrieval.exemplar.problems import apart, one_each, plain_loss, unit_rows
 from twinlens.core.errors import DataError
-from twinlens.retrieval.exemplar import Examples, fit
+from twinlens.retrieval.exemplar import Examples, fit_svms
 
 NEGATIVES = unit_rows(150, 24, 1)
 POSITIVES = unit_rows(30, 24, 2)
@@ -29,7 +29,7 @@ def by_sklearn(positives: np.ndarray, negatives: np.ndarray, c: float, intercept
 
 @pytest.mark.parametrize("c", [0.01, 0.5, 1.0, 20.0])
 def test_an_exemplar_svm_is_that_of_scikit_learn(c: float) -> None:
-    fitted = fit(one_each(POSITIVES), NEGATIVES, lambda_w=1 / (2 * c), tolerance=1e-6)
+    fitted = fit_svms(one_each(POSITIVES), NEGATIVES, lambda_w=1 / (2 * c), tolerance=1e-6)
     expected = np.stack([by_sklearn(row[None], NEGATIVES, c) for row in POSITIVES])
     assert apart(fitted.weights, expected) < 1e-4
     np.testing.assert_allclose(np.linalg.norm(fitted.weights, axis=1), np.linalg.norm(expected, axis=1), rtol=1e-3)
@@ -38,7 +38,7 @@ def test_an_exemplar_svm_is_that_of_scikit_learn(c: float) -> None:
 def test_an_intercept_is_a_column_of_ones() -> None:
     ones = np.ones((150, 1))
     examples = one_each(np.hstack([POSITIVES, ones[:30]]))
-    fitted = fit(examples, np.hstack([NEGATIVES, ones]), lambda_w=0.5, tolerance=1e-6)
+    fitted = fit_svms(examples, np.hstack([NEGATIVES, ones]), lambda_w=0.5, tolerance=1e-6)
     expected = np.stack([by_sklearn(row[None], NEGATIVES, 1.0, intercept=True) for row in POSITIVES])
     assert apart(fitted.weights, expected) < 1e-4
 
@@ -47,29 +47,29 @@ def test_several_exemplars_and_negative_feedback_are_rows_of_their_classes() -> 
     sizes, judged = [1, 4, 2], [0, 3, 1]
     positives = [POSITIVES[:s] for s in sizes]
     wrong = [unit_rows(9, 24, 5)[:j] for j in judged]
-    fitted = fit(Examples.of(positives, wrong), NEGATIVES, lambda_w=0.5, tolerance=1e-6)
+    fitted = fit_svms(Examples.of(positives, wrong), NEGATIVES, lambda_w=0.5, tolerance=1e-6)
     for query in range(3):
         expected = by_sklearn(positives[query], np.vstack([NEGATIVES, wrong[query]]), 1.0)
         assert apart(fitted.weights[query], expected) < 1e-4
 
 
 def test_a_query_may_have_negatives_of_its_own_alone() -> None:
-    fitted = fit(Examples.of([POSITIVES[:2]], [NEGATIVES[:20]]), np.empty((0, 24)), lambda_w=0.5, tolerance=1e-6)
+    fitted = fit_svms(Examples.of([POSITIVES[:2]], [NEGATIVES[:20]]), np.empty((0, 24)), lambda_w=0.5, tolerance=1e-6)
     assert apart(fitted.weights[0], by_sklearn(POSITIVES[:2], NEGATIVES[:20], 1.0)) < 1e-4
 
 
 def test_feedback_moves_the_ranking_the_way_it_says() -> None:
     liked, disliked = unit_rows(2, 24, 8)
-    before = fit(Examples.of([POSITIVES[:1]]), NEGATIVES, lambda_w=0.5).weights[0]
-    more = fit(Examples.of([np.vstack([POSITIVES[:1], liked])]), NEGATIVES, lambda_w=0.5).weights[0]
-    fewer = fit(Examples.of([POSITIVES[:1]], [disliked[None]]), NEGATIVES, lambda_w=0.5).weights[0]
+    before = fit_svms(Examples.of([POSITIVES[:1]]), NEGATIVES, lambda_w=0.5).weights[0]
+    more = fit_svms(Examples.of([np.vstack([POSITIVES[:1], liked])]), NEGATIVES, lambda_w=0.5).weights[0]
+    fewer = fit_svms(Examples.of([POSITIVES[:1]], [disliked[None]]), NEGATIVES, lambda_w=0.5).weights[0]
     assert more @ liked > before @ liked
     assert fewer @ disliked < before @ disliked
 
 
 @pytest.mark.parametrize(("lambda_w", "lambda_q"), [(1.0, 0.0), (1.0, 10.0), (10.0, 1000.0), (0.1, 100.0)])
 def test_the_loss_is_at_a_minimum_of_the_plain_loop(lambda_w: float, lambda_q: float) -> None:
-    fitted = fit(one_each(POSITIVES), NEGATIVES, lambda_w=lambda_w, texts=TEXTS, lambda_q=lambda_q, tolerance=1e-7)
+    fitted = fit_svms(one_each(POSITIVES), NEGATIVES, lambda_w=lambda_w, texts=TEXTS, lambda_q=lambda_q, tolerance=1e-7)
     for query in range(3):
         problem = (POSITIVES[query][None], NEGATIVES, lambda_w, TEXTS[query], lambda_q)
         at = fitted.weights[query]
@@ -87,7 +87,7 @@ def test_the_loss_is_at_a_minimum_of_the_plain_loop(lambda_w: float, lambda_q: f
 
 def test_the_residual_is_the_gradient_of_the_plain_loop() -> None:
     """A loose fit, so that the gradient is far from 0 and its value can be compared."""
-    fitted = fit(one_each(POSITIVES), NEGATIVES, lambda_w=1.0, texts=TEXTS, lambda_q=20.0, tolerance=0.5)
+    fitted = fit_svms(one_each(POSITIVES), NEGATIVES, lambda_w=1.0, texts=TEXTS, lambda_q=20.0, tolerance=0.5)
     for query in range(5):
         problem = (POSITIVES[query][None], NEGATIVES, 1.0, TEXTS[query], 20.0)
         at = fitted.weights[query]
@@ -97,9 +97,9 @@ def test_the_residual_is_the_gradient_of_the_plain_loop() -> None:
 
 
 def test_the_tolerance_bounds_the_error_of_the_weights() -> None:
-    exact = fit(one_each(POSITIVES), NEGATIVES, lambda_w=0.2, tolerance=1e-9).weights
+    exact = fit_svms(one_each(POSITIVES), NEGATIVES, lambda_w=0.2, tolerance=1e-9).weights
     for tolerance in (1e-1, 1e-2, 1e-4):
-        fitted = fit(one_each(POSITIVES), NEGATIVES, lambda_w=0.2, tolerance=tolerance)
+        fitted = fit_svms(one_each(POSITIVES), NEGATIVES, lambda_w=0.2, tolerance=tolerance)
         error = np.linalg.norm(fitted.weights - exact, axis=1) / np.linalg.norm(fitted.weights, axis=1)
         assert (fitted.residuals <= tolerance).all()
         assert (error <= fitted.residuals * 1.001 + 1e-8).all()
@@ -108,31 +108,33 @@ def test_the_tolerance_bounds_the_error_of_the_weights() -> None:
 @pytest.mark.parametrize("block", [1, 7, 30])
 def test_queries_do_not_depend_on_what_is_fitted_beside_them(block: int) -> None:
     options: dict[str, Any] = {"lambda_w": 1.0, "texts": TEXTS, "lambda_q": 100.0, "tolerance": 1e-7}
-    whole = fit(one_each(POSITIVES), NEGATIVES, **options)
-    parts = fit(one_each(POSITIVES), NEGATIVES, block=block, **options)
+    whole = fit_svms(one_each(POSITIVES), NEGATIVES, **options)
+    parts = fit_svms(one_each(POSITIVES), NEGATIVES, block=block, **options)
     assert apart(parts.weights, whole.weights) < 1e-6
     order = np.random.default_rng(0).permutation(30)
     options["texts"] = TEXTS[order]
-    turned = fit(one_each(POSITIVES[order]), NEGATIVES, **options)
+    turned = fit_svms(one_each(POSITIVES[order]), NEGATIVES, **options)
     assert apart(turned.weights, whole.weights[order]) < 1e-6
 
 
 def test_the_same_problem_gives_the_same_bytes() -> None:
-    runs = [fit(one_each(POSITIVES), NEGATIVES, lambda_w=1.0, texts=TEXTS, lambda_q=50.0).weights for _ in range(2)]
+    runs = [
+        fit_svms(one_each(POSITIVES), NEGATIVES, lambda_w=1.0, texts=TEXTS, lambda_q=50.0).weights for _ in range(2)
+    ]
     assert runs[0].tobytes() == runs[1].tobytes()
 
 
 def test_a_stronger_pull_brings_the_weights_nearer_to_the_text() -> None:
     cosines = []
     for lambda_q in (0.0, 1.0, 10.0, 100.0):
-        w = fit(one_each(POSITIVES), NEGATIVES, lambda_w=1.0, texts=TEXTS, lambda_q=lambda_q).weights
+        w = fit_svms(one_each(POSITIVES), NEGATIVES, lambda_w=1.0, texts=TEXTS, lambda_q=lambda_q).weights
         cosines.append(np.einsum("qd,qd->q", w, TEXTS) / np.linalg.norm(w, axis=1))
     assert (np.diff(cosines, axis=0) > 0).all()
 
 
 def test_a_text_that_contradicts_its_exemplars_can_overrule_them() -> None:
     opposed = -POSITIVES[:4]
-    fitted = fit(one_each(POSITIVES[:4]), NEGATIVES, lambda_w=1.0, texts=opposed, lambda_q=1e6)
+    fitted = fit_svms(one_each(POSITIVES[:4]), NEGATIVES, lambda_w=1.0, texts=opposed, lambda_q=1e6)
     assert fitted.overruled.all()
     np.testing.assert_allclose(fitted.weights, opposed)
     # no minimum: along the text, shrinking never stops to pay
@@ -142,9 +144,9 @@ def test_a_text_that_contradicts_its_exemplars_can_overrule_them() -> None:
 
 
 def test_a_text_that_agrees_overrules_only_where_it_is_the_answer_anyway() -> None:
-    gentle = fit(one_each(POSITIVES), NEGATIVES, lambda_w=1.0, texts=POSITIVES, lambda_q=10.0)
+    gentle = fit_svms(one_each(POSITIVES), NEGATIVES, lambda_w=1.0, texts=POSITIVES, lambda_q=10.0)
     assert not gentle.overruled.any()
-    strong = fit(one_each(POSITIVES), NEGATIVES, lambda_w=1.0, texts=POSITIVES, lambda_q=1e5)
+    strong = fit_svms(one_each(POSITIVES), NEGATIVES, lambda_w=1.0, texts=POSITIVES, lambda_q=1e5)
     assert apart(strong.weights, POSITIVES) < 2e-3
 
 
@@ -160,7 +162,7 @@ def test_pictures_that_a_bad_model_hardly_tells_apart_are_fitted_all_the_same(
         rows = centre + spread * unit_rows(count, 64, int(rng.integers(1000)))
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
-    fitted = fit(
+    fitted = fit_svms(
         one_each(near(picture, 20)), near(picture, 100), lambda_w=lambda_w, texts=near(text, 20), lambda_q=lambda_q
     )
     assert (fitted.residuals <= 1e-4).all()
@@ -179,28 +181,28 @@ def test_every_query_of_any_problem_ends_within_the_tolerance_or_is_overruled(
 ) -> None:
     rows = np.random.default_rng(seed).standard_normal((negatives + 10, dim))
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-    fitted = fit(one_each(rows[:5]), rows[10:], lambda_w=lambda_w, texts=rows[5:10], lambda_q=lambda_q)
+    fitted = fit_svms(one_each(rows[:5]), rows[10:], lambda_w=lambda_w, texts=rows[5:10], lambda_q=lambda_q)
     assert np.isfinite(fitted.weights).all()
     assert (fitted.residuals <= 1e-4).all()
 
 
 def test_duplicated_negatives_count_as_often_as_they_stand_there() -> None:
     twice = np.vstack([NEGATIVES, NEGATIVES[:40]])
-    fitted = fit(one_each(POSITIVES[:3]), twice, lambda_w=0.5, tolerance=1e-6)
+    fitted = fit_svms(one_each(POSITIVES[:3]), twice, lambda_w=0.5, tolerance=1e-6)
     assert apart(fitted.weights, np.stack([by_sklearn(row[None], twice, 1.0) for row in POSITIVES[:3]])) < 1e-4
     same = np.tile(NEGATIVES[:1], (50, 1))  # one negative fifty times: a matrix of rank one
-    assert np.isfinite(fit(one_each(POSITIVES), same, lambda_w=0.5).weights).all()
+    assert np.isfinite(fit_svms(one_each(POSITIVES), same, lambda_w=0.5).weights).all()
 
 
 def test_an_exemplar_that_is_also_a_negative_does_not_stop_the_fit() -> None:
-    fitted = fit(one_each(NEGATIVES[:3]), NEGATIVES, lambda_w=0.01)
+    fitted = fit_svms(one_each(NEGATIVES[:3]), NEGATIVES, lambda_w=0.01)
     assert (fitted.residuals <= 1e-4).all()
 
 
 def test_an_exemplar_that_is_the_only_negative_says_nothing_but_what_its_text_says() -> None:
     with pytest.raises(DataError, match="query 1: its exemplars are, on average, its negatives"):
-        fit(one_each(POSITIVES[:2]), POSITIVES[1:2], lambda_w=1.0)
-    fitted = fit(one_each(POSITIVES[:2]), POSITIVES[1:2], lambda_w=1.0, texts=TEXTS[:2], lambda_q=1.0)
+        fit_svms(one_each(POSITIVES[:2]), POSITIVES[1:2], lambda_w=1.0)
+    fitted = fit_svms(one_each(POSITIVES[:2]), POSITIVES[1:2], lambda_w=1.0, texts=TEXTS[:2], lambda_q=1.0)
     assert fitted.overruled.tolist() == [False, True]
     np.testing.assert_allclose(fitted.weights[1], TEXTS[1])
 
@@ -219,16 +221,16 @@ def test_what_cannot_be_fitted_is_refused_with_its_cause() -> None:
     for change, message in changes:
         options: dict[str, Any] = {"negatives": NEGATIVES, "lambda_w": 1.0} | change
         with pytest.raises(DataError, match=message):
-            fit(examples, **options)
+            fit_svms(examples, **options)
 
 
 def test_a_query_that_does_not_arrive_is_named() -> None:
     with pytest.raises(DataError, match=r"did not come within 1e-30 in 100 Newton steps, the first is query 0"):
-        fit(one_each(POSITIVES[:2]), NEGATIVES, lambda_w=1.0, tolerance=1e-30)
+        fit_svms(one_each(POSITIVES[:2]), NEGATIVES, lambda_w=1.0, tolerance=1e-30)
 
 
 def test_a_query_that_does_not_arrive_keeps_where_it_came_to_where_that_is_asked_for() -> None:
-    left = fit(one_each(POSITIVES[:2]), NEGATIVES, lambda_w=1.0, tolerance=1e-30, strict=False)
+    left = fit_svms(one_each(POSITIVES[:2]), NEGATIVES, lambda_w=1.0, tolerance=1e-30, strict=False)
     assert (left.residuals > 1e-30).all()
-    close = fit(one_each(POSITIVES[:2]), NEGATIVES, lambda_w=1.0)
+    close = fit_svms(one_each(POSITIVES[:2]), NEGATIVES, lambda_w=1.0)
     assert np.allclose(left.weights, close.weights, rtol=1e-3)

@@ -57,12 +57,12 @@ def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json =
     Examples: `twinlens models`, `twinlens models --dataset coco`, `twinlens models --json`.
     """
     from twinlens.config.load import check_cards, read_params
-    from twinlens.indexing.validate import known
+    from twinlens.indexing.validate import check_name
 
     params = read_params()
     check_cards(params)
-    dataset = known(dataset or params.dataset, params.datasets, "dataset")
-    captioner = known(captioner or params.captioner, params.captioners, "captioner")
+    dataset = check_name(dataset or params.dataset, params.datasets, "dataset")
+    captioner = check_name(captioner or params.captioner, params.captioners, "captioner")
     found = [
         ModelState(
             name=name,

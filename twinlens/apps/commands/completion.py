@@ -1,4 +1,4 @@
-"""What the shell offers: names of cards, and ids of indexed pictures. Nothing here may be slow or say anything."""
+"""Shell completion: names of cards and ids of indexed pictures. Nothing here may be slow or print anything."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import typer
 MOST = 100  # ids offered at once
 
 
-def cards(kind: str) -> Callable[[str], list[str]]:
-    """A completer for the names of cards of a kind: `datasets`, `models` or `captioners`."""
+def make_card_completer(kind: str) -> Callable[[str], list[str]]:
+    """Make a completer for the names of cards of a kind: `datasets`, `models` or `captioners`."""
 
     def complete(incomplete: str) -> list[str]:
         return sorted(file.stem for file in (Path("cards") / kind).glob("*.yaml") if file.stem.startswith(incomplete))
@@ -20,12 +20,12 @@ def cards(kind: str) -> Callable[[str], list[str]]:
     return complete
 
 
-def image_ids(context: typer.Context, incomplete: str) -> list[str]:
+def complete_image_ids(context: typer.Context, incomplete: str) -> list[str]:
     """Ids of the index that the options so far name, those that begin as typed."""
     from twinlens.core import paths
     from twinlens.core.errors import TwinLensError
     from twinlens.indexing.manifest import FOLDER, Manifest
-    from twinlens.indexing.store import Copy
+    from twinlens.indexing.store import RowStore
 
     raw = _read()
     dataset, model, captioner = (
@@ -33,7 +33,7 @@ def image_ids(context: typer.Context, incomplete: str) -> list[str]:
     )
     try:
         manifest = Manifest.read(paths.indexed(dataset, model, captioner))
-        ids = Copy(manifest.folder / FOLDER).ids
+        ids = RowStore(manifest.folder / FOLDER).ids
     except (OSError, TwinLensError):
         return []
     return [image_id for image_id in ids if image_id.startswith(incomplete)][:MOST]

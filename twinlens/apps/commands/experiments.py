@@ -13,7 +13,7 @@ from twinlens.core.errors import DataError, TwinLensError
 
 
 class Format(StrEnum):
-    """How a comparison is written."""
+    """Output format of a comparison."""
 
     TABLE = "table"
     JSON = "json"
@@ -52,13 +52,13 @@ def compare(
     read = [read_experiment(name) for name in dict.fromkeys(experiments)]
     measures = measure or [MAIN.at(read[0].k)]
     found = comparison.compare(read, measures, retrievers=retriever or (), seed=seed)
-    queries = comparison.changes(read, found, measures[0], changed)
+    queries = comparison.find_changes(read, found, measures[0], changed)
     if form is Format.HTML:
         from twinlens.report.comparison_page import render
 
         typer.echo(render(read, found, queries))
     else:
-        typer.echo(comparison_text.written(found, queries, form.value))
+        typer.echo(comparison_text.format_comparison(found, queries, form.value))
 
 
 def export(

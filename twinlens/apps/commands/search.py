@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinlens.apps.commands.completion import image_ids
+from twinlens.apps.commands.completion import complete_image_ids
 from twinlens.apps.commands.options import Captioner, Dataset, Json, Model
-from twinlens.apps.commands.terminal import note, plain, print_table
+from twinlens.apps.commands.terminal import note, print_table, strip_control
 from twinlens.core.errors import QueryError
 
 if TYPE_CHECKING:
@@ -54,12 +54,14 @@ def search(
     like: Annotated[
         list[str] | None,
         typer.Option(
-            "--like", help="Id of an indexed picture that is wanted; may be repeated.", autocompletion=image_ids
+            "--like",
+            help="Id of an indexed picture that is wanted; may be repeated.",
+            autocompletion=complete_image_ids,
         ),
     ] = None,
     unlike: Annotated[
         list[str] | None,
-        typer.Option("--not", help="Id of one that is not; may be repeated.", autocompletion=image_ids),
+        typer.Option("--not", help="Id of one that is not; may be repeated.", autocompletion=complete_image_ids),
     ] = None,
     mode: Annotated[
         Mode,
@@ -160,7 +162,7 @@ def _print(found: Results) -> None:
 def _asked(text: str | None, image: Path | None, like: list[str], unlike: list[str]) -> str:
     parts = [text or "", f"a picture ({image.name})" if image else ""]
     parts += [f"like {', '.join(like)}" if like else "", f"unlike {', '.join(unlike)}" if unlike else ""]
-    return plain("; ".join(part for part in parts if part))
+    return strip_control("; ".join(part for part in parts if part))
 
 
 def _show(asked: str, found: Results, out: Path | None, opened: bool) -> None:

@@ -27,7 +27,7 @@ def serve(
     `twinlens serve --model vit-b-32`, `twinlens serve --host 0.0.0.0 --allow-host search.example`.
     """
     from twinlens.apps.web.server import serve as show
-    from twinlens.apps.web.watchdog import leave
+    from twinlens.apps.web.watchdog import exit_now
 
     show(host, port, dataset, model, allow_host or ())
-    leave(0)
+    exit_now(0)

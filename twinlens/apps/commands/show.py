@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
-from twinlens.apps.commands.completion import image_ids
+from twinlens.apps.commands.completion import complete_image_ids
 from twinlens.apps.commands.options import Captioner, Dataset, Json, Model
-from twinlens.apps.commands.terminal import plain, print_table
+from twinlens.apps.commands.terminal import print_table, strip_control
 from twinlens.core import paths
 from twinlens.core.errors import QueryError
 
 
 def show(
-    image_id: Annotated[str, typer.Argument(help="Id of an indexed picture.", autocompletion=image_ids)],
+    image_id: Annotated[str, typer.Argument(help="Id of an indexed picture.", autocompletion=complete_image_ids)],
     near: Annotated[int, typer.Option(min=0, help="Nearest other pictures to list.")] = 5,
     thumbnail: Annotated[
         Path | None, typer.Option("--thumbnail", "-t", help="A file to write its thumbnail to, as JPEG.")
@@ -55,7 +55,7 @@ def show(
         rows.append((f"caption by {searcher.captioner}", picture.caption_generated))
     if thumbnail is not None:
         rows.append(("thumbnail", str(thumbnail)))
-    rows += [("near", f"{hit.image_id} {hit.score:.4f} {plain(', '.join(hit.labels))}") for hit in hits]
+    rows += [("near", f"{hit.image_id} {hit.score:.4f} {strip_control(', '.join(hit.labels))}") for hit in hits]
     print_table(["what", "value"], rows)
 
 

@@ -1,4 +1,4 @@
-"""What commands write: a table for people, lines with tabs for other programs, and nothing that steers a terminal."""
+"""Terminal output: a table for people, tab-separated lines for programs, and nothing that steers a terminal."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ BIDI = dict.fromkeys([0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2
 STEERING = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, separators of lines
 
 
-def plain(text: str) -> str:
-    """A text of the data's in one line, without what a terminal would obey."""
+def strip_control(text: str) -> str:
+    """Bring a text of the data's into one line, without what a terminal would obey."""
     kept = "".join(" " if unicodedata.category(sign) in STEERING else sign for sign in text.translate(BIDI))
     return " ".join(kept.split())
 
 
 def note(text: str) -> None:
     """Say something that is no part of the answer: to standard error."""
-    typer.echo(plain(text), err=True)
+    typer.echo(strip_control(text), err=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write rows to standard output: framed on a terminal; elsewhere values with tabs between them, no heading."""
-    cleaned = [[plain(value) for value in row] for row in rows]
+    cleaned = [[strip_control(value) for value in row] for row in rows]
     if not sys.stdout.isatty():
         for row in cleaned:
             typer.echo("\t".join(row))

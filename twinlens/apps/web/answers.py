@@ -1,4 +1,4 @@
-"""What the page asks of the indexes, and what they answer: no requests, no HTML."""
+"""Searches of the page and their answers by the indexes: no requests, no HTML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import simplejpeg
 
-from twinlens.apps.web.shelf import Name, Shelf
+from twinlens.apps.web.shelf import IndexName, Shelf
 from twinlens.core.errors import QueryError, TwinLensError
 from twinlens.indexing.results import Picture, Results
 from twinlens.indexing.validate import MAX_IMAGE_BYTES, read_image
@@ -24,8 +24,8 @@ FAILED = "something went wrong that should not have; the terminal in which the p
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What one visitor has on the page besides words: a picture, and marked pictures of the pool."""
+class VisualQuery:
+    """The visual part of a visitor's query: a picture of their own, and marked pictures of the pool."""
 
     picture: bytes | None = None  # JPEG, as `resize` would make it
     marks: tuple[tuple[str, bool], ...] = ()  # image id, and whether it is relevant; in the order of marking
@@ -46,8 +46,8 @@ class Asked:
         """Whether there is something that an exemplar SVM can learn from."""
         return bool(self.liked) or self.picture is not None
 
-    def marked(self, image_id: str, relevant: bool) -> Asked:
-        """The same with one mark set or turned.
+    def with_mark(self, image_id: str, relevant: bool) -> VisualQuery:
+        """Return a copy with one mark set or turned.
 
         Raises:
             QueryError: there are as many marks as can be.
@@ -59,11 +59,11 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One search."""
+class SearchRequest:
+    """One search request."""
 
     text: str
-    asked: Asked
+    asked: VisualQuery
     mode: str
     image_weight: float
     k: int
@@ -71,12 +71,12 @@ class Wanted:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to search for."""
-        return not self.text.strip() and self.asked == Asked()
+        return not self.text.strip() and self.asked == VisualQuery()
 
 
 @dataclass(frozen=True)
 class Column:
-    """One index's answer, or why there is none."""
+    """Answer of one index, or the reason why there is none."""
 
     name: str
     results: Results | None
@@ -84,22 +84,22 @@ class Column:
     seconds: float  # all of it: what the asker waits for, but for the browser
 
 
-def again(wanted: Wanted) -> Wanted:
-    """The same by example: an exemplar SVM where something is relevant; else the marks move the words."""
+def turn_to_examples(wanted: SearchRequest) -> SearchRequest:
+    """Turn a search into one by example: an exemplar SVM where an item is relevant; else the marks move the words."""
     return replace(wanted, mode="exemplar" if wanted.asked.has_examples else "vector")
 
 
-def mode_left(mode: str, asked: Asked) -> str:
-    """The mode to go on in: "exemplar" ends with its last example, or the next words could not be searched for."""
+def choose_mode(mode: str, asked: VisualQuery) -> str:
+    """Choose the mode to go on in: "exemplar" ends with its last example, or the next words could not be searched."""
     return "auto" if mode == "exemplar" and not asked.has_examples else mode
 
 
-def answer(shelf: Shelf, names: Sequence[Name], wanted: Wanted) -> list[Column]:
-    """Ask each index the same; one that cannot answer says why in its column."""
+def answer(shelf: Shelf, names: Sequence[IndexName], wanted: SearchRequest) -> list[Column]:
+    """Ask every index the same; one that cannot answer gives the reason in its column."""
     return [_column(shelf, name, wanted) for name in names]
 
 
-def _column(shelf: Shelf, name: Name, wanted: Wanted) -> Column:
+def _column(shelf: Shelf, name: IndexName, wanted: SearchRequest) -> Column:
     started = time.perf_counter()
     found, problem = None, None
     try:
@@ -123,7 +123,7 @@ def _column(shelf: Shelf, name: Name, wanted: Wanted) -> Column:
 
 
 def take_picture(shelf: Shelf, raw: bytes) -> tuple[bytes, list[str]]:
-    """A picture of a visitor's, as JPEG bytes, with what had to be mended.
+    """Convert a visitor's picture to JPEG bytes, and say what had to be mended.
 
     Args:
         shelf: its dataset says how large a picture may be.
@@ -138,7 +138,7 @@ def take_picture(shelf: Shelf, raw: bytes) -> tuple[bytes, list[str]]:
 
 
 def refuse_untaken(shelf: Shelf, picture: bytes) -> None:
-    """Let through what `take_picture` could have made, told from its header.
+    """Refuse a picture that `take_picture` could not have made, judged by its header.
 
     Each search opens the picture that it brings, more of them at once than pictures are opened otherwise.
 
@@ -155,8 +155,8 @@ def refuse_untaken(shelf: Shelf, picture: bytes) -> None:
         raise QueryError(NOT_TAKEN)
 
 
-def some_pictures(shelf: Shelf, name: Name, count: int) -> list[Picture]:
-    """Pictures to begin with, spread evenly over the pool."""
+def choose_pictures(shelf: Shelf, name: IndexName, count: int) -> list[Picture]:
+    """Choose pictures to begin with, spread evenly over the pool."""
     index = shelf.searcher(name).index
     rows = index.manifest.rows
     count = min(count, rows)

@@ -1,4 +1,4 @@
-"""What the page sends, read strictly: what it would not say itself is refused before anything is done with it."""
+"""Strict parsing of request bodies: anything the page itself would not send is refused before it is processed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from twinlens.apps.web.answers import MAX_MARKS, Asked, Wanted
+from twinlens.apps.web.answers import MAX_MARKS, SearchRequest, VisualQuery
 from twinlens.apps.web.guard import MAX_ASKED_BYTES
 from twinlens.indexing.results import Mode
 
@@ -34,8 +34,8 @@ class Mark(_Said):
     relevant: bool
 
 
-class Marked(_Said):
-    """What a visitor has marked."""
+class MarksBody(_Said):
+    """The pictures that a visitor has marked."""
 
     marks: Annotated[list[Mark], Field(max_length=MAX_MARKS)]
 
@@ -48,18 +48,18 @@ class Marked(_Said):
 
     @property
     def pairs(self) -> tuple[tuple[str, bool], ...]:
-        """The marks as `Asked` has them."""
+        """The marks as `VisualQuery` has them."""
         return tuple((mark.id, mark.relevant) for mark in self.marks)
 
 
-class Tray(Marked):
+class Tray(MarksBody):
     """The marks, to be shown."""
 
     pictured: bool  # whether there is a picture besides
     mode: Literal["auto"] | Mode
 
 
-class Search(Marked):
+class SearchBody(MarksBody):
     """One search."""
 
     words: Annotated[str, Field(max_length=MAX_TYPED)]
@@ -71,17 +71,17 @@ class Search(Marked):
     mended: Annotated[list[Sentence], Field(max_length=8)]
     again: bool  # by the marks, whatever the mode
 
-    def wanted(self, picture: bytes | None) -> Wanted:
-        """The same as it is searched for."""
-        asked = Asked(picture, self.pairs, tuple(self.mended) if picture else ())
-        return Wanted(self.words, asked, self.mode, self.weight, self.count)
+    def to_request(self, picture: bytes | None) -> SearchRequest:
+        """The search request that this body asks for."""
+        asked = VisualQuery(picture, self.pairs, tuple(self.mended) if picture else ())
+        return SearchRequest(self.words, asked, self.mode, self.weight, self.count)
 
 
-S = TypeVar("S", bound=Marked)
+S = TypeVar("S", bound=MarksBody)
 
 
 def read_tray(body: bytes) -> Tray:
-    """The marks.
+    """Read the marks.
 
     Raises:
         BodyError: the body says something else.
@@ -89,14 +89,14 @@ def read_tray(body: bytes) -> Tray:
     return _read(body, Tray)
 
 
-def read_search(body: bytes) -> tuple[Search, bytes | None]:
-    """A search, in the body's first line, and the picture that may follow it.
+def read_search(body: bytes) -> tuple[SearchBody, bytes | None]:
+    """Read a search, in the body's first line, and the picture that may follow it.
 
     Raises:
         BodyError: the body says something else.
     """
     line, _, picture = body.partition(b"\n")
-    return _read(line, Search), picture or None
+    return _read(line, SearchBody), picture or None
 
 
 def _read(line: bytes, model: type[S]) -> S:

@@ -1,4 +1,4 @@
-"""Connections that take no place from others while they say nothing."""
+"""HTTP connections that take no capacity from others while they are silent."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ MAX_UNFINISHED = 256  # connections; a process may often have no more than 1,024
 UNFINISHED = (h11.IDLE, h11.SEND_BODY)
 
 
-def patient_protocol(at_most: int = MAX_UNFINISHED) -> type[H11Protocol]:
-    """HTTP for uvicorn that waits for so many requests to become whole, and beyond that for the latest ones.
+def make_patient_protocol(at_most: int = MAX_UNFINISHED) -> type[H11Protocol]:
+    """Make a uvicorn protocol that waits for a bounded number of unfinished requests, beyond that for the latest.
 
     A request that was begun is there in a moment, or one of hundreds that somebody holds open: they would take up all
     of the files that a process may have, and nobody else could connect. The oldest of them make way.

@@ -1,4 +1,4 @@
-"""What stands before the page: it lets in what the page itself asks for, as large as that can be, and nothing else."""
+"""ASGI middleware of the page: allow-list of its routes, limits on body sizes, everything else refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class RefusedError(Exception):
 
 
 class Guard:
-    """ASGI middleware: lets in what the page asks for, bounds bodies, and tells the browser to ask no other host."""
+    """ASGI middleware: admits the page's own requests, bounds bodies, and tells the browser to ask no other host."""
 
     def __init__(self, app: Any, hosts: Hosts, visitors: Visitors) -> None:
         self.app, self.hosts, self.visitors = app, hosts, visitors
@@ -142,7 +142,7 @@ class Guard:
 
 
 class Answer:
-    """Sends what is answered, with the headers that all answers have."""
+    """Sender of an answer, with the headers that all answers have."""
 
     def __init__(self, send: Any) -> None:
         self.send, self.started = send, False
@@ -180,7 +180,7 @@ class Arrived:
             raise RefusedError(503, "Too much arrives at once: try again in a minute.")
 
     def forget(self) -> None:
-        """The request is answered; nothing stays of paths and visitors that have no other."""
+        """Release an answered request; paths and visitors without another one are forgotten."""
         for key in (self.everyone, self.own):
             self.sums[key] -= self.bytes
             if not self.sums[key]:
@@ -196,7 +196,7 @@ def _by_name(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]
 
 
 def _size(headers: Mapping[bytes, list[bytes]], limit: int | None) -> int:
-    """What Content-Length says; no limit where no body is wanted.
+    """Parse Content-Length; no limit where no body is wanted.
 
     Raises:
         RefusedError: it says nothing, or too much.
@@ -217,7 +217,7 @@ def _completed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
 
 
 def _again(body: bytes | None, receive: Any) -> Any:
-    """What gives out a body that was read already, and then tells when the asker has gone."""
+    """Build a receiver that gives out a body that was read already, and then tells when the asker has gone."""
     bodies = [] if body is None else [body]
 
     async def read() -> Any:

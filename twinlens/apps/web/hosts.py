@@ -1,4 +1,4 @@
-"""The names by which this page may be asked for: a page from elsewhere may reach it by no name that it points here."""
+"""Host names by which this page may be reached: a foreign page may point no other name at it (DNS rebinding)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:/?#@\[\]\\,]+))(?::[0-9]{1,5
 NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?", re.IGNORECASE)
 
 
-def name_of(authority: str) -> str | None:
-    """The name or address in a Host header, as it is compared; None for what is neither.
+def parse_host(authority: str) -> str | None:
+    """Parse the name or address in a Host header, in the form in which it is compared; None for what is neither.
 
     Args:
         authority: `name`, `name:port`, `[::1]` or `[::1]:port`. The port does not count: a tunnel has another.
@@ -24,12 +24,12 @@ def name_of(authority: str) -> str | None:
     if found is None:
         return None
     bracketed, bare = found.groups()
-    name = plain(bracketed or bare)
+    name = normalise_host(bracketed or bare)
     return name if (":" in name) == (bracketed is not None) else None  # only addresses with colons are bracketed
 
 
-def plain(name: str) -> str:
-    """A name or address in the one way in which it is compared."""
+def normalise_host(name: str) -> str:
+    """Normalise a name or address to the one form in which it is compared."""
     try:
         return str(ip_address(name))
     except ValueError:
@@ -47,7 +47,7 @@ def is_address(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Hosts:
-    """Which Host headers are ours."""
+    """The Host headers that are ours."""
 
     names: frozenset[str]
     allowed: frozenset[str]  # those of `--allow-host`, by which a reverse proxy may be reached
@@ -55,7 +55,7 @@ class Hosts:
 
     def has(self, authority: str) -> bool:
         """Whether a request with this Host header was meant for us."""
-        name = name_of(authority)
+        name = parse_host(authority)
         if name is None:
             return False
         return name in self.names | self.allowed or (self.any_address and is_address(name))
@@ -70,11 +70,11 @@ class Hosts:
         scheme, _, authority = origin.partition("://")
         if scheme not in ("http", "https"):
             return False
-        return authority.lower() == host.lower() or name_of(authority) in self.allowed
+        return authority.lower() == host.lower() or parse_host(authority) in self.allowed
 
 
-def hosts(host: str, allowed: Sequence[str] = ()) -> Hosts:
-    """What may be asked for where the page is shown at `host`.
+def list_hosts(host: str, allowed: Sequence[str] = ()) -> Hosts:
+    """List the hosts that may be asked for where the page is shown at `host`.
 
     Args:
         host: the address or name of `--host`.
@@ -83,7 +83,7 @@ def hosts(host: str, allowed: Sequence[str] = ()) -> Hosts:
     Raises:
         ParamsError: something allowed is no name.
     """
-    shown = plain(_as_sent(host))
+    shown = normalise_host(_as_sent(host))
     anywhere = is_address(shown) and ip_address(shown).is_unspecified
     names = LOOPBACK if shown in LOOPBACK else frozenset({shown, "localhost"} if anywhere else {shown})
     return Hosts(names, frozenset(map(_allowed, allowed)), anywhere)
@@ -96,7 +96,7 @@ def _allowed(given: str) -> str:
             f"--allow-host {given!r} is no name of a host; wanted: the name alone, without http://, port or path, "
             "as in `--allow-host search.example`"
         )
-    return plain(name)
+    return normalise_host(name)
 
 
 def _as_sent(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The parts of the page that data decides, as HTML. Whatever comes from data is escaped by the templates."""
+"""HTML of the parts of the page that data decides. The templates escape whatever comes from data."""
 
 from __future__ import annotations
 
@@ -13,60 +13,62 @@ from markupsafe import Markup
 
 from twinlens.apps.web.answers import Column
 from twinlens.indexing.results import Hit, Picture, Results
-from twinlens.report.templates import template
+from twinlens.report.templates import load_template
 
 ASSETS = Path(__file__).parent / "assets"
 SCORES = {"vector": "cosine", "exemplar": "cosine with the learned weights", "text": "BM25", "hybrid": "fused"}
 
 
-def asset(name: str) -> bytes:
-    """A script or style sheet of the page."""
+def read_asset(name: str) -> bytes:
+    """Read a script or style sheet of the page."""
     return (ASSETS / name).read_bytes()
 
 
-def data_uri(jpeg: bytes) -> str:
-    """A picture inside the page: nothing is left to be fetched."""
+def encode_data_uri(jpeg: bytes) -> str:
+    """Encode a picture as a data URI, so that nothing is left to be fetched."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
 
 
-def described(picture: Picture) -> str:
-    """What stands for a picture where it cannot be seen."""
+def describe_picture(picture: Picture) -> str:
+    """Describe a picture in words, for where it cannot be seen."""
     captions = [*picture.captions, *([picture.caption_generated] if picture.caption_generated else [])]
     if captions:
         return captions[0]
     return f"a picture labelled {', '.join(picture.labels)}" if picture.labels else "a picture without a caption"
 
 
-def score(value: float) -> str:
-    """Three digits that say something: fused scores are small, those of BM25 are not."""
+def format_score(value: float) -> str:
+    """Format a score with three significant digits: fused scores are small, those of BM25 are not."""
     return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.4f}"
 
 
-def milliseconds(seconds: float) -> str:
-    """A duration as a person reads it."""
+def format_milliseconds(seconds: float) -> str:
+    """Format a duration for people."""
     return f"{seconds * 1e3:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
 
 
-def parts(results: Results) -> str:
-    """Where the time went; what took nothing is left out."""
+def format_parts(results: Results) -> str:
+    """Format the time of each part of a search; parts that took nothing are left out."""
     names = {"load": "loading the model", "embed": "the query", "search": "search", "read": "reading"}
     return ", ".join(
-        f"{names[part]} {milliseconds(seconds)}" for part, seconds in results.seconds.items() if seconds >= 0.0005
+        f"{names[part]} {format_milliseconds(seconds)}"
+        for part, seconds in results.seconds.items()
+        if seconds >= 0.0005
     )
 
 
-def results(columns: Sequence[Column]) -> str:
-    """What was found, a column an index."""
+def render_results(columns: Sequence[Column]) -> str:
+    """Render what was found, one column per index."""
     return _render("results.html.j2", columns=columns)
 
 
-def beginning(pictures: Sequence[Picture], examples: Sequence[str]) -> str:
-    """What stands there before the first search: queries to try, and some pictures of the pool."""
+def render_beginning(pictures: Sequence[Picture], examples: Sequence[str]) -> str:
+    """Render the page's state before the first search: queries to try, and some pictures of the pool."""
     return _render("beginning.html.j2", pictures=pictures, examples=examples)
 
 
-def status(columns: Sequence[Column]) -> str:
-    """One sentence on a search, to be read out."""
+def summarise_search(columns: Sequence[Column]) -> str:
+    """Summarise a search in one sentence, to be read out."""
     return "; ".join(_said(column, len(columns) > 1) for column in columns)
 
 
@@ -76,31 +78,31 @@ def _said(column: Column, several: bool) -> str:
         return f"{whose}no answer"
     count = len(column.results.hits)
     found = "nothing found" if not count else f"{count:,} picture{'s' * (count > 1)}"
-    return f"{whose}{found} in {milliseconds(column.seconds)}"
+    return f"{whose}{found} in {format_milliseconds(column.seconds)}"
 
 
-def told(sentence: str) -> str:
-    """Something said to the visitor."""
+def render_message(sentence: str) -> str:
+    """Render a message to the visitor."""
     return _render("told.html.j2", sentence=sentence, problem=False)
 
 
-def problem(sentence: str) -> str:
-    """Something that went wrong, said to the visitor."""
+def render_problem(sentence: str) -> str:
+    """Render an error message to the visitor."""
     return _render("told.html.j2", sentence=sentence, problem=True)
 
 
-def tray(marked: Sequence[tuple[Picture, bool]]) -> str:
-    """The pictures that are marked, each with a button that takes the mark away."""
+def render_tray(marked: Sequence[tuple[Picture, bool]]) -> str:
+    """Render the marked pictures, each with a button that takes the mark away."""
     return _render("tray.html.j2", marked=marked)
 
 
-def drop(jpeg: bytes | None) -> str:
-    """The area that takes a picture, or the picture it took."""
+def render_drop(jpeg: bytes | None) -> str:
+    """Render the area that takes a picture, or the picture it took."""
     return _render("drop.html.j2", jpeg=jpeg)
 
 
-def page(parts: Mapping[str, str], **settings: Any) -> str:
-    """The whole page.
+def render_page(parts: Mapping[str, str], **settings: Any) -> str:
+    """Render the whole page.
 
     Args:
         parts: what the functions above wrote: `header`, `drop`, `tray`, `status` and `results`.
@@ -109,19 +111,19 @@ def page(parts: Mapping[str, str], **settings: Any) -> str:
     return _render("page.html.j2", **{name: Markup(html) for name, html in parts.items()}, **settings)
 
 
-def header(dataset: str, pictures: int) -> str:
-    """The page's head."""
+def render_header(dataset: str, pictures: int) -> str:
+    """Render the page's head."""
     return _render("header.html.j2", dataset=dataset, pictures=pictures)
 
 
 def _render(name: str, **values: object) -> str:
-    tools = (data_uri, described, is_hit, score, milliseconds, parts)
+    tools = (encode_data_uri, describe_picture, is_hit, format_score, format_milliseconds, format_parts)
     return _template(name).render(values | {tool.__name__: tool for tool in tools} | {"SCORES": SCORES})
 
 
 @cache
 def _template(name: str) -> Template:
-    return template(name, ASSETS)
+    return load_template(name, ASSETS)
 
 
 def is_hit(picture: Picture) -> bool:

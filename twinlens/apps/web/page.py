@@ -1,4 +1,4 @@
-"""What the page answers when something on it is used. It keeps nothing of a visitor: the browser says all of it."""
+"""Handlers of the page's actions. No state of a visitor is kept: the browser sends all of it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from twinlens.apps.web.answers import (
     FULL,
     MAX_MARKS,
     TOO_LARGE,
-    Asked,
-    Wanted,
-    again,
+    SearchRequest,
+    VisualQuery,
     answer,
-    mode_left,
+    choose_mode,
+    choose_pictures,
     refuse_untaken,
-    some_pictures,
     take_picture,
+    turn_to_examples,
 )
 from twinlens.apps.web.bodies import COUNTS, MAX_TYPED, read_search, read_tray
-from twinlens.apps.web.shelf import Name, Shelf
+from twinlens.apps.web.shelf import IndexName, Shelf
 from twinlens.core.errors import QueryError, TwinLensError
-from twinlens.indexing.validate import MAX_IMAGE_BYTES, MODES, known
+from twinlens.indexing.validate import MAX_IMAGE_BYTES, MODES, check_name
 
 NO_OTHER = ""  # of the second model
 EXAMPLES = 3
@@ -37,7 +37,7 @@ EMPTY = "The query is empty: type some words, drop a picture, or click a result"
 
 
 class Query(Protocol):
-    """What stands behind an address's question mark."""
+    """The query string of an address."""
 
     def get(self, key: str, default: str) -> str:
         """The value of a key that stands there once."""
@@ -49,7 +49,7 @@ class Query(Protocol):
 class Page:
     """The page over the indexes of a dataset; safe to be used by several threads."""
 
-    def __init__(self, shelf: Shelf, first: Name) -> None:
+    def __init__(self, shelf: Shelf, first: IndexName) -> None:
         """A page.
 
         Args:
@@ -59,28 +59,28 @@ class Page:
         self.shelf, self.first = shelf, first
 
     def arrive(self, query: Query) -> str:
-        """All of it, with what the address asks for: `?q=words&like=id&unlike=id&mode=hybrid`."""
-        words, wish, asked = query.get("q", "")[:MAX_TYPED], query.get("mode", "auto"), Asked()
+        """Render the whole page, with the search its address asks for: `?q=words&like=id&unlike=id&mode=hybrid`."""
+        words, wish, asked = query.get("q", "")[:MAX_TYPED], query.get("mode", "auto"), VisualQuery()
         mode, results, status = "auto", None, ""
         try:
             for key, relevant in (("like", True), ("unlike", False)):
                 for image_id in query.getlist(key):
-                    asked = asked.marked(self._known(image_id), relevant)
-            mode = known(wish, MODES, "mode")
-            wanted = Wanted(words, asked, mode, self.shelf.params.rank.image_weight, COUNTS[0])
+                    asked = asked.with_mark(self._known(image_id), relevant)
+            mode = check_name(wish, MODES, "mode")
+            wanted = SearchRequest(words, asked, mode, self.shelf.params.rank.image_weight, COUNTS[0])
             if not wanted.empty:
                 results, said = self._found(wanted, [self.first])
-                status = markup.told(said)
+                status = markup.render_message(said)
         except TwinLensError as error:
-            status = markup.problem(str(error))
+            status = markup.render_problem(str(error))
         parts = {
-            "header": markup.header(self.shelf.dataset, self.shelf.searcher(self.first).index.manifest.rows),
-            "drop": markup.drop(None),
+            "header": markup.render_header(self.shelf.dataset, self.shelf.searcher(self.first).index.manifest.rows),
+            "drop": markup.render_drop(None),
             "tray": self._tray(asked.marks),
             "status": status,
             "results": results or self._beginning(),
         }
-        return markup.page(parts, words=words, mode=mode, **self._settings())
+        return markup.render_page(parts, words=words, mode=mode, **self._settings())
 
     def search(self, body: bytes) -> dict[str, Any]:
         """Results, the sentence on them, and the mode to go on in.
@@ -90,7 +90,7 @@ class Page:
             TwinLensError: it cannot be searched for.
         """
         said, picture = read_search(body)
-        wanted = again(said.wanted(picture)) if said.again else said.wanted(picture)
+        wanted = turn_to_examples(said.to_request(picture)) if said.again else said.to_request(picture)
         if wanted.empty:
             raise QueryError(EMPTY)
         if picture is not None:
@@ -109,9 +109,9 @@ class Page:
             QueryError: one of them is not in the pool.
         """
         said = read_tray(body)
-        asked, count = Asked(b"" if said.pictured else None, said.pairs), len(said.marks)
+        asked, count = VisualQuery(b"" if said.pictured else None, said.pairs), len(said.marks)
         status = f"{count} picture{'s' * (count != 1)} marked" if count else "No picture is marked"
-        return {"tray": self._tray(asked.marks), "status": status, "mode": mode_left(said.mode, asked)}
+        return {"tray": self._tray(asked.marks), "status": status, "mode": choose_mode(said.mode, asked)}
 
     def picture(self, raw: bytes) -> dict[str, Any]:
         """The drop area with a visitor's own picture in it, and what had to be mended.
@@ -120,18 +120,18 @@ class Page:
             TwinLensError: it cannot be used.
         """
         jpeg, mended = take_picture(self.shelf, raw)
-        return {"drop": markup.drop(jpeg), "mended": mended}
+        return {"drop": markup.render_drop(jpeg), "mended": mended}
 
-    def _found(self, wanted: Wanted, names: Sequence[Name]) -> tuple[str, str]:
+    def _found(self, wanted: SearchRequest, names: Sequence[IndexName]) -> tuple[str, str]:
         columns = answer(self.shelf, names, wanted)
         if len(columns) == 1 and columns[0].problem is not None:
             raise QueryError(columns[0].problem)
-        return markup.results(columns), markup.status(columns)
+        return markup.render_results(columns), markup.summarise_search(columns)
 
     def _beginning(self) -> str:
-        pictures = some_pictures(self.shelf, self.first, COUNTS[0])
+        pictures = choose_pictures(self.shelf, self.first, COUNTS[0])
         captions = [picture.captions[0] for picture in pictures if picture.captions]
-        return markup.beginning(pictures, captions[:EXAMPLES])
+        return markup.render_beginning(pictures, captions[:EXAMPLES])
 
     def _known(self, image_id: str) -> str:
         """The id, if it is in the index; else a QueryError."""
@@ -139,7 +139,7 @@ class Page:
 
     def _tray(self, marks: Sequence[tuple[str, bool]]) -> str:
         searcher = self.shelf.searcher(self.first)
-        return markup.tray([(searcher.picture(image_id), relevant) for image_id, relevant in marks])
+        return markup.render_tray([(searcher.picture(image_id), relevant) for image_id, relevant in marks])
 
     def _settings(self) -> Mapping[str, Any]:
         indexes = [(name.key, self.shelf.label(name)) for name in self.shelf.names()]

@@ -1,4 +1,4 @@
-"""What is asked of the page over HTTP, and how: each request in its turn, in a thread, answered in a sentence."""
+"""HTTP routes of the page: each request waits for its turn, runs in a thread, and is answered in a sentence."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ BUSY = "The page has too much to do just now: try again in a minute."
 KINDS = {"css": "text/css", "js": "text/javascript"}
 
 
-class Kind:
-    """One kind of work: those who bring our word wait for each other's, strangers for strangers'."""
+class WorkQueue:
+    """One kind of work: requests with our cookie wait for each other, those of strangers for strangers'."""
 
     def __init__(self, at_once: int) -> None:
         self._turns = {known: Turns(at_once) for known in (True, False)}
@@ -45,14 +45,14 @@ class Kind:
         return await self._turns[visitor.known].take(visitor.name, work, request.is_disconnected)
 
 
-def routed(page: Page, visitors: Visitors) -> Starlette:
-    """The page as an application, without what guards it.
+def build_application(page: Page, visitors: Visitors) -> Starlette:
+    """Build the page's application, without the middleware that guards it.
 
     Args:
         page: what is answered.
         visitors: those of the guard, which says of each request whose it is.
     """
-    searches, pictures, looks = Kind(SEARCHES), Kind(PICTURES), Kind(LOOKS)
+    searches, pictures, looks = WorkQueue(SEARCHES), WorkQueue(PICTURES), WorkQueue(LOOKS)
 
     async def arrive(request: Request) -> Response:
         kind = searches if request.query_params else looks
@@ -71,7 +71,7 @@ def routed(page: Page, visitors: Visitors) -> Starlette:
     )
 
 
-def _posted(kind: Kind, work: Callable[[bytes], dict[str, Any]]) -> Endpoint:
+def _posted(kind: WorkQueue, work: Callable[[bytes], dict[str, Any]]) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         body = await request.body()
         return JSONResponse(await kind.take(request, lambda: work(body)))
@@ -107,7 +107,7 @@ def _problem(status: int, sentence: str) -> Response:
 
 def _file(path: str) -> Endpoint:
     name = path.rpartition("/")[2]
-    content = markup.asset(name)
+    content = markup.read_asset(name)
     headers = {"etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"', "cache-control": "no-cache"}
 
     async def endpoint(request: Request) -> Response:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from twinlens.apps.web.hosts import hosts
+from twinlens.apps.web.hosts import list_hosts
 from twinlens.apps.web.shelf import Shelf
-from twinlens.apps.web.watchdog import watched
+from twinlens.apps.web.watchdog import watch_signals
 from twinlens.config.load import read_params
-from twinlens.core.errors import ParamsError, needing
+from twinlens.core.errors import ParamsError, require_extra
 
 if TYPE_CHECKING:
     from twinlens.apps.web.guard import Guard
@@ -38,20 +38,20 @@ def serve(
         QueryError: there is no index to search.
         ExtraError: a library that carries the page is not installed.
     """
-    with watched():
-        with needing("serve", "the search page"):
+    with watch_signals():
+        with require_extra("serve", "the search page"):
             import uvicorn
 
-            from twinlens.apps.web.connections import patient_protocol
+            from twinlens.apps.web.connections import make_patient_protocol
 
         shelf = Shelf(read_params(), dataset)
         with _listening(host, port) as listener:
-            app = application(shelf, host, model, allowed)
+            app = make_server_application(shelf, host, model, allowed)
             shown = host if ":" not in host else f"[{host}]"
             typer.echo(f"TwinLens: http://{shown}:{listener.getsockname()[1]} (Ctrl-C ends it)")
             config = uvicorn.Config(
                 app,
-                http=patient_protocol(),
+                http=make_patient_protocol(),
                 ws="none",
                 proxy_headers=False,  # whoever asks could say to be somebody else
                 loop="asyncio",  # others take the wake-up of signals for themselves
@@ -65,8 +65,8 @@ def serve(
                 uvicorn.Server(config).run(sockets=[listener])
 
 
-def application(shelf: Shelf, host: str, model: str | None = None, allowed: Sequence[str] = ()) -> Guard:
-    """The page as an application for any ASGI server, its first model loaded.
+def make_server_application(shelf: Shelf, host: str, model: str | None = None, allowed: Sequence[str] = ()) -> Guard:
+    """Build the page as an application for any ASGI server, its first model loaded.
 
     Args:
         shelf: the indexes that it searches.
@@ -79,16 +79,16 @@ def application(shelf: Shelf, host: str, model: str | None = None, allowed: Sequ
         QueryError: there is no index to search.
         ExtraError: a library that carries the page is not installed.
     """
-    with needing("serve", "the search page"):
+    with require_extra("serve", "the search page"):
         from twinlens.apps.web.guard import Guard
         from twinlens.apps.web.page import Page
-        from twinlens.apps.web.routes import routed
+        from twinlens.apps.web.routes import build_application
         from twinlens.apps.web.visitors import Visitors
 
-    ours, visitors = hosts(host, allowed), Visitors()
+    ours, visitors = list_hosts(host, allowed), Visitors()
     first = shelf.first(model)
     shelf.searcher(first).warm()
-    return Guard(routed(Page(shelf, first), visitors), ours, visitors)
+    return Guard(build_application(Page(shelf, first), visitors), ours, visitors)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""The indexes that lie on this disk, opened when they are asked for and kept open."""
+"""The indexes on this disk, opened when they are first asked for and kept open."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from twinlens.config.params import Params
 from twinlens.core import paths
 from twinlens.core.errors import QueryError
-from twinlens.indexing.manifest import published
+from twinlens.indexing.manifest import locate_copy
 from twinlens.indexing.searcher import Searcher
-from twinlens.indexing.session import Found, Kept
-from twinlens.indexing.validate import known
+from twinlens.indexing.session import Found, SearcherCache
+from twinlens.indexing.validate import check_name
 
 
 @dataclass(frozen=True, order=True)
-class Name:
-    """One index of the dataset."""
+class IndexName:
+    """Name of one index of the dataset."""
 
     model: str
     captioner: str
 
     @property
     def key(self) -> str:
-        """As one string; `Shelf.find` reads it."""
+        """The name as one string; `Shelf.find` reads it."""
         return f"{self.model}/{self.captioner}"
 
 
@@ -40,32 +40,32 @@ class Shelf:
             QueryError: there is no such dataset.
         """
         self.params = params
-        self.dataset = known(dataset or params.dataset, params.datasets, "dataset")
-        self._kept = Kept()
+        self.dataset = check_name(dataset or params.dataset, params.datasets, "dataset")
+        self._kept = SearcherCache()
 
-    def names(self) -> list[Name]:
+    def names(self) -> list[IndexName]:
         """The indexes on disk whose model and captioner still have cards, sorted."""
-        folders = [paths.DATA / "indexed" / self.dataset, published(self.dataset, "", "").parent]
-        found = {Name(file.parent.name, file.stem) for folder in folders for file in folder.glob("*/*.json")}
+        folders = [paths.DATA / "indexed" / self.dataset, locate_copy(self.dataset, "", "").parent]
+        found = {IndexName(file.parent.name, file.stem) for folder in folders for file in folder.glob("*/*.json")}
         return sorted(
             name for name in found if name.model in self.params.models and name.captioner in self.params.captioners
         )
 
-    def find(self, key: str) -> Name:
+    def find(self, key: str) -> IndexName:
         """The index with this key.
 
         Raises:
             QueryError: there is none; the message has those that there are.
         """
         names = {name.key: name for name in self.names()}
-        return names[known(key, names, "index")]
+        return names[check_name(key, names, "index")]
 
-    def label(self, name: Name) -> str:
-        """What to call an index: its model, and its captioner where that is not the active one."""
+    def label(self, name: IndexName) -> str:
+        """Label of an index: its model, and its captioner where that is not the active one."""
         return name.model if name.captioner == self.params.captioner else f"{name.model}, captions by {name.captioner}"
 
-    def open(self, name: Name) -> Found:
-        """The index, open, and what the asker should know of it; see `Kept.searcher`.
+    def open(self, name: IndexName) -> Found:
+        """Open the index; returns it and notes for the asker, see `SearcherCache.searcher`.
 
         Raises:
             QueryError: it is not open, and there is none or it may not answer.
@@ -73,12 +73,12 @@ class Shelf:
         """
         return self._kept.searcher(self.params, self.dataset, name.model, name.captioner)
 
-    def searcher(self, name: Name) -> Searcher:
-        """The same without the notes."""
+    def searcher(self, name: IndexName) -> Searcher:
+        """Open the index, without the notes."""
         return self.open(name)[0]
 
-    def first(self, model: str | None = None) -> Name:
-        """The index to begin with: of a model, with the active captions where there are such.
+    def first(self, model: str | None = None) -> IndexName:
+        """Choose the index to begin with: of a model, with the active captions where there are such.
 
         Args:
             model: the active one if absent.
@@ -86,9 +86,9 @@ class Shelf:
         Raises:
             QueryError: the model has no card, or no index; the message says what builds one.
         """
-        wanted = known(model or self.params.model, self.params.models, "model")
+        wanted = check_name(model or self.params.model, self.params.models, "model")
         names = [name for name in self.names() if name.model == wanted]
         if not names:
-            self.searcher(Name(wanted, self.params.captioner))  # says what is missing
+            self.searcher(IndexName(wanted, self.params.captioner))  # says what is missing
             raise QueryError(f"there is no index of {self.dataset} with {wanted}")
         return next((name for name in names if name.captioner == self.params.captioner), names[0])

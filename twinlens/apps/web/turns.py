@@ -1,4 +1,4 @@
-"""Whose work is done next: nobody waits for what another visitor asked for, and not too much is done at once."""
+"""Fair scheduling of requests: no visitor waits for another's requests, and the work done at once is bounded."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ WAITING_OF_ONE = 16  # of those, by one visitor: the page itself sends one at a 
 
 
 class FullError(Exception):
-    """So many wait that one more would wait too long."""
+    """The queue is so long that one more request would wait too long."""
 
 
 class GoneError(Exception):
-    """Whoever asked has gone meanwhile."""
+    """The client has disconnected meanwhile."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class _Visitor:
 
 
 class Turns:
-    """One kind of work: each visitor's goes one after another, some visitors' side by side, in threads."""
+    """Queue for one kind of work: each visitor's jobs one after another, several visitors' side by side, in threads."""
 
     def __init__(self, at_once: int) -> None:
         self._free = anyio.Semaphore(at_once)
@@ -44,7 +44,7 @@ class Turns:
 
     @property
     def visitors(self) -> int:
-        """How many visitors something is known of."""
+        """Number of visitors of whom anything is kept."""
         return len(self._visitors)
 
     async def take(self, visitor: str, work: Callable[[], T], gone: Callable[[], Awaitable[bool]]) -> T:

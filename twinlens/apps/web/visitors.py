@@ -1,4 +1,4 @@
-"""Who asks, so that the requests of one visitor wait for each other and for nobody else's."""
+"""Identification of visitors, so that a visitor's requests wait for each other and for nobody else's."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ STRANGERS = "strangers"
 
 @dataclass(frozen=True)
 class Visitor:
-    """A browser that brings the word which it was given, or a connection of someone who brings none."""
+    """A browser that returns the cookie it was given, or the connection of a client without one."""
 
     name: str
     known: bool
 
     @property
     def account(self) -> str:
-        """Whom what arrives is counted for: strangers can be as many as they like, so they count as one."""
+        """Account that received bytes are charged to: strangers can be arbitrarily many, so they share one."""
         return self.name if self.known else STRANGERS
 
 
 class Visitors:
-    """Gives browsers a word by which it tells them apart, and says nothing of them; kept nowhere but there."""
+    """Issuer of cookies that tell browsers apart and reveal nothing; kept nowhere but in the browser."""
 
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)

@@ -1,4 +1,4 @@
-"""What ends the page when it is asked to end, whatever its threads are doing."""
+"""Shutdown of the page on a signal, whatever its threads are doing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ INTERRUPTED = 130  # as shells count it: 128 and the number of SIGINT
 
 
 @contextmanager
-def watched() -> Iterator[None]:
-    """Inside, SIGTERM is as Ctrl-C, and after either the process is gone within seconds.
+def watch_signals() -> Iterator[None]:
+    """Watch for signals: inside, SIGTERM acts as Ctrl-C, and after either the process ends within seconds.
 
     Python's handlers run between two steps of its main thread. Where that is in a library that does not come back,
     or ends and waits for a thread, they do nothing; so a thread hears of the signal too and counts the seconds. It
@@ -42,10 +42,10 @@ def _watch(hears: socket.socket) -> None:
         while number := hears.recv(1):
             if number[0] in ASKED_TO_END:
                 time.sleep(ENDS_WITHIN_S)
-                leave(INTERRUPTED)
+                exit_now(INTERRUPTED)
 
 
-def leave(code: int) -> None:
+def exit_now(code: int) -> None:
     """End now: a thread that still decodes a picture would hold up the interpreter's end.
 
     Args:

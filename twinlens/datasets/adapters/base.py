@@ -1,4 +1,4 @@
-"""What every dataset adapter offers. One file per adapter beside this one."""
+"""Protocol of dataset adapters. One file per adapter beside this one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MISSING = "listed, but not there"  # the commonest reason
 
 
 class DatasetAdapter(Protocol):
-    """Turns what a dataset's publishers ship into the project's own tables."""
+    """Converter of what a dataset's publishers ship into the project's own tables."""
 
     def download(self, raw: Path) -> int:
         """Fetch or draw everything into `raw` (a manifest, at least); returns the number of files or pictures.

@@ -18,25 +18,25 @@ from pathlib import Path
 import msgspec
 
 from twinlens.config.datasets import CocoCard
-from twinlens.core.download import Wanted
+from twinlens.core.download import RemoteFile
 from twinlens.core.errors import DataError
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.readers.archives import Trees
 from twinlens.datasets.readers.files import Files
 
 SITE = "http://images.cocodataset.org"  # its https certificate is for another name
-ANNOTATIONS = Wanted(
+ANNOTATIONS = RemoteFile(
     "annotations_trainval2017.zip",
     size=252_907_541,
     sha256="113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
 )
 PHOTOS = {
-    "train2017": Wanted(
+    "train2017": RemoteFile(
         "train2017.zip",
         size=19_336_861_798,
         sha256="69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
     ),
-    "val2017": Wanted(
+    "val2017": RemoteFile(
         "val2017.zip",
         size=815_585_330,
         sha256="4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
@@ -46,7 +46,7 @@ ADDRESSES = {ANNOTATIONS.name: f"{SITE}/annotations/{ANNOTATIONS.name}"} | {
     photos.name: f"{SITE}/zips/{photos.name}" for photos in PHOTOS.values()
 }
 
-KARPATHY = Wanted("caption_datasets.zip")  # its publisher gives neither size nor digest
+KARPATHY = RemoteFile("caption_datasets.zip")  # its publisher gives neither size nor digest
 KARPATHY_ADDRESS = f"https://cs.stanford.edu/people/karpathy/deepimagesent/{KARPATHY.name}"
 
 
@@ -80,7 +80,7 @@ class KarpathyPhoto(msgspec.Struct):
 
 
 class KarpathyFile(msgspec.Struct):
-    """What is read of dataset_coco.json: which photo is in which split (Karpathy & Fei-Fei 2015)."""
+    """The fields read of dataset_coco.json: split of each photo (Karpathy & Fei-Fei 2015)."""
 
     images: list[KarpathyPhoto]
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from twinlens.config.datasets import ComposedCard
-from twinlens.core.scratch import publishing
-from twinlens.datasets import adapter
+from twinlens.core.scratch import write_whole
+from twinlens.datasets import make_adapter
 from twinlens.datasets.annotations import Annotations, Drop, RawImage
 
 QUERIES, DISTRACTORS = "queries", "distractors"
@@ -24,15 +24,15 @@ class Composed:
 
     def __init__(self, card: ComposedCard) -> None:
         self.card = card
-        self.parts = {QUERIES: adapter(card.queries), DISTRACTORS: adapter(card.distractors)}
+        self.parts = {QUERIES: make_adapter(card.queries), DISTRACTORS: make_adapter(card.distractors)}
 
     def download(self, raw: Path) -> int:
         """Fetch or draw both parts, each into a folder of its own."""
-        with publishing(raw) as draft:
+        with write_whole(raw) as draft:
             return sum(part.download(draft / name) for name, part in self.parts.items())
 
     def annotations(self, raw: Path) -> Annotations:
-        """Both parts under ids that cannot meet: those of the distractors begin with `distractor/`."""
+        """Merge both parts under ids that cannot meet: those of the distractors begin with `distractor/`."""
         found = self.parts[QUERIES].annotations(raw / QUERIES)
         others = self.parts[DISTRACTORS].annotations(raw / DISTRACTORS)
         images = [replace(image, file=f"{QUERIES}/{image.file}") for image in found.images]

@@ -1,4 +1,4 @@
-"""Draws the pictures of the `scenes` dataset: simple objects on simple backgrounds.
+"""Drawing of the pictures of the `scenes` dataset: simple objects on simple backgrounds.
 
 Every object is drawn in a unit square (x to the right, y down) by a small function,
 so that adding a category is adding one function to `OBJECTS`.
@@ -211,7 +211,7 @@ BACKGROUNDS: dict[str, tuple[Colour, Colour, float]] = {
 
 
 @dataclass(frozen=True)
-class Thing:
+class DrawnObject:
     """One object of a scene: what it is and where it stands."""
 
     category: str
@@ -222,7 +222,7 @@ class Thing:
     side: float  # share of the picture's side
 
 
-def draw_scene(background: str, things: list[Thing], side_px: int, rng: np.random.Generator) -> Image.Image:
+def draw_scene(background: str, things: list[DrawnObject], side_px: int, rng: np.random.Generator) -> Image.Image:
     """Draw a square picture of `side_px` pixels; `rng` shades the background, so no two are equal."""
     canvas_px = side_px * SUPERSAMPLING
     upper, lower, horizon = BACKGROUNDS[background]

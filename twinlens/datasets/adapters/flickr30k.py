@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from twinlens.config.datasets import Flickr30kCard
-from twinlens.core.download import Wanted
+from twinlens.core.download import RemoteFile
 from twinlens.core.errors import DataError
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
-from twinlens.datasets.readers.archives import open_tree, unlisted
-from twinlens.datasets.readers.files import Files, Hub
+from twinlens.datasets.readers.archives import find_unlisted, open_tree
+from twinlens.datasets.readers.files import Files, HubRepository
 
 PHOTOS = "flickr30k-images.zip"
 TABLE = "flickr_annotations_30k.csv"
@@ -29,15 +29,15 @@ class Flickr30k:
 
     def __init__(self, card: Flickr30kCard) -> None:
         self.card = card
-        hub = Hub(card.repository, card.revision)
-        self.files = Files("flickr30k", [Wanted(TABLE), Wanted(PHOTOS)], card.source, hub)
+        hub = HubRepository(card.repository, card.revision)
+        self.files = Files("flickr30k", [RemoteFile(TABLE), RemoteFile(PHOTOS)], card.source, hub)
 
     def download(self, raw: Path) -> int:
         """Fetch the two files (or find them in the card's folder) and record what they are."""
         return self.files.record(raw)
 
     def annotations(self, raw: Path) -> Annotations:
-        """A photo a row, with its captions in their order; photos of the zip without a row are listed as dropped."""
+        """Read one photo per row, with its captions in order; photos of the zip without a row are listed as dropped."""
         path = self.files.path(raw, TABLE)
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
         rows = csv.DictReader(io.StringIO(text, newline=""))
@@ -57,7 +57,7 @@ class Flickr30k:
             except ValueError as error:
                 dropped.append(("caption", image_id, "unreadable", f"column raw is no list of sentences: {error}"))
         tree = open_tree(self.files.path(raw, PHOTOS))
-        strays = unlisted(tree, (image.file for image in images))
+        strays = find_unlisted(tree, (image.file for image in images))
         tree.close()
         dropped += [("image", name, "unlisted", f"in {PHOTOS}, but {TABLE} does not list it") for name in strays]
         return Annotations(images, captions, dropped)

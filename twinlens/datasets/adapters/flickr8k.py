@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 
 from twinlens.config.datasets import Flickr8kCard
 from twinlens.core import paths
-from twinlens.core.download import Wanted, is_url
+from twinlens.core.download import RemoteFile, is_url
 from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
-from twinlens.datasets.readers.archives import open_tree, text_of, unlisted
+from twinlens.datasets.readers.archives import find_unlisted, open_tree, read_text
 from twinlens.datasets.readers.files import Files, record_trees
 
 MIRROR = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
@@ -30,7 +30,7 @@ class Flickr8k:
     def __init__(self, card: Flickr8kCard) -> None:
         self.card = card
         addresses = {name: f"{MIRROR}/{name}" for name in (PHOTOS, TEXTS)}
-        self.files = Files("flickr8k", [Wanted(TEXTS), Wanted(PHOTOS)], card.source, addresses)
+        self.files = Files("flickr8k", [RemoteFile(TEXTS), RemoteFile(PHOTOS)], card.source, addresses)
 
     def download(self, raw: Path) -> int:
         """Fetch the two zips, or find them (or what was unpacked from them) in the card's folder."""
@@ -45,10 +45,10 @@ class Flickr8k:
         tree = open_tree(texts)
         splits: dict[str, str] = {}
         for split, name in LISTS.items():
-            for file in text_of(tree, name, texts).split():
+            for file in read_text(tree, name, texts).split():
                 if splits.setdefault(file, split) != split:
                     raise DataError(f"{texts}: {file} stands in the lists of {splits[file]} and of {split}")
-        captions, dropped = _captions(text_of(tree, TOKENS, texts))
+        captions, dropped = _captions(read_text(tree, TOKENS, texts))
         tree.close()
         of_captions = dict.fromkeys(caption.image_id for caption in captions)
         ids = {PurePosixPath(file).stem: file for file in splits}
@@ -56,7 +56,7 @@ class Flickr8k:
         images += [RawImage(i, ids[i], splits[ids[i]], ()) for i in ids if i not in of_captions]
         tree = open_tree(photos)
         prefix = _prefix(tree.names())
-        strays = unlisted(tree, (prefix + file for file in splits))
+        strays = find_unlisted(tree, (prefix + file for file in splits))
         tree.close()
         images = [RawImage(i.image_id, prefix + i.file, i.split, ()) for i in images]
         dropped += [("image", name, "unlisted", "a photo that is in no list of a split") for name in strays]
@@ -74,7 +74,7 @@ class Flickr8k:
             tree.close()
 
     def _places(self, raw: Path) -> tuple[Path, Path]:
-        """Where the text files and the photos are: folders, or the zips."""
+        """Locate the text files and the photos: folders, or the zips."""
         texts, photos = self._unpacked()
         if texts is None or photos is None:
             return self.files.path(raw, TEXTS), self.files.path(raw, PHOTOS)

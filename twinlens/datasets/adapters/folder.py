@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 from twinlens.config.datasets import FolderCard
 from twinlens.core import paths
 from twinlens.datasets.annotations import SPLITS, Annotations, Drop, RawCaption, RawImage
-from twinlens.datasets.readers.archives import Tree, is_picture, open_tree, unlisted
+from twinlens.datasets.readers.archives import Tree, find_unlisted, is_picture, open_tree
 from twinlens.datasets.readers.files import record_trees, refuse_change
-from twinlens.datasets.readers.tabular import read_rows, texts
+from twinlens.datasets.readers.tabular import read_rows, split_texts
 
 
 class Folder:
@@ -24,7 +24,7 @@ class Folder:
         return record_trees(raw, self._places())
 
     def annotations(self, raw: Path) -> Annotations:
-        """What the table says, or where there is none, the folder that each picture lies in."""
+        """Pictures with the captions and labels of the table; without a table, with their folder as label."""
         places = self._places()
         refuse_change(raw, places)
         tree = open_tree(places["images"])
@@ -65,17 +65,21 @@ class Folder:
         dropped: list[Drop] = []
         wanted = [columns.file, columns.id, columns.caption, columns.label, columns.split]
         for number, row in enumerate(read_rows(table, [name for name in wanted if name is not None]), 2):
-            file = texts(row[columns.file])
+            file = split_texts(row[columns.file])
             if not file or not file[0].strip():
                 dropped.append(("image", f"{table.name}:{number}", "no_file", "the row names no file"))
                 continue
             image_id = str(row[columns.id]) if columns.id else file[0]
             split = str(row[columns.split] or "") if columns.split else "test"
             labels = (
-                tuple(name for name in texts(row[columns.label], self.card.separator) if name) if columns.label else ()
+                tuple(name for name in split_texts(row[columns.label], self.card.separator) if name)
+                if columns.label
+                else ()
             )
             image = RawImage(image_id, file[0], split, labels)
-            captions += [RawCaption(image_id, text) for text in texts(row[columns.caption])] if columns.caption else []
+            captions += (
+                [RawCaption(image_id, text) for text in split_texts(row[columns.caption])] if columns.caption else []
+            )
             known = images.get((image_id, file[0]))
             if outside := self._outside([(image, labels)]):
                 dropped += outside
@@ -85,7 +89,7 @@ class Folder:
             else:  # a further row of the same picture is a further caption of it, and may name further labels
                 merged = labels if known is None else tuple(dict.fromkeys((*known.labels, *labels)))
                 images[image_id, file[0]] = RawImage(image_id, file[0], split, merged)
-        strays = unlisted(tree, (image.file for image in images.values()))
+        strays = find_unlisted(tree, (image.file for image in images.values()))
         dropped += [("image", name, "unlisted", f"a picture that {table.name} does not list") for name in strays]
         return Annotations(list(images.values()), captions, dropped, captioned=columns.caption is not None)
 

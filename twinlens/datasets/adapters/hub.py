@@ -11,9 +11,9 @@ from twinlens.config.datasets import HubCard, HubFiles, Split
 from twinlens.core import paths
 from twinlens.core.download import is_url
 from twinlens.core.errors import DataError, FetchError
-from twinlens.core.hashing import sha256_of
-from twinlens.core.hub import hub_folder
-from twinlens.core.scratch import publishing
+from twinlens.core.hashing import hash_file
+from twinlens.core.hub import fetch_hub_folder
+from twinlens.core.scratch import write_whole
 from twinlens.datasets.annotations import Annotations
 from twinlens.datasets.readers import parquet
 
@@ -30,11 +30,13 @@ class Hub:
         """Fetch the files (or find them in the card's folder) and record what they are."""
         folder = local_folder(self.card)
         if folder is None:
-            folder = hub_folder(self.card.repository, self.card.revision, list(self.card.files.values()), "dataset")
+            folder = fetch_hub_folder(
+                self.card.repository, self.card.revision, list(self.card.files.values()), "dataset"
+            )
         return record(raw, find(folder, self.card.files), folder)
 
     def annotations(self, raw: Path) -> Annotations:
-        """What the columns say."""
+        """Pictures, captions and labels from the columns."""
         return parquet.read_annotations(self._places(raw), self.card.columns, self.card.classes)
 
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
@@ -45,12 +47,14 @@ class Hub:
     def _places(self, raw: Path) -> dict[str, list[tuple[str, Path]]]:
         folder = local_folder(self.card)
         if folder is None:
-            folder = hub_folder(self.card.repository, self.card.revision, list(self.card.files.values()), "dataset")
-        return recorded(raw, folder)
+            folder = fetch_hub_folder(
+                self.card.repository, self.card.revision, list(self.card.files.values()), "dataset"
+            )
+        return read_recorded(raw, folder)
 
 
 def local_folder(card: HubFiles) -> Path | None:
-    """The folder that the card names as `source`; None where it names none.
+    """Find the folder that the card names as `source`; None where it names none.
 
     Raises:
         FetchError: it is not there, or is an address: what lies there cannot be listed.
@@ -69,7 +73,7 @@ def local_folder(card: HubFiles) -> Path | None:
 
 
 def find(folder: Path, patterns: Mapping[Split, str]) -> dict[Split, list[str]]:
-    """The names of each split's files, sorted; a split of which the folder has none is left out.
+    """Find the names of each split's files, sorted; a split of which the folder has none is left out.
 
     Raises:
         FetchError: there is no file of any split.
@@ -91,14 +95,14 @@ def record(raw: Path, found: Mapping[Split, list[str]], folder: Path) -> int:
     for split, names in found.items():
         for name in names:
             parquet.open_parquet(folder / name)
-            size, digest = (folder / name).stat().st_size, sha256_of(folder / name)
+            size, digest = (folder / name).stat().st_size, hash_file(folder / name)
             files.append({"split": split, "file": name, "bytes": size, "sha256": digest})
-    with publishing(raw) as draft:
+    with write_whole(raw) as draft:
         (draft / "manifest.json").write_text(json.dumps({"files": files}, indent=2) + "\n")
     return len(files)
 
 
-def recorded(raw: Path, folder: Path) -> dict[str, list[tuple[str, Path]]]:
+def read_recorded(raw: Path, folder: Path) -> dict[str, list[tuple[str, Path]]]:
     """Name and place of the files of each split, refused if they are no longer those recorded."""
     parts: dict[str, list[tuple[str, Path]]] = {}
     for file in json.loads((raw / "manifest.json").read_text())["files"]:

@@ -12,7 +12,7 @@ from twinlens.core.errors import DataError
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.readers.archives import Trees, is_picture, open_tree
 from twinlens.datasets.readers.files import record_trees, refuse_change
-from twinlens.datasets.readers.tabular import read_rows, texts
+from twinlens.datasets.readers.tabular import read_rows, split_texts
 
 
 class ImageClef:
@@ -43,7 +43,7 @@ class ImageClef:
             images += [RawImage(i, f"{split}/{files.get(i, i)}", split, ()) for i in ids]
             for row in rows:
                 image_id = PurePosixPath(str(row[self.card.id])).stem
-                captions += [RawCaption(image_id, text) for text in texts(row[self.card.caption])]
+                captions += [RawCaption(image_id, text) for text in split_texts(row[self.card.caption])]
             strays = sorted(name for stem, name in files.items() if stem not in ids)
             why = f"a picture that {part.captions} does not list"
             dropped += [("image", f"{split}/{name}", "unlisted", why) for name in strays]

@@ -20,10 +20,10 @@ from twinlens.config.datasets import ImageNetCard, ParquetColumns
 from twinlens.core import paths
 from twinlens.core.download import is_offline
 from twinlens.core.errors import FetchError
-from twinlens.core.hub import ask, explained
+from twinlens.core.hub import ask, explain_error
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import digest
-from twinlens.datasets.adapters.hub import find, local_folder, record, recorded
+from twinlens.datasets.adapters.hub import find, local_folder, read_recorded, record
 from twinlens.datasets.annotations import Annotations, RawCaption, RawImage
 from twinlens.datasets.classes import read_classes
 from twinlens.datasets.readers import parquet
@@ -62,10 +62,10 @@ class ImageNet:
         return parquet.read_pictures(places, files, COLUMNS.image)
 
     def _places(self, raw: Path) -> dict[str, list[tuple[str, Path]]]:
-        return recorded(raw, local_folder(self.card) or self._cache())
+        return read_recorded(raw, local_folder(self.card) or self._cache())
 
     def _cache(self) -> Path:
-        """Where the wanted row groups of this revision lie: a folder for each list of classes."""
+        """Folder of this revision's wanted row groups: one for each list of classes."""
         wanted = [self.card.repository, str(self.card.revision), *map(str, sorted(read_classes(self.card.classes)))]
         return paths.downloads() / f"imagenet-{digest(wanted)[:12]}"
 
@@ -101,7 +101,7 @@ class ImageNet:
 
     def _explained(self, error: Exception, reached: bool = True) -> str:
         files = list(self.card.files.values())
-        return explained(error, self.card.repository, self.card.revision, "dataset", reached, files)
+        return explain_error(error, self.card.repository, self.card.revision, "dataset", reached, files)
 
 
 def keep_wanted(source: Any, wanted: np.ndarray, path: Path) -> None:

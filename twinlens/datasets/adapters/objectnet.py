@@ -18,7 +18,7 @@ from twinlens.config.datasets import ObjectNetCard
 from twinlens.core import paths
 from twinlens.core.errors import DataError
 from twinlens.datasets.annotations import Annotations, Drop, RawImage
-from twinlens.datasets.readers.archives import is_picture, open_tree, text_of
+from twinlens.datasets.readers.archives import is_picture, open_tree, read_text
 from twinlens.datasets.readers.files import record_trees, refuse_change
 
 LABELS = "folder_to_objectnet_label.json"
@@ -37,12 +37,12 @@ class ObjectNet:
         return record_trees(raw, self._places())
 
     def annotations(self, raw: Path) -> Annotations:
-        """A picture's label is that of its folder; a folder that the label file does not know is listed as dropped."""
+        """Label each picture by its folder; a folder that the label file does not know is listed as dropped."""
         places = self._places()
         refuse_change(raw, places)
         tree = open_tree(places["mappings"])
         try:
-            labels = json.loads(text_of(tree, LABELS, places["mappings"]))
+            labels = json.loads(read_text(tree, LABELS, places["mappings"]))
         except ValueError as error:
             raise DataError(f"{places['mappings'] / LABELS} is no JSON: {error}") from None
         finally:
@@ -65,7 +65,7 @@ class ObjectNet:
         try:
             for file in files:
                 raw_picture = tree.read(file)
-                yield raw_picture if isinstance(raw_picture, str) else without_border(raw_picture)
+                yield raw_picture if isinstance(raw_picture, str) else crop_border(raw_picture)
         finally:
             tree.close()
 
@@ -74,8 +74,8 @@ class ObjectNet:
         return {"images": folder / "images", "mappings": folder / "mappings"}
 
 
-def without_border(raw: bytes) -> bytes | str:
-    """The picture without its red border; as it is where there is none, for copies from which it was cut already."""
+def crop_border(raw: bytes) -> bytes | str:
+    """Crop the red border of a picture; left as it is where there is none, for copies that were cropped already."""
     try:
         picture = Image.open(io.BytesIO(raw), formats=("PNG", "JPEG")).convert("RGB")
         width, height = picture.size

@@ -20,9 +20,9 @@ import simplejpeg
 
 from twinlens.config.datasets import ScenesCard
 from twinlens.core.progress import Progress
-from twinlens.core.scratch import publishing
+from twinlens.core.scratch import write_whole
 from twinlens.datasets.adapters.base import MISSING
-from twinlens.datasets.adapters.drawing import BACKGROUNDS, COLOURS, OBJECTS, Thing, draw_scene
+from twinlens.datasets.adapters.drawing import BACKGROUNDS, COLOURS, OBJECTS, DrawnObject, draw_scene
 from twinlens.datasets.annotations import SPLITS, Annotations, RawCaption, RawComposedQuery, RawImage
 
 PER_SHARD = 1000
@@ -43,10 +43,10 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture shows."""
+    """Content of one picture."""
 
     background: str
-    things: tuple[Thing, ...]  # left to right
+    things: tuple[DrawnObject, ...]  # left to right
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
@@ -59,7 +59,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
         large = bool(rng.random() < 0.6)
         side = float(rng.uniform(*(LARGE_SIDE if large else SMALL_SIDE)[count]))
         things.append(
-            Thing(
+            DrawnObject(
                 category=str(name),
                 colour=str(rng.choice(list(COLOURS))),
                 large=large,
@@ -80,8 +80,8 @@ def _places(count: int, rng: np.random.Generator) -> list[tuple[float, float, fl
     return [(0.01 + 0.5 * (c % 2), 0.01 + 0.5 * (c // 2), 0.48) for c in corners]
 
 
-def edited(scene: Scene, rng: np.random.Generator) -> tuple[Scene, str]:
-    """The same scene with one thing changed, and the words that say so: a colour, or the place."""
+def edit_scene(scene: Scene, rng: np.random.Generator) -> tuple[Scene, str]:
+    """Edit one thing of a scene, its colour or its place; returns the edited scene and the words that say so."""
     if rng.random() < 0.7:
         which = int(rng.integers(len(scene.things)))
         thing = scene.things[which]
@@ -92,8 +92,8 @@ def edited(scene: Scene, rng: np.random.Generator) -> tuple[Scene, str]:
     return replace(scene, background=background), f"the same scene, but {PLACES[background][0]}"
 
 
-def likeness(scene: Scene, wanted: Scene) -> float:
-    """The gain of a scene where another is wanted.
+def grade_likeness(scene: Scene, wanted: Scene) -> float:
+    """Grade the gain of a scene where another is wanted.
 
     3: it is the one; 2: it shows the same things in the same colours at the same place, wherever they stand;
     1: the same things in the same colours at another place; 0: anything else.
@@ -104,8 +104,8 @@ def likeness(scene: Scene, wanted: Scene) -> float:
     return 0.0 if shown != asked else 2.0 if scene.background == wanted.background else 1.0
 
 
-def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
-    """Five descriptions by five imaginary people: some name everything, some leave things out."""
+def write_captions(scene: Scene, rng: np.random.Generator) -> list[str]:
+    """Write five descriptions by five imaginary people: some name everything, some leave things out."""
     place, setting = PLACES[scene.background]
     full = [_noun(thing, colour=True) for thing in scene.things]
     plain = [_noun(thing) for thing in scene.things]
@@ -126,7 +126,7 @@ def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
     ]
 
 
-def _noun(thing: Thing, colour: bool = False, size: bool = False) -> str:
+def _noun(thing: DrawnObject, colour: bool = False, size: bool = False) -> str:
     words = []
     if size:
         words.append("large" if thing.large else "small")
@@ -151,7 +151,7 @@ class Scenes:
         """Draw all pictures; there is nothing to download."""
         tasks = [(split, i) for split in SPLITS for i in range(getattr(self.card, split))]
         tasks += [(EDIT, i) for i in range(self.card.edits)]
-        with publishing(raw) as draft, Progress("draw", total=len(tasks), unit="img") as bar:
+        with write_whole(raw) as draft, Progress("draw", total=len(tasks), unit="img") as bar:
             for start in range(0, len(tasks), PER_SHARD):
                 rows = [self._draw(*task) for task in tasks[start : start + PER_SHARD]]
                 pq.write_table(pa.Table.from_pylist(rows), _shard(draft, start // PER_SHARD), compression="zstd")
@@ -171,7 +171,7 @@ class Scenes:
             "file": f"{image_id}.jpg",
             "split": "test" if split == EDIT else split,
             "labels": sorted({thing.category for thing in scene.things}),
-            "captions": captions_of(scene, rng),
+            "captions": write_captions(scene, rng),
             "jpeg": simplejpeg.encode_jpeg(picture, quality=JPEG_QUALITY, colorsubsampling="444"),
         }
 
@@ -184,16 +184,18 @@ class Scenes:
         scene = sample_scene(rng)
         if split != EDIT:
             return scene, "", rng
-        return *edited(scene, np.random.default_rng([self.card.seed, len(SPLITS), i])), rng
+        return *edit_scene(scene, np.random.default_rng([self.card.seed, len(SPLITS), i])), rng
 
     def _queries(self) -> list[dict[str, Any]]:
-        """Of each edit a query, and how right every picture of the split is for it."""
+        """Build one query of each edit, with the gain of every picture of the split for it."""
         names = [("test", i) for i in range(self.card.test)] + [(EDIT, i) for i in range(self.card.edits)]
         scenes = {f"{split}-{i:05d}": self._scene(split, i) for split, i in names}
         found = []
         for i in range(self.card.edits):
             own, (wanted, text, _) = f"test-{i:05d}", scenes[f"{EDIT}-{i:05d}"]
-            gains = {image_id: likeness(scene, wanted) for image_id, (scene, _, _) in scenes.items() if image_id != own}
+            gains = {
+                image_id: grade_likeness(scene, wanted) for image_id, (scene, _, _) in scenes.items() if image_id != own
+            }
             query = {"query_id": f"{own}+{EDIT}", "image_id": own, "text": text}
             found += [query | {"target_id": target, "gain": gain} for target, gain in gains.items() if gain]
         return found

@@ -17,7 +17,7 @@ from twinlens.core.errors import FetchError
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.readers.archives import Tree, open_tree
 from twinlens.datasets.readers.files import record_trees, refuse_change
-from twinlens.datasets.readers.tabular import texts
+from twinlens.datasets.readers.tabular import split_texts
 
 log = logging.getLogger("twinlens")
 
@@ -48,7 +48,7 @@ class WebDataset:
                     continue
                 facts, complaint = self._facts(tree, members)
                 dropped += [("caption", key, "unreadable", f"{path.name}: {complaint}")] if complaint else []
-                labels = tuple(texts(facts.get(self.card.label_key))) if self.card.label_key else ()
+                labels = tuple(split_texts(facts.get(self.card.label_key))) if self.card.label_key else ()
                 images.append(RawImage(key, f"{path.name}/{picture}", split, labels))
                 captions += [RawCaption(key, text) for text in self._captions(tree, members, facts)]
             tree.close()
@@ -92,7 +92,7 @@ class WebDataset:
 
     def _captions(self, tree: Tree, members: dict[str, str], facts: dict[str, Any]) -> list[str]:
         if self.card.caption_key is not None:
-            return texts(facts.get(self.card.caption_key))
+            return split_texts(facts.get(self.card.caption_key))
         if self.card.caption is None or self.card.caption not in members:
             return []
         content = tree.read(members[self.card.caption])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twinlens.core.errors import ParamsError, nearest
+from twinlens.core.errors import ParamsError, suggest_nearest
 
 
 def read_classes(name: str) -> dict[int, str]:
-    """The names of a list's classes, by their index in ILSVRC 2012.
+    """Read the names of a list's classes, by their index in ILSVRC 2012.
 
     Raises:
         ParamsError: there is no such list.
@@ -17,7 +17,7 @@ def read_classes(name: str) -> dict[int, str]:
 
 
 def read_wordnet_ids(name: str) -> dict[int, str]:
-    """The WordNet ids of a list's classes, by their index in ILSVRC 2012.
+    """Read the WordNet ids of a list's classes, by their index in ILSVRC 2012.
 
     Raises:
         ParamsError: there is no such list.
@@ -30,5 +30,7 @@ def _rows(name: str) -> list[list[str]]:
     path = folder / f"{name}.tsv"
     if not path.is_file():
         known = [file.stem for file in folder.glob("*.tsv")]
-        raise ParamsError(f"classes: there is no list '{name}' in twinlens/datasets/classes ({nearest(name, known)})")
+        raise ParamsError(
+            f"classes: there is no list '{name}' in twinlens/datasets/classes ({suggest_nearest(name, known)})"
+        )
     return [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]

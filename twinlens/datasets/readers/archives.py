@@ -31,12 +31,12 @@ class Tree(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the archive."""
+        """Close the archive."""
         ...
 
 
 def open_tree(path: Path) -> Tree:
-    """A folder, a zip or a tar (also compressed) as a tree.
+    """Open a folder, a zip or a tar (also compressed) as a tree.
 
     Raises:
         FetchError: it is not there, is no whole archive, or holds a name that leads out of it.
@@ -79,8 +79,8 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(PICTURES) and not _is_hidden(name)
 
 
-def unlisted(tree: Tree, listed: Iterable[str]) -> list[str]:
-    """The pictures that lie in the tree though nothing lists them."""
+def find_unlisted(tree: Tree, listed: Iterable[str]) -> list[str]:
+    """Find the pictures in the tree that nothing lists."""
     known = set(listed)
     return [name for name in tree.names() if is_picture(name) and name not in known]
 
@@ -195,8 +195,8 @@ def _refuse_outside(path: Path, names: Iterable[str]) -> None:
         )
 
 
-def text_of(tree: Tree, name: str, where: Path) -> str:
-    """A text file of a tree, as UTF-8; broken bytes become lone surrogates, which the filter drops by name.
+def read_text(tree: Tree, name: str, where: Path) -> str:
+    """Read a text file of a tree as UTF-8; broken bytes become lone surrogates, which the filter drops by name.
 
     Raises:
         DataError: it is not there or is damaged.

@@ -1,4 +1,4 @@
-"""A dataset's files: in a folder, on a mirror, at the publisher's or on the hub; noted in a manifest and checked again.
+"""Dataset files: in a folder, on a mirror, at the publisher's or on the hub; noted in a manifest and checked again.
 
 Large files stay where they are (a folder of yours, or the download cache): the `download` stage
 leaves a manifest with their sizes and digests, so what later stages read is what was recorded.
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from twinlens.core import paths
-from twinlens.core.download import Wanted, download, is_offline, is_url
+from twinlens.core.download import RemoteFile, download, is_offline, is_url
 from twinlens.core.errors import DataError, FetchError
-from twinlens.core.hashing import sha256_of
-from twinlens.core.hub import hub_folder
-from twinlens.core.scratch import digest, publishing
+from twinlens.core.hashing import hash_file
+from twinlens.core.hub import fetch_hub_folder
+from twinlens.core.scratch import digest, write_whole
 from twinlens.datasets.readers.archives import open_tree
 
 log = logging.getLogger("twinlens")
@@ -28,7 +28,7 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 
 
 @dataclass(frozen=True)
-class Hub:
+class HubRepository:
     """A repository of datasets."""
 
     repository: str
@@ -41,13 +41,13 @@ class Files:
     def __init__(
         self,
         dataset: str,
-        wanted: Sequence[Wanted],
+        wanted: Sequence[RemoteFile],
         source: str | None,
-        publisher: Mapping[str, str] | Hub,
+        publisher: Mapping[str, str] | HubRepository,
         *,
         verify: bool = True,
     ) -> None:
-        """What is wanted and where it is.
+        """Take the names of the files and the places to look for them.
 
         Args:
             dataset: the adapter's name, for the download cache and messages.
@@ -76,12 +76,12 @@ class Files:
             if path.name.endswith(ARCHIVES):
                 open_tree(path).close()
             files.append(self._described(wanted, path))
-        with publishing(raw) as draft:
+        with write_whole(raw) as draft:
             (draft / "manifest.json").write_text(json.dumps(facts | {"files": files}, indent=2) + "\n")
         return len(files)
 
     def path(self, raw: Path, name: str) -> Path:
-        """Where a file lies: fetched again if it has gone, refused if it is no longer the one recorded.
+        """Path of a file: fetched again if it has gone, refused if it is no longer the one recorded.
 
         Raises:
             FetchError: it cannot be had.
@@ -96,7 +96,7 @@ class Files:
         return path
 
     def find_all(self) -> list[Path]:
-        """Every file; where some are not there and cannot be fetched, one error that names all of them."""
+        """Find every file; where some are not there and cannot be fetched, one error names all of them."""
         if folder := self._folder():
             missing = [folder / wanted.name for wanted in self.wanted if not (folder / wanted.name).is_file()]
             if missing:
@@ -113,30 +113,30 @@ class Files:
     def _folder(self) -> Path | None:
         return None if self.source is None or is_url(self.source) else paths.expand(self.source)
 
-    def _find(self, wanted: Wanted) -> Path:
+    def _find(self, wanted: RemoteFile) -> Path:
         if folder := self._folder():
             path = folder / wanted.name
             if not path.is_file():
                 names = ", ".join(file.name for file in self.wanted)
                 raise FetchError(f"{path} is not there. The dataset's card names the folder; it must hold {names}")
             return path
-        if self.source is None and isinstance(self.publisher, Hub):
+        if self.source is None and isinstance(self.publisher, HubRepository):
             patterns = [file.name for file in self.wanted]
-            folder = hub_folder(self.publisher.repository, self.publisher.revision, patterns, "dataset")
+            folder = fetch_hub_folder(self.publisher.repository, self.publisher.revision, patterns, "dataset")
             if not (folder / wanted.name).is_file():
                 raise FetchError(f"the hub's {self.publisher.repository} holds no {wanted.name} at this revision")
             return folder / wanted.name
         if self.source is not None:
             url = f"{self.source.rstrip('/')}/{wanted.name}"
         else:
-            assert not isinstance(self.publisher, Hub)
+            assert not isinstance(self.publisher, HubRepository)
             url = self.publisher[wanted.name]
         if not self.verify:
-            wanted = Wanted(wanted.name)
+            wanted = RemoteFile(wanted.name)
         return download(wanted, url, self._downloads(), advice=self._ways_on())
 
-    def _described(self, wanted: Wanted, path: Path) -> dict[str, Any]:
-        found = sha256_of(path)
+    def _described(self, wanted: RemoteFile, path: Path) -> dict[str, Any]:
+        found = hash_file(path)
         described: dict[str, Any] = {"file": wanted.name, "bytes": path.stat().st_size, "sha256": found}
         if wanted.sha256 is None:
             return described
@@ -154,7 +154,7 @@ class Files:
         return paths.downloads() / (self.dataset if source is None else f"{self.dataset}-{digest([source])[:8]}")
 
     def _refuse_offline(self) -> None:
-        if self.source is None and isinstance(self.publisher, Hub):
+        if self.source is None and isinstance(self.publisher, HubRepository):
             return  # the hub's own client knows its cache, and its message names the way on
         absent = [w for w in self.wanted if not (self._downloads() / w.name).is_file()]
         if absent:
@@ -173,19 +173,19 @@ class Files:
 
 
 def describe_tree(folder: Path) -> dict[str, Any]:
-    """What a folder (or an archive) of many files holds, in three numbers: any change of any file changes the digest.
+    """Describe a folder or archive of many files in three numbers: any change of any file changes the digest.
 
     Raises:
         FetchError: it is not there.
     """
     if folder.is_file():
-        return {"file": folder.name, "bytes": folder.stat().st_size, "sha256": sha256_of(folder)}
+        return {"file": folder.name, "bytes": folder.stat().st_size, "sha256": hash_file(folder)}
     tree = open_tree(folder)
     found, size = hashlib.sha256(), 0
     for name in tree.names():
         path = folder / name
         size += path.stat().st_size
-        found.update(f"{name}\0{path.stat().st_size}\0{sha256_of(path)}\n".encode("utf-8", "surrogateescape"))
+        found.update(f"{name}\0{path.stat().st_size}\0{hash_file(path)}\n".encode("utf-8", "surrogateescape"))
     return {"folder": folder.name, "files": len(tree.names()), "bytes": size, "sha256": found.hexdigest()}
 
 
@@ -200,7 +200,7 @@ def record_trees(raw: Path, places: Mapping[str, Path], **facts: Any) -> int:
             f"{', '.join(missing)} not there: the dataset's card names {'it' if len(missing) == 1 else 'them'}"
         )
     files = [{"part": part} | describe_tree(path) for part, path in places.items()]
-    with publishing(raw) as draft:
+    with write_whole(raw) as draft:
         (draft / "manifest.json").write_text(json.dumps(facts | {"files": files}, indent=2) + "\n")
     return len(files)
 

@@ -17,7 +17,7 @@ from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImag
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """A Parquet file whose end is whole.
+    """Open a Parquet file whose end is whole.
 
     Raises:
         DataError: it is none.
@@ -31,7 +31,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 def read_annotations(
     parts: Mapping[str, Sequence[tuple[str, Path]]], columns: ParquetColumns, classes: Sequence[str] | None
 ) -> Annotations:
-    """What the files say of their pictures.
+    """Read labels, captions and splits of the files' pictures.
 
     Args:
         parts: name and place of the files of each split.

@@ -1,4 +1,4 @@
-"""Tables of your own: CSV, TSV, JSONL or Parquet as rows of a few named columns."""
+"""User tables: CSV, TSV, JSONL or Parquet as rows of a few named columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 
 
 def read_rows(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
-    """The named columns of every row, in the file's order.
+    """Read the named columns of every row, in the file's order.
 
     Raises:
         FetchError: the file is not there.
@@ -65,8 +65,8 @@ def _refuse_missing(path: Path, wanted: list[str], found: Iterable[str]) -> None
         raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(found) or 'nothing'}")
 
 
-def texts(cell: Any, separator: str | None = None) -> list[str]:
-    """A cell as strings: none, one, a list, or one that a separator divides."""
+def split_texts(cell: Any, separator: str | None = None) -> list[str]:
+    """Split a cell into strings: none, one, a list, or one that a separator divides."""
     if cell is None:
         return []
     if isinstance(cell, list):

@@ -14,9 +14,9 @@ from transformers.utils import logging as transformers_log
 from twinlens.config.captioners import CaptionerCard
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
-from twinlens.models.encoders.base import count_parameters, normalised
-from twinlens.models.image_processor import pixel_spec
-from twinlens.models.weights import UNREADABLE, hub_weights, local_checkpoint, refuse_gaps, refuse_wordless
+from twinlens.models.encoders.base import count_parameters, normalise_pixels
+from twinlens.models.image_processor import read_pixel_spec
+from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, refuse_gaps, refuse_wordless
 
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
 
@@ -35,15 +35,15 @@ class Captioner:
     def __init__(self, model: Any, tokenizer: Any, processor: Any, card: CaptionerCard, placement: Placement) -> None:
         self.model = model.eval().to(placement.device, placement.dtype)
         self.tokenizer, self.card, self.placement = tokenizer, card, placement
-        self.pixels = pixel_spec(processor)
+        self.pixels = read_pixel_spec(processor)
         self.parameters = count_parameters(model)
 
     @torch.inference_mode()
     def caption(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> list[str]:
-        """One caption a picture, by greedy or beam search: the same pictures give the same words."""
+        """Write one caption per picture, by greedy or beam search: the same pictures give the same words."""
         # Every setting is given: defaults have changed between releases of the library.
         ids = self.model.generate(
-            pixel_values=normalised(pictures, self.pixels, self.placement),
+            pixel_values=normalise_pixels(pictures, self.pixels, self.placement),
             max_new_tokens=self.card.max_new_tokens,
             num_beams=self.card.num_beams,
             do_sample=False,
@@ -52,19 +52,19 @@ class Captioner:
 
 
 def locate(card: CaptionerCard) -> Path:
-    """The model's folder.
+    """Locate the model's folder.
 
     Raises:
         FetchError: it cannot be had.
     """
-    if (path := local_checkpoint(card)) is not None:
+    if (path := find_local_checkpoint(card)) is not None:
         return path
     assert card.hub is not None
-    return hub_weights(card.hub, card.revision, WEIGHTS, FILES)
+    return fetch_hub_weights(card.hub, card.revision, WEIGHTS, FILES)
 
 
 def load(card: CaptionerCard, path: Path, placement: Placement) -> Captioner:
-    """The captioner in `path`: from the hub, of your own, or trained by the pipeline.
+    """Load the captioner in `path`: from the hub, of your own, or trained by the pipeline.
 
     Raises:
         DataError: the folder does not hold such a model.

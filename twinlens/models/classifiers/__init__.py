@@ -14,7 +14,7 @@ from twinlens.models.classifiers.base import Classifier
 
 
 def locate(card: ClassifierCard) -> Path:
-    """Where a classifier's weights are, fetched if need be.
+    """Locate a classifier's weights, fetched if need be.
 
     Raises:
         ParamsError: the card names something its library does not have.
@@ -30,7 +30,7 @@ def locate(card: ClassifierCard) -> Path:
 
 
 def load(card: ClassifierCard, path: Path, placement: Placement) -> Classifier:
-    """The classifier in `path`, in eval mode.
+    """Load the classifier in `path`, in eval mode.
 
     Raises:
         ParamsError: its library does not take what the card says.

@@ -1,4 +1,4 @@
-"""What every classifier is: a model that gives a logit for each of ImageNet's 1,000 classes, in their order."""
+"""Base class of classifiers: one logit for each of ImageNet's 1,000 classes, in their order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.datasets.classes import read_classes, read_wordnet_ids
 from twinlens.images.transforms import PixelSpec
-from twinlens.models.encoders.base import normalised
+from twinlens.models.encoders.base import normalise_pixels
 
 CLASSES = "imagenet-1k"
 
@@ -24,7 +24,7 @@ class Classifier:
     def __init__(
         self, model: Any, logits: Callable[[torch.Tensor], torch.Tensor], pixels: PixelSpec, placement: Placement
     ) -> None:
-        """Put it where it runs.
+        """Put the model on its device.
 
         Args:
             model: of any library.
@@ -37,8 +37,8 @@ class Classifier:
 
     @torch.inference_mode()
     def shares(self, pictures: torch.Tensor, classes: Sequence[int]) -> Float64[np.ndarray, " images"]:
-        """The summed probabilities of `classes` for a batch of uint8 pictures (images, 3, height, width)."""
-        logits = self.logits(normalised(pictures, self.pixels, self.placement)).double().cpu()
+        """Sum the probabilities of `classes` for a batch of uint8 pictures (images, 3, height, width)."""
+        logits = self.logits(normalise_pixels(pictures, self.pixels, self.placement)).double().cpu()
         return np.asarray(logits.softmax(dim=1)[:, list(classes)].sum(dim=1).numpy())
 
 
@@ -64,11 +64,11 @@ def refuse_other_classes(name: str, count: int, labels: Mapping[int, str] | None
     if labels.keys() != known.keys():
         raise DataError(f"{name} numbers its classes from {min(labels)} to {max(labels)}; wanted 0 to 999")
     ids = read_wordnet_ids(CLASSES)
-    where = {plain(label): index for names in (known, ids) for index, label in names.items()}
+    where = {normalise_class_name(label): index for names in (known, ids) for index, label in names.items()}
     right = 0
     for index, label in sorted(labels.items()):
-        names = [plain(part) for part in label.split(",")]
-        if plain(known[index]) in names or ids[index] in label:
+        names = [normalise_class_name(part) for part in label.split(",")]
+        if normalise_class_name(known[index]) in names or ids[index] in label:
             right += 1
         elif names[0] in where:
             raise DataError(
@@ -82,6 +82,6 @@ def refuse_other_classes(name: str, count: int, labels: Mapping[int, str] | None
         )
 
 
-def plain(label: str) -> str:
-    """A class's name without capitals and underscores."""
+def normalise_class_name(label: str) -> str:
+    """Normalise a class's name: no capitals, no underscores."""
     return " ".join(label.replace("_", " ").lower().split())

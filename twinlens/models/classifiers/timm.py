@@ -11,7 +11,7 @@ from twinlens.models.encoders.timm import build
 
 
 def load(card: TimmTower, path: Path, placement: Placement) -> Classifier:
-    """The classifier.
+    """Load the classifier.
 
     Raises:
         ParamsError: timm does not take the card's `kwargs`, or its transform has no such key.

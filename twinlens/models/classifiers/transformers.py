@@ -14,11 +14,11 @@ from transformers.utils import logging as transformers_log
 from twinlens.config.datasets import TransformersClassifier
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
-from twinlens.images.transforms import PixelSpec, fit, to_tensor
+from twinlens.images.transforms import PixelSpec, fit_picture, to_tensor
 from twinlens.models.classifiers.base import Classifier, refuse_other_classes
-from twinlens.models.encoders.base import normalised
-from twinlens.models.image_processor import pixel_spec
-from twinlens.models.weights import UNREADABLE, hub_weights, local_checkpoint, refuse_gaps
+from twinlens.models.encoders.base import normalise_pixels
+from twinlens.models.image_processor import read_pixel_spec
+from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, refuse_gaps
 
 transformers_log.disable_progress_bar()  # of loading, which takes no time
 
@@ -28,21 +28,21 @@ APART = 2.0  # of 255: two ways of resizing one smooth picture differ by less th
 
 
 def locate(card: TransformersClassifier) -> Path:
-    """The model's folder.
+    """Locate the model's folder.
 
     Raises:
         FetchError: it cannot be had.
         DataError: what the card names is no folder, or the repository holds no weights.
     """
-    if (path := local_checkpoint(card)) is None:
-        return hub_weights(card.transformers, card.revision, WEIGHTS, [*FILES, "*.index.json"])
+    if (path := find_local_checkpoint(card)) is None:
+        return fetch_hub_weights(card.transformers, card.revision, WEIGHTS, [*FILES, "*.index.json"])
     if not path.is_dir():
         raise DataError(f"{path} is a file; a transformers classifier's `checkpoint` is the folder with {FILES[0]}")
     return path
 
 
 def load(card: TransformersClassifier, path: Path, placement: Placement) -> Classifier:
-    """The classifier.
+    """Load the classifier.
 
     Raises:
         DataError: the folder holds no image classifier or not all of its weights, its classes are not ImageNet's
@@ -61,7 +61,7 @@ def load(card: TransformersClassifier, path: Path, placement: Placement) -> Clas
         processor = AutoImageProcessor.from_pretrained(path)
     except UNREADABLE as error:
         raise DataError(f"{path} does not hold an image classifier of transformers: {str(error)[:300]}") from None
-    pixels = pixel_spec(processor)
+    pixels = read_pixel_spec(processor)
     refuse_other_pixels(processor, pixels, path)
     return Classifier(model, lambda batch: model(pixel_values=batch).logits, pixels, placement)
 
@@ -84,7 +84,7 @@ def refuse_other_pixels(processor: Any, pixels: PixelSpec, path: Path) -> None:
     smooth = np.stack([x * 255 / 479, y * 255 / 359, (x + y) * 255 / 838], axis=2).astype(np.uint8)
     theirs = torch.as_tensor(processor(images=Image.fromarray(smooth), return_tensors="pt")["pixel_values"])[0]
     cpu = Placement(torch.device("cpu"), torch.float32)
-    ours = normalised(fit(to_tensor(smooth), pixels)[None], pixels, cpu)[0]
+    ours = normalise_pixels(fit_picture(to_tensor(smooth), pixels)[None], pixels, cpu)[0]
     kind = type(processor).__name__
     if theirs.shape != ours.shape:
         found = f"makes {' x '.join(map(str, theirs.shape[1:]))} pixels where its settings say"

@@ -14,11 +14,11 @@ from twinlens.config.models import Tower
 
 if TYPE_CHECKING:
     from twinlens.core.device import Placement
-    from twinlens.models.encoders.base import Loaded
+    from twinlens.models.encoders.base import LoadedEncoders
 
 
 def locate(tower: Tower) -> Path:
-    """Where a tower's weights are, fetched if need be.
+    """Locate a tower's weights, fetched if need be.
 
     Raises:
         ParamsError: the card names something its library does not have.
@@ -28,8 +28,8 @@ def locate(tower: Tower) -> Path:
     return path
 
 
-def load(tower: Tower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """The encoders of a tower, in eval mode.
+def load(tower: Tower, path: Path, placement: Placement, random_weights: bool = False) -> LoadedEncoders:
+    """Load the encoders of a tower, in eval mode.
 
     Args:
         tower: the card's tower.
@@ -40,5 +40,5 @@ def load(tower: Tower, path: Path, placement: Placement, random_weights: bool = 
     Raises:
         DataError: the weights are not those of the card.
     """
-    loaded: Loaded = import_module(f"{__name__}.{tower.family}").load(tower, path, placement, random_weights)
+    loaded: LoadedEncoders = import_module(f"{__name__}.{tower.family}").load(tower, path, placement, random_weights)
     return loaded

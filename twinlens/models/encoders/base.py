@@ -1,4 +1,4 @@
-"""What every encoder offers.
+"""Protocols of encoders.
 
 An encoder is one tower with its weights. Adapters, one per library family, give the raw vectors;
 the loops in `embed` make the batches and the unit length.
@@ -44,17 +44,17 @@ class TextEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """The towers that were asked for; a joint model is loaded once."""
+class LoadedEncoders:
+    """The loaded encoders of a tower, those that were asked for; a joint model is loaded once."""
 
     image: ImageEncoder | None
     text: TextEncoder | None
 
 
-def normalised(
+def normalise_pixels(
     pictures: UInt8[torch.Tensor, "images 3 height width"], spec: PixelSpec, placement: Placement
 ) -> torch.Tensor:
-    """Pixels as a model reads them: on its device, in its dtype, mean and standard deviation applied."""
+    """Normalise pixels as a model reads them: on its device, in its dtype, mean and standard deviation applied."""
     pixels = pictures.to(placement.device, non_blocking=True).to(torch.float32)
     mean = torch.tensor(spec.mean, device=placement.device)[:, None, None] * 255.0
     std = torch.tensor(spec.std, device=placement.device)[:, None, None] * 255.0
@@ -62,5 +62,5 @@ def normalised(
 
 
 def count_parameters(*modules: torch.nn.Module) -> int:
-    """Parameters of some modules, shared ones once."""
+    """Count the parameters of some modules, shared ones once."""
     return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())

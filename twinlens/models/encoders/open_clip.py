@@ -16,12 +16,12 @@ from open_clip.transformer import text_global_pool
 
 from twinlens.config.models import OpenClipTower
 from twinlens.core.device import Placement
-from twinlens.core.download import Wanted, download
-from twinlens.core.errors import DataError, ParamsError, nearest
+from twinlens.core.download import RemoteFile, download
+from twinlens.core.errors import DataError, ParamsError, suggest_nearest
 from twinlens.core.paths import downloads
 from twinlens.images.transforms import PixelSpec
-from twinlens.models.encoders.base import Loaded, count_parameters, normalised
-from twinlens.models.weights import UNREADABLE, hub_folder, hub_weights, local_checkpoint
+from twinlens.models.encoders.base import LoadedEncoders, count_parameters, normalise_pixels
+from twinlens.models.weights import UNREADABLE, fetch_hub_weights, fetch_weights_folder, find_local_checkpoint
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")  # first found is taken
 TRANSFORM = ("mean", "std", "interpolation", "resize_mode")
@@ -29,16 +29,18 @@ TOKENIZER = ["tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*
 
 
 def locate(card: OpenClipTower) -> Path:
-    """The weights: a file, or a folder with `open_clip_config.json`.
+    """Locate the weights: a file, or a folder with `open_clip_config.json`.
 
     Raises:
         ParamsError: open_clip has no such architecture or tag, or they do not go together.
         FetchError: the weights cannot be had.
     """
     if card.open_clip != "custom" and card.open_clip not in open_clip.list_models():
-        raise ParamsError(f"open_clip has no '{card.open_clip}' ({nearest(card.open_clip, open_clip.list_models())})")
+        raise ParamsError(
+            f"open_clip has no '{card.open_clip}' ({suggest_nearest(card.open_clip, open_clip.list_models())})"
+        )
     tag = _tag(card) if card.pretrained is not None else None  # a checkpoint may be of a tag too
-    if (path := local_checkpoint(card)) is not None:
+    if (path := find_local_checkpoint(card)) is not None:
         if card.open_clip == "custom" and path.is_file():
             raise ParamsError(
                 f"{path}: the `checkpoint` of a custom architecture is a folder in open_clip's own layout"
@@ -48,10 +50,10 @@ def locate(card: OpenClipTower) -> Path:
         raise ParamsError(f"the card of {card.open_clip} names neither `pretrained` nor `checkpoint`")
     if not tag.get("hf_hub"):
         url = str(tag["url"])
-        return download(Wanted(url.rsplit("/", 1)[-1]), url, downloads() / "open_clip")
+        return download(RemoteFile(url.rsplit("/", 1)[-1]), url, downloads() / "open_clip")
     repo, _, name = str(tag["hf_hub"]).rpartition("/")  # owner/name/, or owner/name/file
     names = (name,) if name else WEIGHTS
-    folder = hub_weights(repo, card.revision, names, ["open_clip_config.json", *TOKENIZER])
+    folder = fetch_hub_weights(repo, card.revision, names, ["open_clip_config.json", *TOKENIZER])
     return _weights_in(folder, names)
 
 
@@ -60,7 +62,9 @@ def _tag(card: OpenClipTower) -> dict[str, Any]:
     tag = get_pretrained_cfg(card.open_clip, card.pretrained)
     if not tag:
         known = list_pretrained_tags_by_model(card.open_clip)
-        raise ParamsError(f"{card.open_clip} has no weights '{card.pretrained}' ({nearest(card.pretrained, known)})")
+        raise ParamsError(
+            f"{card.open_clip} has no weights '{card.pretrained}' ({suggest_nearest(card.pretrained, known)})"
+        )
     built = bool((open_clip.get_model_config(card.open_clip) or {}).get("quick_gelu", False))
     if bool(tag.get("quick_gelu", False)) != built:
         other = card.open_clip.removesuffix("-quickgelu") + ("" if built else "-quickgelu")
@@ -78,8 +82,8 @@ def _weights_in(folder: Path, names: Sequence[str] = WEIGHTS) -> Path:
     raise DataError(f"{folder} holds no weights; looked for {', '.join(names)}")
 
 
-def load(card: OpenClipTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """Both towers.
+def load(card: OpenClipTower, path: Path, placement: Placement, random_weights: bool = False) -> LoadedEncoders:
+    """Load both towers.
 
     Args:
         card: the tower's card.
@@ -115,10 +119,10 @@ def load(card: OpenClipTower, path: Path, placement: Placement, random_weights: 
     return wrap(model, tokenizer, placement)
 
 
-def wrap(model: Any, tokenizer: Any, placement: Placement) -> Loaded:
-    """Encoders around a model that is in memory, one that is being trained for instance."""
+def wrap(model: Any, tokenizer: Any, placement: Placement) -> LoadedEncoders:
+    """Wrap a model that is in memory, one that is being trained for instance, as encoders."""
     model = model.eval().to(placement.device, placement.dtype)
-    return Loaded(_Image(model, placement), _Text(model, tokenizer, placement))
+    return LoadedEncoders(_Image(model, placement), _Text(model, tokenizer, placement))
 
 
 def _preprocess(card: OpenClipTower) -> dict[str, Any]:
@@ -141,14 +145,14 @@ def _tokenizer(card: OpenClipTower, weights: Path) -> Any:
             tokenizer_mode=config.get("tokenizer_mode"),
             **config.get("tokenizer_kwargs", {}),
         )
-    folder = hub_folder(str(config["hf_tokenizer_name"]), None, ["*.json", *TOKENIZER])
+    folder = fetch_weights_folder(str(config["hf_tokenizer_name"]), None, ["*.json", *TOKENIZER])
     return open_clip.tokenizer.HFTokenizer(
         str(folder), context_length=config.get("context_length", 77), **config.get("tokenizer_kwargs", {})
     )
 
 
-def pixel_spec(config: dict[str, Any]) -> PixelSpec:
-    """open_clip's `preprocess_cfg` as ours."""
+def read_pixel_spec(config: dict[str, Any]) -> PixelSpec:
+    """Convert open_clip's `preprocess_cfg` to a pixel specification."""
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     return PixelSpec(
@@ -165,11 +169,11 @@ def pixel_spec(config: dict[str, Any]) -> PixelSpec:
 class _Image:
     def __init__(self, model: Any, placement: Placement) -> None:
         self.model, self.placement = model, placement
-        self.pixels = pixel_spec(model.visual.preprocess_cfg)
+        self.pixels = read_pixel_spec(model.visual.preprocess_cfg)
         self.parameters = count_parameters(model.visual)
 
     def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
-        vectors: torch.Tensor = self.model.encode_image(normalised(pictures, self.pixels, self.placement))
+        vectors: torch.Tensor = self.model.encode_image(normalise_pixels(pictures, self.pixels, self.placement))
         return vectors.float().cpu()
 
 
@@ -192,7 +196,7 @@ class _Text:
 
 
 def encode_text(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """`model.encode_text`, without computing on padding where that changes nothing.
+    """Run `model.encode_text`, without computing on padding where that changes nothing.
 
     A CLIP text tower is causal and pools at the end token, so what stands after the longest text
     of the batch reaches no result; cutting it off is exact and several times faster. SigLIP's is

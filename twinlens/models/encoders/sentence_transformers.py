@@ -13,27 +13,27 @@ from sentence_transformers import SentenceTransformer
 from twinlens.config.models import SentenceTransformersTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
-from twinlens.models.encoders.base import Loaded, count_parameters
-from twinlens.models.weights import UNREADABLE, hub_folder, local_checkpoint, refuse_wordless
+from twinlens.models.encoders.base import LoadedEncoders, count_parameters
+from twinlens.models.weights import UNREADABLE, fetch_weights_folder, find_local_checkpoint, refuse_wordless
 
 FILES = ["*.json", "*.txt", "*.model"]
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of each module that has any; the first found is taken
 
 
 def locate(card: SentenceTransformersTower) -> Path:
-    """The model's folder.
+    """Locate the model's folder.
 
     Raises:
         FetchError: it cannot be had.
         DataError: the folder does not say how to pool.
     """
-    folder = local_checkpoint(card)
+    folder = find_local_checkpoint(card)
     if folder is None:
-        folder = hub_folder(card.sentence_transformers, card.revision, FILES)
+        folder = fetch_weights_folder(card.sentence_transformers, card.revision, FILES)
         for name in WEIGHTS:
             lacking = [module for module in _modules(folder) if not any((module / w).exists() for w in WEIGHTS)]
             wanted = [(module / name).relative_to(folder).as_posix() for module in lacking]
-            folder = hub_folder(card.sentence_transformers, card.revision, [*FILES, *wanted])
+            folder = fetch_weights_folder(card.sentence_transformers, card.revision, [*FILES, *wanted])
     _modules(folder)
     return folder
 
@@ -46,8 +46,10 @@ def _modules(folder: Path) -> list[Path]:
     return [folder / module["path"] for module in json.loads((folder / "modules.json").read_text(encoding="utf-8"))]
 
 
-def load(card: SentenceTransformersTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """The text tower.
+def load(
+    card: SentenceTransformersTower, path: Path, placement: Placement, random_weights: bool = False
+) -> LoadedEncoders:
+    """Load the text tower.
 
     Raises:
         DataError: the folder does not hold such a model.
@@ -57,7 +59,7 @@ def load(card: SentenceTransformersTower, path: Path, placement: Placement, rand
     except (*UNREADABLE, ImportError, TypeError) as error:
         raise DataError(f"{path} does not hold a sentence-transformers model: {str(error)[:300]}") from None
     refuse_wordless(model.tokenizer, path)
-    return Loaded(None, _Text(model.to(placement.dtype).eval(), card.prompt))
+    return LoadedEncoders(None, _Text(model.to(placement.dtype).eval(), card.prompt))
 
 
 class _Text:

@@ -13,16 +13,16 @@ from jaxtyping import Float32, UInt8
 
 from twinlens.config.models import TimmTower
 from twinlens.core.device import Placement
-from twinlens.core.errors import DataError, ParamsError, nearest
+from twinlens.core.errors import DataError, ParamsError, suggest_nearest
 from twinlens.images.transforms import PixelSpec
-from twinlens.models.encoders.base import Loaded, count_parameters, normalised
-from twinlens.models.weights import UNREADABLE, hub_weights, local_checkpoint
+from twinlens.models.encoders.base import LoadedEncoders, count_parameters, normalise_pixels
+from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def locate(card: TimmTower) -> Path:
-    """The weights' file.
+    """Locate the weights' file.
 
     Raises:
         ParamsError: timm has no such model, or no such weights of it.
@@ -30,16 +30,16 @@ def locate(card: TimmTower) -> Path:
     """
     architecture = card.timm.split(".", 1)[0]
     if not timm.is_model(architecture):
-        raise ParamsError(f"timm has no '{architecture}' ({nearest(architecture, _similar(architecture))})")
-    if (path := local_checkpoint(card)) is not None:
+        raise ParamsError(f"timm has no '{architecture}' ({suggest_nearest(architecture, _similar(architecture))})")
+    if (path := find_local_checkpoint(card)) is not None:
         return path
     if "." not in card.timm:
         raise ParamsError(f"'{card.timm}' names no weights: write architecture.tag, or give a `checkpoint`")
     tags = timm.list_pretrained(f"{architecture}.*")
     if card.timm not in tags:
-        raise ParamsError(f"timm has no weights '{card.timm}' ({nearest(card.timm, tags)})")
+        raise ParamsError(f"timm has no weights '{card.timm}' ({suggest_nearest(card.timm, tags)})")
     repo = timm.get_pretrained_cfg(card.timm).hf_hub_id or f"timm/{card.timm}"
-    folder = hub_weights(repo, card.revision, WEIGHTS, ["config.json"])
+    folder = fetch_hub_weights(repo, card.revision, WEIGHTS, ["config.json"])
     return next(folder / name for name in WEIGHTS if (folder / name).exists())
 
 
@@ -47,8 +47,8 @@ def _similar(architecture: str) -> list[str]:
     return timm.list_models(f"{architecture[:5]}*") or timm.list_models("*resnet50*")
 
 
-def load(card: TimmTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """The image tower.
+def load(card: TimmTower, path: Path, placement: Placement, random_weights: bool = False) -> LoadedEncoders:
+    """Load the image tower.
 
     Raises:
         ParamsError: timm does not take the card's `kwargs`, or its transform has no such key.
@@ -56,11 +56,11 @@ def load(card: TimmTower, path: Path, placement: Placement, random_weights: bool
     """
     model, pixels = build(card, None if random_weights else path)
     model.reset_classifier(0)
-    return Loaded(_Image(model.eval().to(placement.device, placement.dtype), pixels, placement), None)
+    return LoadedEncoders(_Image(model.eval().to(placement.device, placement.dtype), pixels, placement), None)
 
 
 def build(card: TimmTower, path: Path | None) -> tuple[Any, PixelSpec]:
-    """The whole model, its classifier included, and the pixels it reads.
+    """Build the whole model, its classifier included, and the specification of the pixels it reads.
 
     Args:
         card: the tower.
@@ -82,11 +82,11 @@ def build(card: TimmTower, path: Path | None) -> tuple[Any, PixelSpec]:
     config = timm.data.resolve_model_data_config(model)
     if unknown := set(card.preprocess) - set(config):
         raise ParamsError(f"preprocess: no such key: {', '.join(sorted(unknown))}; known: {', '.join(sorted(config))}")
-    return model, pixel_spec(config | card.preprocess)
+    return model, read_pixel_spec(config | card.preprocess)
 
 
-def pixel_spec(config: dict[str, Any]) -> PixelSpec:
-    """Timm's data configuration as ours: the evaluation transform of `timm.data.create_transform`."""
+def read_pixel_spec(config: dict[str, Any]) -> PixelSpec:
+    """Convert timm's data configuration (evaluation of `timm.data.create_transform`) to a pixel specification."""
     _, height, width = config["input_size"]
     if config.get("crop_mode") not in (None, "center", "squash"):
         raise ParamsError(f"timm's crop_mode '{config['crop_mode']}' is not known here; center and squash are")
@@ -113,6 +113,6 @@ class _Image:
         self.parameters = count_parameters(model)
 
     def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
-        pixels = normalised(pictures, self.pixels, self.placement)
+        pixels = normalise_pixels(pictures, self.pixels, self.placement)
         vectors: torch.Tensor = self.model(pixels.contiguous(memory_format=torch.channels_last))
         return vectors.float().cpu()

@@ -1,4 +1,4 @@
-"""Faster R-CNN of torchvision: what its box head sees in the best regions of a picture, pooled.
+"""Faster R-CNN of torchvision: box-head features of a picture's best regions, pooled.
 
 A region is a proposal that the detector turns into a detection: scored over its threshold for some
 class, kept by the suppression of overlapping boxes, and among the `regions` best. Its features are those
@@ -24,12 +24,12 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from twinlens.config.models import TorchvisionTower
 from twinlens.core.device import Placement
-from twinlens.core.download import Wanted, download
-from twinlens.core.errors import DataError, ParamsError, nearest
+from twinlens.core.download import RemoteFile, download
+from twinlens.core.errors import DataError, ParamsError, suggest_nearest
 from twinlens.core.paths import downloads
 from twinlens.images.transforms import PixelSpec
-from twinlens.models.encoders.base import Loaded, count_parameters, normalised
-from twinlens.models.weights import UNREADABLE, local_checkpoint
+from twinlens.models.encoders.base import LoadedEncoders, count_parameters, normalise_pixels
+from twinlens.models.weights import UNREADABLE, find_local_checkpoint
 
 CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"
 GREY = 114  # of what surrounds a picture that is no square: near the mean that the detector subtracts
@@ -37,7 +37,7 @@ SMALLEST_BOX_PX = 1e-2  # the detector's own limit
 
 
 def locate(card: TorchvisionTower) -> Path:
-    """The weights' file.
+    """Locate the weights' file.
 
     Raises:
         ParamsError: torchvision has no such weights.
@@ -46,19 +46,19 @@ def locate(card: TorchvisionTower) -> Path:
     known = {} if card.weights is None else get_model_weights(card.torchvision).__members__
     if card.weights is not None and card.weights not in known:
         raise ParamsError(
-            f"torchvision's {card.torchvision} has no weights '{card.weights}' ({nearest(card.weights, known)})"
+            f"torchvision's {card.torchvision} has no weights '{card.weights}' ({suggest_nearest(card.weights, known)})"
         )
-    if (path := local_checkpoint(card)) is not None:
+    if (path := find_local_checkpoint(card)) is not None:
         return path
     url = str(known[str(card.weights)].url)
     name = url.rsplit("/", 1)[-1]
     prefix = name.rsplit(".", 1)[0].rsplit("-", 1)[-1]  # torch.hub's custom: name-<first digits of its SHA-256>.pth
     advice = " Or fetch it elsewhere and name the file as `checkpoint` on the card"
-    return download(Wanted(name, sha256=card.sha256 or prefix), url, downloads() / "torchvision", advice=advice)
+    return download(RemoteFile(name, sha256=card.sha256 or prefix), url, downloads() / "torchvision", advice=advice)
 
 
-def load(card: TorchvisionTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """The image tower.
+def load(card: TorchvisionTower, path: Path, placement: Placement, random_weights: bool = False) -> LoadedEncoders:
+    """Load the image tower.
 
     Raises:
         DataError: the weights do not fit the detector.
@@ -76,7 +76,7 @@ def load(card: TorchvisionTower, path: Path, placement: Placement, random_weight
         for module in model.modules():  # these weights alone were trained without it, and torchvision builds them so
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eps = 0.0
-    return Loaded(_Image(model.eval().to(placement.device), card, placement), None)
+    return LoadedEncoders(_Image(model.eval().to(placement.device), card, placement), None)
 
 
 def _state(card: TorchvisionTower, path: Path) -> dict[str, torch.Tensor]:
@@ -115,7 +115,7 @@ class _Image:
         return torch.stack([self._pooled(picture[None]) for picture in pictures]).cpu()
 
     def _pooled(self, picture: UInt8[torch.Tensor, "1 3 height width"]) -> Float32[torch.Tensor, " dim"]:
-        pixels = normalised(picture, self.pixels, self.placement)
+        pixels = normalise_pixels(picture, self.pixels, self.placement)
         size = (self.pixels.height, self.pixels.width)
         maps = self.model.backbone(pixels)
         proposals, _ = self.model.rpn(ImageList(pixels, [size]), maps)

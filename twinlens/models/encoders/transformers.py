@@ -15,9 +15,9 @@ from twinlens.config.models import TransformersTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.images.transforms import PixelSpec
-from twinlens.models.encoders.base import Loaded, count_parameters, normalised
-from twinlens.models.image_processor import pixel_spec
-from twinlens.models.weights import UNREADABLE, hub_weights, local_checkpoint, refuse_gaps, refuse_wordless
+from twinlens.models.encoders.base import LoadedEncoders, count_parameters, normalise_pixels
+from twinlens.models.image_processor import read_pixel_spec
+from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, refuse_gaps, refuse_wordless
 
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
 
@@ -26,18 +26,18 @@ WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # large models come in s
 
 
 def locate(card: TransformersTower) -> Path:
-    """The model's folder.
+    """Locate the model's folder.
 
     Raises:
         FetchError: it cannot be had.
     """
-    if (path := local_checkpoint(card)) is not None:
+    if (path := find_local_checkpoint(card)) is not None:
         return path
-    return hub_weights(card.transformers, card.revision, WEIGHTS, FILES)
+    return fetch_hub_weights(card.transformers, card.revision, WEIGHTS, FILES)
 
 
-def load(card: TransformersTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """Both towers of a joint model, or the text tower of a text model.
+def load(card: TransformersTower, path: Path, placement: Placement, random_weights: bool = False) -> LoadedEncoders:
+    """Load both towers of a joint model, or the text tower of a text model.
 
     Raises:
         DataError: the model cannot be loaded, its remote code does not run with this transformers,
@@ -72,23 +72,25 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
         raise DataError(f"{card.transformers} could not be loaded from {path}: {str(error)[:300]}") from None
     model = model.eval().to(placement.device, placement.dtype)
     if card.pooling is not None:
-        return Loaded(None, _PooledText(model, tokenizer, card, placement))
+        return LoadedEncoders(None, _PooledText(model, tokenizer, card, placement))
     if processor is None:
         raise ParamsError(
             f"{card.transformers} has no pair of towers: as a text tower it needs `pooling: mean` or `cls`"
         )
-    return Loaded(_Image(model, pixel_spec(processor), placement), _Text(model, tokenizer, card, placement))
+    return LoadedEncoders(
+        _Image(model, read_pixel_spec(processor), placement), _Text(model, tokenizer, card, placement)
+    )
 
 
-def pooled(output: Any) -> torch.Tensor:
-    """The vectors of a tower: transformers 5 returns an output object where 4 returned them themselves."""
+def pool_output(output: Any) -> torch.Tensor:
+    """Take the pooled vectors of a tower: transformers 5 returns an output object where 4 returned them themselves."""
     found = getattr(output, "pooler_output", output)
     assert isinstance(found, torch.Tensor)
     return found
 
 
 def _vectors(output: Any) -> Float32[torch.Tensor, "rows dim"]:
-    return pooled(output).float().cpu()
+    return pool_output(output).float().cpu()
 
 
 class _Image:
@@ -97,7 +99,7 @@ class _Image:
         self.parameters = count_parameters(getattr(model, "vision_model", model))
 
     def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
-        pixels = normalised(pictures, self.pixels, self.placement)
+        pixels = normalise_pixels(pictures, self.pixels, self.placement)
         if hasattr(self.model, "get_image_features"):
             return _vectors(self.model.get_image_features(pixel_values=pixels))
         return _vectors(self.model.encode_image(pixels))

@@ -1,4 +1,4 @@
-"""Towers with heads on them, as encoders like any others."""
+"""Encoders with heads: towers whose heads are part of them, as encoders like any others."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from twinlens.core.device import Placement
-from twinlens.models.encoders.base import ImageEncoder, Loaded
-from twinlens.models.heads import Pairs
+from twinlens.models.encoders.base import ImageEncoder, LoadedEncoders
+from twinlens.models.heads import ProjectionHeads
 
 
-def with_heads(loaded: Loaded, pairs: Pairs, direction: str, placement: Placement) -> Loaded:
-    """The same towers, their vectors brought into the space of the heads that serve a direction."""
+def attach_heads(
+    loaded: LoadedEncoders, pairs: ProjectionHeads, direction: str, placement: Placement
+) -> LoadedEncoders:
+    """Attach the heads that serve a direction to towers, so that their vectors are in the heads' space."""
     through = pairs.serving(direction)
     image = None if loaded.image is None else _Image(loaded.image, pairs, through, placement)
     text = None if loaded.text is None else _Text(loaded.text, pairs, through, placement)
-    return Loaded(image, text)
+    return LoadedEncoders(image, text)
 
 
 class _Image:
-    def __init__(self, tower: ImageEncoder, pairs: Pairs, direction: str, placement: Placement) -> None:
+    def __init__(self, tower: ImageEncoder, pairs: ProjectionHeads, direction: str, placement: Placement) -> None:
         self.tower, self.pairs, self.direction, self.placement = tower, pairs, direction, placement
         self.pixels, self.parameters = tower.pixels, tower.parameters
 
@@ -33,7 +35,7 @@ class _Image:
 
 
 class _Text:
-    def __init__(self, tower: Any, pairs: Pairs, direction: str, placement: Placement) -> None:
+    def __init__(self, tower: Any, pairs: ProjectionHeads, direction: str, placement: Placement) -> None:
         self.tower, self.pairs, self.direction, self.placement = tower, pairs, direction, placement
         self.max_tokens, self.parameters = tower.max_tokens, tower.parameters
 

@@ -25,7 +25,7 @@ from jaxtyping import Float32
 
 from twinlens.core.code import code_digest
 from twinlens.core.errors import DataError
-from twinlens.core.hashing import sha256_of
+from twinlens.core.hashing import hash_file
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch, fingerprint
 
@@ -50,7 +50,7 @@ class WordTable:
 
 
 def read_words(path: Path) -> WordTable:
-    """The words and vectors of a .vec or .txt file, compressed by gzip or not.
+    """Read the words and vectors of a .vec or .txt file, compressed by gzip or not.
 
     Of a word that stands there twice the first vector counts, and a word whose vector is zero is left
     out, because it could not be compared; how many there are is logged.
@@ -59,7 +59,7 @@ def read_words(path: Path) -> WordTable:
         DataError: the file is of another format, is cut short, or has a line that is no word with its
             numbers; the line's number is named.
     """
-    key = fingerprint(sha256=sha256_of(path), code=code_digest(__name__))
+    key = fingerprint(sha256=hash_file(path), code=code_digest(__name__))
     with Scratch("words", key) as scratch:
         if not scratch.has(PARSED):
             scratch.put(PARSED, lambda folder: _parse(path, folder))
@@ -248,5 +248,5 @@ def _is_number(token: bytes) -> bool:
 
 
 def _numbers_at_the_end(tokens: list[bytes]) -> int:
-    """How many of a line's last tokens are numbers; the first is the word, whatever it looks like."""
+    """Count the numbers at the end of a line's tokens; the first token is the word, whatever it looks like."""
     return sum(1 for _ in takewhile(_is_number, reversed(tokens[1:])))

@@ -19,9 +19,9 @@ from jaxtyping import Float32, Int64
 from twinlens.config.models import Weights, WordVectorsTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import ParamsError
-from twinlens.models.encoders.base import Loaded
+from twinlens.models.encoders.base import LoadedEncoders
 from twinlens.models.encoders.word_table import WordTable, read_words
-from twinlens.models.weights import local_checkpoint
+from twinlens.models.weights import find_local_checkpoint
 
 PIECE = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 COMPOUND = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['\-.][\p{L}\p{M}\p{N}]+)*")
@@ -29,24 +29,24 @@ PADDING = 0
 
 
 def locate(card: WordVectorsTower) -> Path:
-    """The file of vectors.
+    """Locate the file of vectors.
 
     Raises:
         FetchError: it is not there.
         DataError: its SHA-256 is not the card's.
     """
-    path = local_checkpoint(Weights(checkpoint=card.word_vectors, sha256=card.sha256))
+    path = find_local_checkpoint(Weights(checkpoint=card.word_vectors, sha256=card.sha256))
     assert path is not None
     return path
 
 
-def load(card: WordVectorsTower, path: Path, placement: Placement, random_weights: bool = False) -> Loaded:
-    """The text tower. It stays on the CPU: looking words up is all it does.
+def load(card: WordVectorsTower, path: Path, placement: Placement, random_weights: bool = False) -> LoadedEncoders:
+    """Load the text tower. It stays on the CPU: looking words up is all it does.
 
     Raises:
         DataError: the file holds something other than words and vectors.
     """
-    return Loaded(None, WordVectors(card, read_words(path)))
+    return LoadedEncoders(None, WordVectors(card, read_words(path)))
 
 
 class WordVectors:

@@ -6,8 +6,17 @@ that are searched for like any other vector.
 
 from __future__ import annotations
 
-from twinlens.retrieval.exemplar.closed_form import lda_whitened, ridge, rocchio, unit, weighted_sum
+from twinlens.retrieval.exemplar.closed_form import combine_unit_vectors, lda_whitened, ridge, rocchio, scale_to_unit
 from twinlens.retrieval.exemplar.examples import Examples
-from twinlens.retrieval.exemplar.svm import Fitted, fit
+from twinlens.retrieval.exemplar.svm import Fitted, fit_svms
 
-__all__ = ["Examples", "Fitted", "fit", "lda_whitened", "ridge", "rocchio", "unit", "weighted_sum"]
+__all__ = [
+    "Examples",
+    "Fitted",
+    "combine_unit_vectors",
+    "fit_svms",
+    "lda_whitened",
+    "ridge",
+    "rocchio",
+    "scale_to_unit",
+]

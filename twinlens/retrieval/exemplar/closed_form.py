@@ -1,4 +1,4 @@
-"""Queries from exemplars without iterations: sums, Rocchio, ridge regression and whitened exemplars."""
+"""Closed-form queries from exemplars: sums, Rocchio, ridge regression and whitened exemplars."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twinlens.retrieval.exemplar.examples import Examples
 Weights = Float64[np.ndarray, "queries dim"]
 
 
-def weighted_sum(
+def combine_unit_vectors(
     pictures: Float[np.ndarray, "queries dim"], texts: Float[np.ndarray, "queries dim"], image_weight: float
 ) -> Weights:
     """The normalised sum of a picture's and a text's unit vector: `image_weight * picture + (1 - image_weight) * text`.
@@ -19,7 +19,7 @@ def weighted_sum(
     Raises:
         DataError: picture and text cancel, so that no direction is left.
     """
-    return unit(image_weight * unit(pictures) + (1.0 - image_weight) * unit(texts))
+    return scale_to_unit(image_weight * scale_to_unit(pictures) + (1.0 - image_weight) * scale_to_unit(texts))
 
 
 def rocchio(
@@ -49,7 +49,7 @@ def rocchio(
     own = (examples.signs < 0).sum(axis=1)[:, None]
     count = np.maximum(len(negatives) + own, 1)
     mean = (np.asarray(negatives, dtype=np.float64).sum(axis=0) + own * bad) / count
-    return unit(alpha * np.asarray(start, dtype=np.float64) + beta * good - gamma * mean)
+    return scale_to_unit(alpha * np.asarray(start, dtype=np.float64) + beta * good - gamma * mean)
 
 
 def ridge(examples: Examples, negatives: Float[np.ndarray, "negatives dim"], lambda_w: float) -> Weights:
@@ -103,11 +103,11 @@ def lda_whitened(examples: Examples, negatives: Float[np.ndarray, "negatives dim
     if not variance > 0:
         raise DataError(f"all {len(shared)} negatives are the same: their covariance says nothing")
     shrunk = (1.0 - shrinkage) * covariance + shrinkage * variance * np.eye(len(covariance))
-    return unit(np.linalg.solve(shrunk, (examples.centres()[0] - shared.mean(axis=0)).T).T)
+    return scale_to_unit(np.linalg.solve(shrunk, (examples.centres()[0] - shared.mean(axis=0)).T).T)
 
 
-def unit(rows: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows dim"]:
-    """The rows at length 1.
+def scale_to_unit(rows: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows dim"]:
+    """Scale the rows to length 1.
 
     Raises:
         DataError: a row has no direction.

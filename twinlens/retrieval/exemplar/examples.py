@@ -1,4 +1,4 @@
-"""What each query was shown: its own examples, beside the negatives that all queries share."""
+"""Examples of each query: its own, beside the negatives that all queries share."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int
 
 from twinlens.core.errors import DataError
-from twinlens.retrieval.exemplar.closed_form import ridge, unit
+from twinlens.retrieval.exemplar.closed_form import ridge, scale_to_unit
 from twinlens.retrieval.exemplar.examples import Examples
 
 CELLS = 2**19  # queries x negatives of a block: its arrays stay near the cache
@@ -50,12 +50,12 @@ class Fitted:
 
     weights: Float64[np.ndarray, "queries dim"]
     residuals: Float64[np.ndarray, " queries"]  # |gradient| / (lambda_w * |w|), at most the tolerance; 0 if overruled
-    overruled: Bool[np.ndarray, " queries"]  # the text won: the weights are the text (see `fit`)
+    overruled: Bool[np.ndarray, " queries"]  # the text won: the weights are the text (see `fit_svms`)
     losses: Float64[np.ndarray, " queries"]  # of an overruled query: the limit
     newton_steps: Int[np.ndarray, " queries"]
 
 
-def fit(
+def fit_svms(
     examples: Examples,
     negatives: Float[np.ndarray, "negatives dim"],
     *,
@@ -92,7 +92,7 @@ def fit(
     """
     shared = np.asarray(negatives, dtype=np.float64)
     _check(examples, shared, texts, lambda_w, lambda_q)
-    aims = unit(texts) if texts is not None and lambda_q else None
+    aims = scale_to_unit(texts) if texts is not None and lambda_q else None
     size = block or int(np.clip(CELLS // max(1, len(shared)), 16, 512))
     parts = []
     for start in range(0, len(examples), size):
@@ -116,7 +116,7 @@ def fit(
 
 
 def _lower(one: Fitted, other: Fitted) -> Fitted:
-    """Of every query, the fit with the lower loss."""
+    """Select the fit with the lower loss for every query."""
     better = other.losses < one.losses
 
     def chosen(name: str) -> np.ndarray:
