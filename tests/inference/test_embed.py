@@ -290,8 +290,8 @@ class Noted:
                 return {role: role for role in roles}
 
         patch.setattr(embed, "TowerJob", Job)
-        patch.setattr(embed, "weights_of", lambda *_: "")
-        patch.setattr(embed, "weights_before", lambda *_: " before")
+        patch.setattr(embed, "locate_weights", lambda *_: "")
+        patch.setattr(embed, "locate_initial_weights", lambda *_: " before")
         return Embedder(Card(), tmp_path, CPU, COMPUTE, Cost())  # type: ignore[arg-type]
 
 
