@@ -39,7 +39,7 @@ from twinlens.report.summary import format_results_table, summarise_results
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.rank import search
-from twinlens.retrieval.registry import retrievers_of
+from twinlens.retrieval.registry import list_retrievers
 from twinlens.tasks import captions as of_texts
 from twinlens.tasks import object_sets
 from twinlens.tasks.base import TaskMetadata
@@ -92,7 +92,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReportData, Path]
     corpus = Corpus(every, collection.texts, joint=True)
     for task in (task for make in (object_sets.build, of_texts.build) for task in make(collection, params)[0]):
         task.write(folder / "ranked" / task.name)
-        for retriever in retrievers_of(task, corpus, params):
+        for retriever in list_retrievers(task, corpus, params):
             search(task, retriever, 20, "cpu", folder / "ranked" / task.name, gates)
     write_pool(folder / "ranked")
     results = measure_all_runs(folder / "ranked", "d", PARAMS, gates, folder / "evaluated")
