@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.datasets.adapters.own import Case, table
-from tests.datasets.adapters.pictures import jpeg, parquet, tarred
+from tests.datasets.adapters.pictures import jpeg, parquet, tarred, zipped
 from twinlens.core.errors import DataError
 
 FOUR = {f"{n}.jpg": jpeg(n) for n in range(4)}
@@ -78,6 +78,62 @@ def test_a_null_id_is_no_id(tmp_path: Path, hole: float | None) -> None:
     kept = made.kept()
     assert kept.images["image_id"].to_list() == ["7", "0-000001", "0-000002"]
     assert kept.captions["text"].to_list() == ["c0", "c1", "c2"]
+
+
+def coco(tmp_path: Path, parts: dict[str, list[dict[str, Any]]], captions: dict[str, list[dict[str, Any]]]) -> Case:
+    members: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
+    for part, images in parts.items():
+        boxes = {"images": images, "annotations": [], "categories": []}
+        members[f"annotations/captions_{part}.json"] = json.dumps(boxes | {"annotations": captions[part]}).encode()
+        members[f"annotations/instances_{part}.json"] = json.dumps(boxes).encode()
+        files[f"{part}.zip"] = zipped({f"{part}/{image['file_name']}": jpeg(n) for n, image in enumerate(images)})
+    files["annotations_trainval2017.zip"] = zipped(members)
+    return Case(tmp_path, files, adapter="coco", parts=list(parts), source=str(tmp_path / "files"), verify=False)
+
+
+def test_two_parts_of_coco_that_count_from_zero_each_keep_their_captions(tmp_path: Path) -> None:
+    parts: dict[str, list[dict[str, Any]]] = {
+        part: [{"id": 0, "file_name": "a.jpg"}] for part in ("train2017", "val2017")
+    }
+    made = coco(tmp_path, parts, {part: [{"image_id": 0, "caption": f"of {part}"}] for part in parts})
+    assert made.captions() == {"train2017/a.jpg": ["of train2017"], "val2017/a.jpg": ["of val2017"]}
+
+
+def test_coco_as_other_programs_write_it(tmp_path: Path) -> None:
+    images: list[dict[str, Any]] = [{"id": 1, "file_name": "a.jpg"}, {"id": "2", "file_name": "b.jpg"}]
+    said: list[dict[str, Any]] = [
+        {"image_id": 1.0, "caption": None},
+        {"image_id": "1", "caption": "one"},
+        {"image_id": 2, "caption": "two"},
+    ]
+    made = coco(tmp_path, {"val2017": images}, {"val2017": said})
+    assert made.captions() == {"val2017/a.jpg": ["one"], "val2017/b.jpg": ["two"]}
+
+
+def test_captions_of_an_id_that_two_photos_of_coco_have_are_nobodys(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}]
+    made = coco(tmp_path, {"val2017": images}, {"val2017": [{"image_id": 1, "caption": "of which?"}]})
+    assert made.captions() == {"val2017/a.jpg": []}
+    assert made.kept().dropped["rule"].to_list() == ["duplicate_id", "ambiguous_id"]
+
+
+@pytest.mark.parametrize("packed", ["flickr30k", "imageclef"])
+def test_two_endings_of_one_name_are_two_pictures(packed: str, tmp_path: Path) -> None:
+    both = {"a.jpg": jpeg(1), "a.png": jpeg(2)}
+    if packed == "flickr30k":
+        photos = zipped({f"flickr30k-images/{name}": content for name, content in both.items()})
+        lines = "".join(f'"[""of {name}""]",test,{name}\n' for name in both)
+        files = {"flickr30k-images.zip": photos, "flickr_annotations_30k.csv": f"raw,split,filename\n{lines}".encode()}
+        card: dict[str, Any] = {}
+    else:
+        lines = "".join(f"{name},of {name}\n" for name in both)
+        files = {f"p/{name}": content for name, content in both.items()} | {"t.csv": f"ID,Caption\n{lines}".encode()}
+        card = {"parts": {"test": {"images": "p", "captions": "t.csv"}}}
+    made = Case(tmp_path, files, adapter=packed, source=str(tmp_path / "files"), **card)
+    assert {file.rpartition("/")[2]: said for file, said in made.captions().items()} == {
+        name: [f"of {name}"] for name in both
+    }
 
 
 # --------------------------------------------------------------- lines and cells

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import unicodedata
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from tests.datasets.adapters.own import Case, table
 from tests.datasets.adapters.pictures import jpeg, tarred, write, zipped
 from twinlens.core.errors import DataError
+from twinlens.datasets.readers.archives import open_tree
 from twinlens.images.decode import FORMATS
 
 FOUR = {f"{n}.jpg": jpeg(n) for n in range(4)}
@@ -52,6 +55,25 @@ def test_links_of_a_folder_are_followed_and_loops_are_not(tmp_path: Path) -> Non
     }  # fmt: skip
     assert made.pictures("dogs/1.jpg", "trams/0.jpg") == [jpeg(1), jpeg(2)]
     assert "a link to ../../../blobs/none, which is not there" in str(made.pictures("dogs/gone.jpg")[0])
+
+
+def test_links_of_a_tar_lead_to_what_it_holds_and_nowhere_else(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "p.tar", "w") as tar:
+        info = tarfile.TarInfo("a.jpg")
+        info.size = len(jpeg(1))
+        tar.addfile(info, io.BytesIO(jpeg(1)))
+        for name, kind, target in (
+            ("hard.jpg", tarfile.LNKTYPE, "a.jpg"),
+            ("soft.jpg", tarfile.SYMTYPE, "a.jpg"),
+            ("out.jpg", tarfile.SYMTYPE, "/etc/hostname"),
+        ):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            tar.addfile(link)
+    tree = open_tree(tmp_path / "p.tar")
+    assert tree.names() == ["a.jpg", "hard.jpg", "out.jpg", "soft.jpg"]
+    assert [tree.read(name) for name in ("hard.jpg", "soft.jpg")] == [jpeg(1)] * 2
+    assert tree.read("out.jpg") == "a link to /etc/hostname, which is not in the archive"
 
 
 def test_numbered_retakes_in_a_shard_are_samples_of_their_own_and_masks_are_not(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
@@ -11,6 +12,7 @@ import snowballstemmer
 from twinlens.datasets.annotations import Annotations, Drop
 from twinlens.datasets.spelling import is_unicode, printable
 
+_WORD = re.compile(r"\w+")
 _STEMMER = snowballstemmer.stemmer("english")
 
 
@@ -71,6 +73,8 @@ def list_words(text: str) -> tuple[str, ...]:
     here), but for scripts whose vowels are marks: these stay within their words.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
+    if plain.isascii():
+        return tuple(map(_stem, _WORD.findall(plain)))
     spaced = "".join(c if c.isalnum() or c == "_" or unicodedata.category(c)[0] == "M" else " " for c in plain)
     return tuple(map(_stem, spaced.split()))
 

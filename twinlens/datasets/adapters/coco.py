@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,6 +26,7 @@ from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImag
 from twinlens.datasets.ids import make_unique
 from twinlens.datasets.readers.archives import Trees, open_zip
 from twinlens.datasets.readers.files import Files
+from twinlens.datasets.readers.texts import split_texts
 
 SITE = "http://images.cocodataset.org"  # its https certificate is for another name
 ANNOTATIONS = RemoteFile(
@@ -63,7 +65,7 @@ class Annotation(msgspec.Struct):
     """An entry of `annotations`: a caption or a box."""
 
     image_id: int
-    caption: str = ""
+    caption: Any = ""  # a text; other programs write null where there is none
     category_id: int = -1
 
 
@@ -126,7 +128,12 @@ class Coco:
                         continue
                     own = tuple(sorted(labels.get(photo.id, ())))
                     listed.append((part, _image_id(photo.id), RawImage("", file, split, own)))
-                said += [(part, RawCaption(_image_id(e.image_id), e.caption)) for e in described.annotations]
+                for entry in described.annotations:
+                    where = f"captions_{part}.json, image {entry.image_id}, caption"
+                    said += [
+                        (part, RawCaption(_image_id(entry.image_id), text))
+                        for text in split_texts(entry.caption, where)
+                    ]
         # Each part may count from 0. Within a part a caption says no more than an id, so two photos of one stay so.
         ids = make_unique([(short, f"{part}/{short}") for part, short, _ in listed])
         named = {(part, short): image_id for image_id, (part, short, _) in zip(ids, listed, strict=True)}
@@ -186,10 +193,10 @@ def _read_json(archive: zipfile.ZipFile, name: str) -> CocoFile:
         raise DataError(f"{archive.filename}: {name} is damaged ({error}): fetch the archive again") from None
     try:
         try:
-            return msgspec.json.decode(raw, type=CocoFile)
+            return msgspec.json.decode(raw, type=CocoFile, strict=False)  # ids as 7.0 or as "7" are 7
         except (UnicodeDecodeError, msgspec.DecodeError):
             # Broken bytes and halves of escaped pairs become lone surrogates: the captions that hold them are
             # dropped by name, not the file.
-            return msgspec.convert(json.loads(raw.decode("utf-8", "surrogateescape")), type=CocoFile)
+            return msgspec.convert(json.loads(raw.decode("utf-8", "surrogateescape")), type=CocoFile, strict=False)
     except ValueError as error:
         raise DataError(f"{archive.filename}: {name} is not as COCO writes it: {error}") from None

@@ -230,7 +230,7 @@ class _Tar:
     def __init__(self, path: Path) -> None:
         try:
             self.archive = tarfile.open(path)  # noqa: SIM115 (closed by `close`)
-            members = {member.name: member for member in self.archive.getmembers() if member.isfile()}
+            members = {member.name: member for member in self.archive.getmembers() if not member.isdir()}
         except (tarfile.TarError, *DAMAGES) as error:
             raise FetchError(f"{path} is not a whole tar archive ({error}): fetch it again") from None
         _refuse_outside(path, self.archive.getnames())
@@ -248,12 +248,17 @@ class _Tar:
         found = self.find(name)
         if found is None:
             return self._known.explain(name)
+        member = self._members[found]
         try:
-            file = self.archive.extractfile(self._members[found])
-            raw = b"" if file is None else file.read()
+            file = self.archive.extractfile(member)  # of a link, what it leads to within the archive
+            raw = None if file is None else file.read()
+        except KeyError:
+            return f"a link to {member.linkname}, which is not in the archive"
         except (tarfile.TarError, *DAMAGES) as error:
             return f"damaged in the archive: {error}"
-        whole = self._members[found].size
+        if raw is None:
+            return f"no file but something else (type {member.type!r} of tar)"
+        whole = member.size if member.isreg() else len(raw)
         return raw if len(raw) == whole else f"damaged in the archive: {len(raw)} of {whole} bytes"
 
     def close(self) -> None:

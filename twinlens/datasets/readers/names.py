@@ -101,7 +101,10 @@ class Known:
 
     @cached_property
     def _stems(self) -> dict[str, list[str]]:
-        return _grouped(filter(is_picture, self._names), lambda name: PurePosixPath(normalise(name)).stem.casefold())
+        return _grouped(
+            (name for name in self._names if is_picture(name) or may_be_picture(name)),
+            lambda name: PurePosixPath(normalise(name)).stem.casefold(),
+        )
 
 
 def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
