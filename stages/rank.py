@@ -16,8 +16,8 @@ from twinlens.core.vectors import read_vectors
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.lexical import read_validation
-from twinlens.retrieval.rank import check_vectors, published, rerank, search
-from twinlens.retrieval.registry import rerankers_of, retrievers_of
+from twinlens.retrieval.rank import check_vectors, rerank, restate_as_published, search
+from twinlens.retrieval.registry import list_rerankers, list_retrievers
 from twinlens.tasks.base import read_tasks
 from twinlens.tasks.inputs import IMAGES, OTHER_WAY, UNTRAINED, check_ids, read_inputs
 
@@ -42,14 +42,14 @@ def main(dataset: str, model: str) -> None:
     corpus = Corpus(vectors, texts, params.models[model].shares_a_space, validation, cost)
     with write_whole(paths.ranked(dataset, model)) as draft:
         for task in tasks:
-            retrievers = {(one.name, one.published): one for one in retrievers_of(task, corpus, params)}
+            retrievers = {(one.name, one.published): one for one in list_retrievers(task, corpus, params)}
             for one in retrievers.values():
-                mine = published(task) if one.published else task
+                mine = restate_as_published(task) if one.published else task
                 if not (draft / mine.name).exists():
                     mine.write(draft / mine.name)
                 search(mine, one, params.rank.depth, device, draft / mine.name, gates)
                 searched += len(task.query_ids)
-            for again in rerankers_of(task, corpus, params):
+            for again in list_rerankers(task, corpus, params):
                 if (first := retrievers.get((again.retriever, False))) is not None:
                     rerank(task, first, again, params.rank, device, draft / task.name)
                     searched += len(task.query_ids)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.ranked import grouped, listed, write_run
 from twinlens.evaluation.distractors import build_curve, choose_sizes, compute_expected_hit
-from twinlens.retrieval.rank import published
+from twinlens.retrieval.rank import restate_as_published
 from twinlens.tasks.base import Task, TaskMetadata
 
 
@@ -94,7 +94,7 @@ def test_items_that_no_pair_names_are_distractors_too(tmp_path: Path) -> None:
 def test_a_protocol_of_a_source_has_no_curve_of_its_own(tmp_path: Path) -> None:
     folder = ranked(tmp_path, ["a", "b", "x"])
     rows = build_curve(folder, k=2)
-    copy = published(Task.read(folder / "caption_to_image"))
+    copy = restate_as_published(Task.read(folder / "caption_to_image"))
     shutil.copytree(folder / "caption_to_image", folder / copy.name)
     copy.write(folder / copy.name)
     assert build_curve(folder, k=2) == rows

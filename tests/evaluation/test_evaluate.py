@@ -26,7 +26,7 @@ from twinlens.evaluation.pool import Pool
 from twinlens.retrieval.base import Corpus, Dense, Retriever, Scorer
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.dense import retrievers
-from twinlens.retrieval.rank import published, search
+from twinlens.retrieval.rank import restate_as_published, search
 from twinlens.tasks import captions as of_texts
 from twinlens.tasks import object_sets
 from twinlens.tasks.base import Task, TaskMetadata
@@ -259,7 +259,7 @@ def test_a_protocol_of_a_source_goes_beside_its_published_figures_and_nowhere_el
     shutil.copytree(ranked, tmp_path / "ranked")
     copy = tmp_path / "ranked/caption_to_image_as_published"
     shutil.copytree(ranked / "caption_to_image", copy)
-    again = published(Task.read(ranked / "caption_to_image"))
+    again = restate_as_published(Task.read(ranked / "caption_to_image"))
     assert again.name == copy.name
     again.write(copy)
     for name in ("caption_generated", "image_and_caption_generated"):

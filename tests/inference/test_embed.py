@@ -32,7 +32,7 @@ from twinlens.models.weights import identify_weights
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.rank import check_vectors
-from twinlens.retrieval.registry import retrievers_of
+from twinlens.retrieval.registry import list_retrievers
 from twinlens.tasks import captions
 from twinlens.tasks.base import Task
 from twinlens.tasks.collection import Collection
@@ -185,7 +185,7 @@ def test_the_gates_pass_and_every_source_is_searched_with(kind: str, embedded: C
     texts = {name: one.rows for name, one in found.inputs.items() if "text" in one.reads}
     corpus = Corpus(sources, texts, found.card.shares_a_space)
     for task in found.tasks:
-        made = [(one.name, one.published) for one in retrievers_of(task, corpus, params())]
+        made = [(one.name, one.published) for one in list_retrievers(task, corpus, params())]
         assert ("image_untrained", False) in made
         assert (("image", True) in made) == (kind == "lengths")
 
@@ -290,8 +290,8 @@ class Noted:
                 return {role: role for role in roles}
 
         patch.setattr(embed, "TowerJob", Job)
-        patch.setattr(embed, "weights_of", lambda *_: "")
-        patch.setattr(embed, "weights_before", lambda *_: " before")
+        patch.setattr(embed, "locate_weights", lambda *_: "")
+        patch.setattr(embed, "locate_initial_weights", lambda *_: " before")
         return Embedder(Card(), tmp_path, CPU, COMPUTE, Cost())  # type: ignore[arg-type]
 
 

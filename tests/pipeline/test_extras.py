@@ -83,7 +83,7 @@ def test_a_module_of_ours_that_is_missing_is_a_defect_and_no_extra() -> None:
 
 
 def test_every_extra_that_is_asked_for_exists_and_setup_installs_all() -> None:
-    files = [*(ROOT / "twinlens").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
+    files = [file for folder in ("twinlens", "stages", "tools") for file in (ROOT / folder).rglob("*.py")]
     asked = {name for file in files for name in NEEDS.findall(file.read_text(encoding="utf-8"))}
     assert asked == set(FOR_USE)
     assert asked <= set(EXTRAS)
@@ -121,7 +121,7 @@ def test_help_and_the_package_load_none_of_what_takes_long() -> None:
 
 @pytest.mark.slow
 def test_without_the_extras_everything_else_can_be_imported() -> None:
-    files = [*(ROOT / "twinlens").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
+    files = [file for folder in ("twinlens", "stages", "tools") for file in (ROOT / folder).rglob("*.py")]
     modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files if file.stem[:2] != "__"]
     core = [name for name in modules if not name.startswith("twinlens.apps.web.") or name.split(".")[-1] not in PAGE]
     code = (

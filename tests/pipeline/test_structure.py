@@ -174,9 +174,22 @@ def test_a_stage_depends_on_no_code_that_it_does_not_reach(stage: str) -> None:
 def test_a_stage_depends_on_no_card_but_as_validate_writes_it(stage: str) -> None:
     """In the file there are comments, `about:` and bases, of which no stage but the guard should hear."""
     assert not [dep for dep in PIPELINE[stage]["deps"] if dep.startswith("cards")]
-    written = [key for param in PIPELINE[stage]["params"] if isinstance(param, dict) for key in param]
-    assert written
+    written = [key for param in PIPELINE[stage].get("params", []) if isinstance(param, dict) for key in param]
     assert all(key.startswith("data/cards/") for key in written)
+    assert written or any(dep.startswith("data/cards/") for dep in PIPELINE[stage]["deps"])
+
+
+def test_the_values_of_each_card_in_use_stand_in_the_lock_once() -> None:
+    """Each more copy is lines that DVC reads, slowly, at every command."""
+    named = [
+        key
+        for stage in PIPELINE.values()
+        for param in stage.get("params", [])
+        if isinstance(param, dict)
+        for key in param
+    ]
+    cards = sorted(key.split("/")[2] for key in named if key.startswith("data/cards/"))
+    assert cards == ["captioners", "datasets", "models"]
 
 
 @pytest.mark.parametrize("stage", PIPELINE)
@@ -208,6 +221,7 @@ def test_a_stage_script_is_short_enough_to_be_read_at_a_glance(stage: str) -> No
 
 
 def test_no_stage_but_the_guard_depends_on_where_and_how_fast_it_runs() -> None:
-    assert PIPELINE["validate"]["params"] == [{"params.yaml": None}]
+    assert "params.yaml" in PIPELINE["validate"]["deps"]
+    assert "params" not in PIPELINE["validate"]
     for stage in PIPELINE.values():
         assert not any(str(param).startswith("compute") for param in stage.get("params", []))

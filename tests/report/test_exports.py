@@ -18,7 +18,7 @@ from twinlens.core.errors import DataError
 from twinlens.evaluation.evaluate import measure_run
 from twinlens.evaluation.pool import Pool
 from twinlens.report.exports import _plain, build_clip_benchmark_rows, export, lower_ties, write_qrels
-from twinlens.retrieval.rank import published
+from twinlens.retrieval.rank import restate_as_published
 from twinlens.tasks.base import TaskMetadata
 
 PARAMS = EvaluateParams(ks=[1, 5, 10], referee_queries=2, resamples=100, seed=0)
@@ -191,7 +191,7 @@ def test_gains_that_are_no_whole_numbers_are_refused(tmp_path: Path) -> None:
 
 def test_a_protocol_of_a_source_is_not_exported(tmp_path: Path) -> None:
     pool = write_task(tmp_path / "ranked/caption_to_image", np.random.default_rng(0))
-    copy = published(pool.task)
+    copy = restate_as_published(pool.task)
     shutil.copytree(pool.folder, tmp_path / "ranked" / copy.name)
     copy.write(tmp_path / "ranked" / copy.name)
     described = {"dataset": "d", "split": "test"}

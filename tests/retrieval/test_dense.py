@@ -16,7 +16,7 @@ from twinlens.core.vectors import Vectors
 from twinlens.retrieval.base import Dense, Retriever
 from twinlens.retrieval.dense import draw_one_caption_each, retrievers
 from twinlens.retrieval.exemplar import combine_unit_vectors
-from twinlens.retrieval.rank import published, ranked
+from twinlens.retrieval.rank import rank_blocks, restate_as_published
 from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED
 from twinlens.tasks.qrels import Groups, Pairs
@@ -185,7 +185,7 @@ def test_heads_trained_by_distances_are_ranked_by_them_in_the_protocol_of_their_
         by_distance = found(task, vectors_of, as_published=True)
         assert list(by_distance) == ["image", "image_untrained"]
         assert [one.before_training for one in by_distance.values()] == [False, True]
-        as_published = published(task)
+        as_published = restate_as_published(task)
         assert as_published.name == f"{name}_as_published"
         assert as_published.about.published_of == name
         assert as_published.partners is None  # ranks within batches are by cosine
@@ -304,7 +304,7 @@ def test_queries_that_show_several_pictures_are_not_searched_here() -> None:
 def test_a_composed_query_never_finds_the_picture_that_it_begins_with(retriever: str, depth: int) -> None:
     task = composed()
     made = found(task, of_composed())[retriever].make()
-    (block,) = ranked(made, task, depth, "cpu")
+    (block,) = rank_blocks(made, task, depth, "cpu")
     assert np.isfinite(block.scores).all()
     for query, rows in enumerate(block.rows.tolist()):
         assert task.query_images[query] not in [task.item_ids[row] for row in rows]
@@ -346,8 +346,8 @@ def test_a_run_by_blocks_and_one_by_vectors_are_the_same(seed: int, depth: int, 
     rows = np.sort(rng.permutation(items)[: int(rng.integers(2, items + 1))]) if some else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("twinlens.retrieval.hybrid.BLOCK_BYTES", 4 * items * 2)  # two queries
-        by_blocks = list(ranked(InBlocks(dense), task, depth, "cpu", rows=rows))
-    by_vectors = list(ranked(dense, task, depth, "cpu", rows=rows))
+        by_blocks = list(rank_blocks(InBlocks(dense), task, depth, "cpu", rows=rows))
+    by_vectors = list(rank_blocks(dense, task, depth, "cpu", rows=rows))
     assert len(by_blocks) == -(-queries // 2)
     assert [block.first_query for block in by_blocks] == list(range(0, queries, 2))
     for part in ("rows", "scores"):

@@ -23,7 +23,7 @@ from twinlens.retrieval.bm25 import Bm25
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.lexical import read_validation
 from twinlens.retrieval.rank import search
-from twinlens.retrieval.registry import retrievers_of
+from twinlens.retrieval.registry import list_retrievers
 from twinlens.retrieval.runs import read_run
 from twinlens.retrieval.tokenize import tokenize
 from twinlens.tasks.base import Task
@@ -100,7 +100,7 @@ def found(
 ) -> dict[str, Retriever]:
     """The retrievers of a task by name, with the vectors of some inputs."""
     corpus = Corpus({name: SOURCES[name] for name in names}, texts, joint, validation)
-    return {one.name: one for one in retrievers_of(task, corpus, PARAMS)}
+    return {one.name: one for one in list_retrievers(task, corpus, PARAMS)}
 
 
 EVERY = (IMAGES, CAPTIONS, "captions_joined", GENERATED)

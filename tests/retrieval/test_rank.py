@@ -20,7 +20,7 @@ from twinlens.retrieval import registry
 from twinlens.retrieval.base import Dense, Retriever
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.rank import rerank, search
-from twinlens.retrieval.registry import retrievers_of
+from twinlens.retrieval.registry import list_retrievers
 from twinlens.retrieval.runs import read_run
 from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.qrels import Pairs
@@ -259,14 +259,14 @@ def test_beside_a_reranked_run_stands_what_both_read_and_cost(tmp_path: Path) ->
 def test_two_retrievers_of_one_name_are_refused_unless_one_is_of_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[list[Retriever]] = [[retriever()], [retriever(published=True)]]
     monkeypatch.setattr(registry, "_functions", lambda _: iter([lambda *_, own=own: own for own in made]))
-    assert retrievers_of(SOME, corpus({}), params()) == [*made[0], *made[1]]
+    assert list_retrievers(SOME, corpus({}), params()) == [*made[0], *made[1]]
     made.append([retriever()])
     with pytest.raises(DataError, match="some: two retrievers are called 'words': give one of them another name"):
-        retrievers_of(SOME, corpus({}), params())
+        list_retrievers(SOME, corpus({}), params())
 
 
 def test_two_rerankers_whose_runs_would_have_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     made = [by_row(), by_row()]
     monkeypatch.setattr(registry, "_functions", lambda _: iter([lambda *_: made]))
     with pytest.raises(DataError, match="two rerankers make the run 'words_again'"):
-        registry.rerankers_of(SOME, corpus({}), params())
+        registry.list_rerankers(SOME, corpus({}), params())

@@ -212,7 +212,7 @@ def test_vectors_of_other_inputs_are_refused() -> None:
 def making(monkeypatch: pytest.MonkeyPatch, *made: tuple[list[Task], list[Input]]) -> tuple[list[Task], list[Input]]:
     """What is built where modules make these tasks and inputs."""
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "builders", lambda: iter([lambda *_, own=own: own for own in made]))
+        patch.setattr(registry, "find_builders", lambda: iter([lambda *_, own=own: own for own in made]))
         return build_tasks(collection(), params())
 
 

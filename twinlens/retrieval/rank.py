@@ -1,4 +1,4 @@
-"""Ranking: the vectors checked, every retriever of a task run, and what is needed to measure it written down."""
+"""Ranking: checks the vectors, runs every retriever of a task, and writes what is needed to measure it."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def check_vectors(gates: Gates, sources: Mapping[str, Vectors], folder: Path) ->
         check_probe(gates, name, probe, sources)
 
 
-def published(task: Task) -> Task:
-    """The same task in the protocol of its source, whose numbers stand beside the published ones only."""
+def restate_as_published(task: Task) -> Task:
+    """Restate the task in the protocol of its source, whose numbers stand beside the published ones only."""
     about = replace(task.about, published_of=task.name)
     return replace(task, name=task.name + tables.AS_PUBLISHED, about=about, partners=None)
 
@@ -58,7 +58,7 @@ def search(task: Task, retriever: Retriever, depth: int, device: str, folder: Pa
         RunWriter(folder / "runs" / f"{name}.parquet", task.query_ids, task.item_ids) as run,
         Progress(f"rank {task.name} by {name}", total=len(made), unit="query") as bar,
     ):
-        for found in ranked(made, task, depth, device, zero_is_miss=retriever.zero_is_miss):
+        for found in rank_blocks(made, task, depth, device, zero_is_miss=retriever.zero_is_miss):
             run.add(found.first_query, found.rows, found.scores)
             equal.add(found.scores, found.rows, made.items if isinstance(made, Dense) else None)
             assert found.first_hit is not None  # judgements were given
@@ -68,7 +68,7 @@ def search(task: Task, retriever: Retriever, depth: int, device: str, folder: Pa
     rank = among = np.concatenate(first_hits)
     judged = task.qrels.judged()
     if not judged.all():
-        again = ranked(made, task, depth, device, zero_is_miss=retriever.zero_is_miss, rows=np.flatnonzero(judged))
+        again = rank_blocks(made, task, depth, device, zero_is_miss=retriever.zero_is_miss, rows=np.flatnonzero(judged))
         among = np.concatenate([found.first_hit for found in again if found.first_hit is not None])
     _write(task, name, retriever.told(made), rank, among, folder)
     if task.partners is not None and isinstance(made, Dense):
@@ -94,7 +94,7 @@ def rerank(task: Task, retriever: Retriever, reranker: Reranker, params: RankPar
     def first_hits(rows: Int[np.ndarray, " chosen"] | None, run: RunWriter | None) -> Int[np.ndarray, " queries"]:
         qrels = task.qrels if rows is None else task.qrels.among(rows)
         zero_is_miss = retriever.zero_is_miss
-        lists = ranked(made, task, params.depth, device, zero_is_miss=zero_is_miss, rows=rows)
+        lists = rank_blocks(made, task, params.depth, device, zero_is_miss=zero_is_miss, rows=rows)
         return np.concatenate([_reranked(found, reranker, best, qrels, rows, run) for found in lists])
 
     with RunWriter(folder / "runs" / f"{name}.parquet", task.query_ids, task.item_ids) as run:
@@ -143,7 +143,7 @@ def _write(
     (folder / "runs" / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
-def ranked(
+def rank_blocks(
     made: Scorer,
     task: Task,
     depth: int,
@@ -152,7 +152,7 @@ def ranked(
     zero_is_miss: bool = False,
     rows: Int[np.ndarray, " chosen"] | None = None,
 ) -> Iterator[Neighbours]:
-    """The best items of every query of a task, a block of queries at a time.
+    """Rank the best items of every query of a task, a block of queries at a time.
 
     Args:
         made: what the retriever makes: vectors, or scores.

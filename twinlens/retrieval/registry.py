@@ -17,8 +17,8 @@ from twinlens.retrieval.base import Corpus, Reranker, Retriever
 from twinlens.tasks.base import Task
 
 
-def retrievers_of(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
-    """Every retriever that a task and a model's vectors allow.
+def list_retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
+    """List every retriever that a task and a model's vectors allow.
 
     Raises:
         DataError: two have one name.
@@ -30,7 +30,7 @@ def retrievers_of(task: Task, corpus: Corpus, params: Params) -> list[Retriever]
     return found
 
 
-def rerankers_of(task: Task, corpus: Corpus, params: Params) -> list[Reranker]:
+def list_rerankers(task: Task, corpus: Corpus, params: Params) -> list[Reranker]:
     """Every reranker that a task and a model's vectors allow.
 
     Raises:

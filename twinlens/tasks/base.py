@@ -26,7 +26,7 @@ FILE = "task.json"
 
 @dataclass(frozen=True)
 class TaskMetadata:
-    """What a task's numbers mean: the content of `task.json`, which is all that later stages know of a task."""
+    """Meaning of a task's numbers: the content of `task.json`, which is all that later stages know of a task."""
 
     title: str
     category: Category
@@ -45,7 +45,7 @@ class TaskMetadata:
 
 @dataclass(frozen=True)
 class Task:
-    """Who searches what."""
+    """A retrieval task: queries, items and relevance judgements."""
 
     name: str
     about: TaskMetadata
@@ -156,7 +156,7 @@ class Task:
 
 
 def read_about(folder: Path) -> TaskMetadata:
-    """The content of a task's `task.json`.
+    """Read the content of a task's `task.json`.
 
     Raises:
         DataError: it is not there.
@@ -174,12 +174,12 @@ def _frame(columns: dict[str, Any]) -> pl.DataFrame:
 
 
 def task_folders(folder: Path) -> list[Path]:
-    """The folders of tasks in a folder, by name."""
+    """List the folders of tasks in a folder, by name."""
     return sorted(path.parent for path in folder.glob(f"*/{FILE}"))
 
 
 def read_tasks(folder: Path) -> list[Task]:
-    """The tasks in the folder of the `tasks` stage, in the order in which they are told.
+    """Read the tasks in the folder of the `tasks` stage, in the order in which they are told.
 
     Raises:
         DataError: there are none, or one is damaged.

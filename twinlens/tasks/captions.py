@@ -1,4 +1,4 @@
-"""Captions search pictures, and pictures captions.
+"""Caption tasks: captions search pictures, and pictures captions.
 
 A picture stands for itself by its pixels, by its generated caption, or by both; its human captions are the other side.
 On pictures outside the pool the weight of pixels beside words is chosen; they are inputs too.
@@ -31,7 +31,7 @@ CAPTION_TO_IMAGE, IMAGE_TO_CAPTION = "caption_to_image", "image_to_caption"
 
 
 def build(collection: Collection, params: Params) -> tuple[list[Task], list[Input]]:
-    """Both tasks, where pictures of the pool have human captions."""
+    """Build both tasks, where pictures of the pool have human captions."""
     if CAPTIONS not in collection.texts:
         return [], []
     captions, pool_ids = collection.texts[CAPTIONS], collection.pool_ids
@@ -77,7 +77,7 @@ def build(collection: Collection, params: Params) -> tuple[list[Task], list[Inpu
 
 
 def _validation(collection: Collection, params: Params) -> list[Input]:
-    """What weights are chosen on; nothing where no validation split lies outside the pool."""
+    """Select what weights are chosen on; nothing where no validation split lies outside the pool."""
     drawn = draw_validation(collection.groups, collection.captions, params.hybrid)
     if drawn.is_empty():
         return []

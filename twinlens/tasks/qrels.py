@@ -27,7 +27,7 @@ class Qrels(Protocol):
         ...
 
     def relevant(self, start: int, stop: int) -> Bool[np.ndarray, "queries items"]:
-        """Which items are relevant to the queries from `start` to before `stop`."""
+        """Mask of the items relevant to the queries from `start` to before `stop`."""
         ...
 
     def relevant_rows(self, query: int) -> Int[np.ndarray, " relevant"]:
@@ -43,7 +43,7 @@ class Qrels(Protocol):
         ...
 
     def among(self, rows: Int[np.ndarray, " chosen"]) -> Self:
-        """The same judgements over some of the items, in the order given."""
+        """Restrict the judgements to some of the items, in the order given."""
         ...
 
     def ideal(self, depth: int) -> Float64[np.ndarray, "queries depth"] | None:
@@ -146,7 +146,7 @@ class Pairs:
 
     @classmethod
     def of(cls, table: pl.DataFrame, query_ids: Sequence[str], item_ids: Sequence[str]) -> Pairs:
-        """Of a table of `query_id`, `item_id` and `gain`.
+        """Read the pairs of a table of `query_id`, `item_id` and `gain`.
 
         Raises:
             DataError: an id is not the task's, a pair stands twice, or a gain is not above 0.

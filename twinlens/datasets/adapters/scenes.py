@@ -180,7 +180,8 @@ class Scenes:
 
         An edit is drawn with the numbers of its original, so that nothing else differs.
         """
-        rng = np.random.default_rng([self.card.seed, SPLITS.index("test" if split == EDIT else split), i])
+        own = ("test", i % self.card.test) if split == EDIT else (split, i)
+        rng = np.random.default_rng([self.card.seed, SPLITS.index(own[0]), own[1]])
         scene = sample_scene(rng)
         if split != EDIT:
             return scene, "", rng
@@ -192,11 +193,12 @@ class Scenes:
         scenes = {f"{split}-{i:05d}": self._scene(split, i) for split, i in names}
         found = []
         for i in range(self.card.edits):
-            own, (wanted, text, _) = f"test-{i:05d}", scenes[f"{EDIT}-{i:05d}"]
+            own, edit = f"test-{i % self.card.test:05d}", f"{EDIT}-{i:05d}"
+            wanted, text, _ = scenes[edit]
             gains = {
                 image_id: grade_likeness(scene, wanted) for image_id, (scene, _, _) in scenes.items() if image_id != own
             }
-            query = {"query_id": f"{own}+{EDIT}", "image_id": own, "text": text}
+            query = {"query_id": f"{own}+{edit}", "image_id": own, "text": text}
             found += [query | {"target_id": target, "gain": gain} for target, gain in gains.items() if gain]
         return found
 
