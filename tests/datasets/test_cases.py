@@ -136,6 +136,18 @@ def test_two_endings_of_one_name_are_two_pictures(packed: str, tmp_path: Path) -
     }
 
 
+def test_names_with_blanks_and_two_endings_of_one_name_in_flickr8k(tmp_path: Path) -> None:
+    photos = {"a.jpg": jpeg(1), "a.png": jpeg(2), "my dog.jpg": jpeg(3)}
+    tokens = "".join(f"{name}#0\tof\u2028{name}\n" for name in photos)
+    files = {f"Images/{name}": content for name, content in photos.items()} | {"Flickr8k.token.txt": tokens.encode()}
+    lists = {"train": "a.jpg\na.png\n", "dev": "", "test": "my dog.jpg\r\n"}
+    files |= {f"Flickr_8k.{split}Images.txt": names.encode() for split, names in lists.items()}
+    made = Case(tmp_path, files, adapter="flickr8k", source=str(tmp_path / "files"))
+    assert made.captions() == {name: [f"of {name}"] for name in photos}
+    assert made.kept().images["image_id"].to_list() == ["a.jpg", "a.png", "my dog"]
+    assert made.kept().dropped.is_empty()
+
+
 # --------------------------------------------------------------- lines and cells
 
 
