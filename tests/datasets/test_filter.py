@@ -13,7 +13,10 @@ from twinlens.config.params import FilterParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.datasets.annotations import SPLITS, Annotations, RawCaption, RawComposedQuery, RawImage
-from twinlens.datasets.filter import Kept, apply_rules, is_unicode, printable, resplit
+from twinlens.datasets.captions import list_words
+from twinlens.datasets.filter import Kept, apply_rules, resplit
+from twinlens.datasets.spelling import is_unicode, printable
+from twinlens.retrieval.tokenize import tokenize
 
 BROKEN = b"caf\xe9".decode("utf-8", "surrogateescape")  # Latin-1 bytes read as UTF-8
 LENIENT = FilterParams(require_caption=False, require_label=False)
@@ -50,7 +53,7 @@ def test_labels_are_sorted_and_named_once() -> None:
 
 
 def test_captions_of_a_picture_are_numbered_from_zero_wherever_they_stand() -> None:
-    kept = rules([image("a"), image("b")], [caption("a"), caption("b"), caption("a"), caption("a")])
+    kept = rules([image("a"), image("b")], [caption("a", "x"), caption("b", "x"), caption("a", "y"), caption("a", "z")])
     assert kept.captions["caption_id"].to_list() == ["a#0", "b#0", "a#1", "a#2"]
 
 
@@ -78,6 +81,39 @@ def test_a_caption_that_is_no_utf8_is_dropped_and_listed_with_its_bytes() -> Non
     assert kept.captions["text"].to_list() == ["a café \U0001f408"]
 
 
+@pytest.mark.parametrize("text", ["...", "-", "?!", "\U0001f408"])
+def test_a_caption_without_a_letter_or_digit_is_empty(text: str) -> None:
+    kept = rules([image("a")], [caption("a", text), caption("a", "猫"), caption("a", "2")])
+    assert drops(kept) == [("caption", "a", "empty")]
+    assert kept.captions["text"].to_list() == ["猫", "2"]
+
+
+@pytest.mark.parametrize("again", ["A black dog runs.", "a black DOG runs", "Black dogs? no", "A black dog running!"])
+def test_a_caption_that_says_again_what_another_of_its_picture_says_is_dropped_and_listed(again: str) -> None:
+    kept = rules(
+        [image("a"), image("b")], [caption("a", "A black dog runs."), caption("a", again), caption("b", again)]
+    )
+    repeated = list_words(again) == list_words("A black dog runs.")
+    assert drops(kept) == ([("caption", "a", "repeated")] if repeated else [])
+    assert kept.captions["text"].to_list() == ["A black dog runs.", *([] if repeated else [again]), again]
+
+
+def test_captions_that_several_people_wrote_for_a_benchmark_stay_all_of_them() -> None:
+    said = Annotations([image("a")], [caption("a", "A dog."), caption("a", "a dog")], repeats_meant=True)
+    assert apply_rules(said, LENIENT).captions["text"].to_list() == ["A dog.", "a dog"]
+
+
+@pytest.mark.parametrize(
+    "text", ["Two DOGS, running!", "STRASSE straße", "\ufb01sh \uff24\uff4f\uff47", "a_b it's 2,5"]
+)
+def test_captions_are_told_apart_as_search_by_words_tells_them(text: str) -> None:
+    assert list(list_words(text)) == tokenize(text)
+
+
+def test_thai_captions_that_differ_in_their_vowels_are_two() -> None:
+    assert list_words("กิน") != list_words("กัน")
+
+
 def test_a_caption_of_an_unknown_picture_is_dropped_and_listed_even_when_its_bytes_are_broken() -> None:
     kept = rules([image("a")], [caption("nobody", "a dog"), caption("nobody", BROKEN), caption("a")])
     assert drops(kept) == [("caption", "nobody", "unknown_image")] * 2
@@ -87,8 +123,9 @@ def test_a_caption_of_an_unknown_picture_is_dropped_and_listed_even_when_its_byt
 def test_the_second_picture_of_one_id_is_dropped_and_names_the_first() -> None:
     kept = rules([image("a", file="one.jpg"), image("a", labels=("dog",), file="two.jpg")], [caption("a")])
     assert kept.images.rows() == [("a", "one.jpg", "train", ["cat"])]
-    assert drops(kept) == [("image", "a", "duplicate_id")]
-    assert kept.dropped["reason"].to_list() == ["two.jpg has the id of one.jpg"]
+    assert drops(kept) == [("image", "a", "duplicate_id"), ("caption", "a", "ambiguous_id")]
+    assert kept.dropped["reason"][0] == "two.jpg has the id of one.jpg"
+    assert kept.captions.is_empty()  # nobody knows whose it was
 
 
 def test_ids_that_differ_in_case_alone_are_two_pictures() -> None:
@@ -103,7 +140,7 @@ def test_ids_that_differ_in_case_alone_are_two_pictures() -> None:
 def test_a_picture_whose_names_are_no_utf8_is_dropped_and_listed(broken: RawImage) -> None:
     kept = rules([broken, image("a")], [caption("a"), caption(broken.image_id)])
     assert kept.images["image_id"].to_list() == ["a"]
-    assert [rule for _, _, rule in drops(kept)] == ["not_utf8", "unknown_image"]
+    assert [rule for _, _, rule in drops(kept)] == ["not_utf8", "dropped_image"]
 
 
 def test_names_beyond_ascii_are_kept() -> None:
@@ -121,7 +158,7 @@ def test_a_picture_without_a_usable_caption_is_dropped_where_captions_are_requir
 
 
 def test_a_picture_without_a_label_is_dropped_with_its_captions_where_labels_are_required() -> None:
-    images, captions = [image("a"), image("b", labels=())], [caption("a"), caption("b"), caption("b")]
+    images, captions = [image("a"), image("b", labels=())], [caption("a"), caption("b"), caption("b", "two cats")]
     kept = rules(images, captions, require_label=True)
     assert kept.images["image_id"].to_list() == ["a"]
     assert kept.captions["image_id"].to_list() == ["a"]

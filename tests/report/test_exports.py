@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from twinlens.config.params import EvaluateParams
 from twinlens.core.errors import DataError
 from twinlens.evaluation.evaluate import measure_run
 from twinlens.evaluation.pool import Pool
-from twinlens.report.exports import build_clip_benchmark_rows, export, lower_ties, write_qrels
+from twinlens.report.exports import _plain, build_clip_benchmark_rows, export, lower_ties, write_qrels
 from twinlens.retrieval.rank import restate_as_published
 from twinlens.tasks.base import TaskMetadata
 
@@ -89,6 +90,51 @@ def test_trec_eval_reads_runs_and_qrels_and_agrees_although_scores_tie(exported:
         if theirs != "recip_rank":  # not cut at 10
             mean = np.mean([value[theirs] for value in values])
             assert retrieval[task]["image"][ours] == pytest.approx(mean, abs=1e-6), ours
+
+
+ODD = (
+    "a b",
+    "a%20b",
+    "a%2520b",
+    "100%",
+    '"quoted"',
+    "it's",
+    "\u00a0",
+    "\u2028x",
+    "🐕",
+    "été\t1",
+    "#0",
+    "%",
+    "%25",
+    "a  b",
+)
+
+
+def test_no_two_ids_become_one_and_trec_eval_agrees_on_odd_ones(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    plain = _plain(list(ODD))
+    assert len(set(plain)) == len(ODD)
+    assert [unquote(name) for name in plain] == list(ODD)
+    assert not any(character.isspace() for name in plain for character in name)
+    items = [f"{name}{n}" for name in ODD for n in range(3)]
+    right = {name: dict.fromkeys(rng.choice(items, 4, replace=False).tolist(), 1.0) for name in ODD}
+    about = TaskMetadata("Asked with a text", "it2i", 7)
+    task = listed("odd", about, right, items, query_images=[items[n] for n in range(len(ODD))])
+    lists = np.array([rng.permutation(len(items))[:20] for _ in ODD])
+    pool = write_run(tmp_path / "ranked/odd", task, lists, falling(len(ODD), rng), "both")
+    means = measure_run(pool, "both", PARAMS).means
+    described = {"dataset": "d", "split": "test", "queries": len(ODD), "items": len(items)}
+    export(tmp_path / "ranked", {"odd": {"pool": described, "both": means}}, "clip", 1.5, tmp_path / "out")
+    with (tmp_path / "out/trec/odd.qrels").open(encoding="utf-8") as file:
+        qrels = pytrec_eval.parse_qrel(file)
+    with (tmp_path / "out/trec/odd.both.run").open(encoding="utf-8") as file:
+        run = pytrec_eval.parse_run(file)
+    asked = {"ndcg_cut.10": "ndcg_at_10", "map_cut.5": "map_at_5", "P.5": "precision_at_5", "recall.10": "recall_at_10"}
+    values = pytrec_eval.RelevanceEvaluator(qrels, set(asked)).evaluate(run)
+    assert {unquote(name) for name in values} == set(ODD)
+    for theirs, ours in asked.items():
+        mean = np.mean([value[theirs.replace(".", "_")] for value in values.values()])
+        assert means[ours] == pytest.approx(mean, abs=1e-6), ours
 
 
 @pytest.mark.parametrize("task", TASKS)

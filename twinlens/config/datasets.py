@@ -247,7 +247,10 @@ class WebDatasetCard(BaseDatasetCard):
     adapter: Literal["webdataset"]
     source: str  # a folder
     shards: dict[Split, str] = Field(min_length=1)  # of each split, with wildcards, within the folder
-    image: list[str] = ["jpg", "jpeg", "png", "webp"]  # endings
+    # Endings. Where a sample has several, the first of this list is its picture.
+    image: list[str] = [
+        *("jpg", "jpeg", "png", "webp", "jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif", "ppm", "pgm", "pbm", "pnm")
+    ]
     caption: str | None = "txt"  # ending; one caption a line
     metadata: str | None = None  # ending of a JSON file, with the two keys below
     caption_key: str | None = None

@@ -48,4 +48,7 @@ class Annotations:
     captions: list[RawCaption]
     dropped: list[Drop] = field(default_factory=list)  # what the files hold and the adapter cannot use
     captioned: bool = True  # whether pictures of this dataset have captions at all
+    # Whether captions of a picture that say the same are several people's, each a query of a published benchmark; in
+    # tables of one's own they are copies, as a merge of two exports leaves them.
+    repeats_meant: bool = False
     composed_queries: list[RawComposedQuery] = field(default_factory=list)  # a query's rows stand together

@@ -11,7 +11,9 @@ import polars as pl
 
 from twinlens.config.params import FilterParams
 from twinlens.core.errors import DataError
-from twinlens.datasets.annotations import SPLITS, Annotations, Drop, RawCaption, RawComposedQuery, RawImage
+from twinlens.datasets.annotations import SPLITS, Annotations, Drop, RawComposedQuery, RawImage
+from twinlens.datasets.captions import choose_captions
+from twinlens.datasets.spelling import is_unicode, printable
 
 
 def resplit(annotations: Annotations, val: float, test: float, seed: int) -> Annotations:
@@ -49,10 +51,10 @@ def apply_rules(annotations: Annotations, params: FilterParams) -> Kept:
         DataError: nothing is left, or a split has an unknown name.
     """
     dropped: list[Drop] = [_readable(drop) for drop in annotations.dropped]
-    images = _unique_images(annotations.images, dropped)
+    images, ambiguous = _unique_images(annotations.images, dropped)
     found = Counter(kind for kind, *_ in annotations.dropped)
     found.update(image=len(annotations.images), caption=len(annotations.captions))
-    captions = _usable_captions(annotations.captions, images, dropped)
+    captions = choose_captions(annotations, images.keys(), ambiguous, dropped)
     described = {image_id for image_id, _ in captions}
     kept = []
     for image in images.values():
@@ -96,8 +98,10 @@ def _readable(drop: Drop) -> Drop:
     return kind, printable(name), rule, printable(reason)
 
 
-def _unique_images(images: list[RawImage], dropped: list[Drop]) -> dict[str, RawImage]:
+def _unique_images(images: list[RawImage], dropped: list[Drop]) -> tuple[dict[str, RawImage], set[str]]:
+    """The first picture of each id, and the ids that another picture has too."""
     unique: dict[str, RawImage] = {}
+    ambiguous: set[str] = set()
     for image in images:
         if image.split not in SPLITS:
             raise DataError(f"image {image.image_id} is in split '{image.split}'; known splits: {', '.join(SPLITS)}")
@@ -108,27 +112,11 @@ def _unique_images(images: list[RawImage], dropped: list[Drop]) -> dict[str, Raw
         elif image.image_id in unique:
             reason = f"{image.file} has the id of {unique[image.image_id].file}"
             dropped.append(("image", image.image_id, "duplicate_id", reason))
+            if image.file != unique[image.image_id].file:
+                ambiguous.add(image.image_id)
         else:
             unique[image.image_id] = image
-    return unique
-
-
-def _usable_captions(
-    captions: list[RawCaption], images: dict[str, RawImage], dropped: list[Drop]
-) -> list[tuple[str, str]]:
-    usable = []
-    for caption in captions:
-        text = " ".join(caption.text.split())
-        if caption.image_id not in images:
-            reason = f"no such image: {printable(text)[:80]!r}"
-            dropped.append(("caption", printable(caption.image_id), "unknown_image", reason))
-        elif not text:
-            dropped.append(("caption", caption.image_id, "empty", "empty caption"))
-        elif not is_unicode(text):
-            dropped.append(("caption", caption.image_id, "not_utf8", f"not UTF-8: {printable(text)[:80]!r}"))
-        else:
-            usable.append((caption.image_id, text))
-    return usable
+    return unique, ambiguous
 
 
 def _usable_queries(queries: list[RawComposedQuery], kept: set[str], dropped: list[Drop]) -> pl.DataFrame:
@@ -158,13 +146,3 @@ def _numbered(captions: Iterable[tuple[str, str]]) -> pl.DataFrame:
         n = seen[image_id] = seen.get(image_id, -1) + 1
         rows.append((f"{image_id}#{n}", image_id, text))
     return pl.DataFrame(rows, schema=dict.fromkeys(("caption_id", "image_id", "text"), pl.String), orient="row")
-
-
-def is_unicode(text: str) -> bool:
-    """Whether the text is whole: bytes that were no UTF-8 have been read as lone surrogates."""
-    return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
-
-
-def printable(text: str) -> str:
-    """The text with its broken bytes shown as such."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

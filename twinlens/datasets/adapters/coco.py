@@ -12,8 +12,10 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -21,8 +23,10 @@ from twinlens.config.datasets import CocoCard
 from twinlens.core.download import RemoteFile
 from twinlens.core.errors import DataError
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
-from twinlens.datasets.readers.archives import Trees
+from twinlens.datasets.ids import make_unique
+from twinlens.datasets.readers.archives import Trees, open_zip
 from twinlens.datasets.readers.files import Files
+from twinlens.datasets.readers.texts import split_texts
 
 SITE = "http://images.cocodataset.org"  # its https certificate is for another name
 ANNOTATIONS = RemoteFile(
@@ -61,7 +65,7 @@ class Annotation(msgspec.Struct):
     """An entry of `annotations`: a caption or a box."""
 
     image_id: int
-    caption: str = ""
+    caption: Any = ""  # a text; other programs write null where there is none
     category_id: int = -1
 
 
@@ -105,11 +109,11 @@ class Coco:
 
     def annotations(self, raw: Path) -> Annotations:
         """Photos with the names of their boxes' categories, and captions in file order."""
-        images: list[RawImage] = []
-        captions: list[RawCaption] = []
+        listed: list[tuple[str, str, RawImage]] = []  # part, id within it and photo
+        said: list[tuple[str, RawCaption]] = []
         dropped: list[Drop] = []
         karpathy = self._karpathy_splits(raw) if self.card.split == "karpathy" else None
-        with zipfile.ZipFile(self._files().path(raw, ANNOTATIONS.name)) as archive:
+        with open_zip(self._files().path(raw, ANNOTATIONS.name)) as archive:
             for part in self.card.parts:
                 described = _read_json(archive, f"annotations/captions_{part}.json")
                 boxes = _read_json(archive, f"annotations/instances_{part}.json")
@@ -119,13 +123,23 @@ class Coco:
                     file = f"{part}/{photo.file_name}"
                     split = published if karpathy is None else karpathy.get(photo.id)
                     if split is None:
-                        dropped.append(
-                            ("image", _image_id(photo.id), "no_split", f"{file} is in no split of Karpathy's")
-                        )
+                        why = f"{file} is in no split of Karpathy's"
+                        dropped.append(("image", _image_id(photo.id), "no_split", why))
                         continue
-                    images.append(RawImage(_image_id(photo.id), file, split, tuple(sorted(labels.get(photo.id, ())))))
-                captions += [RawCaption(_image_id(entry.image_id), entry.caption) for entry in described.annotations]
-        return Annotations(images, captions, dropped)
+                    own = tuple(sorted(labels.get(photo.id, ())))
+                    listed.append((part, _image_id(photo.id), RawImage("", file, split, own)))
+                for entry in described.annotations:
+                    where = f"captions_{part}.json, image {entry.image_id}, caption"
+                    said += [
+                        (part, RawCaption(_image_id(entry.image_id), text))
+                        for text in split_texts(entry.caption, where)
+                    ]
+        # Each part may count from 0. Within a part a caption says no more than an id, so two photos of one stay so.
+        ids = make_unique([(short, f"{part}/{short}") for part, short, _ in listed])
+        named = {(part, short): image_id for image_id, (part, short, _) in zip(ids, listed, strict=True)}
+        images = [replace(photo, image_id=image_id) for image_id, (*_, photo) in zip(ids, listed, strict=True)]
+        captions = [replace(c, image_id=named.get((part, c.image_id), c.image_id)) for part, c in said]
+        return Annotations(images, captions, dropped, repeats_meant=True)
 
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
         """JPEG bytes from the archives, or why there are none."""
@@ -146,7 +160,7 @@ class Coco:
     def _karpathy_splits(self, raw: Path) -> dict[int, str]:
         """Karpathy's split of every photo, by id; his `restval` counts as train, as he and everyone after used it."""
         path = self._files().path(raw, KARPATHY.name)
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             try:
                 listed = msgspec.json.decode(archive.read("dataset_coco.json"), type=KarpathyFile)
             except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, ValueError) as error:
@@ -179,10 +193,10 @@ def _read_json(archive: zipfile.ZipFile, name: str) -> CocoFile:
         raise DataError(f"{archive.filename}: {name} is damaged ({error}): fetch the archive again") from None
     try:
         try:
-            return msgspec.json.decode(raw, type=CocoFile)
+            return msgspec.json.decode(raw, type=CocoFile, strict=False)  # ids as 7.0 or as "7" are 7
         except (UnicodeDecodeError, msgspec.DecodeError):
             # Broken bytes and halves of escaped pairs become lone surrogates: the captions that hold them are
             # dropped by name, not the file.
-            return msgspec.convert(json.loads(raw.decode("utf-8", "surrogateescape")), type=CocoFile)
+            return msgspec.convert(json.loads(raw.decode("utf-8", "surrogateescape")), type=CocoFile, strict=False)
     except ValueError as error:
         raise DataError(f"{archive.filename}: {name} is not as COCO writes it: {error}") from None

@@ -43,7 +43,7 @@ class Composed:
             *found.dropped,
             *((kind, f"distractor/{i}", rule, why) for kind, i, rule, why in others.dropped),
         ]
-        return Annotations(images, found.captions, dropped, captioned=found.captioned)
+        return replace(found, images=images, dropped=dropped, composed_queries=[])
 
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
         """Picture bytes of either part; a part's pictures are asked for in one go, in their order."""

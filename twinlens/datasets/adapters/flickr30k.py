@@ -5,18 +5,17 @@ Photos are read from the zip, captions and Karpathy's split from the CSV; nothin
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from twinlens.config.datasets import Flickr30kCard
 from twinlens.core.download import RemoteFile
-from twinlens.core.errors import DataError
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.ids import make_unique
 from twinlens.datasets.readers.archives import find_unlisted, open_tree
 from twinlens.datasets.readers.files import Files, HubRepository
+from twinlens.datasets.readers.tabular import TableRow, read_rows
 
 PHOTOS = "flickr30k-images.zip"
 TABLE = "flickr_annotations_30k.csv"
@@ -39,28 +38,28 @@ class Flickr30k:
     def annotations(self, raw: Path) -> Annotations:
         """Read one photo per row, with its captions in order; photos of the zip without a row are listed as dropped."""
         path = self.files.path(raw, TABLE)
-        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        if missing := [name for name in COLUMNS if name not in (rows.fieldnames or [])]:
-            raise DataError(
-                f"{path}: no column {', '.join(missing)}; found {', '.join(rows.fieldnames or ['nothing'])}"
-            )
+        tree = open_tree(self.files.path(raw, PHOTOS))
+        dropped: list[Drop] = []
+        listed: list[tuple[TableRow, str]] = []  # a row and its photo, as the zip spells it
+        for row in read_rows(path, COLUMNS):
+            name = row.text("filename")
+            if name is None:
+                dropped.append(("image", f"{row.table}:{row.place}", "no_file", "the row names no file"))
+            else:
+                listed.append((row, tree.find(f"{FOLDER}/{name}") or f"{FOLDER}/{name}"))
+        strays = find_unlisted(tree, (file for _, file in listed))
+        tree.close()
+        ids = make_unique([(PurePosixPath(file).stem, PurePosixPath(file).name) for _, file in listed])
         images: list[RawImage] = []
         captions: list[RawCaption] = []
-        dropped: list[Drop] = []
-        for row in rows:
-            name = row["filename"] or ""
-            image_id = PurePosixPath(name).stem
-            images.append(RawImage(image_id, f"{FOLDER}/{name}", row["split"] or "", ()))
+        for image_id, (row, file) in zip(ids, listed, strict=True):
+            images.append(RawImage(image_id, file, row.text("split") or "", ()))
             try:
-                captions += [RawCaption(image_id, sentence) for sentence in _sentences(row["raw"])]
+                captions += [RawCaption(image_id, sentence) for sentence in _sentences(row.cells["raw"])]
             except ValueError as error:
                 dropped.append(("caption", image_id, "unreadable", f"column raw is no list of sentences: {error}"))
-        tree = open_tree(self.files.path(raw, PHOTOS))
-        strays = find_unlisted(tree, (image.file for image in images))
-        tree.close()
         dropped += [("image", name, "unlisted", f"in {PHOTOS}, but {TABLE} does not list it") for name in strays]
-        return Annotations(images, captions, dropped)
+        return Annotations(images, captions, dropped, repeats_meant=True)
 
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
         """JPEG bytes from the zip, or why there are none."""

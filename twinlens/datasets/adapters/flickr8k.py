@@ -14,8 +14,11 @@ from twinlens.core import paths
 from twinlens.core.download import RemoteFile, is_url
 from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.ids import make_unique
 from twinlens.datasets.readers.archives import find_unlisted, open_tree, read_text
 from twinlens.datasets.readers.files import Files, record_trees
+from twinlens.datasets.readers.names import normalise
+from twinlens.datasets.readers.texts import split_lines
 
 MIRROR = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
 PHOTOS, TEXTS = "Flickr8k_Dataset.zip", "Flickr8k_text.zip"
@@ -45,22 +48,23 @@ class Flickr8k:
         tree = open_tree(texts)
         splits: dict[str, str] = {}
         for split, name in LISTS.items():
-            for file in read_text(tree, name, texts).split():
+            for file in filter(None, map(normalise, split_lines(read_text(tree, name, texts)))):
                 if splits.setdefault(file, split) != split:
                     raise DataError(f"{texts}: {file} stands in the lists of {splits[file]} and of {split}")
-        captions, dropped = _captions(read_text(tree, TOKENS, texts))
+        described, dropped = _captions(read_text(tree, TOKENS, texts))
         tree.close()
-        of_captions = dict.fromkeys(caption.image_id for caption in captions)
-        ids = {PurePosixPath(file).stem: file for file in splits}
-        images = [RawImage(i, ids[i], splits[ids[i]], ()) for i in of_captions if i in ids]
-        images += [RawImage(i, ids[i], splits[ids[i]], ()) for i in ids if i not in of_captions]
+        ids = dict(zip(splits, make_unique([(PurePosixPath(file).stem, file) for file in splits]), strict=True))
+        of_captions = [file for file in dict.fromkeys(file for file, _ in described) if file in splits]
+        ordered = [*of_captions, *(file for file in splits if file not in set(of_captions))]
+        captions = [RawCaption(ids.get(file, PurePosixPath(file).stem), text) for file, text in described]
         tree = open_tree(photos)
         prefix = _prefix(tree.names())
-        strays = find_unlisted(tree, (prefix + file for file in splits))
+        places = {file: tree.find(prefix + file) or prefix + file for file in splits}
+        strays = find_unlisted(tree, places.values())
         tree.close()
-        images = [RawImage(i.image_id, prefix + i.file, i.split, ()) for i in images]
+        images = [RawImage(ids[file], places[file], splits[file], ()) for file in ordered]
         dropped += [("image", name, "unlisted", "a photo that is in no list of a split") for name in strays]
-        return Annotations(images, captions, dropped)
+        return Annotations(images, captions, dropped, repeats_meant=True)
 
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
         """JPEG bytes, or why there are none."""
@@ -96,17 +100,18 @@ class Flickr8k:
         return texts, photos
 
 
-def _captions(text: str) -> tuple[list[RawCaption], list[Drop]]:
-    """Lines of `photo.jpg#n<TAB>caption`."""
-    captions, dropped = [], []
-    for number, line in enumerate(text.splitlines(), 1):
+def _captions(text: str) -> tuple[list[tuple[str, str]], list[Drop]]:
+    """Photo and caption of each line of `photo.jpg#n<TAB>caption`."""
+    captions: list[tuple[str, str]] = []
+    dropped: list[Drop] = []
+    for number, line in enumerate(split_lines(text), 1):
         key, tab, caption = line.partition("\t")
         if not line.strip():
             continue
         if not tab or "#" not in key:
             dropped.append(("caption", f"line {number}", "unreadable", f"not photo#n, tab, caption: {line[:60]!r}"))
             continue
-        captions.append(RawCaption(PurePosixPath(key.rpartition("#")[0]).stem, caption))
+        captions.append((normalise(key.rpartition("#")[0]), caption))
     return captions, dropped
 
 

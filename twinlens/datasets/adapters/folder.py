@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from twinlens.config.datasets import FolderCard
 from twinlens.core import paths
 from twinlens.datasets.annotations import SPLITS, Annotations, Drop, RawCaption, RawImage
-from twinlens.datasets.readers.archives import Tree, find_unlisted, is_picture, open_tree
+from twinlens.datasets.ids import make_unique
+from twinlens.datasets.readers.archives import Tree, find_unlisted, list_passed_over, open_tree
 from twinlens.datasets.readers.files import record_trees, refuse_change
-from twinlens.datasets.readers.tabular import read_rows, split_texts
+from twinlens.datasets.readers.names import is_picture, normalise
+from twinlens.datasets.readers.tabular import TableRow, read_rows
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A picture as one row of a table lists it."""
+
+    short_id: str  # the id of its own, or its name
+    long_id: str  # with its name, for pictures that share a short id
+    file: str
+    split: str
+    labels: tuple[str, ...]
+    captions: list[str]
 
 
 class Folder:
@@ -53,54 +68,60 @@ class Folder:
             split = folders[0] if folders and folders[0] in SPLITS else "test"
             labels = [folder for folder in folders[-1:] if folder not in SPLITS]
             images.append(RawImage(name, name, split, tuple(labels)))
-        dropped = self._outside([(image, image.labels) for image in images])
+        dropped = [drop for image in images for drop in self._outside(image.image_id, image.labels)]
         gone = {name for _, name, _, _ in dropped}
-        return Annotations([image for image in images if image.image_id not in gone], [], dropped, captioned=False)
+        kept = [image for image in images if image.image_id not in gone]
+        return Annotations(kept, [], [*dropped, *list_passed_over(tree)], captioned=False)
 
     def _from_table(self, tree: Tree, table: Path) -> Annotations:
         columns = self.card.columns
         assert columns is not None
-        images: dict[tuple[str, str], RawImage] = {}
-        captions: list[RawCaption] = []
-        dropped: list[Drop] = []
         wanted = [columns.file, columns.id, columns.caption, columns.label, columns.split]
-        for number, row in enumerate(read_rows(table, [name for name in wanted if name is not None]), 2):
-            file = split_texts(row[columns.file])
-            if not file or not file[0].strip():
-                dropped.append(("image", f"{table.name}:{number}", "no_file", "the row names no file"))
-                continue
-            image_id = str(row[columns.id]) if columns.id else file[0]
-            split = str(row[columns.split] or "") if columns.split else "test"
-            labels = (
-                tuple(name for name in split_texts(row[columns.label], self.card.separator) if name)
-                if columns.label
-                else ()
-            )
-            image = RawImage(image_id, file[0], split, labels)
-            captions += (
-                [RawCaption(image_id, text) for text in split_texts(row[columns.caption])] if columns.caption else []
-            )
-            known = images.get((image_id, file[0]))
-            if outside := self._outside([(image, labels)]):
-                dropped += outside
-            elif known is not None and known.split != split:
-                why = f"{file[0]} is in the splits {known.split} and {split}; the first counts"
+        rows = read_rows(table, [name for name in wanted if name is not None])
+        dropped: list[Drop] = []
+        listed: list[Listed] = []
+        for row in rows:
+            if (name := row.text(columns.file)) is None:
+                dropped.append(("image", f"{row.table}:{row.place}", "no_file", "the row names no file"))
+            else:
+                listed.append(self._listed(tree, row, name))
+        ids = make_unique([(one.short_id, one.long_id) for one in listed])
+        images: dict[str, RawImage] = {}
+        captions: list[RawCaption] = []
+        for image_id, one in zip(ids, listed, strict=True):
+            known = images.get(image_id)
+            outside = self._outside(image_id, one.labels)
+            dropped += outside
+            if not outside and known is not None and known.split != one.split:
+                why = f"{one.file} is in the splits {known.split} and {one.split}; the first counts"
                 dropped.append(("image", image_id, "two_splits", why))
-            else:  # a further row of the same picture is a further caption of it, and may name further labels
-                merged = labels if known is None else tuple(dict.fromkeys((*known.labels, *labels)))
-                images[image_id, file[0]] = RawImage(image_id, file[0], split, merged)
-        strays = find_unlisted(tree, (image.file for image in images.values()))
+            elif not outside:  # a further row of a picture is a further caption of it, and may name further labels
+                labels = one.labels if known is None else tuple(dict.fromkeys((*known.labels, *one.labels)))
+                images[image_id] = RawImage(image_id, one.file, one.split, labels)
+            captions += [RawCaption(image_id, text) for text in one.captions]
+        strays = find_unlisted(tree, (one.file for one in listed))
         dropped += [("image", name, "unlisted", f"a picture that {table.name} does not list") for name in strays]
         return Annotations(list(images.values()), captions, dropped, captioned=columns.caption is not None)
 
-    def _outside(self, found: Sequence[tuple[RawImage, Sequence[str]]]) -> list[Drop]:
-        """Pictures with a label that is none of the card's classes."""
+    def _listed(self, tree: Tree, row: TableRow, name: str) -> Listed:
+        columns = self.card.columns
+        assert columns is not None
+        file = tree.find(name) or name
+        own = normalise(file)
+        short = row.text(columns.id) or own
+        return Listed(
+            short,
+            own if short == own else f"{short}@{own}",
+            file,
+            (row.text(columns.split) or "") if columns.split else "test",
+            tuple(dict.fromkeys(name for name in row.texts(columns.label, self.card.separator) if name)),
+            row.texts(columns.caption),
+        )
+
+    def _outside(self, image_id: str, labels: Sequence[str]) -> list[Drop]:
+        """A picture with a label that is none of the card's classes."""
         classes = self.card.classes
-        if classes is None:
+        unknown = next((name for name in labels if classes is not None and name not in classes), None)
+        if classes is None or unknown is None:
             return []
-        return [
-            ("image", image.image_id, "unknown_label", f"label {name!r} is not one of the {len(classes)} classes")
-            for image, labels in found
-            for name in [next((name for name in labels if name not in classes), None)]
-            if name is not None
-        ]
+        return [("image", image_id, "unknown_label", f"label {unknown!r} is not one of the {len(classes)} classes")]

@@ -18,8 +18,10 @@ from twinlens.config.datasets import ObjectNetCard
 from twinlens.core import paths
 from twinlens.core.errors import DataError
 from twinlens.datasets.annotations import Annotations, Drop, RawImage
-from twinlens.datasets.readers.archives import is_picture, open_tree, read_text
+from twinlens.datasets.ids import make_unique
+from twinlens.datasets.readers.archives import list_passed_over, open_tree, read_text
 from twinlens.datasets.readers.files import record_trees, refuse_change
+from twinlens.datasets.readers.names import is_picture
 
 LABELS = "folder_to_objectnet_label.json"
 BORDER_PX = 1
@@ -47,13 +49,15 @@ class ObjectNet:
             raise DataError(f"{places['mappings'] / LABELS} is no JSON: {error}") from None
         finally:
             tree.close()
-        images: list[RawImage] = []
-        dropped: list[Drop] = []
         tree = open_tree(places["images"])
-        for name in filter(is_picture, tree.names()):
+        images: list[RawImage] = []
+        dropped: list[Drop] = list_passed_over(tree)
+        names = list(filter(is_picture, tree.names()))
+        ids = make_unique([(str(PurePosixPath(name).with_suffix("")), name) for name in names])
+        for image_id, name in zip(ids, names, strict=True):
             folder = PurePosixPath(name).parent.name
             if folder in labels:
-                images.append(RawImage(str(PurePosixPath(name).with_suffix("")), name, "test", (str(labels[folder]),)))
+                images.append(RawImage(image_id, name, "test", (str(labels[folder]),)))
             else:
                 dropped.append(("image", name, "unknown_label", f"{LABELS} does not know the folder {folder!r}"))
         tree.close()

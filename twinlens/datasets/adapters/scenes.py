@@ -210,7 +210,8 @@ class Scenes:
                 images.append(RawImage(row["image_id"], row["file"], row["split"], tuple(row["labels"])))
                 captions += [RawCaption(row["image_id"], text) for text in row["captions"]]
         queries = pq.read_table(raw / QUERIES).to_pylist() if (raw / QUERIES).exists() else []
-        return Annotations(images, captions, composed_queries=[RawComposedQuery(**query) for query in queries])
+        composed = [RawComposedQuery(**query) for query in queries]
+        return Annotations(images, captions, composed_queries=composed, repeats_meant=True)
 
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
         """JPEG bytes, one shard in memory at a time while `files` are in the order of `annotations`."""

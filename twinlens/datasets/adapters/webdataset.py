@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,11 +16,23 @@ from twinlens.config.datasets import WebDatasetCard
 from twinlens.core import paths
 from twinlens.core.errors import FetchError
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.ids import make_unique
 from twinlens.datasets.readers.archives import Tree, open_tree
 from twinlens.datasets.readers.files import record_trees, refuse_change
-from twinlens.datasets.readers.tabular import split_texts
+from twinlens.datasets.readers.texts import decode, split_lines, split_texts
 
 log = logging.getLogger("twinlens")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample as its shard has it; without a file it has no picture."""
+
+    key: str
+    file: str
+    labels: tuple[str, ...]
+    captions: list[str]
+    dropped: list[Drop]
 
 
 class WebDataset:
@@ -30,79 +43,163 @@ class WebDataset:
 
     def download(self, raw: Path) -> int:
         """Fetch nothing; record which shards there are and what they hold."""
-        return record_trees(raw, {path.name: path for _, path in self._shards()})
+        return record_trees(raw, {name: path for _, name, path in self._shards()})
 
     def annotations(self, raw: Path) -> Annotations:
-        """A picture for each sample; samples without one are listed as dropped."""
-        refuse_change(raw, {path.name: path for _, path in self._shards()})
-        images: list[RawImage] = []
-        captions: list[RawCaption] = []
+        """A picture for each sample; samples without one, and pictures of no sample, are listed as dropped."""
+        shards = self._shards()
+        refuse_change(raw, {name: path for _, name, path in shards})
+        samples: list[tuple[str, str, Sample]] = []
         dropped: list[Drop] = []
-        for split, path in self._shards():
+        for split, shard, path in shards:
             tree = open_tree(path)
-            for key, members in _samples(tree).items():
-                picture = next((members[ending] for ending in self.card.image if ending in members), None)
-                if picture is None:
-                    why = f"{path.name}: no {' or '.join(self.card.image)} beside {', '.join(sorted(members))}"
-                    dropped.append(("image", key, "no_picture", why))
-                    continue
-                facts, complaint = self._facts(tree, members)
-                dropped += [("caption", key, "unreadable", f"{path.name}: {complaint}")] if complaint else []
-                labels = tuple(split_texts(facts.get(self.card.label_key))) if self.card.label_key else ()
-                images.append(RawImage(key, f"{path.name}/{picture}", split, labels))
-                captions += [RawCaption(key, text) for text in self._captions(tree, members, facts)]
+            found, strays = find_samples(tree.names(), self.card.image, self._beside())
+            dropped += [("image", f"{shard}/{name}", "unlisted", why) for name, why in strays.items()]
+            for key, members in found.items():
+                sample = self._read_sample(tree, shard, key, members)
+                dropped += sample.dropped
+                samples += [(split, shard, sample)] if sample.file else []
             tree.close()
-        return Annotations(images, captions, dropped, captioned=bool(self.card.caption or self.card.caption_key))
+        ids = make_unique([(sample.key, f"{shard.removesuffix('.tar')}/{sample.key}") for _, shard, sample in samples])
+        named = list(zip(ids, samples, strict=True))
+        return Annotations(
+            [RawImage(i, f"{shard}/{one.file}", split, one.labels) for i, (split, shard, one) in named],
+            [RawCaption(i, text) for i, (_, _, one) in named for text in one.captions],
+            dropped,
+            captioned=bool(self.card.caption or self.card.caption_key),
+        )
 
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
         """Picture bytes, or why there are none; one shard is open at a time."""
-        shards = {path.name: path for _, path in self._shards()}
+        shards = {name: path for _, name, path in self._shards()}
         name, tree = "", None
         try:
             for file in files:
-                shard, _, member = file.partition("/")
-                if shard != name or tree is None:
+                if tree is None or not file.startswith(f"{name}/"):
                     if tree is not None:
                         tree.close()
-                    name, tree = shard, open_tree(shards[shard])
-                yield tree.read(member)
+                    name = next(shard for shard in shards if file.startswith(f"{shard}/"))
+                    tree = open_tree(shards[name])
+                yield tree.read(file.removeprefix(f"{name}/"))
         finally:
             if tree is not None:
                 tree.close()
 
-    def _shards(self) -> Sequence[tuple[str, Path]]:
+    def _beside(self) -> list[str]:
+        """The endings of what a sample has beside its picture."""
+        return [ending.lower() for ending in (self.card.caption, self.card.metadata) if ending is not None]
+
+    def _shards(self) -> Sequence[tuple[str, str, Path]]:
+        """Split, name below the folder and path of each shard: two folders may have shards of one name."""
         folder = paths.expand(self.card.source)
-        found = [(split, path) for split, shape in self.card.shards.items() for path in sorted(folder.glob(shape))]
+        found = [
+            (split, path.relative_to(folder).as_posix(), path)
+            for split, shape in self.card.shards.items()
+            for path in sorted(folder.glob(shape))
+        ]
         if not found:
             raise FetchError(f"{folder} holds no shard like {' or '.join(self.card.shards.values())}")
         for split, shape in self.card.shards.items():
-            if not any(own == split for own, _ in found):
+            if not any(own == split for own, _, _ in found):
                 log.warning("%s: no shard like %s, so the split '%s' is empty", folder, shape, split)
         return found
 
-    def _facts(self, tree: Tree, members: dict[str, str]) -> tuple[dict[str, Any], str]:
-        if self.card.metadata is None or self.card.metadata not in members:
-            return {}, ""
-        content = tree.read(members[self.card.metadata])
-        try:
-            facts = json.loads(content)
-        except ValueError as error:
-            return {}, f"{members[self.card.metadata]} is no JSON: {error}"
-        return (facts, "") if isinstance(facts, dict) else ({}, f"{members[self.card.metadata]} is no JSON object")
-
-    def _captions(self, tree: Tree, members: dict[str, str], facts: dict[str, Any]) -> list[str]:
+    def _read_sample(self, tree: Tree, shard: str, key: str, members: dict[str, str]) -> Sample:
+        wanted = [ending.lower() for ending in self.card.image]
+        picture = next((members[ending] for ending in wanted if ending in members), None)
+        if picture is None:
+            why = (
+                f"{shard}: no {' or '.join(self.card.image)} beside {', '.join(sorted(members))}. If one of these is "
+                "the picture, name its ending on the card as `image`"
+            )
+            return Sample(key, "", (), [], [("image", key, "no_picture", why)])
+        dropped: list[Drop] = []
+        facts, complaint = self._facts(tree, members)
+        captions: list[str] = []
         if self.card.caption_key is not None:
-            return split_texts(facts.get(self.card.caption_key))
-        if self.card.caption is None or self.card.caption not in members:
-            return []
-        content = tree.read(members[self.card.caption])
-        return [] if isinstance(content, str) else content.decode("utf-8", "surrogateescape").splitlines()
+            captions = split_texts(facts.get(self.card.caption_key), f"{shard}, {key}, key {self.card.caption_key}")
+        elif self.card.caption is not None and (name := members.get(self.card.caption.lower())) is not None:
+            content = tree.read(name)
+            if isinstance(content, str):
+                complaint = f"{name} is {content}"
+            else:
+                captions = split_lines(decode(content))
+                captions = captions[: -1 if not captions[-1] else None]  # the end of the last line begins no other
+        if complaint:
+            dropped.append(("caption", key, "unreadable", f"{shard}: {complaint}"))
+        label_key = self.card.label_key
+        labels = split_texts(facts.get(label_key), f"{shard}, {key}, key {label_key}") if label_key else []
+        return Sample(key, picture, tuple(dict.fromkeys(filter(None, labels))), captions, dropped)
+
+    def _facts(self, tree: Tree, members: dict[str, str]) -> tuple[dict[str, Any], str]:
+        name = members.get((self.card.metadata or "").lower())
+        if self.card.metadata is None or name is None:
+            return {}, ""
+        content = tree.read(name)
+        if isinstance(content, str):
+            return {}, f"{name} is {content}"
+        try:
+            facts = json.loads(decode(content))
+        except ValueError as error:
+            return {}, f"{name} is no JSON: {error}"
+        return (facts, "") if isinstance(facts, dict) else ({}, f"{name} is no JSON object")
 
 
-def _samples(tree: Tree) -> dict[str, dict[str, str]]:
-    """Names by sample and ending. A sample's name ends at the first dot after the last slash."""
-    samples: dict[str, dict[str, str]] = {}
-    for name in tree.names():
+def find_samples(
+    names: Iterable[str], pictures: Sequence[str], beside: Sequence[str]
+) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Find the samples among the names of a shard.
+
+    A sample's name ends at the first dot after the last slash, as WebDataset has it: `7.seg.png` is a part of 7. But
+    `beach.1.jpg` with a `beach.1.txt` of its own is a sample of its own.
+
+    Args:
+        names: of the shard's members.
+        pictures: the endings of pictures.
+        beside: the endings of captions and metadata.
+
+    Returns:
+        Names by sample and ending, in lower case; and the pictures that are no sample's, with the reason.
+    """
+    groups: dict[str, dict[str, str]] = {}
+    for name in names:
         base, _, ending = PurePosixPath(name).name.partition(".")
-        samples.setdefault(str(PurePosixPath(name).parent / base), {})[ending.lower()] = name
-    return samples
+        groups.setdefault(str(PurePosixPath(name).parent / base), {})[ending] = name
+    images = [ending.lower() for ending in pictures]
+    samples: dict[str, dict[str, str]] = {}
+    strays: dict[str, str] = {}
+    for key, group in groups.items():
+        for own, members in _split_group(key, group, images, beside).items():
+            sample = samples.setdefault(own, {})
+            for ending, name in members.items():
+                if sample.setdefault(ending.lower(), name) != name:
+                    strays[name] = f"its name is that of {sample[ending.lower()]} but for the case of its ending"
+        mine = samples.get(key, {})
+        shown = [mine[ending] for ending in images if ending in mine]
+        more = (name for ending, name in mine.items() if ending.rpartition(".")[2] in images and name not in shown[:1])
+        strays |= {name: f"a further picture of the sample {key}, which shows {shown[0]}" for name in more if shown}
+    return samples, strays
+
+
+def _split_group(
+    key: str, group: dict[str, str], images: Sequence[str], beside: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """The samples of one group of names that agree up to their first dot."""
+    parts: dict[str, dict[str, str]] = {}
+    for ending, name in group.items():
+        known = [own for own in (*images, *beside) if f".{ending.lower()}".endswith(f".{own}")]
+        longest = max(known, key=len, default=ending)
+        parts.setdefault(ending[: -len(longest)].removesuffix("."), {})[ending[len(ending) - len(longest) :]] = name
+    whole = not any(ending.lower() in images for ending in parts.get("", {}))
+    only_pictures = all(ending.lower() in images for members in parts.values() for ending in members)
+
+    def stands_alone(part: str, members: dict[str, str]) -> bool:
+        kinds = {ending.lower() for ending in members}
+        if not part or not kinds & set(images):
+            return False
+        return bool(kinds & set(beside)) or (only_pictures and (whole or (part.isdigit() and not beside)))
+
+    alone = {part: members for part, members in parts.items() if stands_alone(part, members)}
+    taken = {name for members in alone.values() for name in members.values()}
+    rest = {ending: name for ending, name in group.items() if name not in taken}
+    return ({key: rest} if rest else {}) | {f"{key}.{part}": members for part, members in alone.items()}

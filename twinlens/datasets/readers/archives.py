@@ -6,17 +6,36 @@ unpacked here, but whoever made it meant harm or made a mistake.
 
 from __future__ import annotations
 
+import lzma
+import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
 
 from twinlens.core.errors import DataError, FetchError
-from twinlens.datasets.adapters.base import MISSING
+from twinlens.datasets.annotations import Drop
+from twinlens.datasets.readers.names import (
+    Known,
+    explain_ending,
+    is_hidden,
+    is_picture,
+    leads_out,
+    may_be_picture,
+    normalise,
+)
+from twinlens.datasets.readers.texts import decode
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+METHODS = {
+    zipfile.ZIP_STORED: "stored",
+    zipfile.ZIP_DEFLATED: "Deflate",
+    zipfile.ZIP_BZIP2: "bzip2",
+    zipfile.ZIP_LZMA: "LZMA",
+}
+ODD_METHODS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES encryption"}
+DAMAGES = (zlib.error, lzma.LZMAError, EOFError, OSError)  # as decompressors say that bytes are not what was packed
 
 
 class Tree(Protocol):
@@ -24,6 +43,10 @@ class Tree(Protocol):
 
     def names(self) -> list[str]:
         """The names of all files, sorted."""
+        ...
+
+    def find(self, name: str) -> str | None:
+        """The name of a file as the tree spells it, by any spelling of it; None where there is no such file."""
         ...
 
     def read(self, name: str) -> bytes | str:
@@ -68,89 +91,135 @@ class Trees:
             tree.close()
 
 
-def leads_out(name: str) -> bool:
-    """Whether a name would end outside the folder it is taken to lie in."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    return ".." in parts or name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":")
-
-
-def is_picture(name: str) -> bool:
-    """Whether a name ends as pictures' names do; hidden files (`._x.jpg` of macOS) are none."""
-    return name.lower().endswith(PICTURES) and not _is_hidden(name)
-
-
 def find_unlisted(tree: Tree, listed: Iterable[str]) -> list[str]:
-    """Find the pictures in the tree that nothing lists."""
-    known = set(listed)
-    return [name for name in tree.names() if is_picture(name) and name not in known]
+    """Find the pictures in the tree that nothing lists, in any spelling."""
+    known = {normalise(name) for name in listed}
+    return [name for name in tree.names() if is_picture(name) and normalise(name) not in known]
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(name).parts) or name.startswith("__MACOSX/")
-
-
-class _Absent:
-    """Says that a file is not there, and whether one is whose name differs in case alone."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = names
-        self._by_case: dict[str, str] | None = None
-
-    def reason(self, name: str) -> str:
-        if self._by_case is None:
-            self._by_case = {known.casefold(): known for known in self._names}
-        near = self._by_case.get(name.casefold())
-        return MISSING if near is None else f"{MISSING}; there is {near}, whose name differs in case"
+def list_passed_over(tree: Tree, part: str = "") -> list[Drop]:
+    """List the files that may be pictures and cannot be opened by their endings."""
+    return [("image", part + name, "ending", explain_ending(name)) for name in tree.names() if may_be_picture(name)]
 
 
 class _Folder:
+    """A folder that the user named. Links in it are followed: the hub's, DVC's and git-annex's caches are made so."""
+
     def __init__(self, folder: Path) -> None:
-        self.folder, self._root = folder, folder.resolve()
-        self._names: list[str] | None = None
+        self.folder = folder
+        self._known: Known | None = None
+        self._names: list[str] = []
 
     def names(self) -> list[str]:
-        if self._names is None:
-            found = (path for path in self.folder.rglob("*") if path.is_file())
-            self._names = sorted(path.relative_to(self.folder).as_posix() for path in found)
-            self._names = [name for name in self._names if not _is_hidden(name)]
+        if self._known is None:
+            found = (path.relative_to(self.folder).as_posix() for path in _walk(self.folder, frozenset()))
+            self._names = sorted(name for name in found if not is_hidden(name))
+            self._known = Known(self._names)
         return self._names
 
+    def find(self, name: str) -> str | None:
+        """An absolute name that lies below the folder is a name in it."""
+        inside = self._inside(name)
+        if (self.folder / inside).is_file() and not leads_out(inside):
+            return str(PurePosixPath(inside))
+        self.names()
+        return None if self._known is None else self._known.find(inside)
+
+    def _inside(self, name: str) -> str:
+        path = Path(name.strip())
+        for root in (self.folder, self.folder.absolute(), self.folder.resolve()) if path.is_absolute() else ():
+            if path.is_relative_to(root):
+                return path.relative_to(root).as_posix()
+        return name
+
     def read(self, name: str) -> bytes | str:
-        path = self.folder / name
-        if leads_out(name) or not path.resolve().is_relative_to(self._root):
+        inside = self._inside(name)
+        if leads_out(inside):
             return f"its name leads out of the folder: {name!r}"
         try:
-            return path.read_bytes()
+            return (self.folder / inside).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return _Absent(self.names()).reason(name)
+            return self._read_other_spelling(inside)
         except OSError as error:
             return f"cannot be read: {error.strerror}"
+
+    def _read_other_spelling(self, name: str) -> bytes | str:
+        path = self.folder / name
+        if path.is_symlink():
+            return f"a link to {path.readlink()}, which is not there: fetch it (`dvc pull`, `git annex get`, the hub)"
+        self.names()
+        assert self._known is not None
+        found = self._known.find(name)
+        return self._known.explain(name) if found is None or found == name else self.read(found)
 
     def close(self) -> None:
         """Nothing is held."""
 
 
+def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    """All files below a folder, through links; a link to a folder that it lies in is not followed round and round."""
+    own = os.path.realpath(folder)
+    if own in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in list(entries):  # so that no folder stays open while those below it are read
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(folder / entry.name, above | {own})
+            elif entry.is_file():
+                yield folder / entry.name
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip archive whose members can all be read.
+
+    Raises:
+        FetchError: it is no whole zip archive.
+        DataError: a member is encrypted, or packed in a way that Python cannot unpack (Windows packs what is over 2 GB
+            with Deflate64).
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise FetchError(f"{path} is not a whole zip archive ({error}): remove it and run again") from None
+    _refuse_outside(path, archive.namelist())
+    if locked := [member.filename for member in archive.infolist() if member.flag_bits & 1]:
+        raise DataError(
+            f"{path}: {len(locked)} file(s) need a password, the first is {locked[0]!r}; wanted one without. "
+            "Unpack it and name the folder on the card"
+        )
+    if odd := [member for member in archive.infolist() if member.compress_type not in METHODS]:
+        method = ODD_METHODS.get(odd[0].compress_type, f"method {odd[0].compress_type}")
+        raise DataError(
+            f"{path}: {len(odd)} file(s) are packed with {method}, the first is {odd[0].filename!r}; wanted "
+            f"{', '.join(METHODS.values())}. Unpack it and name the folder on the card, or pack it anew: "
+            "`zip -r`, `7z a -tzip -mm=Deflate`"
+        )
+    return archive
+
+
 class _Zip:
     def __init__(self, path: Path) -> None:
-        try:
-            self.archive = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
-            raise FetchError(f"{path} is not a whole zip archive ({error}): remove it and run again") from None
-        _refuse_outside(path, self.archive.namelist())
-        self._names = sorted(
-            name for name in self.archive.namelist() if not name.endswith("/") and not _is_hidden(name)
-        )
-        self._absent = _Absent(self._names)
+        self.archive = open_zip(path)
+        members = {member.filename.replace("\\", "/"): member for member in self.archive.infolist()}  # as Windows packs
+        self._members = {name: member for name, member in members.items() if not name.endswith("/")}
+        self._names = sorted(name for name in self._members if not is_hidden(name))
+        self._known = Known(self._names)
 
     def names(self) -> list[str]:
         return self._names
 
+    def find(self, name: str) -> str | None:
+        return name if name in self._members else self._known.find(name)
+
     def read(self, name: str) -> bytes | str:
+        found = self.find(name)
+        if found is None:
+            return self._known.explain(name)
         try:
-            return self.archive.read(name)
-        except KeyError:
-            return self._absent.reason(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            return self.archive.read(self._members[found])
+        except (*DAMAGES, zipfile.BadZipFile, NotImplementedError) as error:
             return f"damaged in the archive: {error}"
 
     def close(self) -> None:
@@ -161,26 +230,35 @@ class _Tar:
     def __init__(self, path: Path) -> None:
         try:
             self.archive = tarfile.open(path)  # noqa: SIM115 (closed by `close`)
-            members = {member.name: member for member in self.archive.getmembers() if member.isfile()}
-        except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+            members = {member.name: member for member in self.archive.getmembers() if not member.isdir()}
+        except (tarfile.TarError, *DAMAGES) as error:
             raise FetchError(f"{path} is not a whole tar archive ({error}): fetch it again") from None
         _refuse_outside(path, self.archive.getnames())
         self._members = {name.removeprefix("./"): member for name, member in members.items()}
-        self._names = sorted(name for name in self._members if not _is_hidden(name))
-        self._absent = _Absent(self._names)
+        self._names = sorted(name for name in self._members if not is_hidden(name))
+        self._known = Known(self._names)
 
     def names(self) -> list[str]:
         return self._names
 
+    def find(self, name: str) -> str | None:
+        return name if name in self._members else self._known.find(name)
+
     def read(self, name: str) -> bytes | str:
-        if name not in self._members:
-            return self._absent.reason(name)
+        found = self.find(name)
+        if found is None:
+            return self._known.explain(name)
+        member = self._members[found]
         try:
-            file = self.archive.extractfile(self._members[name])
-            raw = b"" if file is None else file.read()
-        except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+            file = self.archive.extractfile(member)  # of a link, what it leads to within the archive
+            raw = None if file is None else file.read()
+        except KeyError:
+            return f"a link to {member.linkname}, which is not in the archive"
+        except (tarfile.TarError, *DAMAGES) as error:
             return f"damaged in the archive: {error}"
-        whole = self._members[name].size
+        if raw is None:
+            return f"no file but something else (type {member.type!r} of tar)"
+        whole = member.size if member.isreg() else len(raw)
         return raw if len(raw) == whole else f"damaged in the archive: {len(raw)} of {whole} bytes"
 
     def close(self) -> None:
@@ -196,7 +274,7 @@ def _refuse_outside(path: Path, names: Iterable[str]) -> None:
 
 
 def read_text(tree: Tree, name: str, where: Path) -> str:
-    """Read a text file of a tree as UTF-8; broken bytes become lone surrogates, which the filter drops by name.
+    """Read a text file of a tree, as `decode` does.
 
     Raises:
         DataError: it is not there or is damaged.
@@ -204,4 +282,4 @@ def read_text(tree: Tree, name: str, where: Path) -> str:
     raw = tree.read(name)
     if isinstance(raw, str):
         raise DataError(f"{where}: {name} is {raw}; found {', '.join(tree.names()[:8]) or 'nothing'}")
-    return raw.decode("utf-8-sig", "surrogateescape")
+    return decode(raw)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +17,22 @@ from twinlens.config.datasets import ParquetColumns
 from twinlens.core.errors import DataError
 from twinlens.datasets.adapters.base import MISSING
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.ids import make_unique
+from twinlens.datasets.readers.texts import read_text_cell, split_texts
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture as one row lists it."""
+
+    short_id: str
+    long_id: str  # file and row, for pictures that share a short id
+    file: str
+    split: str
+    labels: tuple[str, ...]
+    captions: list[str]
+    unknown: tuple[str, ...]  # labels that are none of the classes
+    classes: int  # how many there are
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
@@ -41,24 +60,45 @@ def read_annotations(
     Raises:
         DataError: a file is damaged, or has no such column.
     """
-    images: list[RawImage] = []
-    captions: list[RawCaption] = []
     dropped: list[Drop] = []
+    listed: list[Row] = []
     for split, files in parts.items():
         for name, path in files:
             file = open_parquet(path)
             table = _read(file, path, columns)
             names = classes if classes is not None else _class_names(file.schema_arrow, columns.label)
-            for row, cells in enumerate(table):
-                image_id = _image_id(cells, columns, name, row)
-                labels, unknown = _labels(cells.get("label"), names)
-                if unknown:
-                    why = f"{name}, row {row}: label {unknown[0]!r} is not one of the {len(names or ())} classes"
-                    dropped.append(("image", image_id, "unknown_label", why))
-                    continue
-                images.append(RawImage(image_id, f"{name}#{row}", split, labels))
-                captions += [RawCaption(image_id, text) for text in _texts(cells.get("caption"))]
-    return Annotations(images, captions, dropped, captioned=columns.caption is not None)
+            listed += [_listed(cells, columns, names, (split, name, row)) for row, cells in enumerate(table)]
+    places = {name: path for files in parts.values() for name, path in files}
+    longs = _long_ids(listed, places, columns.image)
+    ids = make_unique([(row.short_id, long) for row, long in zip(listed, longs, strict=True)])
+    images: dict[str, RawImage] = {}
+    captions: list[RawCaption] = []
+    for image_id, row in zip(ids, listed, strict=True):
+        captions += [RawCaption(image_id, text) for text in row.captions]
+        if row.unknown:
+            name, _, number = row.file.rpartition("#")
+            why = f"{name}, row {number}: label {row.unknown[0]} is not one of the {row.classes} classes"
+            dropped.append(("image", image_id, "unknown_label", why))
+            continue
+        known = images.get(image_id)
+        labels = row.labels if known is None else tuple(dict.fromkeys((*known.labels, *row.labels)))
+        images[image_id] = RawImage(image_id, known.file if known else row.file, row.split, labels)
+    return Annotations(list(images.values()), captions, dropped, captioned=columns.caption is not None)
+
+
+def _long_ids(listed: Sequence[Row], places: Mapping[str, Path], column: str) -> list[str]:
+    """File and row of every picture; of rows of one id, split and content, the first: they are one picture.
+
+    A layout with a row for each caption has its pictures several times. Pixels are read for ids that repeat, no others.
+    """
+    counts = Counter(row.short_id for row in listed)
+    repeated = [row for row in listed if counts[row.short_id] > 1]
+    first: dict[tuple[str, str, bytes], str] = {}
+    found: dict[str, str] = {}
+    for row, raw in zip(repeated, read_pictures(places, [row.file for row in repeated], column), strict=True):
+        content = hashlib.sha256(raw).digest() if isinstance(raw, bytes) else row.file.encode()
+        found[row.file] = first.setdefault((row.short_id, row.split, content), row.long_id)
+    return [found.get(row.file, row.long_id) for row in listed]
 
 
 def read_pictures(places: Mapping[str, Path], files: Sequence[str], column: str) -> Iterator[bytes | str]:
@@ -125,36 +165,55 @@ def _read(file: pq.ParquetFile, path: Path, columns: ParquetColumns) -> list[dic
     return [{role: values[row] for role, values in cells.items()} for row in range(file.metadata.num_rows)]
 
 
-def _image_id(cells: dict[str, Any], columns: ParquetColumns, name: str, row: int) -> str:
-    if columns.id is not None:
-        return str(cells["id"])
-    if cells.get("path"):
-        return str(Path(cells["path"]).with_suffix(""))
-    return f"{Path(name).stem}-{row:06d}"
+def _listed(
+    cells: dict[str, Any], columns: ParquetColumns, names: Sequence[str] | None, place: tuple[str, str, int]
+) -> Row:
+    split, name, number = place
+    where = f"{name}, row {number}, column"
+    labels, unknown = _labels(cells.get("label"), names, f"{where} {columns.label}")
+    return Row(
+        _short_id(cells, columns, name, number),
+        f"{PurePosixPath(name).with_suffix('')}-{number:06d}",
+        f"{name}#{number}",
+        split,
+        labels,
+        split_texts(cells.get("caption"), f"{where} {columns.caption}"),
+        unknown,
+        len(names or ()),
+    )
 
 
-def _labels(cell: Any, names: Sequence[str] | None) -> tuple[tuple[str, ...], list[Any]]:
+def _short_id(cells: dict[str, Any], columns: ParquetColumns, name: str, number: int) -> str:
+    """The id of its own, the picture's path, or file and row: the first that there is."""
+    own = read_text_cell(cells.get("id"), f"{name}, row {number}, column {columns.id}")
+    if own is not None:
+        return own
+    path = PurePosixPath(cells.get("path") or "")
+    if path.name:
+        return str(path.with_suffix(""))
+    return f"{PurePosixPath(name).stem}-{number:06d}"
+
+
+def _labels(cell: Any, names: Sequence[str] | None, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The labels as names, and those that are none of the classes."""
     found: list[str] = []
-    unknown: list[Any] = []
+    unknown: list[str] = []
     for value in cell if isinstance(cell, list) else [cell]:
-        if value is None or value == "":
-            continue
-        if names is None:
-            found.append(str(value))
-        elif isinstance(value, str):
-            (found if value in names else unknown).append(value)
-        elif 0 <= int(value) < len(names):
-            found.append(names[int(value)])
-        else:
-            unknown.append(value)
-    return tuple(dict.fromkeys(found)), unknown
+        texts = [text for text in split_texts(value, where) if text]
+        if names is None or isinstance(value, str | bytes | list):
+            for text in texts:
+                (found if names is None or text in names else unknown).append(text)
+        elif texts:
+            number = int(texts[0]) if texts[0].isdigit() else -1
+            if 0 <= number < len(names):
+                found.append(names[number])
+            else:
+                unknown.append(texts[0])
+    return tuple(dict.fromkeys(found)), tuple(unknown)
 
 
-def _texts(cell: Any) -> list[str]:
-    if isinstance(cell, list):
-        return [str(text) for text in cell if text is not None]
-    return [] if cell is None else [str(cell)]
+def _quoted(label: str) -> str:
+    return label if label.lstrip("-").isdigit() else repr(label)
 
 
 def _class_names(schema: pa.Schema, label: str | None) -> list[str] | None:

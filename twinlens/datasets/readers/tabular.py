@@ -2,51 +2,77 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from twinlens.core.errors import DataError, FetchError
+from twinlens.datasets.readers.delimited import read_delimited, refuse_missing
 from twinlens.datasets.readers.parquet import open_parquet
+from twinlens.datasets.readers.texts import decode, read_text_cell, split_texts
 
 ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 
 
-def read_rows(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a table, which knows where it stands."""
+
+    table: str  # the file's name
+    place: str  # `line 7` or `row 7`
+    cells: dict[str, Any]
+
+    def where(self, column: str) -> str:
+        """The row and a column of it, as messages name them."""
+        return f"{self.table}, {self.place}, column {column}"
+
+    def text(self, column: str | None) -> str | None:
+        """The one text of a cell; None where there is none, or no such column is wanted."""
+        return None if column is None else read_text_cell(self.cells.get(column), self.where(column))
+
+    def texts(self, column: str | None, separator: str | None = None) -> list[str]:
+        """The texts of a cell, of which there may be any number."""
+        return [] if column is None else split_texts(self.cells.get(column), self.where(column), separator)
+
+
+def read_rows(path: Path, columns: Iterable[str]) -> list[TableRow]:
     """Read the named columns of every row, in the file's order.
 
     Raises:
         FetchError: the file is not there.
-        DataError: its kind is unknown, a column is missing, or a line of JSON is none.
+        DataError: its kind is unknown, a column is missing, or a line is none of its kind.
     """
     wanted = list(dict.fromkeys(columns))
     if not path.is_file():
         raise FetchError(f"the table {path} is not there: the dataset's card names it")
-    if path.suffix == ".parquet":
+    ending = path.suffix.lower()
+    if ending == ".parquet":
         return _parquet(path, wanted)
-    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-    if path.suffix == ".jsonl":
-        return list(_jsonl(path, text, wanted))
-    if path.suffix not in ENDINGS:
+    if ending not in ENDINGS:
         raise DataError(f"{path}: what kind of table ends in '{path.suffix}'? Known: {', '.join(ENDINGS)}")
-    first = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in first else ",")
-    _refuse_missing(path, wanted, reader.fieldnames or [])
-    return [{name: row[name] for name in wanted} for row in reader]
+    text = decode(path.read_bytes())
+    if ending == ".jsonl":
+        return list(_jsonl(path, text, wanted))
+    return [TableRow(path.name, f"line {number}", cells) for number, cells in read_delimited(path, text, wanted)]
 
 
-def _parquet(path: Path, wanted: list[str]) -> list[dict[str, Any]]:
+def _parquet(path: Path, wanted: list[str]) -> list[TableRow]:
     file = open_parquet(path)
-    _refuse_missing(path, wanted, file.schema_arrow.names)
-    rows: list[dict[str, Any]] = file.read(columns=wanted).to_pylist()
-    return rows
+    refuse_missing(path, wanted, file.schema_arrow.names)
+    try:
+        rows: list[dict[str, Any]] = file.read(columns=wanted).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is damaged ({str(error)[:120]}): fetch it again") from None
+    return [TableRow(path.name, f"row {number}", cells) for number, cells in enumerate(rows)]
 
 
-def _jsonl(path: Path, text: str, wanted: list[str]) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
+def _jsonl(path: Path, text: str, wanted: list[str]) -> Iterator[TableRow]:
+    # At line feeds alone: any other line end may stand within a JSON string as it is.
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -55,21 +81,5 @@ def _jsonl(path: Path, text: str, wanted: list[str]) -> Iterator[dict[str, Any]]
             raise DataError(f"{path}, line {number} is no JSON: {error}") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number} is no JSON object: {line[:60]!r}")
-        _refuse_missing(path, wanted[:1], list(row))  # the others may be absent where they are empty
-        yield {name: row.get(name) for name in wanted}
-
-
-def _refuse_missing(path: Path, wanted: list[str], found: Iterable[str]) -> None:
-    found = list(found)
-    if missing := [name for name in wanted if name not in found]:
-        raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(found) or 'nothing'}")
-
-
-def split_texts(cell: Any, separator: str | None = None) -> list[str]:
-    """Split a cell into strings: none, one, a list, or one that a separator divides."""
-    if cell is None:
-        return []
-    if isinstance(cell, list):
-        return [str(item) for item in cell if item is not None]
-    parts = str(cell).split(separator) if separator else [str(cell)]
-    return [part.strip() for part in parts] if separator else parts
+        refuse_missing(path, wanted[:1], list(row))  # the others may be absent where they are empty
+        yield TableRow(path.name, f"line {number}", row)

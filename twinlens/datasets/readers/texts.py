@@ -1,0 +1,128 @@
+"""Conversion of bytes and table cells into texts: one for all adapters, so that a value means the same everywhere.
+
+Bytes are decoded, a list is several texts, a whole float is a whole number, null and NaN are nothing. What is
+left (structs, dates, truth values) has no one text that it stands for, and is an error instead of Python's idea of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import codecs
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from twinlens.core.errors import DataError
+
+MARKS = (  # byte-order marks; UTF-32's begins with UTF-16's, so it is looked for first
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+def decode(raw: bytes) -> str:
+    """Decode a text file: UTF-16 or UTF-32 where a byte-order mark says so, else UTF-8.
+
+    Broken bytes become lone surrogates, which the filter drops by name.
+    """
+    for mark, encoding in MARKS:
+        if raw.startswith(mark):
+            try:
+                return raw.decode(encoding)
+            except UnicodeDecodeError:
+                break
+    return raw.decode("utf-8-sig", "surrogateescape")
+
+
+def split_lines(text: str) -> list[str]:
+    r"""Split at \n, \r\n and \r alone: U+2028, U+0085 and form feeds are characters of a caption, not its end."""
+    return _LINE_END.split(text)
+
+
+def split_texts(cell: Any, where: str, separator: str | None = None) -> list[str]:
+    """Split a cell into texts: none, one, a list, or one that a separator divides.
+
+    Args:
+        cell: what a table, a JSON file or Parquet holds.
+        where: file and column, for the message.
+        separator: that stands between several texts of one cell.
+
+    Raises:
+        DataError: the cell holds something that is no text.
+    """
+    found = []
+    for text in _texts(cell, where):
+        parts = [part.strip() for part in text.split(separator)] if separator else [text]
+        found += [part for part in parts if not _is_nothing(part)]
+    return found
+
+
+def read_text_cell(cell: Any, where: str) -> str | None:
+    """Read the one text of a cell that holds an id, a name of a file or a split; None where it holds nothing.
+
+    Raises:
+        DataError: it holds several, or something that is no text.
+    """
+    found = [text for text in _texts(cell, where, lists_as_text=False) if text.strip()]
+    if len(found) > 1:
+        raise DataError(f"{where}: found a list of {len(found)}, wanted one. Write a row for each")
+    return found[0] if found and not _is_nothing(found[0]) else None
+
+
+def _texts(cell: Any, where: str, lists_as_text: bool = True) -> Iterator[str]:
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return
+    if isinstance(cell, str):
+        listed = _written_list(cell) if lists_as_text else None
+        yield from [cell] if listed is None else listed
+    elif isinstance(cell, bytes):
+        yield from _texts(decode(cell), where, lists_as_text)
+    elif isinstance(cell, list | tuple):
+        for item in cell:
+            yield from _texts(item, where, lists_as_text)
+    elif isinstance(cell, int | float) and not isinstance(cell, bool):
+        yield str(int(cell)) if math.isfinite(cell) and cell == int(cell) else str(cell)
+    else:
+        raise DataError(
+            f"{where}: found {_described(cell)}, wanted a text, a number or a list of them. {_way_on(cell)}"
+        )
+
+
+def _written_list(text: str) -> list[str] | None:
+    """The texts of a list that was written as text, by JSON or by Python; None where the text is no list of texts.
+
+    A data frame that was written as CSV has its lists so, and would else be one caption full of brackets.
+    """
+    bare = text.strip()
+    if not (bare.startswith("[") and bare.endswith("]") and len(bare) > 1):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(bare)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        if isinstance(found, list) and all(item is None or isinstance(item, str) for item in found):
+            return [item for item in found if item is not None]
+    return None
+
+
+def _is_nothing(text: str) -> bool:
+    """Whether a text is a hole in a data frame, which some tools write as `nan`."""
+    return text.strip() in ("nan", "NaN", "NAN")
+
+
+def _described(cell: Any) -> str:
+    if isinstance(cell, dict):
+        return f"a struct of {', '.join(map(str, cell)) or 'nothing'}"
+    return f"{type(cell).__name__} {str(cell)[:60]!r}"
+
+
+def _way_on(cell: Any) -> str:
+    if isinstance(cell, dict):
+        return "Write the field that is meant into a column of its own, and name that column on the card"
+    return "Write the column as text, or name another column on the card"
