@@ -192,7 +192,7 @@ def test_how_words_are_searched_for_does_not_train_again(
     finished: tuple[Path, TrainingResult, Path], material: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TWINLENS_SCRATCH", str(finished[2]))
-    monkeypatch.delattr(captioning, "normalised")  # without which nothing can be trained
+    monkeypatch.delattr(captioning, "normalise_pixels")  # without which nothing can be trained
     other = card(max_new_tokens=5, num_beams=3, about={"note": "a remark", "licence": "Apache-2.0"})
     again = train_captioner(other, material, CPU, tmp_path / "weights")
     assert (again.log, again.seconds) == (finished[1].log, finished[1].seconds)
