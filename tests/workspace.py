@@ -119,6 +119,15 @@ def clone(folder: Path) -> Workspace:
             "cards/datasets/scenes.yaml:val": 40,
             "cards/datasets/scenes.yaml:test": 400,
             "category_search.negatives": 200,
+            # what takes most of the time, and shows no more here: second opinions, and indexes
+            "evaluate.referee_queries": 4,
+            "evaluate.resamples": 200,
+            "approximate.queries": 20,
+            "approximate.settings": {
+                "ivf_flat_1_of_16": {"index": "ivf_flat", "partitions": 16, "nprobes": 1},
+                "ivf_flat_8_of_16": {"index": "ivf_flat", "partitions": 16, "nprobes": 8},
+                "hnsw_sq_ef_20": {"index": "ivf_hnsw_sq", "partitions": 1, "nprobes": 1, "ef": 20},
+            },
             "cards/models/clip-other.yaml:": {"base": "models/clip-scenes", "train": {"seed": 1, "epochs": 1}},
             "cards/models/clip-scenes.yaml:train.epochs": 2,
             "cards/captioners/blip-scenes.yaml:train.epochs": 2,

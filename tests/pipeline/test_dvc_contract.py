@@ -254,7 +254,7 @@ def test_plots_draw_measures_against_k_and_quality_against_cost(workspace: Works
     workspace.run("dvc", "plots", "show", "-o", "plots")
     page = (workspace.folder / "plots/index.html").read_text(encoding="utf-8")
     assert "cdn.jsdelivr.net/npm/vega@" not in page  # opens without a network
-    assert "Hit and nDCG against k" in page
+    assert "Measures against k" in page
     assert "Quality against cost" in page
     assert "Hit against the number of distractors" in page
     assert "Recall of approximate search against its latency" in page
