@@ -180,7 +180,6 @@ def test_a_stage_depends_on_no_card_but_as_validate_writes_it(stage: str) -> Non
 
 
 def test_the_values_of_each_card_in_use_stand_in_the_lock_once() -> None:
-    """Each more copy is lines that DVC reads, slowly, at every command."""
     named = [
         key
         for stage in PIPELINE.values()
