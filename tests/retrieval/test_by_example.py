@@ -12,6 +12,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from tests.tasks.small import COMPOSED, HUMAN, MACHINE
+from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.config.params import EvaluateParams, Params
 from twinlens.core.errors import DataError
@@ -20,7 +21,6 @@ from twinlens.evaluation.evaluate import measure_all_runs
 from twinlens.retrieval import dense, exemplar
 from twinlens.retrieval.base import Corpus, Dense, Retriever
 from twinlens.retrieval.by_example import retrievers
-from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.rank import search
 from twinlens.tasks import category_search
 from twinlens.tasks.base import Task

@@ -13,12 +13,12 @@ import polars as pl
 import pytest
 
 from tests.tasks.small import corpus, params
+from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.retrieval import registry
 from twinlens.retrieval.base import Dense, Retriever
-from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.rank import rerank, search
 from twinlens.retrieval.registry import list_retrievers
 from twinlens.retrieval.runs import read_run
