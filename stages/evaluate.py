@@ -12,6 +12,7 @@ from twinlens.core.costs import Cost
 from twinlens.core.scratch import write_whole
 from twinlens.evaluation import distractors
 from twinlens.evaluation.caption_quality import measure_captions
+from twinlens.evaluation.ceilings import describe_ceiling
 from twinlens.evaluation.cost import (
     TRAINING,
     build_quality_cost_rows,
@@ -21,9 +22,21 @@ from twinlens.evaluation.cost import (
     write_json,
 )
 from twinlens.evaluation.evaluate import measure_all_runs
-from twinlens.evaluation.gates import detect_overlap, detect_wrong_size
+from twinlens.evaluation.gates import (
+    detect_easy_pool,
+    detect_near_copies,
+    detect_overlap,
+    detect_still_learning,
+    detect_taught_on,
+    detect_wrong_size,
+    find_near_copies,
+    measure_apart,
+)
+from twinlens.evaluation.pool import Pool
 from twinlens.report.summary import format_results_table, summarise_results
+from twinlens.tasks.inputs import read_inputs
 
+COPIES = "duplicates.parquet"
 log = logging.getLogger("twinlens")
 
 
@@ -33,13 +46,30 @@ def main(dataset: str, model: str, captioner: str) -> None:
     gates = Gates(params.gates)
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
     gates.check("pool_size", detect_wrong_size(groups, params.datasets[dataset].promised_pool))
-    cards = {model: params.models[model].train, captioner: params.captioners[captioner].train}
-    gates.check("train_overlap", detect_overlap(groups, [name for name, recipe in cards.items() if recipe is not None]))
+    embedding, captioning, names = params.models[model], params.captioners[captioner], (model, captioner)
+    trained_here = embedding.train is not None, captioning.train is not None
+    learners = [name for name, here in zip(names, trained_here, strict=True) if here]
+    gates.check("train_overlap", detect_overlap(groups, learners))
+    taught = {model: embedding.trained_on, captioner: captioning.trained_on}
+    gates.check("taught_on", detect_taught_on(params.datasets[dataset].origins, taught))
+    logs = {"model": paths.trained(dataset, model), "captioner": paths.captioned(dataset, captioner)}
+    named = zip(names, logs.values(), strict=True)
+    gates.check("still_learning", detect_still_learning({name: folder / "training.csv" for name, folder in named}))
+    gates.add(paths.gates("filter", dataset))
     gates.add(paths.ranked(dataset, model) / "gates.json")
     generated = tables.read_table(paths.captioned(dataset, captioner) / "captions.parquet", tables.GENERATED)
     images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
     with write_whole(paths.evaluated(dataset, model)) as draft:
         results = measure_all_runs(paths.ranked(dataset, model), dataset, params.evaluate, gates, draft)
+        copied = find_near_copies(groups, tables.read_table(paths.grouped(dataset) / COPIES, tables.DUPLICATES))
+        apart = measure_apart(draft, copied, f"hit_at_{params.evaluate.ks[0]}")
+        gates.check("near_copies", detect_near_copies(groups, copied, learners, apart))
+    inputs = read_inputs(paths.tasks(dataset, captioner) / "inputs")
+    for pool in Pool.read_all(paths.ranked(dataset, model)):
+        if not pool.as_published:
+            chances = {k: pool.chance(k) for k in params.evaluate.ks}
+            gates.check("easy_pool", detect_easy_pool(pool.name, len(pool.items), chances))
+            results.retrieval[pool.name]["pool"] |= describe_ceiling(pool, inputs, params.evaluate.ks)
     cost.write(paths.cost("evaluate", dataset, model), items=results.queries)
     costs = summarise_costs(dataset, model, captioner)
     k = params.evaluate.ks[-1]
@@ -54,7 +84,6 @@ def main(dataset: str, model: str, captioner: str) -> None:
     write_csv(results.curves, metrics / "at_k.csv")
     write_csv(distractors.build_curve(paths.ranked(dataset, model), k), metrics / "distractors.csv")
     write_csv(against_cost, metrics / "quality_cost.csv")
-    logs = {"model": paths.trained(dataset, model), "captioner": paths.captioned(dataset, captioner)}
     trained = build_training_rows({name: folder / "training.csv" for name, folder in logs.items()})
     write_csv(trained, metrics / "training.csv", TRAINING)
     log.info(

@@ -12,13 +12,14 @@ import polars as pl
 from stages.runner import run_stage
 from twinlens import datasets
 from twinlens.config.datasets import DatasetCard, Keep
+from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.config.params import Params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
+from twinlens.datasets import checks, keep_lists
 from twinlens.datasets import filter as filtering
 from twinlens.datasets import keep as keeping
-from twinlens.datasets import keep_lists
 from twinlens.datasets.annotations import Annotations
 from twinlens.datasets.classes import read_classes
 
@@ -54,6 +55,11 @@ def main(dataset: str) -> None:
         f"{kept.counts['captions']['found']:,}",
         "".join(f"; {n} {rule}" for rule, n in dropped.items()),
     )
+    gates = Gates(params.gates)
+    gates.check("misplaced_captions", checks.detect_misplaced_captions(kept.images, kept.captions))
+    gates.check("label_spelling", checks.detect_label_spellings(kept.images))
+    gates.check("generic_text", checks.detect_generic_text(kept.captions))
+    gates.write(paths.gates("filter", dataset))
     cost.write(paths.cost("filter", dataset), items=found)
 
 

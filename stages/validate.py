@@ -13,7 +13,8 @@ from twinlens.core import paths
 def main() -> None:
     """Check every value, and write what of the three cards in use decides results: all but their remarks.
 
-    The others depend on these files, which stay as they are when a comment, `about:` or another card changes.
+    The others depend on these files, which stay as they are when a comment, `about:` or another card changes. What the
+    models were taught on before decides no result either, but `evaluate` warns of it: that stands in a file of its own.
     """
     params = read_params()
     check_cards(params)
@@ -25,6 +26,9 @@ def main() -> None:
         # With the defaults, so that what learns does so again when one of them changes; a dump never has `about`.
         content = cards[name].model_dump(mode="json", exclude_none=True)
         file.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+    known = {params.model: params.model_card.trained_on, params.captioner: params.captioner_card.trained_on}
+    origins = {"origins": params.dataset_card.origins, "trained_on": known}
+    paths.origins().write_text(json.dumps(origins, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

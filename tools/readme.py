@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from twinlens.evaluation.measures import MAIN, MEASURES, drawn, headline
-from twinlens.report.summary import format_markdown, select_shown
+from twinlens.report.summary import describe_pool, format_markdown, select_shown
 
 README, CATEGORY_SEARCH, TRAINED = Path("README.md"), Path("docs/category-search.md"), Path("docs/training.md")
 PAGES = (README, CATEGORY_SEARCH, TRAINED)
@@ -52,10 +52,7 @@ def format_results(retrieval: dict[str, Any]) -> str:
             if retriever != "pool":
                 cells = [f"{values[measure.at(K)]:.3f}" for measure in measures]
                 rows.append([task, f"`{retriever}`", *cells, f"{values['median_rank']:g}"])
-    pools = [
-        f"{task}: {pool['queries']:,} queries, {pool['items']:,} items, chance hit@10 {pool['chance_hit_at_10']:.3f}"
-        for task, pool in ((task, retrieval[task]["pool"]) for task in tasks)
-    ]
+    pools = [describe_pool(task, retrieval[task]["pool"], K) for task in tasks]
     table = format_markdown(
         ["task", "a picture is fed as", *(f"{measure.title}@{K}" for measure in measures), "MedR"], rows
     )

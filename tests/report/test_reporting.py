@@ -18,12 +18,19 @@ from twinlens.evaluation.cost import (
     summarise_costs,
     write_csv,
 )
-from twinlens.report.summary import format_markdown, format_results_table, summarise_results
+from twinlens.report.summary import describe_pool, format_markdown, format_results_table, summarise_results
 
 VALUES = {f"{m}_at_10": 0.5 for m in ("hit", "recall", "precision", "mrr", "ndcg", "map")} | {"median_rank": 2.5}
+POOL = {
+    "queries": 5_000,
+    "items": 1_000,
+    "chance_hit_at_10": 0.01,
+    "distinct_queries": 2_689,
+    "ceiling": {"hit_at_1": 0.5688, "mrr_at_10": 0.700028, "ndcg_at_10": 0.76689, "hit_at_10": 0.977},
+}
 RETRIEVAL = {
-    "object_sets": {"pool": {"queries": 5}, "image_and_caption_generated": VALUES},
-    "caption_to_image": {"pool": {"queries": 5}, "image": VALUES},
+    "object_sets": {"pool": {"queries": 5, "items": 7}, "image_and_caption_generated": VALUES},
+    "caption_to_image": {"pool": POOL, "image": VALUES},
 }
 MADE_OF = {
     ("object_sets", "image_and_caption_generated"): ["embed_images", "caption_caption", "embed_captions_generated"],
@@ -51,6 +58,23 @@ def test_the_results_are_told_in_the_order_of_the_tasks() -> None:
     assert lines[2].startswith("| object_sets      | image_and_caption_generated |     0.500 |")
     assert lines[3].startswith("| caption_to_image | image")
     assert lines[3].endswith("|         2.5 |")
+
+
+def test_the_pool_of_each_task_is_told_below_the_results() -> None:
+    lines = format_results_table(RETRIEVAL, 10).splitlines()
+    assert lines[-3:] == [
+        "",
+        "object_sets: 5 queries, 7 items",
+        "caption_to_image: 5,000 queries of which 2,689 distinct, 1,000 items, chance hit@10 0.010, "
+        "best possible MRR@10 0.700, nDCG@10 0.767, hit@10 0.977",
+    ]
+
+
+def test_a_chance_above_one_half_and_a_ceiling_are_told_beside_each_other() -> None:
+    easy = {"queries": 60, "items": 358, "chance_hit_at_10": 0.5537, "ceiling": {"mrr_at_10": 1.0, "hit_at_10": 1.0}}
+    assert describe_pool("category_search", easy, 10) == (
+        "category_search: 60 queries, 358 items, chance hit@10 0.554 (more than one half: look at a smaller k)"
+    )
 
 
 def test_a_picture_in_an_index_costs_all_that_it_is_made_of() -> None:

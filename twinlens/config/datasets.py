@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag, model_validator
 
-from twinlens.config.base import Card
+from twinlens.config.base import Card, Origin
 from twinlens.config.models import TimmTower, Weights
 
 Split = Literal["train", "val", "test"]
@@ -94,11 +94,17 @@ class BaseDatasetCard(Card):
     keep: Keep | None = None
     shortest_side_px: PositiveInt | None = None  # a smaller limit than resize.shortest_side_px, for this dataset
     selection: Literal["allowed", "never"] = "allowed"  # never: its licence forbids tuning anything on it
+    origin: Origin | None = Field(default=None, exclude=True)  # the dataset that it is a part of; decides no result
 
     @property
     def promised_pool(self) -> int | None:
         """Number of pictures that the pool should hold; None where the card does not say."""
         return self.pool_size
+
+    @property
+    def origins(self) -> list[str]:
+        """The datasets that its pictures come from, as far as the card knows."""
+        return [] if self.origin is None else [self.origin]
 
 
 class ScenesCard(BaseDatasetCard):
@@ -282,6 +288,12 @@ class ComposedCard(BaseDatasetCard):
     queries: SimpleCard
     distractors: SimpleCard
     distractor_labels: list[str] | None = None  # only distractors that show one of these
+
+    @property
+    def origins(self) -> list[str]:
+        """The datasets that the pictures of its parts come from, as far as the cards know."""
+        every = [*super().origins, *self.queries.origins, *self.distractors.origins]
+        return list(dict.fromkeys(every))
 
     @model_validator(mode="after")
     def _decided_here(self) -> Self:

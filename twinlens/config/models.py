@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
-from twinlens.config.base import Card
+from twinlens.config.base import Card, Origin
 from twinlens.config.training import HeadsRecipe, ModelRecipe, TowerRecipe
 
 # ---------------------------------------------------------------- towers
@@ -33,6 +33,7 @@ class Weights(Card):
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")  # commit of the hub repository
     checkpoint: str | None = None  # file or folder; ~ and $VARIABLES are expanded
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")  # of the checkpoint file, checked
+    trained_on: list[Origin] = Field(default=[], exclude=True)  # datasets, as far as is known; decides no result
 
 
 class OpenClipTower(Weights):
@@ -114,6 +115,7 @@ class WordVectorsTower(Card):
     lowercase: bool = True  # texts, before words are looked up; the file's words stay as they are
     max_words: PositiveInt = 64  # of a text; words without a vector do not count
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    trained_on: list[Origin] = Field(default=[], exclude=True)  # datasets, as far as is known; decides no result
 
 
 _FAMILIES = ("open_clip", "timm", "torchvision", "sentence_transformers", "transformers", "word_vectors")
@@ -205,6 +207,11 @@ class ModelCard(Card):
     def shares_a_space(self) -> bool:
         """Whether pictures and words can be compared with one another."""
         return self.joint is not None or self.train is not None
+
+    @property
+    def trained_on(self) -> list[str]:
+        """The datasets that its towers were trained on before, as far as the card knows."""
+        return sorted({name for tower in self.towers().values() for name in tower.trained_on})
 
     def towers(self) -> dict[str, Tower]:
         """The towers by role: `joint`, or `image`, `text` or both."""

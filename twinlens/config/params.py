@@ -162,6 +162,9 @@ Severity = Literal["error", "warn"]
 class GateParams(Section):
     """Action of each sanity gate: stop the stage, or warn loudly and go on."""
 
+    misplaced_captions: Severity  # captions do not name what their pictures show
+    label_spelling: Severity  # labels that differ in capitals or blanks only
+    generic_text: Severity  # one text under a large share of the captions
     finite: Severity  # a vector is NaN or infinite
     unit_length: Severity
     repeated_vectors: Severity  # different inputs, one vector
@@ -172,6 +175,10 @@ class GateParams(Section):
     chance_level: Severity
     own_pool: Severity  # a query finds itself
     train_overlap: Severity
+    near_copies: Severity  # of the pool's pictures, among those that were trained on
+    taught_on: Severity  # the cards say that the model or captioner learnt on this dataset
+    still_learning: Severity  # a training ended while its validation rose
+    easy_pool: Severity  # so small, or with so much that is relevant, that chance is nearly sure
     pool_size: Severity  # not what the dataset's card promises
     max_repeated_share: Annotated[float, Field(ge=0, le=1)]
     max_tied_share: Annotated[float, Field(ge=0, le=1)]

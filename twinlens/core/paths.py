@@ -26,6 +26,11 @@ def card(kind: str, name: str) -> Path:
     return DATA / "cards" / kind / f"{name}.json"
 
 
+def origins() -> Path:
+    """Where the pictures come from, and what model and captioner were trained on before: `validate` writes it."""
+    return DATA / "cards" / "origins.json"
+
+
 def raw(dataset: str) -> Path:
     """Downloaded or drawn files: a manifest, and pixels where there is no archive."""
     return DATA / "raw" / dataset
@@ -94,6 +99,11 @@ def report() -> Path:
 def cost(stage: str, *names: str) -> Path:
     """Cost record of a stage: beside its output, because time differs when bytes do not."""
     return (DATA / "costs" / stage).joinpath(*names).with_suffix(".json")
+
+
+def gates(stage: str, *names: str) -> Path:
+    """Warnings of a stage's sanity gates: beside its output, so that no later stage but `evaluate` depends on them."""
+    return (DATA / "gates" / stage).joinpath(*names).with_suffix(".json")
 
 
 def scratch() -> Path:

@@ -7,7 +7,9 @@ trouble, and say which: text where there is, `None` where there is not.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,6 +17,9 @@ from jaxtyping import Int
 
 from twinlens.evaluation.intervals import Interval
 
+COPIED_SHARE = 0.01  # of the pool: fewer pictures move no mean by more than that
+MORE_TO_COME = 0.01  # of MRR, or of a loss in nats, that more epochs would still bring
+LIKELY = 0.5  # a random ranking's hits beyond which the measure tells models hardly apart
 NO_CHANCE = 0.9  # beyond this a random ranking is so good that a measure can hardly be better
 
 
@@ -69,6 +74,134 @@ def detect_overlap(groups: pl.DataFrame, learners: Sequence[str]) -> str | None:
         f"{len(ids):,} of {groups['in_pool'].sum():,} pictures of the pool taught {' and '.join(learners)}, "
         f"the first {ids[0]} (the bytes of {both['image_id_train'][0]}): choose another `pool` on the dataset's card"
     )
+
+
+def find_near_copies(groups: pl.DataFrame, duplicates: pl.DataFrame) -> list[str]:
+    """Find the pictures of the pool that are copies, exact or near, of pictures of the training split, or of copies.
+
+    Args:
+        groups: table GROUPS: pictures that were dropped as copies are not there.
+        duplicates: table DUPLICATES.
+    """
+    leaks = duplicates.filter("leak")
+    there = groups.filter(pl.col("image_id").is_in([*leaks["image_id"], *leaks["other_id"]]))
+    if not (there["split"] == "train").any():
+        return []
+    return there.filter(pl.col("in_pool") & (pl.col("split") != "train"))["image_id"].to_list()
+
+
+def measure_apart(evaluated: Path, copied: Sequence[str], measure: str) -> str:
+    """Measure the pixels on queries about some pictures and on all others, in words; empty where there are none.
+
+    Args:
+        evaluated: folder of the `evaluate` stage: `<task>/image.parquet`.
+        copied: ids of pictures.
+        measure: a column of these tables.
+    """
+    told = []
+    for path in sorted(evaluated.glob("*/image.parquet")):
+        rows = pl.read_parquet(path, columns=["image_id", measure]).with_columns(
+            copied=pl.col("image_id").is_in(list(copied))
+        )
+        mine, others = (rows.filter(pl.col("copied") == kind)[measure] for kind in (True, False))
+        if len(mine) and len(others):
+            told.append(f"{np.mean(mine):.3f} on them and {np.mean(others):.3f} on the others in {path.parent.name}")
+    return f"; {measure} of `image` is {', '.join(told)}" if told else ""
+
+
+def detect_near_copies(groups: pl.DataFrame, copied: Sequence[str], learners: Sequence[str], apart: str) -> str | None:
+    """Detect a pool with more than one in a hundred pictures that have a copy among those that were trained on.
+
+    Args:
+        groups: table GROUPS.
+        copied: these pictures' ids.
+        learners: names of the model and captioner that the pipeline trained; their training split is `train`.
+        apart: what they are worth, in words, see `measure_apart`.
+    """
+    pool = int(groups["in_pool"].sum())
+    if not learners or len(copied) <= COPIED_SHARE * pool:
+        return None
+    return (
+        f"{len(copied):,} of {pool:,} pictures of the pool are copies or near copies of pictures that taught "
+        f"{' and '.join(learners)}, the first {copied[0]}{apart}. duplicates.parquet of `group` lists them; "
+        "`-S group.drop_duplicates=leaks` takes the copies out of training"
+    )
+
+
+def detect_taught_on(origins: Sequence[str], taught: Mapping[str, Sequence[str]]) -> str | None:
+    """Detect models whose cards say that they were trained on what the dataset is, or is a part of.
+
+    Args:
+        origins: where the dataset's pictures come from, as its card says.
+        taught: by name of a model or captioner, what its card says that it was trained on.
+    """
+    known = {name: [origin for origin in origins if origin in families] for name, families in taught.items()}
+    told = [f"{name} was trained on {' and '.join(seen)}" for name, seen in known.items() if seen]
+    if not told:
+        return None
+    return (
+        f"{'; '.join(told)}, where this dataset's pictures come from (`trained_on` and `origin` of the cards): it may "
+        "remember what it is asked for, and does better here than on data of your own"
+    )
+
+
+def detect_still_learning(logs: Mapping[str, Path]) -> str | None:
+    """Detect a training that ended while its validation still rose.
+
+    The best epoch is the last, and the rise of the best value so far over the last quarter of the epochs is more than
+    `MORE_TO_COME`. If each further quarter brought as much less as the last brought less than the one before, more than
+    that is yet to come: r2^2 / (r1 - r2), the sum of the geometric series.
+
+    Args:
+        logs: by name of a model or captioner, its `training.csv`; one that is not there was not trained here.
+    """
+    told = [trouble for name, path in logs.items() if path.exists() and (trouble := _describe_rise(name, path))]
+    return f"{'; '.join(told)}: raise `train.epochs`" if told else None
+
+
+def _describe_rise(name: str, path: Path) -> str | None:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    figure, sign = next(((key, s) for key, s in (("val_mrr", 1), ("val_loss", -1)) if rows and key in rows[0]), ("", 1))
+    if not figure or len(rows) < 2:
+        return None
+    merits = sign * np.array([float(row[figure]) for row in rows])
+    epochs = int(rows[-1]["epoch"])
+    quarter = min(max(1, round(epochs / 4)), len(rows) - 1)
+    best = np.maximum.accumulate(merits)
+    rise = float(best[-1] - best[-1 - quarter])
+    if int(merits.argmax()) != len(merits) - 1 or rise <= MORE_TO_COME:
+        return None
+    before = float(best[-1 - quarter] - best[-1 - 2 * quarter]) if len(best) > 2 * quarter else 0.0
+    if before > rise and rise**2 / (before - rise) <= MORE_TO_COME:
+        return None
+    return (
+        f"the training of {name} ended while it still learnt: {figure} went from {sign * best[-1 - quarter]:.3f} to "
+        f"{sign * best[-1]:.3f} over the last {quarter} of {epochs} epochs"
+    )
+
+
+def detect_easy_pool(task: str, items: int, chances: Mapping[int, float]) -> str | None:
+    """Detect a pool in which a random ranking does so well that no cut tells models apart.
+
+    Args:
+        task: its name.
+        items: of the pool.
+        chances: by k, `hit_at_k` of a random ranking.
+    """
+    k = max(chances)
+    if 2 * k > items:
+        return (
+            f"{task}: the {items:,} items are fewer than twice the cut k = {k}, so that a list holds most of them: "
+            "search a larger pool, or lower `evaluate.ks`"
+        )
+    if min(chances.values()) > LIKELY:
+        least = min(chances, key=lambda cut: chances[cut])
+        return (
+            f"{task}: a random ranking has hit@{least} {chances[least]:.3f}, as so many items are relevant: "
+            "no hit@k tells models apart"
+        )
+    return None
 
 
 def detect_wrong_size(groups: pl.DataFrame, promised: int | None) -> str | None:

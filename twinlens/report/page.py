@@ -18,6 +18,7 @@ from twinlens.evaluation.pool import Pool
 from twinlens.report import charts, galleries, mistakes
 from twinlens.report.charts import Bar, Series
 from twinlens.report.published import select_published
+from twinlens.report.summary import describe_bounds
 from twinlens.report.summary import select_shown as those_in
 from twinlens.report.templates import load_template
 
@@ -153,6 +154,8 @@ def build_task_section(sources: ReportData, pool: Pool, numbers: dict[str, int])
         "name": pool.name,
         "title": pool.task.about.title,
         "pool": results["pool"],
+        "bounds": describe_bounds(results["pool"], k),
+        "ceiling": [results["pool"].get("ceiling", {}).get(name) for name in measures],
         "clusters": intervals["pool"],
         "measures": measures,
         "rows": [

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from twinlens.evaluation.measures import MAIN, Measure, headline
+from twinlens.evaluation.gates import LIKELY
+from twinlens.evaluation.measures import MAIN, Measure, headline, with_macro
 
+NEARLY_ONE = 0.9995  # a ceiling that is told as 1.000 bounds nothing
 APART = ("image", "captions_joined", "caption_generated")  # what is fed by itself; the others are sums of these
 
 
@@ -17,7 +19,38 @@ def format_results_table(retrieval: dict[str, Any], k: int) -> str:
         for retriever, values in results.items():
             if retriever != "pool":
                 rows.append([task, retriever, *(f"{values[m]:.3f}" for m in measures), f"{values['median_rank']:g}"])
-    return format_markdown(["task", "searched by", *measures, "median_rank"], rows)
+    table = format_markdown(["task", "searched by", *measures, "median_rank"], rows)
+    return "\n".join([table, "", *(describe_pool(task, results["pool"], k) for task, results in retrieval.items())])
+
+
+def describe_pool(task: str, pool: dict[str, Any], k: int) -> str:
+    """Describe the pool of a task in a line: its size, how much of it is distinct, and what bounds its numbers.
+
+    Args:
+        task: its name.
+        pool: of `metrics/retrieval.json`; results made before a fact was added lack it, and it is left out.
+        k: the cut that is shown.
+    """
+    parts = []
+    for what in ("queries", "items"):
+        distinct = pool.get(f"distinct_{what}", pool[what])
+        parts.append(f"{pool[what]:,} {what}" + (f" of which {distinct:,} distinct" if distinct < pool[what] else ""))
+    parts += describe_bounds(pool, k)
+    return f"{task}: {', '.join(parts)}"
+
+
+def describe_bounds(pool: dict[str, Any], k: int) -> list[str]:
+    """Describe what a random ranking reaches, and the most that is possible where that is less than 1."""
+    parts = []
+    if (chance := pool.get(f"chance_hit_at_{k}")) is not None:
+        much = " (more than one half: look at a smaller k)" if chance > LIKELY else ""
+        parts.append(f"chance hit@{k} {chance:.3f}{much}")
+    ceiling = pool.get("ceiling", {})
+    known = {f"{measure.title}@{k}": ceiling.get(measure.at(k)) for measure in with_macro()}
+    if any(value is not None and value < NEARLY_ONE for value in known.values()):
+        most = [f"{name} {value:.3f}" for name, value in known.items() if value is not None]
+        parts.append(f"best possible {', '.join(most)}")
+    return parts
 
 
 def select_shown(measures: list[Measure], retrieval: dict[str, Any], k: int) -> list[Measure]:
