@@ -69,7 +69,8 @@ def main(dataset: str, model: str, captioner: str) -> None:
         if not pool.as_published:
             chances = {k: pool.chance(k) for k in params.evaluate.ks}
             gates.check("easy_pool", detect_easy_pool(pool.name, len(pool.items), chances))
-            results.retrieval[pool.name]["pool"] |= describe_ceiling(pool, inputs, params.evaluate.ks)
+            told = results.retrieval[pool.name]
+            told["pool"] = told["pool"] | describe_ceiling(pool, inputs, params.evaluate.ks)
     cost.write(paths.cost("evaluate", dataset, model), items=results.queries)
     costs = summarise_costs(dataset, model, captioner)
     k = params.evaluate.ks[-1]

@@ -60,6 +60,7 @@ class RankParams(Section):
     image_weight: Annotated[float, Field(gt=0, lt=1)]  # share of the score that the pixels have beside the words
     rerank_depth: PositiveInt  # the best items of a run that a reranker scores anew
     seed: int  # of the draw of one caption a picture
+    caption_draws: PositiveInt  # so often; measures are means over draws
 
 
 class HybridParams(Section):

@@ -6,6 +6,7 @@ Nothing here knows a model or a vector; what is measured is what the runs say.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
 from twinlens.evaluation.cost import build_curve_rows
+from twinlens.evaluation.draws import average_curves, average_queries, average_values, combine_intervals, read_draws
 from twinlens.evaluation.gates import detect_chance_level, detect_own_found
 from twinlens.evaluation.intervals import LEVEL, Interval, bootstrap_means, bootstrap_median, encode_clusters
 from twinlens.evaluation.measures import (
@@ -92,14 +94,17 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
                 }
             }
             for retriever in pool.retrievers:
-                measured = measure_run(pool, retriever, params)
+                draws = [measure_run(draw, retriever, params) for draw in read_draws(pool, retriever)]
+                measured = average_draws(draws)
                 gates.check("own_pool", measured.own_found)
                 told = pool.told(retriever)
                 results.retrieval[pool.name][retriever] = measured.means | told["chosen"]
                 results.costs[pool.name, retriever] = told["costs"]
                 if about.published is not None:
                     results.as_published[pool.name][retriever] = measured.as_published
-                found = compute_intervals(measured.per_query, params, macro=about.macro)
+                of_draws = [compute_intervals(one.per_query, params, macro=about.macro) for one in draws]
+                means = {name: [one.means[name] for one in draws] for name in measured.means}
+                found = {name: combine_intervals([one[name] for one in of_draws], means[name]) for name in of_draws[0]}
                 hits = {k: (found[f"hit_at_{k}"], pool.chance(k)) for k in params.ks}
                 if not told["before_training"]:  # which may well know nothing
                     gates.check("chance_level", detect_chance_level(hits, f"{pool.name}, {retriever}"))
@@ -124,6 +129,18 @@ class RunMeasurement:
     per_query: pl.DataFrame
     compared: int  # values that a second opinion confirmed
     own_found: str | None = None  # queries that found themselves, in words
+
+
+def average_draws(draws: Sequence[RunMeasurement]) -> RunMeasurement:
+    """Average the measurements of the draws of a retriever; most have but one."""
+    return RunMeasurement(
+        average_values([one.means for one in draws], DIGITS),
+        average_values([one.as_published for one in draws], DIGITS),
+        average_curves([one.curves for one in draws], DIGITS),
+        average_queries([one.per_query for one in draws], list_measure_columns(draws[0].per_query)),
+        sum(one.compared for one in draws),
+        draws[0].own_found,
+    )
 
 
 def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> RunMeasurement:

@@ -100,12 +100,12 @@ def measure_apart(evaluated: Path, copied: Sequence[str], measure: str) -> str:
     """
     told = []
     for path in sorted(evaluated.glob("*/image.parquet")):
-        rows = pl.read_parquet(path, columns=["image_id", measure]).with_columns(
-            copied=pl.col("image_id").is_in(list(copied))
-        )
-        mine, others = (rows.filter(pl.col("copied") == kind)[measure] for kind in (True, False))
-        if len(mine) and len(others):
-            told.append(f"{np.mean(mine):.3f} on them and {np.mean(others):.3f} on the others in {path.parent.name}")
+        rows = pl.read_parquet(path, columns=["image_id", measure])
+        mine = rows["image_id"].is_in(list(copied)).to_numpy()
+        values = rows[measure].to_numpy()
+        if mine.any() and not mine.all():
+            on, off = values[mine].mean(), values[~mine].mean()
+            told.append(f"{on:.3f} on them and {off:.3f} on the others in {path.parent.name}")
     return f"; {measure} of `image` is {', '.join(told)}" if told else ""
 
 

@@ -78,6 +78,7 @@ class Retriever:
     costs: tuple[str, ...]  # parts of the stages' records that it takes to put one more picture into the index
     zero_is_miss: bool = False  # whether an item with score 0 was not found, and only fills up the list
     before_training: bool = False  # whether it is a trained model as it was before, which may well know nothing
+    draws: tuple[Callable[[], Scorer], ...] = ()  # further draws of what is drawn at random in it
     published: bool = False  # whether it belongs to the protocol of a source, beside the task
 
     def told(self, scorer: Scorer) -> dict[str, Any]:
@@ -87,6 +88,7 @@ class Retriever:
             "costs": list(self.costs),
             "zero_is_miss": self.zero_is_miss,
             "before_training": self.before_training,
+            "draws": 1 + len(self.draws),
             "chosen": getattr(scorer, "chosen", {}),
         }
 

@@ -16,13 +16,13 @@ queries show several pictures, is in `by_example`, search by words in `lexical`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from jaxtyping import Int
 
-from twinlens.config.params import Params
+from twinlens.config.params import Params, RankParams
 from twinlens.core.vectors import Rows, Vectors
 from twinlens.retrieval.base import Corpus, Dense, Retriever, Scorer, costs_of
 from twinlens.retrieval.euclidean import convert_to_inner_products
@@ -31,14 +31,15 @@ from twinlens.retrieval.fusion import concatenate
 from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED
 
-BOTH = "image_and_"
+BOTH, RANDOM = "image_and_", "caption_random"
 
 
 def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
     """List the retrievers that the vectors allow."""
     about, weight = task.about, params.rank.image_weight
     if about.category == "i2i":
-        return _among_themselves(task, corpus, weight, params.rank.seed)
+        found = _among_themselves(task, corpus, weight, params.rank.seed)
+        return [_drawn_again(one, task, corpus, params.rank) if one.name == RANDOM else one for one in found]
     if about.category in ("t2i", "i2t"):
         turned = about.category == "i2t"
         text = about.item_text if turned else about.query_text
@@ -51,8 +52,15 @@ def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
     return []
 
 
-def _retriever(name: str, inputs: tuple[str, ...], make: Callable[[], Scorer], **told: bool) -> Retriever:
-    return Retriever(name, make, inputs, costs_of(inputs), **told)
+def _retriever(
+    name: str,
+    inputs: tuple[str, ...],
+    make: Callable[[], Scorer],
+    before_training: bool = False,
+    published: bool = False,
+) -> Retriever:
+    costs = costs_of(inputs)
+    return Retriever(name, make, inputs, costs, before_training=before_training, published=published)
 
 
 # ------------------------------------------------------------- one kind of thing among itself
@@ -90,7 +98,17 @@ def _with_pixels(images: Vectors, words: Callable[[], Rows], ids: list[str], ima
     return lambda: concatenate(take_rows(images, ids), words(), image_weight)
 
 
-def _one_caption(source: Vectors, ids: list[str], seed: int) -> Rows:
+def _drawn_again(retriever: Retriever, task: Task, corpus: Corpus, params: RankParams) -> Retriever:
+    """The same retriever with further draws of a caption; pictures of one caption each have no other draw."""
+    source = corpus.vectors[CAPTIONS]
+    if len(set(source.image_ids)) == len(source.image_ids):
+        return retriever
+    seeds = [(params.seed, n) for n in range(1, params.caption_draws)]
+    again = [_themselves(partial(_one_caption, source, task.item_ids, seed)) for seed in seeds]
+    return replace(retriever, draws=tuple(again))
+
+
+def _one_caption(source: Vectors, ids: list[str], seed: int | tuple[int, int]) -> Rows:
     return np.asarray(source.rows[draw_one_caption_each(source.image_ids, ids, seed)])
 
 
@@ -215,13 +233,15 @@ def _places(ids: list[str], wanted: list[str]) -> Int[np.ndarray, " wanted"]:
     return np.array([row_of[name] for name in wanted], dtype=np.int64)
 
 
-def draw_one_caption_each(image_ids: list[str], wanted: list[str], seed: int) -> Int[np.ndarray, " wanted"]:
+def draw_one_caption_each(
+    image_ids: list[str], wanted: list[str], seed: int | tuple[int, int]
+) -> Int[np.ndarray, " wanted"]:
     """Draw the row of one caption of each wanted picture, evenly and by seed.
 
     Args:
         image_ids: the picture of each caption row; a picture's captions stand together.
         wanted: pictures, each of which has a caption.
-        seed: of the draw; the draw of a picture does not depend on which others are wanted.
+        seed: of the draw, or with the draw's number; the draw of a picture does not depend on which others are wanted.
     """
     first: dict[str, int] = {}
     count: dict[str, int] = {}

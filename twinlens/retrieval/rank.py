@@ -24,7 +24,7 @@ from twinlens.retrieval.exact import Neighbours, find_nearest
 from twinlens.retrieval.full_ranking import average_precision
 from twinlens.retrieval.hybrid import split_into_blocks
 from twinlens.retrieval.in_batch import rank_in_batches
-from twinlens.retrieval.runs import RunWriter
+from twinlens.retrieval.runs import DRAWS, RunWriter
 from twinlens.tasks.base import Task
 from twinlens.tasks.qrels import Qrels
 
@@ -52,7 +52,14 @@ def restate_as_published(task: Task) -> Task:
 
 
 def search(task: Task, retriever: Retriever, depth: int, device: str, folder: Path, gates: Gates) -> None:
-    """Write the run of one retriever, what it means, and every query's first hit, also without distractors."""
+    """Write the run of one retriever, what it means, and every query's first hit, also without distractors.
+
+    Further draws of a retriever that draws at random are written in the same way to folders of their own.
+    """
+    for n, make in enumerate(retriever.draws, start=1):
+        draw = folder / DRAWS / str(n)
+        task.write(draw)
+        search(task, replace(retriever, make=make, draws=()), depth, device, draw, gates)
     made, name = retriever.make(), retriever.name
     first_hits, equal = [], Ties()
     with (

@@ -19,6 +19,7 @@ from twinlens.core.tables import RUN
 Rows = Int[np.ndarray, "queries depth"]  # of the items, best first
 Scores = Float32[np.ndarray, "queries depth"]
 
+DRAWS = "draws"  # folder of further draws of a retriever that draws at random: each a folder like the task's
 ROWS_PER_GROUP = 1_000_000
 
 
