@@ -127,6 +127,7 @@ def test_beside_a_run_stands_what_it_means(tmp_path: Path) -> None:
         "costs": ["embed_captions"],
         "zero_is_miss": False,
         "before_training": False,
+        "draws": 1,
         "chosen": {"image_weight": 0.5},
     }
     searched(tmp_path, zero_is_miss=True, before_training=True)
@@ -249,6 +250,7 @@ def test_beside_a_reranked_run_stands_what_both_read_and_cost(tmp_path: Path) ->
         "costs": ["embed_captions", "rerank_images"],
         "zero_is_miss": False,
         "before_training": False,
+        "draws": 1,
         "chosen": {"reranked": 3},
     }
 

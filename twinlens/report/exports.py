@@ -23,6 +23,7 @@ from jaxtyping import Float32
 from twinlens import __version__
 from twinlens.core.errors import DataError
 from twinlens.evaluation.cost import write_csv
+from twinlens.evaluation.draws import read_draws
 from twinlens.evaluation.measures import MAIN, parsed
 from twinlens.evaluation.pool import Pool
 from twinlens.retrieval.runs import read_run
@@ -52,7 +53,9 @@ def export(ranked: Path, retrieval: dict[str, Any], model: str, seconds: float, 
     for pool in pools:
         written.append(write_qrels(pool, out / "trec" / f"{pool.name}.qrels"))
         for retriever in pool.retrievers:
-            written.append(write_trec_run(pool, retriever, model, out / "trec" / f"{pool.name}.{retriever}.run"))
+            for n, draw in enumerate(read_draws(pool, retriever), start=1):  # our values are means over draws
+                name = retriever if n == 1 else f"{retriever}.draw-{n}"
+                written.append(write_trec_run(draw, retriever, model, out / "trec" / f"{pool.name}.{name}.run"))
             path = out / "mteb" / f"{model}.{retriever}" / f"{pool.name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             content = convert_to_mteb(pool.task, retrieval[pool.name], retriever, seconds)

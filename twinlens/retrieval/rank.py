@@ -111,6 +111,7 @@ def rerank(task: Task, retriever: Retriever, reranker: Reranker, params: RankPar
     told = retriever.told(made) | {
         "inputs": list(dict.fromkeys([*retriever.inputs, *reranker.inputs])),
         "costs": list(dict.fromkeys([*retriever.costs, *reranker.costs])),
+        "draws": 1,  # of those of the retriever, the first is reranked
         "chosen": {"reranked": best},
         "zero_is_miss": False,
     }
