@@ -255,6 +255,24 @@ def test_nothing_that_a_key_is_made_of_has_what_is_about_a_card(cards: Cards[Any
     assert describe_card(PARAMS.models["minilm"])["text"]["about"] == {"licence": "Apache-2.0"}
 
 
+def test_what_a_model_was_trained_on_and_where_pictures_come_from_decide_no_result(tmp_path: Path) -> None:
+    """They stand on cards, are shown to people, and are in nothing that a key or a stage's parameters are made of."""
+    blip, photos = PARAMS.captioners["blip-base"], PARAMS.datasets["coco-karpathy"]
+    assert {"coco", "visual-genome"} <= set(blip.trained_on)
+    assert photos.origins == ["coco"]
+    assert PARAMS.datasets["vehicles"].origins == ["flickr30k", "imagenet-1k"]  # of both parts
+    assert PARAMS.models["effnetv2-s-mpnet"].trained_on == ["coco", "flickr30k", "imagenet-1k", "imagenet-22k"]
+    assert PARAMS.models["clip-scenes"].trained_on == PARAMS.datasets["scenes"].origins == []
+    assert describe_card(PARAMS.models["vit-b-32"])["joint"]["trained_on"] == ["laion-2b"]
+    assert describe_card(photos)["origin"] == "coco"
+    for cards in (PARAMS.datasets, PARAMS.models, PARAMS.captioners):
+        for card in cards.values():
+            dumped = json.dumps(card.model_dump(mode="json"))
+            assert "trained_on" not in dumped
+            assert "origin" not in json.loads(dumped)
+    assert "origin" in refused(tmp_path, {"cards/datasets/coco.yaml:origin": "MS COCO"})  # one spelling
+
+
 def test_cards_in_params_yaml_are_answered_with_how_to_move_them(tmp_path: Path) -> None:
     old = {"clip-scenes": {"train": {"epochs": 1}}}
     message = refused(tmp_path, {"models": old})  # as `dvc exp run -S +models.clip-scenes.train.epochs=1` writes it

@@ -429,6 +429,25 @@ def test_an_item_that_a_query_must_not_find_is_reported_by_the_gate(tmp_path: Pa
     assert found.startswith("composed, image: 3 of 40 queries found themselves")
 
 
+def test_where_that_gate_warns_the_other_queries_are_measured_all_the_same(tmp_path: Path) -> None:
+    """Every query finds itself first: by the judgements of groups it is not right, to us and to the referee."""
+    sets = {f"p{n:02d}": f"g{n // 4}" for n in range(40)}
+    task = grouped("object_sets", sets, sets, themselves=True)
+    rng = np.random.default_rng(0)
+    rows = np.array([[n, *(other for other in rng.permutation(40) if other != n)][:20] for n in range(40)])
+    write_run(write_pool(tmp_path / "ranked") / task.name, task, rows, np.tile(np.linspace(1, 0, 20), (40, 1)))
+    gates = Gates(read_params().gates.model_copy(update={"own_pool": "warn"}))
+    params = PARAMS.model_copy(update={"referee_queries": 40})
+    results = measure_all_runs(tmp_path / "ranked", "d", params, gates, tmp_path / "out")
+    assert results.retrieval[task.name]["image"]["hit_at_1"] == 0.0
+    assert results.compared == 40 * len(MEASURES) * len(PARAMS.ks)
+    found = [found["trouble"] for found in gates.found if found["gate"] == "own_pool"]
+    assert len(found) == 1
+    assert found[0].startswith("object_sets, image: 40 of 40 queries found themselves in the pool")
+    with pytest.raises(DataError, match="40 of 40 queries found themselves"):
+        measure_all_runs(tmp_path / "ranked", "d", params, Gates(read_params().gates), tmp_path / "again")
+
+
 def test_where_only_some_queries_must_not_find_an_item_the_lists_end_before_it(tmp_path: Path) -> None:
     """A pool no larger than the lists are deep, of which half of the queries' own pictures are a part."""
     names = [f"p{n}" for n in range(8)]

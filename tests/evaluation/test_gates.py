@@ -1,7 +1,8 @@
-"""Eleven faults, each planted where it would happen, each caught by its gate; and clean runs pass all of them."""
+"""Faults, each planted where it would happen, each caught by its gate; and clean runs pass all of them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,22 @@ import torch
 from tests.tiny import CPU
 from twinlens.config.datasets import CocoCard, ScenesCard
 from twinlens.config.gates import Gates
-from twinlens.config.load import read_params
 from twinlens.config.params import GateParams
 from twinlens.core.errors import DataError
 from twinlens.core.probes import Probe, choose_rows
 from twinlens.core.vectors import Vectors
-from twinlens.evaluation.gates import detect_chance_level, detect_overlap, detect_own_found, detect_wrong_size
+from twinlens.evaluation.gates import (
+    detect_chance_level,
+    detect_easy_pool,
+    detect_near_copies,
+    detect_overlap,
+    detect_own_found,
+    detect_still_learning,
+    detect_taught_on,
+    detect_wrong_size,
+    find_near_copies,
+    measure_apart,
+)
 from twinlens.evaluation.intervals import Interval, bootstrap_means
 from twinlens.inference.probe import measure_last_word, probe_texts
 from twinlens.retrieval.checks import Ties
@@ -280,6 +291,108 @@ def test_a_gate_stops_or_warns_as_the_parameters_say(caplog: pytest.LogCaptureFi
     assert later.found == [{"gate": "own_pool", "trouble": "it is so"}]
 
 
-def test_there_are_eleven_gates_and_the_parameters_name_each() -> None:
-    assert len(NAMES) == 11
-    assert {name: getattr(read_params().gates, name) for name in NAMES}.keys() == set(NAMES)
+def test_the_readme_tells_of_every_gate() -> None:
+    text = Path("README.md").read_text(encoding="utf-8")
+    table = text.split("| gate | is tripped by | seen in |")[1].split("\n\n")[0]
+    told = [name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+    assert sorted(told) == sorted(NAMES)
+
+
+# ------------------------------------------------------------------- what was seen before
+
+
+def copies(*rows: tuple[str, str, str, bool]) -> pl.DataFrame:
+    schema = ["image_id", "other_id", "kind", "leak"]
+    return pl.DataFrame(list(rows), schema=schema, orient="row", schema_overrides={"leak": pl.Boolean})
+
+
+def pool_of(test: int, train: int = 100) -> pl.DataFrame:
+    ids = [f"train-{n}" for n in range(train)] + [f"test-{n}" for n in range(test)]
+    split = ["train"] * train + ["test"] * test
+    return pl.DataFrame({"image_id": ids, "split": split, "in_pool": [own == "test" for own in split]})
+
+
+def test_near_copies_of_training_pictures_are_counted_and_measured_apart(tmp_path: Path) -> None:
+    pictures = pool_of(80)
+    duplicates = copies(*((f"test-{n}", f"train-{n}", "near" if n else "exact", True) for n in range(30)))
+    copied = find_near_copies(pictures, duplicates)
+    assert copied == [f"test-{n}" for n in range(30)]
+    values = [0.73 if n < 30 else 0.08 for n in range(80)]
+    table = pl.DataFrame({"image_id": [f"test-{n}" for n in range(80)], "hit_at_1": values})
+    (tmp_path / "caption_to_image").mkdir()
+    table.write_parquet(tmp_path / "caption_to_image/image.parquet")
+    apart = measure_apart(tmp_path, copied, "hit_at_1")
+    found = detect_near_copies(pictures, copied, ["clip", "blip"], apart)
+    assert found is not None
+    assert found.startswith("30 of 80 pictures of the pool are copies or near copies of pictures that taught clip and ")
+    assert "hit_at_1 of `image` is 0.730 on them and 0.080 on the others in caption_to_image" in found
+    assert "`-S group.drop_duplicates=leaks`" in found
+    assert detect_near_copies(pictures, copied, [], apart) is None  # nothing was trained here
+
+
+def test_copies_that_move_no_number_or_are_gone_from_training_raise_no_alarm(tmp_path: Path) -> None:
+    pictures, leak = pool_of(1000), copies(("test-5", "train-1", "near", True), ("test-7", "test-6", "near", False))
+    assert find_near_copies(pictures, leak) == ["test-5"]
+    assert detect_near_copies(pictures, ["test-5"], ["clip"], "") is None  # one in a thousand
+    assert find_near_copies(pictures.filter(pl.col("image_id") != "train-1"), leak) == []  # was dropped
+    assert measure_apart(tmp_path, ["test-5"], "hit_at_1") == ""  # no run of pixels
+
+
+def test_a_model_taught_on_what_the_dataset_is_part_of_is_named() -> None:
+    taught = {"blip-base": ["coco", "sbu"], "vit-b-32": ["laion-2b"]}
+    found = detect_taught_on(["coco"], taught)
+    assert found is not None
+    assert found.startswith("blip-base was trained on coco, where this dataset's pictures come from")
+    assert detect_taught_on(["flickr30k"], taught) is None
+    assert detect_taught_on([], taught) is None
+
+
+def training_log(folder: Path, figure: str, values: Sequence[float], first: int = 0) -> dict[str, Path]:
+    path = folder / f"{figure}-{len(list(folder.iterdir()))}.csv"
+    rows = [f"{epoch},{value:g}" for epoch, value in enumerate(values, start=first)]
+    path.write_text("\n".join([f"epoch,{figure}", *rows]) + "\n")
+    return {"some": path}
+
+
+@pytest.mark.parametrize(
+    ("figure", "values", "first", "told"),
+    [
+        # the scenes' CLIP after four epochs and after ten, their captioner after six
+        ("val_mrr", [0.017, 0.261, 0.446, 0.564, 0.603], 0, "val_mrr went from 0.564 to 0.603 over the last 1 of 4"),
+        ("val_mrr", [0.017, 0.278, 0.455, 0.546, 0.63, 0.69, 0.731, 0.753, 0.759, 0.764, 0.768], 0, None),
+        (
+            "val_loss",
+            [0.622, 0.424, 0.241, 0.146, 0.096, 0.083],
+            1,
+            "val_loss went from 0.146 to 0.083 over",
+        ),
+        ("val_mrr", [0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], 0, "over the last 2 of 8 epochs"),  # steadily
+        ("val_mrr", [0.01, 0.5, 0.7, 0.78, 0.79, 0.81, 0.82, 0.825, 0.832], 0, None),  # two quarters: .03, then .012
+        ("val_mrr", [0.01, 0.4, 0.6, 0.59], 0, None),  # the best is not the last
+        ("val_loss", [0.5, 0.5, 0.5, 0.5], 1, None),
+        ("val_mrr", [0.01, 0.3], 0, "over the last 1 of 1"),
+        ("val_loss", [0.5], 1, None),  # one epoch, and nothing before it
+        ("loss", [5, 4, 3, 2], 1, None),  # nothing was validated
+    ],
+)
+def test_a_training_that_ended_while_validation_rose_is_told(
+    tmp_path: Path, figure: str, values: list[float], first: int, told: str | None
+) -> None:
+    found = detect_still_learning(training_log(tmp_path, figure, values, first))
+    assert (found is None) if told is None else (found is not None and told in found)
+
+
+def test_of_models_that_were_not_trained_here_nothing_is_told(tmp_path: Path) -> None:
+    assert detect_still_learning({"hub": tmp_path / "none.csv"}) is None
+
+
+def test_a_pool_in_which_chance_is_nearly_sure_is_told() -> None:
+    assert detect_easy_pool("t", 1000, {1: 0.001, 10: 0.01}) is None
+    assert detect_easy_pool("t", 358, {1: 0.08, 10: 0.55}) is None  # the first cut still tells models apart
+    small = detect_easy_pool("t", 19, {1: 0.05, 10: 0.53})
+    assert small is not None
+    assert "the 19 items are fewer than twice the cut k = 10" in small
+    assert detect_easy_pool("t", 20, {1: 0.05, 10: 0.5}) is None
+    common = detect_easy_pool("t", 1000, {1: 0.6, 10: 0.99})
+    assert common is not None
+    assert "a random ranking has hit@1 0.600" in common

@@ -242,6 +242,24 @@ def test_the_seed_of_the_parameters_draws_the_caption() -> None:
         check(found(TASKS["object_sets"], seed=seed)["caption_random"], drawn, drawn)
 
 
+def test_a_caption_is_drawn_as_often_as_the_parameters_say_and_each_time_anew() -> None:
+    made = found(TASKS["object_sets"], caption_draws=40)["caption_random"]
+    assert len(made.draws) == 39
+    assert made.told(made.make())["draws"] == 40
+    every = [draw() for draw in (made.make, *made.draws)]
+    assert len({draw.items.tobytes() for draw in every if isinstance(draw, Dense)}) > 1
+    again = found(TASKS["object_sets"], caption_draws=40)["caption_random"].draws
+    for one, other in zip(made.draws, again, strict=True):
+        check(replace(made, make=one), *pair(replace(made, make=other)))
+    assert found(TASKS["object_sets"], caption_draws=1)["caption_random"].draws == ()
+    first = [row for row, image_id in enumerate(CAPTION_IMAGES) if image_id not in CAPTION_IMAGES[:row]]
+    few = Vectors([CAPTION_IDS[row] for row in first], DESCRIBED, ALL[CAPTIONS].rows[first])
+    assert found(TASKS["object_sets"], ALL | {CAPTIONS: few})["caption_random"].draws == ()  # nothing to draw
+    assert all(
+        not one.draws for task in TASKS.values() for name, one in found(task).items() if name != "caption_random"
+    )
+
+
 # --------------------------------------------------------- a picture and a text together
 
 

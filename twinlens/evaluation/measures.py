@@ -31,7 +31,8 @@ class Judged:
     """Ranked lists with what each item is worth to its query.
 
     Raises:
-        DataError: the parts are not about the same queries, or a gain is negative or no number.
+        DataError: the parts are not about the same queries, a gain is negative or no number, or a list holds more
+            relevant items than the pool.
     """
 
     gains: Float32[np.ndarray, "queries depth"]  # of the ranked items, best first; 0: not relevant
@@ -54,6 +55,13 @@ class Judged:
                 raise DataError(
                     f"the least of the {name} is {part.min()}, which should be 0 or more: 0 is not relevant"
                 )
+        listed = (self.gains > 0).sum(axis=1)
+        if (many := np.flatnonzero(listed > self.counts)).size:
+            raise DataError(
+                f"{many.size} lists hold more relevant items than their pool, the first at row {many[0]}: "
+                f"{listed[many[0]]} where the pool has {self.counts[many[0]]}. "
+                "Judge the lists by the judgements that were counted"
+            )
 
     @classmethod
     def binary(cls, relevance: Relevance, counts: Relevant) -> Judged:
