@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tasks.small import CAPTION_IDS, CAPTION_IMAGES, IDS, built, corpus, params, vectors
@@ -351,6 +351,7 @@ class InBlocks:
         return self.dense.block(start, stop)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100_000), st.integers(1, 12), st.booleans(), st.booleans())
 def test_a_run_by_blocks_and_one_by_vectors_are_the_same(seed: int, depth: int, listed: bool, some: bool) -> None:
     rng = np.random.default_rng(seed)
