@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from stages.runner import run_stage
+from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
@@ -22,7 +23,6 @@ from twinlens.evaluation.cost import (
 from twinlens.evaluation.evaluate import measure_all_runs
 from twinlens.evaluation.gates import detect_overlap, detect_wrong_size
 from twinlens.report.summary import format_results_table, summarise_results
-from twinlens.retrieval.checks import Gates
 
 log = logging.getLogger("twinlens")
 

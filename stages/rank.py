@@ -6,6 +6,7 @@ import json
 import logging
 
 from stages.runner import run_stage
+from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.costs import Cost
@@ -14,7 +15,6 @@ from twinlens.core.errors import DataError
 from twinlens.core.scratch import write_whole
 from twinlens.core.vectors import read_vectors
 from twinlens.retrieval.base import Corpus
-from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.lexical import read_validation
 from twinlens.retrieval.rank import check_vectors, rerank, restate_as_published, search
 from twinlens.retrieval.registry import list_rerankers, list_retrievers

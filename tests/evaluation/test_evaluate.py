@@ -15,6 +15,7 @@ import pytest
 import pytrec_eval
 
 from tests.ranked import grouped, listed, write_pool, write_run
+from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.config.params import EvaluateParams
 from twinlens.core import tables
@@ -24,7 +25,6 @@ from twinlens.evaluation.evaluate import compute_intervals, measure_all_runs, me
 from twinlens.evaluation.measures import MEASURES, chance_hit_at
 from twinlens.evaluation.pool import Pool
 from twinlens.retrieval.base import Corpus, Dense, Retriever, Scorer
-from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.dense import retrievers
 from twinlens.retrieval.rank import restate_as_published, search
 from twinlens.tasks import captions as of_texts

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from tests.ranked import grouped, write_pool, write_run
+from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.config.params import EvaluateParams, ReportParams
 from twinlens.core import tables
@@ -25,7 +26,6 @@ from twinlens.report.comparison_text import format_comparison
 from twinlens.report.exports import export
 from twinlens.report.page import ReportData, render
 from twinlens.report.summary import summarise_results
-from twinlens.retrieval.checks import Gates
 
 PARAMS = EvaluateParams(ks=[1, 5], referee_queries=1, resamples=100, seed=0)
 PICTURES = [f"p{n}" for n in range(12)]

@@ -13,6 +13,7 @@ import torch
 
 from tests.tiny import CPU
 from twinlens.config.datasets import CocoCard, ScenesCard
+from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.config.params import GateParams
 from twinlens.core.errors import DataError
@@ -21,7 +22,7 @@ from twinlens.core.vectors import Vectors
 from twinlens.evaluation.gates import detect_chance_level, detect_overlap, detect_own_found, detect_wrong_size
 from twinlens.evaluation.intervals import Interval, bootstrap_means
 from twinlens.inference.probe import measure_last_word, probe_texts
-from twinlens.retrieval.checks import Gates, Ties
+from twinlens.retrieval.checks import Ties
 from twinlens.retrieval.rank import check_vectors
 from twinlens.retrieval.runs import RunWriter, read_run
 from twinlens.tasks.inputs import CAPTIONS, IMAGES

@@ -19,6 +19,7 @@ from tests.tiny import CPU, tokenizer
 from tests.training.frozen import COMPUTE, card, features, write_towers
 from tests.training.scenes import drawn
 from tests.training.test_finetuning import ARCHITECTURE, open_clip_folder, recipe
+from twinlens.config.gates import Gates
 from twinlens.config.models import ModelCard, OpenClipTower
 from twinlens.config.training import TowerRecipe
 from twinlens.core.costs import Cost
@@ -30,7 +31,6 @@ from twinlens.models import encoders
 from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, ProjectionHeads
 from twinlens.models.weights import identify_weights
 from twinlens.retrieval.base import Corpus
-from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.rank import check_vectors
 from twinlens.retrieval.registry import list_retrievers
 from twinlens.tasks import captions

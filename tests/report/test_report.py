@@ -19,6 +19,7 @@ from tests.ranked import listed, write_pool, write_run
 from tests.tiny import jpegs, write_shards
 from tools import readme
 from twinlens.config.datasets import FolderCard
+from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.config.params import EvaluateParams, HybridParams, ReportParams
 from twinlens.core import tables
@@ -37,7 +38,6 @@ from twinlens.report.exports import convert_to_mteb, export
 from twinlens.report.page import ReportData, number_retrievers, render
 from twinlens.report.summary import format_results_table, summarise_results
 from twinlens.retrieval.base import Corpus
-from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.rank import search
 from twinlens.retrieval.registry import list_retrievers
 from twinlens.tasks import captions as of_texts

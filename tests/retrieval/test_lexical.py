@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from tests.tasks.small import COMPOSED, params, vectors
+from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.config.params import EvaluateParams, HybridParams, Params
 from twinlens.core import tables
@@ -20,7 +21,6 @@ from twinlens.evaluation.pool import Pool
 from twinlens.report.exports import lower_ties, write_trec_run
 from twinlens.retrieval.base import Corpus, Dense, Retriever, Validation
 from twinlens.retrieval.bm25 import Bm25
-from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.lexical import read_validation
 from twinlens.retrieval.rank import search
 from twinlens.retrieval.registry import list_retrievers

@@ -13,12 +13,12 @@ import polars as pl
 import pytest
 
 from tests.tasks.small import corpus, params
+from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.retrieval import registry
 from twinlens.retrieval.base import Dense, Retriever
-from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.rank import rerank, search
 from twinlens.retrieval.registry import list_retrievers
 from twinlens.retrieval.runs import read_run
@@ -127,11 +127,13 @@ def test_beside_a_run_stands_what_it_means(tmp_path: Path) -> None:
         "costs": ["embed_captions"],
         "zero_is_miss": False,
         "before_training": False,
+        "untrained_of": None,
         "chosen": {"image_weight": 0.5},
     }
-    searched(tmp_path, zero_is_miss=True, before_training=True)
+    searched(tmp_path, zero_is_miss=True, untrained_of="image")
     assert told(tmp_path, "words")["zero_is_miss"]
     assert told(tmp_path, "words")["before_training"]
+    assert told(tmp_path, "words")["untrained_of"] == "image"
     dense = Retriever("image", lambda: Dense(np.eye(3, dtype=np.float32), np.eye(9, 3, dtype=np.float32)), (), ())
     search(SOME, dense, 6, "cpu", tmp_path, Gates(read_params().gates))
     assert told(tmp_path, "image")["chosen"] == {}
@@ -249,6 +251,7 @@ def test_beside_a_reranked_run_stands_what_both_read_and_cost(tmp_path: Path) ->
         "costs": ["embed_captions", "rerank_images"],
         "zero_is_miss": False,
         "before_training": False,
+        "untrained_of": None,
         "chosen": {"reranked": 3},
     }
 

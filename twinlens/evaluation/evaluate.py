@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int
 
+from twinlens.config.gates import Gates
 from twinlens.config.params import EvaluateParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
@@ -34,7 +35,6 @@ from twinlens.evaluation.measures import (
 from twinlens.evaluation.pool import DIGITS, Pool
 from twinlens.evaluation.published import measure_in_batch, measure_labels, measure_object_sets
 from twinlens.evaluation.referee import check_sample
-from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.runs import read_run
 
 

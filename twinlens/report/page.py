@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from twinlens import __version__
+from twinlens.config.gates import read_warnings
 from twinlens.evaluation.caption_quality import WORD
 from twinlens.evaluation.measures import MAIN, drawn, headline
 from twinlens.evaluation.pool import Pool
@@ -19,7 +20,6 @@ from twinlens.report.charts import Bar, Series
 from twinlens.report.published import select_published
 from twinlens.report.summary import select_shown as those_in
 from twinlens.report.templates import load_template
-from twinlens.retrieval.checks import read_warnings
 
 LIBRARIES = (
     "dvc",

@@ -1,64 +1,21 @@
-"""Sanity gates of vectors and scores."""
+"""Faults of vectors and scores, for the sanity gates."""
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
-from twinlens.config.params import GateParams
-from twinlens.core.errors import DataError
+from twinlens.config.gates import Gates
 from twinlens.core.probes import Probe
+from twinlens.core.vectors import BLOCK, UNIT, measure_lengths
 
-log = logging.getLogger("twinlens")
 Rows = Float32[np.ndarray, "rows dim"]
-BLOCK = 65_536  # rows in memory at once, as the vectors may be a memory map
 CELLS = 2**20  # numbers of tied vectors in memory at once: a constant scorer ties everywhere
-UNIT = 1e-3  # how far a length may be from one
 SAME = 1e-6  # equal texts in batches of other lengths differ by so much in a coordinate
-
-
-@dataclass
-class Gates:
-    """Warnings so far; `check` raises or warns as the parameters say."""
-
-    params: GateParams
-    found: list[dict[str, str]] = field(default_factory=list)
-
-    def check(self, gate: str, trouble: str | None) -> None:
-        """Pass, warn or stop.
-
-        Raises:
-            DataError: there is trouble, and the gate is an error.
-        """
-        if trouble is None:
-            return
-        if getattr(self.params, gate) == "error":
-            raise DataError(f"{trouble}. If that is as it should be: `-S gates.{gate}=warn`")
-        self.found.append({"gate": gate, "trouble": trouble})
-        log.warning("WARNING, gate %s: %s", gate, trouble)
-
-    def write(self, path: Path) -> None:
-        """Keep the warnings for the report."""
-        by_gate: dict[str, list[str]] = {}
-        for one in self.found:
-            by_gate.setdefault(one["gate"], []).append(one["trouble"])
-        path.write_text(json.dumps({"warnings": len(self.found), "found": by_gate}, indent=2) + "\n")
-
-    def add(self, path: Path) -> None:
-        """Take over the warnings of an earlier stage."""
-        self.found += read_warnings(json.loads(path.read_text(encoding="utf-8")))
-
-
-def read_warnings(written: dict[str, Any]) -> list[dict[str, str]]:
-    """Read the warnings of a file, one by one."""
-    return [{"gate": gate, "trouble": trouble} for gate, troubles in written["found"].items() for trouble in troubles]
 
 
 def detect_not_finite(rows: Rows, ids: Sequence[str], source: str) -> str | None:
@@ -69,7 +26,7 @@ def detect_not_finite(rows: Rows, ids: Sequence[str], source: str) -> str | None
 
 def detect_not_unit(rows: Rows, ids: Sequence[str], source: str) -> str | None:
     """Find rows that are not of unit length: inner products are then no cosines (NaN is `detect_not_finite`'s)."""
-    lengths = np.concatenate([np.linalg.norm(block, axis=1) for _, block in _blocks(rows)] or [np.zeros(0)])
+    lengths = measure_lengths(rows)
     bad = np.flatnonzero(np.abs(lengths - 1.0) >= UNIT)
     first = f", the first {lengths[bad[0]]:.4g}" if len(bad) else ""
     return _named(bad, ids, f"{source}: %d of {len(rows):,} vectors are not of unit length{first}")

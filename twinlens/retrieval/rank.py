@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
+from twinlens.config.gates import Gates
 from twinlens.config.params import RankParams
 from twinlens.core import tables
 from twinlens.core.probes import Probe
@@ -18,7 +19,7 @@ from twinlens.core.progress import Progress
 from twinlens.core.vectors import Vectors
 from twinlens.retrieval import scores
 from twinlens.retrieval.base import Dense, Reranker, Retriever, Scorer
-from twinlens.retrieval.checks import Gates, Ties, check_probe, detect_not_finite, detect_not_unit, detect_repeated
+from twinlens.retrieval.checks import Ties, check_probe, detect_not_finite, detect_not_unit, detect_repeated
 from twinlens.retrieval.exact import Neighbours, find_nearest
 from twinlens.retrieval.full_ranking import average_precision
 from twinlens.retrieval.hybrid import split_into_blocks
