@@ -22,6 +22,7 @@ from twinlens.evaluation.cost import (
 )
 from twinlens.evaluation.evaluate import measure_all_runs
 from twinlens.evaluation.gates import detect_overlap, detect_wrong_size
+from twinlens.evaluation.random_weights import find_no_better
 from twinlens.report.summary import format_results_table, summarise_results
 
 log = logging.getLogger("twinlens")
@@ -40,9 +41,11 @@ def main(dataset: str, model: str, captioner: str) -> None:
     images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
     with write_whole(paths.evaluated(dataset, model)) as draft:
         results = measure_all_runs(paths.ranked(dataset, model), dataset, params.evaluate, gates, draft)
+        k = params.evaluate.ks[-1]
+        for trouble in find_no_better(paths.ranked(dataset, model), draft, f"ndcg_at_{k}"):
+            gates.check("no_better_than_random", trouble)
     cost.write(paths.cost("evaluate", dataset, model), items=results.queries)
     costs = summarise_costs(dataset, model, captioner)
-    k = params.evaluate.ks[-1]
     against_cost = build_quality_cost_rows(results.retrieval, results.costs, costs, k)
     write_json(summarise_results(results.retrieval, against_cost, k), metrics / "summary.json")
     write_json(results.retrieval, metrics / "retrieval.json")

@@ -143,10 +143,8 @@ def test_a_class_is_searched_for_by_the_model_before_training_by_name_and_by_exe
         "text_untrained": "text",
         "exemplar_untrained": "exemplar",
     }
-    plain = retrievers(
-        task, Corpus({name: before[f"{name}{UNTRAINED}"] for name in (IMAGES, CLASSES)}, {}, True), given()
-    )
-    for one in plain:
+    alone = Corpus({name: before[f"{name}{UNTRAINED}"] for name in (IMAGES, CLASSES)}, {}, joint=True)
+    for one in retrievers(task, alone, given()):
         if one.name in ("text", "exemplar"):
             for ours, wanted in zip(pair(ways[f"{one.name}_untrained"]), pair(one), strict=True):
                 np.testing.assert_array_equal(ours, wanted)

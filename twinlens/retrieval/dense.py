@@ -8,9 +8,8 @@
 | `it2i` | a picture and a text | pictures | `image`, `text`, `image_and_text` |
 
 A retriever is named by what a picture is fed as, so that every row of a result answers "which model, fed with what".
-Pixels search words, and words pixels, by a joint model only. `<retriever>_untrained` is the same by a trained model as it
-was before, of every retriever that is fed one input: a sum of two would say no more than its parts.
-Heads that were trained by distances are ranked by them too, in the protocol of their source. Category search, whose
+Pixels search words, and words pixels, by a joint model only. `<retriever>_untrained` is the same by a trained model as
+it was before, of every retriever that is fed one input: a sum of two would say no more than its parts. Heads that were trained by distances are ranked by them too, in the protocol of their source. Category search, whose
 queries show several pictures, is in `by_example`, search by words in `lexical`.
 """
 
@@ -68,20 +67,14 @@ def _among_themselves(task: Task, corpus: Corpus, image_weight: float, seed: int
     vectors, ids = corpus.vectors, task.item_ids
 
     def alone(suffix: str) -> dict[str, tuple[str, Callable[[], Rows]]]:
-        fed_as = {
-            "image": IMAGES,
-            "captions_joined": JOINED,
-            "caption_random": CAPTIONS,
-            "caption_generated": GENERATED,
+        ways: dict[str, tuple[str, Callable[[Vectors], Rows]]] = {
+            "image": (IMAGES, lambda source: take_rows(source, ids)),
+            "captions_joined": (JOINED, lambda source: take_rows(source, ids)),
+            "caption_random": (CAPTIONS, lambda source: _one_caption(source, ids, seed)),
+            "caption_generated": (GENERATED, lambda source: take_rows(source, ids)),
         }
-        return {
-            name: (
-                fed,
-                partial(_one_caption, source, ids, seed) if fed == CAPTIONS else partial(take_rows, source, ids),
-            )
-            for name, fed in fed_as.items()
-            if (source := vectors.get(fed + suffix)) is not None
-        }
+        there = {name: (fed, make) for name, (fed, make) in ways.items() if fed + suffix in vectors}
+        return {name: (fed, partial(make, vectors[fed + suffix])) for name, (fed, make) in there.items()}
 
     ways = alone("")
     found = [_retriever(name, (fed,), _themselves(make)) for name, (fed, make) in ways.items()]
