@@ -9,8 +9,9 @@
 
 A retriever is named by what a picture is fed as, so that every row of a result answers "which model, fed with what".
 Pixels search words, and words pixels, by a joint model only. `<retriever>_untrained` is the same by a trained model as
-it was before, of every retriever that is fed one input: a sum of two would say no more than its parts. Heads that were trained by distances are ranked by them too, in the protocol of their source. Category search, whose
-queries show several pictures, is in `by_example`, search by words in `lexical`.
+it was before, of every retriever that is fed one input: a sum of two would say no more than its parts. Heads that were
+trained by distances are ranked by them too, in the protocol of their source. Category search, whose queries show
+several pictures, is in `by_example`, search by words in `lexical`.
 """
 
 from __future__ import annotations
