@@ -42,6 +42,7 @@ class Gates:
         by_gate: dict[str, list[str]] = {}
         for one in self.found:
             by_gate.setdefault(one["gate"], []).append(one["trouble"])
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"warnings": len(self.found), "found": by_gate}, indent=2) + "\n")
 
     def add(self, path: Path) -> None:

@@ -59,8 +59,8 @@ def detect_no_better(trained: pl.DataFrame, before: pl.DataFrame, measure: str, 
     error = np.sqrt(count / (count - 1) * (sums**2).sum()) / len(apart)
     if apart.mean() > DEVIATIONS * error and apart.mean() > 0:
         return None
+    after, first = (float(table[measure].to_numpy().mean()) for table in (trained, before))
     return (
-        f"{run}: {measure} is {trained[measure].mean():.4f}, and {before[measure].mean():.4f} by the same model before "
-        "training (random weights, or those that it began with): training gave nothing here, or it is not these "
-        "weights that were used"
+        f"{run}: {measure} is {after:.4f}, and {first:.4f} by the same model before training (random weights, or those "
+        "that it began with): training gave nothing here, or it is not these weights that were used"
     )

@@ -52,13 +52,13 @@ def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
     return []
 
 
-def _retriever(name: str, inputs: tuple[str, ...], make: Callable[[], Scorer], **told: bool) -> Retriever:
-    return Retriever(name, make, inputs, costs_of(inputs), **told)
+def _retriever(name: str, inputs: tuple[str, ...], make: Callable[[], Scorer], published: bool = False) -> Retriever:
+    return Retriever(name, make, inputs, costs_of(inputs), published=published)
 
 
-def _untrained(name: str, fed: str, make: Callable[[], Scorer], **told: bool) -> Retriever:
+def _untrained(name: str, fed: str, make: Callable[[], Scorer], published: bool = False) -> Retriever:
     """The retriever `name`, by the model as it was before training."""
-    return Retriever(f"{name}{UNTRAINED}", make, (fed,), costs_of((fed,)), untrained_of=name, **told)
+    return Retriever(f"{name}{UNTRAINED}", make, (fed,), costs_of((fed,)), untrained_of=name, published=published)
 
 
 # ------------------------------------------------------------- one kind of thing among itself
