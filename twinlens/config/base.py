@@ -13,6 +13,8 @@ GOLDEN_NUMBERS = 7  # the first of a vector: as many as fit on a line that DVC d
 
 
 def _read_numbers(text: Any) -> Any:
+    if isinstance(text, float | int):  # a single one is a number to YAML
+        return (text,)
     return tuple(text.split()) if isinstance(text, str) else text
 
 

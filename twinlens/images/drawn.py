@@ -33,7 +33,7 @@ def draw_pictures() -> dict[str, bytes]:
         "landscape": _scene(640, 426, sky=(96, 160, 230), ground=(60, 120, 40)),
         "portrait": _scene(300, 420, sky=(250, 180, 90), ground=(90, 60, 50)),
         "night, small": _scene(96, 72, sky=(10, 12, 40), ground=(4, 10, 6)),
-        "lines, large": _lines(1200, 900),
+        "lines, large": _lines(900, 660),
         "letters, tall": _letters(200, 460, "TENLINES"),
     }
     return {name: _compress(picture) for name, picture in drawn.items()}

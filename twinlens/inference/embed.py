@@ -12,7 +12,7 @@ from twinlens.config.params import ComputeParams
 from twinlens.config.training import HeadsRecipe, TowerRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
-from twinlens.inference.conformity import PICTURES, TEXTS, inspect_tower, needs_inspection
+from twinlens.inference.conformity import KINDS, inspect_tower, needs_inspection
 from twinlens.inference.features import Features, HeadedJob, load_features
 from twinlens.inference.tower import TowerJob
 from twinlens.models.checkpoints import locate_heads, locate_initial_weights, locate_weights
@@ -25,7 +25,6 @@ READS = {  # what the towers of a role can read
     "image": (frozenset({"image"}),),
     "text": (frozenset({"text"}),),
 }
-KINDS = {"joint": (PICTURES, TEXTS), "image": (PICTURES,), "text": (TEXTS,)}  # what a tower is looked at by
 
 
 @dataclass(frozen=True)
