@@ -10,6 +10,7 @@ import polars as pl
 from stages.runner import run_stage
 from twinlens.config.load import read_params
 from twinlens.core import paths
+from twinlens.core.vectors import bring_to_unit
 from twinlens.retrieval import approximate
 from twinlens.tasks.inputs import CAPTIONS, IMAGES, JOINED
 
@@ -20,9 +21,9 @@ def main(dataset: str, model: str) -> None:
     """Write metrics/approximate.csv: recall and latency of every setting on the pool's vectors."""
     params, vectors = read_params(), paths.embedded(dataset, model)
     files = {name: vectors / f"{name}.npy" for name in (IMAGES, JOINED, CAPTIONS)}
-    items = np.load(files[IMAGES] if files[IMAGES].exists() else files[JOINED])
+    items = bring_to_unit(np.load(files[IMAGES] if files[IMAGES].exists() else files[JOINED]))
     words_search = params.models[model].shares_a_space and files[CAPTIONS].exists()
-    asked = np.load(files[CAPTIONS], mmap_mode="r") if words_search else items
+    asked = bring_to_unit(np.load(files[CAPTIONS], mmap_mode="r")) if words_search else items
     rows = pl.DataFrame(approximate.measure_settings(asked, items, params.approximate))
     rows.write_csv(paths.METRICS / "approximate.csv")
     log.info("%s", "\n".join(f"{name}: recall {recall:.3f}, {ms:.2f} ms" for name, recall, ms, *_ in rows.iter_rows()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stages.runner import run_stage
+from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.costs import Cost
@@ -15,12 +16,15 @@ from twinlens.tasks.inputs import read_inputs
 def main(dataset: str, model: str) -> None:
     """Write one file of vectors and one of ids for each input that the model can read."""
     params = read_params()
-    placement = choose_device(params.compute.device)
+    placement, gates = choose_device(params.compute.device), Gates(params.gates)
     cost = Cost(placement.name)
     inputs = read_inputs(paths.tasks(dataset, params.captioner) / "inputs")
     embedder = Embedder(params.models[model], paths.trained(dataset, model), placement, params.compute, cost)
+    for gate, trouble in embedder.inspect():
+        gates.check(gate, trouble)
     with write_whole(paths.embedded(dataset, model)) as draft:
         items = embedder.embed(inputs.values(), paths.resized(dataset), draft)
+        gates.write(draft / "gates.json")
     prune()
     cost.write(paths.cost("embed", dataset, model), items=items, seconds=cost.seconds_of_parts())
 

@@ -33,6 +33,7 @@ from twinlens.evaluation.gates import (
     measure_apart,
 )
 from twinlens.evaluation.pool import Pool
+from twinlens.evaluation.random_weights import find_no_better
 from twinlens.report.summary import format_results_table, summarise_results
 from twinlens.tasks.inputs import read_inputs
 
@@ -64,6 +65,9 @@ def main(dataset: str, model: str, captioner: str) -> None:
         copied = find_near_copies(groups, tables.read_table(paths.grouped(dataset) / COPIES, tables.DUPLICATES))
         apart = measure_apart(draft, copied, f"hit_at_{params.evaluate.ks[0]}")
         gates.check("near_copies", detect_near_copies(groups, copied, learners, apart))
+        k = params.evaluate.ks[-1]
+        for trouble in find_no_better(paths.ranked(dataset, model), draft, f"ndcg_at_{k}"):
+            gates.check("no_better_than_random", trouble)
     inputs = read_inputs(paths.tasks(dataset, captioner) / "inputs")
     for pool in Pool.read_all(paths.ranked(dataset, model)):
         if not pool.as_published:
@@ -73,7 +77,6 @@ def main(dataset: str, model: str, captioner: str) -> None:
             told["pool"] = told["pool"] | describe_ceiling(pool, inputs, params.evaluate.ks)
     cost.write(paths.cost("evaluate", dataset, model), items=results.queries)
     costs = summarise_costs(dataset, model, captioner)
-    k = params.evaluate.ks[-1]
     against_cost = build_quality_cost_rows(results.retrieval, results.costs, costs, k)
     write_json(summarise_results(results.retrieval, against_cost, k), metrics / "summary.json")
     write_json(results.retrieval, metrics / "retrieval.json")

@@ -35,6 +35,7 @@ def main(dataset: str, model: str) -> None:
     vectors = {name: read_vectors(embedded, name) for name in names if (embedded / f"{name}.npy").exists()}
     for name, found in vectors.items():
         check_ids(inputs, name, found.ids)
+    gates.add(embedded / "gates.json")
     check_vectors(gates, vectors, embedded)
     pool = inputs[IMAGES].rows
     validation = read_validation(params, vectors, inputs, pool["image_id"].to_list())

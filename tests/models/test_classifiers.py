@@ -26,8 +26,7 @@ from twinlens.datasets.classes import read_classes, read_wordnet_ids
 from twinlens.inference.classify import sum_class_shares
 from twinlens.models import classifiers
 from twinlens.models.classifiers.base import refuse_other_classes
-from twinlens.models.classifiers.transformers import refuse_other_pixels
-from twinlens.models.image_processor import read_pixel_spec
+from twinlens.models.image_processor import read_pixel_spec, refuse_other_pixels
 
 KNOWN, IDS = read_classes("imagenet-1k"), read_wordnet_ids("imagenet-1k")
 VEHICLES = sorted(read_classes("vehicles-49"))
@@ -137,7 +136,7 @@ def test_a_folder_without_all_of_a_classifier_is_refused(tiny: Path, tmp_path: P
     weights = load_file(folder / "model.safetensors")
     headless = {name: value for name, value in weights.items() if not name.startswith("classifier.")}
     save_file(headless, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(DataError, match=r"lacks 1 of the model's matrices, the first is classifier\.weight"):
+    with pytest.raises(DataError, match=r"lacks 2 of the model's \d+ parameters, the first is classifier\.weight"):
         classifiers.load(card(folder), folder, CPU)
     (folder / "model.safetensors").unlink()
     with pytest.raises(DataError, match=r"does not hold an image classifier of transformers: .*model\.safetensors"):

@@ -25,7 +25,7 @@ from twinlens.retrieval.rank import search
 from twinlens.tasks import category_search
 from twinlens.tasks.base import Task
 from twinlens.tasks.collection import Collection
-from twinlens.tasks.inputs import CLASSES, IMAGES, NEGATIVES
+from twinlens.tasks.inputs import CLASSES, IMAGES, NEGATIVES, UNTRAINED
 from twinlens.tasks.qrels import Groups
 
 WHOLE = read_params()
@@ -133,6 +133,37 @@ def test_retrievers_are_those_that_there_are_vectors_for() -> None:
     assert found(replace(task, shown=None)) == {}
     assert dense.retrievers(task, Corpus(made(), {}, joint=True), given()) == []  # which has other ways with it
     assert {(one.inputs, one.costs) for one in found(task).values()} == {((IMAGES,), ("embed_images",))}
+
+
+def test_a_class_is_searched_for_by_the_model_before_training_by_name_and_by_exemplar() -> None:
+    task, sources = tasks()[0], made()
+    before = {f"{name}{UNTRAINED}": source for name, source in made(noise=2.0).items() if name != NEGATIVES}
+    ways = {one.name: one for one in retrievers(task, Corpus(sources | before, {}, joint=True), given())}
+    assert {name: one.untrained_of for name, one in ways.items() if one.untrained_of is not None} == {
+        "text_untrained": "text",
+        "exemplar_untrained": "exemplar",
+    }
+    alone = Corpus({name: before[f"{name}{UNTRAINED}"] for name in (IMAGES, CLASSES)}, {}, joint=True)
+    for one in retrievers(task, alone, given()):
+        if one.name in ("text", "exemplar"):
+            for ours, wanted in zip(pair(ways[f"{one.name}_untrained"]), pair(one), strict=True):
+                np.testing.assert_array_equal(ours, wanted)
+    published = retrievers(tasks()[1], Corpus(sources | before, {}, joint=True), given())
+    assert not any(one.untrained_of for one in published)
+
+
+@pytest.mark.parametrize("fed", [IMAGES, CLASSES, NEGATIVES])
+def test_vectors_ten_times_too_long_search_as_unit_ones_do(fed: str) -> None:
+    sources = made()
+    longer = {fed: Vectors(sources[fed].ids, sources[fed].image_ids, sources[fed].rows * np.float32(10))}
+    for task in tasks():
+        found_as, wanted_as = (
+            {one.name: one for one in retrievers(task, Corpus(all_of, {}, joint=True), given())}
+            for all_of in (sources | longer, sources)
+        )
+        for name, one in found_as.items():
+            for ours, wanted in zip(pair(one), pair(wanted_as[name]), strict=True):
+                np.testing.assert_allclose(ours, wanted, atol=1e-4, err_msg=f"{task.name}, {name}")
 
 
 def test_every_retriever_ranks_by_its_own_formula() -> None:

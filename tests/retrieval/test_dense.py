@@ -32,6 +32,8 @@ ALL = {
 BEFORE = {
     IMAGES + UNTRAINED: vectors(IDS, IDS, 11),
     CAPTIONS + UNTRAINED: vectors(CAPTION_IDS, CAPTION_IMAGES, 12),
+    JOINED + UNTRAINED: vectors(DESCRIBED, DESCRIBED, 13),
+    GENERATED + UNTRAINED: vectors(IDS, IDS, 14),
 }
 OTHER = {
     IMAGES + OTHER_WAY: vectors(IDS, IDS, 21),
@@ -108,7 +110,8 @@ def test_a_retriever_says_what_a_picture_is_fed_as_and_what_that_costs() -> None
     for name in ("caption_to_image", "image_to_caption"):
         across = found(TASKS[name], ALL | BEFORE)
         assert {one.inputs for one in across.values()} == {(IMAGES,), (GENERATED,), (IMAGES, GENERATED)}
-        assert [name for name, one in across.items() if one.before_training] == ["image_untrained"]
+        before = {name: one.untrained_of for name, one in across.items() if one.untrained_of is not None}
+        assert before == {"image_untrained": "image", "caption_generated_untrained": "caption_generated"}
         assert not any(one.zero_is_miss for one in across.values())
 
 
@@ -143,14 +146,37 @@ def test_vectors_are_found_by_id_wherever_they_stand() -> None:
             check(found(task, turned)[retriever], *pair(found(task)[retriever]))
 
 
-def test_a_trained_model_searches_as_it_was_before_too_both_ways_and_by_pixels_alone() -> None:
-    assert "image_untrained" not in found(TASKS["object_sets"], ALL | BEFORE)
-    images, captions = (BEFORE[name + UNTRAINED].rows for name in (IMAGES, CAPTIONS))
+def test_a_trained_model_searches_as_it_was_before_too_in_every_task_and_by_one_input() -> None:
+    alone = ["image", "captions_joined", "caption_random", "caption_generated"]
+    among = found(TASKS["object_sets"], ALL | BEFORE)
+    assert {name: one.untrained_of for name, one in among.items() if one.untrained_of is not None} == {
+        f"{name}_untrained": name for name in alone
+    }
+    for name, fed in (("image", IMAGES), ("captions_joined", JOINED), ("caption_generated", GENERATED)):
+        source = BEFORE[fed + UNTRAINED]
+        rows = source.rows[[source.ids.index(own) for own in ("i0", "i2")]]
+        check(among[f"{name}_untrained"], rows, rows)
+        assert among[f"{name}_untrained"].costs == among[name].costs
+    drawn = draw_one_caption_each(CAPTION_IMAGES, ["i0", "i2"], 0)
+    check(among["caption_random_untrained"], *2 * [BEFORE[CAPTIONS + UNTRAINED].rows[drawn]])
+    images, captions, generated = (BEFORE[name + UNTRAINED].rows for name in (IMAGES, CAPTIONS, GENERATED))
     there, back = (found(TASKS[name], ALL | BEFORE) for name in ("caption_to_image", "image_to_caption"))
     check(there["image_untrained"], captions, images)
     check(back["image_untrained"], images[:3], captions)
+    check(there["caption_generated_untrained"], captions, generated)
+    check(back["caption_generated_untrained"], generated[:3], captions)
     check(there["image"], ALL[CAPTIONS].rows, ALL[IMAGES].rows)
     assert "image_untrained" not in found(TASKS["caption_to_image"], ALL | BEFORE, joint=False)
+
+
+@pytest.mark.parametrize("fed", [IMAGES, CAPTIONS, JOINED, GENERATED])
+def test_vectors_ten_times_too_long_give_the_rows_that_unit_ones_give(fed: str) -> None:
+    source = ALL[fed]
+    longer = {fed: Vectors(source.ids, source.image_ids, source.rows * np.float32(10))}
+    for task in TASKS.values():
+        for name, one in found(task, ALL | longer).items():
+            for ours, wanted in zip(pair(one), pair(found(task)[name]), strict=True):
+                np.testing.assert_allclose(ours, wanted, atol=1e-6, err_msg=f"{task.name}, {name}")
 
 
 def test_heads_of_a_direction_of_their_own_search_that_direction_alone() -> None:
@@ -184,7 +210,7 @@ def test_heads_trained_by_distances_are_ranked_by_them_in_the_protocol_of_their_
             sources, way = back, OTHER_WAY
         by_distance = found(task, vectors_of, as_published=True)
         assert list(by_distance) == ["image", "image_untrained"]
-        assert [one.before_training for one in by_distance.values()] == [False, True]
+        assert [one.untrained_of for one in by_distance.values()] == [None, "image"]
         as_published = restate_as_published(task)
         assert as_published.name == f"{name}_as_published"
         assert as_published.about.published_of == name

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from twinlens.core.errors import DataError
+from twinlens.core.vectors import normalise_rows
 from twinlens.retrieval import scores
 from twinlens.retrieval.fusion import NOBODY, concatenate, fuse_weighted, normalise, reciprocal_rank_fusion
 
@@ -139,9 +141,20 @@ def test_a_weighted_sum_is_what_a_plain_loop_makes(seed: int, weight: float) -> 
 
 def test_joined_vectors_multiply_to_the_weighted_sum_of_similarities() -> None:
     generator = np.random.default_rng(0)
-    image, text = (generator.standard_normal((5, dim)).astype(np.float32) for dim in (3, 4))
+    image, text = (normalise_rows(generator.standard_normal((5, dim)).astype(np.float32)) for dim in (3, 4))
     both = concatenate(image, text, 0.8)
     assert both @ both.T == pytest.approx(0.8 * image @ image.T + 0.2 * text @ text.T, abs=1e-5)
+
+
+@pytest.mark.parametrize(("long_image", "long_text"), [(10.0, 1.0), (1.0, 10.0), (0.1, 10.0)])
+def test_the_longer_of_two_joined_vectors_does_not_drown_the_other(long_image: float, long_text: float) -> None:
+    generator = np.random.default_rng(0)
+    image, text = (normalise_rows(generator.standard_normal((5, dim)).astype(np.float32)) for dim in (3, 4))
+    wanted = concatenate(image, text, 0.5)
+    found = concatenate(image * np.float32(long_image), text * np.float32(long_text), 0.5)
+    assert found == pytest.approx(wanted, abs=1e-6)
+    with pytest.raises(DataError, match="1 of 5 vectors are useless, the first is zero: row 2"):
+        concatenate(image * (np.arange(5) != 2)[:, None].astype(np.float32), text, 0.5)
 
 
 def test_a_side_with_many_dimensions_weighs_no_more_than_one_with_a_single_one() -> None:

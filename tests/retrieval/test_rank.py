@@ -128,11 +128,13 @@ def test_beside_a_run_stands_what_it_means(tmp_path: Path) -> None:
         "zero_is_miss": False,
         "before_training": False,
         "draws": 1,
+        "untrained_of": None,
         "chosen": {"image_weight": 0.5},
     }
-    searched(tmp_path, zero_is_miss=True, before_training=True)
+    searched(tmp_path, zero_is_miss=True, untrained_of="image")
     assert told(tmp_path, "words")["zero_is_miss"]
     assert told(tmp_path, "words")["before_training"]
+    assert told(tmp_path, "words")["untrained_of"] == "image"
     dense = Retriever("image", lambda: Dense(np.eye(3, dtype=np.float32), np.eye(9, 3, dtype=np.float32)), (), ())
     search(SOME, dense, 6, "cpu", tmp_path, Gates(read_params().gates))
     assert told(tmp_path, "image")["chosen"] == {}
@@ -251,6 +253,7 @@ def test_beside_a_reranked_run_stands_what_both_read_and_cost(tmp_path: Path) ->
         "zero_is_miss": False,
         "before_training": False,
         "draws": 1,
+        "untrained_of": None,
         "chosen": {"reranked": 3},
     }
 

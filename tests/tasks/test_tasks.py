@@ -129,16 +129,16 @@ def test_every_task_draws_on_the_pools_pictures_and_its_texts() -> None:
     assert all(one.embedded for one in inputs.values())
 
 
-def test_both_sides_of_the_caption_tasks_are_embedded_again() -> None:
+def test_all_inputs_are_embedded_as_before_training_and_both_sides_of_the_caption_tasks_the_other_way() -> None:
     _, inputs = built()
     assert {name: one.again for name, one in inputs.items()} == {
         IMAGES: (UNTRAINED, OTHER_WAY),
         CAPTIONS: (UNTRAINED, OTHER_WAY),
-        JOINED: (),
-        GENERATED: (OTHER_WAY,),
+        JOINED: (UNTRAINED,),
+        GENERATED: (UNTRAINED, OTHER_WAY),
     }
     _, inputs = built(captions=HUMAN[:0])
-    assert inputs[IMAGES].again == ()
+    assert inputs[IMAGES].again == inputs[GENERATED].again == (UNTRAINED,)
 
 
 def test_what_weights_are_chosen_on_is_shared_and_its_generated_captions_get_no_vectors() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 # A dataset as the world knows it, whatever part of it a card reads: coco, flickr30k, laion-2b.
 Origin = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
@@ -12,14 +12,36 @@ Origin = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
 ABOUT, BASE = "about", "base"  # keys that a card and each of its parts may have, beside its own
 
 
+GOLDEN_NUMBERS = 7  # the first of a vector: as many as fit on a line that DVC does not fold
+
+
+def _read_numbers(text: Any) -> Any:
+    if isinstance(text, float | int):  # a single one is a number to YAML
+        return (text,)
+    return tuple(text.split()) if isinstance(text, str) else text
+
+
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_read_numbers), Field(min_length=1, max_length=GOLDEN_NUMBERS)]
+
+
+class GoldenVectors(BaseModel):
+    """How the vectors of drawn pictures and texts begin, as numbers with blanks between: of this very checkpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pictures: Numbers | None = None
+    texts: Numbers | None = None
+
+
 class CardRemarks(BaseModel):
-    """Remarks for people, on which no result depends: changing them reruns nothing."""
+    """Remarks for people, and what a tower is checked by. No result depends on them: changing them reruns nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     licence: str | None = None
     note: str | None = None
     source: str | None = None  # where the values come from
+    golden: GoldenVectors | None = None  # of a tower; `twinlens models --golden <name>` writes them
 
 
 class Card(BaseModel):

@@ -94,6 +94,14 @@ class Library:
         of = "" if found[0] == file else f" (a base of {self.path(file)})"
         return f"{self.path(found[0])}, line {line}{of}"
 
+    def origin(self, file: str, keys: Keys) -> tuple[str, Keys]:
+        """Find the file, and the keys there, in which keys of a filled-in card stand: its own, or those of a base.
+
+        Raises:
+            KeyError: they stand nowhere.
+        """
+        return self._fill(file, ())[1][keys]
+
     def list_misnamed(self) -> list[str]:
         """List what is wrong with the files' names, in words."""
         folders = [

@@ -174,6 +174,9 @@ class GateParams(Section):
     text_input: Severity  # padding is read, or the end of a text is not
     tied_scores: Severity
     chance_level: Severity
+    no_better_than_random: Severity  # a model is not above itself before training, or its weights are as initialised
+    conformity: Severity  # our vectors of drawn pictures and texts are not those of the library's own path
+    golden: Severity  # nor those that the card remembers of its checkpoint
     own_pool: Severity  # a query finds itself
     train_overlap: Severity
     near_copies: Severity  # of the pool's pictures, among those that were trained on

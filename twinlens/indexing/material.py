@@ -86,7 +86,7 @@ def _read(folder: Path, name: str) -> tuple[list[str], Rows] | None:
     if not (folder / f"{name}.npy").exists():
         return None
     found = read_vectors(folder, name)
-    return found.image_ids, found.rows
+    return found.image_ids, found.unit
 
 
 def _caption_vectors(folder: Path, ids: list[str]) -> tuple[Rows | None, Bool[np.ndarray, " pictures"]]:

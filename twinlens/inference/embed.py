@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from twinlens.config.models import ModelCard, Tower
+from twinlens.config.models import ModelCard
 from twinlens.config.params import ComputeParams
-from twinlens.config.training import HeadsRecipe
+from twinlens.config.training import HeadsRecipe, TowerRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
-from twinlens.inference.features import HeadedJob, load_features
+from twinlens.inference.conformity import KINDS, inspect_tower, needs_inspection
+from twinlens.inference.features import Features, HeadedJob, load_features
 from twinlens.inference.tower import TowerJob
 from twinlens.models.checkpoints import locate_heads, locate_initial_weights, locate_weights
 from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, ProjectionHeads
@@ -35,6 +37,24 @@ class Embedder:
     compute: ComputeParams
     cost: Cost
 
+    def inspect(self) -> Iterator[tuple[str, str | None]]:
+        """Look at every tower before the long work: each gate with what is wrong, in words.
+
+        The numbers that a card remembers are those of the weights it names, not of those that are trained from them.
+
+        Raises:
+            DataError: the weights are not those that `train` noted.
+        """
+        for role, job in self._jobs().items():
+            if needs_inspection(job):
+                for gate, trouble in inspect_tower(job, KINDS[role]).troubles(job):
+                    if gate != "golden" or not isinstance(self.card.train, TowerRecipe):
+                        yield gate, trouble
+        if isinstance(self.card.train, TowerRecipe) and not self.card.from_nothing:
+            for role, job in self._initial_jobs().items():
+                if needs_inspection(job):
+                    yield from inspect_tower(job, KINDS[role]).troubles(job)
+
     def embed(self, inputs: Iterable[Input], shards: Path, out: Path) -> int:
         """Write the vectors and ids of every input that the card's towers can read.
 
@@ -56,15 +76,14 @@ class Embedder:
         if isinstance(self.card.train, HeadsRecipe):
             return self._embed_by_heads(wanted, shards, out)
         embedded = set()
-        for role, tower in self.card.towers().items():
+        for role in self.card.towers():
             mine = [one for one in wanted if one.reads in READS[role] and (role == "joint" or not one.shared)]
-            job = self._job(tower, locate_weights(role, self.card, self.trained))
+            job = self._jobs()[role]
             for one in mine:
                 _embed(job, one, shards, out)
             embedded |= {one.name for one in mine}
             if self.card.train is not None:
-                before = self._job(tower, locate_initial_weights(role, self.card, self.trained))
-                _again(before, mine, UNTRAINED, shards, out)
+                _again(self._initial_jobs()[role], mine, UNTRAINED, shards, out)
         return sum(len(one.rows) for one in wanted if one.name in embedded)
 
     def _embed_by_heads(self, inputs: list[Input], shards: Path, out: Path) -> int:
@@ -75,8 +94,7 @@ class Embedder:
         def through(pairs: ProjectionHeads, direction: str) -> HeadedJob:
             return HeadedJob(features, pairs, direction, self.placement, by_length=by_length)
 
-        weights = {role: locate_weights(role, self.card, self.trained) for role in self.card.towers()}
-        features = load_features(self.card, weights, self.placement, self.compute, self.cost)
+        features = self._features
         pairs = ProjectionHeads.read(locate_heads(self.trained), features.table)
         job = through(pairs, CAPTION_TO_IMAGE)
         mine = [one for one in inputs if one.reads in READS["joint"]]
@@ -88,8 +106,32 @@ class Embedder:
         _again(through(untrained, CAPTION_TO_IMAGE), mine, UNTRAINED, shards, out)
         return sum(len(one.rows) for one in mine)
 
-    def _job(self, tower: Tower, weights: Path) -> TowerJob:
-        return TowerJob(tower, weights, self.placement, self.compute, self.cost)
+    @cached_property
+    def _features(self) -> Features:
+        weights = {role: locate_weights(role, self.card, self.trained) for role in self.card.towers()}
+        return load_features(self.card, weights, self.placement, self.compute, self.cost)
+
+    @cached_property
+    def _loaded_once(self) -> dict[bool, dict[str, TowerJob]]:
+        return {}
+
+    def _jobs(self) -> dict[str, TowerJob]:
+        """The towers by role, each loaded once for all that is done with it."""
+        if isinstance(self.card.train, HeadsRecipe):
+            return {"image": self._features.image, "text": self._features.text}
+        return self._located(locate_weights, initial=False)
+
+    def _initial_jobs(self) -> dict[str, TowerJob]:
+        """The same before training."""
+        return self._located(locate_initial_weights, initial=True)
+
+    def _located(self, locate: Callable[[str, ModelCard, Path], Path], initial: bool) -> dict[str, TowerJob]:
+        if initial not in self._loaded_once:
+            self._loaded_once[initial] = {
+                role: TowerJob(tower, locate(role, self.card, self.trained), self.placement, self.compute, self.cost)
+                for role, tower in self.card.towers().items()
+            }
+        return self._loaded_once[initial]
 
 
 def _embed(job: Job, one: Input, shards: Path, out: Path, suffix: str = "") -> None:

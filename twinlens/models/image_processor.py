@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from twinlens.core.errors import DataError
-from twinlens.images.transforms import PixelSpec
+import numpy as np
+import torch
+from PIL import Image
 
+from twinlens.core.device import Placement
+from twinlens.core.errors import DataError
+from twinlens.images.transforms import PixelSpec, fit_picture, to_tensor
+from twinlens.models.encoders.base import normalise_pixels
+
+APART = 2.0  # of 255: two ways of resizing one smooth picture differ by less than 1, another crop by more than 5
 PLAIN = {
     "do_resize": True,
     "do_rescale": True,
@@ -56,3 +64,28 @@ def _refuse_unknown_steps(processor: Any) -> None:
         named.append(f"rescale_factor: {factor}")
     if named:
         raise DataError(f"the image processor has settings that are not known here: {', '.join(named)}")
+
+
+def refuse_other_pixels(processor: Any, pixels: PixelSpec, path: Path) -> None:
+    """Refuse an image processor that makes something else of a smooth picture than we do from its settings.
+
+    Some do more than their settings say: resize to more than `size`, swap the colours, normalise twice.
+
+    Raises:
+        DataError: it does.
+    """
+    y, x = np.mgrid[0:360, 0:480]
+    smooth = np.stack([x * 255 / 479, y * 255 / 359, (x + y) * 255 / 838], axis=2).astype(np.uint8)
+    theirs = torch.as_tensor(processor(images=Image.fromarray(smooth), return_tensors="pt")["pixel_values"])[0]
+    cpu = Placement(torch.device("cpu"), torch.float32)
+    ours = normalise_pixels(fit_picture(to_tensor(smooth), pixels)[None], pixels, cpu)[0]
+    kind = type(processor).__name__
+    if theirs.shape != ours.shape:
+        found = f"makes {' x '.join(map(str, theirs.shape[1:]))} pixels where its settings say"
+        raise DataError(f"{path}: its {kind} {found} {' x '.join(map(str, ours.shape[1:]))}: not known here")
+    apart = float(((theirs - ours).abs() * torch.tensor(pixels.std)[:, None, None] * 255).mean())
+    if not apart <= APART:
+        raise DataError(
+            f"{path}: its {kind} makes other pixels of a test picture than its settings say (apart by {apart:.1f} of "
+            f"255, at most {APART:g} is taken): not known here; take timm's copy of the model"
+        )

@@ -46,7 +46,10 @@ def find_local_checkpoint(card: Weights) -> Path | None:
 
 
 def refuse_gaps(model: torch.nn.Module, report: dict[str, Any], path: Path, unused: str | None = None) -> None:
-    """Refuse a transformers model of which a part was not in its files: the library fills it with random numbers.
+    """Refuse a transformers model of which a part was not in its files: the library fills it with numbers of its own.
+
+    Matrices become random, biases zero and scales one, without more than a line in a log. What the files hold under
+    names that the model does not have is named too, as that is often the same part.
 
     Args:
         model: as loaded.
@@ -55,14 +58,17 @@ def refuse_gaps(model: torch.nn.Module, report: dict[str, Any], path: Path, unus
         unused: start of the names of parts that are not used.
 
     Raises:
-        DataError: a matrix is missing.
+        DataError: a parameter is missing, single numbers (a temperature) aside.
     """
-    shapes = {name: value.ndim for name, value in model.named_parameters()}
-    gaps = sorted(name for name in report["missing_keys"] if shapes.get(name, 0) > 1)
-    gaps = [name for name in gaps if unused is None or unused not in name]
+    own = {name: value for name, value in model.named_parameters() if value.numel() > 1}  # buffers can be made anew
+    gaps = [name for name in report["missing_keys"] if name in own and (unused is None or unused not in name)]
     if gaps:
+        first = min(gaps, key=lambda name: (-own[name].ndim, name))  # a matrix says more than its bias
+        strange = sorted(report.get("unexpected_keys", ()))
+        instead = f"; it holds {len(strange)} that are not the model's, such as {strange[0]}" if strange else ""
         raise DataError(
-            f"{path} lacks {len(gaps)} of the model's matrices, the first is {gaps[0]}: another kind of model?"
+            f"{path} lacks {len(gaps)} of the model's {len(own)} parameters, the first is {first}{instead}: "
+            "another kind of model, or its parts were renamed?"
         )
 
 

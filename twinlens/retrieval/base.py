@@ -77,7 +77,7 @@ class Retriever:
     inputs: tuple[str, ...]  # what an item is fed as, as names of inputs
     costs: tuple[str, ...]  # parts of the stages' records that it takes to put one more picture into the index
     zero_is_miss: bool = False  # whether an item with score 0 was not found, and only fills up the list
-    before_training: bool = False  # whether it is a trained model as it was before, which may well know nothing
+    untrained_of: str | None = None  # the retriever that this one is by the model before training; None: it is none
     draws: tuple[Callable[[], Scorer], ...] = ()  # further draws of what is drawn at random in it
     published: bool = False  # whether it belongs to the protocol of a source, beside the task
 
@@ -87,7 +87,8 @@ class Retriever:
             "inputs": list(self.inputs),
             "costs": list(self.costs),
             "zero_is_miss": self.zero_is_miss,
-            "before_training": self.before_training,
+            "before_training": self.untrained_of is not None,  # which may well know nothing
+            "untrained_of": self.untrained_of,
             "draws": 1 + len(self.draws),
             "chosen": getattr(scorer, "chosen", {}),
         }

@@ -11,6 +11,8 @@
 | `exemplar_svm` | squared hinge of exemplars against negatives |
 | `exemplar_svm_and_text` | the same, pulled towards the text |
 
+`text_untrained` and `exemplar_untrained` are the same by a trained model as it was before.
+
 All of them search with the same queries, each a class with exemplars of its own, so that any two can
 be compared query by query; `text` has the same vector for all queries of a class.
 """
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -31,12 +33,13 @@ from twinlens.retrieval import exemplar
 from twinlens.retrieval.base import Corpus, Dense, Retriever, costs_of
 from twinlens.tasks.base import Task
 from twinlens.tasks.category_search import PUBLISHED_NEGATIVES
-from twinlens.tasks.inputs import CLASSES, IMAGES, NEGATIVES
+from twinlens.tasks.inputs import CLASSES, IMAGES, NEGATIVES, UNTRAINED
 from twinlens.tasks.qrels import Groups
 
 log = logging.getLogger("twinlens")
 
 TOLERANCE = 1e-4
+ALONE = ("text", "exemplar")  # those that are made of one input, and searched by the model before training too
 PUBLISHED = ("text", "exemplar", "exemplar_svm", "exemplar_svm_and_text")  # what the article has
 
 Matrix = Float64[np.ndarray, "rows dim"]
@@ -49,11 +52,19 @@ def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
     published = task.about.published_of is not None
     card = params.category_search.as_published if published else params.category_search.standard
     assert card is not None
-    side = _Side(task, corpus.vectors, card)
+    found = _searching(_Side(task, corpus.vectors, card), PUBLISHED if published else None)
+    before = {own: corpus.vectors[own + UNTRAINED] for own in (IMAGES, CLASSES) if own + UNTRAINED in corpus.vectors}
+    if IMAGES in before and not published:
+        again = _searching(_Side(task, before, card), ALONE)
+        found += [replace(one, name=f"{one.name}{UNTRAINED}", untrained_of=one.name) for one in again]
+    return found
+
+
+def _searching(side: _Side, names: tuple[str, ...] | None) -> list[Retriever]:
     return [
         Retriever(name, side.searching(make), (IMAGES,), costs_of((IMAGES,)))
         for name, make in side.ways().items()
-        if not published or name in PUBLISHED
+        if names is None or name in names
     ]
 
 
@@ -143,7 +154,7 @@ class _Side:
         source = self.vectors[CLASSES]
         row_of = {label: row for row, label in enumerate(source.ids)}
         rows = [row_of[label] for label in self.classes]
-        return np.asarray(source.rows[rows], dtype=np.float64)
+        return np.asarray(source.unit[rows], dtype=np.float64)
 
     @cached_property
     def negatives(self) -> Matrix:
@@ -151,14 +162,14 @@ class _Side:
         if self.card.negatives_from == "outside":
             if NEGATIVES not in self.vectors:
                 return np.zeros((0, self.items.shape[1]))
-            return np.asarray(self.vectors[NEGATIVES].rows, dtype=np.float64) / self._columns
+            return np.asarray(self.vectors[NEGATIVES].unit, dtype=np.float64) / self._columns
         wanted = min(PUBLISHED_NEGATIVES, len(self.items))
         chosen = np.random.default_rng(self.card.seed).permutation(len(self.items))[:wanted]
         return self.items[np.sort(chosen)]
 
     def _pictures(self, ids: list[str]) -> Matrix:
         rows = [self._row_of[image_id] for image_id in ids]
-        return np.asarray(self.vectors[IMAGES].rows[rows], dtype=np.float64) / self._columns
+        return np.asarray(self.vectors[IMAGES].unit[rows], dtype=np.float64) / self._columns
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -171,6 +182,6 @@ class _Side:
         if self.card.scaling == "rows":
             return np.ones(dim)
         ids = [*self.task.item_ids, *(image_id for own in self.shown for image_id in own)]
-        rows = self.vectors[IMAGES].rows[[self._row_of[image_id] for image_id in ids]]
+        rows = self.vectors[IMAGES].unit[[self._row_of[image_id] for image_id in ids]]
         norms = np.linalg.norm(np.asarray(rows, dtype=np.float64), axis=0)
         return np.where(norms > 0, norms, 1.0)

@@ -11,11 +11,10 @@ from jaxtyping import Float32, Float64, Int
 
 from twinlens.config.gates import Gates
 from twinlens.core.probes import Probe
+from twinlens.core.vectors import BLOCK, UNIT, measure_lengths
 
 Rows = Float32[np.ndarray, "rows dim"]
-BLOCK = 65_536  # rows in memory at once, as the vectors may be a memory map
 CELLS = 2**20  # numbers of tied vectors in memory at once: a constant scorer ties everywhere
-UNIT = 1e-3  # how far a length may be from one
 SAME = 1e-6  # equal texts in batches of other lengths differ by so much in a coordinate
 
 
@@ -27,7 +26,7 @@ def detect_not_finite(rows: Rows, ids: Sequence[str], source: str) -> str | None
 
 def detect_not_unit(rows: Rows, ids: Sequence[str], source: str) -> str | None:
     """Find rows that are not of unit length: inner products are then no cosines (NaN is `detect_not_finite`'s)."""
-    lengths = np.concatenate([np.linalg.norm(block, axis=1) for _, block in _blocks(rows)] or [np.zeros(0)])
+    lengths = measure_lengths(rows)
     bad = np.flatnonzero(np.abs(lengths - 1.0) >= UNIT)
     first = f", the first {lengths[bad[0]]:.4g}" if len(bad) else ""
     return _named(bad, ids, f"{source}: %d of {len(rows):,} vectors are not of unit length{first}")

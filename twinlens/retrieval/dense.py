@@ -8,9 +8,10 @@
 | `it2i` | a picture and a text | pictures | `image`, `text`, `image_and_text` |
 
 A retriever is named by what a picture is fed as, so that every row of a result answers "which model, fed with what".
-Pixels search words, and words pixels, by a joint model only. `image_untrained` is a trained model as it was before.
-Heads that were trained by distances are ranked by them too, in the protocol of their source. Category search, whose
-queries show several pictures, is in `by_example`, search by words in `lexical`.
+Pixels search words, and words pixels, by a joint model only. `<retriever>_untrained` is the same by a trained model as
+it was before, of every retriever that is fed one input: a sum of two would say no more than its parts. Heads that were
+trained by distances are ranked by them too, in the protocol of their source. Category search, whose queries show
+several pictures, is in `by_example`, search by words in `lexical`.
 """
 
 from __future__ import annotations
@@ -52,15 +53,13 @@ def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
     return []
 
 
-def _retriever(
-    name: str,
-    inputs: tuple[str, ...],
-    make: Callable[[], Scorer],
-    before_training: bool = False,
-    published: bool = False,
-) -> Retriever:
-    costs = costs_of(inputs)
-    return Retriever(name, make, inputs, costs, before_training=before_training, published=published)
+def _retriever(name: str, inputs: tuple[str, ...], make: Callable[[], Scorer], published: bool = False) -> Retriever:
+    return Retriever(name, make, inputs, costs_of(inputs), published=published)
+
+
+def _untrained(name: str, fed: str, make: Callable[[], Scorer], published: bool = False) -> Retriever:
+    """The retriever `name`, by the model as it was before training."""
+    return Retriever(f"{name}{UNTRAINED}", make, (fed,), costs_of((fed,)), untrained_of=name, published=published)
 
 
 # ------------------------------------------------------------- one kind of thing among itself
@@ -68,22 +67,26 @@ def _retriever(
 
 def _among_themselves(task: Task, corpus: Corpus, image_weight: float, seed: int) -> list[Retriever]:
     vectors, ids = corpus.vectors, task.item_ids
-    words: dict[str, tuple[str, Callable[[], Rows]]] = {}
-    if CAPTIONS in vectors:
-        words["captions_joined"] = JOINED, lambda: take_rows(vectors[JOINED], ids)
-        words["caption_random"] = CAPTIONS, lambda: _one_caption(vectors[CAPTIONS], ids, seed)
-    if GENERATED in vectors:
-        words["caption_generated"] = GENERATED, lambda: take_rows(vectors[GENERATED], ids)
-    found = [_retriever(name, (fed,), _themselves(make)) for name, (fed, make) in words.items()]
-    if IMAGES not in vectors:
-        return found
-    alone = _retriever("image", (IMAGES,), _themselves(lambda: take_rows(vectors[IMAGES], ids)))
-    together = [
-        _retriever(BOTH + name, (IMAGES, fed), _themselves(_with_pixels(vectors[IMAGES], make, ids, image_weight)))
-        for name, (fed, make) in sorted(words.items())
-        if name != "caption_random"
-    ]
-    return [alone, *found, *together]
+
+    def alone(suffix: str) -> dict[str, tuple[str, Callable[[], Rows]]]:
+        ways: dict[str, tuple[str, Callable[[Vectors], Rows]]] = {
+            "image": (IMAGES, lambda source: take_rows(source, ids)),
+            "captions_joined": (JOINED, lambda source: take_rows(source, ids)),
+            "caption_random": (CAPTIONS, lambda source: _one_caption(source, ids, seed)),
+            "caption_generated": (GENERATED, lambda source: take_rows(source, ids)),
+        }
+        there = {name: (fed, make) for name, (fed, make) in ways.items() if fed + suffix in vectors}
+        return {name: (fed, partial(make, vectors[fed + suffix])) for name, (fed, make) in there.items()}
+
+    ways = alone("")
+    found = [_retriever(name, (fed,), _themselves(make)) for name, (fed, make) in ways.items()]
+    if "image" in ways:
+        together = {name: way for name, way in sorted(ways.items()) if name not in ("image", "caption_random")}
+        found += [
+            _retriever(BOTH + name, (IMAGES, fed), _themselves(_with_pixels(vectors[IMAGES], make, ids, image_weight)))
+            for name, (fed, make) in together.items()
+        ]
+    return found + [_untrained(name, fed, _themselves(make)) for name, (fed, make) in alone(UNTRAINED).items()]
 
 
 def _themselves(make: Callable[[], Rows]) -> Callable[[], Dense]:
@@ -109,7 +112,7 @@ def _drawn_again(retriever: Retriever, task: Task, corpus: Corpus, params: RankP
 
 
 def _one_caption(source: Vectors, ids: list[str], seed: int | tuple[int, int]) -> Rows:
-    return np.asarray(source.rows[draw_one_caption_each(source.image_ids, ids, seed)])
+    return np.asarray(source.unit[draw_one_caption_each(source.image_ids, ids, seed)])
 
 
 # ----------------------------------------------------------------- texts and pictures
@@ -175,19 +178,23 @@ def _across(sides: _Sides, joint: bool, image_weight: float) -> list[Retriever]:
         image_weight: of pixels beside words.
     """
     pixels, words = joint and IMAGES in sides.vectors, GENERATED in sides.vectors
-    untrained = pixels and sides.text + UNTRAINED in sides.vectors
+    before = {fed for fed in (IMAGES, GENERATED) if {fed + UNTRAINED, sides.text + UNTRAINED} <= sides.vectors.keys()}
     by_length = pixels and sides.vectors[IMAGES].lengths is not None
-    before, both = f"image{UNTRAINED}", (IMAGES, GENERATED)
+    both = (IMAGES, GENERATED)
     ways = [
         (pixels, _retriever("image", (IMAGES,), partial(sides.against, IMAGES))),
-        (untrained, _retriever(before, (IMAGES,), partial(sides.against, IMAGES, UNTRAINED), before_training=True)),
+        (pixels and IMAGES in before, _untrained("image", IMAGES, partial(sides.against, IMAGES, UNTRAINED))),
         (words, _retriever("caption_generated", (GENERATED,), partial(sides.against, GENERATED))),
+        (
+            words and GENERATED in before,
+            _untrained("caption_generated", GENERATED, partial(sides.against, GENERATED, UNTRAINED)),
+        ),
         (pixels and words, _retriever(f"{BOTH}caption_generated", both, partial(sides.both, image_weight))),
         # ranks within batches stay those by cosine
         (by_length, _retriever("image", (IMAGES,), partial(sides.by_distance, sides.way), published=True)),
         (
-            by_length and untrained,
-            _retriever(before, (IMAGES,), partial(sides.by_distance, UNTRAINED), before_training=True, published=True),
+            by_length and IMAGES in before,
+            _untrained("image", IMAGES, partial(sides.by_distance, UNTRAINED), published=True),
         ),
     ]
     return [retriever for possible, retriever in ways if possible]
@@ -200,23 +207,28 @@ def _composed(task: Task, corpus: Corpus) -> list[Retriever]:
     """A picture with a text that says what is to be different: by each alone, and by the sum of both."""
     vectors, text = corpus.vectors, task.about.query_text
 
-    def pictures() -> Rows:
-        return take_rows(vectors[IMAGES], task.query_images)
+    def pictures(suffix: str = "") -> Rows:
+        return take_rows(vectors[IMAGES + suffix], task.query_images)
 
-    def texts() -> Rows:
+    def texts(suffix: str = "") -> Rows:
         assert text is not None
-        return take_rows(vectors[text], task.query_ids)
+        return take_rows(vectors[text + suffix], task.query_ids)
 
-    def items() -> Rows:
-        return take_rows(vectors[IMAGES], task.item_ids)
+    def items(suffix: str = "") -> Rows:
+        return take_rows(vectors[IMAGES + suffix], task.item_ids)
 
     def both() -> Dense:
         return Dense(combine_unit_vectors(pictures(), texts(), 0.5).astype(np.float32), items())
 
     found = [_retriever("image", (IMAGES,), lambda: Dense(pictures(), items()))]
-    if corpus.joint and text in vectors:
+    asks = corpus.joint and text is not None and text in vectors
+    if asks:
         found.append(_retriever("text", (IMAGES,), lambda: Dense(texts(), items())))
         found.append(_retriever(f"{BOTH}text", (IMAGES,), both))
+    if IMAGES + UNTRAINED in vectors:
+        found.append(_untrained("image", IMAGES, lambda: Dense(pictures(UNTRAINED), items(UNTRAINED))))
+        if asks and f"{text}{UNTRAINED}" in vectors:
+            found.append(_untrained("text", IMAGES, lambda: Dense(texts(UNTRAINED), items(UNTRAINED))))
     return found
 
 
@@ -224,8 +236,8 @@ def _composed(task: Task, corpus: Corpus) -> list[Retriever]:
 
 
 def take_rows(source: Vectors, ids: list[str]) -> Rows:
-    """Take the vectors of some ids, in their order; a map of the file where these are all of them."""
-    return source.rows if ids == source.ids else np.asarray(source.rows[_places(source.ids, ids)])
+    """Take the unit vectors of some ids, in their order; a map of the file where these are all of them."""
+    return source.unit if ids == source.ids else np.asarray(source.unit[_places(source.ids, ids)])
 
 
 def _places(ids: list[str], wanted: list[str]) -> Int[np.ndarray, " wanted"]:

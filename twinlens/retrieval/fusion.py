@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Int
 
+from twinlens.core.vectors import bring_to_unit
 from twinlens.retrieval.scores import Block
 
 NOBODY = -1  # the row that fills up lists that are shorter than others
@@ -21,12 +22,16 @@ Lists = Int[np.ndarray, "queries depth"]
 def concatenate(
     image: Float32[np.ndarray, "rows image_dim"], text: Float32[np.ndarray, "rows text_dim"], image_weight: float
 ) -> Float32[np.ndarray, "rows both"]:
-    """Join two unit vectors per row into one unit vector.
+    """Join two vectors per row into one unit vector; each is brought to unit length first, where it has another.
 
     Scaling by the square roots of the weights makes the inner product of two such rows
-    `image_weight * image similarity + (1 - image_weight) * text similarity`. Joining vectors that
-    are not of unit length lets the longer modality drown the other.
+    `image_weight * image similarity + (1 - image_weight) * text similarity`. Of two vectors that are
+    not of one length the longer would drown the other.
+
+    Raises:
+        DataError: a row is NaN, infinite or zero.
     """
+    image, text = bring_to_unit(image), bring_to_unit(text)
     return np.hstack([np.float32(image_weight**0.5) * image, np.float32((1.0 - image_weight) ** 0.5) * text])
 
 

@@ -207,7 +207,7 @@ def read_validation(
     texts = {CAPTIONS: inputs[VALIDATION_CAPTIONS].rows}
     if VALIDATION_GENERATED in inputs:
         texts[GENERATED] = inputs[VALIDATION_GENERATED].rows
-    return Validation(Dense(np.asarray(captions.rows), np.asarray(images.rows)), texts, images.ids)
+    return Validation(Dense(np.asarray(captions.unit), np.asarray(images.unit)), texts, images.ids)
 
 
 def _timed(kind: str, make: Callable[[], Made], items: int, cost: Cost) -> Made:

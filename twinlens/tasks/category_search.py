@@ -24,7 +24,7 @@ from twinlens.tasks.category_roles import (
     write_class_prompts,
 )
 from twinlens.tasks.collection import Collection
-from twinlens.tasks.inputs import CLASSES, IMAGES, NEGATIVES, Input, build_picture_input
+from twinlens.tasks.inputs import CLASSES, IMAGES, NEGATIVES, UNTRAINED, Input, build_picture_input
 from twinlens.tasks.qrels import Groups
 
 log = logging.getLogger("twinlens")
@@ -42,10 +42,12 @@ def build(collection: Collection, params: Params) -> tuple[list[Task], list[Inpu
     given = params.category_search
     classed = find_classes(collection.pool, collection.images)
     exemplars = given.standard.queries_per_class * given.standard.exemplars_per_query
-    inputs, negatives = [build_picture_input(IMAGES, collection.pool)], collection.groups[:0]
+    pictures = build_picture_input(IMAGES, collection.pool, again=(UNTRAINED,))
+    inputs, negatives = [pictures], collection.groups[:0]
     if select_classes(classed, exemplars):
         negatives = draw_negatives(collection.groups, collection.images, given.negatives, given.seed)
-        inputs.append(Input(CLASSES, write_class_prompts(sorted(classed["class"].unique()), given.prompt), shared=True))
+        prompts = write_class_prompts(sorted(classed["class"].unique()), given.prompt)
+        inputs.append(Input(CLASSES, prompts, shared=True, again=(UNTRAINED,)))
         if len(negatives):
             inputs.append(build_picture_input(NEGATIVES, negatives))
     tasks = []

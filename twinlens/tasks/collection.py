@@ -41,13 +41,13 @@ class Collection:
     def inputs(self) -> list[Input]:
         """Inputs shared by all tasks: the pool's pictures, and its texts.
 
-        A trained model embeds both sides of the caption tasks again as it was before, and heads with directions of
-        their own do so the other way round.
+        A trained model embeds them again as it was before; heads with directions of their own embed both sides of the
+        caption tasks the other way round, too.
         """
-        twice = (UNTRAINED, OTHER_WAY) if CAPTIONS in self.texts else ()
-        again = {CAPTIONS: twice, GENERATED: twice[1:]}
-        texts = [Input(name, table, again=again.get(name, ())) for name, table in self.texts.items()]
-        return [build_picture_input(IMAGES, self.pool, again=twice), *texts]
+        turned = (OTHER_WAY,) if CAPTIONS in self.texts else ()
+        again = {name: (UNTRAINED, *(() if name == JOINED else turned)) for name in self.texts}
+        texts = [Input(name, table, again=again[name]) for name, table in self.texts.items()]
+        return [build_picture_input(IMAGES, self.pool, again=(UNTRAINED, *turned)), *texts]
 
 
 def build_text_inputs(pool: pl.DataFrame, captions: pl.DataFrame, generated: pl.DataFrame) -> dict[str, pl.DataFrame]:

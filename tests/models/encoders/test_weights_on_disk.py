@@ -109,30 +109,37 @@ def test_notes_of_whoever_fetched_the_folder_do_not_count(tmp_path: Path) -> Non
 
 
 class Model(torch.nn.Module):
-    """A matrix, a bias and a pooler."""
+    """A matrix, a bias, a pooler and a single number."""
 
     def __init__(self) -> None:
         super().__init__()
         self.dense, self.pooler = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        self.temperature = torch.nn.Parameter(torch.ones(()))
 
 
 @pytest.mark.parametrize(
     ("missing", "unused", "message"),
     [
-        (["dense.weight"], None, r"lacks 1 of the model's matrices, the first is dense\.weight"),
+        (["dense.weight"], None, r"lacks 1 of the model's 4 parameters, the first is dense\.weight"),
         (["pooler.weight", "dense.weight"], None, r"lacks 2 .* first is dense\.weight"),
         (["pooler.weight", "dense.weight"], "pooler.", r"lacks 1 .* first is dense\.weight"),
         (["pooler.weight"], "pooler.", None),
-        (["dense.bias", "position_ids"], None, None),  # a vector, a buffer: of no weight
+        (["dense.bias", "dense.weight"], None, r"lacks 2 .* first is dense\.weight"),
+        (
+            ["dense.bias"],
+            None,
+            r"lacks 1 .* first is dense\.bias; it holds 1 .* such as d\.bias:",
+        ),
+        (["position_ids", "temperature"], None, None),  # a buffer; a single number
         ([], None, None),
     ],
 )
-def test_a_matrix_that_was_made_up_is_refused(missing: list[str], unused: str | None, message: str | None) -> None:
+def test_a_part_that_was_made_up_is_refused(missing: list[str], unused: str | None, message: str | None) -> None:
     if message is None:
-        refuse_gaps(Model(), {"missing_keys": set(missing)}, Path("there"), unused)
+        refuse_gaps(Model(), {"missing_keys": set(missing), "unexpected_keys": {"d.bias"}}, Path("there"), unused)
         return
     with pytest.raises(DataError, match=message):
-        refuse_gaps(Model(), {"missing_keys": set(missing)}, Path("there"), unused)
+        refuse_gaps(Model(), {"missing_keys": set(missing), "unexpected_keys": {"d.bias"}}, Path("there"), unused)
 
 
 def test_a_tokenizer_that_knows_no_word_is_refused() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twinlens.apps.commands.completion import make_card_completer
 from twinlens.apps.commands.options import Captioner, Dataset, Json
 from twinlens.apps.commands.terminal import print_table
 from twinlens.core import paths
@@ -16,7 +17,14 @@ from twinlens.core import paths
 if TYPE_CHECKING:
     from twinlens.config.datasets import DatasetCard
     from twinlens.config.models import ModelCard, Tower
+    from twinlens.config.params import Params
 
+Golden = Annotated[
+    str | None,
+    typer.Option(
+        help="Write golden vectors on this model's card instead.", autocompletion=make_card_completer("models")
+    ),
+]
 YES_NO = {True: "yes", False: "-"}
 
 
@@ -48,19 +56,26 @@ class DatasetState:
     pool: int | None  # those of them that are searched
 
 
-def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json = False) -> None:
+def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json = False, golden: Golden = None) -> None:
     """List the models: what they are made of, their licences, and what of them is here.
 
     `weights`, `vectors` and `index` are those for the dataset (and captioner) given, or else the active ones. The
     active model has an asterisk.
 
-    Examples: `twinlens models`, `twinlens models --dataset coco`, `twinlens models --json`.
+    With `--golden <name>` nothing is listed: the weights of that model, as they are here, are run on drawn pictures and
+    texts, and the first numbers of their vectors written on its card. `embed` then refuses other weights of that name.
+
+    Examples: `twinlens models`, `twinlens models --dataset coco`, `twinlens models --json`,
+    `twinlens models --golden vit-b-32`.
     """
     from twinlens.config.load import check_cards, read_params
     from twinlens.indexing.validate import check_name
 
     params = read_params()
     check_cards(params)
+    if golden is not None:
+        _write_golden(check_name(golden, params.models, "model"), params)
+        return
     dataset = check_name(dataset or params.dataset, params.datasets, "dataset")
     captioner = check_name(captioner or params.captioner, params.captioners, "captioner")
     found = [
@@ -91,6 +106,24 @@ def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json =
             for one in found
         ],
     )
+
+
+def _write_golden(name: str, params: Params) -> None:
+    from twinlens.config.cards import Cards, Library
+    from twinlens.config.golden import write_golden
+    from twinlens.core.device import choose_device
+    from twinlens.core.errors import ParamsError
+    from twinlens.inference.conformity import compute_golden
+
+    assert isinstance(params.models, Cards)
+    card, folder = params.models[name], params.models.library.folder
+    if card.from_nothing:
+        raise ParamsError(f"{name} is trained from nothing: there are no weights that its card could remember")
+    for role, tower in card.towers().items():
+        numbers = compute_golden(role, tower, choose_device(params.compute.device), params.compute)
+        if numbers is not None:
+            path = write_golden(Library(folder), f"models/{name}", role, tower, numbers)
+            typer.echo(f"{path}: golden vectors of {_tower(tower)}")
 
 
 def datasets(as_json: Json = False) -> None:

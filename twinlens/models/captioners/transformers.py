@@ -15,7 +15,7 @@ from twinlens.config.captioners import CaptionerCard
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.models.encoders.base import count_parameters, normalise_pixels
-from twinlens.models.image_processor import read_pixel_spec
+from twinlens.models.image_processor import read_pixel_spec, refuse_other_pixels
 from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, refuse_gaps, refuse_wordless
 
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
@@ -79,6 +79,8 @@ def load(card: CaptionerCard, path: Path, placement: Placement) -> Captioner:
         tokenizer = AutoTokenizer.from_pretrained(path)
         refuse_gaps(model, report, path)
         refuse_wordless(tokenizer, path)
-        return Captioner(model, tokenizer, AutoImageProcessor.from_pretrained(path), card, placement)
+        captioner = Captioner(model, tokenizer, processor := AutoImageProcessor.from_pretrained(path), card, placement)
     except UNREADABLE as error:
         raise DataError(f"{path} does not hold a {card.captioner} model: {str(error)[:300]}") from None
+    refuse_other_pixels(processor, captioner.pixels, path)
+    return captioner

@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float32
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Transformer
+from transformers.utils import logging as transformers_log
 
 from twinlens.config.models import SentenceTransformersTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.models.encoders.base import LoadedEncoders, count_parameters
-from twinlens.models.weights import UNREADABLE, fetch_weights_folder, find_local_checkpoint, refuse_wordless
+from twinlens.models.weights import (
+    UNREADABLE,
+    fetch_weights_folder,
+    find_local_checkpoint,
+    refuse_gaps,
+    refuse_wordless,
+)
+
+transformers_log.disable_progress_bar()  # of loading, which takes no time
 
 FILES = ["*.json", "*.txt", "*.model"]
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of each module that has any; the first found is taken
@@ -58,8 +69,24 @@ def load(
         model = SentenceTransformer(str(path), device=str(placement.device), local_files_only=True)
     except (*UNREADABLE, ImportError, TypeError) as error:
         raise DataError(f"{path} does not hold a sentence-transformers model: {str(error)[:300]}") from None
+    _refuse_gaps(model, path)
     refuse_wordless(model.tokenizer, path)
     return LoadedEncoders(None, _Text(model.to(placement.dtype).eval(), card.prompt))
+
+
+def _refuse_gaps(model: SentenceTransformer, path: Path) -> None:
+    """Refuse a model of which a part was not in its files, which the library passes over.
+
+    It keeps no report of what it loaded, so its transformers are loaded a second time.
+
+    Raises:
+        DataError: a parameter is missing.
+    """
+    for module, folder in zip(model, _modules(path), strict=True):
+        if isinstance(module, Transformer):
+            inner: Any = module.model
+            again, report = type(inner).from_pretrained(folder, local_files_only=True, output_loading_info=True)
+            refuse_gaps(again, report, folder, unused="pooler.")  # pooled is what its last layer gives
 
 
 class _Text:
