@@ -22,6 +22,7 @@ MARKS = (  # byte-order marks; UTF-32's begins with UTF-16's, so it is looked fo
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+MAX_NESTED = 2**20  # characters of a written list; parsing fewer takes no memory to speak of
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -104,7 +105,11 @@ def _written_list(text: str) -> list[str] | None:
     for read in (json.loads, ast.literal_eval):
         try:
             found = read(bare)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, SyntaxError, RecursionError):
+            continue
+        except MemoryError:  # so Python's parser says that brackets or signs are nested too deep
+            if len(bare) > MAX_NESTED:
+                raise
             continue
         if isinstance(found, list) and all(item is None or isinstance(item, str) for item in found):
             return [item for item in found if item is not None]
