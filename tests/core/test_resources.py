@@ -69,30 +69,29 @@ def test_room_is_measured_where_a_path_will_lie(tmp_path: Path) -> None:
 def test_a_full_disk_is_known_as_each_library_says_it(library: str) -> None:
     # Only through a handle that is open: a library that renames would put a file in the device's place.
     numbers = np.arange(1_000_000, dtype=np.float32)
-    with pytest.raises(ResourceError, match=r"the disk is full: .*out needs more .* are free there"):
-        with name_disk_fault(Path("out")), FULL.open("wb") as file:
-            if library == "python":
-                file.write(bytes(10))
-                file.flush()
-            elif library == "numpy":
-                np.save(file, numbers)
-            elif library == "arrow":
-                pq.write_table(pa.table({"x": numbers}), file, compression="none")
-            else:
-                torch.save({"x": torch.from_numpy(numbers)}, file)
+    with (
+        pytest.raises(ResourceError, match=r"the disk is full: .*out needs more .* are free there"),
+        name_disk_fault(Path("out")),
+        FULL.open("wb") as file,
+    ):
+        if library == "python":
+            file.write(bytes(10))
+            file.flush()
+        elif library == "numpy":
+            np.save(file, numbers)
+        elif library == "arrow":
+            pq.write_table(pa.table({"x": numbers}), file, compression="none")
+        else:
+            torch.save({"x": torch.from_numpy(numbers)}, file)
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        SafetensorError(
-            'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left" })'
-        ),
+        SafetensorError("Error while serializing: IoError(Os { code: 28, kind: StorageFull })"),
         RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
         RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 704 vs 598"),
-        RuntimeError(
-            "lance error: LanceError(IO): Generic LocalFileSystem error: No space left on device (os error 28)"
-        ),
+        RuntimeError("lance error: LanceError(IO): Generic LocalFileSystem error: No space left (os error 28)"),
         OSError("12800 requested and 0 written"),
     ],
 )

@@ -124,7 +124,12 @@ def test_a_stage_sets_a_picture_of_thousands_of_scans_aside_before_it_is_decoded
     raw, healthy = scanned(2_000), photo()
     decoded: list[bytes] = []
     real = simplejpeg.decode_jpeg
-    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda raw, **how: decoded.append(raw) or real(raw, **how))
+
+    def noted(raw: bytes, **how: object) -> object:
+        decoded.append(raw)
+        return real(raw, **how)
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", noted)
     pictures = [("long", "long.jpg", raw), ("well", "well.jpg", healthy)]
     made = resize_pictures(iter(pictures), 2, read_params().resize, tmp_path, 1)
     assert made.index["image_id"].to_list() == ["well"]

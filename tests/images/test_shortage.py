@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,7 +120,11 @@ except ResourceError as error:
 def test_a_healthy_photo_is_never_damaged_for_want_of_memory(kind: str, tmp_path: Path) -> None:
     """A process that may take 80 MB more opens a picture of 48 megapixels, which takes at least 144."""
     grey = Image.new("RGB", (8000, 6000), "grey")  # flat, so that it is written quickly
-    options = {"JPEG": {"quality": 50}, "progressive": {"progressive": True}, "TIFF": {"compression": "tiff_deflate"}}
+    options: dict[str, dict[str, Any]] = {
+        "JPEG": {"quality": 50},
+        "progressive": {"progressive": True},
+        "TIFF": {"compression": "tiff_deflate"},
+    }
     grey.save(tmp_path / "large", "JPEG" if kind == "progressive" else kind, **options.get(kind, {}))
     (tmp_path / "small").write_bytes(saved("JPEG" if kind == "progressive" else kind))
     command = [sys.executable, "-c", SCRIPT, *(str(tmp_path / name) for name in ("large", "small", "out"))]
@@ -135,5 +140,5 @@ def test_a_webp_tells_its_size_before_memory_is_taken_for_it(
     raw = saved("WEBP", (400, 300), **options)
     assert decode._read_webp_size(raw) == (400, 300)
     monkeypatch.setattr(Image, "open", no_memory)
-    with pytest.raises(BadPictureError, match="400 x 300 px: over 0.1 megapixels"):
+    with pytest.raises(BadPictureError, match=r"400 x 300 px: over 0\.1 megapixels"):
         open_picture(raw, max_megapixels=0.1)
