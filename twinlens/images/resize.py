@@ -89,7 +89,7 @@ def resize_pictures(
 
     number = 0
     with Progress("resize", total=total, unit="img") as bar:
-        for image_id, made in map_ahead(prepare, pictures, threads, waiting=8 * threads):
+        for image_id, made in map_ahead(prepare, pictures, threads, waiting=8 * threads, bytes_of=size_of):
             bar.add(1)
             if isinstance(made, str):
                 notes.append((image_id, False, made))
@@ -116,6 +116,11 @@ def resize_pictures(
         ),
         pl.DataFrame(notes, schema={"image_id": pl.String, "kept": pl.Boolean, "note": pl.String}, orient="row"),
     )
+
+
+def size_of(picture: Picture) -> int:
+    """Size of what a picture's file holds, in bytes."""
+    return len(picture[2])
 
 
 def hash_picture(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:

@@ -6,6 +6,7 @@ kept, so a killed run goes on and another threshold classifies nothing again.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from itertools import islice
@@ -72,23 +73,31 @@ def sum_class_shares(
     with Scratch("classify", key) as scratch, Progress("classify", total=len(files), unit="img") as bar:
         model: Classifier | None = None
         for start in starts:
-            mine, name = list(islice(pictures, PER_PART)), f"{start:08d}.npy"
-            if not scratch.has(name):
+            count, name = min(PER_PART, len(files) - start), f"{start:08d}.npy"
+            mine = islice(pictures, count)
+            if scratch.has(name):
+                deque(mine, maxlen=0)
+            else:
                 model = model or classifiers.load(card, path, placement)
-                found = _classify(model, mine, classes, max_megapixels, decode_threads)
+                found = _classify(model, mine, count, classes, max_megapixels, decode_threads)
 
                 def write(part: Path, found: np.ndarray = found) -> None:
                     with part.open("wb") as file:
                         np.save(file, found)
 
                 scratch.put(name, write)
-            bar.add(len(mine))
+            bar.add(count)
         parts = [np.load(scratch.path(f"{start:08d}.npy")) for start in starts]
     return np.concatenate([np.empty(0), *parts])
 
 
 def _classify(
-    model: Classifier, pictures: list[bytes | str], classes: Sequence[int], max_megapixels: float, threads: int
+    model: Classifier,
+    pictures: Iterator[bytes | str],
+    count: int,
+    classes: Sequence[int],
+    max_megapixels: float,
+    threads: int,
 ) -> np.ndarray:
     remedy = (
         f"Lower compute.decode_threads (now {threads}), or resize.max_megapixels (now {max_megapixels:g}), which "
@@ -105,9 +114,9 @@ def _classify(
         except BadPictureError:
             return None
 
-    pixels = list(map_ahead(opened, pictures, threads))
+    pixels = list(map_ahead(opened, pictures, threads, bytes_of=len))
     usable = [i for i, picture in enumerate(pixels) if picture is not None]
-    shares = np.full(len(pictures), np.nan)
+    shares = np.full(count, np.nan)
     for start in range(0, len(usable), BATCH):
         chosen = usable[start : start + BATCH]
         shares[chosen] = model.shares(torch.stack([p for i in chosen if (p := pixels[i]) is not None]), classes)

@@ -8,7 +8,6 @@ it is cut off here, from the copy that is embedded.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +21,7 @@ from twinlens.datasets.ids import make_unique
 from twinlens.datasets.readers.archives import list_passed_over, open_tree, read_text
 from twinlens.datasets.readers.files import record_trees, refuse_change
 from twinlens.datasets.readers.names import is_picture
+from twinlens.datasets.readers.texts import parse_json
 from twinlens.images.decoding_costs import explain_costly
 
 LABELS = "folder_to_objectnet_label.json"
@@ -46,7 +46,7 @@ class ObjectNet:
         refuse_change(raw, places)
         tree = open_tree(places["mappings"])
         try:
-            labels = json.loads(read_text(tree, LABELS, places["mappings"]))
+            labels = parse_json(read_text(tree, LABELS, places["mappings"]))
         except ValueError as error:
             raise DataError(f"{places['mappings'] / LABELS} is no JSON: {error}") from None
         finally:
