@@ -12,7 +12,7 @@ ABOUT, BASE = "about", "base"  # keys that a card and each of its parts may have
 class CardRemarks(BaseModel):
     """Remarks for people, on which no result depends: changing them reruns nothing."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     licence: str | None = None
     note: str | None = None
@@ -25,7 +25,7 @@ class Card(BaseModel):
     A dump never has `about`, so that no key of kept work can depend on it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     about: CardRemarks = Field(default=CardRemarks(), exclude=True)
 
