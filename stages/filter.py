@@ -104,6 +104,7 @@ def classify_pictures(
         # float32 whatever the device, so that a picture at the threshold is kept on all machines or on none
         Placement(choose_device(params.compute.device).device, torch.float32),
         raw="".join(path.read_text() for path in sorted(raw.rglob("manifest.json"))),
+        max_megapixels=params.resize.max_megapixels,
         decode_threads=params.compute.decode_threads,
     )
     table = pl.DataFrame({"image_id": [image.image_id for image in mine], "share": shares})

@@ -83,7 +83,10 @@ def refused(folder: Path, change: dict[str, Any]) -> str:
         ({"rank.depth": "deep"}, "rank.depth: Input should be a valid integer"),
         ({"rank.image_weight": 1.5}, "rank.image_weight: Input should be less than 1, found 1.5"),
         ({"category_search.prompt": "a picture"}, "category_search.prompt: String should match pattern"),
-        ({"category_search.standard.lambda_w": 0}, "category_search.standard.lambda_w: Input should be greater than 0"),
+        (
+            {"category_search.standard.lambda_w": 0},
+            "category_search.standard.lambda_w: Input should be greater",
+        ),
         ({"category_search.standard.lamda_q": 1}, "lamda_q: no such key (did you mean 'lambda_q'?"),
         ({"rank.depth": 5}, "10 is more than rank.depth, 5"),
         ({"evaluate.ks": [5, 1]}, "must rise"),
@@ -106,7 +109,10 @@ def refused(folder: Path, change: dict[str, Any]) -> str:
             {"cards/captioners/blip-scenes.yaml:architecture.vision_config": {}},
             "lacks a number at vision_config.image_size",
         ),
-        ({"cards/models/clip-scenes.yaml:joint.architecture.embed_dim": "big"}, "lacks a number at embed_dim"),
+        (
+            {"cards/models/clip-scenes.yaml:joint.architecture.embed_dim": "big"},
+            "embed_dim is 'big', wanted a whole number from 1",
+        ),
         (
             {"dataset": "objectnet"},
             "dataset 'objectnet' says `selection: never`: its licence (ObjectNet's own; no para",
@@ -231,7 +237,7 @@ def test_a_card_begins_with_its_base_and_a_part_with_a_part(tmp_path: Path) -> N
         "base": "models/clip-scenes",
         "about": {"note": "slower"},
         "train": {"epochs": 9},
-        "joint": {"architecture": {"vision_cfg": {"layers": [2, 2]}}},
+        "joint": {"architecture": {"vision_cfg": {"layers": [2, 2, 2, 2]}}},
     }
     other = {"base": "models/a", "train": {"base": "models/siglip-scenes.train", "seed": 3}}
     params = read_params(chosen(tmp_path, {"cards/models/a.yaml:": one, "cards/models/b.yaml:": other}))
@@ -239,10 +245,10 @@ def test_a_card_begins_with_its_base_and_a_part_with_a_part(tmp_path: Path) -> N
     a, b = (keys(params.models[name].model_dump(mode="json")) for name in ("a", "b"))
     assert {name: a[name] for name in a if a[name] != base[name]} == {
         "train.epochs": 9,
-        "joint.architecture.vision_cfg.layers": [2, 2],
+        "joint.architecture.vision_cfg.layers": [2, 2, 2, 2],
     }
     assert (b["train.objective"], b["train.epochs"], b["train.seed"]) == ("siglip", 4, 3)  # none of a's `train`
-    assert b["joint.architecture.vision_cfg.layers"] == [2, 2]
+    assert b["joint.architecture.vision_cfg.layers"] == [2, 2, 2, 2]
     assert params.models["b"].about.note == "slower"
     assert read_params().models["clip-scenes"] == PARAMS.models["clip-scenes"]  # bases stay as they are
 

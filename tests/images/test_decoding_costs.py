@@ -11,10 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image, features
 
 from twinlens.config.load import read_params
 from twinlens.core.errors import QueryError
+from twinlens.datasets.adapters.objectnet import crop_border
+from twinlens.images import decode
+from twinlens.images.decode import BadPictureError, open_picture
 from twinlens.images.decoding_costs import (
     MAX_CHUNKS,
     MAX_COMMENTS,
@@ -26,6 +30,7 @@ from twinlens.images.decoding_costs import (
     MAX_STRIPS,
     explain_costly,
 )
+from twinlens.images.resize import resize_pictures
 from twinlens.indexing.validate import read_image
 
 SCAN = re.compile(rb"\xff\xda")
@@ -111,6 +116,43 @@ def test_what_is_cut_off_or_no_jpeg_is_for_the_decoder_to_say(raw: bytes) -> Non
 def test_a_query_of_thousands_of_scans_is_refused_before_it_is_decoded() -> None:
     with pytest.raises(QueryError, match=r"cannot be used: a JPEG of over 100 scans"):
         read_image(scanned(5_000), read_params().resize)
+
+
+def test_a_stage_sets_a_picture_of_thousands_of_scans_aside_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, healthy = scanned(2_000), photo()
+    decoded: list[bytes] = []
+    real = simplejpeg.decode_jpeg
+
+    def noted(raw: bytes, **how: object) -> object:
+        decoded.append(raw)
+        return real(raw, **how)
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", noted)
+    pictures = [("long", "long.jpg", raw), ("well", "well.jpg", healthy)]
+    made = resize_pictures(iter(pictures), 2, read_params().resize, tmp_path, 1)
+    assert made.index["image_id"].to_list() == ["well"]
+    assert [note for _, kept, note in made.notes.iter_rows() if not kept] == [
+        f"a JPEG of over {MAX_SCANS} scans, where a photo has about ten: save it once more"
+    ]
+    assert raw not in decoded
+    with pytest.raises(BadPictureError, match="scans"):
+        open_picture(raw)  # as `keep.classifier` does
+    assert "scans" in str(crop_border(raw))
+
+
+def test_a_tiff_of_jpegs_may_not_have_more_scans_than_a_jpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    Image.open(io.BytesIO(photo())).save(out, "TIFF", compression="jpeg")
+    raw = out.getvalue()
+    assert open_picture(raw)[0].shape == (240, 320, 3)
+    scans = raw.count(b"\xff\xda")
+    filled = raw + b"\xff\xda" * 50 * scans
+    monkeypatch.setattr(decode, "MAX_SCANNED_PX", 10 * 320 * 240)
+    assert open_picture(raw)[0].shape == (240, 320, 3)
+    with pytest.raises(BadPictureError, match=r"a TIFF of JPEGs with \d+ scans in \d+ parts"):
+        open_picture(filled)
 
 
 def paged(pages: int, order: str = "<", large: bool = False) -> bytes:

@@ -47,7 +47,7 @@ def shares(
     pictures: list[bytes | str], tower: ClassifierCard, classes: list[int] = VEHICLES, raw: str = "raw"
 ) -> np.ndarray:
     files = [f"{n}.jpg" for n in range(len(pictures))]
-    return sum_class_shares(iter(pictures), files, tower, classes, CPU, raw=raw)
+    return sum_class_shares(iter(pictures), files, tower, classes, CPU, raw=raw, max_megapixels=100)
 
 
 def test_the_share_is_the_summed_softmax_of_timms_own_model_and_transform(weights: Path) -> None:
@@ -78,7 +78,9 @@ def test_a_killed_run_goes_on_and_another_threshold_classifies_nothing_again(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sum_class_shares(breaking(), [f"{n}.jpg" for n in range(10)], card(weights), VEHICLES, CPU, raw="raw")
+        sum_class_shares(
+            breaking(), [f"{n}.jpg" for n in range(10)], card(weights), VEHICLES, CPU, raw="raw", max_megapixels=100
+        )
     seen: list[int] = []
     once = Classifier.shares
 
@@ -125,7 +127,9 @@ def test_the_real_mobilenet_puts_vehicles_in_and_other_photos_out(shared_data: P
     made.download(tmp_path / "raw")
     images = made.annotations(tmp_path / "raw").images
     files = [image.file for image in images]
-    found = sum_class_shares(made.read_pictures(tmp_path / "raw", files), files, tower, VEHICLES, CPU, raw="")
+    found = sum_class_shares(
+        made.read_pictures(tmp_path / "raw", files), files, tower, VEHICLES, CPU, raw="", max_megapixels=100
+    )
     names = set(read_classes("vehicles-49").values())
     kept = {image.image_id for image, share in zip(images, found, strict=True) if share > 0.6}
     figures = measure_agreement(kept, {image.image_id for image in images if names & set(image.labels)})

@@ -47,7 +47,7 @@ def card(folder: Path) -> TransformersClassifier:
 
 def shares(pictures: list[bytes], tower: TransformersClassifier, classes: list[int] = VEHICLES) -> np.ndarray:
     files = [f"{n}.jpg" for n in range(len(pictures))]
-    return sum_class_shares(iter(pictures), files, tower, classes, CPU, raw="raw")
+    return sum_class_shares(iter(pictures), files, tower, classes, CPU, raw="raw", max_megapixels=100)
 
 
 @pytest.fixture(scope="module")

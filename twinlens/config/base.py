@@ -36,7 +36,7 @@ class GoldenVectors(BaseModel):
 class CardRemarks(BaseModel):
     """Remarks for people, and what a tower is checked by. No result depends on them: changing them reruns nothing."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     licence: str | None = None
     note: str | None = None
@@ -50,7 +50,7 @@ class Card(BaseModel):
     A dump never has `about`, so that no key of kept work can depend on it; nor has it what else is marked `exclude`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     about: CardRemarks = Field(default=CardRemarks(), exclude=True)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import model_validator
 
-from twinlens.config.models import Weights, refuse_missing
+from twinlens.config.architectures import refuse_impossible_blip, refuse_missing
+from twinlens.config.models import Weights
+from twinlens.config.numbers import Count
 from twinlens.config.training import CaptioningRecipe
 
 
@@ -17,8 +19,8 @@ class CaptionerCard(Weights):
     hub: str | None = None
     architecture: dict[str, Any] | None = None  # of a small model of your own: text_config, vision_config
     train: CaptioningRecipe | None = None
-    max_new_tokens: PositiveInt = 20
-    num_beams: PositiveInt = 1
+    max_new_tokens: Count = 20
+    num_beams: Count = 1
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -28,6 +30,7 @@ class CaptionerCard(Weights):
         if self.train is not None and (self.captioner != "blip" or self.architecture is None):
             raise ValueError("only a `blip` with an `architecture` of its own is trained here")
         refuse_missing(self.architecture, "text_config.max_position_embeddings", "vision_config.image_size")
+        refuse_impossible_blip(self.architecture)
         if self.architecture and self.max_new_tokens >= self.architecture["text_config"]["max_position_embeddings"]:
             raise ValueError("`max_new_tokens` has to be less than the architecture's `max_position_embeddings`")
         if self.captioner == "none":

@@ -18,32 +18,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from twinlens.config.base import BASE
 from twinlens.config.explain import explain_problems
+from twinlens.config.yaml_file import compose_yaml, parse_yaml
 from twinlens.core.errors import ParamsError, suggest_nearest
 
 KINDS = ("datasets", "models", "captioners")
 ENDING = ".yaml"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # no dots: `base` and DVC split on them; no capitals: not every disk has both
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # LibYAML's parser where it is there: eight times as fast
 
 Keys = tuple[Any, ...]
 Origins = dict[Keys, tuple[str, Keys]]  # by keys of a filled-in card: the file, and the keys there
 T = TypeVar("T")
-
-
-def parse_yaml(text: bytes, path: str | Path) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        ParamsError: it is none.
-    """
-    try:
-        return yaml.load(text, LOADER)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ParamsError(f"{path}{line} is not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}") from None
 
 
 class Library:
@@ -194,7 +178,7 @@ class Library:
         }
 
     def _line(self, file: str, keys: Keys) -> int:
-        node, line = yaml.compose(self.texts[file], LOADER), 0
+        node, line = compose_yaml(self.texts[file]), 0
         for key in keys:
             if isinstance(node, yaml.MappingNode):
                 pair = next((pair for pair in node.value if pair[0].value == str(key)), None)

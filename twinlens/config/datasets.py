@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from twinlens.config.base import Card, Origin
 from twinlens.config.models import TimmTower, Weights
+from twinlens.config.numbers import Count, CountOrZero, Flag, InnerShare, Seed, Side
 
 Split = Literal["train", "val", "test"]
 Pool = Literal["all", "train", "val", "test"]
@@ -56,7 +57,7 @@ class Keep(Card):
 
     classifier: ClassifierCard | None = None  # an ImageNet classifier; its probabilities over `classes` are summed
     classes: str | None = None  # a list in twinlens/datasets/classes
-    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None  # pictures whose sum is above it are kept
+    threshold: InnerShare | None = None  # pictures whose sum is above it are kept
     from_qrels: str | None = None  # a CSV file with a column document_id: exactly these pictures are kept
     labels: list[str] | None = None  # pictures that show one of these are kept
     published: str | None = None  # such a CSV file, only to compare with what was kept
@@ -74,9 +75,9 @@ class Keep(Card):
 class Resplit(Card):
     """Newly drawn splits, by picture: for data that come without any, or whose own are of no use."""
 
-    val: Annotated[float, Field(gt=0, lt=1)]  # share of all pictures
-    test: Annotated[float, Field(gt=0, lt=1)]  # the rest is train
-    seed: int = 0
+    val: InnerShare  # share of all pictures
+    test: InnerShare  # the rest is train
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _some_train(self) -> Self:
@@ -90,9 +91,9 @@ class BaseDatasetCard(Card):
 
     pool: Pool = "all"  # the pictures that are queries and items
     resplit: Resplit | None = None  # draw train, val and test anew; empty: as the dataset has them
-    pool_size: PositiveInt | None = None  # pictures that the pool should hold; a gate compares
+    pool_size: Count | None = None  # pictures that the pool should hold; a gate compares
     keep: Keep | None = None
-    shortest_side_px: PositiveInt | None = None  # a smaller limit than resize.shortest_side_px, for this dataset
+    shortest_side_px: Side | None = None  # a smaller limit than resize.shortest_side_px, for this dataset
     selection: Literal["allowed", "never"] = "allowed"  # never: its licence forbids tuning anything on it
     origin: Origin | None = Field(default=None, exclude=True)  # the dataset that it is a part of; decides no result
 
@@ -111,12 +112,12 @@ class ScenesCard(BaseDatasetCard):
     """Pictures drawn by the project itself."""
 
     adapter: Literal["scenes"]
-    seed: int = 0
-    train: PositiveInt
-    val: PositiveInt
-    test: PositiveInt
-    edits: NonNegativeInt = 0  # composed queries: so many pictures, each one of `test` with one thing changed
-    side_px: Annotated[int, Field(ge=32, le=1024)] = 128
+    seed: Seed = 0
+    train: Count
+    val: Count
+    test: Count
+    edits: CountOrZero = 0  # composed queries: so many pictures, each one of `test` with one thing changed
+    side_px: Annotated[int, Field(strict=True, ge=32, le=1024)] = 128
     pool: Pool = "test"
 
     @property
@@ -135,7 +136,7 @@ class CocoCard(BaseDatasetCard):
     parts: list[Literal["train2017", "val2017"]] = Field(min_length=1)
     split: Literal["published", "karpathy"] = "published"  # karpathy: of dataset_coco.json, restval counts as train
     source: str | None = None  # a folder or mirror that holds the archives; the publishers' site if absent
-    verify: bool = True  # against the publishers' sizes and SHA-256; a folder of your own may hold a subset
+    verify: Flag = True  # against the publishers' sizes and SHA-256; a folder of your own may hold a subset
 
 
 class HubFiles(BaseDatasetCard):

@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from twinlens.config.captioners import CaptionerCard
-from twinlens.config.cards import KINDS, Cards, Library, parse_yaml
+from twinlens.config.cards import KINDS, Cards, Library
 from twinlens.config.datasets import DatasetCard
 from twinlens.config.explain import explain_problems
 from twinlens.config.models import ModelCard
 from twinlens.config.params import Params, Settings
+from twinlens.config.yaml_file import parse_yaml
 from twinlens.core.errors import ParamsError
 
 TYPES = {"datasets": DatasetCard, "models": ModelCard, "captioners": CaptionerCard}

@@ -9,22 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from twinlens.config.architectures import refuse_impossible_open_clip, refuse_missing
 from twinlens.config.base import Card, Origin
+from twinlens.config.numbers import Count, Flag
 from twinlens.config.training import HeadsRecipe, ModelRecipe, TowerRecipe
 
 # ---------------------------------------------------------------- towers
-
-
-def refuse_missing(architecture: dict[str, Any] | None, *dotted: str) -> None:
-    """Refuse an architecture without one of the sizes that it is trained by."""
-    for key in dotted if architecture is not None else ():
-        node: Any = architecture
-        for part in key.split("."):
-            node = node.get(part) if isinstance(node, dict) else None
-        if not isinstance(node, int):
-            raise ValueError(f"`architecture` lacks a number at {key}")
 
 
 class Weights(Card):
@@ -50,6 +42,7 @@ class OpenClipTower(Weights):
             raise ValueError("`architecture` goes with `open_clip: custom`, and only with it")
         if self.open_clip == "custom" and self.pretrained:
             raise ValueError("a custom architecture has no `pretrained` tag; give `checkpoint` or `train`")
+        refuse_impossible_open_clip(self.architecture)
         return self
 
 
@@ -77,7 +70,7 @@ class TransformersTower(Weights):
     transformers: str  # hub repository
     pooling: Literal["mean", "cls"] | None = None  # for text-only models
     prompt: str = ""
-    trust_remote_code: bool = False
+    trust_remote_code: Flag = False
     code_revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
 
     @model_validator(mode="after")
@@ -93,9 +86,10 @@ class TorchvisionTower(Weights):
     family: ClassVar[str] = "torchvision"
     torchvision: Literal["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"]
     weights: str | None = None  # as torchvision names them: COCO_V1
-    regions: PositiveInt = 36  # the best of a picture
+    regions: Count = 36  # the best of a picture
     pooling: Literal["mean", "max"] = "mean"
-    size_px: Annotated[int, Field(ge=64, multiple_of=32)] = 800  # the longer side; the rest of the square is grey
+    # The longer side; the rest of the square is grey.
+    size_px: Annotated[int, Field(strict=True, ge=64, le=8192, multiple_of=32)] = 800
 
     @model_validator(mode="after")
     def _some_source(self) -> Self:
@@ -112,8 +106,8 @@ class WordVectorsTower(Card):
     family: ClassVar[str] = "word_vectors"
     word_vectors: str  # the file, compressed by gzip or not; ~ and $VARIABLES are expanded
     pooling: Literal["mean", "sum", "none"] = "mean"  # none: words stay apart, for a trained head to read
-    lowercase: bool = True  # texts, before words are looked up; the file's words stay as they are
-    max_words: PositiveInt = 64  # of a text; words without a vector do not count
+    lowercase: Flag = True  # texts, before words are looked up; the file's words stay as they are
+    max_words: Count = 64  # of a text; words without a vector do not count
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     trained_on: list[Origin] = Field(default=[], exclude=True)  # datasets, as far as is known; decides no result
 

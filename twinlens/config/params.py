@@ -9,35 +9,51 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, SkipValidation, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, model_validator
 
 from twinlens.config.captioners import CaptionerCard
 from twinlens.config.datasets import DatasetCard
 from twinlens.config.models import ModelCard
+from twinlens.config.numbers import (
+    LARGEST,
+    Batch,
+    Count,
+    CountOrZero,
+    Flag,
+    InnerShare,
+    Positive,
+    PositiveOrZero,
+    Seed,
+    Several,
+    Share,
+    Side,
+    Signed,
+    Threads,
+)
 from twinlens.core.errors import ParamsError, suggest_nearest
 
 
 class Section(BaseModel):
     """One section of params.yaml: unknown keys are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FilterParams(Section):
     """Rules for keeping rows of a dataset's annotations."""
 
-    require_caption: bool  # drop pictures that no caption describes
-    require_label: bool  # drop pictures without a labelled object
+    require_caption: Flag  # drop pictures that no caption describes
+    require_label: Flag  # drop pictures without a labelled object
 
 
 class ResizeParams(Section):
     """The one copy of the pixels that every later stage reads."""
 
-    shortest_side_px: PositiveInt | None  # larger pictures shrink to it, smaller keep their bytes; null: never
-    min_side_px: PositiveInt  # smaller pictures are set aside
-    max_megapixels: Annotated[float, Field(gt=0)]  # larger pictures are set aside, undecoded
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)]  # of pictures that had to be written anew
-    images_per_shard: PositiveInt
+    shortest_side_px: Side | None  # larger pictures shrink to it, smaller keep their bytes; null: never
+    min_side_px: Side  # smaller pictures are set aside
+    max_megapixels: Annotated[float, Field(strict=True, gt=0, le=10_000)]  # larger pictures are set aside, undecoded
+    jpeg_quality: Annotated[int, Field(strict=True, ge=1, le=100)]  # of pictures that had to be written anew
+    images_per_shard: Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 
     def at_most(self, shortest_side_px: int | None) -> Self:
         """Return a copy with a smaller limit, where a dataset's card gives one."""
@@ -48,53 +64,53 @@ class ResizeParams(Section):
 class GroupParams(Section):
     """Definition of object sets, and of copies of a picture."""
 
-    min_group_size: Annotated[int, Field(ge=2)]  # an object set needs this many pictures to be searched for
-    near_duplicate_bits: Annotated[int, Field(ge=0, le=64)] | None  # of 256; null: only exact ones are looked for
+    min_group_size: Several  # an object set needs this many pictures to be searched for
+    near_duplicate_bits: Annotated[int, Field(strict=True, ge=0, le=64)] | None  # of 256; null: only exact ones count
     drop_duplicates: Literal["none", "leaks", "exact", "near"]  # near: exact ones too; leaks: the trained-on half
 
 
 class RankParams(Section):
     """Settings of the runs."""
 
-    depth: PositiveInt  # items kept per query
-    image_weight: Annotated[float, Field(gt=0, lt=1)]  # share of the score that the pixels have beside the words
-    rerank_depth: PositiveInt  # the best items of a run that a reranker scores anew
-    seed: int  # of the draw of one caption a picture
-    caption_draws: PositiveInt  # so often; measures are means over draws
+    depth: Count  # items kept per query
+    image_weight: InnerShare  # share of the score that the pixels have beside the words
+    rerank_depth: Count  # the best items of a run that a reranker scores anew
+    seed: Seed  # of the draw of one caption a picture
+    caption_draws: Count  # so often; measures are means over draws
 
 
 class HybridParams(Section):
     """Words (BM25) and pixels together, in the task `caption_to_image`."""
 
-    rrf_constant: Annotated[float, Field(gt=0)]  # of reciprocal rank fusion
-    rrf_depth: PositiveInt  # items of each list that take part in it
-    image_weight: Annotated[float, Field(ge=0, le=1)]  # of the weighted sum, where it cannot be chosen on validation
-    validation_pictures: NonNegativeInt  # at most; 0: the weight is not chosen
-    seed: int  # of their draw
+    rrf_constant: Positive  # of reciprocal rank fusion
+    rrf_depth: Count  # items of each list that take part in it
+    image_weight: Share  # of the weighted sum, where it cannot be chosen on validation
+    validation_pictures: CountOrZero  # at most; 0: the weight is not chosen
+    seed: Seed  # of their draw
 
 
 class CategoryCard(Section):
     """One protocol of category search: which pictures search, and how their weights are learned."""
 
-    queries_per_class: PositiveInt
-    exemplars_per_query: PositiveInt
+    queries_per_class: Count
+    exemplars_per_query: Count
     scaling: Literal["rows", "columns"]  # unit rows, or columns divided by their norms over the pool
     negatives_from: Literal["outside", "ranked"]  # pictures that are never ranked, or (a leak) those that are
-    seed: int  # of the draw of exemplars, and of negatives out of the ranked pictures
-    svm_c: Annotated[float, Field(gt=0)]  # C of the exemplar SVM and, as 1 / (2 C), of the ridge regression
-    lambda_w: Annotated[float, Field(gt=0)]  # ridge of the combined loss
-    lambda_q: Annotated[float, Field(ge=0)]  # its pull towards the text
-    image_weight: Annotated[float, Field(gt=0, lt=1)]  # of the exemplar in the sum with the text
-    rocchio: tuple[float, float, float]  # of the text, of the exemplars, of the negatives
-    shrinkage: Annotated[float, Field(gt=0, le=1)]  # of the covariance of the whitened exemplar
+    seed: Seed  # of the draw of exemplars, and of negatives out of the ranked pictures
+    svm_c: Positive  # C of the exemplar SVM and, as 1 / (2 C), of the ridge regression
+    lambda_w: Positive  # ridge of the combined loss
+    lambda_q: PositiveOrZero  # its pull towards the text
+    image_weight: InnerShare  # of the exemplar in the sum with the text
+    rocchio: tuple[Signed, Signed, Signed]  # of the text, of the exemplars, of the negatives
+    shrinkage: Annotated[float, Field(strict=True, gt=0, le=1)]  # of the covariance of the whitened exemplar
 
 
 class CategoryParams(Section):
     """Category search: classes by name, by exemplar pictures, or both."""
 
     prompt: str = Field(pattern=r"\{label\}")
-    negatives: NonNegativeInt  # drawn outside the ranked pictures; 0: what learns from negatives is left out
-    seed: int  # of that draw
+    negatives: CountOrZero  # drawn outside the ranked pictures; 0: what learns from negatives is left out
+    seed: Seed  # of that draw
     standard: CategoryCard
     as_published: CategoryCard | None  # null: not measured
 
@@ -103,43 +119,44 @@ class IndexSetting(Section):
     """One approximate index, and how thoroughly it is searched."""
 
     index: Literal["ivf_flat", "ivf_sq", "ivf_pq", "ivf_hnsw_sq"]
-    partitions: PositiveInt  # LanceDB takes fewer where there are too few items to train them
-    nprobes: PositiveInt  # partitions that are searched
-    ef: PositiveInt | None = None  # candidates of a graph's search
-    refine: PositiveInt | None = None  # times k candidates whose true scores are computed
+    partitions: Count  # LanceDB takes fewer where there are too few items to train them
+    nprobes: Count  # partitions that are searched
+    ef: Count | None = None  # candidates of a graph's search
+    refine: Count | None = None  # times k candidates whose true scores are computed
 
 
 class ApproximateParams(Section):
     """Approximate search, measured against exact."""
 
-    k: PositiveInt
-    queries: PositiveInt  # asked of each setting, one by one
+    k: Count
+    queries: Count  # asked of each setting, one by one
     settings: dict[str, IndexSetting]
 
 
 class EvaluateParams(Section):
     """Measures, cuts and tests of the evaluation."""
 
-    referee_queries: PositiveInt  # per run, measured again by each measure's second opinion
-    resamples: Annotated[int, Field(ge=100)]  # of the bootstrap behind the intervals
-    seed: int
-    ks: list[PositiveInt] = Field(min_length=1)
+    referee_queries: Count  # per run, measured again by each measure's second opinion
+    resamples: Annotated[int, Field(strict=True, ge=100, le=1_000_000)]  # of the bootstrap behind the intervals
+    seed: Seed
+    ks: list[Count] = Field(min_length=1)
 
 
 class ReportParams(Section):
     """Extent of the report."""
 
-    queries: PositiveInt  # best, typical and worst ones each, a task and retriever
-    found: PositiveInt  # items of each
-    thumbnail_px: Annotated[int, Field(ge=32, le=512)]  # longer side
+    queries: Count  # best, typical and worst ones each, a task and retriever
+    found: Count  # items of each
+    thumbnail_px: Annotated[int, Field(strict=True, ge=32, le=512)]  # longer side
 
 
 class IndexParams(Section):
     """Content of the search index."""
 
-    thumbnail_px: Annotated[int, Field(ge=32, le=1024)]  # longer side
+    thumbnail_px: Annotated[int, Field(strict=True, ge=32, le=1024)]  # longer side
     vector_index: Literal["exact", "ivf", "hnsw"]  # exact: none
-    from_rows: Annotated[int, Field(ge=256)]  # smaller tables are searched exactly, whatever `vector_index` says
+    # Smaller tables are searched exactly, whatever `vector_index` says.
+    from_rows: Annotated[int, Field(strict=True, ge=256, le=LARGEST)]
 
     def approximate(self, rows: int) -> bool:
         """Whether a table of so many rows has vector indexes."""
@@ -150,11 +167,11 @@ class SearchParams(Section):
     """Defaults of searching the index. No stage depends on them."""
 
     fusion: Literal["rrf", "weighted"]
-    text_weight: Annotated[float, Field(ge=0, le=1)] | None  # of BM25 in a weighted hybrid; None: as `rank` chose
-    negatives: PositiveInt  # random pictures that exemplars are told apart from
-    seed: int  # of their draw
-    probes: PositiveInt  # partitions of the vector index that are searched
-    ef: PositiveInt  # candidates of a search in HNSW
+    text_weight: Share | None  # of BM25 in a weighted hybrid; None: as `rank` chose
+    negatives: Count  # random pictures that exemplars are told apart from
+    seed: Seed  # of their draw
+    probes: Count  # partitions of the vector index that are searched
+    ef: Count  # candidates of a search in HNSW
 
 
 Severity = Literal["error", "warn"]
@@ -184,17 +201,17 @@ class GateParams(Section):
     still_learning: Severity  # a training ended while its validation rose
     easy_pool: Severity  # so small, or with so much that is relevant, that chance is nearly sure
     pool_size: Severity  # not what the dataset's card promises
-    max_repeated_share: Annotated[float, Field(ge=0, le=1)]
-    max_tied_share: Annotated[float, Field(ge=0, le=1)]
+    max_repeated_share: Share
+    max_tied_share: Share
 
 
 class ComputeParams(Section):
     """Device and speed settings: never part of a result's identity, so no stage depends on them."""
 
-    device: str  # auto, cpu, cuda, cuda:1, mps
-    decode_threads: PositiveInt
-    image_batch: PositiveInt | None  # null: what suits the device
-    text_batch: PositiveInt | None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$")]  # auto, cpu, cuda, cuda:1, mps
+    decode_threads: Threads
+    image_batch: Batch | None  # null: what suits the device
+    text_batch: Batch | None
 
 
 class Settings(Section):

@@ -8,38 +8,39 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from twinlens.config.base import Card
+from twinlens.config.numbers import LARGEST, Count, Flag, Positive, PositiveOrZero, Seed, Several
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
+Part = Annotated[float, Field(strict=True, ge=0, lt=1)]  # never the whole
+Tiny = Annotated[float, Field(strict=True, gt=0, le=1)]  # of what is added lest something be divided by zero
 
 
 class Recipe(Card):
     """Fields of every training: batches, optimiser, schedule and seed."""
 
-    epochs: PositiveInt
-    batch_size: Annotated[int, Field(ge=2)]
-    samples_per_epoch: PositiveInt | None = None  # pictures drawn each epoch; null: all of them
-    replacement: bool = False  # whether a picture may be drawn twice in an epoch
-    drop_last: bool = True  # leave out the pictures that fill no whole batch; false: only a single one
+    epochs: Count
+    batch_size: Several
+    samples_per_epoch: Count | None = None  # pictures drawn each epoch; null: all of them
+    replacement: Flag = False  # whether a picture may be drawn twice in an epoch
+    drop_last: Flag = True  # leave out the pictures that fill no whole batch; false: only a single one
     captions: Literal["first", "random"] = "random"  # of each picture: always the first, or a new draw an epoch
 
     learning_rate: Positive
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon for matrices, adamw for the rest; Adam is adamw without decay
-    betas: tuple[Share, Share] = (0.9, 0.98)
-    eps: Positive = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[Part, Part] = (0.9, 0.98)
+    eps: Tiny = 1e-8
+    weight_decay: PositiveOrZero = 0.0
     max_grad_norm: Positive | None = None  # longer gradients are scaled down to it
     schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"  # after warm-up; the first two end at zero
-    warmup_share: Share = 0.05  # of all steps
-    step_epochs: PositiveInt = 8  # of `step`: after so many epochs the rate is
-    step_factor: Share = 0.1  # multiplied by this, and again
+    warmup_share: Part = 0.05  # of all steps
+    step_epochs: Count = 8  # of `step`: after so many epochs the rate is
+    step_factor: Part = 0.1  # multiplied by this, and again
 
     keep: Literal["last", "best"] = "last"  # the epoch whose weights are kept; best: by the validation split
-    patience: PositiveInt | None = None  # epochs without a better one after which training stops
-    seed: Annotated[int, Field(ge=0)] = 0
+    patience: Count | None = None  # epochs without a better one after which training stops
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _draws_fit(self) -> Self:
@@ -76,29 +77,30 @@ class ContrastiveRecipe(Recipe):
 class TowerRecipe(ContrastiveRecipe):
     """Training of both towers of a joint model, from nothing or from pretrained weights."""
 
-    caption_tokens: Annotated[int, Field(ge=3)] | None = None  # captions are cut there while training
+    # Captions are cut there while training.
+    caption_tokens: Annotated[int, Field(strict=True, ge=3, le=LARGEST)] | None = None
     freeze: Literal["image", "text"] | None = None  # a tower that keeps its weights
-    part_size: PositiveInt | None = None  # a batch is computed in parts of so many: the same loss in less memory
-    checkpointing: bool = False  # layers are computed again instead of being kept: slower, less memory
+    part_size: Count | None = None  # a batch is computed in parts of so many: the same loss in less memory
+    checkpointing: Flag = False  # layers are computed again instead of being kept: slower, less memory
 
 
 class HeadsArchitecture(Card):
     """Two small networks that bring frozen vectors of pictures and of words into one space."""
 
-    dim: PositiveInt  # of that space
-    image_hidden: list[PositiveInt] = []  # widths between the tower's vector and `dim`
-    text_hidden: list[PositiveInt] = []
+    dim: Count  # of that space
+    image_hidden: list[Count] = []  # widths between the tower's vector and `dim`
+    text_hidden: list[Count] = []
     activation: Literal["prelu", "relu", "gelu"] = "prelu"
-    image_dropout: Share = 0.0  # of the outcome, while training
-    text_dropout: Share = 0.0
-    batch_norm: bool = False  # of the towers' vectors
-    unit_input: bool = True  # the towers' vectors are brought to unit length first
-    unit_length: bool = True  # the outcome too
+    image_dropout: Part = 0.0  # of the outcome, while training
+    text_dropout: Part = 0.0
+    batch_norm: Flag = False  # of the towers' vectors
+    unit_input: Flag = True  # the towers' vectors are brought to unit length first
+    unit_length: Flag = True  # the outcome too
     text: Literal["mlp", "lstm"] = "mlp"  # lstm: over the words, of a text tower with `word_vectors`
-    lstm_width: PositiveInt = 512
+    lstm_width: Count = 512
     directions: Literal["one", "each"] = "one"  # one pair for both, or one each: picture to caption, caption to picture
-    image_width: PositiveInt | None = None  # what the towers' vectors must have; null: whatever they have
-    text_width: PositiveInt | None = None
+    image_width: Count | None = None  # what the towers' vectors must have; null: whatever they have
+    text_width: Count | None = None
 
 
 class HeadsRecipe(ContrastiveRecipe):

@@ -19,6 +19,10 @@ class DataError(TwinLensError):
     """A table, picture or vector is not what it should be."""
 
 
+class ResourceError(TwinLensError):
+    """The machine has too little memory or disk space for what is asked; the message says what to lower or free."""
+
+
 class FetchError(TwinLensError):
     """A file could not be had from where it was asked for."""
 

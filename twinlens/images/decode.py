@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from twinlens.core.errors import DataError
+from twinlens.core.resources import is_memory_shortage
+from twinlens.images.decoding_costs import MAX_SCANNED_PX, explain_costly
 from twinlens.images.transforms import resize, scale_size, to_numpy, to_tensor
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -20,6 +23,11 @@ WHITE = (255, 255, 255)
 DEPTHS = (8, 10, 12, 14, 16)  # bits a sample, of those with more room in the file
 FILLING = b"\0 \r\n"  # what is written to fill a block
 LONGEST_JPEG_PX = 65_500  # libjpeg's limit
+COMPRESSION, STRIPS, TILES = 259, 273, 324  # tags of a TIFF
+JPEG_INSIDE = (6, 7)  # values of the first of them
+DECODED_BYTES = 16  # of a pixel, while it is decoded: samples, a progressive picture's coefficients, the RGB made of it
+VAGUE = ("WEBP", "AVIF")  # whose decoders do not say whether memory ran out
+ALONE = threading.Lock()
 
 
 # What is opened. PIL knows more, but an ICO or ICNS decodes the picture inside before it tells its size, and an EPS
@@ -57,7 +65,8 @@ def prepare_jpeg(
     A JPEG that already is one keeps its bytes; it is still decoded once, so that damage is found here.
 
     Raises:
-        BadPictureError: empty, no picture, damaged, too large, too small or too long.
+        BadPictureError: empty, no picture, damaged, too large, too small or too long, or one that takes minutes.
+        MemoryError: memory ran out, which is not the picture's fault.
     """
     picture, header, mended = open_picture(raw, max_megapixels=max_megapixels, name=name)
     height, width = picture.shape[:2]
@@ -96,34 +105,115 @@ def open_picture(
         ending is not the file's format, filling bytes before a JPEG's end.
 
     Raises:
-        BadPictureError: empty, none of `FORMATS`, damaged or larger than `max_megapixels`.
+        BadPictureError: empty, none of `FORMATS`, damaged, larger than `max_megapixels`, or it would take minutes.
+        MemoryError: memory ran out, which is not the picture's fault.
     """
     if not raw:
         raise BadPictureError("empty file")
+    if fault := explain_costly(raw):
+        raise BadPictureError(fault)
+    if size := _read_webp_size(raw):
+        _refuse_large(*size, max_megapixels)
+    image, header = _open(raw)
+    _refuse_large(header.width, header.height, max_megapixels)
     try:
-        Image.init()  # registers what PIL was built with
-        image = Image.open(io.BytesIO(raw), formats=[name for name in FORMATS if name in Image.OPEN])
-    except UnidentifiedImageError:
-        raise BadPictureError(f"not a picture: starts with {raw[:12]!r}; wanted: {', '.join(FORMATS)}") from None
-    except Exception as error:  # PIL's decoders raise whatever the bytes lead them to
-        raise BadPictureError(f"damaged header: {error}") from None
-    header = Header(image.format or "?", *image.size)
-    if header.width * header.height > max_megapixels * 1e6:
-        raise BadPictureError(f"{header.width} x {header.height} px: over {max_megapixels:g} megapixels")
-    try:
-        mended = _peculiarities(image, name)
-        if header.format == "JPEG" and image.mode in ("RGB", "L"):
-            pixels, noted = _decode_jpeg(raw)
-            mended = (*mended, *noted)
-        else:
-            pixels = np.array(_to_rgb(image))  # PIL's own memory is read-only, which torch warns of
-        orientation = image.getexif().get(ORIENTATION)  # anything, where the block is broken
+        pixels, mended, orientation = _decode(raw, name, image)
+    except BadPictureError:
+        raise
     except Exception as error:
-        raise BadPictureError(f"damaged: {error}") from None
+        if header.format not in VAGUE and not is_memory_shortage(error):
+            raise BadPictureError(f"damaged: {error}") from None
+        pixels, mended, orientation = _decode_alone(raw, name, header)
     if orientation in UPRIGHT:
         pixels = UPRIGHT[orientation](pixels)
         mended = (*mended, "turned upright as its EXIF says")
     return np.ascontiguousarray(pixels), header, mended
+
+
+def _refuse_large(width: int, height: int, max_megapixels: float) -> None:
+    if width * height > max_megapixels * 1e6:
+        raise BadPictureError(f"{width} x {height} px: over {max_megapixels:g} megapixels")
+
+
+def _read_webp_size(raw: bytes) -> tuple[int, int] | None:
+    """Read width and height of a WEBP, which PIL tells no sooner than it has taken memory for all pixels."""
+    if raw[:4] != b"RIFF" or raw[8:12] != b"WEBP" or len(raw) < 30:
+        return None
+    if raw[12:16] == b"VP8X":
+        return 1 + int.from_bytes(raw[24:27], "little"), 1 + int.from_bytes(raw[27:30], "little")
+    if raw[12:16] == b"VP8L":
+        bits = int.from_bytes(raw[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(raw[26:28], "little") & 0x3FFF, int.from_bytes(raw[28:30], "little") & 0x3FFF
+
+
+def _open(raw: bytes) -> tuple[Image.Image, Header]:
+    try:
+        Image.init()  # registers what PIL was built with
+        image = Image.open(io.BytesIO(raw), formats=[name for name in FORMATS if name in Image.OPEN])
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        raise BadPictureError(f"not a picture: starts with {raw[:12]!r}; wanted: {', '.join(FORMATS)}") from None
+    except Exception as error:  # PIL's decoders raise whatever the bytes lead them to
+        width, height = _read_webp_size(raw) or (0, 0)
+        _require_memory(width, height, raw)
+        raise BadPictureError(f"damaged header: {error}") from None
+    return image, Header(image.format or "?", *image.size)
+
+
+Decoded = tuple[UInt8[np.ndarray, "height width 3"], tuple[str, ...], object]  # pixels, what was mended, orientation
+
+
+def _decode(raw: bytes, name: str, image: Image.Image) -> Decoded:
+    mended = _peculiarities(image, name)
+    if image.format == "JPEG" and image.mode in ("RGB", "L"):
+        pixels, noted = _decode_jpeg(raw)
+        mended = (*mended, *noted)
+    else:
+        _refuse_scans_inside(raw, image)
+        pixels = np.array(_to_rgb(image))  # PIL's own memory is read-only, which torch warns of
+    return pixels, mended, image.getexif().get(ORIENTATION)  # anything, where the block is broken
+
+
+def _decode_alone(raw: bytes, name: str, header: Header) -> Decoded:
+    """Decode once more what may have ended for want of memory, when no other picture is decoded so.
+
+    Decoders also say "out of memory" of a damaged size, and some say the same of both. Where there is room for the
+    picture and it fails again, it is damaged; a `MemoryError` of Python's is never taken for that.
+
+    Raises:
+        BadPictureError: it is damaged.
+        MemoryError: memory ran out.
+    """
+    with ALONE:
+        _require_memory(header.width, header.height, raw)
+        try:
+            return _decode(raw, name, _open(raw)[0])
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise BadPictureError(f"damaged: {error}") from None
+
+
+def _require_memory(width: int, height: int, raw: bytes) -> None:
+    """Take as much as a picture needs and give it back; untouched, it costs no time. Raises MemoryError."""
+    bytearray(DECODED_BYTES * width * height + 2 * len(raw))
+
+
+def _refuse_scans_inside(raw: bytes, image: Image.Image) -> None:
+    """Refuse a TIFF whose strips or tiles are JPEGs of too many scans: libtiff stops at 100 scans of each.
+
+    Raises:
+        BadPictureError: it would take minutes.
+    """
+    tags = getattr(image, "tag_v2", {})
+    if image.format != "TIFF" or tags.get(COMPRESSION) not in JPEG_INSIDE:
+        return
+    parts = len(tags.get(TILES) or tags.get(STRIPS) or (0,))
+    scans = raw.count(b"\xff\xda")
+    if scans * image.width * image.height / parts > MAX_SCANNED_PX:
+        raise BadPictureError(f"a TIFF of JPEGs with {scans:,} scans in {parts:,} parts: save it once more")
 
 
 # What makes a picture upright, by its EXIF orientation (1 is upright).

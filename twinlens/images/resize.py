@@ -17,6 +17,7 @@ from twinlens.config.params import ResizeParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
+from twinlens.core.resources import name_memory_shortage
 from twinlens.core.shards import shard_path
 from twinlens.images.decode import BadPictureError, PreparedPicture, prepare_jpeg
 from twinlens.images.duplicates import HASHED_PX, compute_perceptual_hash
@@ -49,6 +50,7 @@ def resize_pictures(
 
     Raises:
         DataError: no picture is usable.
+        ResourceError: memory or disk space ran out; no picture is set aside for that.
     """
     out.mkdir(parents=True, exist_ok=True)
     index: list[tuple[str, int, int, int, int, str]] = []
@@ -56,20 +58,26 @@ def resize_pictures(
     notes: list[tuple[str, bool, str]] = []
     shard: list[tuple[str, bytes]] = []
 
+    remedy = (
+        f"Lower compute.decode_threads (now {threads}), which reruns nothing, or resize.max_megapixels "
+        f"(now {params.max_megapixels:g}), which leaves larger pictures out"
+    )
+
     def prepare(picture: Picture) -> tuple[str, PreparedPicture | str]:
         image_id, file, raw = picture
         if isinstance(raw, str):
             return image_id, raw
         try:
-            return image_id, prepare_jpeg(
-                raw,
-                shortest_side_px=params.shortest_side_px,
-                min_side_px=params.min_side_px,
-                max_megapixels=params.max_megapixels,
-                quality=params.jpeg_quality,
-                name=file,
-                perceptual_hash=hash_picture,
-            )
+            with name_memory_shortage(f"{file} ({len(raw):,} bytes) was being opened", remedy):
+                return image_id, prepare_jpeg(
+                    raw,
+                    shortest_side_px=params.shortest_side_px,
+                    min_side_px=params.min_side_px,
+                    max_megapixels=params.max_megapixels,
+                    quality=params.jpeg_quality,
+                    name=file,
+                    perceptual_hash=hash_picture,
+                )
         except BadPictureError as bad:
             return image_id, str(bad)
 
@@ -81,7 +89,7 @@ def resize_pictures(
 
     number = 0
     with Progress("resize", total=total, unit="img") as bar:
-        for image_id, made in map_ahead(prepare, pictures, threads, waiting=8 * threads):
+        for image_id, made in map_ahead(prepare, pictures, threads, waiting=8 * threads, bytes_of=size_of):
             bar.add(1)
             if isinstance(made, str):
                 notes.append((image_id, False, made))
@@ -108,6 +116,11 @@ def resize_pictures(
         ),
         pl.DataFrame(notes, schema={"image_id": pl.String, "kept": pl.Boolean, "note": pl.String}, orient="row"),
     )
+
+
+def size_of(picture: Picture) -> int:
+    """Size of what a picture's file holds, in bytes."""
+    return len(picture[2])
 
 
 def hash_picture(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:

@@ -130,25 +130,38 @@ def batch_pixels(jpegs: Sequence[bytes], spec: PixelSpec) -> UInt8[torch.Tensor,
 
 # ---------------------------------------------------------------- ahead of the model
 
+MAX_WAITING_BYTES = 2**29
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def map_ahead(work: Callable[[T], R], tasks: Iterable[T], threads: int, waiting: int | None = None) -> Iterator[R]:
+def map_ahead(
+    work: Callable[[T], R],
+    tasks: Iterable[T],
+    threads: int,
+    waiting: int | None = None,
+    bytes_of: Callable[[T], int] = lambda _: 0,
+) -> Iterator[R]:
     """Iterate over the results of `work` in order, computed by threads a little ahead of the caller.
 
     Decoding and resizing leave the interpreter's lock, so threads suffice; measured on two cores,
     worker processes cost more than they give. At most `waiting` results are held (twice the threads
-    if absent), so memory does not grow with the data.
+    if absent), and fewer where their tasks have over `MAX_WAITING_BYTES` by `bytes_of`, so memory does not grow with
+    the data.
     """
     waiting = waiting or 2 * threads
     pending: list = []
+    sizes: list[int] = []
     source = iter(tasks)
     with ThreadPoolExecutor(threads, thread_name_prefix="ahead", initializer=_one_core) as pool:
         try:
             for task in source:
                 pending.append(pool.submit(work, task))
-                if len(pending) > waiting:
+                sizes.append(bytes_of(task))
+                del task  # the thread has it, until it is done
+                while len(pending) > waiting or (len(pending) > 1 and sum(sizes) > MAX_WAITING_BYTES):
+                    sizes.pop(0)
                     yield pending.pop(0).result()
             while pending:
                 yield pending.pop(0).result()

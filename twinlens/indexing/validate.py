@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 
 from twinlens.config.params import ResizeParams
 from twinlens.core.errors import QueryError, suggest_nearest
-from twinlens.images.decoding_costs import explain_costly
+from twinlens.core.resources import is_memory_shortage
 from twinlens.indexing.results import Mode
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ MAX_WORDS, MAX_CHARACTERS = 256, 4_096  # more than any text tower reads
 MAX_IMAGE_BYTES = 64 * 2**20
 SHOWN = 200  # characters of a wrong value that a message repeats
 PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # those that PNG holds
+MEMORY_RAN_OUT = "the query's image needs more memory than there is just now: make it smaller, or try again in a minute"
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -63,8 +64,6 @@ def read_image(image: Picture, limits: ResizeParams) -> tuple[bytes, list[str]]:
     from twinlens.images.decode import BadPictureError, prepare_jpeg
 
     raw, name = _bytes_of(image, limits)
-    if fault := explain_costly(raw):
-        raise QueryError(f"the query's image cannot be used: {fault}")
     try:
         prepared = prepare_jpeg(
             raw,
@@ -77,6 +76,10 @@ def read_image(image: Picture, limits: ResizeParams) -> tuple[bytes, list[str]]:
     except BadPictureError as error:
         hint = "; an SVG is a drawing: export it as PNG" if b"<svg" in raw[:1024].lower() else ""
         raise QueryError(f"the query's image cannot be used: {error}{hint}") from None
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_shortage(error):
+            raise
+        raise QueryError(MEMORY_RAN_OUT) from None
     return prepared.jpeg, [f"the query's image: {note}" for note in prepared.mended]
 
 

@@ -6,6 +6,7 @@ kept, so a killed run goes on and another threshold classifies nothing again.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from itertools import islice
@@ -19,6 +20,7 @@ from twinlens.config.datasets import ClassifierCard
 from twinlens.core.code import code_digest
 from twinlens.core.device import Placement
 from twinlens.core.progress import Progress
+from twinlens.core.resources import name_memory_shortage
 from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.images.decode import BadPictureError, open_picture
 from twinlens.images.transforms import fit_picture, map_ahead, to_tensor
@@ -38,6 +40,7 @@ def sum_class_shares(
     placement: Placement,
     *,
     raw: str,
+    max_megapixels: float,
     decode_threads: int = 2,
 ) -> Float64[np.ndarray, " files"]:
     """Sum the classifier's probabilities over `classes` for every picture; NaN where it cannot be opened.
@@ -49,13 +52,18 @@ def sum_class_shares(
         classes: indices of ImageNet classes.
         placement: where the classifier runs.
         raw: what identifies the pictures' bytes: the content of the manifest.
+        max_megapixels: larger pictures are not opened.
         decode_threads: threads that decode ahead of the model.
+
+    Raises:
+        ResourceError: memory ran out while pictures were opened.
     """
     path = classifiers.locate(card)
     key = fingerprint(
         card=card.model_dump(mode="json", exclude={"revision", "checkpoint", "sha256"}),
         weights=identify_weights(path),
         classes=sorted(classes),
+        max_megapixels=max_megapixels,
         pictures=[digest(files), digest([raw])],
         placement=placement.name,
         libraries=[torch.__version__, version(card.family)],
@@ -65,31 +73,50 @@ def sum_class_shares(
     with Scratch("classify", key) as scratch, Progress("classify", total=len(files), unit="img") as bar:
         model: Classifier | None = None
         for start in starts:
-            mine, name = list(islice(pictures, PER_PART)), f"{start:08d}.npy"
-            if not scratch.has(name):
+            count, name = min(PER_PART, len(files) - start), f"{start:08d}.npy"
+            mine = islice(pictures, count)
+            if scratch.has(name):
+                deque(mine, maxlen=0)
+            else:
                 model = model or classifiers.load(card, path, placement)
-                found = _classify(model, mine, classes, decode_threads)
+                found = _classify(model, mine, count, classes, max_megapixels, decode_threads)
 
                 def write(part: Path, found: np.ndarray = found) -> None:
                     with part.open("wb") as file:
                         np.save(file, found)
 
                 scratch.put(name, write)
-            bar.add(len(mine))
+            bar.add(count)
         parts = [np.load(scratch.path(f"{start:08d}.npy")) for start in starts]
     return np.concatenate([np.empty(0), *parts])
 
 
-def _classify(model: Classifier, pictures: list[bytes | str], classes: Sequence[int], threads: int) -> np.ndarray:
+def _classify(
+    model: Classifier,
+    pictures: Iterator[bytes | str],
+    count: int,
+    classes: Sequence[int],
+    max_megapixels: float,
+    threads: int,
+) -> np.ndarray:
+    remedy = (
+        f"Lower compute.decode_threads (now {threads}), or resize.max_megapixels (now {max_megapixels:g}), which "
+        "leaves larger pictures out"
+    )
+
     def opened(raw: bytes | str) -> torch.Tensor | None:
+        if isinstance(raw, str):
+            return None
         try:
-            return None if isinstance(raw, str) else fit_picture(to_tensor(open_picture(raw)[0]), model.pixels)
+            with name_memory_shortage(f"a picture of {len(raw):,} bytes was being opened to classify it", remedy):
+                picture, *_ = open_picture(raw, max_megapixels=max_megapixels)
+                return fit_picture(to_tensor(picture), model.pixels)
         except BadPictureError:
             return None
 
-    pixels = list(map_ahead(opened, pictures, threads))
+    pixels = list(map_ahead(opened, pictures, threads, bytes_of=len))
     usable = [i for i, picture in enumerate(pixels) if picture is not None]
-    shares = np.full(len(pictures), np.nan)
+    shares = np.full(count, np.nan)
     for start in range(0, len(usable), BATCH):
         chosen = usable[start : start + BATCH]
         shares[chosen] = model.shares(torch.stack([p for i in chosen if (p := pixels[i]) is not None]), classes)

@@ -8,9 +8,7 @@ boxes. The publishers give no digests; those below were published by others who 
 
 from __future__ import annotations
 
-import json
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,9 +22,11 @@ from twinlens.core.download import RemoteFile
 from twinlens.core.errors import DataError
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.ids import make_unique
-from twinlens.datasets.readers.archives import Trees, open_zip
+from twinlens.datasets.readers.archives import Trees
 from twinlens.datasets.readers.files import Files
-from twinlens.datasets.readers.texts import split_texts
+from twinlens.datasets.readers.limits import MAX_TABLE_BYTES, describe
+from twinlens.datasets.readers.texts import parse_json, split_texts
+from twinlens.datasets.readers.zips import open_zip, read_member
 
 SITE = "http://images.cocodataset.org"  # its https certificate is for another name
 ANNOTATIONS = RemoteFile(
@@ -162,10 +162,13 @@ class Coco:
         path = self._files().path(raw, KARPATHY.name)
         with open_zip(path) as archive:
             try:
-                listed = msgspec.json.decode(archive.read("dataset_coco.json"), type=KarpathyFile)
-            except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, ValueError) as error:
+                raw_splits = read_member(archive, "dataset_coco.json", MAX_TABLE_BYTES)
+                listed = msgspec.json.decode(raw_splits, type=KarpathyFile)
+            except MemoryError:
+                raise
+            except Exception as error:  # the libraries raise whatever the bytes lead them to
                 raise DataError(
-                    f"{path}: dataset_coco.json is not there or not as Karpathy wrote it: {error}"
+                    f"{path}: dataset_coco.json is not there or not as Karpathy wrote it: {describe(error)}"
                 ) from None
         return {photo.cocoid: {"restval": "train"}.get(photo.split, photo.split) for photo in listed.images}
 
@@ -186,17 +189,19 @@ def _labels(boxes: CocoFile, part: str) -> dict[int, set[str]]:
 
 def _read_json(archive: zipfile.ZipFile, name: str) -> CocoFile:
     try:
-        raw = archive.read(name)
+        raw = read_member(archive, name, MAX_TABLE_BYTES)
     except KeyError:
         raise DataError(f"{archive.filename} holds no {name}; found {', '.join(archive.namelist()[:8])}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{archive.filename}: {name} is damaged ({error}): fetch the archive again") from None
+    except (MemoryError, DataError):
+        raise
+    except Exception as error:  # the library raises whatever the bytes lead it to
+        raise DataError(f"{archive.filename}: {name} is damaged ({describe(error)}): fetch the archive again") from None
     try:
         try:
             return msgspec.json.decode(raw, type=CocoFile, strict=False)  # ids as 7.0 or as "7" are 7
         except (UnicodeDecodeError, msgspec.DecodeError):
             # Broken bytes and halves of escaped pairs become lone surrogates: the captions that hold them are
             # dropped by name, not the file.
-            return msgspec.convert(json.loads(raw.decode("utf-8", "surrogateescape")), type=CocoFile, strict=False)
-    except ValueError as error:
+            return msgspec.convert(parse_json(raw.decode("utf-8", "surrogateescape")), type=CocoFile, strict=False)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{archive.filename}: {name} is not as COCO writes it: {error}") from None

@@ -5,7 +5,6 @@ Photos are read from the zip, captions and Karpathy's split from the CSV; nothin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +15,7 @@ from twinlens.datasets.ids import make_unique
 from twinlens.datasets.readers.archives import find_unlisted, open_tree
 from twinlens.datasets.readers.files import Files, HubRepository
 from twinlens.datasets.readers.tabular import TableRow, read_rows
+from twinlens.datasets.readers.texts import parse_json
 
 PHOTOS = "flickr30k-images.zip"
 TABLE = "flickr_annotations_30k.csv"
@@ -74,7 +74,7 @@ class Flickr30k:
 
 
 def _sentences(cell: str | None) -> list[str]:
-    found = json.loads(cell or "")
+    found = parse_json(cell or "")
     if not isinstance(found, list) or not all(isinstance(sentence, str) for sentence in found):
         raise ValueError(f"found {str(cell)[:60]!r}")
     return found

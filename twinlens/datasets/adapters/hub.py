@@ -15,7 +15,9 @@ from twinlens.core.hashing import hash_file
 from twinlens.core.hub import fetch_hub_folder
 from twinlens.core.scratch import write_whole
 from twinlens.datasets.annotations import Annotations
-from twinlens.datasets.readers import parquet
+from twinlens.datasets.readers.parquet import read_annotations
+from twinlens.datasets.readers.parquet_cells import open_parquet
+from twinlens.datasets.readers.parquet_pictures import read_pictures
 
 log = logging.getLogger("twinlens")
 
@@ -37,12 +39,12 @@ class Hub:
 
     def annotations(self, raw: Path) -> Annotations:
         """Pictures, captions and labels from the columns."""
-        return parquet.read_annotations(self._places(raw), self.card.columns, self.card.classes)
+        return read_annotations(self._places(raw), self.card.columns, self.card.classes)
 
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
         """Picture bytes, or why there are none."""
         places = {name: path for part in self._places(raw).values() for name, path in part} if files else {}
-        return parquet.read_pictures(places, files, self.card.columns.image)
+        return read_pictures(places, files, self.card.columns.image)
 
     def _places(self, raw: Path) -> dict[str, list[tuple[str, Path]]]:
         folder = local_folder(self.card)
@@ -94,7 +96,7 @@ def record(raw: Path, found: Mapping[Split, list[str]], folder: Path) -> int:
     files = []
     for split, names in found.items():
         for name in names:
-            parquet.open_parquet(folder / name)
+            open_parquet(folder / name)
             size, digest = (folder / name).stat().st_size, hash_file(folder / name)
             files.append({"split": split, "file": name, "bytes": size, "sha256": digest})
     with write_whole(raw) as draft:

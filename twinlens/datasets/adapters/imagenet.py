@@ -26,7 +26,8 @@ from twinlens.core.scratch import digest
 from twinlens.datasets.adapters.hub import find, local_folder, read_recorded, record
 from twinlens.datasets.annotations import Annotations, RawCaption, RawImage
 from twinlens.datasets.classes import read_classes
-from twinlens.datasets.readers import parquet
+from twinlens.datasets.readers.parquet import read_annotations
+from twinlens.datasets.readers.parquet_pictures import read_pictures
 
 COLUMNS = ParquetColumns(image="image", label="label")
 
@@ -49,7 +50,7 @@ class ImageNet:
         """Pictures of the wanted classes; others are no part of this dataset and are not listed."""
         wanted = set(read_classes(self.card.classes).values())
         names = list(read_classes("imagenet-1k").values())
-        found = parquet.read_annotations(self._places(raw), COLUMNS, names)
+        found = read_annotations(self._places(raw), COLUMNS, names)
         images = [image for image in found.images if wanted & set(image.labels)]
         captions = []
         if self.card.captions == "label":
@@ -59,7 +60,7 @@ class ImageNet:
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
         """JPEG bytes, or why there are none."""
         places = {name: path for part in self._places(raw).values() for name, path in part} if files else {}
-        return parquet.read_pictures(places, files, COLUMNS.image)
+        return read_pictures(places, files, COLUMNS.image)
 
     def _places(self, raw: Path) -> dict[str, list[tuple[str, Path]]]:
         return read_recorded(raw, local_folder(self.card) or self._cache())

@@ -8,7 +8,6 @@ it is cut off here, from the copy that is embedded.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -16,15 +15,18 @@ from PIL import Image
 
 from twinlens.config.datasets import ObjectNetCard
 from twinlens.core import paths
-from twinlens.core.errors import DataError
+from twinlens.core.errors import DataError, ResourceError
 from twinlens.datasets.annotations import Annotations, Drop, RawImage
 from twinlens.datasets.ids import make_unique
 from twinlens.datasets.readers.archives import list_passed_over, open_tree, read_text
 from twinlens.datasets.readers.files import record_trees, refuse_change
 from twinlens.datasets.readers.names import is_picture
+from twinlens.datasets.readers.texts import parse_json
+from twinlens.images.decoding_costs import explain_costly
 
 LABELS = "folder_to_objectnet_label.json"
 BORDER_PX = 1
+MAX_PX = 250_000_000  # of a picture; ObjectNet's have 12 million
 RED = (255, 0, 0)
 
 
@@ -44,7 +46,7 @@ class ObjectNet:
         refuse_change(raw, places)
         tree = open_tree(places["mappings"])
         try:
-            labels = json.loads(read_text(tree, LABELS, places["mappings"]))
+            labels = parse_json(read_text(tree, LABELS, places["mappings"]))
         except ValueError as error:
             raise DataError(f"{places['mappings'] / LABELS} is no JSON: {error}") from None
         finally:
@@ -80,9 +82,14 @@ class ObjectNet:
 
 def crop_border(raw: bytes) -> bytes | str:
     """Crop the red border of a picture; left as it is where there is none, for copies that were cropped already."""
+    if fault := explain_costly(raw):
+        return fault
     try:
-        picture = Image.open(io.BytesIO(raw), formats=("PNG", "JPEG")).convert("RGB")
-        width, height = picture.size
+        opened = Image.open(io.BytesIO(raw), formats=("PNG", "JPEG"))
+        width, height = opened.size
+        if width * height > MAX_PX:
+            return f"{width} x {height} px: over {MAX_PX / 1e6:g} megapixels"
+        picture = opened.convert("RGB")
         edge = [picture.crop(box) for box in ((0, 0, width, 1), (0, height - 1, width, height))]
         edge += [picture.crop(box) for box in ((0, 0, 1, height), (width - 1, 0, width, height))]
         if min(width, height) <= 2 * BORDER_PX or any(side.getcolors(1) != [(_area(side), RED)] for side in edge):
@@ -90,6 +97,11 @@ def crop_border(raw: bytes) -> bytes | str:
         inner = picture.crop((BORDER_PX, BORDER_PX, width - BORDER_PX, height - BORDER_PX))
         file = io.BytesIO()
         inner.save(file, "PNG", compress_level=1)
+    except MemoryError:
+        raise ResourceError(
+            f"memory ran out while the border of a picture of {width} x {height} px was being cut off. "
+            "Close other programs, or take the picture out of the folder"
+        ) from None
     except Exception as error:  # PIL's decoders raise whatever the bytes lead them to
         return f"damaged: {error}"
     return file.getvalue()

@@ -5,7 +5,6 @@ Shards are read in place and in order, so only their tables of contents are ever
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImag
 from twinlens.datasets.ids import make_unique
 from twinlens.datasets.readers.archives import Tree, open_tree
 from twinlens.datasets.readers.files import record_trees, refuse_change
-from twinlens.datasets.readers.texts import decode, split_lines, split_texts
+from twinlens.datasets.readers.limits import MAX_BESIDE_BYTES
+from twinlens.datasets.readers.texts import decode, parse_json, split_lines, split_texts
 
 log = logging.getLogger("twinlens")
 
@@ -119,7 +119,7 @@ class WebDataset:
         if self.card.caption_key is not None:
             captions = split_texts(facts.get(self.card.caption_key), f"{shard}, {key}, key {self.card.caption_key}")
         elif self.card.caption is not None and (name := members.get(self.card.caption.lower())) is not None:
-            content = tree.read(name)
+            content = tree.read(name, MAX_BESIDE_BYTES)
             if isinstance(content, str):
                 complaint = f"{name} is {content}"
             else:
@@ -135,11 +135,11 @@ class WebDataset:
         name = members.get((self.card.metadata or "").lower())
         if self.card.metadata is None or name is None:
             return {}, ""
-        content = tree.read(name)
+        content = tree.read(name, MAX_BESIDE_BYTES)
         if isinstance(content, str):
             return {}, f"{name} is {content}"
         try:
-            facts = json.loads(decode(content))
+            facts = parse_json(decode(content))
         except ValueError as error:
             return {}, f"{name} is no JSON: {error}"
         return (facts, "") if isinstance(facts, dict) else ({}, f"{name} is no JSON object")

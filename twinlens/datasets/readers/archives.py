@@ -6,17 +6,15 @@ unpacked here, but whoever made it meant harm or made a mistake.
 
 from __future__ import annotations
 
-import lzma
 import os
-import tarfile
-import zipfile
-import zlib
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
 
 from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets.annotations import Drop
+from twinlens.datasets.readers.limits import MAX_PICTURE_BYTES, MAX_TABLE_BYTES, explain_size
 from twinlens.datasets.readers.names import (
     Known,
     explain_ending,
@@ -26,16 +24,9 @@ from twinlens.datasets.readers.names import (
     may_be_picture,
     normalise,
 )
+from twinlens.datasets.readers.tars import Tar
 from twinlens.datasets.readers.texts import decode
-
-METHODS = {
-    zipfile.ZIP_STORED: "stored",
-    zipfile.ZIP_DEFLATED: "Deflate",
-    zipfile.ZIP_BZIP2: "bzip2",
-    zipfile.ZIP_LZMA: "LZMA",
-}
-ODD_METHODS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES encryption"}
-DAMAGES = (zlib.error, lzma.LZMAError, EOFError, OSError)  # as decompressors say that bytes are not what was packed
+from twinlens.datasets.readers.zips import Zip
 
 
 class Tree(Protocol):
@@ -49,8 +40,8 @@ class Tree(Protocol):
         """The name of a file as the tree spells it, by any spelling of it; None where there is no such file."""
         ...
 
-    def read(self, name: str) -> bytes | str:
-        """The bytes of one file, or the reason why there are none."""
+    def read(self, name: str, limit: int = MAX_PICTURE_BYTES) -> bytes | str:
+        """The bytes of one file, or the reason why there are none; it is not read where it has more than `limit`."""
         ...
 
     def close(self) -> None:
@@ -68,7 +59,7 @@ def open_tree(path: Path) -> Tree:
         return _Folder(path)
     if not path.is_file():
         raise FetchError(f"{path} is not there; wanted a folder or a zip or tar archive")
-    return _Tar(path) if ".tar" in path.name or path.name.endswith(".tgz") else _Zip(path)
+    return Tar(path) if ".tar" in path.name or path.name.endswith(".tgz") else Zip(path)
 
 
 class Trees:
@@ -127,30 +118,39 @@ class _Folder:
 
     def _inside(self, name: str) -> str:
         path = Path(name.strip())
-        for root in (self.folder, self.folder.absolute(), self.folder.resolve()) if path.is_absolute() else ():
+        roots = (self.folder, self.folder.absolute(), Path(os.path.realpath(self.folder)))
+        for root in roots if path.is_absolute() else ():
             if path.is_relative_to(root):
                 return path.relative_to(root).as_posix()
         return name
 
-    def read(self, name: str) -> bytes | str:
+    def read(self, name: str, limit: int = MAX_PICTURE_BYTES) -> bytes | str:
         inside = self._inside(name)
         if leads_out(inside):
             return f"its name leads out of the folder: {name!r}"
         try:
-            return (self.folder / inside).read_bytes()
+            return self._read_as_spelt(self.folder / inside, limit)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return self._read_other_spelling(inside)
+            return self._read_other_spelling(inside, limit)
         except OSError as error:
             return f"cannot be read: {error.strerror}"
+        except ValueError:  # a zero byte
+            return f"no name that a file can have: {name!r}"
 
-    def _read_other_spelling(self, name: str) -> bytes | str:
+    def _read_as_spelt(self, path: Path, limit: int) -> bytes | str:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+            return "no file but a pipe, socket or device"  # a pipe would be waited for, and a device has no end
+        return explain_size(found.st_size, limit, "in the file") or path.read_bytes()
+
+    def _read_other_spelling(self, name: str, limit: int) -> bytes | str:
         path = self.folder / name
         if path.is_symlink():
             return f"a link to {path.readlink()}, which is not there: fetch it (`dvc pull`, `git annex get`, the hub)"
         self.names()
         assert self._known is not None
         found = self._known.find(name)
-        return self._known.explain(name) if found is None or found == name else self.read(found)
+        return self._known.explain(name) if found is None or found == name else self.read(found, limit)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -165,121 +165,27 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
         for entry in list(entries):  # so that no folder stays open while those below it are read
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            kind = _kind_of(entry)
+            if kind == "folder":
                 yield from _walk(folder / entry.name, above | {own})
-            elif entry.is_file():
+            elif kind == "file":
                 yield folder / entry.name
 
 
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip archive whose members can all be read.
-
-    Raises:
-        FetchError: it is no whole zip archive.
-        DataError: a member is encrypted, or packed in a way that Python cannot unpack (Windows packs what is over 2 GB
-            with Deflate64).
-    """
+def _kind_of(entry: os.DirEntry[str]) -> str:
     try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise FetchError(f"{path} is not a whole zip archive ({error}): remove it and run again") from None
-    _refuse_outside(path, archive.namelist())
-    if locked := [member.filename for member in archive.infolist() if member.flag_bits & 1]:
-        raise DataError(
-            f"{path}: {len(locked)} file(s) need a password, the first is {locked[0]!r}; wanted one without. "
-            "Unpack it and name the folder on the card"
-        )
-    if odd := [member for member in archive.infolist() if member.compress_type not in METHODS]:
-        method = ODD_METHODS.get(odd[0].compress_type, f"method {odd[0].compress_type}")
-        raise DataError(
-            f"{path}: {len(odd)} file(s) are packed with {method}, the first is {odd[0].filename!r}; wanted "
-            f"{', '.join(METHODS.values())}. Unpack it and name the folder on the card, or pack it anew: "
-            "`zip -r`, `7z a -tzip -mm=Deflate`"
-        )
-    return archive
-
-
-class _Zip:
-    def __init__(self, path: Path) -> None:
-        self.archive = open_zip(path)
-        members = {member.filename.replace("\\", "/"): member for member in self.archive.infolist()}  # as Windows packs
-        self._members = {name: member for name, member in members.items() if not name.endswith("/")}
-        self._names = sorted(name for name in self._members if not is_hidden(name))
-        self._known = Known(self._names)
-
-    def names(self) -> list[str]:
-        return self._names
-
-    def find(self, name: str) -> str | None:
-        return name if name in self._members else self._known.find(name)
-
-    def read(self, name: str) -> bytes | str:
-        found = self.find(name)
-        if found is None:
-            return self._known.explain(name)
-        try:
-            return self.archive.read(self._members[found])
-        except (*DAMAGES, zipfile.BadZipFile, NotImplementedError) as error:
-            return f"damaged in the archive: {error}"
-
-    def close(self) -> None:
-        self.archive.close()
-
-
-class _Tar:
-    def __init__(self, path: Path) -> None:
-        try:
-            self.archive = tarfile.open(path)  # noqa: SIM115 (closed by `close`)
-            members = {member.name: member for member in self.archive.getmembers() if not member.isdir()}
-        except (tarfile.TarError, *DAMAGES) as error:
-            raise FetchError(f"{path} is not a whole tar archive ({error}): fetch it again") from None
-        _refuse_outside(path, self.archive.getnames())
-        self._members = {name.removeprefix("./"): member for name, member in members.items()}
-        self._names = sorted(name for name in self._members if not is_hidden(name))
-        self._known = Known(self._names)
-
-    def names(self) -> list[str]:
-        return self._names
-
-    def find(self, name: str) -> str | None:
-        return name if name in self._members else self._known.find(name)
-
-    def read(self, name: str) -> bytes | str:
-        found = self.find(name)
-        if found is None:
-            return self._known.explain(name)
-        member = self._members[found]
-        try:
-            file = self.archive.extractfile(member)  # of a link, what it leads to within the archive
-            raw = None if file is None else file.read()
-        except KeyError:
-            return f"a link to {member.linkname}, which is not in the archive"
-        except (tarfile.TarError, *DAMAGES) as error:
-            return f"damaged in the archive: {error}"
-        if raw is None:
-            return f"no file but something else (type {member.type!r} of tar)"
-        whole = member.size if member.isreg() else len(raw)
-        return raw if len(raw) == whole else f"damaged in the archive: {len(raw)} of {whole} bytes"
-
-    def close(self) -> None:
-        self.archive.close()
-
-
-def _refuse_outside(path: Path, names: Iterable[str]) -> None:
-    if outside := [name for name in names if leads_out(name)]:
-        raise FetchError(
-            f"{path} holds {len(outside)} name(s) that lead out of it, the first is {outside[0]!r}: refused whole. "
-            "Fetch the archive from its publisher, or pack it anew"
-        )
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+    except OSError:  # a link that leads to itself
+        return ""
 
 
 def read_text(tree: Tree, name: str, where: Path) -> str:
     """Read a text file of a tree, as `decode` does.
 
     Raises:
-        DataError: it is not there or is damaged.
+        DataError: it is not there, is damaged or too large.
     """
-    raw = tree.read(name)
+    raw = tree.read(name, MAX_TABLE_BYTES)
     if isinstance(raw, str):
         raise DataError(f"{where}: {name} is {raw}; found {', '.join(tree.names()[:8]) or 'nothing'}")
     return decode(raw)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
+from twinlens.core.errors import FetchError
 from twinlens.datasets.adapters.base import MISSING
 
 # What PIL opens of the formats in `images/decode.py`, as it registers their endings.
@@ -33,6 +34,19 @@ def leads_out(name: str) -> bool:
     """Whether a name would end outside the folder it is taken to lie in."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
     return ".." in parts or name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":")
+
+
+def refuse_outside(path: Path, names: Iterable[str]) -> None:
+    """Refuse an archive that holds a name that leads out of it.
+
+    Raises:
+        FetchError: it does.
+    """
+    if outside := [name for name in names if leads_out(name)]:
+        raise FetchError(
+            f"{path} holds {len(outside)} name(s) that lead out of it, the first is {outside[0]!r}: refused whole. "
+            "Fetch the archive from its publisher, or pack it anew"
+        )
 
 
 def is_hidden(name: str) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,10 +14,11 @@ import pyarrow.parquet as pq
 
 from twinlens.config.datasets import ParquetColumns
 from twinlens.core.errors import DataError
-from twinlens.datasets.adapters.base import MISSING
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.ids import make_unique
-from twinlens.datasets.readers.texts import read_text_cell, split_texts
+from twinlens.datasets.readers.parquet_cells import open_parquet, read_cells
+from twinlens.datasets.readers.parquet_pictures import read_pictures
+from twinlens.datasets.readers.texts import parse_json, read_text_cell, split_texts
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,6 @@ class Row:
     captions: list[str]
     unknown: tuple[str, ...]  # labels that are none of the classes
     classes: int  # how many there are
-
-
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file whose end is whole.
-
-    Raises:
-        DataError: it is none.
-    """
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is not a whole Parquet file ({str(error)[:120]}): fetch it again") from None
 
 
 def read_annotations(
@@ -101,49 +89,6 @@ def _long_ids(listed: Sequence[Row], places: Mapping[str, Path], column: str) ->
     return [found.get(row.file, row.long_id) for row in listed]
 
 
-def read_pictures(places: Mapping[str, Path], files: Sequence[str], column: str) -> Iterator[bytes | str]:
-    """Picture bytes of rows named `<file>#<row>`, one row group in memory at a time while rows are in order."""
-    held: tuple[str, int] | None = None
-    opened: pq.ParquetFile | None = None
-    name, first, cells = "", 0, pa.chunked_array([], pa.binary())
-    for place in files:
-        wanted, _, number = place.rpartition("#")
-        if wanted not in places:
-            yield MISSING
-            continue
-        if wanted != name or opened is None:
-            name, opened, held = wanted, open_parquet(places[wanted]), None
-        group, start = _row_group(opened, int(number))
-        if group is None:
-            yield MISSING
-            continue
-        if held != (name, group):
-            try:
-                cells, first, held = opened.read_row_group(group, columns=[column])[column], start, (name, group)
-            except (pa.ArrowInvalid, OSError) as error:
-                held = None
-                yield f"damaged in {name}: {str(error)[:120]}"
-                continue
-        yield _bytes(cells[int(number) - first].as_py())
-
-
-def _row_group(file: pq.ParquetFile, row: int) -> tuple[int | None, int]:
-    start = 0
-    for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        if start <= row < start + rows:
-            return group, start
-        start += rows
-    return None, 0
-
-
-def _bytes(cell: Any) -> bytes | str:
-    raw = cell.get("bytes") if isinstance(cell, dict) else cell
-    if isinstance(raw, bytes):
-        return raw
-    return "the row holds no bytes" if raw is None else f"the row holds {type(raw).__name__}, no bytes"
-
-
 def _read(file: pq.ParquetFile, path: Path, columns: ParquetColumns) -> list[dict[str, Any]]:
     """The wanted cells of every row, by what they are; never the pixels."""
     schema = file.schema_arrow
@@ -152,17 +97,11 @@ def _read(file: pq.ParquetFile, path: Path, columns: ParquetColumns) -> list[dic
         raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(schema.names)}")
     of_image = schema.field(columns.image).type
     has_path = pa.types.is_struct(of_image) and any(field.name == "path" for field in of_image)
-    leaves = [name for role, name in wanted.items() if role != "image"] + (
-        [f"{columns.image}.path"] if has_path else []
-    )
-    try:
-        table = file.read(columns=leaves)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is damaged ({str(error)[:120]}): fetch it again") from None
-    cells: dict[str, list[Any]] = {role: table[name].to_pylist() for role, name in wanted.items() if role != "image"}
+    cells = {role: name for role, name in wanted.items() if role != "image"}
     if has_path:
-        cells["path"] = [cell and cell["path"] for cell in table[columns.image].to_pylist()]
-    return [{role: values[row] for role, values in cells.items()} for row in range(file.metadata.num_rows)]
+        cells["path"] = f"{columns.image}.path"
+    found = read_cells(path, list(dict.fromkeys(cells.values())))
+    return [{role: found[name][row] for role, name in cells.items()} for row in range(file.metadata.num_rows)]
 
 
 def _listed(
@@ -222,7 +161,7 @@ def _class_names(schema: pa.Schema, label: str | None) -> list[str] | None:
     if label is None or noted is None:
         return None
     try:
-        feature = json.loads(noted)["info"]["features"][label]
+        feature = parse_json(noted)["info"]["features"][label]
     except (KeyError, TypeError, ValueError):
         return None
     feature = feature.get("feature", feature) if isinstance(feature, dict) else {}

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets.readers.delimited import read_delimited, refuse_missing
-from twinlens.datasets.readers.parquet import open_parquet
-from twinlens.datasets.readers.texts import decode, read_text_cell, split_texts
+from twinlens.datasets.readers.limits import refuse_large
+from twinlens.datasets.readers.parquet_cells import open_parquet, read_cells
+from twinlens.datasets.readers.texts import decode, parse_json, read_text_cell, split_texts
 
 ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 
@@ -44,7 +42,7 @@ def read_rows(path: Path, columns: Iterable[str]) -> list[TableRow]:
 
     Raises:
         FetchError: the file is not there.
-        DataError: its kind is unknown, a column is missing, or a line is none of its kind.
+        DataError: its kind is unknown, a column is missing, a line is none of its kind, or it is too large.
     """
     wanted = list(dict.fromkeys(columns))
     if not path.is_file():
@@ -54,6 +52,7 @@ def read_rows(path: Path, columns: Iterable[str]) -> list[TableRow]:
         return _parquet(path, wanted)
     if ending not in ENDINGS:
         raise DataError(f"{path}: what kind of table ends in '{path.suffix}'? Known: {', '.join(ENDINGS)}")
+    refuse_large(path)
     text = decode(path.read_bytes())
     if ending == ".jsonl":
         return list(_jsonl(path, text, wanted))
@@ -61,13 +60,10 @@ def read_rows(path: Path, columns: Iterable[str]) -> list[TableRow]:
 
 
 def _parquet(path: Path, wanted: list[str]) -> list[TableRow]:
-    file = open_parquet(path)
-    refuse_missing(path, wanted, file.schema_arrow.names)
-    try:
-        rows: list[dict[str, Any]] = file.read(columns=wanted).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is damaged ({str(error)[:120]}): fetch it again") from None
-    return [TableRow(path.name, f"row {number}", cells) for number, cells in enumerate(rows)]
+    refuse_missing(path, wanted, open_parquet(path).schema_arrow.names)
+    columns = read_cells(path, wanted)
+    rows = zip(*columns.values(), strict=True)
+    return [TableRow(path.name, f"row {n}", dict(zip(columns, cells, strict=True))) for n, cells in enumerate(rows)]
 
 
 def _jsonl(path: Path, text: str, wanted: list[str]) -> Iterator[TableRow]:
@@ -76,7 +72,7 @@ def _jsonl(path: Path, text: str, wanted: list[str]) -> Iterator[TableRow]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise DataError(f"{path}, line {number} is no JSON: {error}") from None
         if not isinstance(row, dict):

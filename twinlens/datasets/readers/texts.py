@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from twinlens.core.errors import DataError
+from twinlens.datasets.readers.limits import MAX_NESTED
 
 MARKS = (  # byte-order marks; UTF-32's begins with UTF-16's, so it is looked for first
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -22,6 +23,7 @@ MARKS = (  # byte-order marks; UTF-32's begins with UTF-16's, so it is looked fo
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+MAX_WRITTEN = 2**20  # characters of a written list; parsing fewer takes no memory to speak of
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -37,6 +39,18 @@ def decode(raw: bytes) -> str:
             except UnicodeDecodeError:
                 break
     return raw.decode("utf-8-sig", "surrogateescape")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: it is none, or is nested deeper than Python goes.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets are nested too deep") from None
 
 
 def split_lines(text: str) -> list[str]:
@@ -74,7 +88,7 @@ def read_text_cell(cell: Any, where: str) -> str | None:
     return found[0] if found and not _is_nothing(found[0]) else None
 
 
-def _texts(cell: Any, where: str, lists_as_text: bool = True) -> Iterator[str]:
+def _texts(cell: Any, where: str, lists_as_text: bool = True, depth: int = 0) -> Iterator[str]:
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return
     if isinstance(cell, str):
@@ -83,8 +97,10 @@ def _texts(cell: Any, where: str, lists_as_text: bool = True) -> Iterator[str]:
     elif isinstance(cell, bytes):
         yield from _texts(decode(cell), where, lists_as_text)
     elif isinstance(cell, list | tuple):
+        if depth == MAX_NESTED:
+            raise DataError(f"{where}: lists within lists, {depth} deep; wanted a text or a list of texts")
         for item in cell:
-            yield from _texts(item, where, lists_as_text)
+            yield from _texts(item, where, lists_as_text, depth + 1)
     elif isinstance(cell, int | float) and not isinstance(cell, bool):
         yield str(int(cell)) if math.isfinite(cell) and cell == int(cell) else str(cell)
     else:
@@ -104,7 +120,11 @@ def _written_list(text: str) -> list[str] | None:
     for read in (json.loads, ast.literal_eval):
         try:
             found = read(bare)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, SyntaxError, RecursionError):
+            continue
+        except MemoryError:  # so Python's parser says that brackets or signs are nested too deep
+            if len(bare) > MAX_WRITTEN:
+                raise
             continue
         if isinstance(found, list) and all(item is None or isinstance(item, str) for item in found):
             return [item for item in found if item is not None]

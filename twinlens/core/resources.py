@@ -1,0 +1,156 @@
+"""Memory and disk space that run out: told apart from damaged data, and said with the place and what to do.
+
+Libraries say it in many ways: `MemoryError`, a `RuntimeError` of torch, an `OSError` with or without a number, or a
+text of the system's. One place knows them all.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from twinlens.core.errors import ResourceError
+
+# What decoders and allocators say. "out of memory" alone is also what libtiff says of a damaged size.
+MEMORY = re.compile(
+    r"out of memory|insufficient memory|not enough memory|memory allocation|(can'?t|cannot|unable to) allocate|"
+    r"bad_alloc|malloc of size",
+    re.IGNORECASE,
+)
+DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk may only be read",
+    errno.EACCES: "writing is not permitted",
+    errno.EPERM: "writing is not permitted",
+    errno.EFBIG: "the file is larger than this system or its limits (`ulimit -f`) allow",
+}
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# As libraries repeat the system's words: Rust's (safetensors, LanceDB), Arrow's, numpy's and torch's, in this order.
+SAID = (
+    (re.compile(r"no space left on device|os error 28|StorageFull|code: 28\b", re.IGNORECASE), errno.ENOSPC),
+    (re.compile(r"disk quota exceeded|os error 122|code: 122\b", re.IGNORECASE), errno.EDQUOT),
+    (re.compile(r"read-only file ?system|os error 30|code: 30\b", re.IGNORECASE), errno.EROFS),
+    (re.compile(r"permission denied|os error 13|code: 13\b", re.IGNORECASE), errno.EACCES),
+    (re.compile(r"\d+ requested and \d+ written|failed writing file|inline_container.*unexpected pos"), errno.ENOSPC),
+)
+
+
+def is_memory_shortage(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; a decoder may say so of a damaged size too."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | ValueError | OSError) and bool(MEMORY.search(str(error)))
+    )
+
+
+@contextmanager
+def name_memory_shortage(what: str, remedy: str) -> Iterator[None]:
+    """Guard work that takes much memory: where that runs out, the error says of what, and what to lower.
+
+    Args:
+        what: was being done, as the end of "memory ran out while".
+        remedy: what makes it need less, as an advice.
+
+    Raises:
+        ResourceError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_shortage(error):
+            raise
+        raise ResourceError(f"memory ran out while {what} ({_first_line(error)}). {remedy}") from None
+
+
+def measure_free(path: Path) -> int:
+    """Measure the free bytes of the disk on which a path lies, or will lie."""
+    folder = path.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def ensure_room(path: Path, needed: int) -> None:
+    """Refuse to begin a file for which there is no room.
+
+    Args:
+        path: of the file, which need not be there.
+        needed: bytes.
+
+    Raises:
+        ResourceError: fewer are free.
+    """
+    free = measure_free(path)
+    if needed > free:
+        raise ResourceError(
+            f"the disk is full: {path} needs {needed:,} bytes and {free:,} are free. "
+            "Make room, or let TWINLENS_SCRATCH and DVC's cache (`dvc cache dir`) lie on another disk; then run again"
+        )
+
+
+@contextmanager
+def name_disk_fault(path: Path) -> Iterator[None]:
+    """Guard the writing of a file or folder: a disk that is full or may not be written is named with its room.
+
+    Raises:
+        ResourceError: it is; other errors pass.
+    """
+    try:
+        yield
+    except ResourceError:
+        raise
+    except Exception as error:
+        if (told := explain_disk_fault(error, path)) is None:
+            raise
+        raise ResourceError(told) from error
+
+
+def explain_disk_fault(error: BaseException, path: Path | None = None) -> str | None:
+    """Explain an error of a disk that cannot be written: what, where, how much is there and how much is free.
+
+    Args:
+        error: any.
+        path: what was being written; where it is not known, the error's own file.
+
+    Returns:
+        None if the error is about something else.
+    """
+    number = _disk_fault_number(error)
+    if number is None:
+        return None
+    own = getattr(error, "filename", None)
+    where = Path(os.fsdecode(own)) if isinstance(own, str | bytes) else path
+    if number not in FULL:
+        named = f" ({where})" if where is not None else ""
+        advice = "Mend its owner or permissions (`ls -ld`), or mount it for writing" if number != errno.EFBIG else ""
+        return f"{DISK[number]}{named}. {advice}".rstrip(". ")
+    place = path if path is not None else where
+    place = Path() if place is None else place
+    written = _size(place)
+    return (
+        f"{DISK[number]}: {place} needs more than the {written:,} bytes that were written, and "
+        f"{measure_free(place):,} are free there. Make room, or let TWINLENS_SCRATCH and DVC's cache (`dvc cache dir`) "
+        "lie on another disk; then run again: what was finished is kept"
+    )
+
+
+def _disk_fault_number(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and error.errno in DISK:
+        return error.errno
+    if isinstance(error, OSError | RuntimeError) or type(error).__module__.split(".")[0] in ("safetensors", "polars"):
+        return next((number for words, number in SAID if words.search(str(error))), None)
+    return None
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
+    return sum(file.stat().st_size for file in files)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
