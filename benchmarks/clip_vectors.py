@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ WHO = {
 }
 NOBODY = len(WHO)
 MAJORITY = 3  # captions of five
+NEGATIVES = 1000
 # What is tried; docs/category-search.md says which values of `category_search.standard` were chosen from it.
 WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6)
 SHRINKAGES = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -49,19 +51,59 @@ def classes(captions: list[list[str]]) -> list[int | None]:
     return found
 
 
-def _whatever_the_words(weights: np.ndarray, words: np.ndarray) -> np.ndarray:
-    return weights
+@dataclass(frozen=True)
+class Searches:
+    """Photos that search, each with each of its five captions, and what they search among."""
+
+    pictures: np.ndarray  # that are ranked, those that search among them
+    codes: np.ndarray  # the class of each
+    queries: np.ndarray  # rows of the pictures that search
+    texts: list[np.ndarray]  # unit vectors of the queries' n-th captions
+    negatives: np.ndarray
+
+    @property
+    def examples(self) -> exemplar.Examples:
+        """The query's own picture alone."""
+        return exemplar.Examples.of(list(self.pictures[self.queries][:, None]))
+
+    def scaled_by_columns(self) -> Searches:
+        """The same with columns divided by their norms, as source 003's; texts stay, as its did."""
+        norms = np.linalg.norm(np.vstack([self.pictures, self.negatives]), axis=0)
+        return replace(self, pictures=self.pictures / norms, negatives=self.negatives / norms)
+
+    def precision(self, make: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Average precision of every query, the mean over its captions; the photo itself is not ranked."""
+        values = np.zeros(len(self.queries))
+        for words in self.texts:
+            made = exemplar.scale_to_unit(make(words)).astype(np.float32)
+            for place, query in enumerate(self.queries):
+                others = np.arange(len(self.codes)) != query
+                items = self.pictures[others].astype(np.float32)
+                qrels = Groups(self.codes[query : query + 1], self.codes[others])
+                values[place] += average_precision(made[place : place + 1], items, qrels)[0]
+        return values / len(self.texts)
+
+    def svm(self, c: float) -> Callable[[np.ndarray], np.ndarray]:
+        """Exemplar SVMs, whatever the words: LinearSVC with its default intercept."""
+        weights = exemplar.fit_svms(
+            self.examples, self.negatives, lambda_w=1 / (2 * c), intercept="regularised"
+        ).weights
+        return lambda words: weights
+
+    def svm_and_text(self, lambda_w: float, lambda_q: float) -> Callable[[np.ndarray], np.ndarray]:
+        """The combined loss of source 003, with its free intercept."""
+
+        def make(words: np.ndarray) -> np.ndarray:
+            return exemplar.fit_svms(
+                self.examples, self.negatives, lambda_w=lambda_w, intercept="free", texts=words, lambda_q=lambda_q
+            ).weights
+
+        return make
 
 
-def _pulled(
-    examples: exemplar.Examples, negatives: np.ndarray, lambda_w: float, lambda_q: float, words: np.ndarray
-) -> np.ndarray:
-    return exemplar.fit_svms(examples, negatives, lambda_w=lambda_w, texts=words, lambda_q=lambda_q).weights
-
-
-def main() -> None:
-    """Print a table: average precision, its mean over queries and over classes, and its paired difference to `text`."""
-    with np.load(Path(sys.argv[1]), allow_pickle=False) as file:
+def read_searches(path: Path) -> Searches:
+    """Read the file, and choose what searches, what is ranked and what are negatives."""
+    with np.load(path, allow_pickle=False) as file:
         stored = {name: file[name] for name in file}
     row_of = {name: row for row, name in enumerate(stored["image_names"])}
     photos = list(dict.fromkeys(stored["text_image"]))
@@ -69,27 +111,21 @@ def main() -> None:
     shown = classes([[str(stored["text"][row]) for row in rows] for rows in rows_of])
     kept = [n for n, code in enumerate(shown) if code is not None]
     codes = np.array([shown[n] for n in kept])
-    pictures = exemplar.scale_to_unit(stored["image_emb"][[row_of[photos[n]] for n in kept]])
     queries = np.flatnonzero(codes != NOBODY)
     apart = sorted(row for name, row in row_of.items() if name not in set(photos))
-    chosen = np.random.default_rng(0).permutation(apart)[:1000]
-    negatives = exemplar.scale_to_unit(stored["image_emb"][np.sort(chosen)])
-    own = pictures[queries]
-    texts = [exemplar.scale_to_unit(stored["text_emb"][[rows_of[kept[q]][n] for q in queries]]) for n in range(5)]
+    chosen = np.sort(np.random.default_rng(0).permutation(apart)[:NEGATIVES])
+    return Searches(
+        exemplar.scale_to_unit(stored["image_emb"][[row_of[photos[n]] for n in kept]]),
+        codes,
+        queries,
+        [exemplar.scale_to_unit(stored["text_emb"][[rows_of[kept[q]][n] for q in queries]]) for n in range(5)],
+        exemplar.scale_to_unit(stored["image_emb"][chosen]),
+    )
 
-    def precision(make: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """Of every query, the mean over the captions of its photo; the photo itself is not ranked."""
-        values = np.zeros(len(queries))
-        for words in texts:
-            made = exemplar.scale_to_unit(make(words)).astype(np.float32)
-            for place, query in enumerate(queries):
-                others = np.arange(len(kept)) != query
-                items = pictures[others].astype(np.float32)
-                qrels = Groups(codes[query : query + 1], codes[others])
-                values[place] += average_precision(made[place : place + 1], items, qrels)[0]
-        return values / len(texts)
 
-    examples = exemplar.Examples.of(list(own[:, None]))
+def measure(searches: Searches) -> dict[str, np.ndarray]:
+    """Average precision of every query, by what is searched with."""
+    own, examples, negatives = searches.pictures[searches.queries], searches.examples, searches.negatives
     ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "text": lambda words: words,
         "exemplar": lambda words: own,
@@ -103,17 +139,36 @@ def main() -> None:
         whitened = exemplar.lda_whitened(examples, negatives, shrinkage)
         ways[f"exemplar_lda, shrinkage {shrinkage:g}"] = partial(_whatever_the_words, whitened)
     for c in CS:
-        ridge = exemplar.ridge(examples, negatives, 1 / (2 * c))
-        svm = exemplar.fit_svms(examples, negatives, lambda_w=1 / (2 * c)).weights
+        ridge = exemplar.ridge(examples, negatives, 1 / (2 * c), "regularised")
         ways[f"exemplar_ridge, C {c:g}"] = partial(_whatever_the_words, ridge)
-        ways[f"exemplar_svm, C {c:g}"] = partial(_whatever_the_words, svm)
+        ways[f"exemplar_svm, C {c:g}"] = searches.svm(c)
     for lambda_w, lambda_q in TRIED:
-        ways[f"exemplar_svm_and_text, lambda {lambda_w:g}, lambda_q {lambda_q:g}"] = partial(
-            _pulled, examples, negatives, lambda_w, lambda_q
+        ways[f"exemplar_svm_and_text, lambda {lambda_w:g}, lambda_q {lambda_q:g}"] = searches.svm_and_text(
+            lambda_w, lambda_q
         )
-    found = {name: precision(make) for name, make in ways.items()}
-    of_queries = codes[queries]
-    drawn = np.random.default_rng(0).integers(0, len(queries), (10_000, len(queries)))  # photos, with replacement
+    return {name: searches.precision(make) for name, make in ways.items()}
+
+
+def measure_as_published(searches: Searches) -> dict[str, np.ndarray]:
+    """The same of the four that source 003 has, with its parameters."""
+    own = searches.pictures[searches.queries]
+    ways = {
+        "text": lambda words: words,
+        "exemplar": lambda words: own,
+        "exemplar_svm, C 1": searches.svm(1.0),
+        "exemplar_svm_and_text, lambda 1, lambda_q 1000": searches.svm_and_text(1.0, 1000.0),
+    }
+    return {name: searches.precision(make) for name, make in ways.items()}
+
+
+def _whatever_the_words(weights: np.ndarray, words: np.ndarray) -> np.ndarray:
+    return weights
+
+
+def _table(found: dict[str, np.ndarray], of_queries: np.ndarray) -> str:
+    """Each mean over queries and over classes, and its paired differences, by bootstrap over the photos."""
+    count = len(of_queries)
+    drawn = np.random.default_rng(0).integers(0, count, (10_000, count))
     lines = []
     for name, values in found.items():
         macro = np.mean([values[of_queries == code].mean() for code in range(NOBODY)])
@@ -123,12 +178,22 @@ def main() -> None:
             low, high = np.quantile(difference, [0.025, 0.975])
             cells.append("" if name == other else f"{(values - found[other]).mean():+.3f} ({low:+.3f} to {high:+.3f})")
         lines.append(cells)
-    print(f"{len(queries)} photos x 5 captions search, {len(kept)} photos are ranked, {len(negatives)} negatives\n")
-    print(
-        format_markdown(
-            ["searched by", "average precision", "over classes", "to text (95 %)", "to exemplar (95 %)"], lines
-        )
+    return format_markdown(
+        ["searched by", "average precision", "over classes", "to text (95 %)", "to exemplar (95 %)"], lines
     )
+
+
+def main() -> None:
+    """Print a table for rows of unit length, and one for source 003's scaling of columns."""
+    searches = read_searches(Path(sys.argv[1]))
+    of_queries = searches.codes[searches.queries]
+    print(
+        f"{len(of_queries)} photos x 5 captions search, {len(searches.codes)} photos are ranked, "
+        f"{len(searches.negatives)} negatives\n\nRows of unit length:\n"
+    )
+    print(_table(measure(searches), of_queries))
+    print("\nColumns divided by their norms, as source 003 had them:\n")
+    print(_table(measure_as_published(searches.scaled_by_columns()), of_queries))
 
 
 if __name__ == "__main__":

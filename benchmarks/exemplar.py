@@ -38,7 +38,7 @@ def run(queries: int, negatives: int, dim: int, few: int, rounds: int) -> list[R
     labels = np.array([1] + [-1] * negatives)
 
     def by_sklearn() -> np.ndarray:
-        model = LinearSVC(C=1 / (2 * LAMBDA_W), class_weight="balanced", fit_intercept=False, max_iter=10_000, tol=1e-6)
+        model = LinearSVC(C=1 / (2 * LAMBDA_W), class_weight="balanced", max_iter=10_000, tol=1e-6)
         weights = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -47,16 +47,22 @@ def run(queries: int, negatives: int, dim: int, few: int, rounds: int) -> list[R
         return np.stack(weights)
 
     apart_by = np.linalg.norm(
-        scale_to_unit(by_sklearn()) - scale_to_unit(fit_svms(examples[:few], apart, lambda_w=LAMBDA_W).weights), axis=1
+        scale_to_unit(by_sklearn())
+        - scale_to_unit(fit_svms(examples[:few], apart, lambda_w=LAMBDA_W, intercept="regularised").weights),
+        axis=1,
     )
     taken = alternate(
-        {"sklearn": by_sklearn, "ours": lambda: fit_svms(examples[:few], apart, lambda_w=LAMBDA_W)}, rounds
+        {
+            "sklearn": by_sklearn,
+            "ours": lambda: fit_svms(examples[:few], apart, lambda_w=LAMBDA_W, intercept="regularised"),
+        },
+        rounds,
     )
     started = time.perf_counter()
-    fit_svms(examples, apart, lambda_w=LAMBDA_W)
+    fit_svms(examples, apart, lambda_w=LAMBDA_W, intercept="regularised")
     plain_s = time.perf_counter() - started
     started = time.perf_counter()
-    fit_svms(examples, apart, lambda_w=1.0, texts=texts, lambda_q=1000.0)
+    fit_svms(examples, apart, lambda_w=1.0, intercept="free", texts=texts, lambda_q=1000.0)
     combined_s = time.perf_counter() - started
     size = f"{queries:,} queries x {negatives:,} negatives x {dim}"
     loop_s = median(taken, "sklearn") * queries / few

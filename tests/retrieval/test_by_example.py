@@ -180,11 +180,11 @@ def test_every_retriever_ranks_by_its_own_formula() -> None:
         "exemplar": own,
         "exemplar_and_text": exemplar.combine_unit_vectors(own, words, card.image_weight),
         "rocchio": exemplar.rocchio(examples, apart, words, *card.rocchio),
-        "exemplar_ridge": exemplar.ridge(examples, apart, svm),
+        "exemplar_ridge": exemplar.ridge(examples, apart, svm, "regularised"),
         "exemplar_lda": exemplar.lda_whitened(examples, apart, card.shrinkage),
-        "exemplar_svm": exemplar.fit_svms(examples, apart, lambda_w=svm).weights,
+        "exemplar_svm": exemplar.fit_svms(examples, apart, lambda_w=svm, intercept="regularised").weights,
         "exemplar_svm_and_text": exemplar.fit_svms(
-            examples, apart, lambda_w=card.lambda_w, texts=words, lambda_q=card.lambda_q
+            examples, apart, lambda_w=card.lambda_w, intercept="free", texts=words, lambda_q=card.lambda_q
         ).weights,
     }
     for name, wanted in expected.items():

@@ -86,6 +86,7 @@ def fit_exemplars(
         examples,
         negatives,
         lambda_w=card.lambda_w if pulled else 1.0 / (2.0 * card.svm_c),
+        intercept="free" if pulled else "regularised",  # as `rank` fits them
         texts=query.text[None] if pulled and query.text is not None else None,
         lambda_q=card.lambda_q if pulled else 0.0,
         strict=False,

@@ -13,6 +13,9 @@
 
 `text_untrained` and `exemplar_untrained` are the same by a trained model as it was before.
 
+`exemplar_svm`, `exemplar_svm_and_text` and `exemplar_ridge` fit an intercept beside the weights, as source 003 did: regularised in a plain SVM
+(its library's default), free in the combined loss. It adds the same to all scores of a query and is left out of them.
+
 All of them search with the same queries, each a class with exemplars of its own, so that any two can
 be compared query by query; `text` has the same vector for all queries of a class.
 """
@@ -92,7 +95,7 @@ class _Side:
                 apart,
                 lambda: exemplar.rocchio(self.examples, self.negatives, self.texts if text else centres, *card.rocchio),
             ),
-            "exemplar_ridge": (apart, lambda: exemplar.ridge(self.examples, self.negatives, lambda_svm)),
+            "exemplar_ridge": (apart, lambda: exemplar.ridge(self.examples, self.negatives, lambda_svm, "regularised")),
             "exemplar_lda": (apart, lambda: exemplar.lda_whitened(self.examples, self.negatives, card.shrinkage)),
             "exemplar_svm": (apart, lambda: self._fitted(lambda_svm, 0.0)),
             "exemplar_svm_and_text": (text and apart, lambda: self._fitted(card.lambda_w, card.lambda_q)),
@@ -127,6 +130,7 @@ class _Side:
             self.examples,
             self.negatives,
             lambda_w=lambda_w,
+            intercept="free" if lambda_q else "regularised",
             texts=texts,
             lambda_q=lambda_q,
             tolerance=TOLERANCE,

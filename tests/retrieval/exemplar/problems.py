@@ -21,13 +21,15 @@ def plain_loss(
     lambda_w: float,
     text: np.ndarray | None = None,
     lambda_q: float = 0.0,
+    b: float = 0.0,
+    lambda_b: float = 0.0,
 ) -> float:
-    """Example by example, as source 003 writes it."""
+    """Example by example, as source 003 writes it; its bias `b` is free."""
     total = len(positives) + len(negatives)
-    value = 0.5 * lambda_w * float(w @ w)
+    value = 0.5 * lambda_w * float(w @ w) + 0.5 * lambda_b * b**2
     for label, rows in ((1.0, positives), (-1.0, negatives)):
         for row in rows:
-            value += total / (2 * len(rows)) * 0.5 * max(0.0, 1.0 - label * float(w @ row)) ** 2
+            value += total / (2 * len(rows)) * 0.5 * max(0.0, 1.0 - label * (float(w @ row) + b)) ** 2
     if text is not None:
         value += lambda_q * (1.0 - float(text @ w) / float(np.linalg.norm(text) * np.linalg.norm(w)))
     return value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
@@ -32,12 +34,25 @@ def test_a_ridge_query_is_scikit_learns_on_balanced_weights() -> None:
         share = np.where(labels > 0, len(labels) / (2 * sizes[query]), len(labels) / (2 * len(bad)))
         plain = Ridge(alpha=0.7, fit_intercept=False).fit(np.vstack([positives[query], bad]), labels, share)
         np.testing.assert_allclose(found[query], plain.coef_, atol=1e-9)
+        plain = Ridge(alpha=0.7, fit_intercept=True).fit(np.vstack([positives[query], bad]), labels, share)
+        free = ridge(Examples.of(positives, wrong), NEGATIVES, 0.7, "free")
+        np.testing.assert_allclose(free[query], plain.coef_, atol=1e-9)
 
 
-def test_under_a_strong_ridge_every_example_is_within_the_margin_and_the_svm_is_the_ridge_regression() -> None:
+def test_a_regularised_intercept_of_the_ridge_is_a_column_of_ones() -> None:
+    ones = np.ones((60, 1))
+    widened = ridge(one_each(np.hstack([POSITIVES, ones[:8]])), np.hstack([NEGATIVES, ones]), 0.7)
+    found = ridge(one_each(POSITIVES), NEGATIVES, 0.7, "regularised")
+    np.testing.assert_allclose(found, widened[:, :-1], atol=1e-9)
+
+
+@pytest.mark.parametrize("intercept", ["none", "regularised", "free"])
+def test_under_a_strong_ridge_every_example_is_within_the_margin_and_the_svm_is_the_ridge_regression(
+    intercept: Literal["none", "regularised", "free"],
+) -> None:
     examples = one_each(POSITIVES)
-    fitted = fit_svms(examples, NEGATIVES, lambda_w=1e4, tolerance=1e-8)
-    np.testing.assert_allclose(fitted.weights, ridge(examples, NEGATIVES, 1e4), rtol=1e-5)
+    fitted = fit_svms(examples, NEGATIVES, lambda_w=1e4, intercept=intercept, tolerance=1e-8)
+    np.testing.assert_allclose(fitted.weights, ridge(examples, NEGATIVES, 1e4, intercept), rtol=1e-5)
 
 
 def test_a_whitened_exemplar_points_where_the_negatives_do_not_vary() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -35,12 +35,58 @@ def test_an_exemplar_svm_is_that_of_scikit_learn(c: float) -> None:
     np.testing.assert_allclose(np.linalg.norm(fitted.weights, axis=1), np.linalg.norm(expected, axis=1), rtol=1e-3)
 
 
-def test_an_intercept_is_a_column_of_ones() -> None:
-    ones = np.ones((150, 1))
-    examples = one_each(np.hstack([POSITIVES, ones[:30]]))
-    fitted = fit_svms(examples, np.hstack([NEGATIVES, ones]), lambda_w=0.5, tolerance=1e-6)
-    expected = np.stack([by_sklearn(row[None], NEGATIVES, 1.0, intercept=True) for row in POSITIVES])
-    assert apart(fitted.weights, expected) < 1e-4
+@pytest.mark.parametrize("c", [0.01, 0.5, 1.0, 20.0])
+def test_with_a_regularised_intercept_it_is_scikit_learns_default(c: float) -> None:
+    fitted = fit_svms(one_each(POSITIVES), NEGATIVES, lambda_w=1 / (2 * c), intercept="regularised", tolerance=1e-6)
+    expected = np.stack([by_sklearn(row[None], NEGATIVES, c, intercept=True) for row in POSITIVES])
+    found = np.hstack([fitted.weights, fitted.intercepts[:, None]])
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    ones = np.ones((150, 1))  # which is a column of ones
+    widened = fit_svms(
+        one_each(np.hstack([POSITIVES, ones[:30]])), np.hstack([NEGATIVES, ones]), lambda_w=1 / (2 * c), tolerance=1e-6
+    )
+    np.testing.assert_allclose(widened.weights, found, atol=1e-5 * np.abs(expected).max())
+
+
+def test_an_intercept_is_fitted_with_feedback_and_with_uneven_examples() -> None:
+    positives, wrong = [POSITIVES[:1], POSITIVES[:4]], [unit_rows(3, 24, 5), unit_rows(0, 24, 5)]
+    fitted = fit_svms(Examples.of(positives, wrong), NEGATIVES, lambda_w=0.5, intercept="regularised", tolerance=1e-6)
+    for query in range(2):
+        expected = by_sklearn(positives[query], np.vstack([NEGATIVES, wrong[query]]), 1.0, intercept=True)
+        np.testing.assert_allclose(np.append(fitted.weights[query], fitted.intercepts[query]), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("intercept", ["regularised", "free"])
+@pytest.mark.parametrize(("lambda_w", "lambda_q"), [(1.0, 0.0), (1.0, 10.0), (1.0, 1000.0), (0.1, 100.0)])
+def test_with_an_intercept_no_generic_optimiser_finds_less(
+    lambda_w: float, lambda_q: float, intercept: Literal["regularised", "free"]
+) -> None:
+    fitted = fit_svms(
+        one_each(POSITIVES), NEGATIVES[:30], lambda_w=lambda_w, texts=TEXTS, lambda_q=lambda_q, intercept=intercept,
+        tolerance=1e-7,
+    )  # fmt: skip
+
+    def loss(z: np.ndarray) -> float:
+        problem = (POSITIVES[:1], NEGATIVES[:30], lambda_w, TEXTS[0], lambda_q)
+        return plain_loss(z[:-1], *problem, b=float(z[-1]), lambda_b=lambda_w if intercept == "regularised" else 0)
+
+    at = np.append(fitted.weights[0], fitted.intercepts[0])
+    assert loss(at) == pytest.approx(fitted.losses[0], rel=1e-9)
+    starts = at + 0.1, np.append(TEXTS[0], 0.0)
+    best = min((minimize(loss, start, method="BFGS") for start in starts), key=lambda one: float(one.fun))
+    assert loss(at) <= best.fun * (1 + 1e-7) + 1e-7
+    np.testing.assert_allclose(at, best.x, atol=2e-3 * np.abs(at).max())
+
+
+def test_an_intercept_moves_no_score_against_another_but_it_does_move_the_weights() -> None:
+    without, with_one = (
+        fit_svms(one_each(POSITIVES), NEGATIVES, lambda_w=0.5, intercept=intercept).weights
+        for intercept in ("none", "free")
+    )
+    shared = NEGATIVES.mean(axis=0) / np.linalg.norm(NEGATIVES.mean(axis=0))
+    along = [np.abs(w @ shared) / np.linalg.norm(w, axis=1) for w in (without, with_one)]
+    assert along[1].mean() < 0.5 * along[0].mean()  # pushing all negatives down is the intercept's work
+    assert apart(without, with_one) > 0.1
 
 
 def test_several_exemplars_and_negative_feedback_are_rows_of_their_classes() -> None:
@@ -134,9 +180,12 @@ def test_a_stronger_pull_brings_the_weights_nearer_to_the_text() -> None:
 
 def test_a_text_that_contradicts_its_exemplars_can_overrule_them() -> None:
     opposed = -POSITIVES[:4]
-    fitted = fit_svms(one_each(POSITIVES[:4]), NEGATIVES, lambda_w=1.0, texts=opposed, lambda_q=1e6)
-    assert fitted.overruled.all()
-    np.testing.assert_allclose(fitted.weights, opposed)
+    for intercept in ("none", "regularised", "free"):
+        options: dict[str, Any] = {"lambda_w": 1.0, "texts": opposed, "lambda_q": 1e6, "intercept": intercept}
+        fitted = fit_svms(one_each(POSITIVES[:4]), NEGATIVES, **options)
+        assert fitted.overruled.all()
+        assert not fitted.intercepts.any()
+        np.testing.assert_allclose(fitted.weights, opposed)
     # no minimum: along the text, shrinking never stops to pay
     problem = (POSITIVES[:1], NEGATIVES, 1.0, opposed[0], 1e6)
     losses = [plain_loss(length * opposed[0], *problem) for length in (1.0, 0.1, 0.01, 0.001)]
@@ -150,10 +199,11 @@ def test_a_text_that_agrees_overrules_only_where_it_is_the_answer_anyway() -> No
     assert apart(strong.weights, POSITIVES) < 2e-3
 
 
+@pytest.mark.parametrize("intercept", ["none", "free"])
 @pytest.mark.parametrize("spread", [0.1, 0.01, 0.001])
 @pytest.mark.parametrize(("lambda_w", "lambda_q"), [(1.0, 0.0), (1.0, 1000.0), (100.0, 1000.0)])
 def test_pictures_that_a_bad_model_hardly_tells_apart_are_fitted_all_the_same(
-    spread: float, lambda_w: float, lambda_q: float
+    spread: float, lambda_w: float, lambda_q: float, intercept: Literal["none", "free"]
 ) -> None:
     rng = np.random.default_rng(0)
     picture, text = unit_rows(2, 64, 6)
@@ -163,8 +213,9 @@ def test_pictures_that_a_bad_model_hardly_tells_apart_are_fitted_all_the_same(
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
     fitted = fit_svms(
-        one_each(near(picture, 20)), near(picture, 100), lambda_w=lambda_w, texts=near(text, 20), lambda_q=lambda_q
-    )
+        one_each(near(picture, 20)), near(picture, 100), lambda_w=lambda_w, texts=near(text, 20), lambda_q=lambda_q,
+        intercept=intercept,
+    )  # fmt: skip
     assert (fitted.residuals <= 1e-4).all()
 
 
@@ -174,14 +225,22 @@ def test_pictures_that_a_bad_model_hardly_tells_apart_are_fitted_all_the_same(
     dim=st.integers(2, 12),
     lambda_w=st.floats(0.01, 100),
     lambda_q=st.sampled_from([0.0, 1.0, 50.0, 3000.0]),
+    intercept=st.sampled_from(["none", "regularised", "free"]),
     seed=st.integers(0, 1000),
 )
 def test_every_query_of_any_problem_ends_within_the_tolerance_or_is_overruled(
-    negatives: int, dim: int, lambda_w: float, lambda_q: float, seed: int
+    negatives: int,
+    dim: int,
+    lambda_w: float,
+    lambda_q: float,
+    intercept: Literal["none", "regularised", "free"],
+    seed: int,
 ) -> None:
     rows = np.random.default_rng(seed).standard_normal((negatives + 10, dim))
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-    fitted = fit_svms(one_each(rows[:5]), rows[10:], lambda_w=lambda_w, texts=rows[5:10], lambda_q=lambda_q)
+    fitted = fit_svms(
+        one_each(rows[:5]), rows[10:], lambda_w=lambda_w, texts=rows[5:10], lambda_q=lambda_q, intercept=intercept
+    )
     assert np.isfinite(fitted.weights).all()
     assert (fitted.residuals <= 1e-4).all()
 

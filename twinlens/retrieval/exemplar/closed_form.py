@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Float, Float64
 
 from twinlens.core.errors import DataError
 from twinlens.retrieval.exemplar.examples import Examples
 
+Intercept = Literal["none", "regularised", "free"]  # no b; one that costs `lambda_w / 2 * b^2`; one that costs nothing
 Weights = Float64[np.ndarray, "queries dim"]
 
 
@@ -52,17 +55,24 @@ def rocchio(
     return scale_to_unit(alpha * np.asarray(start, dtype=np.float64) + beta * good - gamma * mean)
 
 
-def ridge(examples: Examples, negatives: Float[np.ndarray, "negatives dim"], lambda_w: float) -> Weights:
+def ridge(
+    examples: Examples,
+    negatives: Float[np.ndarray, "negatives dim"],
+    lambda_w: float,
+    intercept: Intercept = "none",
+) -> Weights:
     """Least squares to +1 and -1 on balanced weights with a ridge, all queries from one decomposition.
 
-    Minimises `1/2 * sum s_i (y_i - w x_i)^2 + lambda_w / 2 * |w|^2`. The eigenvectors of the shared
+    Minimises `1/2 * sum s_i (y_i - w x_i - b)^2 + lambda_w / 2 * |w|^2`. The eigenvectors of the shared
     negatives' second moments diagonalise what the queries have in common; the own examples of a query
-    are a correction of low rank (Woodbury's identity).
+    are a correction of low rank (Woodbury's identity), and so is the intercept b, which takes the mean
+    off: balanced classes have labels of mean 0, so nothing else of it is left.
 
     Args:
         examples: own examples of the queries.
         negatives: shared by all queries.
         lambda_w: weight of the ridge, above 0.
+        intercept: whether b is fitted, and whether it is regularised like the weights.
 
     Raises:
         DataError: a query has no negative at all.
@@ -73,11 +83,15 @@ def ridge(examples: Examples, negatives: Float[np.ndarray, "negatives dim"], lam
     rows = examples.rows @ axes  # (queries, own, dim), in the eigenbasis
     diagonal = lambda_w + of_shared[:, None] * np.maximum(moments, 0.0)
     aim = np.einsum("qp,qpd->qd", own * examples.signs, rows) - of_shared[:, None] * (shared.sum(axis=0) @ axes)
-    rows = rows * np.sqrt(own)[:, :, None]
+    if intercept != "none":
+        total = own.sum(axis=1) + of_shared * len(shared)
+        whole = np.einsum("qp,qpd->qd", own, rows) + of_shared[:, None] * (shared.sum(axis=0) @ axes)
+        rows = np.concatenate([rows, whole[:, None]], axis=1)
+        own = np.hstack([own, -1.0 / (total + (lambda_w if intercept == "regularised" else 0.0))[:, None]])
     scaled = rows / diagonal[:, None, :]
-    inner = np.eye(rows.shape[1]) + rows @ scaled.transpose(0, 2, 1)  # (queries, own, own)
+    inner = np.eye(rows.shape[1]) + own[:, :, None] * (rows @ scaled.transpose(0, 2, 1))  # (queries, own, own)
     plain = aim / diagonal
-    shift = np.linalg.solve(inner, rows @ plain[:, :, None])  # (queries, own, 1)
+    shift = np.linalg.solve(inner, own[:, :, None] * (rows @ plain[:, :, None]))  # (queries, own, 1)
     return np.asarray((plain - (shift.transpose(0, 2, 1) @ scaled)[:, 0]) @ axes.T)
 
 

@@ -2,16 +2,24 @@
 
 The loss of a query, with balanced weights s_i and labels y_i of +1 and -1, is
 
-    1/2 * sum_i s_i max(0, 1 - y_i w x_i)^2  +  lambda_w / 2 * |w|^2  +  lambda_q * (1 - cos(text, w))
+    1/2 * sum_i s_i max(0, 1 - y_i (w x_i + b))^2  +  lambda_w / 2 * |w|^2  +  lambda_q * (1 - cos(text, w))
 
-With `lambda_q` 0 it is scikit-learn's `LinearSVC(C, class_weight="balanced", fit_intercept=False)`
-(Fan et al. 2008) for `lambda_w = 1 / (2 C)`; an intercept like LinearSVC's is a column of ones. With
-`lambda_q` it is the combined loss of source 003 (orm011/playground, 2024).
+With `lambda_q` 0 and a regularised intercept, `lambda_w / 2 * b^2` more, it is scikit-learn's default
+`LinearSVC(C, class_weight="balanced")` (Fan et al. 2008) for `lambda_w = 1 / (2 C)`; without an intercept it is
+LinearSVC's `fit_intercept=False`. With `lambda_q` and a free intercept it is the combined loss of source 003
+(orm011/playground, 2024).
+
+**Intercept.** Added to all scores of a query alike it changes no ranking, but it does change which `w` is the
+best. Vectors of a joint model share a direction. Without an intercept `w` has to point away from that
+direction to bring a thousand negatives to -1; with one, `b` does that, and `w` is left to tell pictures apart.
 
 **Method.** Newton's method on the primal (Keerthi & DeCoste 2005; Chapelle 2007), its systems solved by
 conjugate gradients, all queries of a block in step: since the negatives are shared, every product
 with a Hessian is two matrix products of the whole block. Those run in float32; gradients, losses
 and weights are float64.
+
+After every step `b` is set to its optimum for the `w` at hand, so the Newton system is that of `w` alone, its
+margins centred by the examples that are violated (the Schur complement of `b`), and so is the gradient below.
 
 **Tolerance.** A query is done when `|gradient| <= tolerance * lambda_w * |w|`. Without text the loss is
 strongly convex with modulus `lambda_w`, so this bounds the error: `|w - optimum| <= tolerance * |w|`.
@@ -21,13 +29,14 @@ ends are started from (the ridge regression and the text), never at random, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int
 
 from twinlens.core.errors import DataError
-from twinlens.retrieval.exemplar.closed_form import ridge, scale_to_unit
+from twinlens.retrieval.exemplar.closed_form import Intercept, ridge, scale_to_unit
 from twinlens.retrieval.exemplar.examples import Examples
 
 CELLS = 2**19  # queries x negatives of a block: its arrays stay near the cache
@@ -36,8 +45,11 @@ PATIENCE = 15  # steps, of weights that are the text's direction but whose lengt
 SECOND_STEPS = 25  # of the start from the text: what creeps towards the pole for longer is given up for the first
 INNER_STEPS = 40  # of conjugate gradients, per Newton step
 INNER_REDUCTION = 0.1  # of the residual: solving more exactly costs more than the Newton steps it saves
+INTERCEPT_STEPS = 100  # of Newton and bisection in one dimension: a handful is the rule
 SHORTEST = 0.25  # a step may not shrink a weight vector below this share: the cosine has a pole at 0
-ARRAYS = ("own", "signs", "s_own", "s_shared", "w", "live", "start_length", "pull_at_0", "idle", "m_shared", "m_own")
+ARRAYS = (
+    "own", "signs", "s_own", "s_shared", "w", "live", "start_length", "pull_at_0", "idle", "b", "m_shared", "m_own"
+)  # fmt: skip
 FOLLOWING, FOLLOWED = 0.14, 1e-3  # distance of directions at which a text is about to overrule, and has overruled
 
 PerQuery = Float64[np.ndarray, " queries"]
@@ -53,6 +65,7 @@ class Fitted:
     overruled: Bool[np.ndarray, " queries"]  # the text won: the weights are the text (see `fit_svms`)
     losses: Float64[np.ndarray, " queries"]  # of an overruled query: the limit
     newton_steps: Int[np.ndarray, " queries"]
+    intercepts: Float64[np.ndarray, " queries"]  # b; 0 of an overruled query, and without an intercept
 
 
 def fit_svms(
@@ -60,6 +73,7 @@ def fit_svms(
     negatives: Float[np.ndarray, "negatives dim"],
     *,
     lambda_w: float,
+    intercept: Intercept = "none",
     texts: Float[np.ndarray, "queries dim"] | None = None,
     lambda_q: float = 0.0,
     tolerance: float = 1e-4,
@@ -77,6 +91,7 @@ def fit_svms(
         examples: own examples of the queries.
         negatives: shared by all queries; may be empty where every query has negatives of its own.
         lambda_w: weight of the ridge, above 0; `1 / (2 C)` of an SVM.
+        intercept: whether a constant is fitted beside the weights, and whether it is regularised like them.
         texts: unit vectors, one a query; needed with `lambda_q`.
         lambda_q: weight of the pull towards the text, 0 or more.
         tolerance: relative, see above.
@@ -97,7 +112,15 @@ def fit_svms(
     parts = []
     for start in range(0, len(examples), size):
         some = slice(start, start + size)
-        problem = (examples[some], shared, lambda_w, None if aims is None else aims[some], lambda_q, tolerance)
+        problem = (
+            examples[some],
+            shared,
+            lambda_w,
+            None if aims is None else aims[some],
+            lambda_q,
+            tolerance,
+            intercept,
+        )
         of_ridge = _Block(*problem, from_text=False)
         if aims is None and of_ridge.idle.any():
             raise DataError(
@@ -149,13 +172,16 @@ class _Block:
         texts: Matrix | None,
         lambda_q: float,
         tolerance: float,
+        intercept: Intercept,
         from_text: bool,
     ) -> None:
         self.shared, self.shared32 = shared, shared.astype(np.float32)
         self.lambda_w, self.lambda_q, self.tolerance = lambda_w, lambda_q, tolerance
+        self.lambda_b = {"none": None, "regularised": lambda_w, "free": 0.0}[intercept]
         self.own, self.signs, self.texts = examples.rows, examples.signs, texts
         self.s_own, self.s_shared = examples.weights(len(shared))
-        self.w = ridge(examples, shared, lambda_w)
+        self.w = ridge(examples, shared, lambda_w, intercept)
+        self.b = np.zeros(len(examples))
         self.live = np.arange(len(examples))
         self.start_length = np.linalg.norm(self.w, axis=1)
         if from_text and texts is not None:
@@ -171,7 +197,7 @@ class _Block:
         """Newton steps until every query is done; the loss of one that is not is infinite."""
         count, dim = self.w.shape
         zeros = np.zeros(count)
-        done = Fitted(np.empty((count, dim)), zeros, zeros.astype(bool), zeros.copy(), zeros.astype(int))
+        done = Fitted(np.empty((count, dim)), zeros, zeros.astype(bool), zeros.copy(), zeros.astype(int), zeros.copy())
         self._margins()
         for step in range(steps):
             gradient, length = self._gradient()
@@ -182,10 +208,10 @@ class _Block:
                 rows = self.live[finished]
                 done.weights[rows], done.residuals[rows] = self.w[finished], residual[finished]
                 done.newton_steps[rows], done.overruled[rows] = step, vanished[finished]
-                done.losses[rows] = self._loss(length)[finished]
+                done.losses[rows], done.intercepts[rows] = self._loss(length)[finished], self.b[finished]
                 if self.texts is not None:
                     done.weights[self.live[vanished]] = self.texts[vanished]
-                    done.residuals[self.live[vanished]] = 0.0
+                    done.residuals[self.live[vanished]] = done.intercepts[self.live[vanished]] = 0.0
                     done.losses[self.live[vanished]] = (
                         0.5 * (self.s_own.sum(1) + len(self.shared) * self.s_shared)[vanished]
                     )
@@ -195,6 +221,7 @@ class _Block:
                 return done
             self._advance(gradient, length)
         done.weights[self.live], done.residuals[self.live], done.losses[self.live] = self.w, residual, np.inf
+        done.intercepts[self.live] = self.b
         return done
 
     def _vanishing(self, length: PerQuery, step: int) -> Bool[np.ndarray, " queries"]:
@@ -203,6 +230,7 @@ class _Block:
         Where minus the gradient of the hinge at 0 points away from a direction, hinge and ridge, which
         are convex, rise along it from 0 on and the cosine stays: no point of that ray is a minimum.
         Where a minimum exists close to 0, its direction is the text's within FOLLOWED: the same answer.
+        At `w` = 0 the best intercept is 0, as balanced classes weigh the same: the gradient there has no b in it.
         """
         if self.texts is None:
             return np.zeros(len(self.w), dtype=bool)
@@ -220,11 +248,43 @@ class _Block:
     def _margins(self) -> None:
         self.m_shared = self.w @ self.shared.T  # (queries, negatives)
         self.m_own = (self.own @ self.w[:, :, None])[:, :, 0]  # (queries, own)
+        self._set_intercepts()
+
+    def _set_intercepts(self) -> None:
+        """Move every intercept to the minimum of the loss for its weights, and the margins with it.
+
+        In `b` the loss is convex and piecewise quadratic: its slope rises, and has a root between the ends below.
+        Newton's step is taken where it stays inside the bracket, else the bracket is halved.
+        """
+        if self.lambda_b is None:
+            return
+        good, bad = (np.where(self.signs == sign, self.m_own, np.nan) for sign in (1.0, -1.0))
+        apart = np.hstack([self.m_shared, bad])
+        at = self.b.copy()
+        # shifts of b at which no negative, and at which no positive, is violated; and that which makes b zero
+        ends = np.stack([-1.0 - np.nanmax(apart, axis=1), 1.0 - np.nanmin(good, axis=1), -at])
+        low, high = ends.min(axis=0), ends.max(axis=0)
+        shift = np.zeros(len(at))
+        for _ in range(INTERCEPT_STEPS):
+            pull = self.s_shared[:, None] * np.maximum(1.0 + self.m_shared + shift[:, None], 0.0)
+            slack = np.maximum(1.0 - self.signs * (self.m_own + shift[:, None]), 0.0)
+            slope = pull.sum(axis=1) - (self.s_own * self.signs * slack).sum(axis=1) + self.lambda_b * (at + shift)
+            curvature = self.s_shared * (pull > 0).sum(axis=1) + (self.s_own * (slack > 0)).sum(axis=1) + self.lambda_b
+            if (np.abs(slope) <= 1e-12 * self.s_own.sum(axis=1)).all():
+                break
+            low, high = np.where(slope < 0, shift, low), np.where(slope > 0, shift, high)
+            newton = shift - slope / np.where(curvature > 0, curvature, 1.0)
+            inside = (newton >= low) & (newton <= high)
+            shift = np.where(slope == 0, shift, np.where(inside, newton, 0.5 * (low + high)))
+        self.b = at + shift
+        self.m_shared += shift[:, None]
+        self.m_own += shift[:, None]
 
     def _loss(self, length: PerQuery) -> PerQuery:
         slack = np.maximum(1.0 - self.signs * self.m_own, 0.0)
         hinge = self.s_shared * (np.maximum(1.0 + self.m_shared, 0.0) ** 2).sum(axis=1)
-        value = 0.5 * (hinge + (self.s_own * slack**2).sum(axis=1) + self.lambda_w * length**2)
+        ridge_of_b = (self.lambda_b or 0.0) * self.b**2
+        value = 0.5 * (hinge + (self.s_own * slack**2).sum(axis=1) + self.lambda_w * length**2 + ridge_of_b)
         if self.texts is not None:
             value += self.lambda_q * (1.0 - np.einsum("qd,qd->q", self.texts, self.w) / length)
         return np.asarray(value)
@@ -244,6 +304,9 @@ class _Block:
         """One Newton step, as long as the loss falls by it."""
         step = self._newton_direction(gradient, length).astype(np.float64)
         d_shared, d_own = step @ self.shared.T, (self.own @ step[:, :, None])[:, :, 0]
+        violated = self.s_shared[:, None] * (self.m_shared > -1.0), self.s_own * (self.signs * self.m_own < 1.0)
+        d_b = -self._centring(*violated)(d_shared, d_own)
+        d_shared, d_own, d_b = d_shared + d_b, d_own + d_b, d_b[:, 0]
         slope = np.einsum("qd,qd->q", gradient, step)
         along, square = np.einsum("qd,qd->q", self.w, step), np.einsum("qd,qd->q", step, step)
         text_w = text_step = np.zeros(len(step))
@@ -257,6 +320,7 @@ class _Block:
             slack = np.maximum(1.0 - self.signs * (self.m_own + far * d_own), 0.0)
             squared = length**2 + 2.0 * t * along + t**2 * square
             value = 0.5 * (hinge + (self.s_own * slack**2).sum(axis=1) + self.lambda_w * squared)
+            value += 0.5 * (self.lambda_b or 0.0) * (self.b + t * d_b) ** 2
             if self.texts is not None:
                 value -= self.lambda_q * (text_w + t * text_step) / np.sqrt(np.maximum(squared, 1e-300))
             return value, squared
@@ -274,16 +338,43 @@ class _Block:
         self.w = self.w + t[:, None] * step
         self.m_shared += t[:, None] * d_shared
         self.m_own += t[:, None] * d_own
+        self.b = self.b + t * d_b
+        self._set_intercepts()
+
+    def _centring(self, shared: np.ndarray, own: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """The mean over the violated examples, which an intercept takes off what a step does to their margins.
+
+        Args:
+            shared: their weights, (queries, negatives), 0 where the margin is kept.
+            own: the same of the own examples.
+
+        Returns:
+            A function of margins of both, to (queries, 1).
+        """
+        if self.lambda_b is None:
+            return lambda of_shared, of_own: np.zeros((len(of_own), 1), dtype=of_own.dtype)
+        total = shared.sum(axis=1) + own.sum(axis=1) + self.lambda_b
+        share = (1.0 / np.where(total > 0, total, 1.0)).astype(shared.dtype)[:, None]
+
+        def mean(of_shared: np.ndarray, of_own: np.ndarray) -> np.ndarray:
+            whole = np.einsum("qn,qn->q", shared, of_shared) + np.einsum("qp,qp->q", own, of_own)
+            return np.asarray(share * whole[:, None])
+
+        return mean
 
     def _newton_direction(self, gradient: Matrix, length: PerQuery) -> Float32[np.ndarray, "queries dim"]:
         """Conjugate gradients on the Newton system; a query stops at negative curvature (Steihaug 1983)."""
         active = (self.m_shared > -1.0) * self.s_shared[:, None].astype(np.float32)
         low, factors, diagonal = self._low_rank(length)
+        own = self.own.shape[1]
+        centre = self._centring(active, factors[:, :own])
 
         def hessian(rows: np.ndarray) -> np.ndarray:
-            product = ((rows @ self.shared32.T) * active) @ self.shared32 + diagonal[:, None] * rows
-            inner = factors * (low @ rows[:, :, None])[:, :, 0]
-            return product + (inner[:, None, :] @ low)[:, 0]
+            of_shared, of_low = rows @ self.shared32.T, (low @ rows[:, :, None])[:, :, 0]
+            shift = centre(of_shared, of_low[:, :own])
+            product = ((of_shared - shift) * active) @ self.shared32 + diagonal[:, None] * rows
+            of_low[:, :own] -= shift
+            return product + ((factors * of_low)[:, None, :] @ low)[:, 0]
 
         residual = -gradient.astype(np.float32)
         direction, found = residual.copy(), np.zeros_like(residual)
