@@ -1,4 +1,4 @@
-"""User tables: CSV, TSV, JSONL or Parquet as rows of a few named columns."""
+"""User tables: CSV, TSV, JSONL, JSON or Parquet as rows of a few named columns."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets.readers.delimited import read_delimited, refuse_missing
+from twinlens.datasets.readers.json_tables import read_json_table
 from twinlens.datasets.readers.parquet import open_parquet
 from twinlens.datasets.readers.texts import decode, read_text_cell, split_texts
 
-ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
+ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def read_rows(path: Path, columns: Iterable[str]) -> list[TableRow]:
     text = decode(path.read_bytes())
     if ending == ".jsonl":
         return list(_jsonl(path, text, wanted))
+    if ending == ".json":
+        return [TableRow(path.name, place, cells) for place, cells in read_json_table(path, text, wanted)]
     return [TableRow(path.name, f"line {number}", cells) for number, cells in read_delimited(path, text, wanted)]
 
 
