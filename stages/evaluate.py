@@ -23,6 +23,7 @@ from twinlens.evaluation.evaluate import measure_all_runs
 from twinlens.evaluation.gates import detect_overlap, detect_wrong_size
 from twinlens.report.summary import format_results_table, summarise_results
 from twinlens.retrieval.checks import Gates
+from twinlens.retrieval.runs import read_unmeasured
 
 log = logging.getLogger("twinlens")
 
@@ -60,7 +61,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     log.info(
         "second opinions agree on %s values\n\n%s\n",
         f"{results.compared:,}",
-        format_results_table(results.retrieval, k),
+        "\n\n".join([format_results_table(results.retrieval, k), *read_unmeasured(paths.ranked(dataset, model))]),
     )
 
 
