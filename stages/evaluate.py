@@ -35,6 +35,7 @@ from twinlens.evaluation.gates import (
 from twinlens.evaluation.pool import Pool
 from twinlens.evaluation.random_weights import find_no_better
 from twinlens.report.summary import format_results_table, summarise_results
+from twinlens.retrieval.runs import read_unmeasured
 from twinlens.tasks.inputs import read_inputs
 
 COPIES = "duplicates.parquet"
@@ -93,7 +94,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     log.info(
         "second opinions agree on %s values\n\n%s\n",
         f"{results.compared:,}",
-        format_results_table(results.retrieval, k),
+        "\n\n".join([format_results_table(results.retrieval, k), *read_unmeasured(paths.ranked(dataset, model))]),
     )
 
 

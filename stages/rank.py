@@ -18,6 +18,8 @@ from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.lexical import read_validation
 from twinlens.retrieval.rank import check_vectors, rerank, restate_as_published, search
 from twinlens.retrieval.registry import list_rerankers, list_retrievers
+from twinlens.retrieval.runs import write_unmeasured
+from twinlens.retrieval.unmeasured import explain_unmeasured
 from twinlens.tasks.base import read_tasks
 from twinlens.tasks.inputs import IMAGES, OTHER_WAY, UNTRAINED, check_ids, read_inputs
 
@@ -29,6 +31,7 @@ def main(dataset: str, model: str) -> None:
     params = read_params()
     placement, gates = choose_device(params.compute.device), Gates(params.gates)
     cost, searched, device = Cost(placement.device.type), 0, str(placement.device)
+    unmeasured: list[str] = []
     folder, embedded = paths.tasks(dataset, params.captioner), paths.embedded(dataset, model)
     inputs, tasks = read_inputs(folder / "inputs"), read_tasks(folder)
     names = [name + way for way in ("", UNTRAINED, OTHER_WAY) for name in inputs]
@@ -44,6 +47,9 @@ def main(dataset: str, model: str) -> None:
     with write_whole(paths.ranked(dataset, model)) as draft:
         for task in tasks:
             retrievers = {(one.name, one.published): one for one in list_retrievers(task, corpus, params)}
+            if (why := explain_unmeasured(task, corpus, model, retrievers.values())) is not None:
+                log.warning("%s", why)
+                unmeasured.append(why)
             for one in retrievers.values():
                 mine = restate_as_published(task) if one.published else task
                 if not (draft / mine.name).exists():
@@ -55,10 +61,8 @@ def main(dataset: str, model: str) -> None:
                     rerank(task, first, again, params.rank, device, draft / task.name)
                     searched += len(task.query_ids)
         if not searched:
-            raise DataError(
-                f"there is nothing to search in {dataset} with {model}: no two pictures of the pool share their "
-                "labels, and captions (where there are any) search only by a joint model or a captioner"
-            )
+            raise DataError(f"there is nothing to search in {dataset} with {model}. {'. '.join(unmeasured)}")
+        write_unmeasured(unmeasured, draft)
         about = {"split": params.datasets[dataset].pool, "duplicates": len(pool) - pool["sha256"].n_unique()}
         (draft / "pool.json").write_text(json.dumps(about) + "\n")
         gates.write(draft / "gates.json")

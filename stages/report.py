@@ -17,6 +17,7 @@ from twinlens.evaluation.measures import MAIN
 from twinlens.evaluation.pool import Pool
 from twinlens.report import galleries
 from twinlens.report.page import ReportData, render
+from twinlens.retrieval.runs import read_unmeasured
 
 log = logging.getLogger("twinlens")
 
@@ -69,6 +70,7 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> ReportDa
             for pool in pools
             for name in pool.retrievers
         },
+        unmeasured=read_unmeasured(ranked),
         album=galleries.Album.of(images, captions, generated),
     )
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
+from pathlib import Path
 
 from stages.runner import run_stage
 from twinlens.config.cards import Cards
+from twinlens.config.datasets import list_places
 from twinlens.config.load import check_cards, read_params
+from twinlens.config.watched import FILE, read_watched
 from twinlens.core import paths
+
+log = logging.getLogger("twinlens")
 
 
 def main() -> None:
@@ -18,7 +24,19 @@ def main() -> None:
     """
     params = read_params()
     check_cards(params)
+    watched = read_watched(Path("cards"), params.datasets)
     used = (params.dataset, params.datasets), (params.model, params.models), (params.captioner, params.captioners)
+    places = list_places(params.dataset_card)
+    if places and params.dataset not in watched:
+        log.info(
+            "%s is not watched: enter it in cards/%s, or after a change of its files run `dvc repro -f -s download@%s`",
+            params.dataset,
+            FILE,
+            params.dataset,
+        )
+    named = paths.named_places(params.dataset)
+    named.parent.mkdir(parents=True, exist_ok=True)
+    named.write_text(json.dumps(places, indent=2, ensure_ascii=False) + "\n", "utf-8")
     for name, cards in used:
         assert isinstance(cards, Cards)
         file = paths.card(cards.kind, name)

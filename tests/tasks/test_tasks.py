@@ -39,7 +39,7 @@ from twinlens.tasks.registry import build_tasks
 
 
 def test_tasks_stand_in_the_order_of_their_place() -> None:
-    assert list(built()[0]) == ["object_sets", "caption_to_image", "image_to_caption"]
+    assert list(built()[0]) == ["object_sets", "caption_to_image", "image_to_caption", "caption_to_caption"]
 
 
 def test_object_sets_are_searched_by_those_who_share_one_and_never_find_themselves() -> None:
@@ -76,7 +76,7 @@ def test_pictures_are_paired_with_their_first_caption_and_captions_with_nothing(
 def test_a_dataset_has_the_tasks_that_it_has_data_for() -> None:
     assert list(built(captions=HUMAN[:0])[0]) == ["object_sets"]
     alone = GROUPS.with_columns(object_set=pl.lit(None, dtype=pl.String))
-    assert list(built(groups=alone)[0]) == ["caption_to_image", "image_to_caption"]
+    assert list(built(groups=alone)[0]) == ["caption_to_image", "image_to_caption", "caption_to_caption"]
     with pytest.raises(DataError, match=r"there is nothing to search for: .* Choose another `pool` on the dataset's"):
         built(groups=alone, captions=HUMAN[:0])
 

@@ -17,6 +17,7 @@ import typer
 
 from twinlens.apps.commands.catalogue import datasets, models
 from twinlens.apps.commands.experiments import compare, export
+from twinlens.apps.commands.new_dataset import new_dataset
 from twinlens.apps.commands.search import search
 from twinlens.apps.commands.serve import serve
 from twinlens.apps.commands.show import show
@@ -44,7 +45,7 @@ def about(
     """Which image-text embedding, fed with what, finds the right picture in your data, and what it costs."""
 
 
-for command in (search, serve, show, models, datasets, compare, export):
+for command in (search, serve, show, models, datasets, new_dataset, compare, export):
     app.command()(command)
 
 

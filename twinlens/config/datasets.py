@@ -13,6 +13,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from twinlens.config.base import Card, Origin
 from twinlens.config.models import TimmTower, Weights
 from twinlens.config.numbers import Count, CountOrZero, Flag, InnerShare, Seed, Side
+from twinlens.core.download import is_url
 
 Split = Literal["train", "val", "test"]
 Pool = Literal["all", "train", "val", "test"]
@@ -226,9 +227,15 @@ class FolderColumns(Card):
 
     file: str  # the picture's path below `images`
     id: str | None = None  # the path if absent
-    caption: str | None = None  # several rows of one file are several captions; a list is several too
+    # Several rows of one file are several captions; a list is several too, and so are several columns.
+    caption: str | Annotated[list[str], Field(min_length=1)] | None = None
     label: str | None = None  # a name, or a list
     split: str | None = None  # train, val or test; all are `test` if absent
+
+    @property
+    def captions(self) -> list[str]:
+        """The columns that hold captions, of which there may be none."""
+        return [] if self.caption is None else [self.caption] if isinstance(self.caption, str) else self.caption
 
 
 class FolderCard(BaseDatasetCard):
@@ -236,7 +243,7 @@ class FolderCard(BaseDatasetCard):
 
     adapter: Literal["folder"]
     images: str
-    table: str | None = None  # CSV, TSV, JSONL or Parquet; if absent, a picture's label is the folder it lies in
+    table: str | None = None  # CSV, TSV, JSONL, JSON or Parquet; if absent, a picture's label is the folder it lies in
     columns: FolderColumns | None = None
     separator: str | None = None  # between several labels in one cell
     classes: list[str] | None = None  # rows with any other label are dropped and listed
@@ -308,3 +315,12 @@ class ComposedCard(BaseDatasetCard):
 
 
 DatasetCard = Annotated[SimpleCard | ComposedCard, Field(discriminator="adapter")]
+
+
+def list_places(card: DatasetCard) -> list[str]:
+    """List the folders and files that a card names on this machine, as it writes them; none where all is elsewhere."""
+    cards = [card.queries, card.distractors] if isinstance(card, ComposedCard) else [card]
+    named = [getattr(one, key, None) for one in cards for key in ("images", "table", "source")]
+    if card.keep is not None:
+        named += [card.keep.from_qrels, card.keep.published]
+    return list(dict.fromkeys(place for place in named if isinstance(place, str) and not is_url(place)))

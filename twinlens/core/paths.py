@@ -31,6 +31,21 @@ def origins() -> Path:
     return DATA / "cards" / "origins.json"
 
 
+def sources(dataset: str) -> Path:
+    """What is known of the places on this machine that a dataset's card names: `download` depends on all of it."""
+    return DATA / "watched" / dataset
+
+
+def named_places(dataset: str) -> Path:
+    """The places that the card names, as `validate` writes them: none where all is fetched from elsewhere or drawn."""
+    return sources(dataset) / "places.json"
+
+
+def watched(dataset: str) -> Path:
+    """The files there by name, size and time, as `watch` saw them; of watched datasets only."""
+    return sources(dataset) / "files.json"
+
+
 def raw(dataset: str) -> Path:
     """Downloaded or drawn files: a manifest, and pixels where there is no archive."""
     return DATA / "raw" / dataset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -56,6 +56,7 @@ class ReportData:
     pools: list[Pool]
     values: dict[tuple[str, str], pl.DataFrame]  # of every query, by task and retriever
     album: galleries.Album
+    unmeasured: list[str] = field(default_factory=list)  # why the model has no row of its own in a task
 
     @property
     def k(self) -> int:
@@ -82,6 +83,7 @@ def render(sources: ReportData, shown: list[galleries.Gallery], thumbnails: dict
         cards={kind: json.dumps(card, indent=2, ensure_ascii=False) for kind, card in sources.cards.items()},
         k=sources.k,
         main=MAIN.title,
+        unmeasured=sources.unmeasured,
         gates=read_warnings(sources.metrics["gates"]),
         tasks=tasks,
         legend=[(name, charts.draw_marker(number, 9, 8, 5)) for name, number in numbers.items()],

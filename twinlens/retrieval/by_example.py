@@ -13,8 +13,9 @@
 
 `text_untrained` and `exemplar_untrained` are the same by a trained model as it was before.
 
-`exemplar_svm`, `exemplar_svm_and_text` and `exemplar_ridge` fit an intercept beside the weights, as source 003 did: regularised in a plain SVM
-(its library's default), free in the combined loss. It adds the same to all scores of a query and is left out of them.
+`exemplar_svm`, `exemplar_svm_and_text` and `exemplar_ridge` fit an intercept beside the weights, as source 003 did:
+regularised in a plain SVM (its library's default), free in the combined loss. It adds the same to all scores of a query
+and is left out of them.
 
 All of them search with the same queries, each a class with exemplars of its own, so that any two can
 be compared query by query; `text` has the same vector for all queries of a class.

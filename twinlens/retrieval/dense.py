@@ -5,6 +5,7 @@
 | `i2i` | pictures | the same, but for the query | `image`, by each kind of text, and by pixels and text |
 | `t2i` | texts | pictures | `image`, `caption_generated`, `image_and_caption_generated` |
 | `i2t` | pictures | texts | the same |
+| `t2t` | captions | captions | `caption` |
 | `it2i` | a picture and a text | pictures | `image`, `text`, `image_and_text` |
 
 A retriever is named by what a picture is fed as, so that every row of a result answers "which model, fed with what".
@@ -48,6 +49,8 @@ def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
             return []
         ids = (task.item_ids, task.query_ids) if turned else (task.query_ids, task.item_ids)
         return _across(_Sides(corpus.vectors, text, *ids, turned), corpus.joint, weight)
+    if about.category == "t2t" and about.query_text == about.item_text == CAPTIONS and CAPTIONS in corpus.vectors:
+        return [_retriever("caption", (CAPTIONS,), partial(_between_captions, corpus.vectors[CAPTIONS], task))]
     if about.category == "it2i" and task.shown is None and IMAGES in corpus.vectors:
         return _composed(task, corpus)
     return []
@@ -99,6 +102,10 @@ def _themselves(make: Callable[[], Rows]) -> Callable[[], Dense]:
 
 def _with_pixels(images: Vectors, words: Callable[[], Rows], ids: list[str], image_weight: float) -> Callable[[], Rows]:
     return lambda: concatenate(take_rows(images, ids), words(), image_weight)
+
+
+def _between_captions(source: Vectors, task: Task) -> Dense:
+    return Dense(take_rows(source, task.query_ids), take_rows(source, task.item_ids))
 
 
 def _drawn_again(retriever: Retriever, task: Task, corpus: Corpus, params: RankParams) -> Retriever:

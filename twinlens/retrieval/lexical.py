@@ -8,6 +8,8 @@
 | `hybrid_generated_rrf`, `hybrid_generated_weighted` | pixels and `bm25_generated` | |
 | `bm25_captions_and_generated`, and its hybrids | all of these: what the search index holds | |
 
+Captions that search captions do so as `bm25_caption`: each is a document.
+
 A caption never finds its picture by itself: the document of its own picture is scored without it.
 BM25 needs no model. The hybrids need a joint one; the weight of the weighted ones is chosen on
 pictures of the validation split, never on the pool.
@@ -114,7 +116,17 @@ def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
         return _among_themselves(task, corpus)
     if task.about.category == "t2i" and task.about.query_text == CAPTIONS:
         return _by_captions(task, corpus, params.hybrid)
+    if task.about.category == "t2t" and task.about.query_text == task.about.item_text == CAPTIONS:
+        make = partial(_between_captions, corpus.texts[CAPTIONS], task)
+        timed = partial(_timed, "caption", make, len(task.item_ids), corpus.cost)
+        return [Retriever(f"{BM25}caption", timed, (CAPTIONS,), (f"rank_{BM25}caption",), zero_is_miss=True)]
     return []
+
+
+def _between_captions(captions: pl.DataFrame, task: Task) -> WordScores:
+    words = {own: tokenize(text) for own, text in captions.select("id", "text").iter_rows()}
+    index = Bm25.of([words[own] for own in task.item_ids])
+    return WordScores(index, index.queries([words[own] for own in task.query_ids]))
 
 
 def _among_themselves(task: Task, corpus: Corpus) -> list[Retriever]:

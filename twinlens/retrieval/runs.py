@@ -5,6 +5,7 @@ A run is written and read a block of whole queries at a time, so its size is no 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ Scores = Float32[np.ndarray, "queries depth"]
 
 DRAWS = "draws"  # folder of further draws of a retriever that draws at random: each a folder like the task's
 ROWS_PER_GROUP = 1_000_000
+UNMEASURED = "unmeasured.json"  # in the folder of the `rank` stage
 
 
 class RunWriter:
@@ -113,3 +115,17 @@ def read_run(path: Path, query_ids: list[str], item_ids: list[str]) -> Iterator[
         expected += count
     if expected != len(query_ids):
         raise DataError(f"{path}: {len(query_ids) - expected} queries are missing, the first '{query_ids[expected]}'")
+
+
+def write_unmeasured(told: list[str], folder: Path) -> None:
+    """Write why a model has no row of its own in some tasks; the file is there where there is nothing to say, too."""
+    (folder / UNMEASURED).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_unmeasured(folder: Path) -> list[str]:
+    """Read what `write_unmeasured` wrote; nothing of results that were made before there were any."""
+    try:
+        found: list[str] = json.loads((folder / UNMEASURED).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return found

@@ -20,7 +20,9 @@ from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.tasks.qrels import Groups, Pairs, Qrels
 
-Category = Literal["i2i", "t2i", "i2t", "it2i"]  # from what to what: i, an image; t, a text; both is both at once
+Category = Literal[
+    "i2i", "t2i", "i2t", "t2t", "it2i"
+]  # from what to what: i, an image; t, a text; both is both at once
 FILE = "task.json"
 
 

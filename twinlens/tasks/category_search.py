@@ -83,7 +83,7 @@ def _task(name: str, roles: Roles, negatives: int, card: CategoryCard) -> Task:
         TaskMetadata(
             title="Category search: pictures of a class, by its name, by an example, or by both",
             category="it2i",
-            place=3,
+            place=4,
             cluster_by="group",  # queries for a class share their words and what they should find
             full_ranking=True,
             published_of=NAME if name.endswith(AS_PUBLISHED) else None,

@@ -30,7 +30,7 @@ def build(collection: Collection, params: Params) -> tuple[list[Task], list[Inpu
         TaskMetadata(
             title="Composed query: the picture that is like another, but for what the words say",
             category="it2i",
-            place=4,
+            place=5,
             query_text=TEXTS,
             query_picture=IMAGES,
             item_picture=IMAGES,

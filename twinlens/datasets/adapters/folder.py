@@ -40,8 +40,12 @@ class Folder:
 
     def annotations(self, raw: Path) -> Annotations:
         """Pictures with the captions and labels of the table; without a table, with their folder as label."""
+        refuse_change(raw, self._places())
+        return self.list_all()
+
+    def list_all(self) -> Annotations:
+        """The same of a folder as it is now, whatever was recorded."""
         places = self._places()
-        refuse_change(raw, places)
         tree = open_tree(places["images"])
         try:
             return self._from_folders(tree) if self.card.columns is None else self._from_table(tree, places["table"])
@@ -76,7 +80,7 @@ class Folder:
     def _from_table(self, tree: Tree, table: Path) -> Annotations:
         columns = self.card.columns
         assert columns is not None
-        wanted = [columns.file, columns.id, columns.caption, columns.label, columns.split]
+        wanted = [columns.file, columns.id, *columns.captions, columns.label, columns.split]
         rows = read_rows(table, [name for name in wanted if name is not None])
         dropped: list[Drop] = []
         listed: list[Listed] = []
@@ -101,7 +105,7 @@ class Folder:
             captions += [RawCaption(image_id, text) for text in one.captions]
         strays = find_unlisted(tree, (one.file for one in listed))
         dropped += [("image", name, "unlisted", f"a picture that {table.name} does not list") for name in strays]
-        return Annotations(list(images.values()), captions, dropped, captioned=columns.caption is not None)
+        return Annotations(list(images.values()), captions, dropped, captioned=bool(columns.captions))
 
     def _listed(self, tree: Tree, row: TableRow, name: str) -> Listed:
         columns = self.card.columns
@@ -115,7 +119,7 @@ class Folder:
             file,
             (row.text(columns.split) or "") if columns.split else "test",
             tuple(dict.fromkeys(name for name in row.texts(columns.label, self.card.separator) if name)),
-            row.texts(columns.caption),
+            [text for column in columns.captions for text in row.texts(column)],
         )
 
     def _outside(self, image_id: str, labels: Sequence[str]) -> list[Drop]:

@@ -41,6 +41,21 @@ class Hub:
         """Pictures, captions and labels from the columns."""
         return read_annotations(self._places(raw), self.card.columns, self.card.classes)
 
+    def list_all(self) -> Annotations:
+        """The same of the files as they are now in the card's folder, whatever was recorded.
+
+        Raises:
+            FetchError: the card names no folder, or it is not there.
+        """
+        folder = local_folder(self.card)
+        if folder is None:
+            raise FetchError(f"{self.card.repository} is on the hub: name a folder as `source`")
+        names = find(folder, self.card.files)
+        places: dict[str, list[tuple[str, Path]]] = {
+            split: [(name, folder / name) for name in own] for split, own in names.items()
+        }
+        return parquet.read_annotations(places, self.card.columns, self.card.classes)
+
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
         """Picture bytes, or why there are none."""
         places = {name: path for part in self._places(raw).values() for name, path in part} if files else {}

@@ -47,8 +47,12 @@ class WebDataset:
 
     def annotations(self, raw: Path) -> Annotations:
         """A picture for each sample; samples without one, and pictures of no sample, are listed as dropped."""
+        refuse_change(raw, {name: path for _, name, path in self._shards()})
+        return self.list_all()
+
+    def list_all(self) -> Annotations:
+        """The same of the shards as they are now, whatever was recorded."""
         shards = self._shards()
-        refuse_change(raw, {name: path for _, name, path in shards})
         samples: list[tuple[str, str, Sample]] = []
         dropped: list[Drop] = []
         for split, shard, path in shards:

@@ -1,4 +1,4 @@
-"""User tables: CSV, TSV, JSONL or Parquet as rows of a few named columns."""
+"""User tables: CSV, TSV, JSONL, JSON or Parquet as rows of a few named columns."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets.readers.delimited import read_delimited, refuse_missing
+from twinlens.datasets.readers.json_tables import read_json_table
 from twinlens.datasets.readers.limits import refuse_large
 from twinlens.datasets.readers.parquet_cells import open_parquet, read_cells
 from twinlens.datasets.readers.texts import decode, parse_json, read_text_cell, split_texts
 
-ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
+ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def read_rows(path: Path, columns: Iterable[str]) -> list[TableRow]:
     text = decode(path.read_bytes())
     if ending == ".jsonl":
         return list(_jsonl(path, text, wanted))
+    if ending == ".json":
+        return [TableRow(path.name, place, cells) for place, cells in read_json_table(path, text, wanted)]
     return [TableRow(path.name, f"line {number}", cells) for number, cells in read_delimited(path, text, wanted)]
 
 
