@@ -8,6 +8,7 @@ from stages.runner import run_stage
 from twinlens.config.cards import Cards
 from twinlens.config.load import check_cards, read_params
 from twinlens.core import paths
+from twinlens.core.scratch import write_whole_text
 
 
 def main() -> None:
@@ -21,10 +22,9 @@ def main() -> None:
     for name, cards in used:
         assert isinstance(cards, Cards)
         file = paths.card(cards.kind, name)
-        file.parent.mkdir(parents=True, exist_ok=True)
         # With the defaults, so that what learns does so again when one of them changes; a dump never has `about`.
         content = cards[name].model_dump(mode="json", exclude_none=True)
-        file.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+        write_whole_text(file, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

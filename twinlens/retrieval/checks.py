@@ -15,6 +15,7 @@ from jaxtyping import Float32, Float64, Int
 from twinlens.config.params import GateParams
 from twinlens.core.errors import DataError
 from twinlens.core.probes import Probe
+from twinlens.core.scratch import write_whole_text
 
 log = logging.getLogger("twinlens")
 Rows = Float32[np.ndarray, "rows dim"]
@@ -49,7 +50,7 @@ class Gates:
         by_gate: dict[str, list[str]] = {}
         for one in self.found:
             by_gate.setdefault(one["gate"], []).append(one["trouble"])
-        path.write_text(json.dumps({"warnings": len(self.found), "found": by_gate}, indent=2) + "\n")
+        write_whole_text(path, json.dumps({"warnings": len(self.found), "found": by_gate}, indent=2) + "\n")
 
     def add(self, path: Path) -> None:
         """Take over the warnings of an earlier stage."""
