@@ -10,6 +10,7 @@ import polars as pl
 from stages.runner import run_stage
 from twinlens.config.load import read_params
 from twinlens.core import paths
+from twinlens.core.scratch import write_whole_file
 from twinlens.core.vectors import bring_to_unit
 from twinlens.retrieval import approximate
 from twinlens.tasks.inputs import CAPTIONS, IMAGES, JOINED
@@ -25,7 +26,8 @@ def main(dataset: str, model: str) -> None:
     words_search = params.models[model].shares_a_space and files[CAPTIONS].exists()
     asked = bring_to_unit(np.load(files[CAPTIONS], mmap_mode="r")) if words_search else items
     rows = pl.DataFrame(approximate.measure_settings(asked, items, params.approximate))
-    rows.write_csv(paths.METRICS / "approximate.csv")
+    with write_whole_file(paths.METRICS / "approximate.csv") as draft:
+        rows.write_csv(draft)
     log.info("%s", "\n".join(f"{name}: recall {recall:.3f}, {ms:.2f} ms" for name, recall, ms, *_ in rows.iter_rows()))
 
 

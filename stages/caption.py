@@ -37,8 +37,9 @@ def main(dataset: str, captioner: str) -> None:
     captions = tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS)
     described = {"captions": groups.filter("in_pool"), "validation": draw_validation(groups, captions, params.hybrid)}
     if card.captioner == "none":
-        for name in described:
-            write_captions(groups[:0], [], paths.captioned(dataset, captioner) / f"{name}.parquet")
+        with write_whole(paths.captioned(dataset, captioner)) as draft:
+            for name in described:
+                write_captions(groups[:0], [], draft / f"{name}.parquet")
         cost.write(paths.cost("caption", dataset, captioner), items=0)
         return
     with write_whole(paths.captioned(dataset, captioner)) as draft:

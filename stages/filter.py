@@ -17,6 +17,7 @@ from twinlens.config.load import read_params
 from twinlens.config.params import Params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
+from twinlens.core.scratch import write_whole
 from twinlens.datasets import checks, keep_lists
 from twinlens.datasets import filter as filtering
 from twinlens.datasets import keep as keeping
@@ -28,24 +29,28 @@ log = logging.getLogger("twinlens")
 
 def main(dataset: str) -> None:
     """Write the tables of pictures, captions and drops."""
-    cost, params, out = Cost(), read_params(), paths.filtered(dataset)
+    cost, params = Cost(), read_params()
     card = params.datasets[dataset]
     annotations = datasets.make_adapter(card).annotations(paths.raw(dataset))
     found = len(annotations.images)
     if card.resplit is not None:
         annotations = filtering.resplit(annotations, card.resplit.val, card.resplit.test, card.resplit.seed)
     report: dict[str, Any] = {}
+    classified: pl.DataFrame | None = None
     if card.keep is not None:
-        annotations, report = keep(annotations, card, card.keep, dataset, params)
+        annotations, report, classified = keep(annotations, card, card.keep, dataset, params)
     kept = filtering.apply_rules(annotations, params.filter)
-    tables.write_table(kept.images, out / "images.parquet", tables.IMAGES)
-    tables.write_table(kept.captions, out / "captions.parquet", tables.CAPTIONS)
-    tables.write_table(kept.composed_queries, out / "composed_queries.parquet", tables.COMPOSED_QUERIES)
-    tables.write_table(kept.dropped, out / "dropped.parquet", tables.DROPPED)
     rules = dict(Counter(zip(kept.dropped["kind"], kept.dropped["rule"], strict=True)))
     dropped = {f"{kind}: {rule}": n for (kind, rule), n in sorted(rules.items())}
     counts = kept.counts | {"dropped": dropped} | ({"keep": report} if report else {})
-    (out / "counts.json").write_text(json.dumps(counts, indent=2) + "\n")
+    with write_whole(paths.filtered(dataset)) as draft:
+        tables.write_table(kept.images, draft / "images.parquet", tables.IMAGES)
+        tables.write_table(kept.captions, draft / "captions.parquet", tables.CAPTIONS)
+        tables.write_table(kept.composed_queries, draft / "composed_queries.parquet", tables.COMPOSED_QUERIES)
+        tables.write_table(kept.dropped, draft / "dropped.parquet", tables.DROPPED)
+        if classified is not None:
+            tables.write_table(classified, draft / "classified.parquet", tables.CLASSIFIED)
+        (draft / "counts.json").write_text(json.dumps(counts, indent=2) + "\n")
     log.info(
         "%s: kept %s of %s pictures and %s of %s captions%s",
         dataset,
@@ -65,12 +70,14 @@ def main(dataset: str) -> None:
 
 def keep(
     annotations: Annotations, card: DatasetCard, rule: Keep, dataset: str, params: Params
-) -> tuple[Annotations, dict[str, Any]]:
-    """Apply the card's `keep`; where a classifier decides, write what it found beside the tables."""
+) -> tuple[Annotations, dict[str, Any], pl.DataFrame | None]:
+    """Apply the card's `keep`; returns what is kept, a report on it and, where a classifier decides, what it found."""
     lists = keep_lists.read_recorded(rule, paths.raw(dataset), dataset)
     shares: dict[str, float] | None = None
+    classified: pl.DataFrame | None = None
     if rule.classifier is not None:
-        shares = classify_pictures(annotations, card, rule, dataset, params)
+        classified = classify_pictures(annotations, card, rule, dataset, params)
+        shares = dict(zip(classified["image_id"], classified["share"], strict=True))
     annotations, report = keeping.apply_keep(
         annotations,
         rule,
@@ -81,13 +88,13 @@ def keep(
         published=lists.get("published"),
     )
     log.info("%s: %s", dataset, json.dumps(report))
-    return annotations, report
+    return annotations, report, classified
 
 
 def classify_pictures(
     annotations: Annotations, card: DatasetCard, rule: Keep, dataset: str, params: Params
-) -> dict[str, float]:
-    """Classify every picture that `keep` is about: the classifier's sum of probabilities, also as a table."""
+) -> pl.DataFrame:
+    """Classify every picture that `keep` is about: the classifier's sum of probabilities, as `tables.CLASSIFIED`."""
     import torch  # takes two seconds, and most datasets need no classifier
 
     from twinlens.core.device import Placement, choose_device
@@ -107,9 +114,7 @@ def classify_pictures(
         max_megapixels=params.resize.max_megapixels,
         decode_threads=params.compute.decode_threads,
     )
-    table = pl.DataFrame({"image_id": [image.image_id for image in mine], "share": shares})
-    tables.write_table(table, paths.filtered(dataset) / "classified.parquet", tables.CLASSIFIED)
-    return dict(zip(table["image_id"], table["share"], strict=True))
+    return pl.DataFrame({"image_id": [image.image_id for image in mine], "share": shares})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from stages.runner import run_stage
 from twinlens.config.load import read_params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
+from twinlens.core.scratch import write_whole
 from twinlens.datasets import pool
 from twinlens.datasets.statistics import describe_dataset, write_card
 from twinlens.images.duplicates import find_duplicates
@@ -27,8 +28,9 @@ def main(dataset: str) -> None:
     copies = find_duplicates(images, index, hashes, params.group.near_duplicate_bits, params.group.drop_duplicates)
     left = index.filter(~index["image_id"].is_in(list(copies.dropped)))
     groups = pool.group_images(images, captions, left, card.pool, params.group.min_group_size)
-    tables.write_table(groups, paths.grouped(dataset) / "images.parquet", tables.GROUPS)
-    tables.write_table(copies.table, paths.grouped(dataset) / "duplicates.parquet", tables.DUPLICATES)
+    with write_whole(paths.grouped(dataset)) as draft:
+        tables.write_table(groups, draft / "images.parquet", tables.GROUPS)
+        tables.write_table(copies.table, draft / "duplicates.parquet", tables.DUPLICATES)
     notes = tables.read_table(resized / "notes.parquet", tables.NOTES)
     counts = json.loads((filtered / "counts.json").read_text())
     described = describe_dataset(dataset, card, counts, images, captions, notes, groups, copies)

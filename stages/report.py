@@ -13,6 +13,7 @@ from twinlens.config.datasets import BaseDatasetCard, ComposedCard
 from twinlens.config.load import read_params
 from twinlens.config.params import Params
 from twinlens.core import paths, tables
+from twinlens.core.scratch import write_whole_text
 from twinlens.evaluation.measures import MAIN
 from twinlens.evaluation.pool import Pool
 from twinlens.report import galleries
@@ -34,8 +35,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     wanted = {image_id for gallery in shown for image_id in gallery.pictures}
     small = galleries.make_thumbnails(wanted, sources.groups, paths.resized(dataset), params.report.thumbnail_px)
     page = render(sources, shown, small)
-    paths.report().parent.mkdir(parents=True, exist_ok=True)
-    paths.report().write_text(page, encoding="utf-8")
+    write_whole_text(paths.report(), page)
     log.info("%s: %s pictures, %.1f MB", paths.report(), f"{page.count('<img '):,}", len(page.encode()) / 1e6)
 
 

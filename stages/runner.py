@@ -11,7 +11,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from stages import PARENT
 from twinlens.core.errors import TwinLensError
+from twinlens.core.parent import end_with_dvc
 
 log = logging.getLogger("twinlens")
 
@@ -29,6 +31,7 @@ def run_stage(main: Callable[..., None]) -> None:
     _quieten()
     stage = Path(sys.argv[0]).stem
     try:
+        end_with_dvc(PARENT)
         main(**arguments)
     except TwinLensError as error:
         sys.exit(f"{stage}: {error}")

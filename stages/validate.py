@@ -12,6 +12,7 @@ from twinlens.config.datasets import list_places
 from twinlens.config.load import check_cards, read_params
 from twinlens.config.watched import FILE, read_watched
 from twinlens.core import paths
+from twinlens.core.scratch import write_whole_text
 
 log = logging.getLogger("twinlens")
 
@@ -35,18 +36,16 @@ def main() -> None:
             params.dataset,
         )
     named = paths.named_places(params.dataset)
-    named.parent.mkdir(parents=True, exist_ok=True)
-    named.write_text(json.dumps(places, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_whole_text(named, json.dumps(places, indent=2, ensure_ascii=False) + "\n")
     for name, cards in used:
         assert isinstance(cards, Cards)
         file = paths.card(cards.kind, name)
-        file.parent.mkdir(parents=True, exist_ok=True)
         # With the defaults, so that what learns does so again when one of them changes; a dump never has `about`.
         content = cards[name].model_dump(mode="json", exclude_none=True)
-        file.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+        write_whole_text(file, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     known = {params.model: params.model_card.trained_on, params.captioner: params.captioner_card.trained_on}
     origins = {"origins": params.dataset_card.origins, "trained_on": known}
-    paths.origins().write_text(json.dumps(origins, indent=2) + "\n", "utf-8")
+    write_whole_text(paths.origins(), json.dumps(origins, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from twinlens.core.scratch import write_whole_text
 from twinlens.evaluation.measures import MAIN, MEASURES, drawn, headline
 from twinlens.report.summary import describe_pool, format_markdown, select_shown
 
@@ -134,7 +135,7 @@ def keep_training() -> None:
     by_name = {(entry["dataset"], entry["model"]): entry for entry in kept}  # in its place, or below the others
     by_name[own["dataset"], own["model"]] = own
     every = sorted(by_name.values(), key=lambda entry: str(entry["dataset"]))
-    path.write_text(json.dumps(every, indent=2) + "\n", encoding="utf-8")
+    write_whole_text(path, json.dumps(every, indent=2) + "\n")
 
 
 def format_measures() -> str:
@@ -202,11 +203,9 @@ def main() -> None:
         if name == "training":
             keep_training()
             continue
-        KEPT.mkdir(parents=True, exist_ok=True)
-        (KEPT / f"{name}.json").write_text(json.dumps(read_numbers("default"), indent=2) + "\n", encoding="utf-8")
+        write_whole_text(KEPT / f"{name}.json", json.dumps(read_numbers("default"), indent=2) + "\n")
     for page in PAGES:
-        text = rewrite_page(page.read_text(encoding="utf-8"), OF_THE_DEFAULT if sys.argv[1:] else ())
-        page.write_text(text, encoding="utf-8")
+        write_whole_text(page, rewrite_page(page.read_text(encoding="utf-8"), OF_THE_DEFAULT if sys.argv[1:] else ()))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinlens.core import paths
-from twinlens.core.scratch import Scratch, digest, fingerprint, prune, write_whole
+from twinlens.core.scratch import (
+    Scratch,
+    digest,
+    fingerprint,
+    prune,
+    write_whole,
+    write_whole_file,
+    write_whole_text,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300.0  # for another process; only reached when something is wrong
@@ -313,6 +321,56 @@ def test_the_draft_of_a_process_that_still_runs_is_left_alone(tmp_path: Path) ->
     with write_whole(tmp_path / "made"):
         pass
     assert theirs.exists()
+
+
+def test_what_is_linked_elsewhere_is_replaced_and_never_written_into(tmp_path: Path) -> None:
+    """As DVC links files of its cache into the workspace, where only their owner may not write either."""
+    cache, out = tmp_path / "cache", tmp_path / "made"
+    cache.mkdir()
+    for name in ("a", "b", "c"):
+        (cache / name).write_text("cached")
+        (cache / name).chmod(0o444)
+    out.mkdir()
+    (out / "a").hardlink_to(cache / "a")
+    (tmp_path / "b.json").hardlink_to(cache / "b")
+    (tmp_path / "c.json").symlink_to(cache / "c")  # `cache.type symlink`
+    with write_whole(out) as draft:
+        (draft / "a").write_text("new")
+    for name in ("b", "c"):
+        write_whole_text(tmp_path / f"{name}.json", "new")
+    assert [(cache / name).read_text() for name in "abc"] == ["cached"] * 3
+    assert [path.read_text() for path in (out / "a", tmp_path / "b.json", tmp_path / "c.json")] == ["new"] * 3
+    assert names(tmp_path) == ["b.json", "c.json", "cache", "made"]
+
+
+def test_a_folder_that_is_a_link_is_replaced_and_what_it_leads_to_is_left_alone(tmp_path: Path) -> None:
+    other, out = tmp_path / "other", tmp_path / "made"
+    other.mkdir()
+    (other / "old").write_text("x")
+    out.symlink_to(other)
+    with write_whole(out) as draft:
+        (draft / "new").write_text("x")
+    assert [names(out), names(other)] == [["new"], ["old"]]
+    assert names(tmp_path) == ["made", "other"]
+
+
+def test_a_file_that_fails_leaves_the_old_one_and_no_draft(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "made.csv"
+    write_whole_text(out, "old")
+    with pytest.raises(ValueError), write_whole_file(out) as draft:
+        draft.write_text("half")
+        raise ValueError
+    assert out.read_text() == "old"
+    assert names(out.parent) == ["made.csv"]
+
+
+def test_the_drafts_of_the_dead_are_cleared_away_whatever_they_are(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".draft-{dead.pid}-made").write_text("half")
+    (tmp_path / f".draft-{dead.pid}-old-made").mkdir()
+    write_whole_text(tmp_path / "made", "x")
+    assert names(tmp_path) == ["made"]
 
 
 # ---------------------------------------------------------------- fingerprints

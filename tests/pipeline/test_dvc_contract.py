@@ -344,6 +344,33 @@ def test_results_pulled_from_a_remote_run_nothing_in_a_fresh_clone(workspace: Wo
     assert (there.folder / "report/index.html").read_bytes() == (workspace.folder / "report/index.html").read_bytes()
 
 
+BY_HAND = """
+import inspect, sys
+from importlib import import_module
+import yaml
+chosen = yaml.safe_load(open("params.yaml"))
+for stage in sys.argv[1:]:
+    main = import_module(f"stages.{stage}").main
+    main(**{name: chosen[name] for name in inspect.signature(main).parameters})
+"""
+
+
+def test_stages_that_a_person_starts_write_into_nothing_that_dvc_linked(workspace: Workspace, tmp_path: Path) -> None:
+    locked = yaml.safe_load((workspace.folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    outs = [workspace.folder / out["path"] for stage in locked.values() for out in stage["outs"]]
+    files = [path for out in outs for path in (out, *out.rglob("*")) if path.is_file()]
+    assert len(files) > 60
+    cache = tmp_path / "cache"  # of links as DVC makes them, told by their time whether anything was written
+    cache.mkdir()
+    for number, file in enumerate(files):
+        os.utime(file, ns=(0, 0))
+        (cache / str(number)).hardlink_to(file)
+    workspace.run("python", "-c", BY_HAND, *ALL)
+    kept = [(cache / str(number)).stat() for number in range(len(files))]
+    assert [str(file) for file, stat in zip(files, kept, strict=True) if stat.st_mtime_ns != 0] == []
+    assert [str(file) for file, stat in zip(files, kept, strict=True) if stat.st_nlink != 1] == []  # all written anew
+
+
 SMALL_VEHICLES = {
     "dataset": "scenes-vehicles",
     "cards/datasets/scenes-vehicles.yaml:queries.train": 256,

@@ -13,6 +13,7 @@ from typing import Any
 
 from twinlens.config.params import GateParams
 from twinlens.core.errors import DataError
+from twinlens.core.scratch import write_whole_text
 
 log = logging.getLogger("twinlens")
 
@@ -42,8 +43,7 @@ class Gates:
         by_gate: dict[str, list[str]] = {}
         for one in self.found:
             by_gate.setdefault(one["gate"], []).append(one["trouble"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"warnings": len(self.found), "found": by_gate}, indent=2) + "\n")
+        write_whole_text(path, json.dumps({"warnings": len(self.found), "found": by_gate}, indent=2) + "\n")
 
     def add(self, path: Path) -> None:
         """Take over the warnings of an earlier stage."""

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from twinlens.core.scratch import write_whole_text
+
 MB = 1_000_000
 
 
@@ -55,8 +57,7 @@ class Cost:
             record["peak_gpu_mb"] = _round(gpu / MB)
         if self.parts:
             record["parts"] = self.parts
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def peak_host_bytes() -> int:

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from twinlens.core import paths
+from twinlens.core.parent import refuse_orphan
 
 log = logging.getLogger("twinlens")
 
@@ -116,18 +117,69 @@ def _write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def write_whole(out: Path) -> Iterator[Path]:
-    """Provide a folder that becomes `out` when it is whole; nothing half-written ever bears that name."""
-    for leftover in out.parent.glob(f".draft-*-{out.name}"):
-        if not _is_running(int(leftover.name.split("-")[1])):  # of a process that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
-    draft = out.parent / f".draft-{os.getpid()}-{out.name}"
-    draft.mkdir(parents=True)
+    """Provide a folder that becomes `out` when it is whole; nothing half-written ever bears that name.
+
+    What was there is replaced, never written into: DVC may have linked its files into its cache.
+
+    Raises:
+        OrphanError: the dvc that started this has gone; what was there stays.
+    """
+    draft = _prepare_draft(out)
+    draft.mkdir()
     try:
         yield draft
-        shutil.rmtree(out, ignore_errors=True)
+        _publish(draft, out)
+    finally:
+        _remove(draft)
+
+
+@contextmanager
+def write_whole_file(out: Path) -> Iterator[Path]:
+    """Provide a path whose file becomes `out` when it is whole; otherwise as `write_whole`."""
+    draft = _prepare_draft(out)
+    try:
+        yield draft
+        refuse_orphan()
         draft.replace(out)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _remove(draft)
+
+
+def write_whole_text(out: Path, text: str) -> None:
+    """Write a text file, whole or not at all; otherwise as `write_whole`."""
+    with write_whole_file(out) as draft:
+        _write_text(draft, text)
+
+
+def _prepare_draft(out: Path) -> Path:
+    """Choose a draft's path beside `out`, and clear away the drafts of processes that were killed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in out.parent.glob(f".draft-*-{out.name}"):
+        if not _is_running(int(leftover.name.split("-")[1])):
+            _remove(leftover)
+    return out.parent / f".draft-{os.getpid()}-{out.name}"
+
+
+def _publish(draft: Path, out: Path) -> None:
+    """Let a folder take the name of another, which goes at once and not file by file."""
+    refuse_orphan()
+    old = out.parent / f".draft-{os.getpid()}-old-{out.name}"
+    if out.exists() or out.is_symlink():
+        out.replace(old)
+    try:
+        draft.replace(out)
+    except OSError:
+        if old.exists():
+            old.replace(out)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:

@@ -13,6 +13,7 @@ from twinlens.config.datasets import Keep
 from twinlens.core import paths
 from twinlens.core.errors import DataError, FetchError
 from twinlens.core.hashing import hash_file
+from twinlens.core.scratch import write_whole_file, write_whole_text
 from twinlens.datasets.keep import read_qrels
 
 FOLDER, NOTES = "lists", "lists.json"
@@ -41,11 +42,11 @@ def record(keep: Keep | None, raw: Path) -> None:
     notes = {}
     for key, location in list_named(keep).items():
         copy = raw / FOLDER / f"{key}.csv"
-        copy.parent.mkdir(exist_ok=True)
-        copy.write_bytes(paths.expand(location).read_bytes())
+        with write_whole_file(copy) as draft:
+            draft.write_bytes(paths.expand(location).read_bytes())
         notes[key] = {"file": f"{FOLDER}/{copy.name}", "bytes": copy.stat().st_size, "sha256": hash_file(copy)}
     if notes:
-        (raw / NOTES).write_text(json.dumps(notes, indent=2) + "\n")
+        write_whole_text(raw / NOTES, json.dumps(notes, indent=2) + "\n")
 
 
 def read_recorded(keep: Keep, raw: Path, dataset: str) -> dict[str, set[str]]:

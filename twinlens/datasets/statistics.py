@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from twinlens.config.datasets import BaseDatasetCard, ComposedCard
+from twinlens.core.scratch import write_whole_text
 from twinlens.images.duplicates import Duplicates
 
 CATEGORIES = 100  # at most so many are listed, the commonest first
@@ -94,5 +95,4 @@ def _counted(values: list[str], most: int | None = None) -> dict[str, int]:
 
 def write_card(described: dict[str, Any], path: Path) -> None:
     """Write the file, stable in git."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole_text(path, json.dumps(described, indent=2, ensure_ascii=False) + "\n")

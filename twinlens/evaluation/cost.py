@@ -10,6 +10,7 @@ from typing import Any
 
 from twinlens.core import paths
 from twinlens.core.errors import DataError
+from twinlens.core.scratch import write_whole_file, write_whole_text
 from twinlens.evaluation.measures import drawn
 
 # By whose names each stage's record is kept.
@@ -99,13 +100,12 @@ def build_training_rows(logs: dict[str, Path]) -> list[dict[str, Any]]:
 
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Write a metrics file, stable in git."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_whole_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(rows: list[dict[str, Any]], path: Path, columns: Sequence[str] = ()) -> None:
     """Write rows as CSV; `columns` are those of a table that may have no rows."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with write_whole_file(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=columns or list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -20,6 +20,7 @@ from twinlens.config.params import IndexParams
 from twinlens.core import paths
 from twinlens.core.errors import DataError
 from twinlens.core.hashing import hash_file
+from twinlens.core.scratch import write_whole_text
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
 FOLDER = "index"  # in a manifest's own folder: the files that answer
@@ -55,7 +56,7 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write it in one rename: whoever reads meets the old one or the new one."""
-        write_at_once(path, json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+        write_whole_text(path, json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
 
     @property
     def approximate(self) -> bool:

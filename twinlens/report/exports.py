@@ -22,6 +22,7 @@ from jaxtyping import Float32
 
 from twinlens import __version__
 from twinlens.core.errors import DataError
+from twinlens.core.scratch import write_whole_file, write_whole_text
 from twinlens.evaluation.cost import write_csv
 from twinlens.evaluation.draws import read_draws
 from twinlens.evaluation.measures import MAIN, parsed
@@ -57,9 +58,8 @@ def export(ranked: Path, retrieval: dict[str, Any], model: str, seconds: float, 
                 name = retriever if n == 1 else f"{retriever}.draw-{n}"
                 written.append(write_trec_run(draw, retriever, model, out / "trec" / f"{pool.name}.{name}.run"))
             path = out / "mteb" / f"{model}.{retriever}" / f"{pool.name}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
             content = convert_to_mteb(pool.task, retrieval[pool.name], retriever, seconds)
-            path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            write_whole_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
             written.append(path)
     if rows := build_clip_benchmark_rows(retrieval, model):
         write_csv(rows, out / "clip_benchmark.csv")
@@ -69,10 +69,9 @@ def export(ranked: Path, retrieval: dict[str, Any], model: str, seconds: float, 
 
 def write_trec_run(pool: Pool, retriever: str, tag: str, path: Path) -> Path:
     """Write a run as `query Q0 item rank score tag`, one line per item."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     queries, items = pool.queries["query_id"].to_list(), pool.items["item_id"].to_list()
     names, ids = _plain(queries), pl.Series(_plain(items))
-    with path.open("wb") as file:
+    with write_whole_file(path) as draft, draft.open("wb") as file:
         for first, rows, scores in read_run(pool.folder / "runs" / f"{retriever}.parquet", queries, items):
             count, depth = rows.shape
             lines = pl.DataFrame(
@@ -110,9 +109,8 @@ def write_qrels(pool: Pool, path: Path) -> Path:
     Raises:
         DataError: a gain is no whole number, which this format has no place for.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     queries, items = pl.Series(_plain(pool.task.query_ids)), pl.Series(_plain(pool.task.item_ids))
-    with path.open("wb") as file:
+    with write_whole_file(path) as draft, draft.open("wb") as file:
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             pairs = pool.task.qrels.pairs(start, min(start + QUERIES_AT_ONCE, len(queries)))
             if (pairs["gain"] != pairs["gain"].round()).any():
