@@ -54,7 +54,7 @@ class Hub:
         places: dict[str, list[tuple[str, Path]]] = {
             split: [(name, folder / name) for name in own] for split, own in names.items()
         }
-        return parquet.read_annotations(places, self.card.columns, self.card.classes)
+        return read_annotations(places, self.card.columns, self.card.classes)
 
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
         """Picture bytes, or why there are none."""
