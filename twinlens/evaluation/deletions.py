@@ -59,9 +59,7 @@ class Blocks:
     block: Int[np.ndarray, " pairs"]
     removed: Int[np.ndarray, " pairs"]  # relevant items that go with one of its units
 
-    def find(
-        self, query: Int[np.ndarray, " asked"], block: Int[np.ndarray, " asked"]
-    ) -> Int[np.ndarray, " asked"]:
+    def find(self, query: Int[np.ndarray, " asked"], block: Int[np.ndarray, " asked"]) -> Int[np.ndarray, " asked"]:
         """Find the pair of a query and a block; -1 where that block is not relevant to that query."""
         return _find(self.query, self.block, query, block, len(self.sizes))
 
@@ -134,9 +132,7 @@ class Deletions:
         query, unit = (np.concatenate(both) for both in ((query, keys // units.count), (unit, keys % units.count)))
         removed, removed_gains = _count_removed(of_query, of_unit, pairs["gain"].to_numpy(), query, unit, units.count)
         ideal = task.qrels.ideal(k + removed_gains.shape[1])
-        return cls(
-            task, units, k, listed, gains, counts, ideal, query, unit, removed, removed_gains, _no_blocks(units)
-        )
+        return cls(task, units, k, listed, gains, counts, ideal, query, unit, removed, removed_gains, _no_blocks(units))
 
     @property
     def lost(self) -> Bool[np.ndarray, " deletions"]:

@@ -6,14 +6,17 @@ list, and the spread of the means that are left, times n - 1, is the variance of
 
     V_joint = (n - 1) / n * sum over pictures of (mean without it - the average of these)^2
 
-That is too much where the value of a query hangs on the item it meets: such a pair of pictures moves the mean when the
-one is deleted and when the other is, so that its share of the variance is counted twice. As in standard errors of data
-about pairs (Fafchamps and Gubert 2007; Aronow, Samii and Assenova 2015), it is taken out once:
+That is too much where the value of a query hangs on the item that it meets: what a pair of a query's picture and an
+item's picture does together moves the mean when the one is deleted and when the other is, so that its share of the
+variance is counted twice. It is taken out once (for such interactions and the jackknife, Efron and Stein 1981; for
+resampling both sides of a table, Owen 2007; for pictures that are both sides, Snijders and Borgatti 1999):
 
-    V = V_joint - sum over pairs of pictures of (what deleting b does to a's queries, and a to b's, in the mean)^2
+    V = V_joint - sum over pairs of pictures of (what deleting b from the lists of a's queries does to the mean)^2
 
-and at least a quarter of V_joint. Where queries are drawn by class, the class is a cluster of queries and the
-pictures are the items: V_joint is then the sum of both jackknives, as the sides are drawn apart.
+and at least a quarter of V_joint is left. What the two directions of a pair share, as pictures that find each other do,
+stays in; to take that out too would be too bold (docs/uncertainty.md has both, measured). Where queries are drawn by
+class, the class is a cluster of queries and the pictures are the items: V_joint is then the sum of both jackknives, as
+the sides are drawn apart.
 
 The interval is the mean and t times the square root of V. The degrees of freedom are those that a chi-square of
 the spread of the squares would have, at most the clusters less one: where few pictures make up most of V, it is
@@ -106,40 +109,50 @@ def estimate(runs: Sequence[Measured], sampling: Sampling) -> Estimate:
         runs: of one task, so that all have the same queries and pictures.
         sampling: how their queries are drawn.
     """
-    mean, gone = _sum_queries(runs, sampling)
+    total = np.sum([run.share * run.values.now for run in runs], axis=0)
+    by_queries, of_clusters, gone = _delete_clusters(total, sampling, runs[0].deletions.units.count)
     pairs = _Pairs.of(runs, sampling)
     items, lost = pairs.sum_items()
     weight = sampling.weights.sum()
-    of_clusters = np.bincount(sampling.clusters, weights=sampling.weights, minlength=len(gone))
-    present = of_clusters > 0
-    clusters = int(present.sum())
     if sampling.joint:
-        moved = [_divide(gone + items, weight - of_clusters - lost, weight)]
+        moved = _divide(gone + items, weight - of_clusters - lost, weight)
+        together = _sum_squares(moved)
+        df = _count_freedom(moved, by_queries.clusters)
     else:
-        moved = [
-            _divide(gone[present], weight - of_clusters[present], weight),
-            _divide(items, weight - lost, weight),
-        ]
-    parts = [(len(each) - 1) / len(each) * ((each - each.mean(axis=0)) ** 2).sum(axis=0) for each in moved]
-    together = np.sum(parts, axis=0)
-    freedom = [_count_freedom(each, most) for each, most in zip(moved, (clusters, len(items)), strict=False)]
-    interaction = pairs.sum_squares(both_ways=sampling.joint) / weight**2
-    variance = np.maximum(together - interaction, LEAST_SHARE * together)
-    return Estimate(mean, variance, _combine(parts, freedom), clusters)
+        moved = _divide(items, weight - lost, weight)
+        parts = [by_queries.variance, _sum_squares(moved)]
+        together = np.sum(parts, axis=0)
+        df = _combine(parts, [by_queries.df, _count_freedom(moved, len(moved))])
+    interaction = pairs.sum_squares() / weight**2
+    return replace(by_queries, variance=np.maximum(together - interaction, LEAST_SHARE * together), df=df)
 
 
-def _sum_queries(runs: Sequence[Measured], sampling: Sampling) -> tuple[Means, Rows]:
-    """The mean, and what the sum about it loses with the queries of each cluster."""
-    weights, count = sampling.weights, runs[0].deletions.units.count if sampling.joint else 0
-    total = np.sum([run.share * run.values.now for run in runs], axis=0)
-    mean = weights @ total / weights.sum()
-    about = weights[:, None] * (total - mean)
-    return mean, -_sum_by_number(sampling.clusters, about, max(count, int(sampling.clusters.max()) + 1))
+def estimate_queries(values: Rows, sampling: Sampling) -> Estimate:
+    """Estimate means of values, and how far they would move with other clusters of queries on the same pool."""
+    return _delete_clusters(values, sampling, 0)[0]
 
 
-def _divide(
-    sums: Rows, left: Float64[np.ndarray, " rows"], weight: float
-) -> Rows:
+def _delete_clusters(
+    values: Rows, sampling: Sampling, units: int
+) -> tuple[Estimate, Float64[np.ndarray, " clusters"], Rows]:
+    """The estimate from queries alone; of each cluster its weight, and what the sum about the mean gains without it."""
+    weights, clusters = sampling.weights, sampling.clusters
+    count = max(units if sampling.joint else 0, int(clusters.max()) + 1)
+    mean = weights @ values / weights.sum()
+    gone = -_sum_by_number(clusters, weights[:, None] * (values - mean), count)
+    of_clusters = np.bincount(clusters, weights=weights, minlength=count)
+    present = of_clusters > 0
+    moved = _divide(gone[present], weights.sum() - of_clusters[present], weights.sum())
+    there = int(present.sum())
+    return Estimate(mean, _sum_squares(moved), _count_freedom(moved, there), there), of_clusters, gone
+
+
+def _sum_squares(moved: Rows) -> Means:
+    """The jackknife's variance, of what a mean moves by with each deletion."""
+    return np.asarray((len(moved) - 1) / len(moved) * ((moved - moved.mean(axis=0)) ** 2).sum(axis=0))
+
+
+def _divide(sums: Rows, left: Float64[np.ndarray, " rows"], weight: float) -> Rows:
     """Divide by the weight that is left; where none is, to first order: by the weight of all."""
     return np.asarray(sums / np.where(left > 0, left, weight)[:, None])
 
@@ -215,37 +228,15 @@ class _Pairs:
             found += np.where(self.of_units[:, None] >= 0, of_blocks[self.of_units], 0.0)
         return found[:, :-1], found[:, -1]
 
-    def sum_squares(self, *, both_ways: bool) -> Means:
-        """Sum of squares over pairs of a cluster and a unit.
-
-        Args:
-            both_ways: clusters are units, and a pair is two units in either order: (one + other)^2, each once.
-        """
+    def sum_squares(self) -> Means:
+        """Sum of squares over pairs of a cluster and a unit."""
         cluster, unit = self.single_keys // self.units, self.single_keys % self.units
-        found = (self.single**2).sum(axis=0) + 2.0 * (self.single * self._find_block(cluster, unit)).sum(axis=0)
+        block, blocks = self.of_units[unit], max(1, len(self.sizes))
+        shared = _take(self.block_keys, self.in_blocks, np.where(block >= 0, cluster * blocks + block, -1))
+        found = (self.single**2).sum(axis=0) + 2.0 * (self.single * shared).sum(axis=0)
         if len(self.sizes):
-            found += (self.sizes[self.block_keys % len(self.sizes), None] * self.in_blocks**2).sum(axis=0)
-        if both_ways:
-            back = _take(self.single_keys, self.single, unit * self.units + cluster)
-            found += (self.single * (back + 2.0 * self._find_block(unit, cluster))).sum(axis=0)
-            found += self._multiply_blocks()
-        return found[:-1]
-
-    def _find_block(self, cluster: Int[np.ndarray, " rows"], unit: Int[np.ndarray, " rows"]) -> Rows:
-        """What a cluster has for the block of a unit; 0 where there is none."""
-        block = self.of_units[unit]
-        return _take(self.block_keys, self.in_blocks, np.where(block >= 0, cluster * max(1, len(self.sizes)) + block, -1))
-
-    def _multiply_blocks(self) -> Rows | float:
-        """Sum over ordered pairs of units of what the one has for the other's block, times the reverse."""
-        if not len(self.sizes):
-            return 0.0
-        blocks = len(self.sizes)
-        cluster, block = self.block_keys // blocks, self.block_keys % blocks
-        inside = self.of_units[cluster] >= 0
-        of_both = self.of_units[cluster[inside]] * blocks + block[inside]
-        keys, sums = _sum_by_key(of_both, self.in_blocks[inside])
-        return np.asarray((sums * _take(keys, sums, keys % blocks * blocks + keys // blocks)).sum(axis=0))
+            found += (self.sizes[self.block_keys % blocks, None] * self.in_blocks**2).sum(axis=0)
+        return np.asarray(found[:-1])
 
 
 def _weigh(run: Measured, sampling: Sampling, *, told: bool) -> tuple[Rows, Rows]:
