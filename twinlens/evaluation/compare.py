@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from twinlens.core.errors import DataError, suggest_nearest
-from twinlens.evaluation.experiments import Candidate, Experiment
+from twinlens.evaluation.candidates import Candidate, check_same_pools
 from twinlens.evaluation.intervals import (
     LEAST_CLUSTERS,
     Interval,
@@ -35,7 +35,6 @@ from twinlens.evaluation.measures import parsed
 
 ALPHA = 0.05
 NOT_SHOWN = "not shown"
-SETTINGS_TOLD = 8  # that differ between two candidates; more are counted
 
 
 @dataclass(frozen=True)
@@ -135,53 +134,6 @@ def _list_rows(candidate: Candidate) -> str:
     return ", ".join(sorted({retriever for _, retriever in candidate.first.runs}))
 
 
-def check_same_pools(first: Experiment, second: Experiment) -> None:
-    """Refuse experiments whose numbers are about different things.
-
-    Raises:
-        DataError: names the first thing that differs.
-    """
-    for task in (task for task in first.pools if task in second.pools):
-        ours, theirs = first.pools[task], second.pools[task]
-        for key, what in (
-            ("dataset", "dataset"),
-            ("split", "split"),
-            ("queries", "number of queries"),
-            ("items", "number of items"),
-        ):
-            if ours[key] != theirs[key]:
-                raise DataError(
-                    f"{task}: the {what} is {ours[key]} in {first.name} and {theirs[key]} in {second.name}; "
-                    "only experiments over one pool can be compared: run one of them again with the other's "
-                    "`dataset`, `filter`, `resize` and `group`"
-                )
-        for key, what in (("queries_digest", "queries"), ("items_digest", "items")):
-            if ours[key] != theirs[key]:
-                where = describe_first_difference(first, second, task) if what == "queries" else ""
-                raise DataError(
-                    f"{task}: {first.name} and {second.name} have as many {what}, but not the same ones{where}; "
-                    "only experiments over one pool can be compared"
-                )
-        for key, what in (("qrels_digest", "judgements"), ("texts_digest", "texts of the queries or items")):
-            if key in ours and key in theirs and ours[key] != theirs[key]:
-                raise DataError(
-                    f"{task}: the {what} in {first.name} are not those in {second.name}, though their ids are the "
-                    "same; only experiments over one pool can be compared: run one of them again on the other's data"
-                )
-
-
-def describe_first_difference(first: Experiment, second: Experiment, task: str) -> str:
-    """Describe the first query that is not the same."""
-    tables = []
-    for experiment in (first, second):
-        retriever = next(name for of_task, name in experiment.runs if of_task == task)
-        tables.append(experiment.read(task, retriever).select("query_id", "group").rows())
-    for row, (ours, theirs) in enumerate(zip(*tables, strict=False)):
-        if ours != theirs:
-            return f" (row {row}: {ours[0]} of {ours[1]!r} against {theirs[0]} of {theirs[1]!r})"
-    return ""
-
-
 def _compare_rows(
     first: Candidate, second: Candidate, task: str, rows: tuple[str, str], measures: Sequence[str]
 ) -> Iterator[Difference]:
@@ -262,42 +214,6 @@ def estimate_difference(
             )
             found = found.add_variance(means.var(axis=0, ddof=1) / len(means), len(means) - 1.0)
     return found
-
-
-def describe_settings(first: Candidate, second: Candidate) -> str:
-    """Describe the settings that differ between two candidates, and what one seed each leaves open."""
-    lines = []
-    if first.experiments != second.experiments:
-        changed = list(list_changed_settings(first, second))
-        told = "; ".join(changed[:SETTINGS_TOLD]) + (
-            f"; and {len(changed) - SETTINGS_TOLD} more" if len(changed) > SETTINGS_TOLD else ""
-        )
-        lines.append(f"What differs: {told}." if changed else "No setting differs.")
-    if any(experiment.trained for candidate in (first, second) for experiment in candidate.experiments):
-        alone = [candidate for candidate in (first, second) if len(candidate.experiments) == 1]
-        if len(alone) == 2 and first.experiments != second.experiments:
-            lines.append(
-                "One seed each: this compares two sets of weights, not two recipes (several seeds are one candidate as "
-                "`first+second+third`)."
-            )
-        elif alone:
-            lines.append(
-                "One seed: with other weights of the same recipe it may come out otherwise (several seeds are one "
-                "candidate as `first+second+third`)."
-            )
-    return " ".join(lines)
-
-
-def list_changed_settings(first: Candidate, second: Candidate) -> Iterator[str]:
-    """List the settings that differ, with both values; of a card with another name the name alone."""
-    settings = [[experiment.settings for experiment in candidate.experiments] for candidate in (first, second)]
-    renamed = set()
-    for key in dict.fromkeys(key for candidate in settings for one in candidate for key in one):
-        ours, theirs = ([*dict.fromkeys(one.get(key, "absent") for one in candidate)] for candidate in settings)
-        if sorted(ours) == sorted(theirs) or key.split(" card: ")[0] in renamed:
-            continue
-        renamed.add(key)
-        yield f"{key} {', '.join(ours)} \N{RIGHTWARDS ARROW} {', '.join(theirs)}"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import yaml
 from twinlens.core import paths
 from twinlens.core.errors import DataError, TwinLensError, suggest_nearest
 from twinlens.evaluation.deletions import Deletions
-from twinlens.evaluation.jackknife import Measured
 from twinlens.evaluation.pool import Lists, Pool
 from twinlens.tasks.base import Task
 
@@ -66,76 +65,6 @@ class Experiment:
             of, lists = self.open_run(task, retriever)
             self.deletions[key] = Deletions.of(of, lists.rows, lists.gains, k)
         return self.deletions[key]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What is compared: an experiment, one row of its tables, or several experiments that differ in their seeds.
-
-    Of several the values are means over them.
-    """
-
-    name: str
-    experiments: tuple[Experiment, ...]
-    row: str | None = None  # a retriever
-
-    @property
-    def first(self) -> Experiment:
-        """The first of its experiments."""
-        return self.experiments[0]
-
-    def has(self, task: str, retriever: str) -> bool:
-        """Whether all of its experiments have a run."""
-        return all((task, retriever) in experiment.runs for experiment in self.experiments)
-
-    def read(self, task: str, retriever: str) -> pl.DataFrame:
-        """The values of every query of one run; of several experiments the means, and medians of ranks."""
-        tables = [experiment.read(task, retriever) for experiment in self.experiments]
-        if len(tables) == 1:
-            return tables[0]
-        shared = [name for name in tables[0].columns if all(name in table.columns for table in tables)]
-        numbers = [name for name in shared if tables[0][name].dtype.is_float()]
-        means = {
-            name: sum((table[name] for table in tables[1:]), start=tables[0][name]) / len(tables) for name in numbers
-        }
-        ranks = pl.DataFrame([table["first_hit"].rename(str(n)) for n, table in enumerate(tables)])
-        hits = ranks.select(pl.concat_list(pl.all()).list.median().round().cast(pl.Int64)).to_series()
-        return tables[0].select(shared).with_columns(first_hit=hits, **means)
-
-    def measure(
-        self, task: str, retriever: str, ks: Sequence[int], names: Sequence[str], share: float
-    ) -> list[Measured]:
-        """Measure a run of each experiment without each picture; their shares make up `share`."""
-        deletions = [experiment.delete(task, retriever, max(ks)) for experiment in self.experiments]
-        return [Measured(one, one.measure(ks, names), share / len(deletions)) for one in deletions]
-
-
-def read_candidate(text: str, known: dict[str, Experiment]) -> Candidate:
-    """Read what a person calls `<experiment>`, `<experiment>:<retriever>`, or either with several joined by `+`.
-
-    Args:
-        text: as it was typed.
-        known: experiments that were read before; what is read is added.
-
-    Raises:
-        ExperimentError: there is no such experiment, or it has no such row.
-    """
-    named, colon, row = text.partition(":")
-    names = named.split("+")
-    if not all(names) or (colon and not row) or len(set(names)) < len(names):
-        raise ExperimentError(
-            f"'{text}' is no name of what to compare: wanted `experiment`, `experiment:row` such as `main:image`, or "
-            "different seeds as one, `first+second+third`"
-        )
-    for name in names:
-        if name not in known:
-            known[name] = read_experiment(name)
-    found = tuple(known[name] for name in names)
-    for experiment in found:
-        rows = {retriever for _, retriever in experiment.runs}
-        if row and row not in rows:
-            raise ExperimentError(f"{experiment.name} has no row '{row}' ({suggest_nearest(row, rows)})")
-    return Candidate(text, found, row or None)
 
 
 def read_experiment(name: str) -> Experiment:

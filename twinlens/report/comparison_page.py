@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from twinlens.evaluation.compare import Changes, Difference, describe_settings
-from twinlens.evaluation.experiments import Candidate
+from twinlens.evaluation.candidates import Candidate, describe_settings
+from twinlens.evaluation.compare import Changes, Difference
 from twinlens.evaluation.intervals import Interval, bootstrap_means, encode_clusters, jackknife_means
 from twinlens.evaluation.jackknife import Sampling
 from twinlens.evaluation.measures import parsed

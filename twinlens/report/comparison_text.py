@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from twinlens.evaluation.compare import Changes, Difference, describe_settings
-from twinlens.evaluation.experiments import Candidate
+from twinlens.evaluation.candidates import Candidate, describe_settings
+from twinlens.evaluation.compare import Changes, Difference
 from twinlens.report.summary import format_markdown
 
 HEADER = ["task", "searched by", "measure", "first", "second", "effect", "95 % interval", "p (Holm)", "verdict"]

@@ -154,9 +154,14 @@ class Task:
             exclude,
             names,
             rows("partner"),
-            *(queries[name].to_list() if queries[name].is_not_null().any() else None for name in ("shown", "text")),
-            item_images=None if items["image_id"].equals(items["item_id"]) else items["image_id"].to_list(),
+            _list_or_none(queries["shown"]),
+            _list_or_none(queries["text"]),
+            None if items["image_id"].equals(items["item_id"]) else items["image_id"].to_list(),
         )
+
+
+def _list_or_none(column: pl.Series) -> list[Any] | None:
+    return column.to_list() if column.is_not_null().any() else None
 
 
 def read_about(folder: Path) -> TaskMetadata:

@@ -45,7 +45,8 @@ def compare(
     opens without a network: `--format html > compare.html`.
     """
     from twinlens.evaluation import compare as comparison
-    from twinlens.evaluation.experiments import Experiment, read_candidate
+    from twinlens.evaluation.candidates import read_candidate
+    from twinlens.evaluation.experiments import Experiment
     from twinlens.evaluation.measures import MAIN
     from twinlens.report import comparison_text
 
