@@ -126,7 +126,8 @@ def keep_training() -> None:
         pool = retrieval[task]["pool"]
         own["pools"][task] = {"queries": pool["queries"], "items": pool["items"], "chance": pool["chance_hit_at_10"]}
         own[task] = {
-            retriever: {"hit": retrieval[task][retriever]["hit_at_10"]} | intervals[task][retriever]["hit_at_10"]
+            retriever: {"hit": retrieval[task][retriever]["hit_at_10"]}
+            | {side: intervals[task][retriever]["hit_at_10"][side] for side in ("low", "high")}
             for retriever in ("image", "image_untrained")
         } | {"map_at_5": published[task]["image"]["map_at_5"]}
     own["in_batch_mrr_at_10"] = published["image_to_caption"]["image"]["in_batch_mrr_at_10"]

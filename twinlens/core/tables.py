@@ -81,7 +81,11 @@ QUERIES = _columns(
     partner_or_null=_text,  # the item that it is ranked with in a small batch
     shown_or_null=pa.list_(_text),  # pictures that it shows, where they are several
 )
-ITEMS = _columns(item_id=_text, group_or_null=_text)
+ITEMS = _columns(
+    item_id=_text,
+    image_id=_text,  # the picture that it is, or that it describes
+    group_or_null=_text,
+)
 QRELS = _columns(query_id=_text, item_id=_text, gain=pa.float32())  # gains above 0
 _id = pa.dictionary(pa.int32(), pa.string())
 RUN = _columns(query_id=_id, item_id=_id, rank=pa.int32(), score=pa.float32())  # rank from 1, best first

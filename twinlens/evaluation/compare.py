@@ -1,11 +1,14 @@
-"""Significance tests between experiments: paired, by cluster, corrected for multiple comparisons.
+"""Significance tests between experiments, or rows of their tables: paired, corrected for multiple comparisons.
 
-Two experiments over the same queries are compared query by query. The test flips the sign of a whole
-cluster's differences (the queries of one picture) at random: were the experiments
-alike, either sign would have been as likely (Fisher's randomisation test; for retrieval, Smucker,
-Allan and Carterette 2007). With `n` clusters there are 2^n flips; where they are few, all are made.
-P-values of everything that one call compares are corrected together by Holm's (1979) step-down
-procedure, so that the chance of calling any null difference real is at most 5 %.
+Two candidates over the same queries are compared query by query, and with pictures on both sides: one picture's vector
+moves every query that ranks it, so that queries are no independent trials even if their pictures are. The test is that
+of the paired difference: its effect over the square root of its variance, which is the jackknife's over pictures
+(`jackknife.py`) with each deletion made in the lists of both; t with its degrees of freedom. The effect's interval
+is of the same variance. Several experiments that differ in their seeds are one candidate: its values are their means,
+and the variance of a mean of so many seeds comes on top.
+
+P-values of everything that one call compares are corrected together by Holm's (1979) step-down procedure, so that the
+chance of calling any null difference real is at most 5 %. With fewer than six clusters nothing is claimed.
 """
 
 from __future__ import annotations
@@ -17,27 +20,30 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64, Int
 
 from twinlens.core.errors import DataError, suggest_nearest
-from twinlens.evaluation.experiments import Experiment
-from twinlens.evaluation.intervals import Interval, bootstrap_means, encode_clusters
+from twinlens.evaluation.candidates import Candidate, check_same_pools
+from twinlens.evaluation.intervals import (
+    LEAST_CLUSTERS,
+    Interval,
+    bound_estimate,
+    encode_clusters,
+    find_alike,
+)
+from twinlens.evaluation.jackknife import Estimate, Sampling, estimate, estimate_queries
+from twinlens.evaluation.measures import parsed
 
 ALPHA = 0.05
-FLIPS = 10_000
-RESAMPLES = 2_000
-ALL_FLIPS = 13  # up to so many clusters, every combination of signs is tried
-BLOCK = 4_000_000  # signs in memory at once
-
-Differences = Float64[np.ndarray, "queries measures"]
+NOT_SHOWN = "not shown"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One measure of one retriever in two experiments; `effect` is second minus first."""
+    """One measure of one row in two candidates; `effect` is second minus first."""
 
     task: str
     retriever: str
+    retriever_second: str
     measure: str
     first: str
     second: str
@@ -48,15 +54,25 @@ class Difference:
     queries: int
     clusters: int
     p: float
-    same: bool = False  # no query has another value
+    tested: bool = True  # false: no query has another value, or there are too few clusters
     p_holm: float = 1.0
+
+    @property
+    def row(self) -> str:
+        """What is compared, in words: the retriever, or both where they are two."""
+        if self.retriever == self.retriever_second:
+            return self.retriever
+        return f"{self.retriever} and {self.retriever_second}"
+
+    @property
+    def shown(self) -> bool:
+        """Whether a difference was shown."""
+        return self.p_holm < ALPHA
 
     @property
     def verdict(self) -> str:
         """The verdict in words: who is better, or that no difference was shown."""
-        if self.p_holm >= ALPHA:
-            return "no difference"
-        return f"{self.second if self.effect > 0 else self.first} is better"
+        return f"{self.second if self.effect > 0 else self.first} is better" if self.shown else NOT_SHOWN
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; an interval that is not defined says why."""
@@ -64,149 +80,140 @@ class Difference:
 
 
 def compare(
-    experiments: Sequence[Experiment], measures: Sequence[str], *, retrievers: Sequence[str] = (), seed: int = 0
+    candidates: Sequence[Candidate], measures: Sequence[str], *, retrievers: Sequence[str] = ()
 ) -> list[Difference]:
-    """Compare all pairs of experiments, over every task and retriever that both have.
+    """Compare all pairs of candidates, over every task and row that both have.
 
     Args:
-        experiments: two or more, over the same queries and items.
+        candidates: two or more, over the same queries and items.
         measures: columns of their tables, `ndcg_at_10` for instance.
         retrievers: only these; all if empty.
-        seed: of the flips and of the intervals.
 
     Raises:
-        DataError: the experiments are about different pools, share no retriever, or lack a measure.
+        DataError: the candidates are about different pools, share no row, or lack a measure.
     """
     found: list[Difference] = []
-    for first, second in combinations(experiments, 2):
-        check_same_pools(first, second)
-        shared = [run for run in first.runs if run in second.runs and (not retrievers or run[1] in retrievers)]
+    for first, second in combinations(candidates, 2):
+        for one in (*first.experiments[1:], *second.experiments):
+            check_same_pools(first.first, one)
+        shared = list(find_shared_rows(first, second, retrievers))
         if not shared:
             raise DataError(
                 f"{first.name} and {second.name} share no retriever{' among those asked for' if retrievers else ''}: "
-                f"{_named(first)} against {_named(second)}"
+                f"{_list_rows(first)} against {_list_rows(second)}"
             )
-        for task, retriever in shared:
-            found += _compare_run(first, second, task, retriever, measures, seed)
-    # Where no query differs no flip can, so there is nothing to correct for (Tarone 1990).
-    tested = [difference for difference in found if not difference.same]
+        for task, rows in shared:
+            found += _compare_rows(first, second, task, rows, measures)
+    # What cannot be tested cannot come out, so there is nothing to correct for (Tarone 1990).
+    tested = [difference for difference in found if difference.tested]
     corrected = dict(zip(map(id, tested), holm([difference.p for difference in tested]), strict=True))
     return [replace(difference, p_holm=corrected.get(id(difference), 1.0)) for difference in found]
 
 
-def _named(experiment: Experiment) -> str:
-    return ", ".join(sorted({retriever for _, retriever in experiment.runs}))
+def find_shared_rows(
+    first: Candidate, second: Candidate, retrievers: Sequence[str] = ()
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Find the tasks and rows to compare: the same retriever of both, but where a candidate names its own.
 
-
-def check_same_pools(first: Experiment, second: Experiment) -> None:
-    """Refuse experiments whose numbers are about different things.
-
-    Raises:
-        DataError: names the first thing that differs.
+    Args:
+        first: a candidate.
+        second: another.
+        retrievers: only these; all if empty.
     """
-    for task in (task for task in first.pools if task in second.pools):
-        ours, theirs = first.pools[task], second.pools[task]
-        for key, what in (
-            ("dataset", "dataset"),
-            ("split", "split"),
-            ("queries", "number of queries"),
-            ("items", "number of items"),
-        ):
-            if ours[key] != theirs[key]:
-                raise DataError(
-                    f"{task}: the {what} is {ours[key]} in {first.name} and {theirs[key]} in {second.name}; "
-                    "only experiments over one pool can be compared: run one of them again with the other's "
-                    "`dataset`, `filter`, `resize` and `group`"
-                )
-        for key, what in (("queries_digest", "queries"), ("items_digest", "items")):
-            if ours[key] != theirs[key]:
-                where = describe_first_difference(first, second, task) if what == "queries" else ""
-                raise DataError(
-                    f"{task}: {first.name} and {second.name} have as many {what}, but not the same ones{where}; "
-                    "only experiments over one pool can be compared"
-                )
+    for task, retriever in first.first.runs:
+        rows = (retriever, second.row or retriever)
+        if first.row is None and second.row is not None:
+            rows = (second.row, second.row)  # the other's row, of both
+        if first.row not in (None, rows[0]) or (retriever != rows[0]) or (retrievers and rows[0] not in retrievers):
+            continue
+        if first.has(task, rows[0]) and second.has(task, rows[1]):
+            yield task, rows
 
 
-def describe_first_difference(first: Experiment, second: Experiment, task: str) -> str:
-    """Describe the first query that is not the same."""
-    tables = []
-    for experiment in (first, second):
-        retriever = next(name for of_task, name in experiment.runs if of_task == task)
-        tables.append(experiment.read(task, retriever).select("query_id", "group").rows())
-    for row, (ours, theirs) in enumerate(zip(*tables, strict=False)):
-        if ours != theirs:
-            return f" (row {row}: {ours[0]} of {ours[1]!r} against {theirs[0]} of {theirs[1]!r})"
-    return ""
+def _list_rows(candidate: Candidate) -> str:
+    return ", ".join(sorted({retriever for _, retriever in candidate.first.runs}))
 
 
-def _compare_run(
-    first: Experiment, second: Experiment, task: str, retriever: str, measures: Sequence[str], seed: int
+def _compare_rows(
+    first: Candidate, second: Candidate, task: str, rows: tuple[str, str], measures: Sequence[str]
 ) -> Iterator[Difference]:
-    tables = [experiment.read(task, retriever) for experiment in (first, second)]
-    for experiment, table in zip((first, second), tables, strict=True):
+    tables = [candidate.read(task, row) for candidate, row in zip((first, second), rows, strict=True)]
+    for candidate, table in zip((first, second), tables, strict=True):
         for measure in measures:
             if measure not in table.columns:
                 known = [name for name in table.columns if "_at_" in name]
-                raise DataError(f"{experiment.name} has no {measure} ({suggest_nearest(measure, known)})")
+                raise DataError(f"{candidate.name} has no {measure} ({suggest_nearest(measure, known)})")
     values = [table.select(measures).to_numpy() for table in tables]
     differences = values[1] - values[0]
     clusters = encode_clusters(tables[0]["cluster"].to_list())
-    p_values = sign_flip_p(differences, clusters, seed=seed)
-    effects = bootstrap_means(differences, clusters, resamples=RESAMPLES, seed=seed, span=(-1.0, 1.0))
+    alike = find_alike(differences, clusters)
+    found = estimate_difference(first, second, task, rows, measures)
+    intervals = bound_estimate(found, alike, (-1.0, 1.0))
     for column, measure in enumerate(measures):
         same = not bool(differences[:, column].any())
+        few = found.clusters < LEAST_CLUSTERS
+        p = 1.0 if same or few else float(found.p[column])
+        if alike[column] and not same and not few:
+            p = 2.0 ** (1 - found.clusters)  # nothing spreads, so all that is known is that every cluster agrees
         yield Difference(
             task=task,
-            retriever=retriever,
+            retriever=rows[0],
+            retriever_second=rows[1],
             measure=measure,
             first=first.name,
             second=second.name,
             mean_first=float(values[0][:, column].mean()),
             mean_second=float(values[1][:, column].mean()),
             effect=float(differences[:, column].mean()),
-            interval=Interval(None, None, "every query has the same value") if same else effects[column],
+            interval=Interval(None, None, "every query has the same value") if same else intervals[column],
             queries=len(differences),
-            clusters=int(clusters.max()) + 1,
-            p=float(p_values[column]),
-            same=same,
+            clusters=found.clusters,
+            p=p,
+            tested=not (same or few),
         )
 
 
-def sign_flip_p(
-    differences: Differences, clusters: Int[np.ndarray, " queries"], *, flips: int = FLIPS, seed: int = 0
-) -> Float64[np.ndarray, " measures"]:
-    """Compute two-sided p-values of paired differences under flips of whole clusters' signs.
+def estimate_difference(
+    first: Candidate, second: Candidate, task: str, rows: tuple[str, str], measures: Sequence[str]
+) -> Estimate:
+    """Estimate the second candidate's means minus the first's, of some columns of their tables.
 
-    Args:
-        differences: of each query, a column a measure.
-        clusters: of each query, numbers from 0 without gaps.
-        flips: drawn at random, where trying all would take more.
-        seed: of the draws.
+    A measure that is not of the first k of a list, such as average precision, has only the part of the queries: its
+    difference may be another on other items.
     """
-    count = int(clusters.max()) + 1
-    sums = np.stack([np.bincount(clusters, weights=column, minlength=count) for column in differences.T], axis=1)
-    total = sums.sum(axis=0)
-    reached, tried = np.zeros(differences.shape[1]), 0
-    margin = 1e-9 * np.abs(sums).sum(axis=0)  # sums of the same numbers in another order are as large
-    for positive in _sign_bits(count, flips, seed):
-        flipped = 2.0 * (positive @ sums) - total
-        reached += (np.abs(flipped) >= np.abs(total) - margin).sum(axis=0)
-        tried += len(positive)
-    if count <= ALL_FLIPS:
-        return np.asarray(reached / tried)
-    return np.asarray((reached + 1.0) / (tried + 1.0))  # what was seen is one of the flips
-
-
-def _sign_bits(clusters: int, flips: int, seed: int) -> Iterator[Float64[np.ndarray, "flips clusters"]]:
-    """1 where a cluster keeps its sign, else 0: every combination, or `flips` of them drawn."""
-    if clusters <= ALL_FLIPS:
-        yield ((np.arange(2**clusters)[:, None] >> np.arange(clusters)) & 1).astype(np.float64)
-        return
-    rng, step = np.random.default_rng(seed), max(1, BLOCK // clusters)
-    for start in range(0, flips, step):
-        count = min(step, flips - start)
-        drawn = np.frombuffer(rng.bytes(count * ((clusters + 7) // 8)), np.uint8).reshape(count, -1)
-        yield np.unpackbits(drawn, axis=1, count=clusters).astype(np.float64)
+    cut = {measure: at for measure in measures if (at := parsed(measure)) is not None}
+    sampling, parts = None, dict[str, tuple[float, float, float]]()
+    clusters = encode_clusters(first.read(task, rows[0])["cluster"].to_list())
+    values = [c.read(task, row).select(measures).to_numpy() for c, row in zip((first, second), rows, strict=True)]
+    found = estimate_queries(values[1] - values[0], Sampling.by_cluster(clusters))
+    if cut:
+        ks, names = (
+            sorted({k for _, k in cut.values()}),
+            list(dict.fromkeys(measure.name for measure, _ in cut.values())),
+        )
+        runs = [*first.measure(task, rows[0], ks, names, -1.0), *second.measure(task, rows[1], ks, names, 1.0)]
+        one = runs[0].deletions
+        by_picture = one.task.about.cluster_by == "image_id"
+        sampling = Sampling.by_picture(one) if by_picture else Sampling.by_cluster(clusters)
+        both = estimate(runs, sampling)
+        for column, name in enumerate(runs[0].values.names):
+            parts[name] = (float(both.mean[column]), float(both.variance[column]), float(both.df[column]))
+    for column, measure in enumerate(measures):
+        if measure in parts:
+            mean, variance, df = parts[measure]
+            if abs(mean - found.mean[column]) > 1e-6:
+                raise DataError(
+                    f"{task}, {rows[0]}: the runs give {measure} a difference of {mean:.6f}, the measured values "
+                    f"{found.mean[column]:.6f}: they are not of one run of the pipeline; `dvc repro evaluate`"
+                )
+            found.variance[column], found.df[column] = variance, df
+    for candidate, row in zip((first, second), rows, strict=True):
+        if len(candidate.experiments) > 1:
+            means = np.array(
+                [e.read(task, row).select(measures).to_numpy().mean(axis=0) for e in candidate.experiments]
+            )
+            found = found.add_variance(means.var(axis=0, ddof=1) / len(means), len(means) - 1.0)
+    return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -220,7 +227,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def find_most_changed(
-    first: Experiment, second: Experiment, task: str, retriever: str, measure: str, count: int
+    first: Candidate, second: Candidate, task: str, rows: tuple[str, str], measure: str, count: int
 ) -> pl.DataFrame:
     """Find the queries whose value changed most; among equals, those whose first hit moved furthest.
 
@@ -228,7 +235,7 @@ def find_most_changed(
         `query_id`, `group`, the measure and the rank of the first hit in both, the largest change first.
     """
     columns = ["query_id", "group", measure, "first_hit"]
-    ours, theirs = (e.read(task, retriever).select(columns) for e in (first, second))
+    ours, theirs = (c.read(task, row).select(columns) for c, row in zip((first, second), rows, strict=True))
     joined = ours.join(theirs.drop("group"), on="query_id", suffix="_second", maintain_order="left")
     moved = (pl.col("first_hit_second").clip(1).log() - pl.col("first_hit").clip(1).log()).abs()
     change = pl.col(f"{measure}_second") - pl.col(measure)
@@ -239,10 +246,10 @@ def find_most_changed(
 
 @dataclass(frozen=True)
 class Changes:
-    """The queries that changed most between two experiments, by one retriever."""
+    """The queries that changed most between two candidates."""
 
     task: str
-    retriever: str
+    row: str
     measure: str
     first: str
     second: str
@@ -250,18 +257,20 @@ class Changes:
 
 
 def find_changes(
-    experiments: Sequence[Experiment], differences: Sequence[Difference], measure: str, count: int
+    candidates: Sequence[Candidate], differences: Sequence[Difference], measure: str, count: int
 ) -> list[Changes]:
     """Find the `count` most changed queries of each comparison of `measure`."""
-    named = {experiment.name: experiment for experiment in experiments}
+    named = {candidate.name: candidate for candidate in candidates}
     return [
         Changes(
             d.task,
-            d.retriever,
+            d.row,
             measure,
             d.first,
             d.second,
-            find_most_changed(named[d.first], named[d.second], d.task, d.retriever, measure, count),
+            find_most_changed(
+                named[d.first], named[d.second], d.task, (d.retriever, d.retriever_second), measure, count
+            ),
         )
         for d in differences
         if d.measure == measure and count

@@ -21,10 +21,21 @@ from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
 from twinlens.evaluation.cost import build_curve_rows
+from twinlens.evaluation.deletions import Deletions
 from twinlens.evaluation.draws import average_curves, average_queries, average_values, combine_intervals, read_draws
 from twinlens.evaluation.gates import detect_chance_level, detect_own_found
-from twinlens.evaluation.intervals import LEVEL, Interval, bootstrap_means, bootstrap_median, encode_clusters
+from twinlens.evaluation.intervals import (
+    LEVEL,
+    Interval,
+    Intervals,
+    bootstrap_means,
+    bootstrap_median,
+    encode_clusters,
+    jackknife_means,
+)
+from twinlens.evaluation.jackknife import Measured, Sampling
 from twinlens.evaluation.measures import (
+    MEASURES,
     Judged,
     Values,
     drawn,
@@ -34,10 +45,12 @@ from twinlens.evaluation.measures import (
     parsed,
     with_macro,
 )
-from twinlens.evaluation.pool import DIGITS, Pool
+from twinlens.evaluation.pool import DIGITS, Lists, Pool
 from twinlens.evaluation.published import measure_in_batch, measure_labels, measure_object_sets
 from twinlens.evaluation.referee import check_sample
-from twinlens.retrieval.runs import read_run
+from twinlens.tasks.base import Task
+
+AT_ONCE = 10_000_000  # values of deletions in memory: 80 MB and some copies
 
 
 @dataclass
@@ -89,6 +102,7 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
                 "pool": {
                     "clustered_by": about.cluster_by,
                     "clusters": pool.clusters.n_unique(),
+                    "pictures": len({*(pool.task.item_images or pool.task.item_ids), *pool.task.query_images}),
                     "resamples": params.resamples,
                     "level": LEVEL,
                 }
@@ -102,10 +116,10 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
                 results.costs[pool.name, retriever] = told["costs"]
                 if about.published is not None:
                     results.as_published[pool.name][retriever] = measured.as_published
-                of_draws = [compute_intervals(one.per_query, params, macro=about.macro) for one in draws]
-                means = {name: [one.means[name] for one in draws] for name in measured.means}
-                found = {name: combine_intervals([one[name] for one in of_draws], means[name]) for name in of_draws[0]}
-                hits = {k: (found[f"hit_at_{k}"], pool.chance(k)) for k in params.ks}
+                found = combine_draws(
+                    [compute_intervals(d.per_query, d.lists, pool.task, params) for d in draws], draws
+                )
+                hits = {k: (found[f"hit_at_{k}"].main, pool.chance(k)) for k in params.ks}
                 if not told["before_training"]:  # which may well know nothing
                     gates.check("chance_level", detect_chance_level(hits, f"{pool.name}, {retriever}"))
                 results.intervals[pool.name][retriever] = {name: i.as_json(DIGITS) for name, i in found.items()}
@@ -127,6 +141,7 @@ class RunMeasurement:
     as_published: dict[str, float]
     curves: dict[str, list[float]]  # by measure, from k = 1 on
     per_query: pl.DataFrame
+    lists: Lists
     compared: int  # values that a second opinion confirmed
     own_found: str | None = None  # queries that found themselves, in words
 
@@ -138,9 +153,22 @@ def average_draws(draws: Sequence[RunMeasurement]) -> RunMeasurement:
         average_values([one.as_published for one in draws], DIGITS),
         average_curves([one.curves for one in draws], DIGITS),
         average_queries([one.per_query for one in draws], list_measure_columns(draws[0].per_query)),
+        draws[0].lists,
         sum(one.compared for one in draws),
         draws[0].own_found,
     )
+
+
+def combine_draws(intervals: Sequence[dict[str, Intervals]], draws: Sequence[RunMeasurement]) -> dict[str, Intervals]:
+    """Combine the intervals of the draws of a retriever, each kind by itself; most have but one draw."""
+
+    def combine(name: str) -> Intervals:
+        means, own = [draw.means[name] for draw in draws], [one[name] for one in intervals]
+        other = [one.other_pool for one in own if one.other_pool is not None]
+        fixed = combine_intervals([one.fixed_pool for one in own], means)
+        return Intervals(combine_intervals(other, means) if other else None, fixed)
+
+    return {name: combine(name) for name in intervals[0]}
 
 
 def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> RunMeasurement:
@@ -149,7 +177,11 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> RunMeasur
     Raises:
         DataError: the run does not fit its pool, or a second opinion disagrees.
     """
-    judged, scores, own = _read_judged(pool, retriever)
+    lists = pool.read_lists(retriever)
+    judged = Judged(lists.gains, pool.task.qrels.counts(), pool.task.qrels.ideal(lists.gains.shape[1]))
+    own = None
+    if pool.task.exclude is not None:
+        own = detect_own_found(pool.task.exclude, lists.rows, f"{pool.name}, {retriever}")
     first_hits = _read_first_hits(pool, retriever)
     values = measure_all(judged, params.ks)
     full = {tables.FULL_RANKING: _read_average_precision(pool, retriever)} if pool.task.about.full_ranking else {}
@@ -164,9 +196,9 @@ def measure_run(pool: Pool, retriever: str, params: EvaluateParams) -> RunMeasur
     per_query = pool.queries.with_columns(
         cluster=pool.clusters,
         first_hit=pl.Series(first_hits),
-        tied=pl.Series(tied_at(scores, params.ks[-1])),
+        tied=pl.Series(tied_at(lists.scores, params.ks[-1])),
     ).with_columns(pl.Series(name, value) for name, value in (values | full).items())
-    return RunMeasurement(means, published, _curves(judged), per_query, compared, own)
+    return RunMeasurement(means, published, _curves(judged), per_query, lists, compared, own)
 
 
 def _as_published(pool: Pool, retriever: str, judged: Judged, full: dict[str, Values]) -> dict[str, Values]:
@@ -191,19 +223,60 @@ def list_measure_columns(per_query: pl.DataFrame) -> list[str]:
     return [name for name in per_query.columns if parsed(name) or name == tables.FULL_RANKING]
 
 
-def compute_intervals(per_query: pl.DataFrame, params: EvaluateParams, macro: bool) -> dict[str, Interval]:
-    """Compute the 95 % interval of every mean that `measure_run` gives, those over groups too where `macro`."""
+def compute_intervals(
+    per_query: pl.DataFrame, lists: Lists, task: Task, params: EvaluateParams
+) -> dict[str, Intervals]:
+    """Compute the 95 % intervals of every mean that `measure_run` gives.
+
+    Those of the median rank and of average precision are of the fixed pool only: they ask for the whole ranking, and
+    runs keep its beginning.
+
+    Args:
+        per_query: of `measure_run`.
+        lists: the run.
+        task: whose run.
+        params: the cuts, and the draws of the bootstrap.
+    """
+    drawn: dict[str, Any] = {"resamples": params.resamples, "seed": params.seed}
     clusters = encode_clusters(per_query["cluster"].to_list())
     names = list_measure_columns(per_query)
-    values = per_query.select(names).to_numpy()
-    drawn: dict[str, Any] = {"resamples": params.resamples, "seed": params.seed}
-    found = dict(zip(names, bootstrap_means(values, clusters, **drawn), strict=True))
-    found["median_rank"] = bootstrap_median(per_query["first_hit"].to_numpy(), clusters, **drawn)
-    if macro:
-        names = [measure.at(params.ks[-1]) for measure in with_macro()]
-        groups = encode_clusters(per_query["group"].to_list())
-        of_groups = bootstrap_means(per_query.select(names).to_numpy(), groups, macro=True, **drawn)
-        found |= {f"macro_{name}": interval for name, interval in zip(names, of_groups, strict=True)}
+    fixed = dict(zip(names, bootstrap_means(per_query.select(names).to_numpy(), clusters, **drawn), strict=True))
+    fixed["median_rank"] = bootstrap_median(per_query["first_hit"].to_numpy(), clusters, **drawn)
+    macro = [measure.at(params.ks[-1]) for measure in with_macro()] if task.about.macro else []
+    groups = encode_clusters(per_query["group"].to_list()) if macro else None
+    if groups is not None:
+        of_groups = bootstrap_means(per_query.select(macro).to_numpy(), groups, macro=True, **drawn)
+        fixed |= {f"macro_{name}": interval for name, interval in zip(macro, of_groups, strict=True)}
+    other = _compute_on_other_pools(clusters, groups, lists, task, params)
+    return {name: Intervals(other.get(name), interval) for name, interval in fixed.items()}
+
+
+def _compute_on_other_pools(
+    clusters: Int[np.ndarray, " queries"],
+    groups: Int[np.ndarray, " queries"] | None,
+    lists: Lists,
+    task: Task,
+    params: EvaluateParams,
+) -> dict[str, Interval]:
+    """Intervals of every measure at every cut, and of the means over groups if there are any."""
+    try:
+        deletions = Deletions.of(task, lists.rows, lists.gains, params.ks[-1])
+    except DataError as error:
+        names = [measure.at(k) for measure in MEASURES.values() for k in params.ks]
+        names += [f"macro_{measure.at(params.ks[-1])}" for measure in with_macro() if groups is not None]
+        return dict.fromkeys(names, Interval(None, None, str(error)))
+    by_picture = task.about.cluster_by == "image_id"
+    sampling = Sampling.by_picture(deletions) if by_picture else Sampling.by_cluster(clusters)
+    found: dict[str, Interval] = {}
+    at_once = max(1, AT_ONCE // max(1, len(deletions.query) * len(params.ks)))
+    for start in range(0, len(MEASURES), at_once):
+        some = list(MEASURES)[start : start + at_once]
+        run = Measured(deletions, deletions.measure(params.ks, some))
+        found |= dict(zip(run.values.names, jackknife_means([run], sampling), strict=True))
+    if groups is not None:
+        run = Measured(deletions, deletions.measure(params.ks[-1:], [measure.name for measure in with_macro()]))
+        of_groups = jackknife_means([run], Sampling.by_cluster(groups, macro=True))
+        found |= {f"macro_{name}": interval for name, interval in zip(run.values.names, of_groups, strict=True)}
     return found
 
 
@@ -212,21 +285,6 @@ def tied_at(scores: Float32[np.ndarray, "queries depth"], k: int) -> np.ndarray:
     if scores.shape[1] <= k:
         return np.zeros(len(scores), dtype=bool)
     return scores[:, k - 1] == scores[:, k]
-
-
-def _read_judged(pool: Pool, retriever: str) -> tuple[Judged, Float32[np.ndarray, "queries depth"], str | None]:
-    """The judged lists of a run, their scores, and what there is to say of queries that found what they must not."""
-    gains, scores, ranked = [], [], []
-    path, task = pool.folder / "runs" / f"{retriever}.parquet", pool.task
-    for first, rows, of_rows in read_run(path, task.query_ids, task.item_ids):
-        gains.append(task.qrels.gains(first, rows) * pool.found(retriever, of_rows))
-        scores.append(of_rows)
-        ranked.append(rows)
-    found = None
-    if task.exclude is not None:
-        found = detect_own_found(task.exclude, np.concatenate(ranked), f"{pool.name}, {retriever}")
-    judged = np.concatenate(gains)
-    return Judged(judged, task.qrels.counts(), task.qrels.ideal(judged.shape[1])), np.concatenate(scores), found
 
 
 def _read_first_hits(pool: Pool, retriever: str) -> Int[np.ndarray, " queries"]:

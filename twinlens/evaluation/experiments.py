@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import yaml
 
 from twinlens.core import paths
-from twinlens.core.errors import TwinLensError, suggest_nearest
+from twinlens.core.errors import DataError, TwinLensError, suggest_nearest
+from twinlens.evaluation.deletions import Deletions
+from twinlens.evaluation.pool import Lists, Pool
+from twinlens.tasks.base import Task
 
 WORKSPACE = "workspace"
+CARDS = {"dataset": "datasets", "model": "models", "captioner": "captioners"}
+NO_RESULT = ("compute", "search", "report", "index", "approximate")  # sections that no measure depends on
 
 
 class ExperimentError(TwinLensError):
@@ -24,7 +31,8 @@ class ExperimentError(TwinLensError):
 class Experiment:
     """Measurements of one run of the pipeline.
 
-    `open_table` is what reads `<task>/<retriever>.parquet`; tables are kept once read.
+    `open_table` is what reads `<task>/<retriever>.parquet`, `open_run` a task and the lists of a retriever; both are
+    kept once read.
     """
 
     name: str
@@ -32,7 +40,11 @@ class Experiment:
     pools: dict[str, dict[str, Any]]  # by task: what its numbers are about
     runs: list[tuple[str, str]]  # task and retriever
     open_table: Callable[[str], pl.DataFrame]
+    open_run: Callable[[str, str], tuple[Task, Lists]]
+    settings: dict[str, str] = field(default_factory=dict)  # of params.yaml and of the cards, by dotted name
+    trained: bool = False  # whether the pipeline trained what embeds or captions
     tables: dict[str, pl.DataFrame] = field(default_factory=dict)
+    deletions: dict[tuple[str, str, int], Deletions] = field(default_factory=dict)
 
     @property
     def k(self) -> int:
@@ -45,6 +57,14 @@ class Experiment:
         if name not in self.tables:
             self.tables[name] = self.open_table(name)
         return self.tables[name]
+
+    def delete(self, task: str, retriever: str, k: int) -> Deletions:
+        """What deleting each picture does to the lists of one run, at cuts up to k."""
+        key = (task, retriever, k)
+        if key not in self.deletions:
+            of, lists = self.open_run(task, retriever)
+            self.deletions[key] = Deletions.of(of, lists.rows, lists.gains, k)
+        return self.deletions[key]
 
 
 def read_experiment(name: str) -> Experiment:
@@ -62,19 +82,72 @@ def read_experiment(name: str) -> Experiment:
         files = DVCFileSystem(rev=None if name == WORKSPACE else _resolve(name))
     except DvcException as error:
         raise ExperimentError(f"{name}: {error}. Run from the root of the repository") from None
-    choice = _choice(files, name)
-    folder = paths.evaluated(choice["dataset"], choice["model"]).as_posix()
+    params = _read_params(files, name)
+    choice = {key: str(params[key]) for key in CARDS}
+    absent = (FileNotFoundError, DvcException, DataIndexDirError)
 
-    def content(file: str) -> bytes:
+    def content(file: Path) -> bytes:
         try:
-            found: bytes = files.read_bytes(f"{folder}/{file}")
-        except (FileNotFoundError, DvcException, DataIndexDirError):
-            raise ExperimentError(_how_to_get(name, choice, f"{folder}/{file}")) from None
+            found: bytes = files.read_bytes(file.as_posix())
+        except absent:
+            raise ExperimentError(_how_to_get(name, choice, file.as_posix())) from None
         return found
 
-    pools = json.loads(content("pools.json"))
+    def open_run(task: str, retriever: str) -> tuple[Task, Lists]:
+        ranked = paths.ranked(choice["dataset"], choice["model"]) / task
+        wanted = ["task.json", "queries.parquet", "items.parquet"]
+        wanted += [f"runs/{retriever}.parquet", f"runs/{retriever}.json"]
+        wanted += ["qrels.parquet"] if "qrels_digest" in pools[task] else []
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / task
+            (folder / "runs").mkdir(parents=True)
+            for file in wanted:
+                (folder / file).write_bytes(content(ranked / file))
+            try:
+                pool = Pool.read(folder)
+                return pool.task, pool.read_lists(retriever)
+            except DataError as error:
+                said = str(error).replace(scratch, "").strip("/")
+                raise ExperimentError(
+                    f"{name}: {ranked} is not as this version writes it ({said}). {_how_to_run(choice)}"
+                ) from None
+
+    cards = {}
+    for key, kind in CARDS.items():
+        try:
+            cards[key] = json.loads(files.read_bytes(paths.card(kind, choice[key]).as_posix()))
+        except absent:
+            cards[key] = {}
+    evaluated = paths.evaluated(choice["dataset"], choice["model"])
+    pools = json.loads(content(evaluated / "pools.json"))
     runs = [(task, retriever) for task, pool in pools.items() for retriever in pool["retrievers"]]
-    return Experiment(name, choice, pools, runs, lambda file: pl.read_parquet(content(file)))
+    return Experiment(
+        name,
+        choice,
+        pools,
+        runs,
+        lambda file: pl.read_parquet(content(evaluated / file)),
+        open_run,
+        flatten_settings(params, cards),
+        any("train" in cards[key] for key in ("model", "captioner")),
+    )
+
+
+def flatten_settings(params: Mapping[str, Any], cards: Mapping[str, Any]) -> dict[str, str]:
+    """Flatten what can decide a result to `section.key` and `<kind> card: key`, each with its value as text."""
+    found: dict[str, str] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping) and value:
+            for key, inner in value.items():
+                add(f"{prefix}{key}." if isinstance(inner, Mapping) and inner else f"{prefix}{key}", inner)
+        else:
+            found[prefix] = json.dumps(value, default=str) if not isinstance(value, str) else value
+
+    add("", {key: value for key, value in params.items() if key not in NO_RESULT})
+    for kind, card in cards.items():
+        add(f"{kind} card: ", card)
+    return found
 
 
 def _resolve(name: str) -> str:
@@ -97,10 +170,10 @@ def _resolve(name: str) -> str:
         raise ExperimentError(f"{error}. Run from the root of the repository") from None
 
 
-def _choice(files: Any, name: str) -> dict[str, str]:
+def _read_params(files: Any, name: str) -> dict[str, Any]:
     try:
         params = yaml.safe_load(files.read_bytes("params.yaml"))
-        return {key: str(params[key]) for key in ("dataset", "model", "captioner")}
+        return dict(params) | {key: params[key] for key in CARDS}
     except (FileNotFoundError, KeyError, TypeError, yaml.YAMLError):
         raise ExperimentError(
             f"{name}: its params.yaml does not name a dataset, a model and a captioner: not a revision of this pipeline"
@@ -108,12 +181,19 @@ def _choice(files: Any, name: str) -> dict[str, str]:
 
 
 def _how_to_get(name: str, choice: dict[str, str], file: str) -> str:
-    settings = " ".join(f"-S {key}={value}" for key, value in choice.items())
     there = "" if name == WORKSPACE else f"git checkout {name} && " if _is_git(name) else f"dvc exp apply {name} && "
     return (
-        f"{name}: {file} is not in the cache. Fetch it where it was pushed: `{there}dvc pull evaluate`; "
-        f"or make it again: `dvc exp run {settings}`"
+        f"{name}: {file} is not in the cache. Fetch it where it was pushed: `{there}dvc pull rank evaluate`; "
+        f"or make it again: `dvc exp run {_settings(choice)}`"
     )
+
+
+def _how_to_run(choice: dict[str, str]) -> str:
+    return f"Rank and measure it again: `dvc exp run {_settings(choice)}`"
+
+
+def _settings(choice: dict[str, str]) -> str:
+    return " ".join(f"-S {key}={value}" for key, value in choice.items())
 
 
 def _is_git(name: str) -> bool:

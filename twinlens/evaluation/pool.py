@@ -11,15 +11,25 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int
 
 from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import digest
 from twinlens.evaluation.measures import chance_hit_at
+from twinlens.retrieval.runs import read_run
 from twinlens.tasks.base import Task, task_folders
 
 DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The ranked lists of a run, best first."""
+
+    rows: Int[np.ndarray, "queries depth"]  # of the items
+    gains: Float32[np.ndarray, "queries depth"]  # 0: not relevant, or not found at all
+    scores: Float32[np.ndarray, "queries depth"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,20 @@ class Pool:
         """Whether ranked items were found at all: by words, one that shares none with the query only fills the list."""
         return scores > 0 if self.told(retriever)["zero_is_miss"] else np.ones(scores.shape, dtype=bool)
 
+    def read_lists(self, retriever: str) -> Lists:
+        """Read the lists of a run.
+
+        Raises:
+            DataError: the run does not fit the pool.
+        """
+        rows, gains, scores = [], [], []
+        path = self.folder / "runs" / f"{retriever}.parquet"
+        for first, of_rows, of_scores in read_run(path, self.task.query_ids, self.task.item_ids):
+            rows.append(of_rows)
+            gains.append(self.task.qrels.gains(first, of_rows) * self.found(retriever, of_scores))
+            scores.append(of_scores)
+        return Lists(np.concatenate(rows), np.concatenate(gains), np.concatenate(scores))
+
     @property
     def clusters(self) -> pl.Series:
         """Cluster of each query, for queries that are not independent: of one picture, or of one group."""
@@ -110,6 +134,8 @@ class Pool:
         if self.task.group_names is None:
             pairs = tables.read_table(self.folder / "qrels.parquet", tables.QRELS)
             found["qrels_digest"] = digest(_flat(pairs.with_columns(pl.col("gain").cast(pl.String))))
+        if self.task.about.texts_digest is not None:
+            found["texts_digest"] = self.task.about.texts_digest
         return found | {"retrievers": self.retrievers}
 
 

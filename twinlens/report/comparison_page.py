@@ -5,67 +5,77 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from twinlens.evaluation.candidates import Candidate, describe_settings
 from twinlens.evaluation.compare import Changes, Difference
-from twinlens.evaluation.experiments import Experiment
-from twinlens.evaluation.intervals import Interval, bootstrap_means, encode_clusters
+from twinlens.evaluation.intervals import Interval, bootstrap_means, encode_clusters, jackknife_means
+from twinlens.evaluation.jackknife import Sampling
+from twinlens.evaluation.measures import parsed
 from twinlens.report import charts
 from twinlens.report.charts import Bar
 from twinlens.report.templates import load_template
 
-RESAMPLES = 1000
+RESAMPLES = 1000  # of a measure of the whole ranking
 REAL, NONE = 4, 0  # markers of a difference that is real, and of one that is not
 
 
-def render(experiments: Sequence[Experiment], found: Sequence[Difference], changed: Sequence[Changes]) -> str:
+def render(candidates: Sequence[Candidate], found: Sequence[Difference], changed: Sequence[Changes]) -> str:
     """Render the page as HTML; everything that comes from data is escaped.
 
     Args:
-        experiments: those that were compared.
+        candidates: those that were compared.
         found: of `comparison.compare`.
         changed: of `comparison.find_changes`.
     """
+    named = {candidate.name: candidate for candidate in candidates}
     pairs = list(dict.fromkeys((d.first, d.second) for d in found))
     return load_template("comparison.html.j2").render(
-        experiments=[(e.name, e.choice) for e in experiments],
-        tasks=tabulate_side_by_side(experiments, found),
-        pairs=[_pair(pair, [d for d in found if (d.first, d.second) == pair]) for pair in pairs],
+        candidates=[(c.name, [e.choice for e in c.experiments if e.choice]) for c in candidates],
+        tasks=tabulate_side_by_side(candidates, found),
+        pairs=[
+            _pair((first, second), [d for d in found if (d.first, d.second) == (first, second)])
+            | {"settings": describe_settings(named[first], named[second])}
+            for first, second in pairs
+        ],
         changed=[(c, c.queries.to_dicts()) for c in changed if len(c.queries)],
     )
 
 
-def tabulate_side_by_side(experiments: Sequence[Experiment], found: Sequence[Difference]) -> list[dict[str, Any]]:
-    """Tabulate each task: a row for each retriever and measure that was compared, a cell for each experiment."""
-    rows = dict.fromkeys((d.task, d.retriever, d.measure) for d in found)
+def tabulate_side_by_side(candidates: Sequence[Candidate], found: Sequence[Difference]) -> list[dict[str, Any]]:
+    """Tabulate each task: a row for each row and measure that was compared, a cell for each candidate."""
+    compared = dict.fromkeys(
+        (d.task, row, d.measure) for d in found for row in dict.fromkeys((d.retriever, d.retriever_second))
+    )
     tasks: list[dict[str, Any]] = []
-    pools = experiments[0].pools
-    for task in (name for name in pools if name in {task for task, _, _ in rows}):
-        mine = [(retriever, measure) for of, retriever, measure in rows if of == task]
-        cells = [
-            (retriever, measure, [_mean(e, task, retriever, measure) for e in experiments])
-            for retriever, measure in mine
-        ]
-        tasks.append(
-            {"title": experiments[0].pools[task].get("title", task), "pool": experiments[0].pools[task], "rows": cells}
-        )
+    pools = candidates[0].first.pools
+    for task in (name for name in pools if name in {task for task, _, _ in compared}):
+        mine = [(row, measure) for of, row, measure in compared if of == task]
+        cells = [(row, measure, [_mean(c, task, row, measure) for c in candidates]) for row, measure in mine]
+        tasks.append({"title": pools[task].get("title", task), "pool": pools[task], "rows": cells})
     return tasks
 
 
-def _mean(experiment: Experiment, task: str, retriever: str, measure: str) -> tuple[float, Interval] | None:
-    """Mean and interval; nothing where the experiment has no such run."""
-    if (task, retriever) not in experiment.runs:
+def _mean(candidate: Candidate, task: str, row: str, measure: str) -> tuple[float, Interval] | None:
+    """Mean and interval; nothing where the candidate has no such run, or is another row."""
+    if not candidate.has(task, row) or candidate.row not in (None, row):
         return None
-    table = experiment.read(task, retriever)
+    table = candidate.read(task, row)
     values = table.select(measure).to_numpy()
     clusters = encode_clusters(table["cluster"].to_list())
-    return float(values.mean()), bootstrap_means(values, clusters, resamples=RESAMPLES, seed=0)[0]
+    at = parsed(measure)
+    if at is None:
+        return float(values.mean()), bootstrap_means(values, clusters, resamples=RESAMPLES, seed=0)[0]
+    runs = candidate.measure(task, row, [at[1]], [at[0].name], 1.0)
+    by_picture = runs[0].deletions.task.about.cluster_by == "image_id"
+    sampling = Sampling.by_picture(runs[0].deletions) if by_picture else Sampling.by_cluster(clusters)
+    return float(values.mean()), jackknife_means(runs, sampling)[0]
 
 
 def _pair(pair: tuple[str, str], found: Sequence[Difference]) -> dict[str, Any]:
     several = len({d.measure for d in found}) > 1
     bars = [
         Bar(
-            f"{d.task}, {d.retriever}{f', {d.measure}' if several else ''}".replace("_", " "),
-            NONE if d.verdict == "no difference" else REAL,
+            f"{d.task}, {d.row}{f', {d.measure}' if several else ''}".replace("_", " "),
+            REAL if d.shown else NONE,
             d.effect,
             d.interval.low,
             d.interval.high,

@@ -43,6 +43,7 @@ class TaskMetadata:
     item_text: str | None = None
     item_picture: str | None = None
     counts: dict[str, int] = field(default_factory=dict)  # more to tell of the pool than its size
+    texts_digest: str | None = None  # of what queries or items say; None: they are no texts
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Task:
     partners: Int[np.ndarray, " queries"] | None = None  # the item that each query is ranked with in a small batch
     shown: list[list[str]] | None = None  # the pictures that each query shows, where they are several
     texts: list[str] | None = None  # what each query says, where it is no caption
+    item_images: list[str] | None = None  # the picture that each item describes; None: items are pictures
 
     def __post_init__(self) -> None:
         """Refuse a query that must not find what is right for it; of groups, the item counts as wrong instead."""
@@ -88,6 +90,7 @@ class Task:
         }
         items = {
             "item_id": self.item_ids,
+            "image_id": self.item_images or self.item_ids,
             "group": names[groups.item_groups].tolist() if groups else [None] * len(self.item_ids),
         }
         tables.write_table(_frame(queries), folder / "queries.parquet", tables.QUERIES)
@@ -153,8 +156,14 @@ class Task:
             exclude,
             names,
             rows("partner"),
-            *(queries[name].to_list() if queries[name].is_not_null().any() else None for name in ("shown", "text")),
+            _list_or_none(queries["shown"]),
+            _list_or_none(queries["text"]),
+            None if items["image_id"].equals(items["item_id"]) else items["image_id"].to_list(),
         )
+
+
+def _list_or_none(column: pl.Series) -> list[Any] | None:
+    return column.to_list() if column.is_not_null().any() else None
 
 
 def read_about(folder: Path) -> TaskMetadata:

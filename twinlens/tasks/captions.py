@@ -72,6 +72,7 @@ def build(collection: Collection, params: Params) -> tuple[list[Task], list[Inpu
         Groups(described, groups),
         group_names=pool_ids,
         partners=first,
+        item_images=described_by,
     )
     return [there, back], [*collection.inputs(), *_validation(collection, params)]
 

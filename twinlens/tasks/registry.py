@@ -6,13 +6,14 @@ A module that is put here takes part; there is no list to enter it in. Tasks are
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 
 from twinlens import tasks
 from twinlens.config.params import Params
 from twinlens.core.errors import DataError
+from twinlens.core.scratch import digest
 from twinlens.tasks.base import Task
 from twinlens.tasks.collection import Collection
 from twinlens.tasks.inputs import Input
@@ -56,4 +57,20 @@ def build_tasks(collection: Collection, params: Params) -> tuple[list[Task], lis
             "there is nothing to search for: no two pictures of the pool share their labels, none has a caption, and "
             "there are no classes. Choose another `pool` on the dataset's card, or give captions or labels"
         )
-    return sorted(found.values(), key=lambda task: (task.about.place, task.name)), list(inputs.values())
+    told = [_digest_texts(task, inputs) for task in found.values()]
+    return sorted(told, key=lambda task: (task.about.place, task.name)), list(inputs.values())
+
+
+def _digest_texts(task: Task, inputs: Mapping[str, Input]) -> Task:
+    """Have the task know what its queries and items say, where they are texts themselves, such as captions.
+
+    A class's prompt, or what a captioner says of a picture, is how one chose to feed it, and may differ in what is
+    compared.
+    """
+    said: list[str] = []
+    for ids, name in ((task.query_ids, task.about.query_text), (task.item_ids, task.about.item_text)):
+        if name is not None and name in inputs:
+            rows = inputs[name].rows
+            text_of = dict(zip(rows["id"], rows["text"], strict=True))
+            said += [text_of[one] for one in ids if one in text_of]
+    return replace(task, about=replace(task.about, texts_digest=digest(said))) if said else task

@@ -22,9 +22,12 @@ class Format(StrEnum):
 
 
 def compare(
-    experiments: Annotated[
+    candidates: Annotated[
         list[str],
-        typer.Argument(help="Two or more: names of DVC experiments, git revisions, or `workspace`."),
+        typer.Argument(
+            help="Two or more: names of DVC experiments, git revisions, or `workspace`; `main:image` is one row, "
+            "`a+b+c` are experiments that differ in their seeds, as one."
+        ),
     ],
     measure: Annotated[
         list[str] | None, typer.Option("--measure", "-m", help="Such as hit_at_10; may be repeated.")
@@ -33,32 +36,36 @@ def compare(
         list[str] | None, typer.Option("--retriever", "-r", help="Only these, such as image; may be repeated.")
     ] = None,
     changed: Annotated[int, typer.Option(min=0, help="Queries to list whose value changed most, a retriever.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of the randomisation test and the intervals.")] = 0,
     form: Annotated[Format, typer.Option("--format", "-f", help="How it is written.")] = Format.TABLE,
 ) -> None:
-    """Say which differences between experiments are real, query by query, without checking anything out.
+    """Say which differences between experiments, or rows of their tables, are real, without checking anything out.
 
-    A paired randomisation test by picture, corrected by Holm's procedure for everything in
-    the table; the effect is the second experiment's mean minus the first's, with its 95 % interval. As
-    html it is one page that opens without a network: `--format html > compare.html`.
+    A paired test with pictures drawn anew as queries and as items, corrected by Holm's procedure for everything in
+    the table; the effect is the second's mean minus the first's, with its 95 % interval. As html it is one page that
+    opens without a network: `--format html > compare.html`.
     """
     from twinlens.evaluation import compare as comparison
-    from twinlens.evaluation.experiments import read_experiment
+    from twinlens.evaluation.candidates import read_candidate
+    from twinlens.evaluation.experiments import Experiment
     from twinlens.evaluation.measures import MAIN
     from twinlens.report import comparison_text
 
-    if len(set(experiments)) < 2:
-        raise TwinLensError(f"compare needs two different experiments, found {', '.join(experiments)}")
-    read = [read_experiment(name) for name in dict.fromkeys(experiments)]
-    measures = measure or [MAIN.at(read[0].k)]
-    found = comparison.compare(read, measures, retrievers=retriever or (), seed=seed)
+    if len(set(candidates)) < 2:
+        raise TwinLensError(
+            f"compare needs two different experiments, found {', '.join(candidates)}; two rows of one are "
+            f"`{candidates[0]}:image {candidates[0]}:captions_joined`"
+        )
+    known: dict[str, Experiment] = {}
+    read = [read_candidate(name, known) for name in dict.fromkeys(candidates)]
+    measures = measure or [MAIN.at(read[0].first.k)]
+    found = comparison.compare(read, measures, retrievers=retriever or ())
     queries = comparison.find_changes(read, found, measures[0], changed)
     if form is Format.HTML:
         from twinlens.report.comparison_page import render
 
         typer.echo(render(read, found, queries))
     else:
-        typer.echo(comparison_text.format_comparison(found, queries, form.value))
+        typer.echo(comparison_text.format_comparison(read, found, queries, form.value))
 
 
 def export(
