@@ -15,7 +15,6 @@ import torch
 from tests.tiny import CPU
 from twinlens.config.datasets import CocoCard, ScenesCard
 from twinlens.config.gates import Gates
-from twinlens.config.load import read_params
 from twinlens.config.params import GateParams
 from twinlens.core.errors import DataError
 from twinlens.core.probes import Probe, choose_rows
