@@ -77,6 +77,7 @@ class TowerRecipe(ContrastiveRecipe):
     """Training of both towers of a joint model, from nothing or from pretrained weights."""
 
     caption_tokens: Annotated[int, Field(ge=3)] | None = None  # captions are cut there while training
+    joined_share: Share = 0.0  # of the batches, in which a picture's text is all of its captions, joined
     freeze: Literal["image", "text"] | None = None  # a tower that keeps its weights
     part_size: PositiveInt | None = None  # a batch is computed in parts of so many: the same loss in less memory
     checkpointing: bool = False  # layers are computed again instead of being kept: slower, less memory

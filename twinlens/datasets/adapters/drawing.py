@@ -23,7 +23,6 @@ COLOURS: dict[str, Colour] = {
     "blue": (40, 98, 212),
     "purple": (142, 68, 182),
     "pink": (244, 130, 176),
-    "brown": (134, 84, 50),
 }
 DARK: Colour = (38, 38, 46)
 GLASS: Colour = (206, 232, 246)
@@ -187,78 +186,16 @@ def _umbrella(pen: Pen) -> None:
         pen.pie(x, 0.44, x + 0.32, 0.64, 180, 360)
 
 
-def _ball(pen: Pen) -> None:
-    pen.oval(0.08, 0.08, 0.92, 0.92)
-    pen.line((0.1, 0.42), (0.5, 0.54), (0.9, 0.42), width=0.05, fill=DARK)
-    pen.line((0.5, 0.54), (0.46, 0.9), width=0.05, fill=DARK)
-    pen.oval(0.26, 0.2, 0.4, 0.3, PAPER)
-
-
-def _balloon(pen: Pen) -> None:
-    pen.oval(0.2, 0.02, 0.8, 0.68)
-    pen.poly((0.5, 0.64), (0.42, 0.74), (0.58, 0.74))
-    pen.line((0.5, 0.74), (0.46, 0.86), (0.54, 0.98), width=0.03, fill=DARK)
-    pen.oval(0.32, 0.14, 0.42, 0.28, PAPER)
-
-
-def _chair(pen: Pen) -> None:
-    pen.rect(0.24, 0.04, 0.38, 0.58)
-    pen.rect(0.24, 0.48, 0.82, 0.62)
-    for x in (0.24, 0.7):
-        pen.rect(x, 0.6, x + 0.1, 0.97, WOOD)
-
-
-def _cup(pen: Pen) -> None:
-    pen.ring(0.74, 0.5, 0.2, 0.08)
-    pen.rect(0.14, 0.24, 0.72, 0.86, r=0.1)
-    pen.oval(0.14, 0.16, 0.72, 0.34, PAPER)
-    pen.oval(0.2, 0.2, 0.66, 0.31, WOOD)
-
-
-def _hat(pen: Pen) -> None:
-    pen.rect(0.26, 0.14, 0.74, 0.68, r=0.08)
-    pen.rect(0.26, 0.52, 0.74, 0.64, DARK)
-    pen.oval(0.02, 0.58, 0.98, 0.82)
-
-
-def _kite(pen: Pen) -> None:
-    pen.poly((0.5, 0.02), (0.82, 0.34), (0.5, 0.74), (0.18, 0.34))
-    pen.line((0.5, 0.02), (0.5, 0.74), width=0.03, fill=DARK)
-    pen.line((0.18, 0.34), (0.82, 0.34), width=0.03, fill=DARK)
-    pen.line((0.5, 0.74), (0.42, 0.84), (0.56, 0.9), (0.48, 0.98), width=0.03, fill=DARK)
-
-
-def _mushroom(pen: Pen) -> None:
-    pen.rect(0.38, 0.46, 0.62, 0.95, PAPER, r=0.08)
-    pen.pie(0.06, 0.08, 0.94, 0.98, 180, 360)
-    for x, y in ((0.26, 0.36), (0.48, 0.2), (0.68, 0.38)):
-        pen.oval(x, y, x + 0.12, y + 0.12, PAPER)
-
-
-def _tent(pen: Pen) -> None:
-    pen.poly((0.5, 0.1), (0.02, 0.92), (0.98, 0.92))
-    pen.poly((0.5, 0.36), (0.36, 0.92), (0.64, 0.92), fill=DARK)
-    pen.line((0.44, 0.04), (0.56, 0.2), width=0.04, fill=WOOD)
-
-
 OBJECTS: dict[str, Callable[[Pen], None]] = {
     "airplane": _airplane,
-    "ball": _ball,
-    "balloon": _balloon,
     "bicycle": _bicycle,
     "boat": _boat,
     "bus": _bus,
     "car": _car,
     "cat": _cat,
-    "chair": _chair,
-    "cup": _cup,
     "fish": _fish,
     "flower": _flower,
-    "hat": _hat,
     "house": _house,
-    "kite": _kite,
-    "mushroom": _mushroom,
-    "tent": _tent,
     "tree": _tree,
     "truck": _truck,
     "umbrella": _umbrella,

@@ -30,8 +30,8 @@ JPEG_QUALITY = 92
 EDIT, QUERIES = "edit", "queries.parquet"  # pictures that are others with one thing changed, and who asks for them
 
 LARGE_SIDE = {1: (0.55, 0.7), 2: (0.42, 0.48), 3: (0.42, 0.48)}  # share of the picture, by number of objects
-SMALL_SIDE = {1: (0.32, 0.42), 2: (0.28, 0.34), 3: (0.28, 0.34)}
-HIDDEN = 0.3  # of the objects stand behind something, which covers up to so much of their height
+SMALL_SIDE = {1: (0.34, 0.42), 2: (0.3, 0.36), 3: (0.3, 0.36)}
+HIDDEN = 0.25  # of the objects stand behind something, which covers up to so much of their height
 COVERED = (0.15, 0.35)
 
 PLACES = {
@@ -122,7 +122,7 @@ def write_captions(scene: Scene, rng: np.random.Generator) -> list[str]:
         left, right = scene.things[0], scene.things[-1]
         relation = f"{_noun(left)} to the left of {_noun(right)}"
     else:
-        relation = f"a picture of {_noun(main)} {place}"
+        relation = f"a picture of {_noun(main)}" + (f" {place}" if rng.random() < 0.5 else "")
     return [
         f"{_listed(full)} {place}",
         f"{setting} with {_listed(plain)}",
