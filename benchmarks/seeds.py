@@ -2,10 +2,10 @@
 
 python -m benchmarks.seeds                              # eight seeds of the default, a few minutes each
 python -m benchmarks.seeds --seeds 4 --model siglip-scenes --out docs/results/seeds-siglip.json
-python -m benchmarks.seeds --at-once 2                  # with one thread each: faster than two threads one after another
+python -m benchmarks.seeds --at-once 2                  # with one thread each, in less time
 
-Each seed is a run of the pipeline in a copy of its own, in which the model and the captioner are trained with it: what is
-told is the mean over seeds of every measure and the standard deviation of one seed about it. The pictures are the same.
+Each seed is a run of the pipeline in a copy of its own, in which the model and the captioner are trained with it: what
+is told is the mean over seeds of every measure and the standard deviation of one seed. The pictures are the same.
 """
 
 from __future__ import annotations
