@@ -44,6 +44,7 @@ def main() -> None:
     """Run the seeds and print the spread; `--out` keeps it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--dataset", default="scenes")
     parser.add_argument("--model", default="clip-scenes")
     parser.add_argument("--captioner", default="blip-scenes")
@@ -61,7 +62,7 @@ def main() -> None:
             found = list(
                 pool.map(
                     lambda seed: measure_seed(Path(folder) / str(seed), pictures, names, seed, threads),
-                    range(options.seeds),
+                    range(options.first, options.first + options.seeds),
                 )
             )
     spread = summarise(found)
