@@ -15,7 +15,7 @@ import torch
 from twinlens.config.training import Recipe
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import Scratch
-from twinlens.training.loop import CHECKPOINT, Batch, draw_captions, draw_pictures, run_epochs, write_log
+from twinlens.training.loop import CHECKPOINT, Batch, draw_captions, draw_epoch, draw_pictures, run_epochs, write_log
 
 COUNT = 21  # pictures, so five steps of four and one picture left over
 CAPTIONS_OF = [np.arange(3 * picture, 3 * picture + 1 + picture % 3) for picture in range(COUNT)]
@@ -446,3 +446,21 @@ def test_the_curve_is_written_as_csv(tmp_path: Path) -> None:
 def test_what_an_epoch_lacks_is_left_empty(tmp_path: Path) -> None:
     write_log([{"epoch": 0, "val_mrr": 0.25}, {"epoch": 1, "loss": 2.5, "val_mrr": 0.5}], tmp_path / "training.csv")
     assert (tmp_path / "training.csv").read_text() == "epoch,val_mrr,loss\n0,0.25,\n1,0.5,2.5\n"
+
+
+def test_some_batches_read_every_pictures_captions_joined_and_the_others_stay_as_they_were() -> None:
+    captions_of = [np.arange(3 * i, 3 * i + 3) for i in range(40)]
+    joined_of = np.arange(120, 160)
+    card = recipe(batch_size=4)
+    plain = [draw_epoch(card, captions_of, epoch, 10) for epoch in range(30)]
+    mixed = [draw_epoch(card, captions_of, epoch, 10, joined_of, 0.25) for epoch in range(30)]
+    long = 0
+    for before, after in zip(plain, mixed, strict=True):
+        for (rows, captions), (same_rows, texts) in zip(before, after, strict=True):
+            assert (rows == same_rows).all()
+            if (texts >= 120).any():
+                assert (texts == joined_of[rows]).all()
+                long += 1
+            else:
+                assert (texts == captions).all()
+    assert 50 < long < 100  # of 300

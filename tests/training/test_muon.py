@@ -69,6 +69,20 @@ def test_in_bfloat16_it_is_torchs_own_to_the_last_digit_too_and_another() -> Non
     assert not any(torch.equal(*pair) for pair in zip(found, other, strict=True))
 
 
+def test_a_convolution_is_stepped_as_the_matrix_of_its_filters() -> None:
+    made = torch.Generator().manual_seed(2)
+    filters, gradient = (torch.randn(8, 3, 5, 5, generator=made) for _ in range(2))
+    convolution = torch.nn.Parameter(filters.to(memory_format=torch.channels_last))
+    matrix = torch.nn.Parameter(filters.flatten(1))
+    for held, own in ((convolution, gradient), (matrix, gradient.flatten(1))):
+        optimiser = Muon([held], lr=0.03, weight_decay=0.2, numbers=torch.float32)
+        for _ in range(3):
+            held.grad = own.clone()
+            optimiser.step()
+    assert torch.allclose(convolution.detach().flatten(1), matrix.detach(), atol=1e-6)
+    assert convolution.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("shape", [(32, 32), (80, 20), (20, 80)])
 def test_what_is_orthogonalised_has_its_directions_and_nearly_no_lengths(shape: tuple[int, int]) -> None:
     made = torch.randn(shape, generator=torch.Generator().manual_seed(3))

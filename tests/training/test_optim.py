@@ -86,3 +86,19 @@ def test_what_is_frozen_is_in_no_optimiser(optimizer: str) -> None:
 def test_adamw_takes_its_betas_and_eps_from_the_card() -> None:
     (adamw,) = make_optimisers(torch.nn.Linear(2, 2), recipe(betas=(0.5, 0.75), eps=1e-3))
     assert {(group["betas"], group["eps"]) for group in adamw.param_groups} == {((0.5, 0.75), 1e-3)}
+
+
+def test_muon_has_matrices_and_convolutions_and_adamw_the_rest() -> None:
+    model = torch.nn.ModuleDict(
+        {
+            "conv": torch.nn.Conv2d(3, 8, 3),
+            "norm": torch.nn.BatchNorm2d(8),
+            "token_embedding": torch.nn.Embedding(11, 4),
+            "out": torch.nn.Linear(8, 4),
+        }
+    )
+    muon, adamw = make_optimisers(model, recipe(optimizer="muon"))
+    of_muon = {id(p) for group in muon.param_groups for p in group["params"]}
+    of_adamw = {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert of_muon == {id(model["conv"].weight), id(model["out"].weight)}
+    assert of_adamw == {id(p) for p in model.parameters()} - of_muon

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from twinlens.config.base import Card
-from twinlens.config.numbers import LARGEST, Count, Flag, Positive, PositiveOrZero, Seed, Several
+from twinlens.config.numbers import LARGEST, Count, Flag, Positive, PositiveOrZero, Seed, Several, Share
 
 Part = Annotated[float, Field(strict=True, ge=0, lt=1)]  # never the whole
 Tiny = Annotated[float, Field(strict=True, gt=0, le=1)]  # of what is added lest something be divided by zero
@@ -79,6 +79,7 @@ class TowerRecipe(ContrastiveRecipe):
 
     # Captions are cut there while training.
     caption_tokens: Annotated[int, Field(strict=True, ge=3, le=LARGEST)] | None = None
+    joined_share: Share = 0.0  # of the batches, in which a picture's text is all of its captions, joined
     freeze: Literal["image", "text"] | None = None  # a tower that keeps its weights
     part_size: Count | None = None  # a batch is computed in parts of so many: the same loss in less memory
     checkpointing: Flag = False  # layers are computed again instead of being kept: slower, less memory

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch.utils.checkpoint import checkpoint
 
-from twinlens.config.training import ContrastiveRecipe
+from twinlens.config.training import ContrastiveRecipe, TowerRecipe
 from twinlens.core.device import Placement, warn_of_emulation
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import Scratch
@@ -40,11 +40,14 @@ class Inputs:
     pictures: Rows
     texts: Rows
     captions_of: list[Int[np.ndarray, " captions"]]  # rows of `texts`, a picture
+    joined_of: Int[np.ndarray, " pictures"] | None = None  # the row of its captions joined, where they are there too
 
     @classmethod
     def of(cls, split: Split, pictures: Rows, texts: Rows) -> Inputs:
-        """The inputs of a split's pictures and captions, in the split's order."""
-        return cls(pictures, texts, split.captions_of)
+        """The inputs of a split's pictures and captions, in the split's order; joined captions after the others."""
+        pictured, own = len(split.captions_of), len(split.captions)
+        joined = np.arange(own, own + pictured) if len(texts) == own + pictured else None
+        return cls(pictures, texts, split.captions_of, joined)
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,8 @@ def train_dual_encoder(
         scratch,
         merit=lambda row: row["val_mrr"],
         check=refuse_collapse,
+        joined_of=train.joined_of,
+        joined_share=recipe.joined_share if isinstance(recipe, TowerRecipe) else 0.0,
     )
     return [{"epoch": 0} | {name: round(value, 6) for name, value in before.items()}, *rows]
 

@@ -34,6 +34,10 @@ class Split:
     captions: list[str]
     captions_of: list[Int[np.ndarray, " captions"]]  # rows of `captions`, a picture
 
+    def join_captions(self) -> list[str]:
+        """Join the captions of each picture, in their order, as `captions_joined` does for the pool."""
+        return [" ".join(self.captions[row] for row in rows) for rows in self.captions_of]
+
 
 def read_split(groups: pl.DataFrame, captions: pl.DataFrame, split: str) -> Split:
     """The pictures and captions of a split.

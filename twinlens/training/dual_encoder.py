@@ -69,9 +69,10 @@ def train_towers(
         model.write(out / "untrained")
     pair = _pair(model, recipe, placement)
     with Scratch("train", key) as scratch:
+        long = train.join_captions() if recipe.joined_share else []
         taught, held_out = (
-            Inputs.of(split, material.store(split, model.pixels), model.tokenize(split.captions))
-            for split in (train, val)
+            Inputs.of(split, material.store(split, model.pixels), model.tokenize(texts))
+            for split, texts in ((train, train.captions + long), (val, val.captions))
         )
         rows = train_dual_encoder(pair, recipe, taught, held_out, placement, scratch)
         learnt = {"logit_scale": pair.temperature.log_scale, "logit_bias": pair.temperature.bias}

@@ -39,6 +39,8 @@ def run_epochs(
     scratch: Scratch,
     merit: Callable[[Row], float],
     check: Callable[[list[Row]], None] = lambda rows: None,
+    joined_of: Int[np.ndarray, " pictures"] | None = None,
+    joined_share: float = 0.0,
 ) -> list[Row]:
     """Train a model in place; returns a row of figures per epoch.
 
@@ -55,6 +57,8 @@ def run_epochs(
         merit: of an epoch's figures, the higher the better; for `keep: best` and `patience`.
         check: called with the rows so far after each epoch; what it raises stops the training before that
             epoch is kept.
+        joined_of: the row of each training picture's joined captions.
+        joined_share: of the batches, drawn at random, that read those instead of a caption.
 
     Raises:
         DataError: the batch is larger than the split or than what an epoch draws, or a loss is NaN or infinite.
@@ -73,7 +77,8 @@ def run_epochs(
                 break
             started = time.perf_counter()
             kept = scratch.path(CHECKPOINT)
-            loss = _run_epoch(model, recipe, optimisers, captions_of, loss_of, epoch, steps, bar, kept)
+            drawn = draw_epoch(recipe, captions_of, epoch, steps, joined_of, joined_share)
+            loss = _run_epoch(model, recipe, optimisers, drawn, loss_of, epoch, steps, bar, kept)
             if not all(bool(p.isfinite().all()) for p in model.parameters()):
                 raise DataError(f"a weight is NaN or infinite after epoch {epoch + 1}. Try a lower train.learning_rate")
             model.eval()
@@ -129,23 +134,19 @@ def _run_epoch(
     model: torch.nn.Module,
     recipe: Recipe,
     optimisers: list[torch.optim.Optimizer],
-    captions_of: list[Int[np.ndarray, " captions"]],
+    batches: list[Batch],
     loss_of: Callable[[Batch], torch.Tensor],
     epoch: int,
     steps: int,
     bar: Progress,
     kept: Path,
 ) -> float:
-    rng = np.random.default_rng([recipe.seed, epoch])
     torch.manual_seed(recipe.seed * 1_000_003 + epoch)  # of dropout, and of negatives drawn at random
-    order = draw_pictures(len(captions_of), recipe, rng)
-    chosen = draw_captions(captions_of, recipe, rng)
     model.train()
     total = 0.0
-    for step in range(steps):
-        pictures = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+    for step, batch in enumerate(batches):
         set_rate(optimisers, recipe, epoch * steps + step, steps)
-        loss = loss_of((pictures, chosen[pictures]))
+        loss = loss_of(batch)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DataError(
@@ -163,6 +164,27 @@ def _run_epoch(
         total += value
         bar.add(1, epoch=epoch + 1, loss=f"{value:.3f}")
     return total / steps
+
+
+def draw_epoch(
+    recipe: Recipe,
+    captions_of: list[Int[np.ndarray, " captions"]],
+    epoch: int,
+    steps: int,
+    joined_of: Int[np.ndarray, " pictures"] | None = None,
+    joined_share: float = 0.0,
+) -> list[Batch]:
+    """Draw the batches of an epoch: which pictures, and the text of each."""
+    rng = np.random.default_rng([recipe.seed, epoch])
+    order = draw_pictures(len(captions_of), recipe, rng)
+    chosen = draw_captions(captions_of, recipe, rng)
+    # Whole batches, as a text is computed to the length of its batch's longest.
+    joined = rng.random(steps) < joined_share
+    parts = [order[step * recipe.batch_size : (step + 1) * recipe.batch_size] for step in range(steps)]
+    return [
+        (rows, joined_of[rows] if long and joined_of is not None else chosen[rows])
+        for rows, long in zip(parts, joined, strict=True)
+    ]
 
 
 def draw_pictures(count: int, recipe: Recipe, rng: np.random.Generator) -> Int[np.ndarray, " drawn"]:

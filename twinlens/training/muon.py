@@ -41,7 +41,7 @@ class Muon(torch.optim.Optimizer):
         self.numbers = numbers
         for group in self.param_groups:
             for matrix in group["params"]:
-                if matrix.ndim != 2:
+                if matrix.ndim not in (2, 4):
                     raise ValueError(f"Muon takes matrices, found a parameter of shape {tuple(matrix.shape)}")
 
     @torch.no_grad()
@@ -57,9 +57,10 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(matrix.grad)
                 momentum = state["momentum_buffer"].lerp_(matrix.grad, 1 - MOMENTUM)
                 ahead = matrix.grad.lerp(momentum, MOMENTUM)  # Nesterov's
-                length = group["lr"] * 0.2 * math.sqrt(max(matrix.shape))  # the root mean square of AdamW's steps
+                flat = ahead.flatten(1)
+                length = group["lr"] * 0.2 * math.sqrt(max(flat.shape))  # the root mean square of AdamW's steps
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(orthogonalise(ahead, self.numbers), alpha=-length)
+                matrix.add_(orthogonalise(flat, self.numbers).view_as(ahead), alpha=-length)
 
 
 def orthogonalise(

@@ -24,7 +24,7 @@ def make_optimisers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.
         groups = [{"params": rest, "weight_decay": decay}, {"params": flat, "weight_decay": 0.0}]
         return [torch.optim.AdamW(groups, lr=rate, betas=recipe.betas, eps=recipe.eps, fused=True)]
     matrices = [
-        p for name, p in trained.items() if p.ndim == 2 and "embed" not in name and "decoder.weight" not in name
+        p for name, p in trained.items() if p.ndim in (2, 4) and "embed" not in name and "decoder.weight" not in name
     ]
     ids = {id(p) for p in matrices}
     rest = [p for p in trained.values() if id(p) not in ids]

@@ -22,6 +22,7 @@ COLOURS: dict[str, Colour] = {
     "green": (40, 158, 66),
     "blue": (40, 98, 212),
     "purple": (142, 68, 182),
+    "pink": (244, 130, 176),
 }
 DARK: Colour = (38, 38, 46)
 GLASS: Colour = (206, 232, 246)
@@ -207,6 +208,9 @@ BACKGROUNDS: dict[str, tuple[Colour, Colour, float]] = {
     "street": ((222, 222, 226), (128, 130, 136), 0.55),
     "snow": ((196, 210, 226), (248, 250, 252), 0.4),
     "night": ((20, 26, 56), (44, 48, 72), 0.6),
+    "desert": ((246, 206, 150), (222, 164, 96), 0.5),
+    "lake": ((186, 216, 240), (76, 140, 190), 0.4),
+    "room": ((236, 222, 200), (168, 128, 96), 0.65),
 }
 
 
@@ -220,6 +224,7 @@ class DrawnObject:
     left: float  # share of the picture's side
     top: float
     side: float  # share of the picture's side
+    covered: float = 0.0  # share of its height, from below, that lies behind the ground
 
 
 def draw_scene(background: str, things: list[DrawnObject], side_px: int, rng: np.random.Generator) -> Image.Image:
@@ -237,4 +242,8 @@ def draw_scene(background: str, things: list[DrawnObject], side_px: int, rng: np
         red, green, blue = (int(v) for v in base.clip(0, 255))
         pen = Pen(draw, thing.left * canvas_px, thing.top * canvas_px, thing.side * canvas_px, (red, green, blue))
         OBJECTS[thing.category](pen)
+        if thing.covered:
+            lowest, right = (thing.top + thing.side) * canvas_px, (thing.left + thing.side) * canvas_px
+            highest = lowest - thing.covered * thing.side * canvas_px
+            draw.rectangle((thing.left * canvas_px, highest, right, lowest), fill=tuple(int(v) for v in ground))
     return picture.reduce(SUPERSAMPLING)

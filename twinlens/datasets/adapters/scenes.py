@@ -29,8 +29,10 @@ PER_SHARD = 1000
 JPEG_QUALITY = 92
 EDIT, QUERIES = "edit", "queries.parquet"  # pictures that are others with one thing changed, and who asks for them
 
-LARGE_SIDE = {1: (0.6, 0.75), 2: (0.44, 0.48), 3: (0.44, 0.48)}  # share of the picture, by number of objects
-SMALL_SIDE = {1: (0.42, 0.5), 2: (0.36, 0.4), 3: (0.36, 0.4)}
+LARGE_SIDE = {1: (0.55, 0.7), 2: (0.42, 0.48), 3: (0.42, 0.48)}  # share of the picture, by number of objects
+SMALL_SIDE = {1: (0.34, 0.42), 2: (0.3, 0.36), 3: (0.3, 0.36)}
+HIDDEN = 0.25  # of the objects stand behind something, which covers up to so much of their height
+COVERED = (0.15, 0.35)
 
 PLACES = {
     "meadow": ("on a meadow", "a green meadow"),
@@ -38,6 +40,9 @@ PLACES = {
     "street": ("on a street", "a grey street"),
     "snow": ("in the snow", "a snowy field"),
     "night": ("at night", "a dark night"),
+    "desert": ("in the desert", "a dry desert"),
+    "lake": ("by the lake", "a blue lake"),
+    "room": ("in a room", "a quiet room"),
 }
 
 
@@ -51,7 +56,7 @@ class Scene:
 
 def sample_scene(rng: np.random.Generator) -> Scene:
     """Draw one to three different objects; some categories and counts are commoner, as in photos."""
-    count = int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
+    count = int(rng.choice([1, 2, 3], p=[0.3, 0.4, 0.3]))
     weight = 1.0 / np.sqrt(np.arange(1, len(OBJECTS) + 1))
     names = rng.choice(list(OBJECTS), size=count, replace=False, p=weight / weight.sum())
     things = []
@@ -66,6 +71,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
                 left=left + float(rng.uniform(0, max(0.0, room - side))),
                 top=top + float(rng.uniform(0, max(0.0, room - side))),
                 side=side,
+                covered=float(rng.uniform(*COVERED)) if rng.random() < HIDDEN else 0.0,
             )
         )
     things.sort(key=lambda thing: thing.left + thing.side / 2)
@@ -116,7 +122,7 @@ def write_captions(scene: Scene, rng: np.random.Generator) -> list[str]:
         left, right = scene.things[0], scene.things[-1]
         relation = f"{_noun(left)} to the left of {_noun(right)}"
     else:
-        relation = f"a picture of {_noun(main)} {place}"
+        relation = f"a picture of {_noun(main)}" + (f" {place}" if rng.random() < 0.5 else "")
     return [
         f"{_listed(full)} {place}",
         f"{setting} with {_listed(plain)}",
