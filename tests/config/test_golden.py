@@ -57,7 +57,7 @@ def test_they_go_where_the_checkpoint_is_named(tmp_path: Path) -> None:
     assert remember(tmp_path, "other").startswith("# a remark")
     assert (tmp_path / "cards/models/other.yaml").read_text() == other
     assert models(tmp_path)["mine"].towers()["image"].about.golden == GOLDEN  # inherited, until it has its own
-    assert remember(tmp_path, "mine", golden=GoldenVectors(pictures=(0.5,))).startswith(mine)
+    assert remember(tmp_path, "mine", golden=GoldenVectors(pictures=(0.5,), texts=(0.25,))).startswith(mine)
     assert models(tmp_path)["plain"].towers()["image"].about.golden == GOLDEN
 
 

@@ -19,6 +19,7 @@ from tests.tiny import CPU, tokenizer
 from tests.training.frozen import COMPUTE, card, features, write_towers
 from tests.training.scenes import drawn
 from tests.training.test_finetuning import ARCHITECTURE, open_clip_folder, recipe
+from twinlens.config.base import CardRemarks, GoldenVectors
 from twinlens.config.gates import Gates
 from twinlens.config.models import ModelCard, OpenClipTower
 from twinlens.config.training import TowerRecipe
@@ -26,6 +27,7 @@ from twinlens.core.costs import Cost
 from twinlens.core.errors import DataError
 from twinlens.core.vectors import read_vectors
 from twinlens.inference import embed
+from twinlens.inference.conformity import compute_golden
 from twinlens.inference.embed import Embedder
 from twinlens.models import encoders
 from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, ProjectionHeads
@@ -44,7 +46,7 @@ from twinlens.training.projection_heads import train_heads
 
 HELD_OUT = {"validation_images", "validation_captions"}
 PLAIN = {"images", "captions", "captions_joined", "captions_generated", "classes", "negatives"}
-BEFORE = {"images_untrained", "captions_untrained"}
+BEFORE = {f"{name}_untrained" for name in PLAIN - {"negatives", "classes"}}
 TURNED = {"images_image_to_caption", "captions_image_to_caption", "captions_generated_image_to_caption"}
 CARDS: dict[str, dict[str, Any]] = {
     "heads": {},
@@ -188,6 +190,39 @@ def test_the_gates_pass_and_every_source_is_searched_with(kind: str, embedded: C
         made = [(one.name, one.published) for one in list_retrievers(task, corpus, params())]
         assert ("image_untrained", False) in made
         assert (("image", True) in made) == (kind == "lengths")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_towers_are_fed_as_their_libraries_feed_them(kind: str, embedded: Callable[[str], Embedded]) -> None:
+    told = list(embedded(kind).embedder().inspect())
+    assert {gate for gate, _ in told} <= {"conformity", "no_better_than_random"}
+    assert [trouble for gate, trouble in told if gate == "conformity" and trouble is not None] == []
+    untrained = [trouble for _, trouble in told if trouble is not None]
+    # the tiny model that one of them is trained from is itself as it was made, and so is told
+    assert [("before training" in trouble or "that they are made with" in trouble) for trouble in untrained] == [
+        True for _ in range(kind == "pretrained")
+    ]
+
+
+def test_what_a_card_remembers_is_held_against_the_weights_it_names_not_against_those_trained_from_them(
+    embedded: Callable[[str], Embedded],
+) -> None:
+    found = embedded("pretrained")
+    joint = found.card.joint
+    assert joint is not None
+    right = compute_golden("joint", joint, CPU, COMPUTE)
+    assert right is not None and right.pictures is not None
+    wrong = right.model_copy(update={"pictures": tuple(-number for number in right.pictures)})
+
+    def told(golden: GoldenVectors) -> list[str]:
+        tower = joint.model_copy(update={"about": CardRemarks(golden=golden)})
+        card = found.card.model_copy(update={"joint": tower})
+        embedder = Embedder(card, found.trained, CPU, COMPUTE, Cost())
+        return [trouble for gate, trouble in embedder.inspect() if gate == "golden" and trouble is not None]
+
+    assert told(right) == []
+    (one,) = told(wrong)
+    assert "the vectors of the drawn pictures begin with" in one
 
 
 @pytest.mark.parametrize("kind", ["heads", "lengths", "each", "lstm"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from pathlib import Path
 
-from twinlens.config.cards import parse_yaml
+from twinlens.config.yaml_file import parse_yaml
 from twinlens.core.errors import ParamsError
 
 FILE = "watched.yaml"  # in the folder of cards; dvc.yaml reads it too

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.apps.commands.conftest import Done
 from tests.indexing.conftest import DATASET, MODEL, POOL
+from tests.models.encoders.test_timm import save
+from twinlens.config.base import GOLDEN_NUMBERS
 from twinlens.config.load import read_params
 
 Command = Callable[..., Done]
@@ -29,6 +33,29 @@ def test_models_are_listed_with_their_licence_and_what_is_here(twinlens: Command
     assert (found[MODEL]["active"], found["apart"]["active"]) == (True, False)
     elsewhere = {one["name"]: one for one in json.loads(twinlens("models", "-d", "coco", "--json").out)}
     assert not any(elsewhere[MODEL][key] for key in ("weights", "embedded", "indexed"))
+
+
+def test_golden_vectors_are_written_on_the_card_of_weights_that_are_here(
+    twinlens: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree("cards", tmp_path / "cards")
+    shutil.copy("params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    tower = save("test_resnet", tmp_path / "weights")
+    card = tmp_path / "cards/models/tiny.yaml"
+    text = f"image:\n  timm: test_resnet\n  checkpoint: {tower.checkpoint}\n"
+    card.write_text(text, encoding="utf-8")
+    done = twinlens("models", "--golden", "tiny")
+    assert (done.code, done.out) == (0, "cards/models/tiny.yaml: golden vectors of timm test_resnet\n")
+    golden = read_params().models["tiny"].towers()["image"].about.golden
+    assert golden is not None and golden.pictures is not None and golden.texts is None
+    assert len(golden.pictures) == GOLDEN_NUMBERS
+    written = card.read_text(encoding="utf-8")
+    assert written.startswith(text)
+    assert twinlens("models", "--golden", "tiny").code == 0  # once more changes nothing
+    assert card.read_text(encoding="utf-8") == written
+    assert "did you mean 'tiny'?" in twinlens("models", "--golden", "tinny").err
+    assert "clip-scenes is trained from nothing: there are no weights" in twinlens("models", "--golden", MODEL).err
 
 
 @pytest.mark.usefixtures("root")

@@ -120,6 +120,23 @@ def test_a_picture_of_another_shape_is_read_as_the_librarys_processor_reads_it(k
     assert captioner.caption(batch_pixels(files, captioner.pixels)) == wanted
 
 
+@pytest.mark.parametrize(
+    "fault", [{"image_mean": [0.9] * 3}, {"do_normalize": False}, {"size": {"height": 64, "width": 16}}]
+)
+def test_a_processor_that_makes_other_pixels_than_its_settings_say_is_refused(
+    fault: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save("blip", tmp_path)
+    right = read_pixel_spec(BlipImageProcessor(size=SQUASH))
+    monkeypatch.setattr(captioners, "read_pixel_spec", lambda processor: right)  # what we take it to do
+    load("blip", tmp_path)
+    BlipImageProcessor(**({"size": SQUASH} | fault)).save_pretrained(tmp_path)
+    for other in tmp_path.glob("processor_config.json"):
+        other.unlink()
+    with pytest.raises(DataError, match=r"makes other pixels of a test picture|pixels where its settings say"):
+        load("blip", tmp_path)
+
+
 def pictures_of(files: list[bytes]) -> list[torch.Tensor]:
     """Files as the library is given them: decoded, and as large as they are."""
     whole = read_pixel_spec(BlipImageProcessor(size={"height": 64, "width": 96}))
