@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 
 import pytest
 
 from tests.apps.commands.conftest import Done
-from tests.indexing.conftest import DATASET, MODEL, POOL
+from tests.indexing.conftest import CAPTIONER, DATASET, MODEL, POOL
+from twinlens.apps.web.shelf import Shelf
 from twinlens.config.load import read_params
+from twinlens.core import paths
+from twinlens.indexing.manifest import Manifest, locate_copy
 
 Command = Callable[..., Done]
 
@@ -29,6 +33,25 @@ def test_models_are_listed_with_their_licence_and_what_is_here(twinlens: Command
     assert (found[MODEL]["active"], found["apart"]["active"]) == (True, False)
     elsewhere = {one["name"]: one for one in json.loads(twinlens("models", "-d", "coco", "--json").out)}
     assert not any(elsewhere[MODEL][key] for key in ("weights", "embedded", "indexed"))
+
+
+@pytest.mark.usefixtures("copy")
+def test_an_index_that_cannot_answer_is_not_listed_as_one_and_one_that_can_is(twinlens: Command) -> None:
+    def listed(name: str) -> list[str]:
+        lines = twinlens("models").out.splitlines()
+        return next(line.split("\t")[3:] for line in lines if line.split("\t")[0].removesuffix(" *") == name)
+
+    for folder in (paths.trained, paths.embedded):
+        shutil.rmtree(folder(DATASET, MODEL))
+        shutil.rmtree(folder(DATASET, "words"))
+    for name in (MODEL, "words"):
+        paths.indexed(DATASET, name, CAPTIONER).unlink()
+    shutil.rmtree(Manifest.read(locate_copy(DATASET, "words", CAPTIONER)).folder)
+    assert listed(MODEL) == ["-", "-", "yes"]  # the index keeps what it needs
+    assert listed("words") == ["-", "-", "-"]
+    names = [name.model for name in Shelf(read_params()).names()]
+    assert MODEL in names
+    assert "words" not in names  # nor does the page offer it
 
 
 @pytest.mark.usefixtures("root")
