@@ -11,13 +11,24 @@ import pytest
 
 from stages import index
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
+from tests.workspace import change
 from twinlens import Searcher, search
 from twinlens.core import paths
 from twinlens.core.errors import DataError, QueryError
-from twinlens.indexing.manifest import FOLDER, Manifest, list_vector_files, locate_copy
+from twinlens.indexing.manifest import FOLDER, TOWERS, Manifest, list_vector_files, locate_copy
+from twinlens.indexing.open import can_answer
 
 NAMES = (DATASET, MODEL, CAPTIONER)
 TEXT = "a red car in the snow"
+
+
+def manifest() -> Manifest:
+    return Manifest.read(paths.indexed(*NAMES))
+
+
+def manifest_of_copy() -> Manifest:
+    """The one that DVC does not know of."""
+    return Manifest.read(locate_copy(*NAMES))
 
 
 def forget() -> None:
@@ -54,7 +65,7 @@ def test_an_index_of_other_vectors_than_are_here_is_refused() -> None:
 
 @pytest.mark.usefixtures("copy")
 def test_an_index_of_another_model_under_the_same_name_is_refused_before_it_embeds_a_query() -> None:
-    weights = paths.trained(DATASET, MODEL) / "weights" / "open_clip_config.json"
+    weights = manifest().towers / "weights" / "open_clip_config.json"
     content = weights.read_text()
     weights.unlink()
     weights.write_text(content + " ")
@@ -171,10 +182,49 @@ def test_a_manifest_that_is_none_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("copy")
+def test_an_index_keeps_what_embeds_its_queries_whatever_dvc_takes_out_of_the_workspace() -> None:
+    picture = Searcher().picture(Searcher().index.ids[3]).thumbnail
+    before = [Searcher().search(TEXT).hits, Searcher().search(image=picture).hits]
+    for folder in (paths.trained, paths.embedded):
+        shutil.rmtree(folder(DATASET, MODEL))
+    paths.indexed(*NAMES).unlink()  # as `dvc exp run -S model=...` may leave it
+    assert [Searcher().search(TEXT).hits, Searcher().search(image=picture).hits] == before
+    assert can_answer(*NAMES)
+    assert sorted(path.name for path in manifest_of_copy().towers.iterdir()) == ["weights", "weights.json"]
+
+
+@pytest.mark.usefixtures("copy")
 def test_weights_that_are_gone_are_named_with_what_brings_them_back() -> None:
     shutil.rmtree(paths.trained(DATASET, MODEL))
-    with pytest.raises(DataError, match=r"weights is not here: `dvc repro train` makes it"):
-        Searcher().search(TEXT)
+    shutil.rmtree(manifest_of_copy().towers)  # an index of before they were kept
+    change(Path(), {"model": "words"})
+    with pytest.raises(
+        QueryError, match=r"not here .*: `dvc exp run -S model=clip-scenes index` makes or restores them"
+    ):
+        Searcher(model=MODEL).search(TEXT)
+    assert Searcher(model=MODEL).search("car", mode="text").hits
+    assert not can_answer(*NAMES)
+
+
+@pytest.mark.usefixtures("copy")
+def test_an_index_can_answer_where_its_table_is_or_can_be_built() -> None:
+    assert can_answer(*NAMES)
+    assert not can_answer(DATASET, "vit-b-32", CAPTIONER)
+    shutil.rmtree(manifest().folder)
+    assert can_answer(*NAMES)  # it is built when it is opened
+    (paths.embedded(DATASET, MODEL) / "images.npy").unlink()
+    assert not can_answer(*NAMES)
+    paths.indexed(*NAMES).write_text("{}")
+    assert not can_answer(*NAMES)
+
+
+@pytest.mark.usefixtures("copy")
+def test_an_index_of_before_weights_were_kept_gets_them_by_being_published_again() -> None:
+    shutil.rmtree(manifest().folder / TOWERS)
+    index.main(*NAMES)
+    kept, made = manifest().folder / TOWERS / "weights", paths.trained(DATASET, MODEL) / "weights"
+    assert {p.name: p.read_bytes() for p in kept.iterdir()} == {p.name: p.read_bytes() for p in made.iterdir()}
+    assert all((kept / path.name).samefile(path) for path in made.iterdir())  # no disk is taken
 
 
 @pytest.mark.usefixtures("copy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from twinlens.indexing.candidates import refuse_without_lancedb, write_candidate
 from twinlens.indexing.manifest import (
     FOLDER,
     PUBLISHED,
+    TOWERS,
     Manifest,
     digest_files,
     list_named_keys,
@@ -85,6 +87,7 @@ def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings:
     )
     manifest = Manifest(key, dataset, model, captioner, len(material), settings.model_dump(), vectors, weights)
     make_table(manifest, material, threads)
+    keep_towers(manifest)
     manifest.write(locate_copy(dataset, model, captioner))
     manifest.write(paths.indexed(dataset, model, captioner))
     for folder in prune_tables():
@@ -100,6 +103,35 @@ def make_table(manifest: Manifest, material: IndexContent, threads: int) -> None
             return
         shards = paths.resized(manifest.dataset)
         scratch.put(FOLDER, lambda path: write_table(manifest, material, shards, path, threads))
+
+
+def keep_towers(manifest: Manifest) -> None:
+    """Keep what embeds queries with the table, unless it is there: links to the files, or copies where links cannot be.
+
+    What the training began with is left out, as no query needs it.
+    """
+    trained = paths.trained(manifest.dataset, manifest.model)
+    with Scratch("index", manifest.key) as scratch:
+        if scratch.has(TOWERS):
+            return
+
+        def put(folder: Path) -> None:
+            folder.mkdir()
+            for name in ("weights.json", "weights"):
+                if (source := trained / name).is_dir():
+                    shutil.copytree(source, folder / name, copy_function=_link)
+                elif source.exists():
+                    _link(source, folder / name)
+
+        scratch.put(TOWERS, put)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """Give a file a further name: no stage writes into a file of data/trained, each makes its folder anew."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy(source, target)
 
 
 def write_table(manifest: Manifest, material: IndexContent, shards: Path, folder: Path, threads: int) -> None:

@@ -24,6 +24,7 @@ from twinlens.core.scratch import write_whole_text
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
 FOLDER = "index"  # in a manifest's own folder: the files that answer
+TOWERS = "towers"  # beside it: what `train` left of the model, as far as queries need it
 FILES = (IMAGES, CAPTIONS, GENERATED, NEGATIVES)  # of data/embedded
 PUBLISHED = "published"  # folder of the manifests last published, for the while in which DVC has removed its own
 
@@ -67,6 +68,15 @@ class Manifest:
     def folder(self) -> Path:
         """Folder of the table, if it was built on this machine."""
         return paths.index_tables() / self.key
+
+    @property
+    def towers(self) -> Path:
+        """Folder with the weights that embed queries, or their note: kept with the table, else as `train` left it.
+
+        DVC removes data/trained/<model> when it applies another experiment; the index goes on answering.
+        """
+        kept = self.folder / TOWERS
+        return kept if kept.is_dir() else paths.trained(self.dataset, self.model)
 
 
 def write_at_once(path: Path, text: str) -> None:

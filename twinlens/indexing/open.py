@@ -67,6 +67,27 @@ def open_index(params: Params, dataset: str, model: str, captioner: str) -> Inde
         ) from None
 
 
+def can_answer(dataset: str, model: str, captioner: str) -> bool:
+    """Whether there is an index that can be opened and asked here, by what is quick to see: which files there are.
+
+    Its table is on this machine, or all that it is built of; and so are the weights that embed queries, or the note
+    that names them.
+    """
+    try:
+        manifest = _manifest(dataset, model, captioner)
+    except DataError:  # it is none
+        return False
+    if manifest is None or not manifest.towers.is_dir():
+        return False
+    if (manifest.folder / FOLDER).exists():
+        return True
+    made_of = (paths.grouped(dataset), paths.filtered(dataset), paths.resized(dataset))
+    vectors = {file.name for file in list_vector_files(dataset, model)}
+    return vectors == set(manifest.vectors) and all(
+        path.is_dir() for path in (*made_of, paths.captioned(dataset, captioner))
+    )
+
+
 def _manifest(dataset: str, model: str, captioner: str) -> Manifest | None:
     for path in (paths.indexed(dataset, model, captioner), locate_copy(dataset, model, captioner)):
         with suppress(FileNotFoundError):  # asked before, it could still be removed before it is read

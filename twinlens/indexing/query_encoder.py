@@ -12,7 +12,6 @@ from jaxtyping import Float32
 
 from twinlens.config.models import ModelCard, OpenClipTower
 from twinlens.config.training import HeadsRecipe
-from twinlens.core import paths
 from twinlens.core.errors import QueryError
 from twinlens.indexing import clip_text
 from twinlens.indexing.clip_text import ClipText
@@ -129,15 +128,19 @@ class QueryEncoder:
         from twinlens.models.heads import CAPTION_TO_IMAGE, ProjectionHeads
 
         table = getattr(loaded.text, "table", None)  # of words: the text tower's, not the head's
-        pairs = ProjectionHeads.read(locate_heads(paths.trained(self.manifest.dataset, self.manifest.model)), table)
+        pairs = ProjectionHeads.read(locate_heads(self.manifest.towers), table)
         return attach_heads(loaded, pairs, CAPTION_TO_IMAGE, placement)
 
     @cached_property
     def _weights(self) -> dict[str, Path]:
         from twinlens.models.checkpoints import identify_all_weights, locate_weights
 
-        dataset, model = self.manifest.dataset, self.manifest.model
-        trained = paths.trained(dataset, model)
+        dataset, model, trained = self.manifest.dataset, self.manifest.model, self.manifest.towers
+        if not trained.is_dir():
+            raise QueryError(
+                f"the weights of {model} that embedded {dataset} are not here ({trained}): `{self.command}` makes or "
+                "restores them; words alone (mode 'text') are found without"
+            )
         if identify_all_weights(self.card, trained) != self.manifest.weights:
             raise QueryError(
                 f"the index of {dataset} was built with other weights of {model} than are here now: "

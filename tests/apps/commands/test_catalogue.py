@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.apps.commands.conftest import Done
-from tests.indexing.conftest import DATASET, MODEL, POOL
+from tests.indexing.conftest import CAPTIONER, DATASET, MODEL, POOL
 from tests.models.encoders.test_timm import save
+from twinlens.apps.web.shelf import Shelf
 from twinlens.config.base import GOLDEN_NUMBERS
 from twinlens.config.load import read_params
+from twinlens.core import paths
+from twinlens.indexing.manifest import Manifest, locate_copy
 
 Command = Callable[..., Done]
 
@@ -56,6 +59,25 @@ def test_golden_vectors_are_written_on_the_card_of_weights_that_are_here(
     assert card.read_text(encoding="utf-8") == written
     assert "did you mean 'tiny'?" in twinlens("models", "--golden", "tinny").err
     assert "clip-scenes is trained from nothing: there are no weights" in twinlens("models", "--golden", MODEL).err
+
+
+@pytest.mark.usefixtures("copy")
+def test_an_index_that_cannot_answer_is_not_listed_as_one_and_one_that_can_is(twinlens: Command) -> None:
+    def listed(name: str) -> list[str]:
+        lines = twinlens("models").out.splitlines()
+        return next(line.split("\t")[3:] for line in lines if line.split("\t")[0].removesuffix(" *") == name)
+
+    for folder in (paths.trained, paths.embedded):
+        shutil.rmtree(folder(DATASET, MODEL))
+        shutil.rmtree(folder(DATASET, "words"))
+    for name in (MODEL, "words"):
+        paths.indexed(DATASET, name, CAPTIONER).unlink()
+    shutil.rmtree(Manifest.read(locate_copy(DATASET, "words", CAPTIONER)).folder)
+    assert listed(MODEL) == ["-", "-", "yes"]  # the index keeps what it needs
+    assert listed("words") == ["-", "-", "-"]
+    names = [name.model for name in Shelf(read_params()).names()]
+    assert MODEL in names
+    assert "words" not in names  # nor does the page offer it
 
 
 @pytest.mark.usefixtures("root")

@@ -17,7 +17,7 @@ from tests.apps.commands.conftest import ROOT, Done, process
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from twinlens import Searcher, __version__, search
 from twinlens.core import paths
-from twinlens.indexing.manifest import locate_copy
+from twinlens.indexing.manifest import Manifest, locate_copy
 from twinlens.indexing.results import Hit, Results
 
 TEXT = "a red car in the snow"
@@ -153,7 +153,8 @@ def test_any_script_and_any_sign_can_be_asked_for(twinlens: Command, text: str) 
 @pytest.mark.usefixtures("copy")
 def test_a_missing_index_and_one_of_another_model_name_the_command(twinlens: Command) -> None:
     assert "`dvc exp run -S model=vit-b-32 index`" in twinlens("search", TEXT, "--model", "vit-b-32").err
-    config = paths.trained(DATASET, MODEL) / "weights" / "open_clip_config.json"
+    towers = Manifest.read(paths.indexed(DATASET, MODEL, CAPTIONER)).towers
+    config = towers / "weights" / "open_clip_config.json"
     content = config.read_text()
     config.unlink()
     config.write_text(content + " ")

@@ -38,7 +38,7 @@ class ModelState:
     licence: str | None
     weights: bool  # trained here, or found by `train`
     embedded: bool
-    indexed: bool
+    indexed: bool  # there is an index that can be asked, with or without the model's weights in data/
     note: str | None
 
 
@@ -69,6 +69,7 @@ def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json =
     `twinlens models --golden vit-b-32`.
     """
     from twinlens.config.load import check_cards, read_params
+    from twinlens.indexing.open import can_answer
     from twinlens.indexing.validate import check_name
 
     params = read_params()
@@ -86,7 +87,7 @@ def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json =
             licence=_licence(card),
             weights=_has_weights(card, paths.trained(dataset, name)),
             embedded=paths.embedded(dataset, name).exists(),
-            indexed=paths.indexed(dataset, name, captioner).exists(),
+            indexed=can_answer(dataset, name, captioner),
             note=card.about.note,
         )
         for name, card in params.models.items()

@@ -8,6 +8,7 @@ from twinlens.config.params import Params
 from twinlens.core import paths
 from twinlens.core.errors import QueryError
 from twinlens.indexing.manifest import locate_copy
+from twinlens.indexing.open import can_answer
 from twinlens.indexing.searcher import Searcher
 from twinlens.indexing.session import Found, SearcherCache
 from twinlens.indexing.validate import check_name
@@ -44,11 +45,15 @@ class Shelf:
         self._kept = SearcherCache()
 
     def names(self) -> list[IndexName]:
-        """The indexes on disk whose model and captioner still have cards, sorted."""
+        """The indexes on disk that can answer and whose model and captioner still have cards, sorted."""
         folders = [paths.DATA / "indexed" / self.dataset, locate_copy(self.dataset, "", "").parent]
         found = {IndexName(file.parent.name, file.stem) for folder in folders for file in folder.glob("*/*.json")}
         return sorted(
-            name for name in found if name.model in self.params.models and name.captioner in self.params.captioners
+            name
+            for name in found
+            if name.model in self.params.models
+            and name.captioner in self.params.captioners
+            and can_answer(self.dataset, name.model, name.captioner)
         )
 
     def find(self, key: str) -> IndexName:
