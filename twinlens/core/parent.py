@@ -74,6 +74,17 @@ def refuse_orphan() -> None:
         raise OrphanError
 
 
+def is_running(process: int) -> bool:
+    """Whether there is a process of this number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
 def _list_above(parent: int) -> list[int]:
     """List the parent and those above it, up to the first that is no shell around this command."""
     above = [parent]

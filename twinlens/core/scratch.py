@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from twinlens.core import paths
-from twinlens.core.parent import refuse_orphan
+from twinlens.core.parent import is_running, refuse_orphan
 
 log = logging.getLogger("twinlens")
 
@@ -155,7 +155,8 @@ def _prepare_draft(out: Path) -> Path:
     """Choose a draft's path beside `out`, and clear away the drafts of processes that were killed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     for leftover in out.parent.glob(f".draft-*-{out.name}"):
-        if not _is_running(int(leftover.name.split("-")[1])):
+        process = int(leftover.name.split("-")[1])
+        if process == os.getpid() or not is_running(process):
             _remove(leftover)
     return out.parent / f".draft-{os.getpid()}-{out.name}"
 
@@ -180,16 +181,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return process != os.getpid()
 
 
 def prune(keep_days: float = KEEP_DAYS) -> list[Path]:

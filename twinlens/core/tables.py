@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from twinlens.core.absence import advise
 from twinlens.core.errors import DataError
 
 
@@ -135,7 +136,7 @@ def read_table(path: Path, schema: pa.Schema) -> pl.DataFrame:
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
-        raise DataError(f"{path} is not here: `dvc repro` makes it, `dvc pull` fetches it") from None
+        raise DataError(f"{path} is not here: {advise('`dvc repro` makes it, `dvc pull` fetches it')}") from None
     frame = pl.from_arrow(conform(table, schema, str(path)))
     assert isinstance(frame, pl.DataFrame)
     return frame

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from twinlens.config.params import Params
 from twinlens.core import paths
+from twinlens.core.absence import advise
 from twinlens.core.errors import DataError, QueryError
 from twinlens.indexing.index import Index
 from twinlens.indexing.manifest import FOLDER, Manifest, digest_files, list_vector_files, locate_copy
@@ -45,7 +46,9 @@ def open_index(params: Params, dataset: str, model: str, captioner: str) -> Inde
     command = format_rebuild_command(params, dataset, model, captioner)
     manifest = _manifest(dataset, model, captioner)
     if manifest is None:
-        raise QueryError(f"there is no index of {dataset} with {model} and captions by {captioner}: `{command}`")
+        raise QueryError(
+            f"there is no index of {dataset} with {model} and captions by {captioner}: {advise(f'`{command}`')}"
+        )
     _refuse_other_vectors(manifest, command)
     if not (manifest.folder / FOLDER).exists():
         log.info("the index of %s with %s was built on another machine, or cleared away: building it", dataset, model)
@@ -107,11 +110,12 @@ def _refuse_other_vectors(manifest: Manifest, command: str) -> None:
     except FileNotFoundError as error:  # of a file that was there a moment ago
         raise QueryError(
             f"the vectors of {manifest.dataset} with {manifest.model} are being made anew, and {error.filename} is "
-            f"gone by now: once they are there, `{command}` builds the index"
+            f"gone by now: {advise(f'once they are there, `{command}` builds the index')}"
         ) from None
     if found != manifest.vectors:
         other = sorted(name for name in {*found, *manifest.vectors} if found.get(name) != manifest.vectors.get(name))
         raise QueryError(
             f"the index of {manifest.dataset} with {manifest.model} was built from other vectors than now lie in "
-            f"{paths.embedded(manifest.dataset, manifest.model)} ({', '.join(other)}): `{command}` builds it anew"
+            f"{paths.embedded(manifest.dataset, manifest.model)} ({', '.join(other)}): "
+            f"{advise(f'`{command}` builds it anew')}"
         )

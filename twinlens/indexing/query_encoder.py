@@ -12,6 +12,7 @@ from jaxtyping import Float32
 
 from twinlens.config.models import ModelCard, OpenClipTower
 from twinlens.config.training import HeadsRecipe
+from twinlens.core.absence import advise
 from twinlens.core.errors import QueryError
 from twinlens.indexing import clip_text
 from twinlens.indexing.clip_text import ClipText
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from twinlens.models.encoders.base import LoadedEncoders
 
 Vector = Float32[np.ndarray, " dim"]
+WORDS_KEPT = 10_000  # by a tokenizer
 NAMED, LETTERS = 8, 40  # unknown words that a note names, and as much of each
 
 
@@ -66,6 +68,7 @@ class QueryEncoder:
                 count, most = encoder.token_counts([text])[0], encoder.max_tokens
                 with torch.inference_mode():
                     raw = encoder.encode([text]).numpy()
+                _forget_words(encoder)
         cut = f"the query is cut: {self.manifest.model} reads {most} of its {count} tokens"
         notes = [cut] if count > most else []
         if unknown:
@@ -144,13 +147,21 @@ class QueryEncoder:
         if identify_all_weights(self.card, trained) != self.manifest.weights:
             raise QueryError(
                 f"the index of {dataset} was built with other weights of {model} than are here now: "
-                f"`{self.command}` builds it anew"
+                f"{advise(f'`{self.command}` builds it anew')}"
             )
         return {role: locate_weights(role, self.card, trained) for role in self.card.towers()}
 
 
 def _short(word: str) -> str:
     return word if len(word) <= LETTERS else f"{word[: LETTERS - 1]}…"
+
+
+def _forget_words(encoder: object) -> None:
+    """Bound what a tokenizer keeps of the words that it met: open_clip's keeps each for ever, whoever typed it."""
+    kept = getattr(getattr(encoder, "tokenizer", None), "cache", None)
+    if isinstance(kept, dict) and len(kept) > WORDS_KEPT:
+        for word in list(kept)[WORDS_KEPT // 10 :]:  # the first are the tokenizer's own special tokens
+            del kept[word]
 
 
 def _unit(raw: Float32[np.ndarray, "1 dim"]) -> Vector:

@@ -8,6 +8,7 @@ from typing import Any
 
 from twinlens.config.models import ModelCard
 from twinlens.config.training import HeadsRecipe, TowerRecipe
+from twinlens.core.absence import advise
 from twinlens.core.errors import DataError
 from twinlens.models import encoders
 from twinlens.models.weights import identify_weights
@@ -70,5 +71,5 @@ def _pretrained(role: str, card: ModelCard, trained: Path) -> Path:
 
 def _there(path: Path) -> Path:
     if not path.exists():
-        raise DataError(f"{path} is not here: `dvc repro train` makes it, `dvc pull` fetches it")
+        raise DataError(f"{path} is not here: {advise('`dvc repro train` makes it, `dvc pull` fetches it')}")
     return path

@@ -21,6 +21,7 @@ import polars as pl
 from jaxtyping import Float32
 
 from twinlens import __version__
+from twinlens.core.absence import advise
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import write_whole_file, write_whole_text
 from twinlens.evaluation.cost import write_csv
@@ -49,7 +50,9 @@ def export(ranked: Path, retrieval: dict[str, Any], model: str, seconds: float, 
     """
     pools = [pool for pool in Pool.read_all(ranked) if not pool.as_published] if ranked.is_dir() else []
     if not pools:
-        raise DataError(f"{ranked} holds no runs: `dvc repro rank` makes them, `dvc pull rank` fetches them")
+        raise DataError(
+            f"{ranked} holds no runs: {advise('`dvc repro rank` makes them, `dvc pull rank` fetches them')}"
+        )
     written: list[Path] = []
     for pool in pools:
         written.append(write_qrels(pool, out / "trec" / f"{pool.name}.qrels"))

@@ -17,6 +17,7 @@ import polars as pl
 from jaxtyping import Int
 
 from twinlens.core import tables
+from twinlens.core.absence import advise
 from twinlens.core.errors import DataError
 from twinlens.tasks.qrels import Groups, Pairs, Qrels
 
@@ -175,7 +176,8 @@ def read_about(folder: Path) -> TaskMetadata:
     try:
         return TaskMetadata(**json.loads((folder / FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise DataError(f"{folder / FILE} is not here: `dvc repro` makes it, `dvc pull` fetches it") from None
+        remedy = advise("`dvc repro` makes it, `dvc pull` fetches it")
+        raise DataError(f"{folder / FILE} is not here: {remedy}") from None
 
 
 def _frame(columns: dict[str, Any]) -> pl.DataFrame:
@@ -197,5 +199,7 @@ def read_tasks(folder: Path) -> list[Task]:
     """
     tasks = [Task.read(path) for path in task_folders(folder)]
     if not tasks:
-        raise DataError(f"{folder} holds no task: `dvc repro tasks` makes them, `dvc pull tasks` fetches them")
+        raise DataError(
+            f"{folder} holds no task: {advise('`dvc repro tasks` makes them, `dvc pull tasks` fetches them')}"
+        )
     return sorted(tasks, key=lambda task: (task.about.place, task.name))

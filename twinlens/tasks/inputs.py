@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twinlens.core.absence import advise
 from twinlens.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -87,9 +88,8 @@ def read_inputs(folder: Path) -> dict[str, Input]:
     try:
         said = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(
-            f"{folder / FILE} is not here: `dvc repro tasks` makes it, `dvc pull tasks` fetches it"
-        ) from None
+        remedy = advise("`dvc repro tasks` makes it, `dvc pull tasks` fetches it")
+        raise DataError(f"{folder / FILE} is not here: {remedy}") from None
     columns = {"text": ["text"], "image": list(PICTURE)}
     found = {}
     for name, one in said.items():

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from twinlens.core.absence import advise
 from twinlens.core.errors import DataError, TwinLensError
 
 
@@ -81,7 +82,7 @@ def export(
         retrieval = json.loads((paths.METRICS / "retrieval.json").read_text(encoding="utf-8"))
         costs = json.loads((paths.METRICS / "cost.json").read_text(encoding="utf-8"))["stages"]
     except FileNotFoundError as error:
-        raise DataError(f"{error.filename} is not here: `dvc repro` makes it") from None
+        raise DataError(f"{error.filename} is not here: {advise('`dvc repro` makes it')}") from None
     seconds = round(sum(costs[stage]["seconds"] for stage in ("embed", "rank", "evaluate")), 3)
     written = exports.export(paths.ranked(params.dataset, params.model), retrieval, params.model, seconds, out)
     typer.echo(f"{len(written)} files below {out}")

@@ -1,0 +1,39 @@
+"""What to do about an output of the pipeline that is not there: make it, or wait for the dvc that is at work."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from twinlens.core.parent import STARTED_BY_DVC, is_running
+
+LOCKS = Path(".dvc") / "tmp" / "rwlock"  # dvc's own: which process writes what
+
+
+def advise(remedy: str) -> str:
+    """Advise what to do about an output that is not there, as the end of a message.
+
+    Args:
+        remedy: where nobody is at work, such as "`dvc repro` makes it".
+    """
+    if (found := _find_work()) is None:
+        return remedy
+    made, process = found
+    return f"`dvc` is at work (process {process}, on {made}): try again when that has ended"
+
+
+def _find_work() -> tuple[str, int] | None:
+    """Find the output that some dvc makes in this folder at the moment, and its process; not for a stage of its own."""
+    if STARTED_BY_DVC in os.environ:
+        return None
+    try:
+        writes: Any = json.loads(LOCKS.read_text(encoding="utf-8"))["write"]
+        held = {str(made): int(by["pid"]) for made, by in writes.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not ours: another release may write it anew
+        return None
+    for made, process in held.items():
+        if is_running(process):
+            return os.path.relpath(made), process
+    return None
