@@ -311,5 +311,5 @@ def test_plots_hold_no_list_of_measures() -> None:
 def test_a_list_with_more_relevant_items_than_its_pool_is_refused_in_words() -> None:
     """As where a query that finds itself is right for itself, and was not counted: no traceback of the referee."""
     relevance = np.array([[True, False], [True, True]])
-    with pytest.raises(DataError, match="1 lists hold more relevant items than their pool, the first at row 1: 2"):
+    with pytest.raises(DataError, match="1 lists hold more relevant items than their pool, the first at row 1"):
         Judged.binary(relevance, np.array([1, 1]))

@@ -482,3 +482,15 @@ def test_a_chart_without_points_or_intervals_is_drawn_without() -> None:
     assert "interval" not in drawn
     assert "&lt;b&gt;" in drawn
     assert "t &amp; t" in drawn
+
+
+def test_the_page_tells_what_is_distinct_and_the_best_possible(sources: tuple[ReportData, Path]) -> None:
+    made, _ = sources
+    retrieval = {task: dict(results) for task, results in made.metrics["retrieval"].items()}
+    allowed = {"distinct_queries": 97, "ceiling": {"hit_at_10": 0.977, "mrr_at_10": 0.7, "ndcg_at_10": 0.7669}}
+    retrieval["caption_to_image"]["pool"] = retrieval["caption_to_image"]["pool"] | allowed
+    page = render(replace(made, metrics=made.metrics | {"retrieval": retrieval}), [], {})
+    assert page.count("best possible MRR@10 0.700, nDCG@10 0.767, hit@10 0.977. Equal texts get equal scores") == 1
+    assert "120 queries of which 97 distinct, 24 items" in page
+    (foot,) = re.findall(r"<tfoot>(.*?)</tfoot>", page, re.DOTALL)
+    assert re.findall(r"<td>([^<]*)</td>", foot)[:3] == ["0.700", "0.767", ""]  # MAP's is not known

@@ -55,13 +55,9 @@ class Judged:
                 raise DataError(
                     f"the least of the {name} is {part.min()}, which should be 0 or more: 0 is not relevant"
                 )
-        listed = (self.gains > 0).sum(axis=1)
-        if (many := np.flatnonzero(listed > self.counts)).size:
-            raise DataError(
-                f"{many.size} lists hold more relevant items than their pool, the first at row {many[0]}: "
-                f"{listed[many[0]]} where the pool has {self.counts[many[0]]}. "
-                "Judge the lists by the judgements that were counted"
-            )
+        if (many := np.flatnonzero((self.gains > 0).sum(axis=1) > self.counts)).size:
+            told = f"{many.size} lists hold more relevant items than their pool, the first at row {many[0]}"
+            raise DataError(f"{told}: judge them by the judgements that were counted")
 
     @classmethod
     def binary(cls, relevance: Relevance, counts: Relevant) -> Judged:
