@@ -8,9 +8,19 @@ PYTHON ?= python3
 UV := uv==0.13.8
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: setup repro serve test quick check bench readme requirements clean-scratch
+.PHONY: in-git setup repro serve test quick check bench readme requirements clean-scratch
 
-setup: $(VENV)/.ready
+setup: in-git $(VENV)/.ready
+
+# DVC keeps its records beside git's. A ZIP download has no git, which else shows when everything is installed.
+in-git:
+	@said=$$(git rev-parse --git-dir 2>&1 >/dev/null) || grep -qs 'no_scm *= *[Tt]rue' .dvc/config .dvc/config.local || { \
+	  printf '%s\n' "TwinLens has to lie in a git repository, and this folder does not (a ZIP download does not): $$said" \
+	    "Make it one, then run make again:" \
+	    "    git init && git add -A && git commit -m 'TwinLens as downloaded'" \
+	    "Without git, make repro and make serve run too, but no experiments and comparisons:" \
+	    "    printf '[core]\\n    no_scm = true\\n' >> .dvc/config.local"; \
+	  exit 1; }
 
 repro: setup
 	dvc repro

@@ -65,11 +65,16 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
 
 
-def _make() -> None:
+def _start_git() -> None:
     run("git", "init", "-q", "-b", "main")
     run("git", "config", "user.email", "test@example.org")
     run("git", "config", "user.name", "test")
-    run("dvc", "init", "-q")
+
+
+def _make(*init: str) -> None:
+    if not init:
+        _start_git()
+    run("dvc", "init", "-q", *init)
     Path("params.yaml").write_text("dataset: d\nmodel: m\ncaptioner: none\n")
     Path("dvc.yaml").write_text(f"stages:\n  evaluate:\n    cmd: 'true'\n    outs:\n    - {FOLDER.as_posix()}\n")
     measure(0.4)
@@ -109,6 +114,27 @@ def test_an_experiment_of_dvc_goes_by_its_name_and_the_workspace_by_its_own(proj
     better, here = (read_experiment(name).read("t", "image")["ndcg_at_10"] for name in ("good-one", "workspace"))
     assert better.sum() > here.sum() + 10
     assert twinlens("compare", "good-one", "workspace").returncode == 0
+
+
+def test_a_project_in_a_folder_of_a_larger_repository_is_compared_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    larger, mine = tmp_path / "larger", tmp_path / "larger/more of it/mine"
+    mine.mkdir(parents=True)
+    enter(larger, monkeypatch)
+    _start_git()
+    (larger / "params.yaml").write_text("dataset: another\n")  # of the larger one: not ours
+    enter(mine, monkeypatch)
+    _make("--subdir")
+    done = twinlens("compare", "main", "better", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)["differences"]
+    assert found["verdict"] == "better is better"
+    measure(0.8)
+    run("dvc", "commit", "-q", "-f")
+    run("dvc", "exp", "save", "-n", "good-one")
+    assert read_experiment("good-one").choice == {"dataset": "d", "model": "m", "captioner": "none"}
+    assert twinlens("compare", "main", "workspace").returncode == 0
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(project: Path) -> None:

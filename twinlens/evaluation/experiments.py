@@ -74,12 +74,11 @@ def read_experiment(name: str) -> Experiment:
         ExperimentError: there is no such revision, or its files are not in the cache; the message
             names the commands that get them.
     """
-    from dvc.api import DVCFileSystem  # takes half a second
     from dvc.exceptions import DvcException
     from dvc_data.index import DataIndexDirError
 
     try:
-        files = DVCFileSystem(rev=None if name == WORKSPACE else _resolve(name))
+        files = _open_files(name)
     except DvcException as error:
         raise ExperimentError(f"{name}: {error}. Run from the root of the repository") from None
     params = _read_params(files, name)
@@ -150,6 +149,33 @@ def flatten_settings(params: Mapping[str, Any], cards: Mapping[str, Any]) -> dic
     return found
 
 
+@dataclass(frozen=True)
+class _Files:
+    """Files of the project in the workspace or at a revision, by their paths in the project."""
+
+    system: Any  # DVCFileSystem
+    below: str = ""  # where the project lies in what `system` sees, with a slash at its end
+
+    def read_bytes(self, file: str) -> bytes:
+        found: bytes = self.system.read_bytes(f"{self.below}{file}")
+        return found
+
+
+def _open_files(name: str) -> _Files:
+    """Open the workspace or a revision; the paths of a revision begin at the top of git's repository, not DVC's."""
+    from dvc.api import DVCFileSystem  # takes half a second
+    from dvc.repo import Repo
+
+    if name == WORKSPACE:
+        return _Files(DVCFileSystem())
+    revision = _resolve(name)
+    with Repo() as repo:
+        below = Path(repo.root_dir).resolve().relative_to(Path(repo.scm.root_dir).resolve()).as_posix()
+    if below == ".":
+        return _Files(DVCFileSystem(rev=revision))
+    return _Files(DVCFileSystem(rev=revision, subrepos=True), f"{below}/")
+
+
 def _resolve(name: str) -> str:
     """The commit behind a name."""
     from dvc.exceptions import DvcException
@@ -170,7 +196,7 @@ def _resolve(name: str) -> str:
         raise ExperimentError(f"{error}. Run from the root of the repository") from None
 
 
-def _read_params(files: Any, name: str) -> dict[str, Any]:
+def _read_params(files: _Files, name: str) -> dict[str, Any]:
     try:
         params = yaml.safe_load(files.read_bytes("params.yaml"))
         return dict(params) | {key: params[key] for key in CARDS}
