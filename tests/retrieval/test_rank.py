@@ -140,6 +140,13 @@ def test_beside_a_run_stands_what_it_means(tmp_path: Path) -> None:
     assert told(tmp_path, "image")["chosen"] == {}
 
 
+def test_random_weights_may_give_equal_scores_and_trained_ones_may_not(tmp_path: Path) -> None:
+    for untrained_of, found in (("image", []), (None, ["tied_scores"])):
+        gates = Gates(read_params().gates)
+        search(SOME, retriever(np.full((3, 9), 0.5, np.float32), untrained_of=untrained_of), 6, "cpu", tmp_path, gates)
+        assert [one["gate"] for one in gates.found] == found
+
+
 def test_first_hits_count_from_the_whole_pool_and_once_more_without_distractors(tmp_path: Path) -> None:
     rows, _ = searched(tmp_path)
     assert rows.tolist() == [[0, 1, 2, 3, 4, 5], [8, 7, 6, 5, 4, 3], [1, 0, 2, 3, 8, 7]]

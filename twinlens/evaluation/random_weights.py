@@ -1,8 +1,8 @@
 """Runs of a trained model against the same runs by the model before training: what did the training give?
 
 A checkpoint that was never loaded, a training that learned nothing, and a task for which random weights do as well all
-look the same in a table of results: a plausible row. Random text weights tell texts of other words apart, so that
-this happens where words are compared with words.
+look the same in a table of results: a plausible row. Random weights of a text tower tell texts of other words apart, so
+that they do well wherever words are compared with words.
 """
 
 from __future__ import annotations
@@ -62,5 +62,5 @@ def detect_no_better(trained: pl.DataFrame, before: pl.DataFrame, measure: str, 
     after, first = (float(table[measure].to_numpy().mean()) for table in (trained, before))
     return (
         f"{run}: {measure} is {after:.4f}, and {first:.4f} by the same model before training (random weights, or those "
-        "that it began with): training gave nothing here, or it is not these weights that were used"
+        "that it began with): training made nothing better here, or it is not these weights that were used"
     )
