@@ -17,7 +17,7 @@ import polars as pl
 from jaxtyping import Int
 
 from twinlens.core import tables
-from twinlens.core.errors import DataError
+from twinlens.core.errors import DataError, remake
 from twinlens.tasks.qrels import Groups, Pairs, Qrels
 
 Category = Literal["i2i", "t2i", "i2t", "it2i"]  # from what to what: i, an image; t, a text; both is both at once
@@ -120,7 +120,7 @@ class Task:
             if strange := sorted(set(named.drop_nulls()) - row_of.keys()):
                 raise DataError(
                     f"{folder / 'queries.parquet'}: {column} '{strange[0]}' is not one of the task's {len(item_ids):,} "
-                    "items: `dvc repro` makes it anew"
+                    f"items: {remake('tasks')}"
                 )
             return np.array([row_of[name] if name is not None else -1 for name in named])
 
@@ -139,7 +139,7 @@ class Task:
         if (qrels.counts() != queries["relevant"].to_numpy()).any():
             raise DataError(
                 f"{folder / 'queries.parquet'}: the queries' counts of relevant items are not those of the judgements: "
-                "`dvc repro` makes it anew"
+                f"{remake('tasks')}"
             )
         return cls(
             folder.name,
@@ -165,6 +165,8 @@ def read_about(folder: Path) -> TaskMetadata:
         return TaskMetadata(**json.loads((folder / FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise DataError(f"{folder / FILE} is not here: `dvc repro` makes it, `dvc pull` fetches it") from None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{folder / FILE} is damaged ({str(error)[:120]}): {remake('tasks')}") from None
 
 
 def _frame(columns: dict[str, Any]) -> pl.DataFrame:

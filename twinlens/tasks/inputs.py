@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinlens.core.errors import DataError
+from twinlens.core.errors import DataError, remake
 
 if TYPE_CHECKING:
     import polars as pl
@@ -90,6 +90,8 @@ def read_inputs(folder: Path) -> dict[str, Input]:
         raise DataError(
             f"{folder / FILE} is not here: `dvc repro tasks` makes it, `dvc pull tasks` fetches it"
         ) from None
+    except ValueError as error:
+        raise DataError(f"{folder / FILE} is damaged ({str(error)[:120]}): {remake('tasks')}") from None
     columns = {"text": ["text"], "image": list(PICTURE)}
     found = {}
     for name, one in said.items():
