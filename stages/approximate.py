@@ -22,9 +22,9 @@ def main(dataset: str, model: str) -> None:
     """Write metrics/approximate.csv: recall and latency of every setting on the pool's vectors."""
     params, vectors = read_params(), paths.embedded(dataset, model)
     files = {name: vectors / f"{name}.npy" for name in (IMAGES, JOINED, CAPTIONS)}
-    items = bring_to_unit(np.load(files[IMAGES] if files[IMAGES].exists() else files[JOINED]))
+    items = bring_to_unit(np.load(files[IMAGES] if files[IMAGES].exists() else files[JOINED], allow_pickle=False))
     words_search = params.models[model].shares_a_space and files[CAPTIONS].exists()
-    asked = bring_to_unit(np.load(files[CAPTIONS], mmap_mode="r")) if words_search else items
+    asked = bring_to_unit(np.load(files[CAPTIONS], mmap_mode="r", allow_pickle=False)) if words_search else items
     rows = pl.DataFrame(approximate.measure_settings(asked, items, params.approximate))
     with write_whole_file(paths.METRICS / "approximate.csv") as draft:
         rows.write_csv(draft)

@@ -14,15 +14,21 @@ from pathlib import Path
 from stages import PARENT
 from twinlens.core.errors import TwinLensError
 from twinlens.core.parent import end_with_dvc
+from twinlens.core.resources import explain_disk_fault, is_memory_shortage
 
 log = logging.getLogger("twinlens")
+
+LESS_MEMORY = (
+    "Lower compute.decode_threads, compute.image_batch or compute.text_batch in params.yaml, which reruns nothing that "
+    "is done; or resize.images_per_shard, or train.batch_size on the model's card; or close other programs"
+)
 
 
 def run_stage(main: Callable[..., None]) -> None:
     """Call `main` with the names it takes (`dataset`, `model`, `captioner`) from the command line.
 
-    A `TwinLensError` ends the stage with its message and no traceback; anything else is a defect
-    of the project and keeps its traceback.
+    A `TwinLensError` ends the stage with its message and no traceback, and so do a disk that cannot be written and
+    memory that runs out; anything else is a defect of the project and keeps its traceback.
     """
     parser = argparse.ArgumentParser(description=inspect.getdoc(sys.modules[main.__module__]))
     for name in inspect.signature(main).parameters:
@@ -37,6 +43,12 @@ def run_stage(main: Callable[..., None]) -> None:
         sys.exit(f"{stage}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"{stage}: interrupted; finished parts are kept, run again to go on")
+    except Exception as error:
+        if (told := explain_disk_fault(error)) is not None:
+            sys.exit(f"{stage}: {told}")
+        if is_memory_shortage(error):
+            sys.exit(f"{stage}: memory ran out ({' '.join(str(error).split())[:200]}). {LESS_MEMORY}")
+        raise
 
 
 def _quieten() -> None:

@@ -34,6 +34,7 @@ class Fault:
     ignores_range: bool = False  # the whole file is sent, whatever part was asked for
     ignores_if_range: bool = False  # the part is sent though the file is another one now
     hides_length: bool = False
+    length: str | None = None  # is said in place of the true one
     held_until: threading.Event | None = None  # nothing is answered before
 
 
@@ -123,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         for key, value in headers.items():
             self.send_header(key, value)
         if not fault.hides_length:
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", (fault.length or str(len(body))).encode("utf-8").decode("latin-1"))
         self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(sent)

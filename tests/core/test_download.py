@@ -16,7 +16,7 @@ import pytest
 from tests.web import Fault, Host
 from twinlens.core import download as fetch
 from twinlens.core.download import RemoteFile, download, is_url
-from twinlens.core.errors import FetchError
+from twinlens.core.errors import FetchError, ResourceError
 from twinlens.core.hashing import hash_file
 
 NAME = "photos.zip"
@@ -333,6 +333,14 @@ def test_the_waits_double_until_something_has_come(host: Host, tmp_path: Path, m
     assert waits == [1.0, 2.0, 4.0, 1.0]
 
 
+@pytest.mark.parametrize("length", ["abc", "-5", "1e3", "\u0663", "307200, 5", "9" * 400])
+def test_a_length_that_is_none_is_an_error_and_no_traceback(length: str, host: Host, tmp_path: Path) -> None:
+    host.faults[NAME] = [Fault(length=length)] * 5
+    with pytest.raises((FetchError, ResourceError)):
+        get(host, tmp_path)
+    assert visible(tmp_path) in ([], [f"{NAME}.part"])
+
+
 # ---------------------------------------------------------------- this machine
 
 
@@ -341,8 +349,8 @@ def test_a_disk_without_room_is_an_error_before_anything_is_fetched(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, 200_000))
-    message = failure(host, tmp_path)
-    assert f"307,200 bytes are needed in {tmp_path} and 200,000 are free" in message
+    with pytest.raises(ResourceError, match=r"photos\.zip\.part needs 307,200 bytes and 200,000 are free\. Make room"):
+        get(host, tmp_path)
     assert visible(tmp_path) == []
 
 

@@ -103,7 +103,7 @@ def test_a_full_disk_is_known_in_words_without_a_number(error: Exception) -> Non
     ("number", "said"),
     [
         (errno.EROFS, "the disk may only be read (data/x)"),
-        (errno.EACCES, "writing is not permitted (data/x)"),
+        (errno.EACCES, "permission denied (data/x): mend its owner"),
         (errno.EDQUOT, "the disk quota is used up: data/x needs more"),
         (errno.EFBIG, "the file is larger than"),
     ],

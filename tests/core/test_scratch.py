@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from twinlens.core import paths
 from twinlens.core.scratch import (
+    DIGESTS,
     Scratch,
     digest,
     fingerprint,
@@ -167,7 +169,72 @@ def test_a_process_killed_while_it_writes_a_part_leaves_it_absent_and_the_next_r
     with Scratch("work", "key") as scratch:
         assert scratch.has("whole.txt")
         assert not scratch.has("half.txt")
-        assert names(scratch.folder) == ["lock", "whole.txt"]
+        assert names(scratch.folder) == [DIGESTS, "lock", "whole.txt"]
+
+
+@pytest.mark.parametrize("fault", ["a bit", "cut", "empty", "longer"])
+@pytest.mark.parametrize("which", ["part-0.npy", "part-0.npy.note"])
+def test_a_damaged_part_counts_as_absent_and_is_made_again(which: str, fault: str) -> None:
+    with Scratch("work", "key") as scratch:
+        for name in ("part-0.npy", "part-1.npy"):
+            scratch.note(name, seconds=2.0)
+            scratch.put(name, text("vectors of pictures"))
+    path = scratch.path(which)
+    raw, stat = bytearray(path.read_bytes()), path.stat()
+    changed = {"a bit": bytes([raw[0] ^ 1, *raw[1:]]), "cut": raw[:-3], "empty": b"", "longer": raw + b"\0"}
+    path.write_bytes(bytes(changed[fault]))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as a disk changes it: nothing else tells
+    with Scratch("work", "key") as again:
+        assert not again.has("part-0.npy")
+        assert again.has("part-1.npy")
+        again.note("part-0.npy", seconds=3.0)
+        again.put("part-0.npy", text("vectors of pictures"))
+        assert again.has("part-0.npy")
+        assert again.total("seconds") == 5.0
+
+
+@pytest.mark.parametrize("fault", ["a bit", "cut", "missing"])
+def test_a_damaged_file_of_a_folder_is_found_when_its_time_or_size_is_another(fault: str) -> None:
+    def write(path: Path) -> None:
+        path.mkdir()
+        (path / "rows").write_bytes(b"rows of a table")
+        (path / "words").write_bytes(b"words")
+
+    with Scratch("work", "key") as scratch:
+        scratch.put("folder", write)
+        assert scratch.has("folder")
+    rows = scratch.path("folder") / "rows"
+    if fault == "missing":
+        rows.unlink()
+    else:
+        rows.write_bytes(b"rows of b table" if fault == "a bit" else b"rows")
+    with Scratch("work", "key") as again:
+        assert not again.has("folder")
+        again.put("folder", write)
+        assert again.has("folder")
+        assert names(again.path("folder")) == ["rows", "words"]
+
+
+def test_a_copied_folder_is_compared_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Scratch("work", "key") as scratch:
+        scratch.put("folder", lambda path: (path.mkdir(), (path / "rows").write_bytes(b"rows"), None)[-1])
+    shutil.copytree(paths.scratch(), tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    monkeypatch.setenv("TWINLENS_SCRATCH", str(tmp_path / "elsewhere"))
+    assert Scratch("work", "key").has("folder")
+
+
+def test_digests_that_are_damaged_themselves_cost_a_part_and_no_traceback() -> None:
+    with Scratch("work", "key") as scratch:
+        scratch.put("a.txt", text("a"))
+        scratch.put("b.txt", text("b"))
+    noted = scratch.path(DIGESTS)
+    noted.write_bytes(noted.read_bytes()[:-30] + b"\xff{[\n[1]\n{}\n")
+    with Scratch("work", "key") as again:
+        assert again.has("a.txt")
+        assert not again.has("b.txt")
+        again.put("b.txt", text("b"))
+    with Scratch("work", "key") as third:
+        assert third.has("b.txt")
 
 
 def test_figures_of_all_parts_are_summed_whichever_run_made_them() -> None:
@@ -435,7 +502,7 @@ def test_pruning_removes_what_was_not_used_for_long_and_nothing_else() -> None:
     old, recent = work_unused_for(40, "old"), work_unused_for(20, "recent")
     assert prune(keep_days=30) == [old]
     assert not old.exists()
-    assert names(recent) == ["a.txt", "lock"]
+    assert names(recent) == ["a.txt", DIGESTS, "lock"]
 
 
 def test_using_old_work_again_keeps_it() -> None:

@@ -133,7 +133,7 @@ def test_a_shard_is_read_once_and_only_when_its_turn_comes(tmp_path: Path, monke
 )
 def test_an_index_that_does_not_belong_to_the_shards_is_an_error(wanted: tuple[str, int, int], tmp_path: Path) -> None:
     folder = shards(tmp_path, ["a", "b"])
-    with pytest.raises(DataError, match=r"shard-0000\d.parquet: .*do not belong together: `dvc repro -f resize`"):
+    with pytest.raises(DataError, match=r"shard-0000\d.parquet: .*do not belong together: `dvc repro -f -s resize`"):
         list(iter_pixels(folder, rows(wanted)))
 
 

@@ -22,6 +22,7 @@ from twinlens.apps.commands.search import search
 from twinlens.apps.commands.serve import serve
 from twinlens.apps.commands.show import show
 from twinlens.core.errors import TwinLensError
+from twinlens.core.resources import explain_disk_fault
 
 NO_ANSWER = 2  # as for wrong usage; 1 is a search that found nothing
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(NO_ANSWER)
     except OSError as error:  # a full disk, a folder that may not be read: 1 would say that nothing was found
         where = f": {error.filename}" if error.filename else ""
-        typer.echo(f"twinlens: {error.strerror or error}{where}", err=True)
+        typer.echo(f"twinlens: {explain_disk_fault(error) or f'{error.strerror or error}{where}'}", err=True)
         _drop_unwritten()
         sys.exit(NO_ANSWER)
 

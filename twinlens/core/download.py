@@ -10,7 +10,6 @@ import fcntl
 import logging
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import requests
 from twinlens.core.errors import FetchError
 from twinlens.core.hashing import hash_file
 from twinlens.core.progress import Progress
+from twinlens.core.resources import ensure_room, name_disk_fault
 
 log = logging.getLogger("twinlens")
 
@@ -31,6 +31,7 @@ TIMEOUT_S = (10, 60)  # to connect, and between two pieces
 ATTEMPTS = 5
 FIRST_WAIT_S = 1.0  # doubled after each attempt
 OFFLINE = ("TWINLENS_OFFLINE", "HF_HUB_OFFLINE")
+MAX_DIGITS = 20  # of a length; more are more than any disk has
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -65,6 +66,7 @@ def download(wanted: RemoteFile, url: str, folder: Path, *, advice: str = "") ->
     Raises:
         FetchError: the host cannot be reached, refuses, or sends something else; what was already
             fetched stays for the next attempt.
+        ResourceError: the disk has no room for it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / wanted.name
@@ -140,7 +142,7 @@ def _fetch_rest(wanted: RemoteFile, url: str, part: Path) -> None:
         if "text/html" in answer.headers.get("Content-Type", "") and not wanted.name.endswith((".html", ".htm")):
             raise requests.RequestException("the host sent a web page instead of the file")
         total = _expected_size(wanted, answer, have)
-        _check_room(part, (total or 0) - have)
+        ensure_room(part, (total or 0) - have)
         if etag:
             stamp.write_text(etag)
         _save(answer, part, have, total, wanted.name)
@@ -148,8 +150,10 @@ def _fetch_rest(wanted: RemoteFile, url: str, part: Path) -> None:
 
 
 def _expected_size(wanted: RemoteFile, answer: requests.Response, have: int) -> int | None:
-    length = answer.headers.get("Content-Length")
-    total = have + int(length) if length else None
+    length = answer.headers.get("Content-Length", "").strip()
+    if length and not (length.isascii() and length.isdigit()):
+        raise requests.RequestException(f"the host says Content-Length: {length[:40]!r}, which is no number of bytes")
+    total = have + int(length[:MAX_DIGITS]) if length else None
     if wanted.size is not None and total is not None and total != wanted.size:
         raise requests.RequestException(f"the host offers {total:,} bytes, expected {wanted.size:,}: another file")
     return wanted.size if wanted.size is not None else total
@@ -163,7 +167,8 @@ def _save(answer: requests.Response, part: Path, have: int, total: int | None, n
     ):
         try:
             for chunk in answer.iter_content(CHUNK):
-                file.write(chunk)
+                with name_disk_fault(part):
+                    file.write(chunk)
                 bar.add(len(chunk))
         except requests.exceptions.ChunkedEncodingError:  # so requests calls any answer that ends early
             broken = True
@@ -171,12 +176,6 @@ def _save(answer: requests.Response, part: Path, have: int, total: int | None, n
     if broken or (total is not None and size != total):
         known = "" if total is None else f" of {total:,}"
         raise _Interrupted(f"the connection ended after {size:,}{known} bytes")
-
-
-def _check_room(part: Path, needed: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if needed > free:
-        raise OSError(f"{needed:,} bytes are needed in {part.parent} and {free:,} are free")
 
 
 @contextmanager

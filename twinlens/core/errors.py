@@ -35,6 +35,14 @@ class ExtraError(TwinLensError):
     """A library is not installed that only some uses need; the message has the command that brings it."""
 
 
+def remake(stage: str) -> str:
+    """Phrase how a damaged output is made again: DVC takes a file for unchanged that only the disk changed.
+
+    Without `-f` it would find nothing to do, and without `-s` begin with the download.
+    """
+    return f"`dvc repro -f -s {stage}` makes it again, and `dvc repro` what follows"
+
+
 @contextmanager
 def require_extra(extra: str, use: str) -> Iterator[None]:
     """Guard the import of what an extra brings: where it is not installed, one message names the extra.

@@ -16,6 +16,19 @@ DATA = Path("data")
 METRICS = Path("metrics")
 
 
+STAGES = {  # that write the folders of `data`
+    **{"raw": "download", "filtered": "filter", "resized": "resize", "grouped": "group", "captioned": "caption"},
+    **{"tasks": "tasks", "trained": "train", "embedded": "embed", "ranked": "rank", "evaluated": "evaluate"},
+}
+
+
+def stage_of(path: Path) -> str:
+    """The stage that writes a file of `data`; its folder's name where that is none of them."""
+    parts = path.parts
+    folder = parts[parts.index("data") + 1] if "data" in parts[:-1] else path.parent.name
+    return STAGES.get(folder, folder)
+
+
 def card(kind: str, name: str) -> Path:
     """The part of a card that decides results, which the stages depend on: `validate` writes it.
 

@@ -9,12 +9,16 @@ seen here.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float32
+
+from twinlens.core.errors import DataError, remake
 
 COUNT = 8
 CLOSE = {"float32": 1e-4, "other": 2e-2}  # 1 - cosine that rounding may make, by the numbers the model computes with
@@ -57,11 +61,19 @@ class Probe:
 
     @classmethod
     def read(cls, path: Path) -> Probe:
-        """Read what `write` wrote."""
-        with np.load(path) as found:
-            last_word, contents, exact = found["figures"]
-            ids = [str(name) for name in found["ids"]]
-            return cls(ids, found["alone"], found["beside"], float(last_word), int(contents), bool(exact))
+        """Read what `write` wrote.
+
+        Raises:
+            FileNotFoundError: there is none.
+            DataError: it is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                last_word, contents, exact = found["figures"]
+                ids = [str(name) for name in found["ids"]]
+                return cls(ids, found["alone"], found["beside"], float(last_word), int(contents), bool(exact))
+        except (ValueError, KeyError, EOFError, BadZipFile, zlib.error, TypeError, AttributeError) as error:
+            raise DataError(f"{path} is damaged ({' '.join(str(error).split())[:120]}): {remake('embed')}") from None
 
 
 def choose_rows(count: int) -> list[int]:

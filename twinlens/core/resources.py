@@ -10,10 +10,13 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
+from twinlens.core import paths
 from twinlens.core.errors import ResourceError
 
 # What decoders and allocators say. "out of memory" alone is also what libtiff says of a damaged size.
@@ -26,10 +29,14 @@ DISK = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the disk may only be read",
-    errno.EACCES: "writing is not permitted",
-    errno.EPERM: "writing is not permitted",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
     errno.EFBIG: "the file is larger than this system or its limits (`ulimit -f`) allow",
 }
+MAKE_ROOM = (
+    "Make room, or let TWINLENS_SCRATCH, TWINLENS_DOWNLOADS or DVC's cache (`dvc cache dir`) lie on another disk; then "
+    "run again: what was finished is kept"
+)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # As libraries repeat the system's words: Rust's (safetensors, LanceDB), Arrow's, numpy's and torch's, in this order.
 SAID = (
@@ -87,15 +94,31 @@ def ensure_room(path: Path, needed: int) -> None:
     """
     free = measure_free(path)
     if needed > free:
-        raise ResourceError(
-            f"the disk is full: {path} needs {needed:,} bytes and {free:,} are free. "
-            "Make room, or let TWINLENS_SCRATCH and DVC's cache (`dvc cache dir`) lie on another disk; then run again"
-        )
+        raise ResourceError(f"the disk is full: {path} needs {needed:,} bytes and {free:,} are free. {MAKE_ROOM}")
+
+
+def reserve_room(file: IO[bytes], path: Path, size: int) -> None:
+    """Take the room of a file that is about to be written, so that a full disk says so first and not halfway.
+
+    Raises:
+        ResourceError: there is not so much.
+    """
+    ensure_room(path, size)
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV):  # it cannot do that
+                raise ResourceError(explain_disk_fault(error, path) or str(error)) from error
 
 
 @contextmanager
-def name_disk_fault(path: Path) -> Iterator[None]:
+def name_disk_fault(path: Path, draft: Path | None = None) -> Iterator[None]:
     """Guard the writing of a file or folder: a disk that is full or may not be written is named with its room.
+
+    Args:
+        path: what is written.
+        draft: where it lies until it is whole, if that is elsewhere.
 
     Raises:
         ResourceError: it is; other errors pass.
@@ -105,17 +128,18 @@ def name_disk_fault(path: Path) -> Iterator[None]:
     except ResourceError:
         raise
     except Exception as error:
-        if (told := explain_disk_fault(error, path)) is None:
+        if (told := explain_disk_fault(error, path, draft)) is None:
             raise
         raise ResourceError(told) from error
 
 
-def explain_disk_fault(error: BaseException, path: Path | None = None) -> str | None:
+def explain_disk_fault(error: BaseException, path: Path | None = None, draft: Path | None = None) -> str | None:
     """Explain an error of a disk that cannot be written: what, where, how much is there and how much is free.
 
     Args:
         error: any.
         path: what was being written; where it is not known, the error's own file.
+        draft: see `name_disk_fault`.
 
     Returns:
         None if the error is about something else.
@@ -124,18 +148,19 @@ def explain_disk_fault(error: BaseException, path: Path | None = None) -> str | 
     if number is None:
         return None
     own = getattr(error, "filename", None)
-    where = Path(os.fsdecode(own)) if isinstance(own, str | bytes) else path
+    where = Path(os.fsdecode(own)) if isinstance(own, str | bytes) else None
     if number not in FULL:
-        named = f" ({where})" if where is not None else ""
-        advice = "Mend its owner or permissions (`ls -ld`), or mount it for writing" if number != errno.EFBIG else ""
-        return f"{DISK[number]}{named}. {advice}".rstrip(". ")
-    place = path if path is not None else where
-    place = Path() if place is None else place
-    written = _size(place)
+        named = where or path
+        advice = "" if number == errno.EFBIG else ": mend its owner or permissions (`ls -ld`), or mount it for writing"
+        return f"{DISK[number]}{'' if named is None else f' ({named})'}{advice}"
+    place = path or where
+    if place is None:
+        places = (Path().absolute(), paths.scratch().absolute(), Path(tempfile.gettempdir()))
+        free = ", ".join(f"{measure_free(folder):,} bytes in {folder}" for folder in dict.fromkeys(places))
+        return f"{DISK[number]}; free are {free}. {MAKE_ROOM}"
     return (
-        f"{DISK[number]}: {place} needs more than the {written:,} bytes that were written, and "
-        f"{measure_free(place):,} are free there. Make room, or let TWINLENS_SCRATCH and DVC's cache (`dvc cache dir`) "
-        "lie on another disk; then run again: what was finished is kept"
+        f"{DISK[number]}: {place} needs more than the {_size(draft or place):,} bytes that were written, and "
+        f"{measure_free(place):,} are free there. {MAKE_ROOM}"
     )
 
 

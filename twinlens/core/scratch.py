@@ -5,6 +5,9 @@ process running. So finished parts lie outside the outputs, in a folder named by
 everything that decides their content, and a lock makes a second process wait for the first. When
 all parts are there the stage copies them into its output. They stay afterwards for the next card
 that needs the same work (two models may share a tower) until they have not been used for a while.
+
+A part's digest is noted before it takes its name. A part that has another one when it is asked for
+was damaged on the disk, and is made again instead of being loaded.
 """
 
 from __future__ import annotations
@@ -17,17 +20,20 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from twinlens.core import paths
+from twinlens.core.hashing import hash_file
 from twinlens.core.parent import is_running, refuse_orphan
+from twinlens.core.resources import name_disk_fault
 
 log = logging.getLogger("twinlens")
 
 KEEP_DAYS = 30.0
+DIGESTS = "digests.jsonl"  # of the parts of a folder, one a line; the last one counts
 PRUNED_ELSEWHERE = ("index",)  # by twinlens.indexing, which knows the tables that a manifest names
 
 
@@ -57,25 +63,43 @@ class Scratch:
 
     def __init__(self, work: str, key: str) -> None:
         self.folder = paths.scratch() / work / key
+        self._whole: set[str] = set()  # parts that were compared with their digests
 
     def path(self, name: str) -> Path:
         """Path of the part `name`, finished or not."""
         return self.folder / name
 
     def has(self, name: str) -> bool:
-        """Whether the part is finished: a part is whole or absent."""
-        return self.path(name).exists()
+        """Whether the part is finished: a part is whole, with its figures, or it counts as absent."""
+        return self._is_whole(name) and (not self.path(f"{name}.note").exists() or self._is_whole(f"{name}.note"))
+
+    def _is_whole(self, name: str) -> bool:
+        path = self.path(name)
+        if not path.exists():
+            return False
+        if name in self._whole:
+            return True
+        noted = _read_digests(self.folder).get(name)
+        if noted is None or not _has_digests(path, noted):
+            log.warning("%s is not as it was written (a fault of the disk, or an older version): made again", path)
+            return False
+        self._whole.add(name)
+        return True
 
     def put(self, name: str, write: Callable[[Path], None]) -> Path:
         """Make a part: `write` fills a temporary file (or folder), which then takes its name at once."""
         final = self.path(name)
         part = final.with_name(f".part-{os.getpid()}-{final.name}")
         try:
-            write(part)
-            if part.is_file():
-                with part.open("rb") as file:
-                    os.fsync(file.fileno())
-            part.replace(final)
+            with name_disk_fault(final, part):
+                write(part)
+                if part.is_file():
+                    with part.open("rb") as file:
+                        os.fsync(file.fileno())
+                self._note_digests(name, part)
+                if final.is_dir():
+                    shutil.rmtree(final)  # what is mapped stays readable to those who have it open
+                part.replace(final)
         finally:
             if part.is_dir():
                 shutil.rmtree(part)
@@ -89,8 +113,17 @@ class Scratch:
 
     def total(self, figure: str) -> float:
         """The sum of a noted figure over all parts, whenever and in whichever run they were made."""
-        notes = [json.loads(path.read_text()) for path in sorted(self.folder.glob("*.note"))]
+        whole = (path for path in sorted(self.folder.glob("*.note")) if self._is_whole(path.name))
+        notes = [json.loads(path.read_text()) for path in whole]
         return float(sum(note.get(figure, 0.0) for note in notes))
+
+    def _note_digests(self, name: str, part: Path) -> None:
+        line = json.dumps({"name": name, "files": _compute_digests(part)}, separators=(",", ":"))
+        with (self.folder / DIGESTS).open("a", encoding="utf-8") as file:
+            file.write(f"\n{line}\n")  # on a line of its own, also after one that was cut off
+            file.flush()
+            os.fsync(file.fileno())
+        self._whole.add(name)
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +144,48 @@ class Scratch:
         self._lock.close()
 
 
+def _compute_digests(part: Path) -> dict[str, list[Any]]:
+    """SHA-256, size, time and inode of each file of a part, by its name within it; of a file under an empty name."""
+    files = [part] if part.is_file() else sorted(file for file in part.rglob("*") if file.is_file())
+    return {_name_within(part, file): [hash_file(file), *_stamp(file)] for file in files}
+
+
+def _has_digests(part: Path, noted: dict[str, list[Any]]) -> bool:
+    """Whether a part is as it was written.
+
+    A file is read again. A folder is a table that is mapped, of which nobody reads all: its files are read again only
+    where size, time or inode are others than they were.
+    """
+    for name, (sha256, *stamp) in noted.items():
+        file = part / name if name else part
+        if not file.is_file() or file.stat().st_size != stamp[0]:
+            return False
+        if (not name or _stamp(file) != stamp) and hash_file(file) != sha256:
+            return False
+    return bool(noted)
+
+
+def _name_within(part: Path, file: Path) -> str:
+    return "" if file == part else file.relative_to(part).as_posix()
+
+
+def _stamp(file: Path) -> list[int]:
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+
+def _read_digests(folder: Path) -> dict[str, dict[str, list[Any]]]:
+    """Digests of the parts of a folder, by part; a line that is none (cut off, damaged) is none."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    with suppress(FileNotFoundError):
+        for line in (folder / DIGESTS).read_bytes().splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                noted = json.loads(line)
+                files = {str(name): list(values) for name, values in noted["files"].items() if len(values) == 4}
+                found[str(noted["name"])] = files
+    return found
+
+
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
@@ -123,12 +198,15 @@ def write_whole(out: Path) -> Iterator[Path]:
 
     Raises:
         OrphanError: the dvc that started this has gone; what was there stays.
+        ResourceError: the disk is full, or may not be written.
     """
-    draft = _prepare_draft(out)
-    draft.mkdir()
+    draft = _choose_draft(out)
     try:
-        yield draft
-        _publish(draft, out)
+        with name_disk_fault(out, draft):
+            _prepare(out)
+            draft.mkdir()
+            yield draft
+            _publish(draft, out)
     finally:
         _remove(draft)
 
@@ -136,11 +214,13 @@ def write_whole(out: Path) -> Iterator[Path]:
 @contextmanager
 def write_whole_file(out: Path) -> Iterator[Path]:
     """Provide a path whose file becomes `out` when it is whole; otherwise as `write_whole`."""
-    draft = _prepare_draft(out)
+    draft = _choose_draft(out)
     try:
-        yield draft
-        refuse_orphan()
-        draft.replace(out)
+        with name_disk_fault(out, draft):
+            _prepare(out)
+            yield draft
+            refuse_orphan()
+            draft.replace(out)
     finally:
         _remove(draft)
 
@@ -151,14 +231,17 @@ def write_whole_text(out: Path, text: str) -> None:
         _write_text(draft, text)
 
 
-def _prepare_draft(out: Path) -> Path:
-    """Choose a draft's path beside `out`, and clear away the drafts of processes that were killed."""
+def _choose_draft(out: Path) -> Path:
+    return out.parent / f".draft-{os.getpid()}-{out.name}"
+
+
+def _prepare(out: Path) -> None:
+    """Make the folder of `out`, and clear away the drafts of processes that were killed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     for leftover in out.parent.glob(f".draft-*-{out.name}"):
         process = int(leftover.name.split("-")[1])
         if process == os.getpid() or not is_running(process):
             _remove(leftover)
-    return out.parent / f".draft-{os.getpid()}-{out.name}"
 
 
 def _publish(draft: Path, out: Path) -> None:

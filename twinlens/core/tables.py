@@ -11,8 +11,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from twinlens.core import paths
 from twinlens.core.absence import advise
-from twinlens.core.errors import DataError
+from twinlens.core.errors import DataError, remake
+from twinlens.core.resources import name_disk_fault
 
 
 def _columns(**types: pa.DataType) -> pa.Schema:
@@ -105,9 +107,11 @@ def write_table(table: pa.Table | pl.DataFrame, path: Path, schema: pa.Schema) -
 
     Raises:
         DataError: columns are missing, of another type, or null where they may not be.
+        ResourceError: the disk is full or may not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(conform(table, schema, path.name), path, compression="zstd")
+    with name_disk_fault(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(conform(table, schema, path.name), path, compression="zstd")
 
 
 def conform(table: pa.Table | pl.DataFrame, schema: pa.Schema, name: str) -> pa.Table:
@@ -131,12 +135,30 @@ def read_table(path: Path, schema: pa.Schema) -> pl.DataFrame:
     """Read a whole table as polars.
 
     Raises:
-        DataError: the file is not there, or its columns are not those of `schema`.
+        DataError: the file is not there, is damaged, or its columns are not those of `schema`.
     """
-    try:
-        table = pq.read_table(path)
-    except FileNotFoundError:
-        raise DataError(f"{path} is not here: {advise('`dvc repro` makes it, `dvc pull` fetches it')}") from None
+    table = read_arrow(path)
     frame = pl.from_arrow(conform(table, schema, str(path)))
     assert isinstance(frame, pl.DataFrame)
     return frame
+
+
+def read_arrow(path: Path, stage: str | None = None) -> pa.Table:
+    """Read a table as it lies in its file.
+
+    Args:
+        path: of the file.
+        stage: that wrote it; by default the one whose folder of `data` it lies in.
+
+    Raises:
+        DataError: the file is not there, or is damaged.
+    """
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} is not here: {advise('`dvc repro` makes it, `dvc pull` fetches it')}") from None
+    except PermissionError:
+        raise
+    except Exception as error:  # Arrow raises whatever the bytes lead it to
+        said = " ".join(str(error).split())[:120]
+        raise DataError(f"{path} is damaged ({said}): {remake(stage or paths.stage_of(path))}") from None

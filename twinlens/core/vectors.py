@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from twinlens.core import tables
-from twinlens.core.errors import DataError
+from twinlens.core.errors import DataError, remake
 
 Rows = Float32[np.ndarray, "rows dim"]
 UNIT = 1e-3  # how far a length may be from one
@@ -46,11 +47,11 @@ def read_vectors(folder: Path, name: str) -> Vectors:
         DataError: they are not there, or there are not as many as ids.
     """
     ids = tables.read_table(folder / f"{name}.parquet", tables.VECTORS)
-    rows = np.load(folder / f"{name}.npy", mmap_mode="r")
-    if len(rows) != len(ids):
-        raise DataError(f"{name}: {len(rows)} vectors for {len(ids)} ids: `dvc repro -f embed`")
+    rows = _load(folder / f"{name}.npy", mmap_mode="r")
+    if rows.ndim != 2 or len(rows) != len(ids):
+        raise DataError(f"{name}: {len(rows)} vectors for {len(ids)} ids: {remake('embed')}")
     lengths = folder / f"{name}.length.npy"
-    long = np.load(lengths) if lengths.exists() else None
+    long = _load(lengths) if lengths.exists() else None
     return Vectors(ids["id"].to_list(), ids["image_id"].to_list(), rows, long)
 
 
@@ -107,3 +108,13 @@ def bring_to_unit(rows: Rows, ids: Sequence[str] = ()) -> Rows:
     if (np.abs(measure_lengths(rows) - 1.0) < UNIT).all():
         return rows
     return normalise_rows(np.asarray(rows), ids)
+
+
+def _load(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+    try:
+        found: np.ndarray = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path} is not here: `dvc repro embed` makes it, `dvc pull embed` fetches it") from None
+    except (ValueError, EOFError) as error:  # cut short, or no longer such a file
+        raise DataError(f"{path} is damaged ({' '.join(str(error).split())[:120]}): {remake('embed')}") from None
+    return found

@@ -11,6 +11,7 @@ from twinlens.config.params import Params
 from twinlens.core import paths
 from twinlens.core.absence import advise
 from twinlens.core.errors import DataError, QueryError
+from twinlens.core.scratch import Scratch
 from twinlens.indexing.index import Index
 from twinlens.indexing.manifest import FOLDER, Manifest, digest_files, list_vector_files, locate_copy
 
@@ -50,8 +51,10 @@ def open_index(params: Params, dataset: str, model: str, captioner: str) -> Inde
             f"there is no index of {dataset} with {model} and captions by {captioner}: {advise(f'`{command}`')}"
         )
     _refuse_other_vectors(manifest, command)
-    if not (manifest.folder / FOLDER).exists():
-        log.info("the index of %s with %s was built on another machine, or cleared away: building it", dataset, model)
+    if not Scratch("index", manifest.key).has(FOLDER):
+        log.info(
+            "the index of %s with %s was built on another machine, cleared away or damaged: building it", dataset, model
+        )
         from twinlens.indexing.build import make_table
         from twinlens.indexing.material import gather
 
@@ -117,5 +120,6 @@ def _refuse_other_vectors(manifest: Manifest, command: str) -> None:
         raise QueryError(
             f"the index of {manifest.dataset} with {manifest.model} was built from other vectors than now lie in "
             f"{paths.embedded(manifest.dataset, manifest.model)} ({', '.join(other)}): "
-            f"{advise(f'`{command}` builds it anew')}"
+            f"{advise(f'`{command}` builds it anew')}. "
+            "Where DVC finds nothing to do, these vectors are damaged: `dvc repro -f -s embed`"
         )

@@ -79,4 +79,4 @@ def write(folder: Path, documents: Iterable[Sequence[str]]) -> None:
 
 
 def _mapped(folder: Path, name: str) -> np.ndarray:
-    return np.load(folder / f"postings.{name}.npy", mmap_mode="r").view(np.ndarray)
+    return np.load(folder / f"postings.{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)

@@ -57,9 +57,9 @@ class RowStore:
 
     def space(self, name: str) -> Space:
         """The vectors of one column, mapped."""
-        rows = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        rows = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         # a plain view of the mapping: the subclass `memmap` runs Python code at every slice
-        return Space(rows.view(np.ndarray), np.load(self.folder / f"{name}.absent.npy"))
+        return Space(rows.view(np.ndarray), np.load(self.folder / f"{name}.absent.npy", allow_pickle=False))
 
     @cached_property
     def negatives(self) -> Float32[np.ndarray, "negatives dim"] | None:

@@ -87,7 +87,7 @@ def sum_class_shares(
 
                 scratch.put(name, write)
             bar.add(count)
-        parts = [np.load(scratch.path(f"{start:08d}.npy")) for start in starts]
+        parts = [np.load(scratch.path(f"{start:08d}.npy"), allow_pickle=False) for start in starts]
     return np.concatenate([np.empty(0), *parts])
 
 

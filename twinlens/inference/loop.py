@@ -22,6 +22,7 @@ from jaxtyping import Float32
 
 from twinlens.core.device import Placement
 from twinlens.core.progress import Progress
+from twinlens.core.resources import name_disk_fault, reserve_room
 from twinlens.core.scratch import Scratch
 from twinlens.core.shards import iter_pixels
 from twinlens.core.vectors import compute_lengths, normalise_rows
@@ -140,7 +141,7 @@ def is_complete(scratch: Scratch, count: int, per_part: int) -> bool:
 
 def iter_finished(scratch: Scratch) -> Iterator[Float32[np.ndarray, "rows dim"]]:
     """Iterate over the vectors of all parts in order, as the tower gave them."""
-    return (np.load(file) for file in sorted(scratch.folder.glob("part-*.npy")))
+    return (np.load(file, allow_pickle=False) for file in sorted(scratch.folder.glob("part-*.npy")))
 
 
 def join_parts(scratch: Scratch) -> Float32[np.ndarray, "rows dim"]:
@@ -149,17 +150,25 @@ def join_parts(scratch: Scratch) -> Float32[np.ndarray, "rows dim"]:
 
 
 def collect(scratch: Scratch, count: int, path: Path) -> int:
-    """Write the unit vectors of all parts as one `.npy` file of float32 rows; returns the number of dimensions."""
-    whole, row = None, 0
-    for part in iter_finished(scratch):
-        if whole is None:
-            shape = (count, part.shape[1])
-            whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        whole[row : row + len(part)] = normalise_rows(part)
-        row += len(part)
-    assert whole is not None and row == count, f"{scratch.folder} holds {row} rows of {count}"
-    whole.flush()
-    return int(whole.shape[1])
+    """Write the unit vectors of all parts as one `.npy` file of float32 rows; returns the number of dimensions.
+
+    Written rather than mapped: where a disk is full, a mapped file ends the process without a word.
+
+    Raises:
+        ResourceError: the disk is full; the message has the bytes that are needed and free.
+    """
+    dim, row = 0, 0
+    with name_disk_fault(path), path.open("wb") as file:
+        for part in iter_finished(scratch):
+            if not dim:
+                dim = int(part.shape[1])
+                described = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
+                np.lib.format.write_array_header_1_0(file, described)
+                reserve_room(file, path, file.tell() + 4 * count * dim)
+            file.write(np.ascontiguousarray(normalise_rows(part), dtype="<f4").data)
+            row += len(part)
+    assert dim and row == count, f"{scratch.folder} holds {row} rows of {count}"
+    return dim
 
 
 class _Part:

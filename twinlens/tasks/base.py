@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from twinlens.core import tables
 from twinlens.core.absence import advise
-from twinlens.core.errors import DataError
+from twinlens.core.errors import DataError, remake
 from twinlens.tasks.qrels import Groups, Pairs, Qrels
 
 Category = Literal[
@@ -126,7 +126,7 @@ class Task:
             if strange := sorted(set(named.drop_nulls()) - row_of.keys()):
                 raise DataError(
                     f"{folder / 'queries.parquet'}: {column} '{strange[0]}' is not one of the task's {len(item_ids):,} "
-                    "items: `dvc repro` makes it anew"
+                    f"items: {remake('tasks')}"
                 )
             return np.array([row_of[name] if name is not None else -1 for name in named])
 
@@ -145,7 +145,7 @@ class Task:
         if (qrels.counts() != queries["relevant"].to_numpy()).any():
             raise DataError(
                 f"{folder / 'queries.parquet'}: the queries' counts of relevant items are not those of the judgements: "
-                "`dvc repro` makes it anew"
+                f"{remake('tasks')}"
             )
         return cls(
             folder.name,
@@ -178,6 +178,8 @@ def read_about(folder: Path) -> TaskMetadata:
     except FileNotFoundError:
         remedy = advise("`dvc repro` makes it, `dvc pull` fetches it")
         raise DataError(f"{folder / FILE} is not here: {remedy}") from None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{folder / FILE} is damaged ({str(error)[:120]}): {remake('tasks')}") from None
 
 
 def _frame(columns: dict[str, Any]) -> pl.DataFrame:

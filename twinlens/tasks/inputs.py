@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twinlens.core.absence import advise
-from twinlens.core.errors import DataError
+from twinlens.core.errors import DataError, remake
 
 if TYPE_CHECKING:
     import polars as pl
@@ -90,6 +90,8 @@ def read_inputs(folder: Path) -> dict[str, Input]:
     except FileNotFoundError:
         remedy = advise("`dvc repro tasks` makes it, `dvc pull tasks` fetches it")
         raise DataError(f"{folder / FILE} is not here: {remedy}") from None
+    except ValueError as error:
+        raise DataError(f"{folder / FILE} is damaged ({str(error)[:120]}): {remake('tasks')}") from None
     columns = {"text": ["text"], "image": list(PICTURE)}
     found = {}
     for name, one in said.items():

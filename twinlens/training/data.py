@@ -155,7 +155,7 @@ class PixelStore:
                     part = np.stack([next(decoded).numpy() for _ in range(len(rows))])
                     scratch.put(name, lambda path, part=part: _save(path, part))  # type: ignore[misc]
                     bar.add(len(rows))
-            self.parts = [np.load(scratch.path(name), mmap_mode="r") for name in names]
+            self.parts = [np.load(scratch.path(name), mmap_mode="r", allow_pickle=False) for name in names]
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))

@@ -15,6 +15,7 @@ from twinlens.core.hashing import hash_file
 from twinlens.core.hub import fetch_hub_folder
 from twinlens.core.scratch import write_whole
 from twinlens.datasets.annotations import Annotations
+from twinlens.datasets.readers.files import read_manifest
 from twinlens.datasets.readers.parquet import read_annotations
 from twinlens.datasets.readers.parquet_cells import open_parquet
 from twinlens.datasets.readers.parquet_pictures import read_pictures
@@ -122,7 +123,7 @@ def record(raw: Path, found: Mapping[Split, list[str]], folder: Path) -> int:
 def read_recorded(raw: Path, folder: Path) -> dict[str, list[tuple[str, Path]]]:
     """Name and place of the files of each split, refused if they are no longer those recorded."""
     parts: dict[str, list[tuple[str, Path]]] = {}
-    for file in json.loads((raw / "manifest.json").read_text())["files"]:
+    for file in read_manifest(raw):
         path = folder / file["file"]
         size = path.stat().st_size if path.is_file() else None
         if size != file["bytes"]:

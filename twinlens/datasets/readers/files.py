@@ -16,7 +16,7 @@ from typing import Any
 
 from twinlens.core import paths
 from twinlens.core.download import RemoteFile, download, is_offline, is_url
-from twinlens.core.errors import DataError, FetchError
+from twinlens.core.errors import DataError, FetchError, remake
 from twinlens.core.hashing import hash_file
 from twinlens.core.hub import fetch_hub_folder
 from twinlens.core.scratch import digest, write_whole
@@ -87,7 +87,7 @@ class Files:
             FetchError: it cannot be had.
             DataError: it is another file now.
         """
-        recorded = {file["file"]: file for file in json.loads((raw / "manifest.json").read_text())["files"]}
+        recorded = {file["file"]: file for file in read_manifest(raw)}
         wanted = next(wanted for wanted in self.wanted if wanted.name == name)
         path = self._find(wanted)
         size = path.stat().st_size
@@ -205,6 +205,22 @@ def record_trees(raw: Path, places: Mapping[str, Path], **facts: Any) -> int:
     return len(files)
 
 
+def read_manifest(raw: Path) -> list[dict[str, Any]]:
+    """Read the files that `download` recorded.
+
+    Raises:
+        DataError: the manifest is not there, or is damaged.
+    """
+    path = raw / "manifest.json"
+    try:
+        files: list[dict[str, Any]] = json.loads(path.read_bytes())["files"]
+    except FileNotFoundError:
+        raise DataError(f"{path} is not here: `dvc repro` makes it, `dvc pull` fetches it") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({str(error)[:120]}): {remake('download')}") from None
+    return files
+
+
 def refuse_change(raw: Path, places: Mapping[str, Path]) -> None:
     """Compare folders, archives and tables with the manifest by what is quick to see: sizes and numbers of files.
 
@@ -212,7 +228,7 @@ def refuse_change(raw: Path, places: Mapping[str, Path]) -> None:
         FetchError: one is no longer there.
         DataError: one is not what was recorded.
     """
-    recorded = {file["part"]: file for file in json.loads((raw / "manifest.json").read_text())["files"]}
+    recorded = {file["part"]: file for file in read_manifest(raw)}
     for part, path in places.items():
         if path.is_dir():
             names = open_tree(path).names()
