@@ -1,10 +1,11 @@
 """Run the benchmarks and write their table.
 
-python -m benchmarks.run                                    # everything but memory and scale, minutes
+python -m benchmarks.run                                    # everything but memory, scale and intervals, minutes
 python -m benchmarks.run --only neighbours --rounds 9
 python -m benchmarks.run --photos ../photos/val2017.zip     # on photos of one's own
 python -m benchmarks.run --only memory
 python -m benchmarks.run --only scale --pictures 20000
+python -m benchmarks.run --only intervals --pools 500 --real coco-sample/mobilenetv2-minilm-files
 """
 
 from __future__ import annotations
@@ -35,18 +36,20 @@ SECTIONS = (
     "cuda",
     "memory",
     "scale",
+    "intervals",
 )
+LONG = ("memory", "scale", "intervals")  # only if asked for
 
 
 def main() -> None:
     """Measure and print; `--write` keeps the table in benchmarks/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--only", nargs="+", choices=SECTIONS, default=[s for s in SECTIONS if s not in ("memory", "scale")]
-    )
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=[s for s in SECTIONS if s not in LONG])
     parser.add_argument("--photos", type=Path, help="a zip archive or a folder of JPEGs; drawn ones if absent")
     parser.add_argument("--count", type=int, default=256, help="pictures")
     parser.add_argument("--pictures", type=int, default=100_000, help="of the search and scale sections")
+    parser.add_argument("--pools", type=int, default=300, help="drawn in the intervals section, of each kind")
+    parser.add_argument("--real", help="<dataset>/<model> that went through the pipeline, for the intervals section")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1), help="that decode, on a GPU")
@@ -83,6 +86,7 @@ def measure(section: str, options: argparse.Namespace) -> list[Row]:
         "cuda": ("run", (photos, device, count, options.threads, options.small)),
         "memory": ("run", (600, 5)),
         "scale": ("run", (options.pictures,)),
+        "intervals": ("run", (options.pools, options.real)),
     }[section]
     module = import_module(f"benchmarks.{MODULES.get(section, section)}")
     return list(getattr(module, function)(*arguments))

@@ -30,7 +30,8 @@ def delete_one_by_one(task: Task, rows: Rows, ks: Sequence[int]) -> tuple[np.nda
         ideal[0, : len(relevant)] = -np.sort(-relevant)
         return [float(v[0]) for v in measure_all(Judged(own[None], np.array([len(relevant)]), ideal), ks).values()]
 
-    now, without = [], []
+    now: list[list[float]] = []
+    without: list[list[list[float]]] = []
     for query, own in enumerate(rows):
         right = task.qrels.relevant_rows(query)
         worth = task.qrels.gains(query, right[None])[0]

@@ -176,15 +176,34 @@ def test_a_folder_without_what_is_told_of_the_task_is_refused(ranked: Path, tmp_
         Pool.read(tmp_path / "object_sets")
 
 
-def test_every_mean_has_an_interval_around_it(ranked: Path) -> None:
-    for task in ("object_sets", "caption_to_image"):
-        measured = measure_run(Pool.read(ranked / task), "image", PARAMS)
-        found = compute_intervals(measured.per_query, PARAMS, macro=task == "object_sets")
+def test_every_mean_has_intervals_around_it_of_both_questions(ranked: Path) -> None:
+    for name in ("object_sets", "caption_to_image", "image_to_caption"):
+        pool = Pool.read(ranked / name)
+        measured = measure_run(pool, "image", PARAMS)
+        found = compute_intervals(measured.per_query, measured.lists, pool.task, PARAMS)
         assert found.keys() == measured.means.keys()
-        for name, interval in found.items():
-            assert interval.low is not None
-            assert interval.high is not None
-            assert interval.low <= measured.means[name] <= interval.high
+        for key, intervals in found.items():
+            assert (intervals.other_pool is None) == (key == "median_rank")
+            if key.startswith("macro_"):  # over the three sets of this pool
+                assert intervals.main.why.startswith("3 clusters, of 6 that are needed")
+                continue
+            for interval in (intervals.main, intervals.fixed_pool):
+                assert interval.low is not None
+                assert interval.high is not None
+                assert interval.low <= measured.means[key] <= interval.high
+        other, fixed = found["ndcg_at_10"].main, found["ndcg_at_10"].fixed_pool
+        assert other != fixed
+
+
+def test_intervals_of_lists_as_deep_as_the_last_cut_are_told_as_far_as_they_are_known(ranked: Path) -> None:
+    pool = Pool.read(ranked / "object_sets")
+    measured = measure_run(pool, "image", PARAMS.model_copy(update={"ks": [1, 5, 20]}))
+    params = PARAMS.model_copy(update={"ks": [1, 5, 20]})
+    found = compute_intervals(measured.per_query, measured.lists, pool.task, params)
+    for key in ("hit_at_20", "macro_hit_at_20"):
+        assert "needs 21: raise rank.depth" in found[key].main.why
+        assert found[key].fixed_pool.low is not None
+    assert found["hit_at_5"].main.low is not None
 
 
 def test_queries_cluster_by_the_picture_that_they_are_about(ranked: Path) -> None:
@@ -202,10 +221,14 @@ def test_random_vectors_trip_the_gate_of_chance_and_are_all_written(ranked: Path
     assert results.intervals["object_sets"]["pool"] == {
         "clustered_by": "image_id",
         "clusters": COUNT,
+        "pictures": COUNT,
         "resamples": 200,
         "level": 0.95,
     }
-    assert set(results.intervals["object_sets"]["image"]["hit_at_1"]) == {"low", "high"}
+    kept = results.intervals["object_sets"]["image"]
+    assert set(kept["hit_at_1"]) == {"low", "high", "fixed_pool"}
+    assert set(kept["hit_at_1"]["fixed_pool"]) == {"low", "high"}
+    assert kept["median_rank"].keys() == {"low", "high", "pool"}
     pools = json.loads((tmp_path / "pools.json").read_text())
     assert pools["caption_to_image"]["retrievers"] == ["caption_generated", "image", "image_and_caption_generated"]
     strict = Gates(gates.params.model_copy(update={"chance_level": "error"}))

@@ -6,17 +6,22 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from tests import experiments
+from tests.ranked import write_run
 from twinlens.evaluation.experiments import ExperimentError, read_experiment
 
 pytestmark = pytest.mark.slow  # DVC commands
 
 FOLDER = Path("data/evaluated/d/m")
+RANKED = Path("data/ranked/d/m")
+CARD = Path("data/cards/models/m.json")
 ROOT = Path(__file__).parents[2]
 
 
@@ -26,18 +31,22 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def measure(quality: float, queries: int = 60) -> None:
-    """What `evaluate` leaves: a table of queries and what it is about."""
+def measure(quality: float, queries: int = 60, texts: str = "said") -> None:
+    """What `rank` and `evaluate` leave: lists, a table of queries and what it is about."""
     rng = np.random.default_rng(0)
-    hits = (rng.random(queries) < quality).astype(float)
-    names = [f"q{n}" for n in range(queries)]
-    table = {"query_id": names, "group": names, "cluster": names, "first_hit": (12 - 10 * hits).astype(int)}
-    (FOLDER / "t").mkdir(parents=True, exist_ok=True)
-    (FOLDER / "t/image.parquet").unlink(missing_ok=True)
-    (FOLDER / "pools.json").unlink(missing_ok=True)
-    pl.DataFrame(table | {"ndcg_at_10": hits}).write_parquet(FOLDER / "t/image.parquet")
-    pool = {"dataset": "d", "split": "test", "queries": queries, "items": 60, "queries_digest": str(queries)}
-    pools = {"t": pool | {"items_digest": "i", "retrievers": ["image"], "k": 10}}
+    task = replace(experiments.caption_to_image(queries, 1), name="t")
+    places = np.where(rng.random(queries) < quality, 1, 15)
+    others = [[item for item in range(queries) if item != query] for query in range(queries)]
+    rows = np.array(
+        [[*own[: p - 1], q, *own[p - 1 : 19]] for q, (p, own) in enumerate(zip(places, others, strict=True))]
+    )
+    for folder in (FOLDER, RANKED):
+        shutil.rmtree(folder, ignore_errors=True)  # links into the cache
+    write_run(RANKED / "t", task, rows, np.tile(np.linspace(1, 0, 20), (queries, 1)))
+    made = experiments.experiment("", task, {"image": rows})
+    (FOLDER / "t").mkdir(parents=True)
+    made.read("t", "image").write_parquet(FOLDER / "t/image.parquet")
+    pools = {"t": made.pools["t"] | {"queries_digest": str(queries), "texts_digest": texts}}
     (FOLDER / "pools.json").write_text(json.dumps(pools))
 
 
@@ -76,12 +85,17 @@ def _make(*init: str) -> None:
         _start_git()
     run("dvc", "init", "-q", *init)
     Path("params.yaml").write_text("dataset: d\nmodel: m\ncaptioner: none\n")
-    Path("dvc.yaml").write_text(f"stages:\n  evaluate:\n    cmd: 'true'\n    outs:\n    - {FOLDER.as_posix()}\n")
+    outs = "".join(f"    - {out.as_posix()}\n" for out in (FOLDER, RANKED, CARD))
+    Path("dvc.yaml").write_text(f"stages:\n  evaluate:\n    cmd: 'true'\n    outs:\n{outs}")
+    CARD.parent.mkdir(parents=True)
+    CARD.write_text('{"train": {"seed": 0}}')
     measure(0.4)
     run("dvc", "commit", "-q", "-f")
     run("git", "add", "-A")
     run("git", "commit", "-qm", "first")
     measure(0.8)
+    CARD.unlink()
+    CARD.write_text('{"train": {"seed": 1}}')
     run("dvc", "commit", "-q", "-f")
     run("git", "commit", "-qam", "second")
     run("git", "tag", "better")
@@ -99,8 +113,10 @@ def test_two_revisions_are_compared_and_nothing_is_checked_out(project: Path) ->
     before = (project / FOLDER / "t/image.parquet").read_bytes()
     done = twinlens("compare", "main", "better", "--format", "json")
     assert done.returncode == 0, done.stderr
-    (found,) = json.loads(done.stdout)["differences"]
+    said = json.loads(done.stdout)
+    (found,), (pair,) = said["differences"], said["pairs"]
     assert found["verdict"] == "better is better"
+    assert pair["settings"].startswith("What differs: model card: train.seed 0 → 1. One seed each:")
     assert (project / FOLDER / "t/image.parquet").read_bytes() == before
     assert run("git", "status", "--short") == ""
 
@@ -152,7 +168,7 @@ def test_files_that_are_not_in_the_cache_are_named_with_the_commands_that_get_th
         read_experiment("better")
     message = str(caught.value)
     assert "data/evaluated/d/m/pools.json is not in the cache" in message
-    assert "`git checkout better && dvc pull evaluate`" in message
+    assert "`git checkout better && dvc pull rank evaluate`" in message
     assert "`dvc exp run -S dataset=d -S model=m -S captioner=none`" in message
 
 
@@ -163,5 +179,32 @@ def test_experiments_over_other_queries_are_refused_on_the_command_line(project:
     assert "t: the number of queries is 60 in main and 59 in workspace" in done.stderr
 
 
+def test_experiments_over_other_captions_are_refused_on_the_command_line(project: Path) -> None:
+    measure(0.4, texts="other words")
+    done = twinlens("compare", "main", "workspace")
+    assert done.returncode == 2
+    assert "t: the texts of the queries or items in main are not those in workspace" in done.stderr
+
+
+def test_runs_of_an_older_version_are_refused_with_the_command_that_makes_them_anew(project: Path) -> None:
+    items = pl.read_parquet(RANKED / "t/items.parquet").drop("image_id")
+    (RANKED / "t/items.parquet").unlink()
+    items.write_parquet(RANKED / "t/items.parquet")
+    done = twinlens("compare", "better", "workspace")
+    assert done.returncode == 2
+    assert "workspace: data/ranked/d/m/t is not as this version writes it" in done.stderr
+    assert "columns ['image_id'] are missing" in done.stderr
+    assert "Rank and measure it again: `dvc exp run -S dataset=d -S model=m -S captioner=none`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_seeds_are_one_candidate_on_the_command_line(project: Path) -> None:
+    done = twinlens("compare", "main+better", "workspace:image", "-m", "hit_at_10")
+    assert done.returncode == 0, done.stderr
+    assert "main+better (first) and workspace:image (second)" in done.stdout
+
+
 def test_two_different_experiments_are_needed(project: Path) -> None:
-    assert "needs two different experiments, found main" in twinlens("compare", "main").stderr
+    said = twinlens("compare", "main").stderr
+    assert "needs two different experiments, found main" in said
+    assert "`main:image main:captions_joined`" in said

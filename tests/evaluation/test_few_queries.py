@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tests.experiments import alone, experiment
 from tests.ranked import grouped, write_pool, write_run
 from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
@@ -19,7 +21,6 @@ from twinlens.evaluation.compare import compare
 from twinlens.evaluation.cost import build_quality_cost_rows, write_json
 from twinlens.evaluation.distractors import build_curve
 from twinlens.evaluation.evaluate import Measurements, measure_all_runs
-from twinlens.evaluation.experiments import Experiment
 from twinlens.evaluation.pool import Pool
 from twinlens.report import galleries
 from twinlens.report.comparison_text import format_comparison
@@ -105,12 +106,17 @@ def test_every_json_file_parses_without_nan_and_says_what_is_not_defined(
     intervals = strictly((folder / "intervals.json").read_text())[TASK]["image"]
     assert set(intervals) == set(results.retrieval[TASK]["image"])
     if case == "no hit":
-        assert intervals["hit_at_5"]["low"] == 0.0
-        assert 0.5 < intervals["hit_at_5"]["high"] < 1.0  # three pictures that found nothing prove little
-        assert intervals["median_rank"] == {"not_defined": "all ranks are the same, in only 3 clusters"}
+        for interval in (intervals["hit_at_1"], intervals["hit_at_1"]["fixed_pool"]):
+            assert interval["low"] == 0.0
+            assert 0.5 < interval["high"] < 1.0  # three pictures that found nothing prove little
+        assert intervals["median_rank"] == {
+            "not_defined": "all ranks are the same, in only 3 clusters",
+            "pool": "fixed",
+        }
     else:
-        assert {tuple(i) for i in intervals.values()} == {("not_defined",)}
-        assert intervals["hit_at_5"]["not_defined"] == "one cluster: how clusters differ cannot be seen"
+        assert {tuple(i) for i in intervals.values()} == {("not_defined", "fixed_pool"), ("not_defined", "pool")}
+        assert intervals["hit_at_1"]["not_defined"] == "one cluster: how clusters differ cannot be seen"
+        assert intervals["hit_at_1"]["fixed_pool"] == {"not_defined": intervals["hit_at_1"]["not_defined"]}
 
 
 def test_nan_is_refused_where_a_metrics_file_is_written(tmp_path: Path) -> None:
@@ -120,17 +126,19 @@ def test_nan_is_refused_where_a_metrics_file_is_written(tmp_path: Path) -> None:
 
 def test_two_such_experiments_are_compared_without_nan(measured: tuple[str, Path, Measurements]) -> None:
     _, folder, _ = measured
-    table = pl.read_parquet(folder / f"evaluated/{TASK}/image.parquet")
-    better = table.with_columns(pl.col("ndcg_at_5") + 0.1)
-    pool = strictly((folder / "evaluated/pools.json").read_text())
-    made = [
-        Experiment(name, {}, pool, [(TASK, "image")], {f"{TASK}/image.parquet": content}.__getitem__)
-        for name, content in (("a", table), ("b", better))
-    ]
-    found = compare(made, ["ndcg_at_5"])
+    pool = Pool.read(folder / "ranked" / TASK)
+    lists = pool.read_lists("image")
+    better = replace(lists, rows=lists.rows.copy())
+    better.rows[:, 0] = [PICTURES.index(name) for name in pool.task.query_images]
+    better.rows[:, 1:] = np.arange(8, 12)
+    runs = {name: rows.rows for name, rows in (("a", lists), ("b", better))}
+    made = alone(*(experiment(name, pool.task, {"image": rows}, k=1) for name, rows in runs.items()))
+    found = compare(made, ["ndcg_at_1"])
     for form in ("table", "markdown", "json"):
-        assert "nan" not in format_comparison(found, [], form).lower()
-    assert strictly(format_comparison(found, [], "json"))["differences"][0]["verdict"] == "no difference"
+        assert "nan" not in format_comparison(made, found, [], form).lower()
+    (difference,) = strictly(format_comparison(made, found, [], "json"))["differences"]
+    assert difference["verdict"] == "not shown"
+    assert difference["effect"] == 1
 
 
 def test_a_report_is_made_and_says_not_defined(measured: tuple[str, Path, Measurements]) -> None:

@@ -107,6 +107,23 @@ def test_few_clusters_reach_further_out() -> None:
     assert compute_tail(10) < 0.015
 
 
+def test_fewer_than_six_clusters_are_not_defined_and_it_is_said_why() -> None:
+    rng = np.random.default_rng(8)
+    for clusters in (2, 5, 6):
+        codes = np.arange(clusters)
+        values = rng.random((clusters, 1))
+        found = [
+            *bootstrap_means(values, codes, resamples=100, seed=0),
+            bootstrap_median(codes + 1, codes, resamples=100, seed=0),
+        ]
+        for interval in found:
+            assert (interval.low is None) == (clusters < 6)
+            if clusters < 6:
+                assert interval.why.startswith(f"{clusters} clusters, of 6 that are needed: with 2, 3, 4, 5 clusters")
+        (alike,) = bootstrap_means(np.zeros((clusters, 1)), codes, resamples=100, seed=0)
+        assert alike.high == pytest.approx(1 - 0.025 ** (1 / clusters))  # exact for any number
+
+
 def test_one_cluster_or_one_query_is_not_defined_rather_than_certain() -> None:
     for codes in (np.zeros(1, dtype=int), np.zeros(7, dtype=int)):
         values = np.linspace(0, 1, len(codes))[:, None]

@@ -106,7 +106,7 @@ def test_a_mean_over_seeds_weighs_each_by_its_share_as_by_brute_force() -> None:
     runs = [measured(task, rows, 0.5), measured(task, other, 0.5)]
     found = estimate(runs, Sampling.by_picture(runs[0].deletions))
     parts = [delete_pictures(task, own) for own in (rows, other)]
-    means, moved = (sum(part[n] for part in parts) / 2 for n in (1, 2))
+    means, moved = (np.mean([part[n] for part in parts], axis=0) for n in (1, 2))
     count = len(means)
     joint = (count - 1) / count * ((means - means.mean(axis=0)) ** 2).sum(axis=0)
     np.testing.assert_allclose(found.variance, joint - (moved**2).sum(axis=(0, 1)), atol=1e-12)

@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from markupsafe import escape
 
+from tests.experiments import alone, experiment
 from tests.ranked import listed, write_pool, write_run
 from tests.tiny import jpegs, write_shards
 from tools import readme
@@ -25,12 +26,12 @@ from twinlens.config.params import EvaluateParams, HybridParams, ReportParams
 from twinlens.core import tables
 from twinlens.core.vectors import Vectors
 from twinlens.datasets.statistics import describe_dataset
+from twinlens.evaluation.candidates import Candidate
 from twinlens.evaluation.compare import Difference, compare
 from twinlens.evaluation.cost import build_quality_cost_rows
 from twinlens.evaluation.distractors import build_curve
 from twinlens.evaluation.draws import read_draws
-from twinlens.evaluation.evaluate import Measurements, measure_all_runs
-from twinlens.evaluation.experiments import Experiment
+from twinlens.evaluation.evaluate import measure_all_runs
 from twinlens.evaluation.measures import MEASURES, Judged, Values, measure
 from twinlens.evaluation.pool import Pool
 from twinlens.images.duplicates import Duplicates
@@ -350,22 +351,21 @@ def test_a_task_that_nobody_knows_by_name_is_told_everywhere(sources: tuple[Repo
     assert "<title>redress: quality against cost</title>" in text
     assert any(f"in colour {n}" in text for n in range(30))  # what the gallery's queries say
 
-    (task_of_comparison,) = comparison_page.tabulate_side_by_side(
-        *one_better(results, tmp_path / "evaluated", "redress")
-    )
+    both, found = one_better(tmp_path, "redress")
+    (task_of_comparison,) = comparison_page.tabulate_side_by_side(both, found)
     assert task_of_comparison["title"] == about.title
 
 
-def one_better(results: Measurements, evaluated: Path, task: str) -> tuple[list[Experiment], list[Difference]]:
+def one_better(folder: Path, task: str) -> tuple[list[Candidate], list[Difference]]:
     """Two experiments that differ in one task, and the differences."""
-    (retriever,) = (name for name in results.retrieval[task] if name != "pool")
-    table = pl.read_parquet(evaluated / f"{task}/{retriever}.parquet")
-    pools = json.loads((evaluated / "pools.json").read_text())
-    better = table.with_columns((pl.col("ndcg_at_10") + 0.1).clip(0, 1))
-    both = [
-        Experiment(name, {}, pools, [(task, retriever)], {f"{task}/{retriever}.parquet": content}.__getitem__)
-        for name, content in (("a", table), ("b", better))
-    ]
+    pool = Pool.read(folder / "ranked" / task)
+    rows = pool.read_lists(pool.retrievers[0]).rows
+    both = alone(
+        *(
+            experiment(name, pool.task, {"image": own}, title=pool.task.about.title)
+            for name, own in (("a", rows), ("b", rows[:, ::-1]))
+        )
+    )
     return both, compare(both, ["ndcg_at_10"])
 
 

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from tests.tasks.small import CAPTION_IDS, CAPTION_IMAGES, GROUPS, HUMAN, IDS, MACHINE, built, collection, params
+from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.tasks import registry
 from twinlens.tasks.base import Task, TaskMetadata, read_about, read_tasks
@@ -375,3 +376,25 @@ def test_a_query_that_must_not_find_what_is_right_for_it_is_refused() -> None:
     Task("some", metadata, ["q", "r"], ["a", "b"], ["a", "b"], pairs, exclude=np.array([1, -1]))
     with pytest.raises(DataError, match="1 queries must not find an item that is right for them, the first is 'r'"):
         Task("some", metadata, ["q", "r"], ["a", "b"], ["a", "b"], pairs, exclude=np.array([-1, 1]))
+
+
+def test_an_item_knows_its_picture(tmp_path: Path) -> None:
+    for task in build_tasks(collection(), params())[0]:
+        task.write(tmp_path / task.name)
+        pictures = tables.read_table(tmp_path / task.name / "items.parquet", tables.ITEMS)["image_id"].to_list()
+        assert pictures == (CAPTION_IMAGES if task.name == "image_to_caption" else task.item_ids)
+        again = Task.read(tmp_path / task.name)
+        assert (again.item_images or again.item_ids) == pictures
+
+
+def test_tasks_tell_captions_of_other_words_apart_and_care_for_no_other_texts() -> None:
+    def digests(**changes: pl.DataFrame) -> dict[str, str | None]:
+        return {task.name: task.about.texts_digest for task in build_tasks(collection(**changes), params())[0]}
+
+    plain = digests()
+    assert plain.keys() >= {"object_sets", "caption_to_image", "image_to_caption"}
+    assert plain["object_sets"] is None
+    reworded = HUMAN.with_columns(text=pl.when(pl.col("caption_id") == "i2#1").then(pl.lit("x")).otherwise("text"))
+    changed = digests(captions=reworded)
+    assert {name for name in plain if plain[name] != changed[name]} == {"caption_to_image", "image_to_caption"}
+    assert digests(generated=MACHINE.with_columns(text=pl.lit("something else"))) == plain

@@ -259,22 +259,27 @@ def _compute_on_other_pools(
     params: EvaluateParams,
 ) -> dict[str, Interval]:
     """Intervals of every measure at every cut, and of the means over groups if there are any."""
-    try:
-        deletions = Deletions.of(task, lists.rows, lists.gains, params.ks[-1])
-    except DataError as error:
-        names = [measure.at(k) for measure in MEASURES.values() for k in params.ks]
-        names += [f"macro_{measure.at(params.ks[-1])}" for measure in with_macro() if groups is not None]
-        return dict.fromkeys(names, Interval(None, None, str(error)))
+    macro = [measure.at(params.ks[-1]) for measure in with_macro()] if groups is not None else []
+    found: dict[str, Interval] = {}
+    ks, deletions = list(params.ks), None
+    while ks and deletions is None:
+        try:
+            deletions = Deletions.of(task, lists.rows, lists.gains, ks[-1])
+        except DataError as error:  # the lists are no deeper than this cut
+            names = [measure.at(ks[-1]) for measure in MEASURES.values()]
+            names += [f"macro_{name}" for name in macro if ks == params.ks]
+            found |= dict.fromkeys(names, Interval(None, None, str(error)))
+            ks.pop()
+    if deletions is None:
+        return found
     by_picture = task.about.cluster_by == "image_id"
     sampling = Sampling.by_picture(deletions) if by_picture else Sampling.by_cluster(clusters)
-    found: dict[str, Interval] = {}
-    at_once = max(1, AT_ONCE // max(1, len(deletions.query) * len(params.ks)))
+    at_once = max(1, AT_ONCE // max(1, len(deletions.query) * len(ks)))
     for start in range(0, len(MEASURES), at_once):
-        some = list(MEASURES)[start : start + at_once]
-        run = Measured(deletions, deletions.measure(params.ks, some))
+        run = Measured(deletions, deletions.measure(ks, list(MEASURES)[start : start + at_once]))
         found |= dict(zip(run.values.names, jackknife_means([run], sampling), strict=True))
-    if groups is not None:
-        run = Measured(deletions, deletions.measure(params.ks[-1:], [measure.name for measure in with_macro()]))
+    if groups is not None and ks == params.ks:
+        run = Measured(deletions, deletions.measure(ks[-1:], [measure.name for measure in with_macro()]))
         of_groups = jackknife_means([run], Sampling.by_cluster(groups, macro=True))
         found |= {f"macro_{name}": interval for name, interval in zip(run.values.names, of_groups, strict=True)}
     return found
