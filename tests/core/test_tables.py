@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,24 @@ def test_pixels_before_the_mismatch_are_still_right(tmp_path: Path) -> None:
     assert next(pixels) == ("a", b"pixels of a")
     with pytest.raises(DataError, match="row 1 is b, expected c"):
         next(pixels)
+
+
+def test_a_picture_whose_bytes_are_not_those_of_the_index_is_found(tmp_path: Path) -> None:
+    folder = shards(tmp_path, ["a", "b"])
+    wanted = rows(("a", 0, 0), ("b", 0, 1))
+    right = {name: hashlib.sha256(jpeg).hexdigest() for name, jpeg in iter_pixels(folder, wanted)}
+    assert len(list(iter_pixels(folder, wanted.with_columns(sha256=pl.Series(right.values()))))) == 2
+    wrong = wanted.with_columns(sha256=pl.Series([right["a"], right["a"]]))
+    read = iter_pixels(folder, wrong)
+    assert next(read)[0] == "a"
+    with pytest.raises(DataError, match=r"row 1, b, has other bytes than were written: `dvc repro -f -s resize`"):
+        next(read)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 and no more", b"x" * 5_000])
+def test_a_damaged_table_is_named_with_the_stage_that_makes_it(damage: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "data" / "grouped" / "scenes" / "images.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(damage)
+    with pytest.raises(DataError, match=r"images.parquet is damaged \(.*\): `dvc repro -f -s group` makes it again"):
+        tables.read_table(path, tables.GROUPS)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +19,8 @@ from jaxtyping import UInt8
 from open_clip.model import CLIP
 
 from tests.tiny import CPU, TEXTS, jpegs, spread, tokenizer, write_shards
-from twinlens.core.errors import DataError
+from twinlens.core import resources
+from twinlens.core.errors import DataError, ResourceError
 from twinlens.core.scratch import Scratch
 from twinlens.core.vectors import normalise_rows
 from twinlens.images.transforms import PixelSpec, batch_pixels
@@ -315,6 +319,53 @@ def test_rows_are_scaled_to_length_one_whatever_their_length() -> None:
 def test_many_useless_rows_are_counted_and_five_are_named() -> None:
     with pytest.raises(DataError, match=r"9 of 9 vectors are useless, the first is zero: 0, 1, 2, 3, 4\Z"):
         normalise_rows(np.zeros((9, 4), dtype=np.float32), [str(i) for i in range(9)])
+
+
+def test_unit_vectors_are_written_as_numpy_writes_them_and_never_through_a_map(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapped file on a full disk ends the process by SIGBUS, which no `except` sees."""
+    monkeypatch.setattr(np.lib.format, "open_memmap", None)
+    monkeypatch.setattr(np, "memmap", None)
+    rows = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    with Scratch("embed", "written") as scratch:
+        for n, part in enumerate(np.array_split(rows, 3)):
+            scratch.put(f"part-{n:05d}.npy", writing(part))
+        assert collect(scratch, 20, tmp_path / "found.npy") == 6
+    unit = (rows / np.linalg.norm(rows.astype(np.float64), axis=1)[:, None]).astype(np.float32)
+    assert (tmp_path / "found.npy").read_bytes() == as_npy(unit)
+
+
+def writing(rows: np.ndarray) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_bytes(as_npy(rows))
+
+    return write
+
+
+def as_npy(rows: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, rows)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_a_disk_without_room_for_the_vectors_says_how_much_they_need(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Scratch("embed", "full") as scratch:
+        scratch.put("part-00000.npy", writing(np.ones((20, 6), np.float32)))
+        if when == "before":
+            monkeypatch.setattr(resources, "measure_free", lambda path: 100)
+        else:
+            monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+        with pytest.raises(
+            ResourceError, match=r"disk is full: .*found\.npy needs (608 bytes and 100 are|more than)"
+        ):
+            collect(scratch, 20, tmp_path / "found.npy")
 
 
 def test_parts_that_are_not_all_there_are_not_collected(tmp_path: Path) -> None:

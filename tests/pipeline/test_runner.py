@@ -1,0 +1,100 @@
+"""The start of every stage: a disk that cannot be written and memory that runs out end it with one sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.runner import run_stage
+from twinlens.core.errors import ResourceError
+from twinlens.core.scratch import Scratch, write_whole
+from twinlens.core.tables import DROPPED, write_table
+
+SPACE = errno.ENOSPC
+
+
+def ended(error: Exception, monkeypatch: pytest.MonkeyPatch) -> str:
+    def main() -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["stages/embed.py"])
+    with pytest.raises(SystemExit) as told:
+        run_stage(main)
+    return str(told.value)
+
+
+def test_a_full_disk_is_said_with_what_is_free_wherever_a_stage_may_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ended(OSError(SPACE, os.strerror(SPACE)), monkeypatch)
+    assert re.match(rf"embed: the disk is full; free are [\d,]+ bytes in {re.escape(str(Path.cwd()))}, ", said)
+    assert "Make room, or let TWINLENS_SCRATCH" in said
+
+
+def test_a_disk_that_may_only_be_read_is_said_with_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ended(OSError(errno.EROFS, "Read-only file system", "data/cards/x.json"), monkeypatch)
+    assert said.startswith("embed: the disk may only be read (data/cards/x.json): mend its owner or permissions")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("Unable to allocate 8 GiB"), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")]
+)
+def test_memory_that_runs_out_is_said_with_what_to_lower(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ended(error, monkeypatch)
+    assert said.startswith("embed: memory ran out (")
+    assert "compute.image_batch" in said
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main() -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(sys, "argv", ["stages/embed.py"])
+    with pytest.raises(ValueError, match="a defect"):
+        run_stage(main)
+
+
+# ---------------------------------------------------------------- a disk of one megabyte
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 1 MB of its own, where this process may mount one."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    command = [str(mount), "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
+    if mount is None or umount is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run([umount, "-l", str(folder)], check=False)
+
+
+def test_an_output_on_a_full_disk_is_named_and_nothing_half_written_bears_its_name(tiny: Path) -> None:
+    out = tiny / "data" / "embedded"
+    said = rf"the disk is full: {out} needs more than the [\d,]+ bytes that were written"
+    with pytest.raises(ResourceError, match=said), write_whole(out) as draft:
+        for n in range(9):
+            np.save(draft / f"{n}.npy", np.zeros(50_000, np.float32))
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_part_and_a_table_on_a_full_disk_are_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWINLENS_SCRATCH", str(tiny))
+    with Scratch("work", "key") as scratch:
+        with pytest.raises(ResourceError, match=r"the disk is full: .*/work/key/a.npy needs more than the"):
+            scratch.put("a.npy", lambda path: np.zeros(2_000_000, np.uint8).tofile(path))
+        assert not scratch.has("a.npy")
+    rows = pl.DataFrame({"kind": "x", "id": [os.urandom(500).hex() for _ in range(4_000)], "rule": "x", "reason": "x"})
+    with pytest.raises(ResourceError, match=r"the disk is full: .*/t.parquet needs more than the"):
+        write_table(rows, tiny / "t.parquet", DROPPED)
