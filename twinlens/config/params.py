@@ -120,7 +120,7 @@ class EvaluateParams(Section):
     """Measures, cuts and tests of the evaluation."""
 
     referee_queries: PositiveInt  # per run, measured again by each measure's second opinion
-    resamples: Annotated[int, Field(ge=100)]  # of the bootstrap behind the intervals
+    resamples: Annotated[int, Field(ge=100)]  # of the bootstrap behind the intervals of the fixed pool
     seed: int
     ks: list[PositiveInt] = Field(min_length=1)
 
