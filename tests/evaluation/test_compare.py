@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tests import experiments
 from tests.evaluation import drawn
@@ -172,6 +173,20 @@ def test_values_that_are_not_those_of_the_runs_are_refused() -> None:
     second.tables[name] = second.read("caption_to_image", IMAGE).with_columns(hit_at_10=0.5)
     with pytest.raises(DataError, match="they are not of one run of the pipeline"):
         compare(alone(first, second), ["hit_at_10"])
+
+
+def test_a_measure_of_the_whole_ranking_is_compared_over_other_queries_alone() -> None:
+    first, second = two(better=2.5)
+    name, rng = f"caption_to_image/{IMAGE}.parquet", np.random.default_rng(0)
+    gains = rng.random(300)
+    for one, values in ((first, gains / 2), (second, gains)):
+        one.tables[name] = one.read("caption_to_image", IMAGE).with_columns(average_precision=values)
+    found = compare(alone(first, second), ["average_precision", "ndcg_at_10"])
+    assert found[0].effect == pytest.approx(gains.mean() / 2)
+    by_picture = (gains / 2).reshape(60, 5).mean(axis=1)
+    half = stats.t.ppf(0.975, 59) * by_picture.std(ddof=1) / np.sqrt(60)
+    assert found[0].interval.high == pytest.approx(gains.mean() / 2 + half, abs=1e-3)
+    assert found[1].verdict == "b is better"
 
 
 # ---------------------------------------------------------------- rows and seeds

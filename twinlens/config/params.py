@@ -137,7 +137,7 @@ class EvaluateParams(Section):
     """Measures, cuts and tests of the evaluation."""
 
     referee_queries: Count  # per run, measured again by each measure's second opinion
-    resamples: Annotated[int, Field(strict=True, ge=100, le=1_000_000)]  # of the bootstrap behind the intervals
+    resamples: Annotated[int, Field(strict=True, ge=100, le=1_000_000)]  # of the bootstrap of the fixed pool
     seed: Seed
     ks: list[Count] = Field(min_length=1)
 
