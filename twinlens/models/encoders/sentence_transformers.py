@@ -14,7 +14,15 @@ from twinlens.config.models import SentenceTransformersTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.models.encoders.base import LoadedEncoders, count_parameters
-from twinlens.models.weights import UNREADABLE, fetch_weights_folder, find_local_checkpoint, refuse_wordless
+from twinlens.models.state_dicts import allow_harmless_types, read_names, read_state, rename_to_fit
+from twinlens.models.weights import (
+    UNREADABLE,
+    fetch_weights_folder,
+    find_local_checkpoint,
+    give_reason,
+    refuse_gaps,
+    refuse_wordless,
+)
 
 FILES = ["*.json", "*.txt", "*.model"]
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of each module that has any; the first found is taken
@@ -55,11 +63,34 @@ def load(
         DataError: the folder does not hold such a model.
     """
     try:
-        model = SentenceTransformer(str(path), device=str(placement.device), local_files_only=True)
+        with allow_harmless_types():
+            model = SentenceTransformer(str(path), device=str(placement.device), local_files_only=True)
+        _refuse_gaps(model, path)
     except (*UNREADABLE, ImportError, TypeError) as error:
-        raise DataError(f"{path} does not hold a sentence-transformers model: {str(error)[:300]}") from None
+        raise DataError(f"{path} does not hold a sentence-transformers model: {give_reason(error)}") from None
     refuse_wordless(model.tokenizer, path)
     return LoadedEncoders(None, _Text(model.to(placement.dtype).eval(), card.prompt))
+
+
+def _refuse_gaps(model: SentenceTransformer, path: Path) -> None:
+    """Refuse a transformer whose weights were not in its files: the library fills it with random numbers and goes on.
+
+    Weights under a wrapper's names are loaded once more under the model's own.
+    """
+    for folder, module in zip(_modules(path), model, strict=True):
+        inner = getattr(module, "auto_model", getattr(module, "model", None))
+        file = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
+        if not isinstance(inner, torch.nn.Module) or file is None:
+            continue
+        wanted = inner.state_dict()
+        prefixed = f"{getattr(inner, 'base_model_prefix', '')}."  # weights saved with a task's head on top
+        names = {name.removeprefix(prefixed) for name in read_names(file)}
+        if {name.removeprefix(prefixed) for name in wanted} <= names:
+            continue
+        state = rename_to_fit(read_state(file, type(inner).__name__), wanted)
+        inner.load_state_dict({name: value for name, value in state.items() if name in wanted}, strict=False)
+        # many text models are published without the pooler, which the pooling over tokens does not use
+        refuse_gaps(inner, {"missing_keys": wanted.keys() - state.keys()}, path, unused="pooler.")
 
 
 class _Text:
