@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 # What the libraries raise for weights that do not fit, are cut short, or are something else.
 UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, UnpicklingError, SafetensorError)
 
+ENOUGH = 300  # characters of a library's reason
+# What libraries advise their own callers, who can pass arguments to them; a user of a card cannot.
+ADVICE = re.compile(
+    r"weights_only|trust_remote_code|safe_globals|ignore_mismatched_sizes|force_download|local_files_only|from_tf"
+    r"|pip install|HF_[A-Z]|huggingface-cli|hf auth|token=|allowlist|you have two options|check the documentation"
+    r"|trust the source|trusted source|is trusted|pickle fallback|https?://|weights only load failed"
+    r"|internal miniz error|look at the above",
+    re.IGNORECASE,
+)
+SILENT: dict[type[BaseException], str] = {EOFError: "the file is empty, or ends too early"}  # errors without a word
+LISTED = re.compile(r"""((?P<quote>["'])[^"'\n]+(?P=quote))(?:, (?P=quote)[^"'\n]+(?P=quote)){2,}""")
+UNKNOWN_TYPE = re.compile(r"Unsupported global: GLOBAL (\S+)")
+
 HUB_ANSWERS_IN_S = 10.0  # or counts as out of reach
 HUB_COPY = re.compile(r"/models--[^/]+/snapshots/(?P<commit>[0-9a-f]{40})(?:/(?P<file>.*))?$")
 HIDDEN = re.compile(r"(^|/)\.")
@@ -43,6 +56,29 @@ def find_local_checkpoint(card: Weights) -> Path | None:
         if found != card.sha256:
             raise DataError(f"{path} has SHA-256 {found}, the card says {card.sha256}")
     return path
+
+
+def give_reason(error: BaseException) -> str:
+    """The reason in a library's error, short: what is wrong is kept, long lists and advice to programmers are not.
+
+    What was pickled from a class that is not known here can only be read by running its code, which is not done;
+    that is said with what to do instead.
+    """
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    if unknown := UNKNOWN_TYPE.search(text):
+        return (
+            f"it holds a {unknown[1]} beside or around the weights, and reading that would run code of whoever wrote "
+            "it. Where it was trained, save the weights alone (`torch.save(model.state_dict(), file)`), and name that"
+        )
+    text = LISTED.sub(lambda listed: f"{listed[1]} and {listed[0].count(', ')} more", text)
+    sentences = [part.strip() for part in re.split(r"(?<=[.!?])\s+|\s*\n\s*", text)]
+    kept = " ".join(part for part in sentences if part and not ADVICE.search(part)) or SILENT.get(
+        type(error), type(error).__name__
+    )
+    if len(kept) <= ENOUGH:
+        return kept
+    half = (ENOUGH - 5) // 2  # the reason may stand first or last
+    return f"{kept[:half].rstrip()} ... {kept[-half:].lstrip()}"
 
 
 def refuse_gaps(model: torch.nn.Module, report: dict[str, Any], path: Path, unused: str | None = None) -> None:

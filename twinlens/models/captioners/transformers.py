@@ -16,7 +16,8 @@ from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.models.encoders.base import count_parameters, normalise_pixels
 from twinlens.models.image_processor import read_pixel_spec, refuse_other_pixels
-from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, refuse_gaps, refuse_wordless
+from twinlens.models.state_dicts import load_transformers
+from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, give_reason, refuse_wordless
 
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
 
@@ -74,13 +75,11 @@ def load(card: CaptionerCard, path: Path, placement: Placement) -> Captioner:
         config = AutoConfig.from_pretrained(path)
         if not isinstance(config, kind.config_class):  # the library would take it for one, and fail anywhere
             raise DataError(f"{path} holds a {config.model_type} model, the card says {card.captioner}")
-        # dtype is given because the default is the checkpoint's, half precision for many
-        model, report = kind.from_pretrained(path, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+        model = load_transformers(kind, path)
         tokenizer = AutoTokenizer.from_pretrained(path)
-        refuse_gaps(model, report, path)
         refuse_wordless(tokenizer, path)
         captioner = Captioner(model, tokenizer, processor := AutoImageProcessor.from_pretrained(path), card, placement)
     except UNREADABLE as error:
-        raise DataError(f"{path} does not hold a {card.captioner} model: {str(error)[:300]}") from None
+        raise DataError(f"{path} does not hold a {card.captioner} model: {give_reason(error)}") from None
     refuse_other_pixels(processor, captioner.pixels, path)
     return captioner

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging as transformers_log
 
@@ -14,7 +13,8 @@ from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.models.classifiers.base import Classifier, refuse_other_classes
 from twinlens.models.image_processor import read_pixel_spec, refuse_other_pixels
-from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, refuse_gaps
+from twinlens.models.state_dicts import load_transformers
+from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, give_reason
 
 transformers_log.disable_progress_bar()  # of loading, which takes no time
 
@@ -48,14 +48,10 @@ def load(card: TransformersClassifier, path: Path, placement: Placement) -> Clas
         if getattr(config, "problem_type", None) == "multi_label_classification":
             raise DataError(f"{path} gives every class a probability of its own; wanted one that decides between them")
         refuse_other_classes(card.transformers, config.num_labels, _names(config))
-        # dtype is given because the default is the checkpoint's, half precision for many
-        model, report = AutoModelForImageClassification.from_pretrained(
-            path, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
-        refuse_gaps(model, report, path)
+        model = load_transformers(AutoModelForImageClassification, path)
         processor = AutoImageProcessor.from_pretrained(path)
     except UNREADABLE as error:
-        raise DataError(f"{path} does not hold an image classifier of transformers: {str(error)[:300]}") from None
+        raise DataError(f"{path} does not hold an image classifier of transformers: {give_reason(error)}") from None
     pixels = read_pixel_spec(processor)
     refuse_other_pixels(processor, pixels, path)
     return Classifier(model, lambda batch: model(pixel_values=batch).logits, pixels, placement)

@@ -21,9 +21,17 @@ from twinlens.core.errors import DataError, ParamsError, suggest_nearest
 from twinlens.core.paths import downloads
 from twinlens.images.transforms import PixelSpec
 from twinlens.models.encoders.base import LoadedEncoders, count_parameters, normalise_pixels
-from twinlens.models.weights import UNREADABLE, fetch_hub_weights, fetch_weights_folder, find_local_checkpoint
+from twinlens.models.state_dicts import named_plainly
+from twinlens.models.weights import (
+    UNREADABLE,
+    fetch_hub_weights,
+    fetch_weights_folder,
+    find_local_checkpoint,
+    give_reason,
+)
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")  # first found is taken
+ALWAYS = ("logit_scale",)  # in the weights of any CLIP, also in the formats of others that open_clip converts
 TRANSFORM = ("mean", "std", "interpolation", "resize_mode")
 TOKENIZER = ["tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.model"]
 
@@ -99,21 +107,20 @@ def load(card: OpenClipTower, path: Path, placement: Placement, random_weights: 
     quiet.setLevel(quiet_level)  # open_clip logs every step of a load to the root logger
     try:
         if path.is_dir():
-            _weights_in(path)  # open_clip would go on with random ones
+            weights: Path | None = _weights_in(path)  # open_clip would go on with random ones
             name = f"local-dir:{path}"
-            model = open_clip.create_model(name)
+            model = open_clip.create_model(name, load_weights=False, pretrained_text=False)
             tokenizer = open_clip.get_tokenizer(name)
         else:
+            weights = None if random_weights else path
             preprocess = _preprocess(card)
-            model = open_clip.create_model(
-                card.open_clip,
-                pretrained=None if random_weights else str(path),
-                force_preprocess_cfg=preprocess,
-                pretrained_text=False,
-            )
+            model = open_clip.create_model(card.open_clip, force_preprocess_cfg=preprocess, pretrained_text=False)
             tokenizer = _tokenizer(card, path)
+        if weights is not None:
+            with named_plainly(weights, {*ALWAYS, *model.state_dict()}, card.open_clip) as file:
+                open_clip.load_checkpoint(model, str(file))
     except (*UNREADABLE, AssertionError) as error:  # open_clip asserts the sizes of some of them
-        raise DataError(f"{path} does not hold the weights of {card.open_clip}: {str(error)[:300]}") from None
+        raise DataError(f"{path} does not hold the weights of {card.open_clip}: {give_reason(error)}") from None
     finally:
         quiet.setLevel(level)
     return wrap(model, tokenizer, placement)

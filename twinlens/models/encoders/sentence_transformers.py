@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float32
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers.utils import logging as transformers_log
 
 from twinlens.config.models import SentenceTransformersTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.models.encoders.base import LoadedEncoders, count_parameters
+from twinlens.models.state_dicts import allow_harmless_types, read_names, read_state, rename_to_fit
 from twinlens.models.weights import (
     UNREADABLE,
     fetch_weights_folder,
     find_local_checkpoint,
+    give_reason,
     refuse_gaps,
     refuse_wordless,
 )
@@ -66,27 +66,34 @@ def load(
         DataError: the folder does not hold such a model.
     """
     try:
-        model = SentenceTransformer(str(path), device=str(placement.device), local_files_only=True)
+        with allow_harmless_types():
+            model = SentenceTransformer(str(path), device=str(placement.device), local_files_only=True)
+        _refuse_gaps(model, path)
     except (*UNREADABLE, ImportError, TypeError) as error:
-        raise DataError(f"{path} does not hold a sentence-transformers model: {str(error)[:300]}") from None
-    _refuse_gaps(model, path)
+        raise DataError(f"{path} does not hold a sentence-transformers model: {give_reason(error)}") from None
     refuse_wordless(model.tokenizer, path)
     return LoadedEncoders(None, _Text(model.to(placement.dtype).eval(), card.prompt))
 
 
 def _refuse_gaps(model: SentenceTransformer, path: Path) -> None:
-    """Refuse a model of which a part was not in its files, which the library passes over.
+    """Refuse a transformer whose weights were not in its files: the library fills it with random numbers and goes on.
 
-    It keeps no report of what it loaded, so its transformers are loaded a second time.
-
-    Raises:
-        DataError: a parameter is missing.
+    Weights under a wrapper's names are loaded once more under the model's own.
     """
-    for module, folder in zip(model, _modules(path), strict=True):
-        if isinstance(module, Transformer):
-            inner: Any = module.model
-            again, report = type(inner).from_pretrained(folder, local_files_only=True, output_loading_info=True)
-            refuse_gaps(again, report, folder, unused="pooler.")  # pooled is what its last layer gives
+    for folder, module in zip(_modules(path), model, strict=True):
+        inner = getattr(module, "auto_model", getattr(module, "model", None))
+        file = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
+        if not isinstance(inner, torch.nn.Module) or file is None:
+            continue
+        wanted = inner.state_dict()
+        prefixed = f"{getattr(inner, 'base_model_prefix', '')}."  # weights saved with a task's head on top
+        names = {name.removeprefix(prefixed) for name in read_names(file)}
+        if {name.removeprefix(prefixed) for name in wanted} <= names:
+            continue
+        state = rename_to_fit(read_state(file, type(inner).__name__), wanted)
+        inner.load_state_dict({name: value for name, value in state.items() if name in wanted}, strict=False)
+        # many text models are published without the pooler, which the pooling over tokens does not use
+        refuse_gaps(inner, {"missing_keys": wanted.keys() - state.keys()}, path, unused="pooler.")
 
 
 class _Text:

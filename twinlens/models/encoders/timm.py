@@ -16,7 +16,8 @@ from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, ParamsError, suggest_nearest
 from twinlens.images.transforms import PixelSpec
 from twinlens.models.encoders.base import LoadedEncoders, count_parameters, normalise_pixels
-from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint
+from twinlens.models.state_dicts import load_state, read_state, rename_to_fit
+from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, give_reason
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -75,14 +76,31 @@ def build(card: TimmTower, path: Path | None) -> tuple[Any, PixelSpec]:
     except (RuntimeError, TypeError) as error:
         raise ParamsError(f"timm cannot build '{card.timm}' with kwargs {card.kwargs}: {error}") from None
     if path is not None:
-        try:
-            timm.models.load_checkpoint(model, str(path))
-        except UNREADABLE as error:
-            raise DataError(f"{path} does not hold the weights of timm's {card.timm}: {str(error)[:300]}") from None
+        _load_weights(card, model, path)
     config = timm.data.resolve_model_data_config(model)
     if unknown := set(card.preprocess) - set(config):
         raise ParamsError(f"preprocess: no such key: {', '.join(sorted(unknown))}; known: {', '.join(sorted(config))}")
     return model, read_pixel_spec(config | card.preprocess)
+
+
+def _load_weights(card: TimmTower, model: Any, path: Path) -> None:
+    what = f"timm's {card.timm}"
+    if path.suffix.lower() in (".npz", ".npy"):  # of JAX, which each architecture reads by code of its own
+        try:
+            timm.models.load_checkpoint(model, str(path))
+        except UNREADABLE as error:
+            raise DataError(f"{path} does not hold the weights of {what}: {give_reason(error)}") from None
+        return
+    state = rename_to_fit(read_state(path, what), model.state_dict())
+    classifier = model.default_cfg.get("classifier")
+    for name in [classifier] if isinstance(classifier, str) else []:
+        found, wanted = state.get(f"{name}.weight"), model.state_dict().get(f"{name}.weight")
+        if found is not None and wanted is not None and found.shape[0] != wanted.shape[0]:
+            raise DataError(
+                f"{path} does not hold the weights of {what}: it tells {len(found):,} classes apart, the model "
+                f"{len(wanted):,}; write `kwargs: {{num_classes: {len(found)}}}` on the card"
+            )
+    load_state(model, state, what, path)
 
 
 def read_pixel_spec(config: dict[str, Any]) -> PixelSpec:

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
-from safetensors.torch import load_file
 from torchvision.models import detection, get_model_weights
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
@@ -29,7 +28,8 @@ from twinlens.core.errors import DataError, ParamsError, suggest_nearest
 from twinlens.core.paths import downloads
 from twinlens.images.transforms import PixelSpec
 from twinlens.models.encoders.base import LoadedEncoders, count_parameters, normalise_pixels
-from twinlens.models.weights import UNREADABLE, find_local_checkpoint
+from twinlens.models.state_dicts import load_state, read_state, rename_to_fit
+from twinlens.models.weights import find_local_checkpoint
 
 CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"
 GREY = 114  # of what surrounds a picture that is no square: near the mean that the detector subtracts
@@ -68,10 +68,7 @@ def load(card: TorchvisionTower, path: Path, placement: Placement, random_weight
     build: Callable[..., Any] = getattr(detection, card.torchvision)
     model = build(weights=None, weights_backbone=None, **classes)
     if state is not None:
-        try:
-            model.load_state_dict(state)
-        except UNREADABLE as error:
-            raise DataError(f"{path} does not hold the weights of {card.torchvision}: {str(error)[:300]}") from None
+        load_state(model, state, card.torchvision, path)
     if card.torchvision == "fasterrcnn_resnet50_fpn" and card.weights == "COCO_V1":
         for module in model.modules():  # these weights alone were trained without it, and torchvision builds them so
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -80,19 +77,10 @@ def load(card: TorchvisionTower, path: Path, placement: Placement, random_weight
 
 
 def _state(card: TorchvisionTower, path: Path) -> dict[str, torch.Tensor]:
-    try:
-        found = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read as weights: {str(error)[:300]}") from None
-    if isinstance(found, dict) and isinstance(found.get("model"), dict):
-        found = found["model"]  # as torchvision's training script saves it
-    if not isinstance(found, dict) or CLASS_SCORES not in found:
+    found = rename_to_fit(read_state(path, card.torchvision), (CLASS_SCORES,))
+    if CLASS_SCORES not in found:
         raise DataError(f"{path} does not hold the weights of {card.torchvision}: it has no {CLASS_SCORES}")
-    return dict(found)
+    return found
 
 
 class _Image:

@@ -17,7 +17,8 @@ from twinlens.core.errors import DataError, ParamsError
 from twinlens.images.transforms import PixelSpec
 from twinlens.models.encoders.base import LoadedEncoders, count_parameters, normalise_pixels
 from twinlens.models.image_processor import read_pixel_spec
-from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, refuse_gaps, refuse_wordless
+from twinlens.models.state_dicts import load_transformers
+from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, give_reason, refuse_wordless
 
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
 
@@ -51,12 +52,8 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
         if random_weights:
             model = AutoModel.from_config(config, **remote)
         else:
-            # dtype is given because the default is the checkpoint's, half precision for many
-            model, report = AutoModel.from_pretrained(
-                path, dtype=torch.float32, local_files_only=True, output_loading_info=True, **remote
-            )
             # many text models are published without the pooler, which `mean` and `cls` do not use
-            refuse_gaps(model, report, path, unused="pooler." if card.pooling else None)
+            model = load_transformers(AutoModel, path, "pooler." if card.pooling else None, **remote)
         tokenizer = AutoTokenizer.from_pretrained(path, **remote)
         refuse_wordless(tokenizer, path)
         joint = hasattr(model, "get_image_features") or hasattr(model, "encode_image")
@@ -69,7 +66,12 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
             "Run it in an environment with the release it was written for (its page names it)"
         ) from None
     except UNREADABLE as error:
-        raise DataError(f"{card.transformers} could not be loaded from {path}: {str(error)[:300]}") from None
+        if "trust_remote_code" in str(error) and not card.trust_remote_code:
+            raise DataError(
+                f"{card.transformers} could not be loaded from {path}: it brings code of its own. Read that code, then "
+                "write `trust_remote_code: true` on the card (and the hub's `revision` and `code_revision`)"
+            ) from None
+        raise DataError(f"{card.transformers} could not be loaded from {path}: {give_reason(error)}") from None
     model = model.eval().to(placement.device, placement.dtype)
     if card.pooling is not None:
         return LoadedEncoders(None, _PooledText(model, tokenizer, card, placement))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from twinlens.retrieval.exemplar.closed_form import combine_unit_vectors, lda_whitened, ridge, rocchio, scale_to_unit
 from twinlens.retrieval.exemplar.examples import Examples
-from twinlens.retrieval.exemplar.svm import Fitted, fit_svms
+from twinlens.retrieval.exemplar.newton import Fitted
+from twinlens.retrieval.exemplar.svm import fit_svms
 
 __all__ = [
     "Examples",
