@@ -361,9 +361,7 @@ def test_a_disk_without_room_for_the_vectors_says_how_much_they_need(
             monkeypatch.setattr(resources, "measure_free", lambda path: 100)
         else:
             monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-        with pytest.raises(
-            ResourceError, match=r"disk is full: .*found\.npy needs (608 bytes and 100 are|more than)"
-        ):
+        with pytest.raises(ResourceError, match=r"disk is full: .*found\.npy needs (608 bytes and 100 are|more than)"):
             collect(scratch, 20, tmp_path / "found.npy")
 
 
