@@ -6,6 +6,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 UV := uv==0.13.8
+# A file with another digest than its pin is not installed. A wheel of another index (torch for CPUs only, say) has
+# another: HASHES=--no-verify-hashes takes it.
+HASHES ?= --require-hashes
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: in-git setup repro serve test quick check bench readme requirements clean-scratch
@@ -51,10 +54,10 @@ bench: setup
 readme: setup
 	python -m tools.readme
 
-# Pins for every platform, without addresses of package indexes.
+# Pins for every platform, with the digests of their files and without addresses of package indexes.
 requirements: setup
 	uv pip compile pyproject.toml --universal --all-extras --python-version 3.11 \
-	  --no-header --no-annotate -o requirements.txt
+	  --no-header --no-annotate --generate-hashes -o requirements.txt
 
 # Finished parts that are kept for resuming and for other models that share a tower, and tables of the search
 # index, which are built anew when they are next opened.
@@ -67,7 +70,8 @@ $(VENV)/.ready: requirements.txt
 	  { echo "TwinLens needs Python 3.11 or newer; this is $$($(PYTHON) --version). Name another: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet --disable-pip-version-check $(UV)
-	uv pip install --quiet --compile-bytecode -r requirements.txt || python -m pip install --quiet -r requirements.txt
+	uv pip install --quiet --compile-bytecode $(HASHES) -r requirements.txt || \
+	  python -m pip install --quiet $(HASHES) -r requirements.txt
 	uv pip install --quiet --no-deps -e . || python -m pip install --quiet --no-deps -e .
 	python -m tools.offline_plots
 	touch $@

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import yaml
 from dvc.utils.serialize import parse_yaml as parse_as_dvc
+from pydantic import ValidationError
 
 from twinlens.config.architectures import refuse_impossible_blip, refuse_impossible_open_clip
+from twinlens.config.datasets import WebDatasetCard
 from twinlens.config.load import check_cards, read_params
 from twinlens.config.yaml_file import parse_yaml
 from twinlens.core.errors import ParamsError
@@ -257,3 +259,11 @@ def test_sizes_that_no_blip_has_are_refused(part: dict[str, Any], said: str) -> 
     with pytest.raises(ValueError, match="`architecture`: ") as told:
         refuse_impossible_blip(part)
     assert said in str(told.value)
+
+
+@pytest.mark.parametrize("pattern", ["", "/etc/*", "../*.tar", "a/../../*", "data/**.tar", "~/x", "a\0b"])
+def test_a_wildcard_that_leads_out_or_is_none_is_refused_by_its_key(pattern: str) -> None:
+    card = {"adapter": "webdataset", "source": "x", "shards": {"test": pattern}}
+    with pytest.raises(ValidationError, match=r"shards\.test|shards"):
+        WebDatasetCard.model_validate(card)
+    assert WebDatasetCard.model_validate(card | {"shards": {"test": "a/**/b-*.tar"}}).shards

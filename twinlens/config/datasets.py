@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from twinlens.config.base import Card, Origin
 from twinlens.config.models import TimmTower, Weights
@@ -17,6 +17,20 @@ from twinlens.core.download import is_url
 
 Split = Literal["train", "val", "test"]
 Pool = Literal["all", "train", "val", "test"]
+
+
+def _refuse_odd_wildcard(pattern: str) -> str:
+    parts = pattern.split("/")
+    if not pattern or "\0" in pattern or parts[0] in ("", "~") or ".." in parts:
+        raise ValueError(
+            "a name below the folder, with wildcards (data/train-*.parquet), and none that leads out of it"
+        )
+    if any("**" in part and part != "**" for part in parts):
+        raise ValueError("`**` stands for any folders, between slashes: data/**/*.tar")
+    return pattern
+
+
+Wildcard = Annotated[str, AfterValidator(_refuse_odd_wildcard)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 
@@ -181,7 +195,7 @@ class HubCard(HubFiles):
     """Any dataset of Parquet files."""
 
     adapter: Literal["hub"]
-    files: dict[Split, str] = Field(min_length=1)  # of each split, with wildcards, within the repository
+    files: dict[Split, Wildcard] = Field(min_length=1)  # of each split, with wildcards, within the repository
     columns: ParquetColumns
     classes: list[str] | None = None  # names of numbered labels; if absent, those the files carry
 
@@ -192,7 +206,7 @@ class ImageNetCard(HubFiles):
     adapter: Literal["imagenet"]
     repository: str = "ILSVRC/imagenet-1k"
     classes: str = "imagenet-1k"  # a list in twinlens/datasets/classes
-    files: dict[Split, str] = {"train": "data/train-*.parquet", "val": "data/validation-*.parquet"}
+    files: dict[Split, Wildcard] = {"train": "data/train-*.parquet", "val": "data/validation-*.parquet"}
     captions: Literal["none", "label"] = "none"  # label: "a photo of a <name>", for models that need a caption
 
 
@@ -260,7 +274,7 @@ class WebDatasetCard(BaseDatasetCard):
 
     adapter: Literal["webdataset"]
     source: str  # a folder
-    shards: dict[Split, str] = Field(min_length=1)  # of each split, with wildcards, within the folder
+    shards: dict[Split, Wildcard] = Field(min_length=1)  # of each split, with wildcards, within the folder
     # Endings. Where a sample has several, the first of this list is its picture.
     image: list[str] = [
         *("jpg", "jpeg", "png", "webp", "jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif", "ppm", "pgm", "pbm", "pnm")

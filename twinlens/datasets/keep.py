@@ -15,6 +15,7 @@ from twinlens.config.datasets import Keep, Pool
 from twinlens.core.errors import FetchError
 from twinlens.datasets.annotations import Annotations, Drop, RawImage
 from twinlens.datasets.readers.delimited import read_delimited
+from twinlens.datasets.readers.limits import refuse_large
 from twinlens.datasets.readers.texts import decode
 
 RULE = "keep"
@@ -117,10 +118,18 @@ def read_qrels(path: Path) -> set[str]:
 
     Raises:
         FetchError: the file is not there.
-        DataError: it has no column `document_id`.
+        DataError: it has no column `document_id`, a relevance is no number, or it is too large.
     """
     if not path.is_file():
         raise FetchError(f"{path} is not there: the dataset's card names it under `keep`")
-    rows = [cells for _, cells in read_delimited(path, decode(path.read_bytes()), ["document_id"])]
-    listed = [row["document_id"] for row in rows if float(row.get("relevance") or 1) > 0]
+    refuse_large(path)
+    rows = read_delimited(path, decode(path.read_bytes()), ["document_id"])
+    listed = [row["document_id"] for line, row in rows if _read_relevance(path, line, row.get("relevance")) > 0]
     return {str(PurePosixPath(name).with_suffix("")) for name in listed if name}
+
+
+def _read_relevance(path: Path, line: int, cell: str | None) -> float:
+    try:
+        return float(cell or 1)
+    except ValueError:
+        raise DataError(f"{path}, line {line}: the relevance {cell!r:.40} is no number") from None

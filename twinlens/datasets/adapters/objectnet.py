@@ -51,6 +51,8 @@ class ObjectNet:
             raise DataError(f"{places['mappings'] / LABELS} is no JSON: {error}") from None
         finally:
             tree.close()
+        if not isinstance(labels, dict):
+            raise DataError(f"{places['mappings'] / LABELS} is no JSON object of labels by folder")
         tree = open_tree(places["images"])
         images: list[RawImage] = []
         dropped: list[Drop] = list_passed_over(tree)
