@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twinlens.evaluation.compare import Changes, Difference
 from twinlens.evaluation.experiments import Experiment
 from twinlens.evaluation.intervals import Interval, bootstrap_means, encode_clusters
 from twinlens.report import charts
+from twinlens.report.changed_queries import name_query
 from twinlens.report.charts import Bar
 from twinlens.report.templates import load_template
 
@@ -16,20 +17,30 @@ RESAMPLES = 1000
 REAL, NONE = 4, 0  # markers of a difference that is real, and of one that is not
 
 
-def render(experiments: Sequence[Experiment], found: Sequence[Difference], changed: Sequence[Changes]) -> str:
+def render(
+    experiments: Sequence[Experiment],
+    found: Sequence[Difference],
+    changed: Sequence[Changes],
+    texts: Mapping[str, str] | None = None,
+) -> str:
     """Render the page as HTML; everything that comes from data is escaped.
 
     Args:
         experiments: those that were compared.
         found: of `comparison.compare`.
         changed: of `comparison.find_changes`.
+        texts: by query, its words.
     """
     pairs = list(dict.fromkeys((d.first, d.second) for d in found))
     return load_template("comparison.html.j2").render(
         experiments=[(e.name, e.choice) for e in experiments],
         tasks=tabulate_side_by_side(experiments, found),
         pairs=[_pair(pair, [d for d in found if (d.first, d.second) == pair]) for pair in pairs],
-        changed=[(c, c.queries.to_dicts()) for c in changed if len(c.queries)],
+        changed=[
+            (c, [row | {"words": name_query(row["query_id"], texts or {})} for row in c.queries.to_dicts()])
+            for c in changed
+            if len(c.queries)
+        ],
     )
 
 

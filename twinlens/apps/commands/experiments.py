@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from twinlens.apps.commands.terminal import show_work
 from twinlens.core.absence import advise
 from twinlens.core.errors import DataError, TwinLensError
 
@@ -33,7 +34,7 @@ def compare(
     retriever: Annotated[
         list[str] | None, typer.Option("--retriever", "-r", help="Only these, such as image; may be repeated.")
     ] = None,
-    changed: Annotated[int, typer.Option(min=0, help="Queries to list whose value changed most, a retriever.")] = 3,
+    changed: Annotated[int, typer.Option(min=0, help="Queries to tell whose value changed most, a retriever.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the randomisation test and the intervals.")] = 0,
     form: Annotated[Format, typer.Option("--format", "-f", help="How it is written.")] = Format.TABLE,
 ) -> None:
@@ -47,19 +48,23 @@ def compare(
     from twinlens.evaluation.experiments import read_experiment
     from twinlens.evaluation.measures import MAIN
     from twinlens.report import comparison_text
+    from twinlens.report.changed_queries import read_query_texts
 
     if len(set(experiments)) < 2:
         raise TwinLensError(f"compare needs two different experiments, found {', '.join(experiments)}")
-    read = [read_experiment(name) for name in dict.fromkeys(experiments)]
-    measures = measure or [MAIN.at(read[0].k)]
-    found = comparison.compare(read, measures, retrievers=retriever or (), seed=seed)
-    queries = comparison.find_changes(read, found, measures[0], changed)
+    with show_work("comparing"):
+        read = [read_experiment(name) for name in dict.fromkeys(experiments)]
+        measures = measure or [MAIN.at(read[0].k)]
+        found = comparison.compare(read, measures, retrievers=retriever or (), seed=seed)
+        queries = comparison.find_changes(read, found, measures[0], changed)
+    texts = read_query_texts(read[0].choice["dataset"]) if queries else {}
     if form is Format.HTML:
         from twinlens.report.comparison_page import render
 
-        typer.echo(render(read, found, queries))
+        typer.echo(render(read, found, queries, texts))
     else:
-        typer.echo(comparison_text.format_comparison(found, queries, form.value))
+        models = {experiment.name: experiment.choice["model"] for experiment in read}
+        typer.echo(comparison_text.format_comparison(found, queries, form.value, models, texts))
 
 
 def export(
