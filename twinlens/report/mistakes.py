@@ -27,7 +27,7 @@ NEAR_COPY = "shows or describes a near copy of a right picture"
 GENERIC = "was found by, or is, a caption that also stands under another picture"
 GENERIC_GENERATED = "is known by a generated caption that another picture has too"
 HUBS = f"is wrongly first for at least {HUB} queries, {HUB} times its share"
-CLOSE = f"has a relevant item close behind: within {NEAR:.0%} of the range of its list's scores".replace("%", " %")
+CLOSE = f"has a relevant item close behind: within {NEAR:.0%} of the range of its list's scores".replace("%", "\u00a0%")
 TIED = "stands in a list that ties across the cut"
 CAUSES = (
     SAME_SETS,
