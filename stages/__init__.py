@@ -2,4 +2,7 @@
 
 import os
 
+# transformers draws a bar over each load of weights. Set before anything imports tqdm; bars that say themselves whether
+# they are shown, as ours and those of downloads do, stay.
+os.environ.setdefault("TQDM_DISABLE", "1")
 PARENT = os.getppid()  # here, as a stage's imports may take seconds, in which its dvc can be killed

@@ -494,3 +494,26 @@ def test_the_page_tells_what_is_distinct_and_the_best_possible(sources: tuple[Re
     assert "120 queries of which 97 distinct, 24 items" in page
     (foot,) = re.findall(r"<tfoot>(.*?)</tfoot>", page, re.DOTALL)
     assert re.findall(r"<td>([^<]*)</td>", foot)[:3] == ["0.700", "0.767", ""]  # MAP's is not known
+
+
+def test_each_task_has_a_legend_in_the_order_of_its_table(page: str) -> None:
+    for section in re.findall(r'<section id="\w+">.*?</section>', page, re.DOTALL):
+        if 'class="legend"' not in section:
+            continue
+        names = r"</svg>([\w]+)</"
+        table, legend = section.split('<ul class="legend"', 1)
+        shown = re.findall(names, legend.split("</ul>", 1)[0])
+        assert shown
+        assert shown == re.findall(names, table.split("<tbody>", 1)[1].split("</tbody>", 1)[0])
+    assert page.index('<ul class="legend"') > page.index("<section")  # none is far from its charts
+
+
+def test_on_a_phone_each_value_says_what_it_is(page: str) -> None:
+    cells = re.findall(r'<td data-measure="([^"]+)">', page)
+    assert {"ndcg@10", "hit@10", "median rank"} <= set(cells)
+    assert "content: attr(data-measure)" in page
+
+
+def test_a_chart_that_stands_alone_is_as_wide_as_others(page: str) -> None:
+    assert page.count("auto-fill, minmax(min(430px") == 1
+    assert "auto-fit" not in page

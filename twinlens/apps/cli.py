@@ -26,6 +26,13 @@ from twinlens.core.resources import explain_disk_fault
 
 NO_ANSWER = 2  # as for wrong usage; 1 is a search that found nothing
 
+QUIET = {  # libraries that talk while they load weights
+    "TQDM_DISABLE": "1",  # of bars that do not say themselves whether they are shown
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -56,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: those of the process if absent.
     """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("twinlens").setLevel(logging.INFO)
     try:

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+LISTED = 8  # as many names are all told
+NEAREST = 5  # of more
+
 
 class TwinLensError(Exception):
     """Something in the parameters, the data or the surroundings is wrong; the message says what to do."""
@@ -68,7 +71,11 @@ def require_extra(extra: str, use: str) -> Iterator[None]:
 def suggest_nearest(name: str, known: Iterable[str]) -> str:
     """Suggest the right name for a wrong one, as a phrase for the end of a message."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean '{close[0]}'? Known: {', '.join(names)}"
-    return f"known: {', '.join(names)}"
+    close = get_close_matches(name, names, n=NEAREST, cutoff=0.5)
+    if len(names) <= LISTED:
+        listed = f"known: {', '.join(names)}"
+    elif close:
+        listed = f"nearest of {len(names):,}: {', '.join(close)}"
+    else:
+        listed = f"known: {', '.join(names[:NEAREST])} and {len(names) - NEAREST:,} more"
+    return f"did you mean '{close[0]}'? {listed[0].upper()}{listed[1:]}" if close else listed

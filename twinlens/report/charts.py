@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 SERIES = 7  # colours of the style sheet
 DASHES = ("", "6 3", "2 3", "9 3 2 3", "12 4", "4 2", "1 2")
 WIDTH, HEIGHT = 380, 250
+LETTER = 6.2  # width of one, at the style sheet's size of text in charts
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 38
 
 Scale = Callable[[float], float]
@@ -78,7 +79,7 @@ def draw_lines(series: Sequence[Series], x_label: str, y_label: str, title: str,
         dashes = DASHES[_style(one.number)]
         dash = f' stroke-dasharray="{dashes}"' if dashes else ""
         parts.append(Markup(f'<path class="line l{one.number % SERIES}" d="{path}"{dash}/>'))
-        marked = range(0, len(places), 1 + len(places) // 8) if from_zero else _spread(len(places), 6)
+        marked = _marked([x for x, _ in one.points], ticks, from_zero)
         parts += [draw_marker(one.number, *places[i], 3.2) for i in marked]
     return _svg(parts, HEIGHT, title)
 
@@ -89,10 +90,10 @@ def draw_scatter(points: Sequence[Series], x_label: str, y_label: str, title: st
     if not places:
         return Markup("")
     low, high = min(x for _, x, _ in places) / 1.6, max(x for _, x, _ in places) * 1.6
-    top = next(t for t in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if t >= min(1.0, 1.08 * max(y for _, _, y in places)))
+    heights = list_ticks(min(1.0, 1.08 * max(y for _, _, y in places)) or 1.0)
     across = _scale(math.log(high / low), LEFT, WIDTH - RIGHT)
-    down = _scale(top, HEIGHT - BOTTOM, TOP)
-    parts = [_y_axis(down, [top * n / 4 for n in range(5)], y_label)]
+    down = _scale(heights[-1], HEIGHT - BOTTOM, TOP)
+    parts = [_y_axis(down, heights, y_label)]
     for x in _decades(low, high):
         parts.append(_tick_x(across(math.log(x / low)), f"{x:g}"))
     parts.append(_x_label(x_label))
@@ -110,9 +111,9 @@ def draw_scatter(points: Sequence[Series], x_label: str, y_label: str, title: st
 
 def draw_forest(bars: Sequence[Bar], title: str, chance: float | None = None) -> Markup:
     """Draw means with their intervals, one below the other, from 0 to 1."""
-    left, row = 190, 24
-    height = 16 + row * len(bars) + BOTTOM
-    across = _scale(1.0, left, WIDTH + 120 - RIGHT)
+    left, row = _room(bars), 24
+    height, width = 16 + row * len(bars) + BOTTOM, left + 310
+    across = _scale(1.0, left, width - RIGHT)
     parts: list[Markup] = []
     for x in (0, 0.25, 0.5, 0.75, 1):
         parts.append(Markup(f'<path class="grid" d="M{across(x):.1f} 8V{height - BOTTOM}"/>'))
@@ -121,26 +122,34 @@ def draw_forest(bars: Sequence[Bar], title: str, chance: float | None = None) ->
         parts.append(Markup(f'<path class="chance" d="M{across(chance):.1f} 8V{height - BOTTOM}"/>'))
         parts.append(_text(across(chance), height - BOTTOM + 29, "chance", "middle"))
     parts += _rows(bars, across, left, row)
-    return _svg(parts, height, title, WIDTH + 120)
+    return _svg(parts, height, title, width)
 
 
 def draw_effects(bars: Sequence[Bar], title: str) -> Markup:
     """Draw differences with their intervals about a line at zero; the scale is as wide as they are."""
-    left, row, width = 290, 24, WIDTH + 300
+    left, row = _room(bars), 24
+    width = left + 390
     height = 16 + row * len(bars) + BOTTOM
-    reach = max((abs(v) for b in bars for v in (b.mean, b.low, b.high) if v is not None), default=0.0) or 0.01
+    widest = max((abs(v) for b in bars for v in (b.mean, b.low, b.high) if v is not None), default=0.0)
+    right_half = list_ticks(widest or 0.01, most=3)
+    reach = right_half[-1]
     right = _scale(2 * reach, left, width - 2 * RIGHT)
 
     def across(x: float) -> float:
         return right(x + reach)
 
     parts: list[Markup] = []
-    for x in (-reach, -reach / 2, 0.0, reach / 2, reach):
+    for x in (*(-x for x in right_half[:0:-1]), *right_half):
         style = "zero" if x == 0 else "grid"
         parts.append(Markup(f'<path class="{style}" d="M{across(x):.1f} 8V{height - BOTTOM}"/>'))
-        parts.append(_text(across(x), height - BOTTOM + 15, f"{x:+.3f}", "middle"))
+        parts.append(_text(across(x), height - BOTTOM + 15, f"{x:+.6g}" if x else "0", "middle"))
     parts += _rows(bars, across, left, row)
     return _svg(parts, height, title, width)
+
+
+def _room(bars: Sequence[Bar]) -> int:
+    """Room for the longest name, at the left of the bars."""
+    return 16 + math.ceil(LETTER * max((len(bar.name) for bar in bars), default=0))
 
 
 def _rows(bars: Sequence[Bar], across: Callable[[float], float], left: int, row: int) -> Iterator[Markup]:
@@ -178,7 +187,7 @@ def _scale(most: float, first: float, last: float) -> Scale:
 
 def _y_axis(down: Scale, values: Sequence[float], label: str) -> Markup:
     parts = [Markup(f'<path class="grid" d="M{LEFT} {down(v):.1f}H{WIDTH - RIGHT}"/>') for v in values]
-    parts += [_text(LEFT - 6, down(v) + 4, f"{v:.2f}".rstrip("0").rstrip("."), "end") for v in values]
+    parts += [_text(LEFT - 6, down(v) + 4, f"{v:.6g}", "end") for v in values]
     turned = f'transform="rotate(-90 11 {HEIGHT / 2:.0f})"'
     parts.append(Markup(f'<text x="11" y="{HEIGHT / 2:.0f}" text-anchor="middle" {turned}>{escape(label)}</text>'))
     return Markup("").join(parts)
@@ -196,11 +205,21 @@ def _text(x: float, y: float, text: str, anchor: str) -> Markup:
     return Markup(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>')
 
 
-def _spread(count: int, wanted: int) -> list[int]:
-    """Places along a curve for its markers, evenly spread on a logarithmic axis."""
-    return sorted({min(count - 1, round(count ** (n / (wanted - 1))) - 1) for n in range(wanted)})
+def list_ticks(reach: float, most: int = 5) -> list[float]:
+    """List round numbers from 0 to the first that is not below `reach`, `most` of them at most, evenly spaced."""
+    power = 10.0 ** math.floor(math.log10(reach))
+    steps = (m * power * ten for ten in (0.1, 1.0) for m in (1, 2, 2.5, 5))
+    step = next(s for s in (*steps, 10.0 * power) if math.ceil(reach / s - 1e-9) < most)
+    return [float(f"{n * step:.10g}") for n in range(math.ceil(reach / step - 1e-9) + 1)]
+
+
+def _marked(xs: Sequence[float], ticks: Sequence[float], from_zero: bool) -> list[int]:
+    """Places along a curve for its markers: those that the axis names, or, with few of them, some between."""
+    if from_zero:
+        return list(range(0, len(xs), 1 + len(xs) // 8))
+    return [place for place, x in enumerate(xs) if x in ticks or place == len(xs) - 1]
 
 
 def _decades(low: float, high: float) -> list[float]:
     ticks = [m * 10.0**e for e in range(-4, 8) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-    return ticks if len(ticks) < 7 else [x for x in ticks if f"{x:e}".startswith("1")]
+    return ticks if len(ticks) < 10 else [x for x in ticks if f"{x:e}".startswith("1")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twinlens.evaluation.candidates import Candidate, describe_settings
@@ -11,6 +11,7 @@ from twinlens.evaluation.intervals import Interval, bootstrap_means, encode_clus
 from twinlens.evaluation.jackknife import Sampling
 from twinlens.evaluation.measures import parsed
 from twinlens.report import charts
+from twinlens.report.changed_queries import name_query
 from twinlens.report.charts import Bar
 from twinlens.report.templates import load_template
 
@@ -18,13 +19,19 @@ RESAMPLES = 1000  # of a measure of the whole ranking
 REAL, NONE = 4, 0  # markers of a difference that is real, and of one that is not
 
 
-def render(candidates: Sequence[Candidate], found: Sequence[Difference], changed: Sequence[Changes]) -> str:
+def render(
+    candidates: Sequence[Candidate],
+    found: Sequence[Difference],
+    changed: Sequence[Changes],
+    texts: Mapping[str, str] | None = None,
+) -> str:
     """Render the page as HTML; everything that comes from data is escaped.
 
     Args:
         candidates: those that were compared.
         found: of `comparison.compare`.
         changed: of `comparison.find_changes`.
+        texts: by query, its words.
     """
     named = {candidate.name: candidate for candidate in candidates}
     pairs = list(dict.fromkeys((d.first, d.second) for d in found))
@@ -36,7 +43,11 @@ def render(candidates: Sequence[Candidate], found: Sequence[Difference], changed
             | {"settings": describe_settings(named[first], named[second])}
             for first, second in pairs
         ],
-        changed=[(c, c.queries.to_dicts()) for c in changed if len(c.queries)],
+        changed=[
+            (c, [row | {"words": name_query(row["query_id"], texts or {})} for row in c.queries.to_dicts()])
+            for c in changed
+            if len(c.queries)
+        ],
     )
 
 

@@ -15,7 +15,7 @@ from twinlens.report.galleries import Album, GalleryPicture
 from twinlens.retrieval.runs import read_run
 from twinlens.tasks.inputs import GENERATED as GENERATED_TEXTS
 
-NEAR = 0.01  # scores this close to the first item's count as nearly equal
+NEAR = 0.05  # of the range of a list's scores, whatever their scale: closer to the first item's is nearly equal
 HUB = 5  # times
 
 SAME_SETS = "shows exactly the same kinds of objects"
@@ -27,7 +27,7 @@ NEAR_COPY = "shows or describes a near copy of a right picture"
 GENERIC = "was found by, or is, a caption that also stands under another picture"
 GENERIC_GENERATED = "is known by a generated caption that another picture has too"
 HUBS = f"is wrongly first for at least {HUB} queries, {HUB} times its share"
-CLOSE = f"has a relevant item within {NEAR:g} of its score"
+CLOSE = f"has a relevant item close behind: within {NEAR:.0%} of the range of its list's scores".replace("%", "\u00a0%")
 TIED = "stands in a list that ties across the cut"
 CAUSES = (
     SAME_SETS,
@@ -151,7 +151,9 @@ def _first_items(pool: Pool, retriever: str) -> tuple[Int[np.ndarray, " queries"
     for start, rows, scores in read_run(pool.folder / "runs" / f"{retriever}.parquet", queries, items):
         relevant = pool.task.qrels.gains(start, rows) > 0
         firsts.append(rows[:, 0])
-        close.append((relevant & (scores >= scores[:, :1] - NEAR)).any(axis=1))
+        found = pool.found(retriever, scores)
+        lowest = np.where(found, scores, scores[:, :1]).min(axis=1, keepdims=True)
+        close.append((relevant & found & (scores >= scores[:, :1] - NEAR * (scores[:, :1] - lowest))).any(axis=1))
     return np.concatenate(firsts), np.concatenate(close)
 
 

@@ -86,7 +86,6 @@ def render(sources: ReportData, shown: list[galleries.Gallery], thumbnails: dict
         unmeasured=sources.unmeasured,
         gates=read_warnings(sources.metrics["gates"]),
         tasks=tasks,
-        legend=[(name, charts.draw_marker(number, 9, 8, 5)) for name, number in numbers.items()],
         costs=sources.metrics["cost"],
         captions=sources.metrics["captions"],
         mistakes=wrong,

@@ -26,7 +26,7 @@ Command = Callable[..., Done]
 
 def ids(done: Done) -> list[str]:
     assert done.code == 0, done.err
-    return [line.split("\t")[2] for line in done.out.splitlines()]
+    return [line.split("\t")[2] for line in done.out.splitlines()[1:]]
 
 
 def photo(path: Path) -> Path:
@@ -187,7 +187,9 @@ def test_what_comes_from_data_steers_no_terminal_and_no_page(
     nasty = answer(image_id="a\x1b[2J\n1\t0.9\tb", captions=("x\x9b31m [red]\u202e<script>alert(1)</script>",))
     monkeypatch.setattr("twinlens.search", lambda *_, **__: nasty, raising=False)
     done = twinlens("search", "x")
-    assert done.out == "1\t0.5000\ta [2J 1 0.9 b\t\tx 31m [red]<script>alert(1)</script>\n"
+    heading, line = done.out.splitlines()
+    assert heading == "#\tscore\tid\tlabels\tcaption"
+    assert line == "1\t0.5000\ta [2J 1 0.9 b\t\tx 31m [red]<script>alert(1)</script>"
     assert json.loads(twinlens("search", "x", "--json").out)["hits"][0]["image_id"] == "a\x1b[2J\n1\t0.9\tb"
     twinlens("search", "<b>x</b>", "--out", str(tmp_path / "s.html"), "--no-open")
     page = (tmp_path / "s.html").read_text()
@@ -234,7 +236,7 @@ def test_a_sheet_is_one_page_with_its_pictures_opened_where_there_is_a_display(
 def test_a_pipe_gets_plain_lines_and_words_need_neither_torch_nor_lancedb() -> None:
     done = process("search", TEXT, "-k", "2", FORCE_COLOR="1", TERM="xterm-256color")
     assert (done.returncode, done.stderr) == (0, "")
-    assert [len(line.split("\t")) for line in done.stdout.splitlines()] == [5, 5]
+    assert [len(line.split("\t")) for line in done.stdout.splitlines()] == [5, 5, 5]  # heading and pictures
     assert "\x1b" not in done.stdout
     code = (
         "import sys\nfrom twinlens.apps.cli import main\n"

@@ -25,6 +25,7 @@ def test_a_picture_is_shown_with_captions_labels_split_and_the_nearest(twinlens:
     rows = [tuple(line.split("\t")) for line in done.out.splitlines()]
     near = search(like=name, mode="vector", k=2).hits
     assert rows == [
+        ("what", "value"),
         ("id", name),
         ("split", "test"),
         ("labels", ", ".join(picture.labels)),

@@ -59,8 +59,7 @@ class DatasetState:
 def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json = False, golden: Golden = None) -> None:
     """List the models: what they are made of, their licences, and what of them is here.
 
-    `weights`, `vectors` and `index` are those for the dataset (and captioner) given, or else the active ones. The
-    active model has an asterisk.
+    `weights`, `vectors` and `index` are those for the dataset (and captioner) given, or else the active ones.
 
     With `--golden <name>` nothing is listed: the weights of that model, as they are here, are run on drawn pictures and
     texts, and the first numbers of their vectors written on its card. `embed` then refuses other weights of that name.
@@ -96,10 +95,11 @@ def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json =
         _print_json(found)
         return
     print_table(
-        ["model", "towers", "licence", "weights", "vectors", "index"],
+        ["model", "active", "towers", "licence", "weights", "vectors", "index"],
         [
             [
-                f"{one.name}{' *' if one.active else ''}",
+                one.name,
+                YES_NO[one.active],
                 ", ".join(f"{role}: {tower}" for role, tower in one.towers.items()),
                 one.licence or "not said",
                 *(YES_NO[here] for here in (one.weights, one.embedded, one.indexed)),
@@ -131,7 +131,7 @@ def datasets(as_json: Json = False) -> None:
     """List the datasets: where they come from, their licences, and what of them is here.
 
     `pictures` (all that are used) and `pool` (those that are searched) are counted once a dataset has been through the
-    pipeline, here or elsewhere. The active dataset has an asterisk.
+    pipeline, here or elsewhere.
 
     Examples: `twinlens datasets`, `twinlens datasets --json`.
     """
@@ -144,10 +144,11 @@ def datasets(as_json: Json = False) -> None:
         _print_json(found)
         return
     print_table(
-        ["dataset", "adapter", "licence", "selection", "here", "pictures", "pool"],
+        ["dataset", "active", "adapter", "licence", "selection", "here", "pictures", "pool"],
         [
             [
-                f"{one.name}{' *' if one.active else ''}",
+                one.name,
+                YES_NO[one.active],
                 one.adapter,
                 one.licence or "not said",
                 one.selection,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from twinlens.apps.commands.terminal import show_work
 from twinlens.core.absence import advise
 from twinlens.core.errors import DataError, TwinLensError
 
@@ -36,7 +37,7 @@ def compare(
     retriever: Annotated[
         list[str] | None, typer.Option("--retriever", "-r", help="Only these, such as image; may be repeated.")
     ] = None,
-    changed: Annotated[int, typer.Option(min=0, help="Queries to list whose value changed most, a retriever.")] = 3,
+    changed: Annotated[int, typer.Option(min=0, help="Queries to tell whose value changed most, a retriever.")] = 0,
     form: Annotated[Format, typer.Option("--format", "-f", help="How it is written.")] = Format.TABLE,
 ) -> None:
     """Say which differences between experiments, or rows of their tables, are real, without checking anything out.
@@ -50,6 +51,7 @@ def compare(
     from twinlens.evaluation.experiments import Experiment
     from twinlens.evaluation.measures import MAIN
     from twinlens.report import comparison_text
+    from twinlens.report.changed_queries import read_query_texts
 
     if len(set(candidates)) < 2:
         raise TwinLensError(
@@ -57,16 +59,18 @@ def compare(
             f"`{candidates[0]}:image {candidates[0]}:captions_joined`"
         )
     known: dict[str, Experiment] = {}
-    read = [read_candidate(name, known) for name in dict.fromkeys(candidates)]
-    measures = measure or [MAIN.at(read[0].first.k)]
-    found = comparison.compare(read, measures, retrievers=retriever or ())
-    queries = comparison.find_changes(read, found, measures[0], changed)
+    with show_work("comparing"):
+        read = [read_candidate(name, known) for name in dict.fromkeys(candidates)]
+        measures = measure or [MAIN.at(read[0].first.k)]
+        found = comparison.compare(read, measures, retrievers=retriever or ())
+        queries = comparison.find_changes(read, found, measures[0], changed)
+    texts = read_query_texts(read[0].first.choice["dataset"]) if queries else {}
     if form is Format.HTML:
         from twinlens.report.comparison_page import render
 
-        typer.echo(render(read, found, queries))
+        typer.echo(render(read, found, queries, texts))
     else:
-        typer.echo(comparison_text.format_comparison(read, found, queries, form.value))
+        typer.echo(comparison_text.format_comparison(read, found, queries, form.value, texts))
 
 
 def export(

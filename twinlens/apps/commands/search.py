@@ -15,7 +15,7 @@ import typer
 
 from twinlens.apps.commands.completion import complete_image_ids
 from twinlens.apps.commands.options import Captioner, Dataset, Json, Model
-from twinlens.apps.commands.terminal import note, print_table, strip_control
+from twinlens.apps.commands.terminal import note, print_table, show_work, strip_control
 from twinlens.core.errors import QueryError
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def search(
 ) -> None:
     """Find pictures by words, by a picture, or by both.
 
-    On a terminal the answer is a table. In a pipe it is one line a picture: rank, score, id, labels and caption, with
-    tabs between them.
+    On a terminal the answer is a table. In a pipe it is a heading and one line a picture: rank, score, id, labels and
+    caption, with tabs between them.
 
     Examples:
     * twinlens search "two dogs on a beach"
@@ -108,24 +108,25 @@ def search(
 
     Exit codes: 0 found, 1 nothing found, 2 wrong usage or no answer possible; standard error says why.
     """
-    from twinlens import search as ask
-
     if as_json and (sheet or out):
         raise QueryError("--json and --sheet are two ways to write one answer: take one")
-    found = ask(
-        text,
-        dataset=dataset,
-        model=model,
-        captioner=captioner,
-        image=image,
-        like=like or (),
-        unlike=unlike or (),
-        mode=mode.value,
-        k=k,
-        image_weight=image_weight,
-        text_weight=text_weight,
-        fusion=None if fusion is None else fusion.value,
-    )
+    with show_work("searching"):
+        from twinlens import search as ask  # takes a second or more
+
+        found = ask(
+            text,
+            dataset=dataset,
+            model=model,
+            captioner=captioner,
+            image=image,
+            like=like or (),
+            unlike=unlike or (),
+            mode=mode.value,
+            k=k,
+            image_weight=image_weight,
+            text_weight=text_weight,
+            fusion=None if fusion is None else fusion.value,
+        )
     if as_json:
         # ASCII, with the rest escaped: no terminal obeys it, and no locale spoils it
         typer.echo(json.dumps(found.to_dict(), indent=2))

@@ -10,7 +10,7 @@ import typer
 
 from twinlens.apps.commands.completion import complete_image_ids
 from twinlens.apps.commands.options import Captioner, Dataset, Json, Model
-from twinlens.apps.commands.terminal import print_table, strip_control
+from twinlens.apps.commands.terminal import print_table, show_work, strip_control
 from twinlens.core import paths
 from twinlens.core.errors import QueryError
 
@@ -34,11 +34,12 @@ def show(
     """
     from twinlens import Hit, Searcher
 
-    searcher = Searcher(dataset, model, captioner)
-    picture = searcher.picture(image_id)
-    hits: tuple[Hit, ...] = ()
-    if near and searcher.index.spaces:
-        hits = searcher.search(like=picture.image_id, mode="vector", k=near).hits
+    with show_work("looking it up"):
+        searcher = Searcher(dataset, model, captioner)
+        picture = searcher.picture(image_id)
+        hits: tuple[Hit, ...] = ()
+        if near and searcher.index.spaces:
+            hits = searcher.search(like=picture.image_id, mode="vector", k=near).hits
     split = _split(searcher.dataset, picture.image_id)
     if thumbnail is not None:
         try:

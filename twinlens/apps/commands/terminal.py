@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 
@@ -23,11 +24,23 @@ def note(text: str) -> None:
     typer.echo(strip_control(text), err=True)
 
 
+@contextmanager
+def show_work(what: str) -> Iterator[None]:
+    """Show on a terminal that something goes on, until it is done; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{strip_control(what)} ..."):
+        yield
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write rows to standard output: framed on a terminal; elsewhere values with tabs between them, no heading."""
+    """Write rows below a heading to standard output: framed on a terminal; elsewhere values with tabs between them."""
     cleaned = [[strip_control(value) for value in row] for row in rows]
     if not sys.stdout.isatty():
-        for row in cleaned:
+        for row in (columns, *cleaned):
             typer.echo("\t".join(row))
         return
     from rich.box import SIMPLE_HEAD

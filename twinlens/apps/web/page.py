@@ -33,6 +33,7 @@ MODE_NAMES = {
     "hybrid": "Hybrid",
     "exemplar": "Exemplars (SVM)",
 }
+DESCRIPTION = "Search pictures by words, by a picture, by both, or by examples that you mark."
 EMPTY = "The query is empty: type some words, drop a picture, or click a result"
 
 
@@ -149,6 +150,8 @@ class Page:
             "indexes": indexes,
             "others": [(NO_OTHER, "nothing"), *indexes],
             "first": self.first.key,
+            "dataset": self.shelf.dataset,
+            "description": DESCRIPTION,  # which a preview of a link shows
             "counts": [(count, count) for count in COUNTS],
             "limits": {"typed": MAX_TYPED, "marks": MAX_MARKS, "bytes": MAX_IMAGE_BYTES},
             "sentences": {"marks": FULL, "bytes": TOO_LARGE},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from twinlens.apps.commands.terminal import show_work
 from twinlens.apps.web.hosts import list_hosts
 from twinlens.apps.web.shelf import Shelf
 from twinlens.apps.web.watchdog import watch_signals
@@ -46,7 +47,8 @@ def serve(
 
         shelf = Shelf(read_params(), dataset)
         with _listening(host, port) as listener:
-            app = make_server_application(shelf, host, model, allowed)
+            with show_work("opening the index"):
+                app = make_server_application(shelf, host, model, allowed)
             shown = host if ":" not in host else f"[{host}]"
             typer.echo(f"TwinLens: http://{shown}:{listener.getsockname()[1]} (Ctrl-C ends it)")
             config = uvicorn.Config(

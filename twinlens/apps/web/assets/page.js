@@ -44,6 +44,7 @@ const setMode = (value) => {
 
 // ---- searching: one search is on its way, and the latest wish behind it; the answer to an older one is not shown
 
+const SHOWN_AFTER_MS = 400; // what comes at once does not flicker
 let wish = null;
 let asked = 0; // counts changes of what is searched for
 let searching = false;
@@ -65,6 +66,7 @@ const changed = () => {
 const answerWishes = async () => {
   searching = true;
   results.setAttribute('aria-busy', 'true');
+  const slow = setTimeout(() => say('Searching', 'told working'), SHOWN_AFTER_MS);
   while (wish) {
     const { body, before, number } = wish;
     wish = null;
@@ -76,6 +78,8 @@ const answerWishes = async () => {
     }
   }
   searching = false;
+  clearTimeout(slow);
+  if (status.querySelector('.working')) status.replaceChildren(); // nothing is searched for any more
   results.removeAttribute('aria-busy');
 };
 const show = (found, before) => {
