@@ -63,7 +63,7 @@ def changes() -> Changes:
             "group": ["a", "b"],
         }
     )
-    return Changes("caption_to_image", "image", "image", MEASURE, "main", "other", table)
+    return Changes("caption_to_image", "image", MEASURE, "main", "other", table)
 
 
 def test_a_comparison_fits_a_terminal_of_120_columns() -> None:
