@@ -21,10 +21,20 @@ from twinlens.evaluation.measures import MAIN, MEASURES, drawn, headline
 from twinlens.report.summary import describe_pool, format_markdown, select_shown
 
 README, CATEGORY_SEARCH, TRAINED = Path("README.md"), Path("docs/category-search.md"), Path("docs/training.md")
-PAGES = (README, CATEGORY_SEARCH, TRAINED)
+RESULTS = Path("docs/results.md")
+PAGES = (README, RESULTS, CATEGORY_SEARCH, TRAINED)
 KEPT = Path("docs/results")
-OF_THE_DEFAULT = ("default", "category_search")  # tables of what is in `metrics/`
+OF_THE_DEFAULT = ("default", "default_all", "category_search")  # tables of what is in `metrics/`
+# What the first table of the README shows: enough to say what feeds a search best. `docs/results.md` has the rest.
+FIRST = {
+    "caption_to_image": (
+        *("hybrid_generated_weighted", "image", "image_and_caption_generated", "caption_generated"),
+        *("bm25_generated", "image_untrained"),
+    ),
+    "object_sets": ("image", "captions_joined"),
+}
 TRAINED_TASKS = ("caption_to_image", "image_to_caption")
+PARTS = ("mean", "sd", "least", "greatest")
 K = 10  # the cut that the tables show
 ROOMS = (  # from the ground up
     *("core", "config", "images", "datasets", "tasks", "models", "inference", "training"),
@@ -58,6 +68,36 @@ def format_results(retrieval: dict[str, Any]) -> str:
         ["task", "a picture is fed as", *(f"{measure.title}@{K}" for measure in measures), "MedR"], rows
     )
     return f"{table}\n\n{'; '.join(pools)}.\n"
+
+
+def format_first(retrieval: dict[str, Any], intervals: dict[str, Any], seeds: dict[str, Any]) -> str:
+    """Format the few rows that the README begins with: value, interval, and what another seed of the training moves."""
+    rows = []
+    for task, retrievers in FIRST.items():
+        for name in retrievers:
+            if name not in retrieval[task]:
+                continue
+            values, key = retrieval[task][name], MAIN.at(K)
+            bounds = intervals[task][name][key]
+            spread = seeds["spread"].get(task, {}).get(name)
+            interval = f"{bounds['low']:.3f} to {bounds['high']:.3f}" if "low" in bounds else "not defined"
+            moved = "" if spread is None else f"{spread[key]['sd']:.3f}"
+            hit = f"{values[f'hit_at_{K}']:.3f}"
+            rows.append([task, f"`{name}`", f"{values[key]:.3f}", interval, moved, hit, f"{values['median_rank']:g}"])
+    header = ["task", "a picture is fed as", f"{MAIN.title}@{K}", "95 % interval", "sd over seeds", f"hit@{K}", "MedR"]
+    pools = [describe_pool(task, retrieval[task]["pool"], K) for task in FIRST]
+    return f"{format_markdown(header, rows)}\n\n{'; '.join(pools)}.\n"
+
+
+def format_seeds(seeds: dict[str, Any]) -> str:
+    """Format the spread of every row over seeds of the trainings."""
+    rows = [
+        [task, f"`{name}`", *(f"{values[key][part]:.3f}" for key in (MAIN.at(K), f"hit_at_{K}") for part in PARTS)]
+        for task, retrievers in seeds["spread"].items()
+        for name, values in retrievers.items()
+    ]
+    header = [f"{title} {part}" for title in (f"{MAIN.title}@{K}", f"hit@{K}") for part in PARTS]
+    return f"{format_markdown(['task', 'a picture is fed as', *header], rows)}\n"
 
 
 def format_categories(standard: dict[str, Any], published: dict[str, Any]) -> str:
@@ -175,6 +215,11 @@ def format_block(name: str) -> str:
     if name.startswith("training-"):
         every = json.loads((KEPT / "training.json").read_text(encoding="utf-8"))
         return format_training([own for own in every if own["dataset"] == name.removeprefix("training-")])
+    if name == "seeds":
+        return format_seeds(read_seeds())
+    if name == "default":
+        intervals = json.loads(Path("metrics/intervals.json").read_text(encoding="utf-8"))
+        return format_first(read_numbers("default"), intervals, read_seeds())
     if name != "category_search":
         return format_results(read_numbers(name))
     published = json.loads(Path("metrics/as_published.json").read_text(encoding="utf-8"))
@@ -183,8 +228,14 @@ def format_block(name: str) -> str:
 
 def read_numbers(name: str) -> dict[str, Any]:
     """Read the measures behind a block of the README."""
-    path = Path("metrics/retrieval.json") if name == "default" else KEPT / f"{name}.json"
+    path = Path("metrics/retrieval.json") if name in OF_THE_DEFAULT else KEPT / f"{name}.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def read_seeds() -> dict[str, Any]:
+    """Read what `python -m benchmarks.seeds` kept."""
+    found: dict[str, Any] = json.loads((KEPT / "seeds.json").read_text(encoding="utf-8"))
     return found
 
 
