@@ -208,34 +208,39 @@ def format_tree() -> str:
 
 def format_block(name: str) -> str:
     """Format the content of a block."""
-    if name == "tree":
-        return f"\n{format_tree()}\n"
-    if name == "measures":
-        return format_measures()
+    made = {
+        "tree": lambda: f"\n{format_tree()}\n",
+        "measures": format_measures,
+        "seeds": lambda: format_seeds(read_kept("seeds")),
+        "default": lambda: format_first(read_numbers("default"), read_metrics("intervals"), read_kept("seeds")),
+        "category_search": lambda: format_categories(
+            read_numbers("default")["category_search"], read_metrics("as_published")["category_search"]
+        ),
+    }
+    if name in made:
+        return made[name]()
     if name.startswith("training-"):
-        every = json.loads((KEPT / "training.json").read_text(encoding="utf-8"))
-        return format_training([own for own in every if own["dataset"] == name.removeprefix("training-")])
-    if name == "seeds":
-        return format_seeds(read_seeds())
-    if name == "default":
-        intervals = json.loads(Path("metrics/intervals.json").read_text(encoding="utf-8"))
-        return format_first(read_numbers("default"), intervals, read_seeds())
-    if name != "category_search":
-        return format_results(read_numbers(name))
-    published = json.loads(Path("metrics/as_published.json").read_text(encoding="utf-8"))
-    return format_categories(read_numbers("default")["category_search"], published["category_search"])
+        return format_training(
+            [own for own in read_kept("training") if own["dataset"] == name.removeprefix("training-")]
+        )
+    return format_results(read_numbers(name))
+
+
+def read_metrics(name: str) -> dict[str, Any]:
+    """Read what the pipeline measured last."""
+    found: dict[str, Any] = json.loads(Path(f"metrics/{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def read_kept(name: str) -> Any:
+    """Read numbers that were kept."""
+    return json.loads((KEPT / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def read_numbers(name: str) -> dict[str, Any]:
     """Read the measures behind a block of the README."""
     path = Path("metrics/retrieval.json") if name in OF_THE_DEFAULT else KEPT / f"{name}.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def read_seeds() -> dict[str, Any]:
-    """Read what `python -m benchmarks.seeds` kept."""
-    found: dict[str, Any] = json.loads((KEPT / "seeds.json").read_text(encoding="utf-8"))
     return found
 
 
