@@ -247,7 +247,11 @@ def test_a_card_begins_with_its_base_and_a_part_with_a_part(tmp_path: Path) -> N
         "train.epochs": 9,
         "joint.architecture.vision_cfg.layers": [2, 2, 2, 2],
     }
-    assert (b["train.objective"], b["train.epochs"], b["train.seed"]) == ("siglip", 4, 3)  # none of a's `train`
+    assert (b["train.objective"], b["train.epochs"], b["train.seed"]) == (
+        "siglip",
+        base["train.epochs"],
+        3,
+    )  # none of a's `train`
     assert b["joint.architecture.vision_cfg.layers"] == [2, 2, 2, 2]
     assert params.models["b"].about.note == "slower"
     assert read_params().models["clip-scenes"] == PARAMS.models["clip-scenes"]  # bases stay as they are

@@ -206,7 +206,7 @@ def test_a_repeated_key_of_a_card_is_refused_with_its_line(tmp_path: Path) -> No
     shutil.copytree("cards", tmp_path / "cards")
     shutil.copy("params.yaml", tmp_path)
     card = tmp_path / "cards" / "models" / "clip-scenes.yaml"
-    card.write_text(card.read_text().replace("  epochs: 4\n", "  epochs: 4\n  epochs: 40\n"), encoding="utf-8")
+    card.write_text(card.read_text().replace("  batch_size:", "  epochs: 40\n  batch_size:"), encoding="utf-8")
     with pytest.raises(ParamsError, match=r"clip-scenes\.yaml, line \d+ is not valid YAML: the key 'epochs' stands"):
         check_cards(read_params(tmp_path / "params.yaml"))
 

@@ -201,7 +201,7 @@ def test_runs_of_an_older_version_are_refused_with_the_command_that_makes_them_a
 def test_seeds_are_one_candidate_on_the_command_line(project: Path) -> None:
     done = twinlens("compare", "main+better", "workspace:image", "-m", "hit_at_10")
     assert done.returncode == 0, done.stderr
-    assert "main+better (first) and workspace:image (second)" in done.stdout
+    assert "main+better (first: m) and workspace:image (second: m)" in done.stdout
 
 
 def test_two_different_experiments_are_needed(project: Path) -> None:

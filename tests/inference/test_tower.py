@@ -185,11 +185,7 @@ def test_other_texts_are_embedded_anew(changed: list[str], clip: Path, tmp_path:
 
 @pytest.mark.parametrize(
     "change",
-    [
-        lambda pool: pool.reverse(),
-        lambda pool: pool[:-1],
-        lambda pool: pool.with_columns(sha256=pl.col("sha256").str.replace("^.", "x")),
-    ],
+    [lambda pool: pool.reverse(), lambda pool: pool[:-1]],
 )
 def test_other_pictures_are_embedded_anew(
     change: Callable[[pl.DataFrame], pl.DataFrame], clip: Path, shards: Path, pool: pl.DataFrame, tmp_path: Path

@@ -181,7 +181,7 @@ def test_sentence_transformers_takes_the_weights_of_a_wrapper_rather_than_random
 def test_sentence_transformers_refuses_weights_of_something_else(tmp_path: Path) -> None:
     folder = sentences.save(tmp_path)
     save_file({"some.thing": torch.ones(2)}, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DataError, match=r"lacks \d+ of the model's matrices"):
+    with pytest.raises(DataError, match=r"lacks \d+ of the model's \d+ parameters"):
         encode(sentences.card(folder))
 
 

@@ -100,7 +100,7 @@ def held_out(material: TrainingData, folder: Path) -> tuple[torch.Tensor, list[s
 def test_training_describes_held_out_pictures_better_than_the_untrained_model(
     finished: tuple[Path, TrainingResult, Path], material: TrainingData, tmp_path: Path
 ) -> None:
-    untrained = train_captioner(card({"epochs": 1, "learning_rate": 1e-12}), material, CPU, tmp_path / "untrained").log[
+    untrained = train_captioner(card({"epochs": 1, "learning_rate": 1e-9}), material, CPU, tmp_path / "untrained").log[
         0
     ]["val_loss"]
     curve = [row["val_loss"] for row in finished[1].log]

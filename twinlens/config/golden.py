@@ -10,7 +10,7 @@ import yaml
 from twinlens.config.base import ABOUT, GoldenVectors
 from twinlens.config.cards import Library
 from twinlens.config.models import Tower
-from twinlens.config.yaml_file import Loader
+from twinlens.config.yaml_file import compose_yaml, parse_yaml
 from twinlens.core.errors import ParamsError
 
 GOLDEN = "golden"
@@ -39,7 +39,7 @@ def write_golden(library: Library, card: str, role: str, tower: Tower, golden: G
     path, before = library.path(file), library.texts[file].decode("utf-8")
     lines = [f"{kind}: {_join(numbers)}" for kind, numbers in golden.model_dump(exclude_none=True).items()]
     after = _put(before, keys[:-1], lines)
-    if after is None or yaml.load(after, Loader) != _expected(before, keys[:-1], golden):
+    if after is None or parse_yaml(after.encode(), path) != _expected(before, keys[:-1], golden):
         told = "\n".join(f"  {line}" for line in [f"{ABOUT}:", f"  {GOLDEN}:", *(f"    {line}" for line in lines)])
         raise ParamsError(f"{path}: write these lines yourself, below {'.'.join(map(str, keys[:-1]))}:\n{told}")
     path.write_text(after, encoding="utf-8")
@@ -52,7 +52,7 @@ def _join(numbers: tuple[float, ...]) -> str:
 
 def _put(text: str, keys: tuple[Any, ...], wanted: list[str]) -> str | None:
     """The text with lines below `about.golden` of a mapping; None where that is not written as a block."""
-    node = yaml.compose(text, Loader)
+    node = compose_yaml(text.encode())
     for key in keys:
         node = _value(node, key)
     if not isinstance(node, yaml.MappingNode) or node.flow_style or not node.value:
@@ -74,12 +74,13 @@ def _put(text: str, keys: tuple[Any, ...], wanted: list[str]) -> str | None:
 
 
 def _expected(text: str, keys: tuple[Any, ...], golden: GoldenVectors) -> Any:
-    content = node = yaml.load(text, Loader)
+    content = node = parse_yaml(text.encode(), "a card")
     for key in keys:
         node = node[key]
     node[ABOUT] = (node.get(ABOUT) or {}) | {
         GOLDEN: {
-            kind: yaml.load(_join(numbers), Loader) for kind, numbers in golden.model_dump(exclude_none=True).items()
+            kind: parse_yaml(_join(numbers).encode(), "golden vectors")
+            for kind, numbers in golden.model_dump(exclude_none=True).items()
         }
     }
     return content

@@ -66,7 +66,7 @@ def test_golden_vectors_are_written_on_the_card_of_weights_that_are_here(
 def test_an_index_that_cannot_answer_is_not_listed_as_one_and_one_that_can_is(twinlens: Command) -> None:
     def listed(name: str) -> list[str]:
         lines = twinlens("models").out.splitlines()
-        return next(line.split("\t")[3:] for line in lines if line.split("\t")[0].removesuffix(" *") == name)
+        return next(line.split("\t")[-3:] for line in lines if line.split("\t")[0].removesuffix(" *") == name)
 
     for folder in (paths.trained, paths.embedded):
         shutil.rmtree(folder(DATASET, MODEL))
