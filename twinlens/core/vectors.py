@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
-from twinlens.core import tables
 from twinlens.core.errors import DataError, remake
 
 Rows = Float32[np.ndarray, "rows dim"]
@@ -46,6 +45,8 @@ def read_vectors(folder: Path, name: str) -> Vectors:
     Raises:
         DataError: they are not there, or there are not as many as ids.
     """
+    from twinlens.core import tables  # polars takes a tenth of a second, and a search by words needs neither
+
     ids = tables.read_table(folder / f"{name}.parquet", tables.VECTORS)
     rows = _load(folder / f"{name}.npy", mmap_mode="r")
     if rows.ndim != 2 or len(rows) != len(ids):
