@@ -1,12 +1,13 @@
-"""Vectors on disk: unit rows, their ids, and how they are read."""
+"""Vectors: on disk, with their ids, and their length. All that is joined or compared has unit length."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from twinlens.core import tables
 from twinlens.core.errors import DataError
@@ -38,3 +39,33 @@ def read_vectors(folder: Path, name: str) -> Vectors:
     lengths = folder / f"{name}.length.npy"
     long = np.load(lengths) if lengths.exists() else None
     return Vectors(ids["id"].to_list(), ids["image_id"].to_list(), rows, long)
+
+
+def compute_lengths(vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str] = ()) -> Float64[np.ndarray, " rows"]:
+    """Compute the Euclidean length of every row.
+
+    Args:
+        vectors: one a row.
+        ids: their names, for messages; their numbers if not given.
+
+    Raises:
+        DataError: a row is NaN, infinite or zero.
+    """
+    found = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    bad = np.flatnonzero(~np.isfinite(found) | (found == 0))
+    if bad.size:
+        named = ", ".join(ids[row] if ids else f"row {row}" for row in bad[:5])
+        what = "zero" if np.isfinite(found[bad[0]]) else "NaN or infinite"
+        raise DataError(f"{bad.size} of {len(vectors)} vectors are useless, the first is {what}: {named}")
+    return found
+
+
+def normalise_rows(
+    vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str] = ()
+) -> Float32[np.ndarray, "rows dim"]:
+    """Scale every row to length one.
+
+    Raises:
+        DataError: a row is NaN, infinite or zero.
+    """
+    return (vectors / compute_lengths(vectors, ids)[:, None]).astype(np.float32)

@@ -18,7 +18,8 @@ from twinlens.config.training import HeadsRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.core.probes import Probe, choose_rows
-from twinlens.inference.loop import compute_lengths, join_parts, normalise_rows
+from twinlens.core.vectors import compute_lengths, normalise_rows
+from twinlens.inference.loop import join_parts
 from twinlens.inference.tower import PROBE, TowerJob, count_cut_texts, write_ids
 from twinlens.models.heads import ProjectionHeads
 

@@ -18,13 +18,13 @@ from typing import TypeVar
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 
 from twinlens.core.device import Placement
-from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch
 from twinlens.core.shards import iter_pixels
+from twinlens.core.vectors import compute_lengths, normalise_rows
 from twinlens.images.transforms import batch_pixels, map_ahead
 from twinlens.models.encoders.base import ImageEncoder, TextEncoder
 
@@ -160,36 +160,6 @@ def collect(scratch: Scratch, count: int, path: Path) -> int:
     assert whole is not None and row == count, f"{scratch.folder} holds {row} rows of {count}"
     whole.flush()
     return int(whole.shape[1])
-
-
-def compute_lengths(vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str] = ()) -> Float64[np.ndarray, " rows"]:
-    """Compute the Euclidean length of every row.
-
-    Args:
-        vectors: one a row.
-        ids: their names, for messages; their numbers if not given.
-
-    Raises:
-        DataError: a row is NaN, infinite or zero.
-    """
-    found = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    bad = np.flatnonzero(~np.isfinite(found) | (found == 0))
-    if bad.size:
-        named = ", ".join(ids[row] if ids else f"row {row}" for row in bad[:5])
-        what = "zero" if np.isfinite(found[bad[0]]) else "NaN or infinite"
-        raise DataError(f"{bad.size} of {len(vectors)} vectors are useless, the first is {what}: {named}")
-    return found
-
-
-def normalise_rows(
-    vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str] = ()
-) -> Float32[np.ndarray, "rows dim"]:
-    """Scale every row to length one.
-
-    Raises:
-        DataError: a row is NaN, infinite or zero.
-    """
-    return (vectors / compute_lengths(vectors, ids)[:, None]).astype(np.float32)
 
 
 class _Part:

@@ -16,8 +16,8 @@ from jaxtyping import Float32
 from twinlens.core import probes
 from twinlens.core.device import Placement
 from twinlens.core.shards import iter_pixels
+from twinlens.core.vectors import normalise_rows
 from twinlens.images.transforms import batch_pixels
-from twinlens.inference.loop import normalise_rows
 from twinlens.models.encoders.base import ImageEncoder, TextEncoder
 
 SEARCHED = 256  # texts among which the longest that fits is looked for

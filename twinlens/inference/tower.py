@@ -25,6 +25,7 @@ from twinlens.core.device import Placement
 from twinlens.core.probes import Probe, choose_rows
 from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.tables import VECTORS, write_table
+from twinlens.core.vectors import normalise_rows
 from twinlens.inference import probe
 from twinlens.inference.loop import (
     PICTURES_PER_PART,
@@ -33,7 +34,6 @@ from twinlens.inference.loop import (
     embed_pictures,
     embed_texts,
     is_complete,
-    normalise_rows,
 )
 from twinlens.models import encoders
 from twinlens.models.encoders.base import LoadedEncoders
