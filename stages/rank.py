@@ -16,10 +16,10 @@ from twinlens.core.vectors import read_vectors
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.checks import Gates
 from twinlens.retrieval.lexical import read_validation
-from twinlens.retrieval.rank import check_vectors, rerank, restate_as_published, search
+from twinlens.retrieval.rank import check_vectors, list_unmeasured, rerank, restate_as_published, search
 from twinlens.retrieval.registry import list_rerankers, list_retrievers
 from twinlens.tasks.base import read_tasks
-from twinlens.tasks.inputs import IMAGES, OTHER_WAY, UNTRAINED, check_ids, read_inputs
+from twinlens.tasks.inputs import IMAGES, OTHER_WAY, UNTRAINED, check_ids, read_inputs, read_left_out
 
 log = logging.getLogger("twinlens")
 
@@ -36,6 +36,8 @@ def main(dataset: str, model: str) -> None:
     for name, found in vectors.items():
         check_ids(inputs, name, found.ids)
     check_vectors(gates, vectors, embedded)
+    for missing in list_unmeasured(tasks, read_left_out(embedded)):
+        gates.tell("not_measured", missing)
     pool = inputs[IMAGES].rows
     validation = read_validation(params, vectors, inputs, pool["image_id"].to_list())
     texts = {name: one.rows for name, one in inputs.items() if "text" in one.reads}

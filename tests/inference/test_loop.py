@@ -18,9 +18,10 @@ from open_clip.model import CLIP
 from tests.tiny import CPU, TEXTS, jpegs, spread, tokenizer, write_shards
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import Scratch
+from twinlens.core.vectors import normalise_rows
 from twinlens.images.transforms import PixelSpec, batch_pixels
 from twinlens.inference import loop
-from twinlens.inference.loop import choose_batch_size, collect, embed_pictures, embed_texts, is_complete, normalise_rows
+from twinlens.inference.loop import choose_batch_size, collect, embed_pictures, embed_texts, is_complete
 from twinlens.models.encoders.base import ImageEncoder, TextEncoder
 from twinlens.models.encoders.open_clip import wrap
 

@@ -116,7 +116,19 @@ class WordVectorsTower(Card):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
-_FAMILIES = ("open_clip", "timm", "torchvision", "sentence_transformers", "transformers", "word_vectors")
+class VectorsTower(Card):
+    """Vectors that were made elsewhere, in files (`models/vector_files.py`): rows are taken by id or by text."""
+
+    family: ClassVar[str] = "vectors"
+    vectors: str  # .npy, .npz or .parquet, or a folder that clip-retrieval wrote; ~ and $VARIABLES are expanded
+    ids: str | None = None  # what the rows of a .npy are of: a text file with a line a row, .npy or .parquet
+    text_vectors: str | None = None  # of a joint pair: the texts' file, where `vectors` is that of the pictures
+    text_ids: str | None = None
+    normalise: bool = False  # whether vectors of other lengths are brought to unit length, rather than refused
+    unknown_ids: Literal["refuse", "ignore"] = "refuse"  # ids that the dataset does not have
+
+
+_FAMILIES = ("open_clip", "timm", "torchvision", "sentence_transformers", "transformers", "word_vectors", "vectors")
 
 
 def _family(value: Any) -> str | None:
@@ -131,7 +143,7 @@ _BY_FAMILY = Discriminator(
     _family,
     custom_error_type="tower_family",
     custom_error_message="a tower is named by one key: `open_clip`, `timm` or `torchvision` (pictures only), "
-    "`sentence_transformers` or `word_vectors` (words only), or `transformers`",
+    "`sentence_transformers` or `word_vectors` (words only), `transformers`, or `vectors` (files of your own)",
 )
 _OpenClip = Annotated[OpenClipTower, Tag("open_clip")]
 _Timm = Annotated[TimmTower, Tag("timm")]
@@ -139,11 +151,20 @@ _SentenceTransformers = Annotated[SentenceTransformersTower, Tag("sentence_trans
 _Torchvision = Annotated[TorchvisionTower, Tag("torchvision")]
 _Transformers = Annotated[TransformersTower, Tag("transformers")]
 _WordVectors = Annotated[WordVectorsTower, Tag("word_vectors")]
+_Vectors = Annotated[VectorsTower, Tag("vectors")]
 
-JointTower = Annotated[_OpenClip | _Transformers, _BY_FAMILY]
-ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _Transformers, _BY_FAMILY]
-TextTower = Annotated[_OpenClip | _SentenceTransformers | _Transformers | _WordVectors, _BY_FAMILY]
-Tower = OpenClipTower | TimmTower | TorchvisionTower | SentenceTransformersTower | TransformersTower | WordVectorsTower
+JointTower = Annotated[_OpenClip | _Transformers | _Vectors, _BY_FAMILY]
+ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _Transformers | _Vectors, _BY_FAMILY]
+TextTower = Annotated[_OpenClip | _SentenceTransformers | _Transformers | _WordVectors | _Vectors, _BY_FAMILY]
+Tower = (
+    OpenClipTower
+    | TimmTower
+    | TorchvisionTower
+    | SentenceTransformersTower
+    | TransformersTower
+    | WordVectorsTower
+    | VectorsTower
+)
 
 
 class ModelCard(Card):
@@ -182,6 +203,15 @@ class ModelCard(Card):
             if isinstance(self.joint, OpenClipTower):
                 sizes = ("embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
                 refuse_missing(self.joint.architecture, *sizes)
+        return self
+
+    @model_validator(mode="after")
+    def _files_go_with_their_side(self) -> Self:
+        for role, tower in self.towers().items():
+            if isinstance(tower, VectorsTower) and role != "joint" and (tower.text_vectors or tower.text_ids):
+                raise ValueError(f"`text_vectors` is for a joint pair: under `{role}:` name one file, as `vectors`")
+        if isinstance(self.joint, VectorsTower) and isinstance(self.train, TowerRecipe):
+            raise ValueError("files of vectors cannot be trained; `train.heads` stand on `image` and `text`")
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,15 @@ from twinlens.config.params import ComputeParams
 from twinlens.config.training import HeadsRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
+from twinlens.core.errors import DataError
 from twinlens.inference.features import HeadedJob, load_features
+from twinlens.inference.jobs import make_job
 from twinlens.inference.tower import TowerJob
 from twinlens.models.checkpoints import locate_heads, locate_initial_weights, locate_weights
 from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, ProjectionHeads
-from twinlens.tasks.inputs import OTHER_WAY, UNTRAINED, Input
+from twinlens.tasks.inputs import OTHER_WAY, UNTRAINED, Input, write_left_out
+
+log = logging.getLogger("twinlens")
 
 Job = TowerJob | HeadedJob
 READS = {  # what the towers of a role can read
@@ -56,9 +61,13 @@ class Embedder:
         if isinstance(self.card.train, HeadsRecipe):
             return self._embed_by_heads(wanted, shards, out)
         embedded = set()
+        jobs, work = {}, {}
         for role, tower in self.card.towers().items():
-            mine = [one for one in wanted if one.reads in READS[role] and (role == "joint" or not one.shared)]
-            job = self._job(tower, locate_weights(role, self.card, self.trained))
+            jobs[role] = self._job(tower, locate_weights(role, self.card, self.trained))
+            work[role] = [one for one in wanted if one.reads in READS[role] and (role == "joint" or not one.shared)]
+        left_out = _leave_out({role: (job, work[role]) for role, job in jobs.items()}, shards, out)
+        for role, job in jobs.items():
+            mine = [one for one in work[role] if one.name not in left_out]
             for one in mine:
                 _embed(job, one, shards, out)
             embedded |= {one.name for one in mine}
@@ -79,7 +88,12 @@ class Embedder:
         features = load_features(self.card, weights, self.placement, self.compute, self.cost)
         pairs = ProjectionHeads.read(locate_heads(self.trained), features.table)
         job = through(pairs, CAPTION_TO_IMAGE)
-        mine = [one for one in inputs if one.reads in READS["joint"]]
+        of_side = {
+            "image": (features.image, [one for one in inputs if one.reads in READS["image"]]),
+            "text": (features.text, [one for one in inputs if one.reads in READS["text"]]),
+        }
+        left_out = _leave_out(of_side, shards, out)
+        mine = [one for one in inputs if one.reads in READS["joint"] and one.name not in left_out]
         for one in mine:
             _embed(job, one, shards, out)
         if IMAGE_TO_CAPTION in pairs.directions:
@@ -89,7 +103,24 @@ class Embedder:
         return sum(len(one.rows) for one in mine)
 
     def _job(self, tower: Tower, weights: Path) -> TowerJob:
-        return TowerJob(tower, weights, self.placement, self.compute, self.cost)
+        return make_job(tower, weights, self.placement, self.compute, self.cost)
+
+
+def _leave_out(work: Mapping[str, tuple[TowerJob, list[Input]]], shards: Path, out: Path) -> set[str]:
+    """Find, tell and note the inputs that a tower has no vectors of; nothing is embedded before all are looked at.
+
+    Raises:
+        DataError: vectors are not fit for use, or none is left.
+    """
+    left_out: dict[str, str] = {}
+    for job, inputs in work.values():
+        left_out |= job.find_unreadable(inputs, shards)
+    for name, why in left_out.items():
+        log.warning("%s is not embedded: %s", name, why)
+    if left_out and all(one.name in left_out for _, inputs in work.values() for one in inputs):
+        raise DataError("none of the tasks' inputs has vectors: " + "; ".join(left_out.values()))
+    write_left_out(left_out, out)
+    return set(left_out)
 
 
 def _embed(job: Job, one: Input, shards: Path, out: Path, suffix: str = "") -> None:

@@ -7,7 +7,7 @@ scratch folder, because the key says what decides them and nothing else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -37,7 +37,7 @@ from twinlens.inference.loop import (
 )
 from twinlens.models import encoders
 from twinlens.models.encoders.base import LoadedEncoders
-from twinlens.models.weights import identify_weights
+from twinlens.tasks.inputs import Input
 
 PROBE = "probe.npz"
 
@@ -50,6 +50,7 @@ PACKAGES = {  # that decide a vector, beside torch
     "torchvision": ("torchvision",),
     "transformers": ("transformers", "tokenizers"),
     "word_vectors": ("numpy", "polars", "regex"),
+    "vectors": ("numpy", "pyarrow"),
 }
 NOT_IDENTITY = {"checkpoint", "word_vectors", "sha256", "revision"}  # the weights' own digest says it better
 
@@ -65,7 +66,7 @@ class TowerJob:
         """Identity of a vector: everything that decides it, besides its input."""
         return {
             "tower": self.tower.model_dump(mode="json", exclude=NOT_IDENTITY),
-            "weights": identify_weights(self.weights),
+            "weights": encoders.identify(self.tower, self.weights),
             "placement": self.placement.name,
             "libraries": {name: version(name) for name in ("torch", *PACKAGES[self.tower.family])},
             "code": code_digest(__name__, f"twinlens.models.encoders.{self.tower.family}"),
@@ -75,6 +76,15 @@ class TowerJob:
     def loaded(self) -> LoadedEncoders:
         """The encoders."""
         return encoders.load(self.tower, self.weights, self.placement)
+
+    def find_unreadable(self, inputs: Iterable[Input], shards: Path) -> dict[str, str]:
+        """Find the inputs that have no vectors by this tower, by name with the reason; a model reads all of its kind.
+
+        Args:
+            inputs: what is to be embedded.
+            shards: folder of the `resize` stage.
+        """
+        return {}
 
     def pictures(self, name: str, shards: Path, pool: pl.DataFrame, out: Path) -> None:
         """Embed pictures into `out` as `<name>.npy` and `<name>.parquet`."""

@@ -61,8 +61,9 @@ def _retriever(name: str, inputs: tuple[str, ...], make: Callable[[], Scorer], *
 def _among_themselves(task: Task, corpus: Corpus, image_weight: float, seed: int) -> list[Retriever]:
     vectors, ids = corpus.vectors, task.item_ids
     words: dict[str, tuple[str, Callable[[], Rows]]] = {}
-    if CAPTIONS in vectors:
+    if JOINED in vectors:
         words["captions_joined"] = JOINED, lambda: take_rows(vectors[JOINED], ids)
+    if CAPTIONS in vectors:
         words["caption_random"] = CAPTIONS, lambda: _one_caption(vectors[CAPTIONS], ids, seed)
     if GENERATED in vectors:
         words["caption_generated"] = GENERATED, lambda: take_rows(vectors[GENERATED], ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +42,23 @@ def check_vectors(gates: Gates, sources: Mapping[str, Vectors], folder: Path) ->
             "repeated_vectors", detect_repeated(source.rows, probe.contents, name, gates.params.max_repeated_share)
         )
         check_probe(gates, name, probe, sources)
+
+
+def list_unmeasured(tasks: Iterable[Task], left_out: Mapping[str, str]) -> Iterator[str]:
+    """List, in words, what is not measured since inputs have no vectors.
+
+    Args:
+        tasks: all of them.
+        left_out: by input, why it has none.
+    """
+    for name, why in left_out.items():
+        needed = [
+            task.name
+            for task in tasks
+            if name in (task.about.query_text, task.about.query_picture, task.about.item_text, task.about.item_picture)
+        ]
+        where = f" in {', '.join(needed)}" if needed else ""
+        yield f"retrievers by vectors that need {name}{where} are not measured: {why}"
 
 
 def restate_as_published(task: Task) -> Task:
