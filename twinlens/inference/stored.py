@@ -55,11 +55,11 @@ class StoredJob(LookupJob):
             if missing.size:
                 left_out[one.name] = self._tell_missing(one, found[one.name], missing)
         used = {one.name: found[one.name] for one in given if one.name not in left_out}
-        self._refuse_useless(used.values())
         widths = {one.side: self._side(one.side).dim for one in used.values()}
         if len(set(widths.values())) > 1:
             told = ", ".join(f"{self._side(side).path} {dim} ({side})" for side, dim in widths.items())
             raise DataError(f"pictures and texts of a joint pair have other numbers of dimensions: {told}")
+        self._refuse_useless(used.values())
         return left_out
 
     def look_up_pictures(self, shards: Path, pool: pl.DataFrame) -> Take:

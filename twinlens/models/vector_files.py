@@ -212,7 +212,7 @@ def _array(arrays: Any, name: str, path: Path) -> np.ndarray:
 
 
 def _explain(error: Exception, path: Path) -> DataError:
-    if "allow_pickle" in str(error):
+    if "allow_pickle" in str(error) or "Python objects" in str(error):
         return DataError(
             f"{path} holds Python objects, which are not read: save names with `np.array(names, dtype=str)`"
         )
