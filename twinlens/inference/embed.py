@@ -13,6 +13,7 @@ from twinlens.config.training import HeadsRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
+from twinlens.inference.coverage import find_unreadable
 from twinlens.inference.features import HeadedJob, load_features
 from twinlens.inference.jobs import make_job
 from twinlens.inference.tower import TowerJob
@@ -114,7 +115,7 @@ def _leave_out(work: Mapping[str, tuple[TowerJob, list[Input]]], shards: Path, o
     """
     left_out: dict[str, str] = {}
     for job, inputs in work.values():
-        left_out |= job.find_unreadable(inputs, shards)
+        left_out |= find_unreadable(job, inputs, shards)
     for name, why in left_out.items():
         log.warning("%s is not embedded: %s", name, why)
     if left_out and all(one.name in left_out for _, inputs in work.values() for one in inputs):

@@ -7,7 +7,7 @@ scratch folder, because the key says what decides them and nothing else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -37,7 +37,6 @@ from twinlens.inference.loop import (
 )
 from twinlens.models import encoders
 from twinlens.models.encoders.base import LoadedEncoders
-from twinlens.tasks.inputs import Input
 
 PROBE = "probe.npz"
 
@@ -76,15 +75,6 @@ class TowerJob:
     def loaded(self) -> LoadedEncoders:
         """The encoders."""
         return encoders.load(self.tower, self.weights, self.placement)
-
-    def find_unreadable(self, inputs: Iterable[Input], shards: Path) -> dict[str, str]:
-        """Find the inputs that have no vectors by this tower, by name with the reason; a model reads all of its kind.
-
-        Args:
-            inputs: what is to be embedded.
-            shards: folder of the `resize` stage.
-        """
-        return {}
 
     def pictures(self, name: str, shards: Path, pool: pl.DataFrame, out: Path) -> None:
         """Embed pictures into `out` as `<name>.npy` and `<name>.parquet`."""
