@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
 from twinlens.config.base import Card
+from twinlens.config.endpoints import Address, KeyVariable, RequestSettings
 from twinlens.config.training import HeadsRecipe, ModelRecipe, TowerRecipe
 
 # ---------------------------------------------------------------- towers
@@ -128,7 +129,30 @@ class VectorsTower(Card):
     unknown_ids: Literal["refuse", "ignore"] = "refuse"  # ids that the dataset does not have
 
 
-_FAMILIES = ("open_clip", "timm", "torchvision", "sentence_transformers", "transformers", "word_vectors", "vectors")
+class EndpointTower(Card):
+    """A service that embeds: texts, and pictures where its interface takes them."""
+
+    family: ClassVar[str] = "endpoint"
+    endpoint: Address  # with or without a slash or a version at its end
+    api: Literal["openai", "cohere", "voyage", "jina", "vllm"] = "openai"  # how it is asked
+    model: str
+    key: KeyVariable | None = None  # the environment variable that holds the key
+    dimensions: PositiveInt | None = None  # where the model offers several
+    input_type: str | None = None  # of texts, where the interface knows such: search_query, query, ...
+    prompt: str = ""  # put before every text
+    price: Annotated[float, Field(ge=0)] | None = None  # of a million tokens
+    requests: RequestSettings = RequestSettings()
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether its interface takes pictures."""
+        return self.api in ("cohere", "jina", "vllm") or (self.api == "voyage" and "multimodal" in self.model)
+
+
+_FAMILIES = (
+    *("open_clip", "timm", "torchvision", "sentence_transformers", "transformers", "word_vectors"),
+    *("vectors", "endpoint"),
+)
 
 
 def _family(value: Any) -> str | None:
@@ -143,7 +167,8 @@ _BY_FAMILY = Discriminator(
     _family,
     custom_error_type="tower_family",
     custom_error_message="a tower is named by one key: `open_clip`, `timm` or `torchvision` (pictures only), "
-    "`sentence_transformers` or `word_vectors` (words only), `transformers`, or `vectors` (files of your own)",
+    "`sentence_transformers` or `word_vectors` (words only), `transformers`, `vectors` (files of your own) or "
+    "`endpoint` (a service)",
 )
 _OpenClip = Annotated[OpenClipTower, Tag("open_clip")]
 _Timm = Annotated[TimmTower, Tag("timm")]
@@ -152,10 +177,13 @@ _Torchvision = Annotated[TorchvisionTower, Tag("torchvision")]
 _Transformers = Annotated[TransformersTower, Tag("transformers")]
 _WordVectors = Annotated[WordVectorsTower, Tag("word_vectors")]
 _Vectors = Annotated[VectorsTower, Tag("vectors")]
+_Endpoint = Annotated[EndpointTower, Tag("endpoint")]
 
-JointTower = Annotated[_OpenClip | _Transformers | _Vectors, _BY_FAMILY]
-ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _Transformers | _Vectors, _BY_FAMILY]
-TextTower = Annotated[_OpenClip | _SentenceTransformers | _Transformers | _WordVectors | _Vectors, _BY_FAMILY]
+JointTower = Annotated[_OpenClip | _Transformers | _Vectors | _Endpoint, _BY_FAMILY]
+ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _Transformers | _Vectors | _Endpoint, _BY_FAMILY]
+TextTower = Annotated[
+    _OpenClip | _SentenceTransformers | _Transformers | _WordVectors | _Vectors | _Endpoint, _BY_FAMILY
+]
 Tower = (
     OpenClipTower
     | TimmTower
@@ -164,6 +192,7 @@ Tower = (
     | TransformersTower
     | WordVectorsTower
     | VectorsTower
+    | EndpointTower
 )
 
 
@@ -210,8 +239,10 @@ class ModelCard(Card):
         for role, tower in self.towers().items():
             if isinstance(tower, VectorsTower) and role != "joint" and (tower.text_vectors or tower.text_ids):
                 raise ValueError(f"`text_vectors` is for a joint pair: under `{role}:` name one file, as `vectors`")
-        if isinstance(self.joint, VectorsTower) and isinstance(self.train, TowerRecipe):
-            raise ValueError("files of vectors cannot be trained; `train.heads` stand on `image` and `text`")
+            if isinstance(tower, EndpointTower) and role != "text" and not tower.reads_pictures:
+                raise ValueError(f"`{role}:` embeds pictures, and this interface takes texts only: name it as `text:`")
+        if isinstance(self.joint, VectorsTower | EndpointTower) and isinstance(self.train, TowerRecipe):
+            raise ValueError("what is not computed here cannot be trained; `train.heads` stand on `image` and `text`")
         return self
 
     @model_validator(mode="after")

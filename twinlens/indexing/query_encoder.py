@@ -91,7 +91,10 @@ class QueryEncoder:
 
             from twinlens.images.transforms import batch_pixels
 
-            encoder = self._of("image").image
+            loaded = self._of("image")
+            if loaded.files is not None:
+                return _unit(loaded.files.encode_files([jpeg]).numpy())
+            encoder = loaded.image
             assert encoder is not None
             with torch.inference_mode():
                 return _unit(encoder.encode(batch_pixels([jpeg], encoder.pixels)).numpy())

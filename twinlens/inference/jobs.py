@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twinlens.config.models import Tower, VectorsTower
+from twinlens.config.models import EndpointTower, Tower, VectorsTower
 from twinlens.config.params import ComputeParams
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
+from twinlens.inference.remote import EndpointJob
 from twinlens.inference.stored import StoredJob
 from twinlens.inference.tower import TowerJob
 
@@ -22,5 +23,5 @@ def make_job(tower: Tower, weights: Path, placement: Placement, compute: Compute
         compute: batches and threads.
         cost: where the work is recorded.
     """
-    kind = StoredJob if isinstance(tower, VectorsTower) else TowerJob
+    kind: type[TowerJob] = {VectorsTower: StoredJob, EndpointTower: EndpointJob}.get(type(tower), TowerJob)
     return kind(tower, weights, placement, compute, cost)
