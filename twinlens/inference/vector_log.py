@@ -52,8 +52,8 @@ class VectorLog:
                 _append(self.folder / KEYS, f"{self.dim}\n".encode())
             if rows.shape[1] != self.dim:
                 raise DataError(
-                    f"the service gave vectors of {rows.shape[1]} dimensions after {len(self._row_of):,} of {self.dim}: "
-                    "another model? What was given before is kept; write the model's version, or `dimensions`, on the "
+                    f"the service gave {rows.shape[1]} dimensions after {len(self._row_of):,} of {self.dim}; "
+                    "another model? What was given is kept; write the model's version, or `dimensions`, on the "
                     "card to begin again"
                 )
             _append(self.folder / ROWS, np.ascontiguousarray(rows, dtype=np.float32).tobytes())
