@@ -132,8 +132,8 @@ def test_nobody_asks_before_the_time_that_the_server_states(
         slept.append(seconds)
         now[0] += seconds
 
-    monkeypatch.setattr(endpoint.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(endpoint.time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", sleep)
     value = formatdate(time.time() + 30, usegmt=True) if stated == "date" else stated
     service.faults = [Fault(status=429, headers={"Retry-After": value})]
     assert ask(service) == "dog"

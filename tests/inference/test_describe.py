@@ -19,10 +19,12 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from stages import caption as stage
 from tests.service import Asked, Fault, Service, serving
 from tests.tiny import jpegs, write_shards
 from twinlens.config.captioners import CaptionerCard
 from twinlens.core import endpoint, paths, tables
+from twinlens.core.costs import Cost
 from twinlens.core.errors import DataError, FetchError
 from twinlens.inference.describe import Budget, Described, describe_pictures
 
@@ -156,6 +158,22 @@ def test_what_was_answered_before_a_refusal_is_kept(service: Service, tmp_path: 
     assert len(service.asked) == COUNT + 1
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(KEY.encode() in content for content in written)
+
+
+def test_the_stage_writes_captions_answers_and_costs(
+    service: Service, tmp_path: Path, rows: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data/resized").mkdir(parents=True)
+    (tmp_path / "shards").rename(tmp_path / "data/resized/some")
+    monkeypatch.chdir(tmp_path)
+    cost, draft = Cost(), tmp_path / "draft"
+    prices = {"input_price": 1.0, "output_price": 100.0}
+    stage._ask_service(card(service, **prices), "some", {"captions": rows[2:], "validation": rows[:2]}, draft, cost)
+    for name, wanted in (("captions", WANTED[2:]), ("validation", WANTED[:2])):
+        assert tables.read_table(draft / f"{name}.parquet", tables.GENERATED)["text"].to_list() == wanted
+    assert len(tables.read_table(draft / "answers.parquet", tables.ANSWERS)) == COUNT
+    told = cost.parts["caption"]
+    assert (told["items"], told["tokens"], told["money"]) == (COUNT, COUNT * 1010, 0.024)
 
 
 CHILD = """

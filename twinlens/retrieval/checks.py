@@ -41,10 +41,6 @@ class Gates:
             return
         if getattr(self.params, gate) == "error":
             raise DataError(f"{trouble}. If that is as it should be: `-S gates.{gate}=warn`")
-        self.tell(gate, trouble)
-
-    def tell(self, gate: str, trouble: str) -> None:
-        """Warn, of what no setting makes an error."""
         self.found.append({"gate": gate, "trouble": trouble})
         log.warning("WARNING, gate %s: %s", gate, trouble)
 
