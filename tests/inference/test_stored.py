@@ -31,7 +31,7 @@ from twinlens.retrieval.dense import retrievers
 from twinlens.retrieval.rank import check_vectors, list_unmeasured, search
 from twinlens.tasks import captions
 from twinlens.tasks.collection import Collection
-from twinlens.tasks.inputs import CAPTIONS, CLASSES, GENERATED, IMAGES, JOINED, Input, read_left_out
+from twinlens.tasks.inputs import CAPTIONS, CLASSES, GENERATED, IMAGES, JOINED, VALIDATION_IMAGES, Input, read_left_out
 
 COUNT, DIM = 12, 8
 COMPUTE = ComputeParams(device="cpu", decode_threads=1, image_batch=None, text_batch=None)
@@ -213,6 +213,7 @@ def test_inputs_without_vectors_are_named_and_left_out(data: Data) -> None:
     assert "has no vector of 12 of the 12 captions_joined: 'picture-000', 'picture-001'" in left_out[JOINED]
     told = list(list_unmeasured(data.tasks, left_out))
     assert told[1].startswith("retrievers by vectors that need classes are not measured: ")
+    assert next(list_unmeasured([], {VALIDATION_IMAGES: "none"})).startswith("weights of hybrids are not chosen")
 
 
 def test_captions_without_vectors_leave_their_tasks_out_by_name(data: Data) -> None:

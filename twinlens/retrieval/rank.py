@@ -25,6 +25,7 @@ from twinlens.retrieval.hybrid import split_into_blocks
 from twinlens.retrieval.in_batch import rank_in_batches
 from twinlens.retrieval.runs import RunWriter
 from twinlens.tasks.base import Task
+from twinlens.tasks.inputs import VALIDATION_CAPTIONS, VALIDATION_IMAGES
 from twinlens.tasks.qrels import Qrels
 
 
@@ -52,6 +53,9 @@ def list_unmeasured(tasks: Iterable[Task], left_out: Mapping[str, str]) -> Itera
         left_out: by input, why it has none.
     """
     for name, why in left_out.items():
+        if name in (VALIDATION_IMAGES, VALIDATION_CAPTIONS):
+            yield f"weights of hybrids are not chosen on validation pictures: {why}"
+            continue
         needed = [
             task.name
             for task in tasks
