@@ -201,9 +201,7 @@ def _read_clusters(
         labels = [str(label) for label in given]
         if len(labels) != queries:
             asking = SIDES[direction][0]
-            raise DataError(
-                f"clusters has {len(labels):,} labels for {queries:,} {asking}, which ask: give one for each"
-            )
+            raise DataError(f"clusters has {len(labels):,} labels for {queries:,} {asking} that ask: give one for each")
         return labels
     if direction == "t2i" and judged.one_each():
         return [str(row) for row in judged.item]
