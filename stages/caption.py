@@ -18,6 +18,7 @@ from twinlens.core.costs import Cost
 from twinlens.core.device import Placement, choose_device
 from twinlens.core.scratch import Scratch, digest, fingerprint, write_whole
 from twinlens.inference.caption import caption_pictures
+from twinlens.inference.describe import describe_pictures
 from twinlens.models.captioners import transformers as captioners
 from twinlens.models.weights import identify_weights
 from twinlens.tasks.validation import draw_validation
@@ -41,6 +42,12 @@ def main(dataset: str, captioner: str) -> None:
             for name in described:
                 write_captions(groups[:0], [], draft / f"{name}.parquet")
         cost.write(paths.cost("caption", dataset, captioner), items=0)
+        return
+    if card.captioner == "endpoint":
+        with write_whole(paths.captioned(dataset, captioner)) as draft:
+            _ask_service(card, dataset, described, draft, cost)
+        seconds = cost.seconds_of_parts()
+        cost.write(paths.cost("caption", dataset, captioner), items=sum(map(len, described.values())), seconds=seconds)
         return
     with write_whole(paths.captioned(dataset, captioner)) as draft:
         if card.train is None:
@@ -70,6 +77,20 @@ def main(dataset: str, captioner: str) -> None:
                 log.info("%s, %s: %s, for example: %s", captioner, name, f"{len(texts):,}", "; ".join(texts[:3]))
     cost.add("caption", seconds=seconds, items=items, parameters=loaded.parameters)
     cost.write(paths.cost("caption", dataset, captioner), items=items, seconds=cost.seconds_of_parts())
+
+
+def _ask_service(
+    card: CaptionerCard, dataset: str, described: dict[str, pl.DataFrame], draft: Path, cost: Cost
+) -> None:
+    """Write what a service says, and beside it which model said it."""
+    every = pl.concat(list(described.values()))
+    found = describe_pictures(card, paths.resized(dataset), every)
+    texts = dict(zip(every["image_id"], found.texts, strict=True))
+    for name, pictures in described.items():
+        write_captions(pictures, [texts[image_id] for image_id in pictures["image_id"]], draft / f"{name}.parquet")
+    tables.write_table(found.table(every), draft / "answers.parquet", tables.ANSWERS)
+    money = {} if found.money is None else {"money": found.money}
+    cost.add("caption", seconds=found.seconds, items=len(every), parameters=0, tokens=found.tokens, **money)
 
 
 def write_captions(pictures: pl.DataFrame, texts: list[str], path: Path) -> None:

@@ -73,8 +73,7 @@ def keep(
 ) -> tuple[Annotations, dict[str, Any], pl.DataFrame | None]:
     """Apply the card's `keep`; returns what is kept, a report on it and, where a classifier decides, what it found."""
     lists = keep_lists.read_recorded(rule, paths.raw(dataset), dataset)
-    shares: dict[str, float] | None = None
-    classified: pl.DataFrame | None = None
+    shares, classified = None, None
     if rule.classifier is not None:
         classified = classify_pictures(annotations, card, rule, dataset, params)
         shares = dict(zip(classified["image_id"], classified["share"], strict=True))

@@ -16,12 +16,12 @@ from twinlens.core.scratch import write_whole
 from twinlens.core.vectors import read_vectors
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.lexical import read_validation
-from twinlens.retrieval.rank import check_vectors, rerank, restate_as_published, search
+from twinlens.retrieval.rank import check_vectors, list_unmeasured, rerank, restate_as_published, search
 from twinlens.retrieval.registry import list_rerankers, list_retrievers
 from twinlens.retrieval.runs import write_unmeasured
 from twinlens.retrieval.unmeasured import explain_unmeasured
 from twinlens.tasks.base import read_tasks
-from twinlens.tasks.inputs import IMAGES, OTHER_WAY, UNTRAINED, check_ids, read_inputs
+from twinlens.tasks.inputs import IMAGES, OTHER_WAY, UNTRAINED, check_ids, read_inputs, read_left_out
 
 log = logging.getLogger("twinlens")
 
@@ -40,6 +40,9 @@ def main(dataset: str, model: str) -> None:
         check_ids(inputs, name, found.ids)
     gates.add(embedded / "gates.json")
     check_vectors(gates, vectors, embedded)
+    for missing in list_unmeasured(tasks, read_left_out(embedded)):  # no gate: what somebody chose not to embed
+        log.warning("WARNING: %s", missing)
+        gates.found.append({"gate": "not_measured", "trouble": missing})
     pool = inputs[IMAGES].rows
     validation = read_validation(params, vectors, inputs, pool["image_id"].to_list())
     texts = {name: one.rows for name, one in inputs.items() if "text" in one.reads}

@@ -10,7 +10,7 @@ import torch
 
 from stages.runner import run_stage
 from twinlens.config.load import read_params
-from twinlens.config.models import ModelCard
+from twinlens.config.models import ModelCard, OpenClipTower, TransformersTower
 from twinlens.config.params import Params
 from twinlens.config.training import HeadsRecipe, TowerRecipe
 from twinlens.core import paths, tables
@@ -18,7 +18,6 @@ from twinlens.core.costs import Cost
 from twinlens.core.device import Placement, choose_device
 from twinlens.core.scratch import prune, write_whole
 from twinlens.models import encoders
-from twinlens.models.weights import identify_weights
 from twinlens.training.data import TrainingData, TrainingResult
 from twinlens.training.loop import write_log
 
@@ -33,7 +32,7 @@ def main(dataset: str, model: str) -> None:
     with write_whole(paths.trained(dataset, model)) as draft:
         begun_with = {} if card.from_nothing else card.towers()
         located = {role: encoders.locate(tower) for role, tower in begun_with.items()}
-        note = {role: identify_weights(path) for role, path in located.items()}
+        note = {role: encoders.identify(begun_with[role], path) for role, path in located.items()}
         (draft / "weights.json").write_text(json.dumps(note, indent=2) + "\n")
         if card.train is None:
             log.info("%s needs no training", model)
@@ -55,7 +54,7 @@ def _train(
     card: ModelCard, located: dict[str, Path], material: TrainingData, placement: Placement, params: Params, draft: Path
 ) -> TrainingResult:
     exact = Placement(placement.device, torch.float32)
-    if isinstance(card.train, TowerRecipe) and card.joint is not None:
+    if isinstance(card.train, TowerRecipe) and isinstance(card.joint, OpenClipTower | TransformersTower):
         from twinlens.training.dual_encoder import train_towers  # imports its model's library, which takes seconds
 
         return train_towers(card.joint, card.train, material, exact, draft)

@@ -5,6 +5,9 @@ As a library:
 >>> from twinlens import search                              # doctest: +SKIP
 >>> for hit in search("two dogs on a beach", k=5).hits:      # doctest: +SKIP
 ...     print(hit.rank, hit.image_id, hit.score, hit.captions)
+
+>>> import twinlens                                                                         # doctest: +SKIP
+>>> print(twinlens.evaluate(image_vectors, text_vectors, right_picture))                    # doctest: +SKIP
 """
 
 from importlib import import_module
@@ -12,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from twinlens.core.errors import QueryError as QueryError
+    from twinlens.evaluation.arrays import Evaluation as Evaluation
+    from twinlens.evaluation.arrays import evaluate as evaluate
     from twinlens.indexing.results import Hit as Hit
     from twinlens.indexing.results import Results as Results
     from twinlens.indexing.searcher import Searcher as Searcher
@@ -21,13 +26,15 @@ __version__ = "0.1.0"
 
 # Where the library's names live; imported when asked for, because every stage and command imports this file.
 _HOMES = {
+    "Evaluation": "twinlens.evaluation.arrays",
     "Hit": "twinlens.indexing.results",
     "QueryError": "twinlens.core.errors",
     "Results": "twinlens.indexing.results",
     "Searcher": "twinlens.indexing.searcher",
+    "evaluate": "twinlens.evaluation.arrays",
     "search": "twinlens.indexing.session",
 }
-__all__ = ["Hit", "QueryError", "Results", "Searcher", "search"]
+__all__ = ["Evaluation", "Hit", "QueryError", "Results", "Searcher", "evaluate", "search"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,14 @@ from twinlens.config.base import describe_card
 from twinlens.config.cards import Cards
 from twinlens.config.datasets import ComposedCard, HubFiles, ImageNetCard
 from twinlens.config.load import check_cards, read_params
-from twinlens.config.models import OpenClipTower, TimmTower, TorchvisionTower, WordVectorsTower
+from twinlens.config.models import (
+    EndpointTower,
+    OpenClipTower,
+    TimmTower,
+    TorchvisionTower,
+    VectorsTower,
+    WordVectorsTower,
+)
 from twinlens.core.errors import ParamsError
 from twinlens.datasets.classes import read_classes
 
@@ -344,11 +351,13 @@ UNPINNED = {
     "resnet50",
 }  # their commits could not be learned without the hub
 
+OF_NO_HUB = (TorchvisionTower, WordVectorsTower, VectorsTower, EndpointTower)  # torchvision's names hold a digest
+
 
 @pytest.mark.parametrize("name", sorted(PARAMS.models))
 def test_every_hub_card_is_pinned_to_a_commit(name: str) -> None:
     for tower in PARAMS.models[name].towers().values():
-        if isinstance(tower, (TorchvisionTower, WordVectorsTower)):  # from no hub; torchvision's names hold a digest
+        if isinstance(tower, OF_NO_HUB):
             continue
         fetched = PARAMS.models[name].train is None and tower.checkpoint is None
         pinned = tower.revision is not None

@@ -324,7 +324,7 @@ class Noted:
             def towers(self) -> dict[str, str]:
                 return {role: role for role in roles}
 
-        patch.setattr(embed, "TowerJob", Job)
+        patch.setattr(embed, "make_job", Job)
         patch.setattr(embed, "locate_weights", lambda *_: "")
         patch.setattr(embed, "locate_initial_weights", lambda *_: " before")
         return Embedder(Card(), tmp_path, CPU, COMPUTE, Cost())  # type: ignore[arg-type]

@@ -7,20 +7,45 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from twinlens.config.architectures import refuse_impossible_blip, refuse_missing
+from twinlens.config.endpoints import Address, KeyVariable, RequestSettings
 from twinlens.config.models import Weights
-from twinlens.config.numbers import Count
+from twinlens.config.numbers import Count, Positive, PositiveOrZero
 from twinlens.config.training import CaptioningRecipe
+
+OF_A_SERVICE = (
+    "url",
+    "model",
+    "key",
+    "prompt",
+    "system",
+    "extra",
+    "input_price",
+    "output_price",
+    "max_cost",
+    "requests",
+)
 
 
 class CaptionerCard(Weights):
-    """An image-to-text model of transformers, and how its words are searched for."""
+    """An image-to-text model of transformers, or a service, and how its words are searched for."""
 
-    captioner: Literal["none", "blip", "blip2", "git"]
+    captioner: Literal["none", "blip", "blip2", "git", "endpoint"]
     hub: str | None = None
     architecture: dict[str, Any] | None = None  # of a small model of your own: text_config, vision_config
     train: CaptioningRecipe | None = None
     max_new_tokens: Count = 20
     num_beams: Count = 1
+    # of `captioner: endpoint`, an OpenAI-compatible service
+    url: Address | None = None  # with or without a slash or /v1 at its end
+    model: str | None = None  # as the service knows it
+    key: KeyVariable | None = None  # the environment variable that holds the key
+    prompt: str | None = None
+    system: str | None = None
+    extra: dict[str, Any] | None = None  # more of the request's body; null takes a key out
+    input_price: PositiveOrZero | None = None  # of a million tokens
+    output_price: PositiveOrZero | None = None
+    max_cost: Positive | None = None  # in the same money: no request that may pass it is sent
+    requests: RequestSettings | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -33,9 +58,22 @@ class CaptionerCard(Weights):
         refuse_impossible_blip(self.architecture)
         if self.architecture and self.max_new_tokens >= self.architecture["text_config"]["max_position_embeddings"]:
             raise ValueError("`max_new_tokens` has to be less than the architecture's `max_position_embeddings`")
-        if self.captioner == "none":
+        if self.captioner in ("none", "endpoint"):
             if any(sources):
-                raise ValueError("`captioner: none` has no source")
+                raise ValueError(f"`captioner: {self.captioner}` has no `hub`, `checkpoint` or `architecture`")
         elif not any(sources):
             raise ValueError("name a source: `hub`, `checkpoint`, or `architecture` with `train`")
+        return self
+
+    @model_validator(mode="after")
+    def _services_have_an_address(self) -> Self:
+        given = [name for name in OF_A_SERVICE if getattr(self, name) is not None]
+        if self.captioner != "endpoint":
+            if given:
+                raise ValueError(f"`{given[0]}` goes with `captioner: endpoint`, and only with it")
+            return self
+        if missing := [name for name in ("url", "model", "prompt") if name not in given]:
+            raise ValueError(f"`captioner: endpoint` needs `{missing[0]}`")
+        if self.max_cost is not None and (self.input_price is None or self.output_price is None):
+            raise ValueError("`max_cost` cannot be kept without `input_price` and `output_price`, of a million tokens")
         return self

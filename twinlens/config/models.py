@@ -13,7 +13,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from twinlens.config.architectures import refuse_impossible_open_clip, refuse_missing
 from twinlens.config.base import Card, Origin
-from twinlens.config.numbers import Count, Flag
+from twinlens.config.endpoints import Address, KeyVariable, RequestSettings
+from twinlens.config.numbers import Count, Flag, PositiveOrZero
 from twinlens.config.training import HeadsRecipe, ModelRecipe, TowerRecipe
 
 # ---------------------------------------------------------------- towers
@@ -112,7 +113,44 @@ class WordVectorsTower(Card):
     trained_on: list[Origin] = Field(default=[], exclude=True)  # datasets, as far as is known; decides no result
 
 
-_FAMILIES = ("open_clip", "timm", "torchvision", "sentence_transformers", "transformers", "word_vectors")
+class VectorsTower(Card):
+    """Vectors that were made elsewhere, in files (`models/vector_files.py`): rows are taken by id or by text."""
+
+    family: ClassVar[str] = "vectors"
+    vectors: str  # .npy, .npz or .parquet, or a folder that clip-retrieval wrote; ~ and $VARIABLES are expanded
+    ids: str | None = None  # what the rows of a .npy are of: a text file with a line a row, .npy or .parquet
+    text_vectors: str | None = None  # of a joint pair: the texts' file, where `vectors` is that of the pictures
+    text_ids: str | None = None
+    normalise: Flag = False  # whether vectors of other lengths are brought to unit length, rather than refused
+    unknown_ids: Literal["refuse", "ignore"] = "refuse"  # ids that the dataset does not have
+    trained_on: list[Origin] = Field(default=[], exclude=True)  # datasets, as far as is known; decides no result
+
+
+class EndpointTower(Card):
+    """A service that embeds: texts, and pictures where its interface takes them."""
+
+    family: ClassVar[str] = "endpoint"
+    endpoint: Address  # with or without a slash or a version at its end
+    api: Literal["openai", "cohere", "voyage", "jina", "vllm"] = "openai"  # how it is asked
+    model: str
+    key: KeyVariable | None = None  # the environment variable that holds the key
+    dimensions: Count | None = None  # where the model offers several
+    input_type: str | None = None  # of texts, where the interface knows such: search_query, query, ...
+    prompt: str = ""  # put before every text
+    price: PositiveOrZero | None = None  # of a million tokens
+    requests: RequestSettings = RequestSettings()
+    trained_on: list[Origin] = Field(default=[], exclude=True)  # datasets, as far as is known; decides no result
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether its interface takes pictures."""
+        return self.api in ("cohere", "jina", "vllm") or (self.api == "voyage" and "multimodal" in self.model)
+
+
+_FAMILIES = (
+    *("open_clip", "timm", "torchvision", "sentence_transformers", "transformers", "word_vectors"),
+    *("vectors", "endpoint"),
+)
 
 
 def _family(value: Any) -> str | None:
@@ -127,7 +165,8 @@ _BY_FAMILY = Discriminator(
     _family,
     custom_error_type="tower_family",
     custom_error_message="a tower is named by one key: `open_clip`, `timm` or `torchvision` (pictures only), "
-    "`sentence_transformers` or `word_vectors` (words only), or `transformers`",
+    "`sentence_transformers` or `word_vectors` (words only), `transformers`, `vectors` (files of your own) or "
+    "`endpoint` (a service)",
 )
 _OpenClip = Annotated[OpenClipTower, Tag("open_clip")]
 _Timm = Annotated[TimmTower, Tag("timm")]
@@ -135,11 +174,24 @@ _SentenceTransformers = Annotated[SentenceTransformersTower, Tag("sentence_trans
 _Torchvision = Annotated[TorchvisionTower, Tag("torchvision")]
 _Transformers = Annotated[TransformersTower, Tag("transformers")]
 _WordVectors = Annotated[WordVectorsTower, Tag("word_vectors")]
+_Vectors = Annotated[VectorsTower, Tag("vectors")]
+_Endpoint = Annotated[EndpointTower, Tag("endpoint")]
 
-JointTower = Annotated[_OpenClip | _Transformers, _BY_FAMILY]
-ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _Transformers, _BY_FAMILY]
-TextTower = Annotated[_OpenClip | _SentenceTransformers | _Transformers | _WordVectors, _BY_FAMILY]
-Tower = OpenClipTower | TimmTower | TorchvisionTower | SentenceTransformersTower | TransformersTower | WordVectorsTower
+JointTower = Annotated[_OpenClip | _Transformers | _Vectors | _Endpoint, _BY_FAMILY]
+ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _Transformers | _Vectors | _Endpoint, _BY_FAMILY]
+TextTower = Annotated[
+    _OpenClip | _SentenceTransformers | _Transformers | _WordVectors | _Vectors | _Endpoint, _BY_FAMILY
+]
+Tower = (
+    OpenClipTower
+    | TimmTower
+    | TorchvisionTower
+    | SentenceTransformersTower
+    | TransformersTower
+    | WordVectorsTower
+    | VectorsTower
+    | EndpointTower
+)
 
 
 class ModelCard(Card):
@@ -178,6 +230,17 @@ class ModelCard(Card):
             if isinstance(self.joint, OpenClipTower):
                 sizes = ("embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
                 refuse_missing(self.joint.architecture, *sizes)
+        return self
+
+    @model_validator(mode="after")
+    def _files_go_with_their_side(self) -> Self:
+        for role, tower in self.towers().items():
+            if isinstance(tower, VectorsTower) and role != "joint" and (tower.text_vectors or tower.text_ids):
+                raise ValueError(f"`text_vectors` is for a joint pair: under `{role}:` name one file, as `vectors`")
+            if isinstance(tower, EndpointTower) and role != "text" and not tower.reads_pictures:
+                raise ValueError(f"`{role}:` embeds pictures, and this interface takes texts only: name it as `text:`")
+        if isinstance(self.joint, VectorsTower | EndpointTower) and isinstance(self.train, TowerRecipe):
+            raise ValueError("what is not computed here cannot be trained; `train.heads` stand on `image` and `text`")
         return self
 
     @model_validator(mode="after")

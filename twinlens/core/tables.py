@@ -65,6 +65,14 @@ DUPLICATES = _columns(
     dropped_or_null=_text,  # the id of the two that was dropped for it
 )
 GENERATED = _columns(image_id=_text, text=_text)
+ANSWERS = _columns(  # of a service that describes pictures, in the order of the captions
+    image_id=_text,
+    model=_text,  # by the service's own word
+    input_tokens_or_null=pa.int64(),
+    output_tokens_or_null=pa.int64(),
+    cut=pa.bool_(),  # at the limit of tokens
+    side_px_or_null=pa.int32(),  # the longer side, where a picture was made smaller to be taken
+)
 VECTORS = _columns(id=_text, image_id=_text)  # beside the rows of a `.npy` file, in their order
 INPUTS = _columns(  # what is embedded: a text, a picture (with its place in the shards), or both
     id=_text,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32
 
-from twinlens.config.models import ModelCard, OpenClipTower
+from twinlens.config.models import ModelCard, OpenClipTower, VectorsTower
 from twinlens.config.training import HeadsRecipe
 from twinlens.core.absence import advise
 from twinlens.core.errors import QueryError
@@ -38,12 +38,21 @@ class QueryEncoder:
     @property
     def reads_text(self) -> bool:
         """Whether words can be embedded."""
-        return self.card.joint is not None or self.card.text is not None
+        return self._embeds("text")
 
     @property
     def reads_pictures(self) -> bool:
         """Whether pictures can be embedded."""
-        return self.card.joint is not None or self.card.image is not None
+        return self._embeds("image")
+
+    @property
+    def stored(self) -> bool:
+        """Whether vectors come from files, so that nothing new can be embedded."""
+        return any(isinstance(tower, VectorsTower) for tower in self.card.towers().values())
+
+    def _embeds(self, kind: str) -> bool:
+        tower = self.card.towers().get("joint" if self.card.joint is not None else kind)
+        return tower is not None and not isinstance(tower, VectorsTower)
 
     @property
     def joint(self) -> bool:
@@ -84,7 +93,10 @@ class QueryEncoder:
 
             from twinlens.images.transforms import batch_pixels
 
-            encoder = self._of("image").image
+            loaded = self._of("image")
+            if loaded.files is not None:
+                return _unit(loaded.files.encode_files([jpeg]).numpy())
+            encoder = loaded.image
             assert encoder is not None
             with torch.inference_mode():
                 return _unit(encoder.encode(batch_pixels([jpeg], encoder.pixels)).numpy())

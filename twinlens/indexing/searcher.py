@@ -230,11 +230,11 @@ class Searcher:
 
     def _refuse_without_vectors(self, mode: str, asked: CheckedQuery, vectors: bool) -> None:
         if asked.jpeg is not None and not self.embeds_pictures:
-            raise QueryError(
-                f"{self.model} has no image tower: it searches by indexed pictures only, not by one of yours"
-            )
+            why = "has vectors from files only" if self.towers.stored else "has no image tower"
+            raise QueryError(f"{self.model} {why}: it searches by indexed pictures only, not by one of yours")
         if not vectors:
-            raise QueryError(f"{self.model} cannot search for words in mode '{mode}': take mode 'text'")
+            why = " (its vectors are from files: it embeds no new words)" if self.towers.stored else ""
+            raise QueryError(f"{self.model} cannot search for words in mode '{mode}'{why}: take mode 'text'")
         if not self.index.spaces:
             raise QueryError(f"the index of {self.dataset} with {self.model} holds no vectors: take mode 'text'")
 

@@ -24,7 +24,7 @@ from jaxtyping import Float64
 from PIL import Image
 
 from twinlens.config.base import GOLDEN_NUMBERS, GoldenVectors
-from twinlens.config.models import Tower, WordVectorsTower
+from twinlens.config.models import EndpointTower, Tower, VectorsTower, WordVectorsTower
 from twinlens.config.params import ComputeParams
 from twinlens.core.code import code_digest
 from twinlens.core.costs import Cost
@@ -167,7 +167,12 @@ def inspect_tower(job: TowerJob, kinds: Sequence[str]) -> Inspection:
 
 
 def needs_inspection(job: TowerJob) -> bool:
-    """Whether there is something to see: a library's own path, or numbers on the card."""
+    """Whether there is something to see: a library's own path, or numbers on the card.
+
+    Drawn inputs cannot be read by a tower whose vectors come from elsewhere.
+    """
+    if isinstance(job.tower, VectorsTower | EndpointTower):
+        return False
     return references.has_own_path(job.tower.family) or job.tower.about.golden is not None
 
 
@@ -178,6 +183,8 @@ def compute_golden(role: str, tower: Tower, placement: Placement, compute: Compu
         FetchError: the weights cannot be had.
         DataError: they do not fit.
     """
+    if isinstance(tower, VectorsTower | EndpointTower):
+        return None
     if isinstance(tower, WordVectorsTower) and tower.pooling == "none":
         return None
     exact = Placement(placement.device, torch.float32)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +13,17 @@ from twinlens.config.params import ComputeParams
 from twinlens.config.training import HeadsRecipe, TowerRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
+from twinlens.core.errors import DataError
 from twinlens.inference.conformity import KINDS, inspect_tower, needs_inspection
+from twinlens.inference.coverage import find_unreadable
 from twinlens.inference.features import Features, HeadedJob, load_features
+from twinlens.inference.jobs import make_job
 from twinlens.inference.tower import TowerJob
 from twinlens.models.checkpoints import locate_heads, locate_initial_weights, locate_weights
 from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, ProjectionHeads
-from twinlens.tasks.inputs import OTHER_WAY, UNTRAINED, Input
+from twinlens.tasks.inputs import OTHER_WAY, UNTRAINED, Input, write_left_out
+
+log = logging.getLogger("twinlens")
 
 Job = TowerJob | HeadedJob
 READS = {  # what the towers of a role can read
@@ -76,9 +82,14 @@ class Embedder:
         if isinstance(self.card.train, HeadsRecipe):
             return self._embed_by_heads(wanted, shards, out)
         embedded = set()
-        for role in self.card.towers():
-            mine = [one for one in wanted if one.reads in READS[role] and (role == "joint" or not one.shared)]
-            job = self._jobs()[role]
+        jobs = self._jobs()
+        work = {
+            role: [one for one in wanted if one.reads in READS[role] and (role == "joint" or not one.shared)]
+            for role in jobs
+        }
+        left_out = _leave_out({role: (job, work[role]) for role, job in jobs.items()}, shards, out)
+        for role, job in jobs.items():
+            mine = [one for one in work[role] if one.name not in left_out]
             for one in mine:
                 _embed(job, one, shards, out)
             embedded |= {one.name for one in mine}
@@ -97,7 +108,12 @@ class Embedder:
         features = self._features
         pairs = ProjectionHeads.read(locate_heads(self.trained), features.table)
         job = through(pairs, CAPTION_TO_IMAGE)
-        mine = [one for one in inputs if one.reads in READS["joint"]]
+        of_side = {
+            "image": (features.image, [one for one in inputs if one.reads in READS["image"]]),
+            "text": (features.text, [one for one in inputs if one.reads in READS["text"]]),
+        }
+        left_out = _leave_out(of_side, shards, out)
+        mine = [one for one in inputs if one.reads in READS["joint"] and one.name not in left_out]
         for one in mine:
             _embed(job, one, shards, out)
         if IMAGE_TO_CAPTION in pairs.directions:
@@ -128,10 +144,27 @@ class Embedder:
     def _located(self, locate: Callable[[str, ModelCard, Path], Path], initial: bool) -> dict[str, TowerJob]:
         if initial not in self._loaded_once:
             self._loaded_once[initial] = {
-                role: TowerJob(tower, locate(role, self.card, self.trained), self.placement, self.compute, self.cost)
+                role: make_job(tower, locate(role, self.card, self.trained), self.placement, self.compute, self.cost)
                 for role, tower in self.card.towers().items()
             }
         return self._loaded_once[initial]
+
+
+def _leave_out(work: Mapping[str, tuple[TowerJob, list[Input]]], shards: Path, out: Path) -> set[str]:
+    """Find, tell and note the inputs that a tower has no vectors of; nothing is embedded before all are looked at.
+
+    Raises:
+        DataError: vectors are not fit for use, or none is left.
+    """
+    left_out: dict[str, str] = {}
+    for job, inputs in work.values():
+        left_out |= find_unreadable(job, inputs, shards)
+    for name, why in left_out.items():
+        log.warning("%s is not embedded: %s", name, why)
+    if left_out and all(one.name in left_out for _, inputs in work.values() for one in inputs):
+        raise DataError("none of the tasks' inputs has vectors: " + "; ".join(left_out.values()))
+    write_left_out(left_out, out)
+    return set(left_out)
 
 
 def _embed(job: Job, one: Input, shards: Path, out: Path, suffix: str = "") -> None:

@@ -19,6 +19,7 @@ from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.core.probes import Probe, choose_rows
 from twinlens.core.vectors import compute_lengths, normalise_rows
+from twinlens.inference.jobs import make_job
 from twinlens.inference.loop import join_parts
 from twinlens.inference.tower import PROBE, TowerJob, count_cut_texts, write_ids
 from twinlens.models.heads import ProjectionHeads
@@ -75,8 +76,8 @@ def load_features(
         cost: as of `TowerJob`.
     """
     assert card.image is not None and card.text is not None and isinstance(card.train, HeadsRecipe)
-    image = TowerJob(card.image, weights["image"], placement, compute, cost)
-    text = TowerJob(card.text, weights["text"], placement, compute, cost)
+    image = make_job(card.image, weights["image"], placement, compute, cost)
+    text = make_job(card.text, weights["text"], placement, compute, cost)
     return Features(image, text, words=card.train.heads.text == "lstm")
 
 

@@ -134,6 +134,28 @@ def embed_texts(
             parts.put(part, vectors, seconds=time.perf_counter() - started, **cut)
 
 
+def store_rows(
+    take: Callable[[slice], Float32[np.ndarray, "rows dim"]], ids: Sequence[str], scratch: Scratch, per_part: int
+) -> None:
+    """Fill `scratch` with vectors that are there already.
+
+    Args:
+        take: gives some of the rows.
+        ids: of all rows, for messages.
+        scratch: where finished parts are kept; parts that are there are not made again.
+        per_part: rows of a part.
+
+    Raises:
+        DataError: a vector is NaN, infinite or zero; the rows are named.
+    """
+    parts = _Parts(len(ids), per_part, scratch)
+    for part in parts.missing:
+        started = time.perf_counter()
+        rows = take(part.rows)
+        compute_lengths(rows, list(ids[part.rows]))
+        parts.put(part, rows, seconds=time.perf_counter() - started)
+
+
 def is_complete(scratch: Scratch, count: int, per_part: int) -> bool:
     """Whether all parts are finished, so that no model is needed."""
     return not _Parts(count, per_part, scratch).missing

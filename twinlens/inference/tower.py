@@ -37,7 +37,6 @@ from twinlens.inference.loop import (
 )
 from twinlens.models import encoders
 from twinlens.models.encoders.base import LoadedEncoders
-from twinlens.models.weights import identify_weights
 
 PROBE = "probe.npz"
 
@@ -50,6 +49,7 @@ PACKAGES = {  # that decide a vector, beside torch
     "torchvision": ("torchvision",),
     "transformers": ("transformers", "tokenizers"),
     "word_vectors": ("numpy", "polars", "regex"),
+    "vectors": ("numpy", "pyarrow"),
 }
 NOT_IDENTITY = {"checkpoint", "word_vectors", "sha256", "revision"}  # the weights' own digest says it better
 
@@ -65,7 +65,7 @@ class TowerJob:
         """Identity of a vector: everything that decides it, besides its input."""
         return {
             "tower": self.tower.model_dump(mode="json", exclude=NOT_IDENTITY),
-            "weights": identify_weights(self.weights),
+            "weights": encoders.identify(self.tower, self.weights),
             "placement": self.placement.name,
             "libraries": {name: version(name) for name in ("torch", *PACKAGES[self.tower.family])},
             "code": code_digest(__name__, f"twinlens.models.encoders.{self.tower.family}"),

@@ -63,8 +63,9 @@ def identify_all_weights(card: ModelCard, trained: Path) -> dict[str, Any]:
 
 def _pretrained(role: str, card: ModelCard, trained: Path) -> Path:
     noted = json.loads(_there(trained / "weights.json").read_text(encoding="utf-8"))
-    path = encoders.locate(card.towers()[role])
-    if identify_weights(path) != noted[role]:
+    tower = card.towers()[role]
+    path = encoders.locate(tower)
+    if encoders.identify(tower, path) != noted[role]:
         raise DataError(f"{path} is not what `train` found there: `dvc repro -f train`")
     return path
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from twinlens.retrieval.hybrid import split_into_blocks
 from twinlens.retrieval.in_batch import rank_in_batches
 from twinlens.retrieval.runs import DRAWS, RunWriter
 from twinlens.tasks.base import Task
+from twinlens.tasks.inputs import VALIDATION_CAPTIONS, VALIDATION_IMAGES
 from twinlens.tasks.qrels import Qrels
 
 
@@ -43,6 +44,26 @@ def check_vectors(gates: Gates, sources: Mapping[str, Vectors], folder: Path) ->
             "repeated_vectors", detect_repeated(source.rows, probe.contents, name, gates.params.max_repeated_share)
         )
         check_probe(gates, name, probe, sources)
+
+
+def list_unmeasured(tasks: Iterable[Task], left_out: Mapping[str, str]) -> Iterator[str]:
+    """List, in words, what is not measured since inputs have no vectors.
+
+    Args:
+        tasks: all of them.
+        left_out: by input, why it has none.
+    """
+    for name, why in left_out.items():
+        if name in (VALIDATION_IMAGES, VALIDATION_CAPTIONS):
+            yield f"weights of hybrids are not chosen on validation pictures: {why}"
+            continue
+        needed = [
+            task.name
+            for task in tasks
+            if name in (task.about.query_text, task.about.query_picture, task.about.item_text, task.about.item_picture)
+        ]
+        where = f" in {', '.join(needed)}" if needed else ""
+        yield f"retrievers by vectors that need {name}{where} are not measured: {why}"
 
 
 def restate_as_published(task: Task) -> Task:

@@ -28,6 +28,7 @@ UNTRAINED = "_untrained"  # by a trained model as it was before
 OTHER_WAY = "_image_to_caption"  # by the heads of that direction, where each has its own
 
 FILE = "inputs.json"
+LEFT_OUT = "left_out.json"  # beside vectors: the inputs that have none, with reasons
 PICTURE = ("shard", "row", "sha256")  # columns: where a picture lies, and what it is
 
 
@@ -99,6 +100,18 @@ def read_inputs(folder: Path) -> dict[str, Input]:
         rows = tables.read_table(folder / f"{name}.parquet", tables.INPUTS).select(wanted)
         found[name] = Input(name, rows, one["shared"], one["embedded"], tuple(one["again"]))
     return found
+
+
+def write_left_out(left_out: Mapping[str, str], folder: Path) -> None:
+    """Write, beside the vectors, which inputs have none and why; nothing where there are no such."""
+    if left_out:
+        (folder / LEFT_OUT).write_text(json.dumps(dict(left_out), indent=2) + "\n", encoding="utf-8")
+
+
+def read_left_out(folder: Path) -> dict[str, str]:
+    """Read what `write_left_out` wrote."""
+    path = folder / LEFT_OUT
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def check_ids(inputs: Mapping[str, Input], name: str, ids: list[str]) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twinlens.config.models import Tower
+from twinlens.models.weights import identify_weights
 
 if TYPE_CHECKING:
     from twinlens.core.device import Placement
@@ -26,6 +27,18 @@ def locate(tower: Tower) -> Path:
     """
     path: Path = import_module(f"{__name__}.{tower.family}").locate(tower)
     return path
+
+
+def identify(tower: Tower, path: Path) -> dict[str, Any]:
+    """Identify a tower's weights: digests, a commit of the hub or, where a family has none, what stands for them.
+
+    Args:
+        tower: the card's tower.
+        path: what `locate` found.
+    """
+    own = getattr(import_module(f"{__name__}.{tower.family}"), "identify", None)
+    found: dict[str, Any] = identify_weights(path) if own is None else own(tower, path)
+    return found
 
 
 def load(tower: Tower, path: Path, placement: Placement, random_weights: bool = False) -> LoadedEncoders:

@@ -43,12 +43,21 @@ class TextEncoder(Protocol):
         ...
 
 
+class PictureFileEncoder(Protocol):
+    """An image tower that reads files rather than pixels, as services do."""
+
+    def encode_files(self, jpegs: Sequence[bytes]) -> Float32[torch.Tensor, "images dim"]:
+        """Raw vectors of a batch, on the CPU."""
+        ...
+
+
 @dataclass(frozen=True)
 class LoadedEncoders:
     """The loaded encoders of a tower, those that were asked for; a joint model is loaded once."""
 
     image: ImageEncoder | None
     text: TextEncoder | None
+    files: PictureFileEncoder | None = None
 
 
 def normalise_pixels(

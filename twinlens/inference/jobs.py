@@ -1,0 +1,27 @@
+"""Jobs by family: towers that are run here, and those whose vectors are looked up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twinlens.config.models import EndpointTower, Tower, VectorsTower
+from twinlens.config.params import ComputeParams
+from twinlens.core.costs import Cost
+from twinlens.core.device import Placement
+from twinlens.inference.remote import EndpointJob
+from twinlens.inference.stored import StoredJob
+from twinlens.inference.tower import TowerJob
+
+
+def make_job(tower: Tower, weights: Path, placement: Placement, compute: ComputeParams, cost: Cost) -> TowerJob:
+    """Make the job that embeds by a tower.
+
+    Args:
+        tower: of a card.
+        weights: where `encoders.locate` found them, or where `train` left them.
+        placement: where a model runs.
+        compute: batches and threads.
+        cost: where the work is recorded.
+    """
+    kind: type[TowerJob] = {VectorsTower: StoredJob, EndpointTower: EndpointJob}.get(type(tower), TowerJob)
+    return kind(tower, weights, placement, compute, cost)
