@@ -158,13 +158,8 @@ class Deletions:
             for name, values in measure_all(judged, ks, chosen).items():
                 single[name].append(values)
         of, left = self.blocks.query, self.counts[self.blocks.query] - self.blocks.removed
-<<<<<<< HEAD
         # The first k alone: what is deleted stands further down, and would still be counted there. Where all that is
         # relevant stands among the first k, nothing of the block is asked for, and any value will do.
-=======
-        # The first k alone: what is deleted stands further down, and would still be counted there. Where it does not,
-        # as all that is relevant stands among the first k, nothing of the block is asked for, and any value will do.
->>>>>>> ownm
         gains = self.gains[of, : self.k]
         left = np.maximum(left, np.maximum((gains > 0).sum(axis=1), 1))
         block = measure_all(Judged(gains, left), ks, chosen) if len(of) else {}
