@@ -110,7 +110,7 @@ def test_the_untrained_folder_is_what_the_seed_says_before_any_step(
 def test_each_direction_has_a_pair_of_its_own_and_both_learn(
     towers: Towers, material: TrainingData, tmp_path: Path
 ) -> None:
-    model = card(towers, objective="triplet", heads={"directions": "each"})
+    model = card(towers, objective="triplet", negatives="semi_hard", heads={"directions": "each"})
     log = train(model, material, tmp_path / "out").log
     assert log[-1]["val_mrr"] > log[0]["val_mrr"] + 0.03
     before, after = (load_file(tmp_path / "out" / name / WEIGHTS) for name in ("untrained", "weights"))
