@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tests.datasets.adapters.own import Case, table
 from tests.datasets.adapters.pictures import jpeg, parquet, tarred, zipped
+from twinlens.config.datasets import CocoCard
 from twinlens.core.errors import DataError
 
 FOUR = {f"{n}.jpg": jpeg(n) for n in range(4)}
@@ -109,6 +112,38 @@ def test_coco_as_other_programs_write_it(tmp_path: Path) -> None:
     ]
     made = coco(tmp_path, {"val2017": images}, {"val2017": said})
     assert made.captions() == {"val2017/a.jpg": ["one"], "val2017/b.jpg": ["two"]}
+
+
+@pytest.mark.parametrize(
+    ("folder", "file_name", "member"),
+    [
+        ("{part}", "a.jpg", "val2017/a.jpg"),
+        ("", "a.jpg", "a.jpg"),
+        ("my/{part}", "a.jpg", "my/val2017/a.jpg"),
+        ("photos/", "a.jpg", "photos/a.jpg"),
+        ("", "val2017/a.jpg", "val2017/a.jpg"),
+    ],
+)
+def test_photos_of_coco_in_another_folder_are_found_where_the_card_names_it(
+    folder: str, file_name: str, member: str, tmp_path: Path
+) -> None:
+    made = coco(
+        tmp_path, {"val2017": [{"id": 1, "file_name": file_name}]}, {"val2017": [{"image_id": 1, "caption": "one"}]}
+    )
+    (tmp_path / "files/val2017.zip").write_bytes(zipped({member: jpeg(1)}))
+    file = made.kept().images["file"][0]
+    if member != f"val2017/{file_name}":
+        (reason,) = made.pictures(file)
+        assert isinstance(reason, str)
+        assert reason.startswith(f"listed, but not there; there is {member} (looked for val2017/{file_name}")
+    made.card = made.card.model_copy(update={"folder": folder})
+    assert made.pictures(file) == [jpeg(1)]
+
+
+@pytest.mark.parametrize("folder", ["/photos", "../photos", "a/../../b", "{split}", "{part", "{}"])
+def test_a_folder_of_photos_that_is_none_is_refused(folder: str) -> None:
+    with pytest.raises(ValidationError, match="`folder`"):
+        CocoCard(adapter="coco", parts=["val2017"], pool="all", folder=folder)
 
 
 def test_captions_of_an_id_that_two_photos_of_coco_have_are_nobodys(tmp_path: Path) -> None:
@@ -256,11 +291,23 @@ def test_rows_that_stand_twice_are_captions_once(tmp_path: Path) -> None:
     assert len(repeated) == 4
 
 
-def test_base64_in_place_of_a_picture_is_set_aside_with_its_reason(tmp_path: Path) -> None:
-    cells = [{"image": base64.b64encode(jpeg(0)).decode(), "caption": "a"}]
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        (
+            base64.b64encode(jpeg(0)).decode(),
+            r"holds str, no bytes: decode them \(`base64.b64decode`\) and write bytes",
+        ),
+        ({"bytes": None, "path": "0.jpg"}, r"the name of a file, '0.jpg': write the pictures into the Parquet"),
+        ([{"bytes": jpeg(0), "path": "0.jpg"}], r"holds a list of 1, no bytes: write a row for each picture"),
+    ],
+)
+def test_what_is_no_picture_is_set_aside_with_the_way_on(cell: Any, reason: str, tmp_path: Path) -> None:
+    cells = [{"image": cell, "caption": "a"}]
     made = Case(
         tmp_path, {"0.parquet": parquet(cells)}, adapter="hub", repository="a/b", source=str(tmp_path / "files"),
         files={"test": "*.parquet"}, columns={"image": "image", "caption": "caption"},
     )  # fmt: skip
-    made.kept()
-    assert made.pictures("0.parquet#0") == ["the row holds str, no bytes"]
+    file = made.kept().images["file"][0]
+    (found,) = made.pictures(file)
+    assert isinstance(found, str) and re.search(reason, found)

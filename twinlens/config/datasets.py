@@ -6,6 +6,7 @@ cards of its parts rather than their names (in its file, `base:` may name them).
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
@@ -152,6 +153,17 @@ class CocoCard(BaseDatasetCard):
     split: Literal["published", "karpathy"] = "published"  # karpathy: of dataset_coco.json, restval counts as train
     source: str | None = None  # a folder or mirror that holds the archives; the publishers' site if absent
     verify: Flag = True  # against the publishers' sizes and SHA-256; a folder of your own may hold a subset
+    folder: str = "{part}"  # of the photos within their archives; empty where none is, or where `file_name` has it
+
+    @model_validator(mode="after")
+    def _folder_is_within(self) -> Self:
+        if self.folder.startswith(("/", "\\")) or ".." in self.folder.replace("\\", "/").split("/"):
+            raise ValueError(f"`folder` is one within the archives, as my/{{part}}; found {self.folder!r}")
+        if set(re.findall(r"[{}][^{}]*[{}]?", self.folder)) - {"{part}"}:
+            raise ValueError(
+                f"`folder` may hold {{part}}, which stands for train2017 or val2017; found {self.folder!r}"
+            )
+        return self
 
 
 class HubFiles(BaseDatasetCard):

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import io
-import re
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from twinlens.core.errors import DataError
 from twinlens.core.resources import is_memory_shortage
 from twinlens.images.decoding_costs import MAX_SCANNED_PX, explain_costly
+from twinlens.images.jpeg import decode_jpeg
 from twinlens.images.transforms import resize, scale_size, to_numpy, to_tensor
 
 ORIENTATION = 0x0112  # the EXIF tag
 WHITE = (255, 255, 255)
 DEPTHS = (8, 10, 12, 14, 16)  # bits a sample, of those with more room in the file
-FILLING = b"\0 \r\n"  # what is written to fill a block
 LONGEST_JPEG_PX = 65_500  # libjpeg's limit
 COMPRESSION, STRIPS, TILES = 259, 273, 324  # tags of a TIFF
 JPEG_INSIDE = (6, 7)  # values of the first of them
@@ -102,7 +103,7 @@ def open_picture(
     Returns:
         The pixels, the header, and what had to be mended: a rotation noted in EXIF, CMYK or 16-bit
         samples, transparency (laid on white), the first of several frames, a name whose
-        ending is not the file's format, filling bytes before a JPEG's end.
+        ending is not the file's format, stray bytes in a JPEG that hold no pixel.
 
     Raises:
         BadPictureError: empty, none of `FORMATS`, damaged, larger than `max_megapixels`, or it would take minutes.
@@ -168,11 +169,14 @@ Decoded = tuple[UInt8[np.ndarray, "height width 3"], tuple[str, ...], object]  #
 def _decode(raw: bytes, name: str, image: Image.Image) -> Decoded:
     mended = _peculiarities(image, name)
     if image.format == "JPEG" and image.mode in ("RGB", "L"):
-        pixels, noted = _decode_jpeg(raw)
+        pixels, noted = decode_jpeg(raw)
         mended = (*mended, *noted)
     else:
         _refuse_scans_inside(raw, image)
-        pixels = np.array(_to_rgb(image))  # PIL's own memory is read-only, which torch warns of
+        deep = _read_16_bits(image, raw)
+        # PIL's own memory is read-only, which torch warns of
+        pixels = np.array(_to_rgb(image)) if deep is None else deep
+        mended = mended if deep is None else (*mended, "samples that use fewer bits than they have")
     return pixels, mended, image.getexif().get(ORIENTATION)  # anything, where the block is broken
 
 
@@ -228,26 +232,6 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def _decode_jpeg(raw: bytes) -> tuple[UInt8[np.ndarray, "height width 3"], tuple[str, ...]]:
-    """Decode strictly, so that a truncated or damaged file is an error; filling before the end marker is none.
-
-    Some cameras fill the last block with zeros, which libjpeg warns of in the words that it has for damage: pixels
-    whose codes end too early leave bytes over, too. So the bytes are looked at: all that are over have to be filling,
-    and without them the file has to decode without a word.
-    """
-    try:
-        return simplejpeg.decode_jpeg(raw, colorspace="RGB"), ()
-    except ValueError as error:
-        over = re.search(r"(\d+) extraneous bytes before marker 0xd9", str(error))
-        end = raw.rfind(b"\xff\xd9")
-        body = raw[:end].rstrip(FILLING)
-        if over is None or end - len(body) < int(over[1]):
-            raise
-        body += b"\0" if body.endswith(b"\xff") else b""  # the zero that stands for "no marker" after a byte of 255
-        pixels = simplejpeg.decode_jpeg(body + raw[end:], colorspace="RGB")
-        return pixels, ("filling before the end left out",)
-
-
 def _peculiarities(image: Image.Image, name: str) -> tuple[str, ...]:
     found = []
     ending = name.rsplit(".", 1)[-1].lower() if "." in name else ""
@@ -269,6 +253,57 @@ def _find_white(largest: float, whole: bool) -> float:
     if not whole:
         return max(1e-9, largest)
     return next((top for top in (2.0**bits - 1 for bits in DEPTHS) if top >= largest), largest)
+
+
+def _read_16_bits(image: Image.Image, raw: bytes) -> UInt8[np.ndarray, "height width 3"] | None:
+    """Pixels of a picture of 16 bits a sample, in colour or with opacity, that uses fewer; None for any other.
+
+    PIL keeps the upper byte of each sample, so that 12 bits in a file of 16 are all but black.
+    """
+    modes = _list_raw_modes(image)
+    if image.mode not in ("RGB", "RGBA") or "transparency" in image.info or not any(";16" in mode for mode in modes):
+        return None
+    image.load()
+    if np.asarray(image)[..., :3].max() > 63:  # up to 14 bits leave the upper two of the upper byte empty
+        return None
+    values = _join_bytes(image, raw, modes)
+    colours, opacity = values[..., :3], values[..., 3:]
+    colours = colours * (255.0 / _find_white(float(colours.max()), whole=True))
+    if opacity.size:
+        share = opacity / _find_white(float(opacity.max()), whole=True)
+        colours = colours * share + WHITE[0] * (1 - share)
+    return colours.round().astype(np.uint8)
+
+
+def _join_bytes(image: Image.Image, raw: bytes, modes: Sequence[str]) -> Float64[np.ndarray, "height width samples"]:
+    """Both bytes of every sample: PIL is told that the file's bytes stand the other way round, or are samples each."""
+    again = Image.open(io.BytesIO(raw), formats=[image.format or ""])
+    again.tile = [tile._replace(args=_with_raw_mode(tile.args, _turn(_raw_mode(tile)))) for tile in again.tile]
+    lower = np.asarray(again, dtype=np.float64)
+    if modes[0].startswith("LA"):  # grey and opacity, each an upper and a lower byte
+        joined = lower[..., ::2] * 256 + lower[..., 1::2]
+        return joined[..., [0, 0, 0, 1]]
+    return np.asarray(image, dtype=np.float64) * 256 + lower
+
+
+def _list_raw_modes(image: Image.Image) -> list[str]:
+    return [_raw_mode(tile) for tile in getattr(image, "tile", [])]
+
+
+def _raw_mode(tile: Any) -> str:
+    """How PIL takes a tile's bytes for samples: `RGB;16B` has the upper byte first, N is this machine's order."""
+    return str(tile.args[0] if isinstance(tile.args, tuple) else tile.args)
+
+
+def _with_raw_mode(args: Any, mode: str) -> Any:
+    return (mode, *args[1:]) if isinstance(args, tuple) else mode
+
+
+def _turn(mode: str) -> str:
+    if mode.startswith("LA"):
+        return "RGBA"
+    upper_first = mode.endswith("B") or (mode.endswith("N") and sys.byteorder == "big")
+    return mode[:-1] + ("L" if upper_first else "B")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

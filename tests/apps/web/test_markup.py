@@ -24,8 +24,8 @@ def whole(text: str) -> str:
     parts = dict.fromkeys(("header", "drop", "tray", "status", "results"), "")
     pairs = [(text, text)]
     return markup.render_page(
-        parts, dataset=text, description=text, words=text, mode=text, modes=pairs, weight=0.5, indexes=pairs, others=pairs, first=text,
-        counts=pairs,        limits={"typed": 1, "marks": 1, "bytes": 1}, sentences={"marks": text, "bytes": text},
+        parts, dataset=text, description=text, words=text, mode=text, modes=pairs, weight=0.5, indexes=pairs,
+        others=pairs, first=text, counts=pairs, limits={"typed": 1, "marks": 1, "bytes": 1}, sentences={"marks": text, "bytes": text},
     )  # fmt: skip
 
 

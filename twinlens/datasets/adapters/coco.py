@@ -20,6 +20,7 @@ import msgspec
 from twinlens.config.datasets import CocoCard
 from twinlens.core.download import RemoteFile
 from twinlens.core.errors import DataError
+from twinlens.datasets.adapters.base import MISSING
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.ids import make_unique
 from twinlens.datasets.readers.archives import Trees
@@ -146,8 +147,12 @@ class Coco:
         own = self._files()
         with Trees() as trees:
             for file in files:
-                part = file.split("/", 1)[0]
-                yield trees.at(part, partial(own.path, raw, PHOTOS[part].name)).read(file)
+                part, name = file.split("/", 1)
+                inside = f"{self.card.folder.format(part=part)}/{name}".lstrip("/")
+                found = trees.at(part, partial(own.path, raw, PHOTOS[part].name)).read(inside)
+                if isinstance(found, str) and found.startswith(MISSING):
+                    found += f" (looked for {inside}; `folder` on the card names another folder of the archive)"
+                yield found
 
     def _files(self) -> Files:
         wanted = [ANNOTATIONS, *(PHOTOS[part] for part in self.card.parts)]

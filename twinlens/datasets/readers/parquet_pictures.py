@@ -102,4 +102,14 @@ def _bytes(scalar: pa.Scalar) -> bytes | str:
     raw = cell.get("bytes") if isinstance(cell, dict) else cell
     if isinstance(raw, bytes):
         return raw
-    return "the row holds no bytes" if raw is None else f"the row holds {type(raw).__name__}, no bytes"
+    if raw is None and isinstance(cell, dict) and cell.get("path"):
+        return (
+            f"the row holds no bytes but the name of a file, {cell['path']!r}: write the pictures into the Parquet "
+            "(`push_to_hub` of `datasets` does), or read the files by `adapter: folder` and a table of their names"
+        )
+    if raw is None:
+        return "the row holds no bytes: write the picture's into it, or leave the row out"
+    if isinstance(raw, list):
+        return f"the row holds a list of {len(raw)}, no bytes: write a row for each picture"
+    advice = "decode them (`base64.b64decode`) and write bytes" if isinstance(raw, str) else "write the file's bytes"
+    return f"the row holds {type(raw).__name__}, no bytes: {advice}"
