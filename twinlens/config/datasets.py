@@ -160,9 +160,7 @@ class CocoCard(BaseDatasetCard):
         if self.folder.startswith(("/", "\\")) or ".." in self.folder.replace("\\", "/").split("/"):
             raise ValueError(f"`folder` is one within the archives, as my/{{part}}; found {self.folder!r}")
         if set(re.findall(r"[{}][^{}]*[{}]?", self.folder)) - {"{part}"}:
-            raise ValueError(
-                f"`folder` may hold {{part}}, which stands for train2017 or val2017; found {self.folder!r}"
-            )
+            raise ValueError(f"`folder` may hold {{part}} (train2017 or val2017), found {self.folder!r}")
         return self
 
 

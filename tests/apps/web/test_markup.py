@@ -25,7 +25,8 @@ def whole(text: str) -> str:
     pairs = [(text, text)]
     return markup.render_page(
         parts, dataset=text, description=text, words=text, mode=text, modes=pairs, weight=0.5, indexes=pairs,
-        others=pairs, first=text, counts=pairs, limits={"typed": 1, "marks": 1, "bytes": 1}, sentences={"marks": text, "bytes": text},
+        others=pairs, first=text, counts=pairs, limits={"typed": 1, "marks": 1, "bytes": 1},
+        sentences={"marks": text, "bytes": text},
     )  # fmt: skip
 
 

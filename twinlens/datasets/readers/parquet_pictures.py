@@ -102,9 +102,10 @@ def _bytes(scalar: pa.Scalar) -> bytes | str:
     raw = cell.get("bytes") if isinstance(cell, dict) else cell
     if isinstance(raw, bytes):
         return raw
-    if raw is None and isinstance(cell, dict) and cell.get("path"):
+    named = isinstance(scalar, pa.StructScalar) and scalar.is_valid and "path" in scalar and scalar["path"].as_py()
+    if raw is None and named:
         return (
-            f"the row holds no bytes but the name of a file, {cell['path']!r}: write the pictures into the Parquet "
+            f"the row holds no bytes but the name of a file, {named!r}: write the pictures into the Parquet "
             "(`push_to_hub` of `datasets` does), or read the files by `adapter: folder` and a table of their names"
         )
     if raw is None:
