@@ -13,7 +13,6 @@ from tests.evaluation import drawn
 from tests.evaluation.test_deletions import DRAWS, delete_one_by_one, draw_graded, draw_object_sets
 from tests.experiments import Rows, judge, rank
 from tests.ranked import listed
-from twinlens.evaluation import jackknife
 from twinlens.evaluation.intervals import encode_clusters, jackknife_means
 from twinlens.evaluation.jackknife import Estimate, Measured, Sampling, estimate, estimate_queries
 from twinlens.tasks.base import Task, TaskMetadata
@@ -28,11 +27,11 @@ def measured(task: Task, rows: Rows, share: float = 1.0) -> Measured:
     return Measured(deletions, deletions.measure(KS), share)
 
 
-@pytest.fixture(autouse=True)
-def whole(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Take out whatever the pairs say, so that no bound hides a mistake; small pools would always meet it."""
-    if "brute" in request.node.name:
-        monkeypatch.setattr(jackknife, "LEAST_SHARE", -np.inf)
+def taken_out(found: Estimate) -> np.ndarray:
+    """The variance before it is kept above that of the queries alone."""
+    assert found.joint is not None
+    assert found.pairs is not None
+    return found.joint - found.pairs
 
 
 def delete_pictures(task: Task, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -57,7 +56,7 @@ def test_the_variance_is_that_of_brute_force(draw: Draw) -> None:
     count = len(means)
     joint = (count - 1) / count * ((means - means.mean(axis=0)) ** 2).sum(axis=0)
     np.testing.assert_allclose(found.mean, mean, atol=1e-12)
-    np.testing.assert_allclose(found.variance, joint - (moved**2).sum(axis=(0, 1)), atol=1e-12)
+    np.testing.assert_allclose(taken_out(found), joint - (moved**2).sum(axis=(0, 1)), atol=1e-12)
 
 
 @pytest.mark.parametrize("draw", DRAWS)
@@ -70,7 +69,7 @@ def test_that_of_a_difference_is_that_of_brute_force_on_both_lists(draw: Draw) -
     means, moved, count = their_means - our_means, their_moved - our_moved, len(our_means)
     joint = (count - 1) / count * ((means - means.mean(axis=0)) ** 2).sum(axis=0)
     np.testing.assert_allclose(found.mean, theirs - ours, atol=1e-12)
-    np.testing.assert_allclose(found.variance, joint - (moved**2).sum(axis=(0, 1)), atol=1e-12)
+    np.testing.assert_allclose(taken_out(found), joint - (moved**2).sum(axis=(0, 1)), atol=1e-12)
 
 
 @pytest.mark.parametrize("macro", [False, True])
@@ -97,7 +96,7 @@ def test_where_classes_are_drawn_they_and_the_items_are_deleted_apart_as_by_brut
     run = measured(task, rows)
     found = estimate([run], Sampling.by_cluster(classes, macro=macro))
     np.testing.assert_allclose(found.mean, mean, atol=1e-12)
-    np.testing.assert_allclose(found.variance, sum(parts) - (pairs**2).sum(axis=(0, 1)), atol=1e-12)
+    np.testing.assert_allclose(taken_out(found), sum(parts) - (pairs**2).sum(axis=(0, 1)), atol=1e-12)
 
 
 def test_a_mean_over_seeds_weighs_each_by_its_share_as_by_brute_force() -> None:
@@ -109,7 +108,7 @@ def test_a_mean_over_seeds_weighs_each_by_its_share_as_by_brute_force() -> None:
     means, moved = (np.mean([part[n] for part in parts], axis=0) for n in (1, 2))
     count = len(means)
     joint = (count - 1) / count * ((means - means.mean(axis=0)) ** 2).sum(axis=0)
-    np.testing.assert_allclose(found.variance, joint - (moved**2).sum(axis=(0, 1)), atol=1e-12)
+    np.testing.assert_allclose(taken_out(found), joint - (moved**2).sum(axis=(0, 1)), atol=1e-12)
 
 
 def test_queries_alone_have_the_variance_of_a_mean() -> None:
@@ -148,14 +147,22 @@ def test_one_picture_that_all_queries_ask_for_leaves_a_number() -> None:
     assert np.isfinite(found.df).all()
 
 
-def test_at_least_a_quarter_of_the_jackknife_is_left() -> None:
-    task, rows = draw_graded(np.random.default_rng(8))
-    run = measured(task, rows)
-    _, means, _ = delete_pictures(task, rows)
-    joint = (len(means) - 1) / len(means) * ((means - means.mean(axis=0)) ** 2).sum(axis=0)
-    found = estimate([run], Sampling.by_picture(run.deletions)).variance
-    assert (found >= joint / 4 - 1e-15).all()
-    assert (found <= joint).all()
+def test_another_pool_is_never_surer_than_the_same_one() -> None:
+    """Where every query gets the same list, as many hit whoever is asked: pairs would take out more than there is."""
+    task = experiments.caption_to_image(40, 1)
+    rows = np.tile(np.arange(40), (40, 1))
+    one = judge(task, rows, 10)
+    run = Measured(one, one.measure([10], ["hit"]))
+    found = estimate([run], Sampling.by_picture(one))
+    assert taken_out(found)[0] < 0
+    assert found.variance[0] == pytest.approx(0.25 * 0.75 / 39)
+    for draw in DRAWS:
+        task, rows = draw(np.random.default_rng(8))
+        run = measured(task, rows)
+        sampling = Sampling.by_picture(run.deletions)
+        found, alone = estimate([run], sampling), estimate_queries(run.values.now, sampling)
+        assert (found.variance >= alone.variance - 1e-15).all()
+        assert (found.variance >= taken_out(found)).all()
 
 
 # --------------------------------------------------------------- on drawn pools

@@ -13,10 +13,11 @@ resampling both sides of a table, Owen 2007; for pictures that are both sides, S
 
     V = V_joint - sum over pairs of pictures of (what deleting b from the lists of a's queries does to the mean)^2
 
-and at least a quarter of V_joint is left. What the two directions of a pair share, as pictures that find each other do,
-stays in; to take that out too would be too bold (docs/uncertainty.md has both, measured). Where queries are drawn by
-class, the class is a cluster of queries and the pictures are the items: V_joint is then the sum of both jackknives, as
-the sides are drawn apart.
+but never less than the jackknife of the queries alone, as if the items stayed: where pictures look alike, what the
+captions of one lose those of another win, and the sum over pairs would take out what was never in. What the two
+directions of a pair share, as pictures that find each other do, stays in; to take that out too would be too bold
+(docs/uncertainty.md has both, measured). Where queries are drawn by class, the class is a cluster of queries and the
+pictures are the items: V_joint is then the sum of both jackknives, as the sides are drawn apart.
 
 The interval is the mean and t times the square root of V. The degrees of freedom are those that a chi-square of
 the spread of the squares would have, at most the clusters less one: where few pictures make up most of V, it is
@@ -33,8 +34,6 @@ from jaxtyping import Bool, Float64, Int
 from scipy import stats
 
 from twinlens.evaluation.deletions import Deletions, Values
-
-LEAST_SHARE = 0.25  # of V_joint that is left, whatever the pairs take out
 
 Means = Float64[np.ndarray, " measures"]
 Rows = Float64[np.ndarray, "rows measures"]
@@ -84,6 +83,8 @@ class Estimate:
     variance: Means
     df: Means  # degrees of freedom of the variance
     clusters: int
+    joint: Means | None = None  # V_joint; None: of queries alone
+    pairs: Means | None = None  # what is taken out of it, if that leaves enough
 
     @property
     def half_width(self) -> Means:
@@ -123,8 +124,9 @@ def estimate(runs: Sequence[Measured], sampling: Sampling) -> Estimate:
         parts = [by_queries.variance, _sum_squares(moved)]
         together = np.sum(parts, axis=0)
         df = _combine(parts, [by_queries.df, _count_freedom(moved, len(moved))])
-    interaction = pairs.sum_squares() / weight**2
-    return replace(by_queries, variance=np.maximum(together - interaction, LEAST_SHARE * together), df=df)
+    once = pairs.sum_squares() / weight**2
+    variance = np.maximum(together - once, by_queries.variance)
+    return replace(by_queries, variance=variance, df=df, joint=together, pairs=once)
 
 
 def estimate_queries(values: Rows, sampling: Sampling) -> Estimate:
