@@ -207,8 +207,12 @@ def test_a_damaged_file_of_a_folder_is_found_when_its_time_or_size_is_another(fa
 
 
 def test_a_copied_folder_is_compared_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path) -> None:
+        path.mkdir()
+        (path / "rows").write_bytes(b"rows")
+
     with Scratch("work", "key") as scratch:
-        scratch.put("folder", lambda path: (path.mkdir(), (path / "rows").write_bytes(b"rows"), None)[-1])
+        scratch.put("folder", write)
     shutil.copytree(paths.scratch(), tmp_path / "elsewhere", copy_function=shutil.copyfile)
     monkeypatch.setenv("TWINLENS_SCRATCH", str(tmp_path / "elsewhere"))
     assert Scratch("work", "key").has("folder")

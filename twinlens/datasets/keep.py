@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from twinlens.config.datasets import Keep, Pool
-from twinlens.core.errors import FetchError
+from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets.annotations import Annotations, Drop, RawImage
 from twinlens.datasets.readers.delimited import read_delimited
 from twinlens.datasets.readers.limits import refuse_large
