@@ -23,9 +23,7 @@ Pool = Literal["all", "train", "val", "test"]
 def _refuse_odd_wildcard(pattern: str) -> str:
     parts = pattern.split("/")
     if not pattern or "\0" in pattern or parts[0] in ("", "~") or ".." in parts:
-        raise ValueError(
-            "a name below the folder, with wildcards (data/train-*.parquet), and none that leads out of it"
-        )
+        raise ValueError("wanted a name below the folder, with wildcards: data/train-*.parquet")
     if any("**" in part and part != "**" for part in parts):
         raise ValueError("`**` stands for any folders, between slashes: data/**/*.tar")
     return pattern

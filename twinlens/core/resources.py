@@ -19,7 +19,7 @@ from typing import IO
 from twinlens.core import paths
 from twinlens.core.errors import ResourceError
 
-# What decoders and allocators say. "out of memory" alone is also what libtiff says of a damaged size.
+# What decoders and allocators say. "out of memory" is also what libtiff says of a damaged size.
 MEMORY = re.compile(
     r"out of memory|insufficient memory|not enough memory|memory allocation|(can'?t|cannot|unable to) allocate|"
     r"bad_alloc|malloc of size",
@@ -158,10 +158,9 @@ def explain_disk_fault(error: BaseException, path: Path | None = None, draft: Pa
         places = (Path().absolute(), paths.scratch().absolute(), Path(tempfile.gettempdir()))
         free = ", ".join(f"{measure_free(folder):,} bytes in {folder}" for folder in dict.fromkeys(places))
         return f"{DISK[number]}; free are {free}. {MAKE_ROOM}"
-    return (
-        f"{DISK[number]}: {place} needs more than the {_size(draft or place):,} bytes that were written, and "
-        f"{measure_free(place):,} are free there. {MAKE_ROOM}"
-    )
+    written, left = _size(draft or place), measure_free(place)
+    room = f"{written + left:,} bytes, of which {written:,} were written and {left:,} are free"
+    return f"{DISK[number]}: {place} needs more than {room}. {MAKE_ROOM}"
 
 
 def _disk_fault_number(error: BaseException) -> int | None:

@@ -207,3 +207,12 @@ def test_a_row_group_that_unpacks_to_more_than_pictures_do_is_not_read(
     found = list(read_pictures({"a": tmp_path / "a.parquet"}, ["a#0"], "image"))
     assert str(found[0]).startswith("not read from a: its row group unpacks to 20,9")
     assert limits.MAX_PICTURE_BYTES > MB
+
+
+def test_a_name_in_the_description_that_is_no_utf_8_is_damage(tmp_path: Path) -> None:
+    path = repeated(tmp_path / "a.parquet", 100, pa.array(["some text"]))
+    raw = path.read_bytes()
+    at = raw.rindex(b"\x04text")
+    path.write_bytes(raw[: at + 1] + b"t\xc9xt" + raw[at + 5 :])
+    with pytest.raises(DataError, match=r"a\.parquet (is not a whole Parquet file|: no column)"):
+        read_rows(path, ["text"])

@@ -37,10 +37,20 @@ def open_parquet(path: Path, as_dictionary: Sequence[str] = ()) -> pq.ParquetFil
         DataError: it is none.
     """
     try:
-        return pq.ParquetFile(path, read_dictionary=list(as_dictionary), buffer_size=BUFFER_BYTES)
+        file = pq.ParquetFile(path, read_dictionary=list(as_dictionary), buffer_size=BUFFER_BYTES)
+        _read_description(file)
+        return file
     except Exception as error:  # Arrow raises whatever the bytes lead it to
         raise_if_memory(error, path)
         raise DataError(f"{path} is not a whole Parquet file ({describe(error)}): fetch it again") from None
+
+
+def _read_description(file: pq.ParquetFile) -> None:
+    """Read all names and sizes once: Arrow decodes each when it is asked for, and a damaged one ends in an error."""
+    _ = file.schema_arrow.names, [file.schema.column(leaf).path for leaf in range(len(file.schema))]
+    for group in map(file.metadata.row_group, range(file.num_row_groups)):
+        for part in map(group.column, range(group.num_columns)):
+            _ = part.path_in_schema, part.total_uncompressed_size, part.num_values, part.has_dictionary_page
 
 
 def raise_if_memory(error: Exception, path: Path) -> None:
