@@ -293,6 +293,7 @@ def test_every_scenario_comes_out_of_one_run(finished: Workspace) -> None:
             "image_and_caption_generated",
             "bm25_captions",
             "bm25_generated",
+            *(f"{name}_untrained" for name in ("image", "captions_joined", "caption_random", "caption_generated")),
         }
         assert tasks["caption_to_image"]["pool"]["queries"] == 2000
         assert tasks["caption_to_image"]["pool"]["items"] == 400

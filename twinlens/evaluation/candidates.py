@@ -52,8 +52,11 @@ class Candidate:
         self, task: str, retriever: str, ks: Sequence[int], names: Sequence[str], share: float
     ) -> list[Measured]:
         """Measure a run of each experiment without each picture; their shares make up `share`."""
-        deletions = [experiment.delete(task, retriever, max(ks)) for experiment in self.experiments]
-        return [Measured(one, one.measure(ks, names), share / len(deletions)) for one in deletions]
+        draws = [experiment.delete(task, retriever, max(ks)) for experiment in self.experiments]
+        each = [share / len(draws) / len(own) for own in draws]
+        return [
+            Measured(one, one.measure(ks, names), part) for own, part in zip(draws, each, strict=True) for one in own
+        ]
 
 
 def read_candidate(text: str, known: dict[str, Experiment]) -> Candidate:

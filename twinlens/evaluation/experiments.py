@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from twinlens.core import paths
 from twinlens.core.errors import DataError, TwinLensError, suggest_nearest
 from twinlens.evaluation.deletions import Deletions
 from twinlens.evaluation.pool import Lists, Pool
+from twinlens.retrieval.runs import DRAWS
 from twinlens.tasks.base import Task
 
 WORKSPACE = "workspace"
@@ -44,7 +45,10 @@ class Experiment:
     settings: dict[str, str] = field(default_factory=dict)  # of params.yaml and of the cards, by dotted name
     trained: bool = False  # whether the pipeline trained what embeds or captions
     tables: dict[str, pl.DataFrame] = field(default_factory=dict)
-    deletions: dict[tuple[str, str, int], Deletions] = field(default_factory=dict)
+    deletions: dict[tuple[str, str, int], list[Deletions]] = field(default_factory=dict)
+    open_draws: Callable[[str, str], Sequence[tuple[Task, Lists]]] = (
+        lambda task, retriever: ()
+    )  # further draws of a run
 
     @property
     def k(self) -> int:
@@ -58,12 +62,12 @@ class Experiment:
             self.tables[name] = self.open_table(name)
         return self.tables[name]
 
-    def delete(self, task: str, retriever: str, k: int) -> Deletions:
-        """What deleting each picture does to the lists of one run, at cuts up to k."""
+    def delete(self, task: str, retriever: str, k: int) -> list[Deletions]:
+        """What deleting each picture does to the lists of one run, at cuts up to k; of each draw where it has several."""
         key = (task, retriever, k)
         if key not in self.deletions:
-            of, lists = self.open_run(task, retriever)
-            self.deletions[key] = Deletions.of(of, lists.rows, lists.gains, k)
+            draws = [self.open_run(task, retriever), *self.open_draws(task, retriever)]
+            self.deletions[key] = [Deletions.of(of, lists.rows, lists.gains, k) for of, lists in draws]
         return self.deletions[key]
 
 
@@ -92,11 +96,16 @@ def read_experiment(name: str) -> Experiment:
             raise ExperimentError(_how_to_get(name, choice, file.as_posix())) from None
         return found
 
+    def open_draws(task: str, retriever: str) -> list[tuple[Task, Lists]]:
+        ranked = paths.ranked(choice["dataset"], choice["model"]) / task
+        draws = json.loads(content(ranked / f"runs/{retriever}.json")).get("draws", 1)
+        return [open_run(f"{task}/{DRAWS}/{draw}", retriever) for draw in range(1, draws)]
+
     def open_run(task: str, retriever: str) -> tuple[Task, Lists]:
         ranked = paths.ranked(choice["dataset"], choice["model"]) / task
         wanted = ["task.json", "queries.parquet", "items.parquet"]
         wanted += [f"runs/{retriever}.parquet", f"runs/{retriever}.json"]
-        wanted += ["qrels.parquet"] if "qrels_digest" in pools[task] else []
+        wanted += ["qrels.parquet"] if "qrels_digest" in pools[task.split("/", maxsplit=1)[0]] else []
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / task
             (folder / "runs").mkdir(parents=True)
@@ -129,6 +138,7 @@ def read_experiment(name: str) -> Experiment:
         open_run,
         flatten_settings(params, cards),
         any("train" in cards[key] for key in ("model", "captioner")),
+        open_draws=open_draws,
     )
 
 

@@ -99,7 +99,7 @@ def test_a_visitor_who_sends_large_pictures_and_clicks_much_holds_up_nobody(
     marked(other, 1)
     marked(page, 6)  # not held up by the same visitor's pictures either
     answered, _, _ = select(large, [], [], 0)
-    assert len(answered) < len(large) - 1  # all of that was answered meanwhile
+    assert len(answered) < len(large)  # all of that was answered meanwhile
     assert page.locator("#drop[aria-busy]").count() == 1
     for connection in large:
         connection.close()  # whoever has gone is not worked for

@@ -268,7 +268,9 @@ def test_a_listed_photo_that_is_not_in_the_archive_has_that_as_its_reason_and_th
     missing = Part(SMALL.photos, SMALL.captions, SMALL.boxes, absent=(285,))
     made = downloaded(folder, raw, archives(val2017=missing))
     files = [image.file for image in made.annotations(raw).images]
-    assert list(made.read_pictures(raw, files)) == [jpeg(139), MISSING, jpeg(632)]
+    before, reason, after = made.read_pictures(raw, files)
+    assert (before, after) == (jpeg(139), jpeg(632))
+    assert str(reason).startswith(f"{MISSING} (looked for val2017/000000000285.jpg; `folder` on the card names")
 
 
 def test_a_photo_that_is_damaged_in_the_archive_has_that_as_its_reason_and_the_rest_is_read(
