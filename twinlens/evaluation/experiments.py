@@ -63,7 +63,7 @@ class Experiment:
         return self.tables[name]
 
     def delete(self, task: str, retriever: str, k: int) -> list[Deletions]:
-        """What deleting each picture does to the lists of one run, at cuts up to k; of each draw where it has several."""
+        """What deleting each picture does to the lists of one run, at cuts up to k, by draw where it has several."""
         key = (task, retriever, k)
         if key not in self.deletions:
             draws = [self.open_run(task, retriever), *self.open_draws(task, retriever)]
