@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from twinlens.apps.web.connections import Limits, make_patient_protocol
+from twinlens.apps.web.connections import Limits, Room, make_patient_protocol
 
 AT_MOST = 5
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
@@ -177,3 +177,25 @@ def test_what_has_ended_is_kept_nowhere() -> None:
             connection = connect(port)
             assert answered(connection)
             connection.close()
+
+
+class Stub:
+    """A connection that only notes whether it was ended."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.transport = self
+
+    def abort(self) -> None:
+        self.ended = True
+
+
+def test_where_there_are_too_many_an_idle_connection_makes_way_and_not_the_one_that_just_came() -> None:
+    room = Room(Limits(unfinished=5, connections=2))
+    idle, asking, new = Stub(), Stub(), Stub()
+    for one in (idle, asking):
+        room.enter(one)  # type: ignore[arg-type]
+    room.unfinished.pop(idle)  # type: ignore[call-overload]
+    room.idle[idle] = None  # type: ignore[index]
+    room.enter(new)  # type: ignore[arg-type]
+    assert (idle.ended, asking.ended, new.ended) == (True, False, False)

@@ -31,21 +31,23 @@ class Room:
         self.everyone: set[H11Protocol] = set()
         self.unfinished: dict[H11Protocol, None] = {}  # requests that are not whole yet, as they came
         self.untaken: dict[H11Protocol, None] = {}  # answers that wait for their clients, likewise
+        self.idle: dict[H11Protocol, None] = {}  # all was answered, and the client may ask again
 
     def enter(self, one: H11Protocol) -> None:
-        """Take in a connection; where there are too many, the oldest that the page waits for makes way."""
+        """Take in a connection; where there are too many, the oldest that is idle or waited for makes way."""
         self.everyone.add(one)
         self.unfinished[one] = None
         if len(self.unfinished) > self.limits.unfinished:
             self._drop(next(iter(self.unfinished)))
         if len(self.everyone) > self.limits.connections:
-            self._drop(next(iter({**self.untaken, **self.unfinished})))
+            self._drop(next(iter({**self.idle, **self.untaken, **self.unfinished})))
 
     def leave(self, one: H11Protocol) -> None:
         """Forget a connection."""
         self.everyone.discard(one)
         self.unfinished.pop(one, None)
         self.untaken.pop(one, None)
+        self.idle.pop(one, None)
 
     def _drop(self, one: H11Protocol) -> None:
         self.leave(one)  # now: it is lost in the loop's next turn
@@ -68,6 +70,7 @@ class Patient(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came; when a head or a body begins, its time does."""
+        self.room.idle.pop(self, None)
         super().data_received(data)
         state, limits = self.conn.their_state, self.room.limits
         if state not in UNFINISHED:
@@ -83,6 +86,8 @@ class Patient(H11Protocol):
     def on_response_complete(self) -> None:
         """Go on to the next request, and see that the answer is taken."""
         super().on_response_complete()
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.room.idle[self] = None
         self._wait_until_taken()
 
     def pause_writing(self) -> None:
