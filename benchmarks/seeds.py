@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,20 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from benchmarks.choice import ROOT, change_card, copy_choice
 from twinlens.report.summary import format_markdown
 
-STAGES = ("validate", "download", "filter", "resize", "group", "caption", "tasks", "train", "embed", "rank", "evaluate")
-READ = {  # which names a stage is told
-    "validate": "",
-    "caption": "dataset captioner",
-    "tasks": "dataset captioner",
-    "train": "dataset model",
-    "embed": "dataset model",
-    "rank": "dataset model",
-    "evaluate": "dataset model captioner",
-}
+STAGES = ("caption", "tasks", "train", "embed", "rank", "evaluate")
 SHARED = ("download", "filter", "resize", "group")  # the pictures, which no seed changes
 DIGITS = 4
 
@@ -88,7 +81,8 @@ def prepare(folder: Path, names: dict[str, str]) -> None:
 
 def run(folder: Path, stage: str, names: dict[str, str], threads: int | None) -> None:
     """Run a stage in a folder."""
-    told = [part for key in READ.get(stage, "dataset").split() for part in (f"--{key}", names[key])]
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    told = [part for key in re.findall(r"--(\w+)", pipeline[stage]["cmd"]) for part in (f"--{key}", names[key])]
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     subprocess.run([sys.executable, "-m", f"stages.{stage}", *told], cwd=folder, env=environment, check=True)
 
@@ -104,8 +98,7 @@ def measure_seed(folder: Path, pictures: Path, names: dict[str, str], seed: int,
     shutil.copytree(pictures / "data/costs", folder / "data/costs")
     (folder / "metrics").mkdir(exist_ok=True)
     for stage in STAGES:
-        if stage not in ("validate", *SHARED):
-            run(folder, stage, names, threads)
+        run(folder, stage, names, threads)
     found: dict[str, Any] = json.loads((folder / "metrics/retrieval.json").read_text(encoding="utf-8"))
     return found
 

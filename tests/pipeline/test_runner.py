@@ -91,8 +91,8 @@ def test_an_output_on_a_full_disk_is_named_and_nothing_half_written_bears_its_na
 
 def test_a_part_and_a_table_on_a_full_disk_are_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TWINLENS_SCRATCH", str(tiny))
-    with Scratch("work", "key") as scratch:
-        with pytest.raises(ResourceError, match=r"the disk is full: .*/work/key/a.npy needs more than"):
+    with Scratch("parts", "key") as scratch:
+        with pytest.raises(ResourceError, match=r"the disk is full: .*/parts/key/a.npy needs more than"):
             scratch.put("a.npy", lambda path: np.zeros(2_000_000, np.uint8).tofile(path))
         assert not scratch.has("a.npy")
     rows = pl.DataFrame({"kind": "x", "id": [os.urandom(500).hex() for _ in range(4_000)], "rule": "x", "reason": "x"})

@@ -28,7 +28,9 @@ class Recipe(Card):
     captions: Literal["first", "random"] = "random"  # of each picture: always the first, or a new draw an epoch
 
     learning_rate: Positive
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon for matrices, adamw for the rest; Adam is adamw without decay
+    optimizer: Literal["adamw", "muon"] = (
+        "adamw"  # muon for matrices and convolutions, adamw for the rest; Adam is adamw without decay
+    )
     betas: tuple[Part, Part] = (0.9, 0.98)
     eps: Tiny = 1e-8
     weight_decay: PositiveOrZero = 0.0

@@ -17,8 +17,6 @@ Rows = Float32[np.ndarray, "rows dim"]
 UNIT = 1e-3  # how far a length may be from one
 BLOCK = 65_536  # rows in memory at once, as the vectors may be a memory map
 
-VectorPair = tuple[Rows, Rows]  # vectors of the queries and of the items
-
 
 @dataclass(frozen=True)
 class Vectors:
@@ -66,7 +64,7 @@ def compute_lengths(vectors: Float32[np.ndarray, "rows dim"], ids: Sequence[str]
     Raises:
         DataError: a row is NaN, infinite or zero.
     """
-    found = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    found = measure_lengths(vectors)
     bad = np.flatnonzero(~np.isfinite(found) | (found == 0))
     if bad.size:
         named = ", ".join(ids[row] if ids else f"row {row}" for row in bad[:5])

@@ -43,11 +43,10 @@ class Inputs:
     joined_of: Int[np.ndarray, " pictures"] | None = None  # the row of its captions joined, where they are there too
 
     @classmethod
-    def of(cls, split: Split, pictures: Rows, texts: Rows) -> Inputs:
-        """The inputs of a split's pictures and captions, in the split's order; joined captions after the others."""
-        pictured, own = len(split.captions_of), len(split.captions)
-        joined = np.arange(own, own + pictured) if len(texts) == own + pictured else None
-        return cls(pictures, texts, split.captions_of, joined)
+    def of(cls, split: Split, pictures: Rows, texts: Rows, joined: bool = False) -> Inputs:
+        """The inputs of a split's pictures and captions, in its order; where `joined`, those captions come last."""
+        rows = len(split.captions) + np.arange(len(split.captions_of)) if joined else None
+        return cls(pictures, texts, split.captions_of, rows)
 
 
 @dataclass(frozen=True)

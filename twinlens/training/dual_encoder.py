@@ -69,11 +69,10 @@ def train_towers(
         model.write(out / "untrained")
     pair = _pair(model, recipe, placement)
     with Scratch("train", key) as scratch:
-        long = train.join_captions() if recipe.joined_share else []
-        taught, held_out = (
-            Inputs.of(split, material.store(split, model.pixels), model.tokenize(texts))
-            for split, texts in ((train, train.captions + long), (val, val.captions))
-        )
+        joined = recipe.joined_share > 0
+        texts = train.captions + (train.join_captions() if joined else [])
+        taught = Inputs.of(train, material.store(train, model.pixels), model.tokenize(texts), joined)
+        held_out = Inputs.of(val, material.store(val, model.pixels), model.tokenize(val.captions))
         rows = train_dual_encoder(pair, recipe, taught, held_out, placement, scratch)
         learnt = {"logit_scale": pair.temperature.log_scale, "logit_bias": pair.temperature.bias}
         for name, value in learnt.items():  # goes where the library keeps it

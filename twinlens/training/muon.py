@@ -1,4 +1,4 @@
-"""Muon: an optimiser of matrices that says in which numbers it orthogonalises."""
+"""Muon: an optimiser of matrices and convolutions that says in which numbers it orthogonalises."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Muon(torch.optim.Optimizer):
         """Take over parameters.
 
         Args:
-            params: matrices.
+            params: matrices, or filters of convolutions, which are stepped as the matrix of all of them.
             lr: the learning rate, which suits AdamW as well.
             weight_decay: decoupled from the gradient, times the rate.
             numbers: what the iteration computes with; see `twinlens.core.device.choose_matrix_dtype`.
 
         Raises:
-            ValueError: a parameter is no matrix.
+            ValueError: a parameter is neither.
         """
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self.numbers = numbers

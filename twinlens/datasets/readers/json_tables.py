@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from twinlens.core.errors import DataError
 from twinlens.datasets.readers.delimited import refuse_missing
+from twinlens.datasets.readers.texts import parse_json
 
 Row = tuple[str, dict[str, Any]]  # where it stands, and its cells by name
 FILE, CAPTION, LABEL = "file_name", "caption", "label"  # cells of a row of COCO's
@@ -31,8 +31,8 @@ def read_json_table(path: Path, text: str, wanted: Iterable[str]) -> list[Row]:
         DataError: it is no JSON or has another shape, or the first wanted column is in none of its rows.
     """
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise DataError(f"{path} is no JSON: {error}. A file with an object a line has to end in .jsonl") from None
     if isinstance(content, dict) and isinstance(content.get("images"), list):
         rows = list(_rows_of_coco(path, content))

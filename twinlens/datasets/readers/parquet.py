@@ -151,10 +151,6 @@ def _labels(cell: Any, names: Sequence[str] | None, where: str) -> tuple[tuple[s
     return tuple(dict.fromkeys(found)), tuple(unknown)
 
 
-def _quoted(label: str) -> str:
-    return label if label.lstrip("-").isdigit() else repr(label)
-
-
 def _class_names(schema: pa.Schema, label: str | None) -> list[str] | None:
     """The names of a ClassLabel column, as the hub's `datasets` library notes them in the file."""
     noted = (schema.metadata or {}).get(b"huggingface")

@@ -12,14 +12,14 @@ from typing import IO, Any, cast
 
 from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets.readers.limits import (
-    MAX_PICTURE_BYTES,
     MAX_RATIO,
     MAX_TABLE_BYTES,
     MAX_UNPACKED_BYTES,
     describe,
     explain_size,
 )
-from twinlens.datasets.readers.names import Known, is_hidden, refuse_outside
+from twinlens.datasets.readers.members import Members
+from twinlens.datasets.readers.names import refuse_outside
 
 PACKERS: dict[bytes, Callable[[Path], Any]] = {  # of a whole tar, by how the file begins
     b"\x1f\x8b": gzip.GzipFile,
@@ -87,7 +87,7 @@ def _open_tar(path: Path) -> tuple[tarfile.TarFile, IO[bytes] | None]:
         raise
 
 
-class Tar:
+class Tar(Members[tarfile.TarInfo]):
     """Tar archive as a tree."""
 
     def __init__(self, path: Path) -> None:
@@ -99,38 +99,20 @@ class Tar:
         except Exception as error:  # the library raises whatever the bytes lead it to
             raise FetchError(f"{path} is not a whole tar archive ({describe(error)}): fetch it again") from None
         refuse_outside(path, self.archive.getnames())
-        self._members = {name.removeprefix("./"): member for name, member in members.items()}
-        self._names = sorted(name for name in self._members if not is_hidden(name))
-        self._known = Known(self._names)
+        super().__init__({name.removeprefix("./"): member for name, member in members.items()})
 
-    def names(self) -> list[str]:
-        """The names of all files, sorted."""
-        return self._names
+    def _size_of(self, member: tarfile.TarInfo) -> int:
+        return member.size  # of a sparse file, holes included
 
-    def find(self, name: str) -> str | None:
-        """The name of a file as it is spelt here; None where there is none."""
-        return name if name in self._members else self._known.find(name)
-
-    def read(self, name: str, limit: int = MAX_PICTURE_BYTES) -> bytes | str:
-        """The bytes of one file, or the reason why there are none."""
-        found = self.find(name)
-        if found is None:
-            return self._known.explain(name)
-        member = self._members[found]
-        if large := explain_size(member.size, limit):  # of a sparse file, holes included
-            return large
+    def _extract(self, member: tarfile.TarInfo, limit: int) -> bytes | str:
         try:
-            return self._extract(member, limit)
-        except MemoryError:
-            raise
+            return self._follow(member, limit)
         except KeyError:
             return f"a link to {member.linkname}, which is not in the archive"
         except RecursionError:
             return f"a link to {member.linkname}, which leads back to it"
-        except Exception as error:  # the library raises whatever the bytes lead it to
-            return f"damaged in the archive: {describe(error)}"
 
-    def _extract(self, member: tarfile.TarInfo, limit: int) -> bytes | str:
+    def _follow(self, member: tarfile.TarInfo, limit: int) -> bytes | str:
         file = self.archive.extractfile(member)  # of a link, what it leads to within the archive
         if file is None:
             return f"no file but something else (type {member.type!r} of tar)"

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from twinlens.core.errors import DataError, FetchError
-from twinlens.datasets.readers.limits import MAX_PICTURE_BYTES, MB, describe, explain_size
-from twinlens.datasets.readers.names import Known, is_hidden, refuse_outside
+from twinlens.datasets.readers.limits import MB, describe, explain_size
+from twinlens.datasets.readers.members import Members
+from twinlens.datasets.readers.names import refuse_outside
 
 METHODS = {
     zipfile.ZIP_STORED: "stored",
@@ -110,38 +111,19 @@ def _iter_bzip2(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> 
         raise zipfile.BadZipFile(f"{size:,} bytes, or others than the {info.file_size:,} that were packed")
 
 
-class Zip:
+class Zip(Members[zipfile.ZipInfo]):
     """Zip archive as a tree."""
 
     def __init__(self, path: Path) -> None:
         self.archive = open_zip(path)
         members = {member.filename.replace("\\", "/"): member for member in self.archive.infolist()}  # as Windows packs
-        self._members = {name: member for name, member in members.items() if not name.endswith("/")}
-        self._names = sorted(name for name in self._members if not is_hidden(name))
-        self._known = Known(self._names)
+        super().__init__({name: member for name, member in members.items() if not name.endswith("/")})
 
-    def names(self) -> list[str]:
-        """The names of all files, sorted."""
-        return self._names
+    def _size_of(self, member: zipfile.ZipInfo) -> int:
+        return member.file_size
 
-    def find(self, name: str) -> str | None:
-        """The name of a file as it is spelt here; None where there is none."""
-        return name if name in self._members else self._known.find(name)
-
-    def read(self, name: str, limit: int = MAX_PICTURE_BYTES) -> bytes | str:
-        """The bytes of one file, or the reason why there are none."""
-        found = self.find(name)
-        if found is None:
-            return self._known.explain(name)
-        member = self._members[found]
-        if large := explain_size(member.file_size, limit):
-            return large
-        try:
-            return read_member(self.archive, member, limit)
-        except MemoryError:
-            raise
-        except Exception as error:  # the library raises whatever the bytes lead it to
-            return f"damaged in the archive: {describe(error)}"
+    def _extract(self, member: zipfile.ZipInfo, limit: int) -> bytes | str:
+        return read_member(self.archive, member, limit)
 
     def close(self) -> None:
         """Close the archive."""

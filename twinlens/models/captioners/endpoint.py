@@ -85,7 +85,7 @@ def _read(answer: Any, card: CaptionerCard, side: int | None) -> Answer:
     if said is not None and not isinstance(said, str):
         raise ValueError(f"its content is {type(said).__name__}")
     usage = answer.get("usage") or {}
-    tokens = [None if usage.get(name) is None else int(usage[name]) for name in ("prompt_tokens", "completion_tokens")]
+    tokens = [None if usage.get(name) is None else int(usage[name]) for name in USAGE]
     cut = choice.get("finish_reason") == "length"
     return Answer(
         " ".join((said or "").split()), str(answer.get("model") or card.model), tokens[0], tokens[1], cut, side

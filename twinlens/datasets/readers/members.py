@@ -1,0 +1,52 @@
+"""Members of an archive as a tree: what a zip and a tar have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+from twinlens.datasets.readers.limits import MAX_PICTURE_BYTES, describe, explain_size
+from twinlens.datasets.readers.names import Known, is_hidden
+
+Member = TypeVar("Member")
+
+
+class Members(ABC, Generic[Member]):
+    """Members of an archive by their names, found in any spelling and read no further than a limit."""
+
+    def __init__(self, members: Mapping[str, Member]) -> None:
+        self._members = members
+        self._names = sorted(name for name in members if not is_hidden(name))
+        self._known = Known(self._names)
+
+    def names(self) -> list[str]:
+        """The names of all files, sorted."""
+        return self._names
+
+    def find(self, name: str) -> str | None:
+        """The name of a file as it is spelt here; None where there is none."""
+        return name if name in self._members else self._known.find(name)
+
+    def read(self, name: str, limit: int = MAX_PICTURE_BYTES) -> bytes | str:
+        """The bytes of one file, or the reason why there are none."""
+        found = self.find(name)
+        if found is None:
+            return self._known.explain(name)
+        member = self._members[found]
+        if large := explain_size(self._size_of(member), limit):
+            return large
+        try:
+            return self._extract(member, limit)
+        except MemoryError:
+            raise
+        except Exception as error:  # the library raises whatever the bytes lead it to
+            return f"damaged in the archive: {describe(error)}"
+
+    @abstractmethod
+    def _size_of(self, member: Member) -> int:
+        """Tell the bytes that a member says it has."""
+
+    @abstractmethod
+    def _extract(self, member: Member, limit: int) -> bytes | str:
+        """Read a member, or tell why it cannot be read; raises whatever the library does."""
