@@ -89,6 +89,9 @@ def test_an_interval_of_draws_has_their_spread_in_it() -> None:
     assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half))
     high = combine_intervals([Interval(0.9, 1.0), Interval(0.8, 1.0)], [0.98, 0.9])
     assert high.high == 1.0  # of a measure that cannot be more
+    rank = combine_intervals([Interval(1, 1), Interval(1, 3)], [1.0, 2.0], (1.0, float("inf")))
+    assert rank.low == 1.0  # nothing stands above the first place
+    assert rank.high is not None and rank.high > 2.0
     assert combine_intervals([same, Interval(None, None, "one cluster")], [0.5, 0.5]).why == "one cluster"
 
 

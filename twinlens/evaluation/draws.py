@@ -55,7 +55,9 @@ def average_queries(draws: Sequence[pl.DataFrame], measures: Sequence[str]) -> p
     return draws[0].with_columns(means)
 
 
-def combine_intervals(draws: Sequence[Interval], means: Sequence[float]) -> Interval:
+def combine_intervals(
+    draws: Sequence[Interval], means: Sequence[float], span: tuple[float, float] = (0.0, 1.0)
+) -> Interval:
     """Combine the intervals of draws into that of the mean of their means.
 
     Its squared half-width on each side is the mean of theirs (a draw's interval is of one draw, so this is rather too
@@ -64,6 +66,7 @@ def combine_intervals(draws: Sequence[Interval], means: Sequence[float]) -> Inte
     Args:
         draws: the interval of each draw; where one is not defined, nor is theirs together.
         means: of the draws.
+        span: the least and the greatest value that there can be.
     """
     if len(draws) == 1:
         return draws[0]
@@ -75,6 +78,5 @@ def combine_intervals(draws: Sequence[Interval], means: Sequence[float]) -> Inte
         float(np.mean([(bound - mean) ** 2 for bound, mean in zip(bounds, means, strict=True)]))
         for bounds in ([float(one.low or 0) for one in draws], [float(one.high or 0) for one in draws])
     )
-    most = max(float(one.high or 0) for one in draws)
     low, high = middle - np.sqrt(below + spread), middle + np.sqrt(above + spread)
-    return Interval(max(0.0, float(low)), min(1.0, float(high)) if most <= 1 else float(high))
+    return Interval(max(span[0], float(low)), min(span[1], float(high)))

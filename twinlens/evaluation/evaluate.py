@@ -164,9 +164,10 @@ def combine_draws(intervals: Sequence[dict[str, Intervals]], draws: Sequence[Run
 
     def combine(name: str) -> Intervals:
         means, own = [draw.means[name] for draw in draws], [one[name] for one in intervals]
+        span = (1.0, float("inf")) if name == "median_rank" else (0.0, 1.0)
         other = [one.other_pool for one in own if one.other_pool is not None]
-        fixed = combine_intervals([one.fixed_pool for one in own], means)
-        return Intervals(combine_intervals(other, means) if other else None, fixed)
+        fixed = combine_intervals([one.fixed_pool for one in own], means, span)
+        return Intervals(combine_intervals(other, means, span) if other else None, fixed)
 
     return {name: combine(name) for name in intervals[0]}
 
