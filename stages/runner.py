@@ -6,10 +6,14 @@ import argparse
 import inspect
 import logging
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from stages import PARENT
 from twinlens.core.errors import TwinLensError
@@ -36,6 +40,7 @@ def run_stage(main: Callable[..., None]) -> None:
     arguments = vars(parser.parse_args())
     _quieten()
     stage = Path(sys.argv[0]).stem
+    unlink_outputs(stage, arguments)
     try:
         end_with_dvc(PARENT)
         main(**arguments)
@@ -49,6 +54,35 @@ def run_stage(main: Callable[..., None]) -> None:
         if is_memory_shortage(error):
             sys.exit(f"{stage}: memory ran out ({' '.join(str(error).split())[:200]}). {LESS_MEMORY}")
         raise
+
+
+def unlink_outputs(stage: str, names: Mapping[str, str]) -> None:
+    """Remove outputs of a stage that are links into DVC's cache, as DVC does before it runs a stage.
+
+    By hand nobody does: the stage would write into the cache, whose files then are no longer what their names say.
+
+    Args:
+        stage: its name in dvc.yaml, which says where it writes.
+        names: what it is run for, by kind; of other kinds, what params.yaml names.
+    """
+    pipeline, settings = (_read_yaml(Path(file)) for file in ("dvc.yaml", "params.yaml"))
+    names = {kind: str(settings.get(kind)) for kind in ("dataset", "model", "captioner")} | dict(names)
+    outputs = pipeline.get("stages", {}).get(stage, {}).get("outs") or []
+    for output in (next(iter(one)) if isinstance(one, dict) else one for one in outputs):
+        place = Path(re.sub(r"\$\{(?:item\.)?(\w+)\}", lambda found: names.get(found[1], found[0]), output))
+        for path in place.rglob("*") if place.is_dir() and not place.is_symlink() else [place]:
+            if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1):
+                path.unlink()
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError):  # which the stage itself will tell of
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _quieten() -> None:

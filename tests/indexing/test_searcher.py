@@ -223,7 +223,7 @@ def test_exemplar_mode_is_the_svm_of_scikit_learn_where_there_are_no_words() -> 
     vectors = stored()
     bad = np.vstack([vectors[disliked], stored(source="negatives")])
     assert len(bad) == 1 + NEGATIVES
-    machine = LinearSVC(C=0.01, class_weight="balanced", fit_intercept=False, tol=1e-8, max_iter=100_000)
+    machine = LinearSVC(C=0.01, class_weight="balanced", tol=1e-8, max_iter=100_000)  # its default: with an intercept
     machine.fit(np.vstack([vectors[liked], bad]), [1] * len(liked) + [0] * len(bad))
     weights = machine.coef_[0] / np.linalg.norm(machine.coef_)
     scores = dict(ranking(vectors @ weights))
@@ -239,8 +239,9 @@ def test_words_pull_at_what_exemplars_learn_and_a_search_repeats_exactly() -> No
     vectors = stored()
     examples = exemplar.Examples.of([vectors[[2]]], [vectors[[9]]])
     fitted = exemplar.fit_svms(
-        examples, stored(source="negatives"), lambda_w=100.0, texts=text_vector(TEXT)[None], lambda_q=1000.0
-    )
+        examples, stored(source="negatives"), lambda_w=100.0, intercept="free", texts=text_vector(TEXT)[None],
+        lambda_q=1000.0,
+    )  # fmt: skip
     wanted = ranking(vectors @ exemplar.scale_to_unit(fitted.weights)[0], (ids()[2], ids()[9]))
     assert [hit.score for hit in found.hits] == pytest.approx([score for _, score in wanted], abs=1e-3)
     alone = search(like=[ids()[2]], unlike=[ids()[9]], mode="exemplar", k=POOL)
