@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import SafetensorError
 
+from twinlens.core import resources
 from twinlens.core.errors import ResourceError
 from twinlens.core.resources import (
     ensure_room,
@@ -112,3 +114,16 @@ def test_each_fault_of_a_disk_is_named_with_its_path(number: int, said: str) -> 
     told = explain_disk_fault(OSError(number, os.strerror(number), "data/x"))
     assert told is not None
     assert told.startswith(said)
+
+
+def test_what_polars_says_of_a_full_disk_is_believed_where_nothing_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = pl.exceptions.ComputeError("parquet: File out of specification: Invalid thrift: transport error")
+    assert explain_disk_fault(error, Path("data/x")) is None
+    monkeypatch.setattr(resources, "measure_free", lambda path: 100)
+    assert (explain_disk_fault(error, Path("data/x")) or "").startswith("the disk is full: data/x needs more than 100")
+
+
+def test_where_no_path_is_known_the_fullest_disks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "measure_free", lambda path: 7 if path == Path("report") else 10**9)
+    told = explain_disk_fault(OSError(errno.ENOSPC, "No space left on device"))
+    assert (told or "").startswith(f"the disk is full; free are 7 bytes in {Path('report').absolute()}, 1,000,000,000 ")

@@ -35,7 +35,7 @@ def ended(error: Exception, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_full_disk_is_said_with_what_is_free_wherever_a_stage_may_write(monkeypatch: pytest.MonkeyPatch) -> None:
     said = ended(OSError(SPACE, os.strerror(SPACE)), monkeypatch)
-    assert re.match(rf"embed: the disk is full; free are [\d,]+ bytes in {re.escape(str(Path.cwd()))}, ", said)
+    assert re.match(r"embed: the disk is full; free are [\d,]+ bytes in /.*, [\d,]+ bytes in /.*\. Make room", said)
     assert "Make room, or let TWINLENS_SCRATCH" in said
 
 

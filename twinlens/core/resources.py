@@ -46,6 +46,9 @@ SAID = (
     (re.compile(r"permission denied|os error 13|code: 13\b", re.IGNORECASE), errno.EACCES),
     (re.compile(r"\d+ requested and \d+ written|failed writing file|inline_container.*unexpected pos"), errno.ENOSPC),
 )
+# Said by polars of a table that it cannot write and of one that it cannot read: believed where next to nothing is free.
+SAID_OF_BOTH = re.compile(r"transport error")
+NEXT_TO_NOTHING = 2**20
 
 
 def is_memory_shortage(error: BaseException) -> bool:
@@ -145,6 +148,8 @@ def explain_disk_fault(error: BaseException, path: Path | None = None, draft: Pa
         None if the error is about something else.
     """
     number = _disk_fault_number(error)
+    if number is None and SAID_OF_BOTH.search(str(error)) and measure_free(path or Path()) < NEXT_TO_NOTHING:
+        number = errno.ENOSPC
     if number is None:
         return None
     own = getattr(error, "filename", None)
@@ -155,8 +160,10 @@ def explain_disk_fault(error: BaseException, path: Path | None = None, draft: Pa
         return f"{DISK[number]}{'' if named is None else f' ({named})'}{advice}"
     place = path or where
     if place is None:
-        places = (Path().absolute(), paths.scratch().absolute(), Path(tempfile.gettempdir()))
-        free = ", ".join(f"{measure_free(folder):,} bytes in {folder}" for folder in dict.fromkeys(places))
+        own_folders = (Path(), paths.DATA, paths.METRICS, paths.report().parent, paths.scratch())
+        by_folder = {folder: measure_free(folder) for folder in (*own_folders, Path(tempfile.gettempdir()))}
+        least = sorted(by_folder, key=lambda folder: by_folder[folder])[:3]  # the full one is among them
+        free = ", ".join(f"{by_folder[folder]:,} bytes in {folder.absolute()}" for folder in least)
         return f"{DISK[number]}; free are {free}. {MAKE_ROOM}"
     written, left = _size(draft or place), measure_free(place)
     room = f"{written + left:,} bytes, of which {written:,} were written and {left:,} are free"
