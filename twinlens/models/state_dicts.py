@@ -243,7 +243,7 @@ def load_transformers(kind: Any, path: Path, unused: str | None = None, **option
     options = {
         "dtype": torch.float32, "local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True
     } | options  # fmt: skip
-    with allow_harmless_types():
+    with allow_harmless_types(), _without_reports():
         model, report = kind.from_pretrained(path, **options)
     _refuse_other_shapes(report, path)
     try:
@@ -253,10 +253,24 @@ def load_transformers(kind: Any, path: Path, unused: str | None = None, **option
         plain = _plain_state(path, model)
         if plain is None:
             raise
-    model, report = type(model).from_pretrained(None, config=model.config, state_dict=plain, **options)
+    with _without_reports():
+        model, report = type(model).from_pretrained(None, config=model.config, state_dict=plain, **options)
     _refuse_other_shapes(report, path)
     refuse_gaps(model, report, path, unused)
     return model
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """Keep transformers from printing a line for every tensor that is not where it looks: we tell what is wrong."""
+    from transformers.utils import logging as library
+
+    before = library.get_verbosity()
+    library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        library.set_verbosity(before)
 
 
 def _refuse_other_shapes(report: dict[str, Any], path: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_part_that_is_not_on_the_card_is_not_read(tmp_path: Path, raw: Path) -
 def test_a_box_of_a_category_that_is_not_listed_is_an_error_that_names_it(folder: Path, raw: Path) -> None:
     odd = Part(photos=[139], captions=[(139, "A dog.")], boxes=[(139, 18), (139, 99)])
     made = downloaded(folder, raw, archives(val2017=odd))
-    with pytest.raises(DataError, match=r"instances_val2017.json: image 139 has category 99, not listed"):
+    with pytest.raises(DataError, match=r"image 139 has category 99, which its `categories` do not list"):
         made.annotations(raw)
 
 

@@ -187,7 +187,10 @@ def _labels(boxes: CocoFile, part: str) -> dict[int, set[str]]:
     labels: dict[int, set[str]] = {}
     for box in boxes.annotations:
         if box.category_id not in names:
-            raise DataError(f"instances_{part}.json: image {box.image_id} has category {box.category_id}, not listed")
+            raise DataError(
+                f"instances_{part}.json: image {box.image_id} has category {box.category_id}, which its `categories` "
+                "do not list: add it there with its name, or take its boxes out"
+            )
         labels.setdefault(box.image_id, set()).add(names[box.category_id])
     return labels
 
