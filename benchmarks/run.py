@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import cuda
 from benchmarks.paired import Row
 from twinlens.report.summary import format_markdown
 
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--real", help="<dataset>/<model> that went through the pipeline, for the intervals section")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1), help="that decode, on a GPU")
+    parser.add_argument("--parts", nargs="+", default=[], help="of the cuda section: " + ", ".join(cuda.PARTS))
     parser.add_argument("--small", action="store_true", help="tiny models in the cuda section, to try the script")
     parser.add_argument("--write", type=Path, help="a Markdown file to write the table to")
     options = parser.parse_args()
@@ -83,7 +84,7 @@ def measure(section: str, options: argparse.Namespace) -> list[Row]:
         "search": ("run", (options.pictures, rounds)),
         "approximate": ("run", (100_000, 512, 200)),
         "exemplar": ("run", (3_443, 1_000, 512, 128, rounds)),
-        "cuda": ("run", (photos, device, count, options.threads, options.small)),
+        "cuda": ("run", (photos, device, 8_192, options.small, tuple(options.parts))),
         "memory": ("run", (600, 5)),
         "scale": ("run", (options.pictures,)),
         "intervals": ("run", (options.pools, options.real)),
