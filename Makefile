@@ -9,6 +9,13 @@ UV := uv==0.13.8
 # A file with another digest than its pin is not installed. A wheel of another index (torch for CPUs only, say) has
 # another: HASHES=--no-verify-hashes takes it.
 HASHES ?= --require-hashes
+# torch of the package index brings CUDA on Linux: 2.5 of 3.5 GB to download. TORCH=cpu takes a build without, from where
+# uv knows it (so it needs that host), and leaves out CUDA's own packages; other values are those of uv's --torch-backend.
+TORCH ?=
+ifneq ($(TORCH),)
+BACKEND := --torch-backend=$(TORCH)
+HASHES := --no-verify-hashes
+endif
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: in-git setup repro serve test quick check bench readme requirements clean-scratch
@@ -70,8 +77,14 @@ $(VENV)/.ready: requirements.txt
 	  { echo "TwinLens needs Python 3.11 or newer; this is $$($(PYTHON) --version). Name another: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet --disable-pip-version-check $(UV)
+ifneq ($(TORCH),)
+	awk '/^[a-z]/ {keep = !/^(nvidia-|cuda-|triton)/} keep' requirements.txt > $(VENV)/requirements-$(TORCH).txt
+	uv pip install --quiet --compile-bytecode $(HASHES) $(BACKEND) -r $(VENV)/requirements-$(TORCH).txt || \
+	  { echo "torch for '$(TORCH)' cannot be had from here (the lines above say why); plain 'make' installs the one with CUDA"; exit 1; }
+else
 	uv pip install --quiet --compile-bytecode $(HASHES) -r requirements.txt || \
 	  python -m pip install --quiet $(HASHES) -r requirements.txt
+endif
 	uv pip install --quiet --no-deps -e . || python -m pip install --quiet --no-deps -e .
 	python -m tools.offline_plots
 	touch $@

@@ -21,6 +21,7 @@ from twinlens.apps.commands.new_dataset import new_dataset
 from twinlens.apps.commands.search import search
 from twinlens.apps.commands.serve import serve
 from twinlens.apps.commands.show import show
+from twinlens.apps.commands.sweep import sweep
 from twinlens.core.errors import TwinLensError
 from twinlens.core.resources import explain_disk_fault
 
@@ -53,7 +54,7 @@ def about(
     """Which image-text embedding, fed with what, finds the right picture in your data, and what it costs."""
 
 
-for command in (search, serve, show, models, datasets, new_dataset, compare, export):
+for command in (search, serve, show, models, datasets, new_dataset, compare, sweep, export):
     app.command()(command)
 
 

@@ -24,6 +24,7 @@ class Progress:
         self.count = self.start_count = done
         self.started = self.last_line = time.monotonic()
         self.terminal = sys.stderr.isatty()
+        self.shown = ""
         self.bar = tqdm(
             desc=what, total=total, unit=unit, unit_scale=scale, initial=done, disable=not self.terminal, leave=False
         )
@@ -39,6 +40,14 @@ class Progress:
             self.last_line = now
             done, total = f"{self.count:,}", f"{self.total:,}"
             log.info("%s: %s of %s (%s)%s", self.what, done, total, self.rate(), self._left())
+
+    def show(self, what: str) -> None:
+        """Show beside the count what is being done, on a terminal; elsewhere a line where it is something else now."""
+        if self.terminal:
+            self.bar.set_postfix_str(what, refresh=True)
+        elif what and what != self.shown:
+            log.info("%s: %s of %s, %s", self.what, f"{self.count:,}", f"{self.total:,}", what)
+        self.shown = what
 
     def rate(self) -> str:
         """The pace since the start, in words: pieces a second, or seconds a piece where that is more than one."""

@@ -1,0 +1,349 @@
+"""A sweep: several models and captioners as experiments on DVC's queue, where one that fails leaves the others alone.
+
+DVC's queue does the work and survives the terminal; what is here plans, refuses what cannot run, enters what is missing
+and tells how far all of it is. Run again, a sweep goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from twinlens.config.params import Params
+from twinlens.core.errors import DataError, ParamsError, TwinLensError, suggest_nearest
+from twinlens.evaluation.cost import STAGES
+
+MADE = ("params.yaml", "dvc.lock", "metrics")  # what an experiment changes: its settings and its results
+QUEUED, RUNNING, FAILED, DONE = "queued", "running", "failed", "done"
+STAGE = re.compile(r"^Running stage '([^']+)'", re.MULTILINE)
+OF_DVC = re.compile(
+    r"> |Running stage|Stage '|Updating lock file|ERROR: failed to reproduce|WARNING: No file hash info"
+)
+LAST_WORDS = 6  # lines of a log that are told of a failure
+NOT_HERE_S = 30.0  # that an experiment may be in none of the queue's lists, on its way from one to the next
+POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One experiment of a sweep."""
+
+    name: str
+    choice: dict[str, str]  # dataset, model, captioner
+    settings: tuple[str, ...] = ()  # further `key=value`, as for -S
+
+    @property
+    def options(self) -> list[str]:
+        """Options of `dvc exp run`."""
+        told = [f"{key}={value}" for key, value in self.choice.items()] + list(self.settings)
+        return [word for one in told for word in ("-S", one)]
+
+
+def plan_steps(
+    params: Params, models: Sequence[str], captioners: Sequence[str], settings: Sequence[str], prefix: str
+) -> list[Step]:
+    """Plan the experiments, one for each model with each captioner; every card is read.
+
+    Raises:
+        ParamsError: there is no such card, it is no good, or a setting is not `key=value`.
+    """
+    models, captioners = list(dict.fromkeys(models)), list(dict.fromkeys(captioners)) or [params.captioner]
+    for kind, cards, names in (("models", params.models, models), ("captioners", params.captioners, captioners)):
+        for name in names:
+            if name not in cards:
+                raise ParamsError(f"there is no card cards/{kind}/{name}.yaml ({suggest_nearest(name, cards)})")
+            cards[name]
+    if wrong := next((one for one in settings if "=" not in one), None):
+        raise ParamsError(f"-S wants key=value, found '{wrong}'")
+    return [
+        Step(
+            prefix + (model if len(captioners) == 1 else f"{model}-{captioner}"),
+            {"dataset": params.dataset, "model": model, "captioner": captioner},
+            tuple(settings),
+        )
+        for model, captioner in product(models, captioners)
+    ]
+
+
+def refuse_what_does_not_fit(params: Params, steps: Sequence[Step]) -> list[str]:
+    """Refuse models whose weights alone need more memory than there is; returns the models of which that is not known.
+
+    Raises:
+        ParamsError: there are such; each is named with what it needs.
+    """
+    from twinlens.core.device import choose_device
+    from twinlens.models.sizes import measure_available, measure_need
+
+    room = measure_available(choose_device(params.compute.device).device)
+    needs = {model: measure_need(params.models[model]) for model in dict.fromkeys(one.choice["model"] for one in steps)}
+    if large := {model: need for model, need in needs.items() if need is not None and need > room}:
+        told = ", ".join(f"{model} {need / 1e9:,.1f} GB" for model, need in large.items())
+        raise ParamsError(
+            f"there are {room / 1e9:,.1f} GB of memory on {params.compute.device}, and the weights alone need more: "
+            f"{told}. Leave {'it' if len(large) == 1 else 'them'} out, or sweep on a larger machine; nothing was begun"
+        )
+    return [model for model, need in needs.items() if need is None]
+
+
+def refuse_unknown_to_git(steps: Sequence[Step]) -> None:
+    """Refuse cards that git does not know: DVC's queue works in a copy of what git knows.
+
+    Raises:
+        ParamsError: there are some; the message has the command.
+    """
+    files = {
+        Path(f"cards/{kind}s/{one.choice[kind]}.yaml") for one in steps for kind in ("dataset", "model", "captioner")
+    }
+    unknown = _run("git", "ls-files", "--others", "--exclude-standard", "--", *map(str, sorted(files))).split("\n")
+    if names := [name for name in unknown if name]:
+        raise ParamsError(
+            f"the queue runs on what git knows, and it does not know {', '.join(names)}: git add {' '.join(names)}"
+        )
+
+
+class Queue:
+    """DVC's queue of experiments, and those that are finished, of the commit that is checked out."""
+
+    @cached_property
+    def _repo(self) -> Any:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        try:
+            return Repo()
+        except DvcException as error:
+            raise TwinLensError(f"{error}. Run from the root of the repository") from None
+
+    @cached_property
+    def baseline(self) -> str:
+        """The commit."""
+        return str(self._repo.scm.get_rev())
+
+    def _ref(self, step: Step) -> str:
+        from dvc.repo.experiments.refs import ExpRefInfo
+
+        return str(ExpRefInfo(baseline_sha=self.baseline, name=step.name))
+
+    def is_finished(self, step: Step) -> bool:
+        """Whether there is such an experiment, of the code, the cards and the settings as they are now."""
+        ref = self._ref(step)
+        if not self._repo.scm.get_ref(ref):
+            return False
+        others = [f":(exclude){path}" for path in MADE]
+        if subprocess.run(["git", "diff", "--quiet", ref, "--", ".", *others], check=False).returncode:
+            return False
+        made, wanted = (
+            _parse(_run("git", "show", f"{ref}:./params.yaml")),
+            _parse(Path("params.yaml").read_text("utf-8")),
+        )
+        for key, value in [one.split("=", 1) for one in (*_pairs(step.choice), *step.settings)]:
+            if ":" in key:  # of a card's file, which the difference above would have shown
+                return False
+            *path, last = key.lstrip("+~").split(".")
+            place = wanted
+            for part in path:
+                place = place.setdefault(part, {})
+            place[last] = yaml.safe_load(value)
+        return bool(made | {"compute": None} == wanted | {"compute": None})
+
+    def states(self, steps: Sequence[Step]) -> dict[str, str]:
+        """What the queue knows of the steps, by name; those it does not know are left out."""
+        queue = self._repo.experiments.celery_queue
+        names = {step.name for step in steps}
+        found: dict[str, str] = {}
+        # A name may be there several times, of earlier sweeps: what is not done yet counts.
+        for state, entries in (
+            (DONE, (done.entry for done in queue.iter_success())),
+            (FAILED, (done.entry for done in queue.iter_failed())),
+            (QUEUED, queue.iter_queued()),
+            (RUNNING, queue.iter_active()),
+        ):
+            found |= {one.name: state for one in entries if one.name in names and one.baseline_rev == self.baseline}
+        return found
+
+    def has_workers(self) -> bool:
+        """Whether any worker lives; of one that was killed, the queue goes on saying that its experiment is running."""
+        logging.getLogger("kombu").setLevel(logging.ERROR)  # it tells of a default that DVC leaves to it
+        return bool(self._repo.experiments.celery_queue.worker_status())
+
+    def put(self, step: Step) -> None:
+        """Enter a step; what is left of an earlier one of its name makes way.
+
+        Raises:
+            TwinLensError: DVC refuses it.
+        """
+        if (state := self.states([step]).get(step.name)) is not None:
+            if state == RUNNING:  # whose worker is gone
+                _run("dvc", "queue", "kill", "--force", step.name)
+            _run("dvc", "queue", "remove", step.name)
+        if self._repo.scm.get_ref(self._ref(step)):  # `--force` would replace it too, but run every stage anew
+            _run("dvc", "exp", "remove", step.name)
+        _run("dvc", "exp", "run", "--queue", "--name", step.name, *step.options)
+
+    def start(self, jobs: int) -> None:
+        """Start the workers, so many at the most; they end by themselves."""
+        # They inherit the output: a pipe would never end.
+        subprocess.run(
+            ["dvc", "queue", "start", "--jobs", str(jobs)],
+            check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def log(self, name: str) -> str:
+        """Read what an experiment has said so far; empty where nothing is known."""
+        queue = self._repo.experiments.celery_queue
+        for entry in (*queue.iter_active(), *(done.entry for done in queue.iter_done())):
+            if entry.name == name:
+                try:
+                    return Path(queue.proc[entry.stash_rev].stdout).read_text(encoding="utf-8", errors="replace")
+                except (KeyError, OSError):
+                    return ""
+        return ""
+
+    def watch(self, steps: Sequence[Step], jobs: int) -> Iterator[dict[str, str]]:
+        """Iterate over the states of the steps, about once a second, until all are done or have failed.
+
+        An experiment whose worker was killed has failed, and the others get new ones.
+        """
+        last_seen = {step.name: time.monotonic() for step in steps}
+        alive = time.monotonic()
+        while True:
+            states, now = self.states(steps), time.monotonic()
+            if now - alive > NOT_HERE_S:
+                if not self.has_workers():
+                    states = {name: FAILED if state == RUNNING else state for name, state in states.items()}
+                    if QUEUED in states.values():
+                        self.start(jobs)
+                alive = now
+            for name, seen in last_seen.items():
+                if name in states:
+                    last_seen[name] = now
+                elif now - seen > NOT_HERE_S:  # taken out by hand, or its worker was killed
+                    states[name] = FAILED
+                else:
+                    states[name] = RUNNING
+            yield states
+            if all(state in (DONE, FAILED) for state in states.values()):
+                return
+            time.sleep(POLL_S)
+
+
+def read_stage(log: str) -> str:
+    """Read from a log which stage is running; empty where none has begun."""
+    found = STAGE.findall(log)
+    return found[-1].split("@")[0] if found else ""
+
+
+def read_last_words(log: str) -> list[str]:
+    """Read the last lines of a log that say why it ended: without bars, and without DVC's own words on it."""
+    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in log.splitlines()]
+    telling = [line for line in lines if line and not OF_DVC.match(line)]
+    return telling[-LAST_WORDS:]
+
+
+# ---------------------------------------------------------------- how long it will take
+
+
+def read_known_costs(revisions: Sequence[str]) -> list[dict[str, Any]]:
+    """Read what earlier runs took, of other revisions and of the workspace: their choice, and seconds by stage."""
+    known = []
+    for revision in (*revisions, ""):
+        try:
+            if revision:
+                chosen, costs = (
+                    _run("git", "show", f"{revision}:./{file}") for file in ("params.yaml", "metrics/cost.json")
+                )
+            else:
+                chosen, costs = (Path(file).read_text("utf-8") for file in ("params.yaml", "metrics/cost.json"))
+            params, cost = _parse(chosen), json.loads(costs)
+            known.append({"choice": {kind: str(params[kind]) for kind in ("dataset", "model", "captioner")}} | cost)
+        except (TwinLensError, OSError, KeyError, ValueError):
+            continue
+    return known
+
+
+def list_experiments() -> list[str]:
+    """List the revisions of all experiments, the oldest first."""
+    told = _run("git", "for-each-ref", "--sort=committerdate", "--format=%(refname)", "refs/exps")
+    return [ref for ref in told.split() if re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/.+", ref)]
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration as one would say it."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = seconds / 60
+    return f"{round(minutes)} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+
+
+def estimate_seconds(
+    step: Step, known: Sequence[Mapping[str, Any]], parameters: Mapping[str, int | None]
+) -> float | None:
+    """Estimate the seconds that a step takes; None where nothing comparable was measured.
+
+    A stage that ran for the same names costs what it did then; of another model on the same dataset, embedding and
+    training cost in proportion to the parameters. What the dataset's own stages made is there.
+
+    Args:
+        step: the experiment.
+        known: of `read_known_costs`, later ones preferred.
+        parameters: of each model, where they are known.
+    """
+    total = 0.0
+    for stage, kinds in STAGES.items():
+        if kinds == ("dataset",):
+            continue
+        own = [
+            one for one in known if stage in one["stages"] and all(one["choice"][k] == step.choice[k] for k in kinds)
+        ]
+        if own:
+            total += own[-1]["stages"][stage]["seconds"]
+            continue
+        near = [one for one in known if stage in one["stages"] and one["choice"]["dataset"] == step.choice["dataset"]]
+        if not near:
+            return None
+        seconds, scale = near[-1]["stages"][stage]["seconds"], 1.0
+        if stage in ("embed", "train"):
+            mine, theirs = (parameters.get(model) for model in (step.choice["model"], near[-1]["choice"]["model"]))
+            if stage == "train" and not mine:
+                return None
+            scale = mine / theirs if mine and theirs else 1.0
+        total += seconds * scale
+    return total
+
+
+def _pairs(choice: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in choice.items()]
+
+
+def _parse(text: str) -> dict[str, Any]:
+    found = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if not isinstance(found, dict):
+        raise DataError("params.yaml holds no settings")
+    return found
+
+
+def _run(*command: str) -> str:
+    """Run a command; returns what it printed.
+
+    Raises:
+        TwinLensError: it failed; with its last line.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise TwinLensError(f"{command[0]} is not installed, or not on the PATH") from None
+    if done.returncode:
+        told = (done.stderr or done.stdout).strip().splitlines() or ["no word"]
+        raise TwinLensError(f"`{' '.join(command)}` failed: {told[-1]}")
+    return done.stdout
