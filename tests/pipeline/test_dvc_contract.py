@@ -224,6 +224,7 @@ def test_a_sweep_survives_a_model_that_fails_and_exp_show_has_a_row_for_each(wor
     told = workspace.run(*sweep, "clip-scenes,clip-bad,clip-other")
     assert "3 experiments, 0 of them finished" in told
     assert "clip-bad failed and is skipped" in told
+    assert "clip-other failed" not in told, told
     assert "3 experiments, 2 of them finished" in workspace.run(*sweep, "clip-scenes,clip-bad,clip-other", "--dry")
     assert "Success" in workspace.run("dvc", "queue", "status")
     shown = json.loads(workspace.run("dvc", "exp", "show", "--json"))
