@@ -109,7 +109,7 @@ def name_device_fault(placement: Placement) -> Iterator[None]:
             raise
         raise ResourceError(
             f"the device {placement.device} failed in the middle of the work ({_first_line(error)}). What is finished "
-            "is kept: look whether it is still there (`nvidia-smi`), and run the stage again, or set compute.device: cpu"
+            "is kept: see whether it is still there (`nvidia-smi`) and run the stage again, or set compute.device: cpu"
         ) from error
 
 

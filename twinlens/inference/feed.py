@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
@@ -31,7 +31,7 @@ class Feed:
 
     def batches(
         self, pictures: Iterator[bytes], sizes: Iterable[int]
-    ) -> Iterator[UInt8[torch.Tensor, "images 3 height width"]]:
+    ) -> Generator[UInt8[torch.Tensor, "images 3 height width"]]:
         """Iterate over batches of pixels on the device; one is valid until the next is asked for.
 
         Args:

@@ -17,6 +17,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,10 +107,12 @@ def embed_pictures(
     jpegs = (jpeg for _, jpeg in iter_pixels(shards, missing))
     with (
         name_device_fault(placement),
+        ExitStack() as stack,
         Progress("embed pictures", total=len(rows), unit="img", done=len(rows) - len(missing)) as bar,
     ):
         if read is None:
-            ready = Feed(encoder.pixels, min(batch, max(sizes)), parts.transfers, decode_threads).batches(jpegs, sizes)
+            feed = Feed(encoder.pixels, max(sizes), parts.transfers, decode_threads)
+            ready = stack.enter_context(closing(feed.batches(jpegs, sizes)))
         else:
             ready = (read(list(islice(jpegs, size))) for size in sizes)
         parts.start()

@@ -19,7 +19,7 @@ HOSTILE = [
     "cafe\u0301 caf\u00e9 na\u00efve \u01c5 \u0130stanbul stra\u00dfe \u017fea 'S 'T '\u017f",
     "fish &amp; chips &lt;b&gt; &amp;lt; &#39;s &eacute; &nbsp;x AT&T a&b",
     "schÃ¶n â€œquotesâ€\x9d dâ€™accord",  # read in a wrong encoding, which ftfy mends
-    "\u201ccurly\u201d \u2018quotes\u2019 \u2013 \u2014 \u2026 \ufb01sh \ufb06one \uff21\uff22\uff23 \uff11\uff12\uff13",
+    "\u201ccurly\u201d \u2018quotes\u2019 \u2013 \u2026 \ufb01sh \ufb06one \uff21\uff22\uff23 \uff11\uff12",
     "\x00\x01a\x07b\x1b[31mred\x1b[0m c\x7fd\u200be\u200f\ufeff\u2028f\u3000g\u0085h\x1ci",
     "🐕‍🦺 👩🏽‍🚀 🇳🇱 a🐕b 1️⃣ ✈️🧑‍🤝‍🧑",
     "犬 고양이 собака σκύλος כלב كلب कुत्ता หมา ໝາ ქალი \uff14\uff12 ²½ⅷ ٣",

@@ -12,8 +12,10 @@ cannot matter.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 import numpy as np
@@ -29,6 +31,7 @@ UNALIKE = re.compile(
     "[\u017f\u0345\u0558\u058b\u058c\u088f\u0c5c\u0cdc\u208f\u209d-\u209f\ua7ce\ua7cf\ua7d2\ua7d4\ua7dd\ua7e2\ua7f1\uab6c\uab6d"
     "\U00010000-\U0001efff\U0001fb00-\U0001ffff\U0002a6d7-\U0010ffff]"
 )
+TEXTS_PER_TASK, MOST_THREADS = 256, 8
 SPECIAL = "_of_text>"  # both of the library's special tokens end so
 
 
@@ -60,7 +63,13 @@ class ClipBpe:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text, without start and end, as `SimpleTokenizer.encode` gives them."""
         clean = [self._clean(text) for text in texts]
-        tokens: list[list[int]] = [encoding.ids for encoding in self._compiled.encode_batch_fast(clean)]
+        chunks = [clean[at : at + TEXTS_PER_TASK] for at in range(0, len(clean), TEXTS_PER_TASK)]
+        if len(chunks) > 1:  # the compiled part leaves the interpreter's lock
+            with ThreadPoolExecutor(min(MOST_THREADS, len(chunks), os.cpu_count() or 1), "tokenize") as pool:
+                found = list(pool.map(self._compiled.encode_batch_fast, chunks))
+        else:
+            found = [self._compiled.encode_batch_fast(chunk) for chunk in chunks]
+        tokens: list[list[int]] = [encoding.ids for chunk in found for encoding in chunk]
         for place, text in enumerate(clean):
             if SPECIAL in text.lower() or (not text.isascii() and UNALIKE.search(text)):
                 tokens[place] = self.library.encode(texts[place])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,8 @@ class _Text:
         def encode(places: Int64[np.ndarray, " some"]) -> Float32[torch.Tensor, "some dim"]:
             length = None if ends is None else int(ends[places].max()) + 1
             tokens = upload(np.ascontiguousarray(ids[places, :length]), self.placement.device)
-            vectors: torch.Tensor = self.model.encode_text(tokens) if ends is None else _encode_cut(self.model, tokens)
+            run = self.model.encode_text if ends is None else partial(encode_cut_text, self.model)
+            vectors: torch.Tensor = run(tokens)
             return vectors.float()
 
         return TokenizedTexts(counts, encode)
@@ -257,7 +259,7 @@ def encode_text(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     ends = _find_ends(model, tokens)
     if ends is None:
         return model.encode_text(tokens)
-    return _encode_cut(model, tokens[:, : int(ends.max()) + 1])
+    return encode_cut_text(model, tokens[:, : int(ends.max()) + 1])
 
 
 def _find_ends(model: Any, tokens: Any) -> Any:
@@ -267,8 +269,8 @@ def _find_ends(model: Any, tokens: Any) -> Any:
     return tokens.argmax(-1) if model.text_pool_type == "argmax" else ((tokens == model.text_eos_id) * 1).argmax(-1)
 
 
-def _encode_cut(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """`encode_text` of an open_clip CLIP over fewer positions than it has."""
+def encode_cut_text(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Run `encode_text` of a causal CLIP over fewer positions than it has, which hold every text to its end."""
     length = tokens.shape[1]
     dtype = model.transformer.get_cast_dtype()
     x = model.token_embedding(tokens).to(dtype) + model.positional_embedding[:length].to(dtype)
