@@ -32,7 +32,7 @@ from twinlens.inference.conformity import (
 from twinlens.inference.tower import TowerJob
 from twinlens.models import encoders
 from twinlens.models.encoders import open_clip, timm, transformers
-from twinlens.models.encoders.base import normalise_pixels
+from twinlens.models.encoders.base import TokenizedTexts, normalise_pixels
 
 COMPUTE = ComputeParams(device="cpu", decode_threads=1, image_batch=None, text_batch=None)
 Patch = pytest.MonkeyPatch
@@ -177,40 +177,42 @@ def read_one_token_early(patch: Patch) -> None:
 
 
 def forget_the_mask(patch: Patch) -> None:
-    right = transformers._Tokens.tokens
+    right = transformers._PooledText.encode_tokens
 
-    def unmasked(self: Any, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        found = right(self, texts)
-        return found | {"attention_mask": torch.ones_like(found["input_ids"])}
+    def unmasked(self: Any, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        return right(self, tokens | {"attention_mask": torch.ones_like(tokens["input_ids"])})
 
-    patch.setattr(transformers._Tokens, "tokens", unmasked)
+    patch.setattr(transformers._PooledText, "encode_tokens", unmasked)
 
 
 def pad_to_the_longest(patch: Patch) -> None:
-    right = transformers._Tokens.tokens
+    right, encode = transformers._Tokens.tokenize, transformers._Text.encode_tokens
 
-    def shorter(self: Any, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+    def shorter(self: Any, texts: Sequence[str]) -> TokenizedTexts:
         self.siglip = False
-        return {"input_ids": right(self, texts)["input_ids"]}
+        return right(self, texts)
 
-    patch.setattr(transformers._Tokens, "tokens", shorter)
+    patch.setattr(transformers._Tokens, "tokenize", shorter)
+    patch.setattr(
+        transformers._Text, "encode_tokens", lambda self, tokens: encode(self, {"input_ids": tokens["input_ids"]})
+    )
 
 
 def write_small(patch: Patch) -> None:
-    right = transformers._Tokens.tokens
-    patch.setattr(transformers._Tokens, "tokens", lambda self, texts: right(self, [text.lower() for text in texts]))
+    right = transformers._Tokens.tokenize
+    patch.setattr(transformers._Tokens, "tokenize", lambda self, texts: right(self, [text.lower() for text in texts]))
 
 
 def cut_too_early(patch: Patch) -> None:
-    right = transformers._Tokens.tokens
+    right = transformers._Tokens.tokenize
 
-    def cut(self: Any, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+    def cut(self: Any, texts: Sequence[str]) -> TokenizedTexts:
         self.max_tokens -= 4
         found = right(self, texts)
         self.max_tokens += 4
         return found
 
-    patch.setattr(transformers._Tokens, "tokens", cut)
+    patch.setattr(transformers._Tokens, "tokenize", cut)
 
 
 @pytest.mark.parametrize(

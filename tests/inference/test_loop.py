@@ -23,8 +23,8 @@ from twinlens.core import resources
 from twinlens.core.errors import DataError, ResourceError
 from twinlens.core.scratch import Scratch
 from twinlens.core.vectors import normalise_rows
-from twinlens.images.transforms import PixelSpec, batch_pixels
-from twinlens.inference import loop
+from twinlens.images.transforms import PixelSpec, batch_pixels, decode_and_fit
+from twinlens.inference import feed, loop
 from twinlens.inference.loop import choose_batch_size, collect, embed_pictures, embed_texts, is_complete
 from twinlens.models.encoders.base import ImageEncoder, TextEncoder
 from twinlens.models.encoders.open_clip import wrap
@@ -160,18 +160,20 @@ def test_the_decoding_keeps_the_order_even_where_an_early_picture_takes_longest(
 ) -> None:
     rows = write_shards(jpegs(12), tmp_path)
     wanted = run_pictures(Pictures(), tmp_path, rows, "a")
-    second = threading.Event()
+    third = threading.Event()
     decoded: list[int] = []
 
-    def late(files: list[bytes], spec: PixelSpec) -> torch.Tensor:
-        if len(decoded) == 0 and files == jpegs(2):
-            assert second.wait(300)  # until the batch after it is there
-        pixels = batch_pixels(files, spec)
-        decoded.append(jpegs(12).index(files[0]))
-        second.set()
+    def late(file: bytes, spec: PixelSpec) -> torch.Tensor:
+        number = jpegs(12).index(file)
+        if number == 0:
+            assert third.wait(300)  # until one of the batch after it is there
+        pixels = decode_and_fit(file, spec)
+        decoded.append(number)
+        if number == 2:
+            third.set()
         return pixels
 
-    monkeypatch.setattr(loop, "batch_pixels", late)
+    monkeypatch.setattr(feed, "decode_and_fit", late)
     assert np.array_equal(run_pictures(Pictures(), tmp_path, rows, "b", batch=2), wanted)
     assert decoded.index(2) < decoded.index(0)
 

@@ -230,7 +230,6 @@ def test_the_number_of_texts_that_were_cut_survives_a_killed_run(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(loop, "TEXTS_PER_PART", 4)
-    monkeypatch.setattr(towers, "TEXTS_PER_PART", 4)
     killed = job(card(clip))
     text = killed.loaded.text
     assert text is not None and text.max_tokens == POSITIONS

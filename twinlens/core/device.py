@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from twinlens.core.errors import ParamsError
+from twinlens.core.errors import ParamsError, ResourceError
 
 log = logging.getLogger("twinlens")
+
+DEVICE_FAULT = re.compile(
+    r"CUDA (driver )?error|CUDNN_STATUS|CUBLAS_STATUS|device (is )?lost|MPS backend", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -65,13 +73,45 @@ def choose_device(device: str) -> Placement:
         ParamsError: there is no such device here.
     """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if _has_cuda() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ParamsError(
-            f"compute.device: '{device}' is not here ({str(error).splitlines()[0]}); try `auto`"
-        ) from None
+        raise ParamsError(f"compute.device: '{device}' is not here ({_first_line(error)}); try `auto`") from None
     bf16 = chosen.type == "cuda" and has_bfloat16(chosen)
     return Placement(chosen, torch.bfloat16 if bf16 else torch.float32)
+
+
+def _has_cuda() -> bool:
+    """Whether there is a GPU that torch can use; one that it cannot (its driver is too old, say) is told of."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = torch.cuda.is_available()
+    for one in told:
+        log.warning("there is a GPU, which torch cannot use, so that the CPU is taken: %s", _first_line(one.message))
+    return found
+
+
+@contextmanager
+def name_device_fault(placement: Placement) -> Iterator[None]:
+    """Name the device where it fails, or goes away, in the middle of work.
+
+    Raises:
+        ResourceError: it did; a device whose memory is full is another matter.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if placement.device.type == "cpu" or not DEVICE_FAULT.search(str(error)):
+            raise
+        raise ResourceError(
+            f"the device {placement.device} failed in the middle of the work ({_first_line(error)}). What is finished "
+            "is kept: see whether it is still there (`nvidia-smi`) and run the stage again, or set compute.device: cpu"
+        ) from error
+
+
+def _first_line(error: object) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

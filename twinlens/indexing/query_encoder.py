@@ -76,7 +76,7 @@ class QueryEncoder:
                 assert encoder is not None
                 count, most = encoder.token_counts([text])[0], encoder.max_tokens
                 with torch.inference_mode():
-                    raw = encoder.encode([text]).numpy()
+                    raw = encoder.encode([text]).cpu().numpy()
                 _forget_words(encoder)
         cut = f"the query is cut: {self.manifest.model} reads {most} of its {count} tokens"
         notes = [cut] if count > most else []
@@ -99,7 +99,7 @@ class QueryEncoder:
             encoder = loaded.image
             assert encoder is not None
             with torch.inference_mode():
-                return _unit(encoder.encode(batch_pixels([jpeg], encoder.pixels)).numpy())
+                return _unit(encoder.encode(batch_pixels([jpeg], encoder.pixels)).cpu().numpy())
 
     def stands_for(self, other: QueryEncoder) -> bool:
         """Whether these would embed as `other` does: the same weights by the same libraries on the same device."""

@@ -213,11 +213,11 @@ def read_pictures(
 ) -> tuple[list[str], Rows, Rows | None]:
     """Read the drawn pictures: their names, our vectors, and the library's where it has a path of its own."""
     drawn = draw_pictures()
-    ours = encoder.encode(batch_pixels(list(drawn.values()), encoder.pixels)).numpy()
+    ours = encoder.encode(batch_pixels(list(drawn.values()), encoder.pixels)).cpu().numpy()
     if own is None:
         return list(drawn), ours, None
     opened = (Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in drawn.values())
-    return list(drawn), ours, torch.cat([own(picture) for picture in opened]).numpy()
+    return list(drawn), ours, torch.cat([own(picture) for picture in opened]).cpu().numpy()
 
 
 def read_texts(encoder: TextEncoder, own: Callable[[str], Vector] | None) -> tuple[list[str], Rows, Rows | None]:
@@ -225,8 +225,8 @@ def read_texts(encoder: TextEncoder, own: Callable[[str], Vector] | None) -> tup
     texts = list((SHORT_TEXTS | (long := _write_long_texts(encoder))).values())
     # By length, as beside a text of full length nobody's padding can be too short; and the first by itself.
     parts = texts[:1], texts[1 : len(SHORT_TEXTS)], texts[len(SHORT_TEXTS) :]
-    ours = torch.cat([encoder.encode(part) for part in parts]).numpy()
-    theirs = None if own is None else torch.cat([own(text) for text in texts]).numpy()
+    ours = torch.cat([encoder.encode(part) for part in parts]).cpu().numpy()
+    theirs = None if own is None else torch.cat([own(text) for text in texts]).cpu().numpy()
     return [*SHORT_TEXTS, *long], ours, theirs
 
 

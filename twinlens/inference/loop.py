@@ -3,34 +3,47 @@
 Parts hold the vectors as the tower gave them, as heads are trained on those; `collect` makes the
 unit vectors that everything else compares.
 
-The same loops run every encoder. Pixels are decoded by threads while the model works; texts are
+The same loops run every encoder. Threads decode pixels and tokenize texts ahead of the model; texts are
 batched by length, so that little is spent on padding. Both run in inference mode on models in eval
 mode: a vector never depends on which pictures shared its batch.
+
+A GPU is given its work and not waited for: batches are queued behind each other, vectors stay on the device until a
+part is whole, and come back while the next part is computed (`Transfers`).
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
-from twinlens.core.device import Placement
+from twinlens.core.device import Placement, name_device_fault
 from twinlens.core.progress import Progress
 from twinlens.core.resources import name_disk_fault, reserve_room
 from twinlens.core.scratch import Scratch
 from twinlens.core.shards import iter_pixels
 from twinlens.core.vectors import compute_lengths, normalise_rows
-from twinlens.images.transforms import batch_pixels, map_ahead
-from twinlens.models.encoders.base import ImageEncoder, TextEncoder
+from twinlens.images.transforms import map_ahead
+from twinlens.inference.feed import Feed
+from twinlens.inference.transfers import Fetched, Transfers, open_transfers
+from twinlens.models.encoders.base import ImageEncoder, TextEncoder, TokenizedTexts, read_texts
 
-PICTURES_PER_PART = 256  # what a killed run loses at most
-TEXTS_PER_PART = 2048
+# What a killed run loses at most. On a GPU a part is several batches, so that its device never waits for a disk; as
+# device and dtype are in the key of kept parts, those of one size are never taken for those of another.
+PICTURES_PER_PART, PICTURES_PER_PART_ON_GPU = 256, 2048
+TEXTS_PER_PART, TEXTS_PER_PART_ON_GPU = 2048, 4096
+
+log = logging.getLogger("twinlens")
 
 
 def choose_batch_size(placement: Placement, texts: bool) -> int:
@@ -38,6 +51,20 @@ def choose_batch_size(placement: Placement, texts: bool) -> int:
     if placement.device.type == "cpu":
         return 64 if texts else 32
     return 1024 if texts else 256
+
+
+def choose_part_size(placement: Placement, texts: bool) -> int:
+    """Choose how many rows are kept as one part."""
+    if placement.device.type == "cuda":
+        return TEXTS_PER_PART_ON_GPU if texts else PICTURES_PER_PART_ON_GPU
+    return TEXTS_PER_PART if texts else PICTURES_PER_PART
+
+
+class DeviceRoom:
+    """The largest batch that the device's memory was found to hold; None where none was too large."""
+
+    def __init__(self) -> None:
+        self.most: int | None = None
 
 
 def embed_pictures(
@@ -49,6 +76,8 @@ def embed_pictures(
     *,
     batch: int | None = None,
     decode_threads: int = 2,
+    room: DeviceRoom | None = None,
+    read: Callable[[Sequence[bytes]], torch.Tensor] | None = None,
 ) -> None:
     """Fill `scratch` with the vectors of pictures.
 
@@ -60,33 +89,40 @@ def embed_pictures(
         placement: where the encoder runs.
         batch: pictures a step.
         decode_threads: threads that decode ahead of the model.
+        room: what is known of the device's memory, and will be for the next call.
+        read: makes a batch's pixels of JPEG bytes where threads do not decode them, on the device for instance.
 
     Raises:
         DataError: a vector is NaN, infinite or zero; the pictures are named.
+        ResourceError: the device is no longer there.
     """
-    batch = batch or choose_batch_size(placement, texts=False)
-    pinned = placement.device.type == "cuda"
-
-    def read(part: list[tuple[str, bytes]]) -> torch.Tensor:
-        pixels = batch_pixels([jpeg for _, jpeg in part], encoder.pixels)
-        return pixels.pin_memory() if pinned else pixels
-
-    parts = _Parts(len(rows), PICTURES_PER_PART, scratch)
+    per_part = choose_part_size(placement, texts=False)
+    batch = min(batch or choose_batch_size(placement, texts=False), per_part)
+    parts = _Parts(rows["image_id"].to_list(), per_part, scratch, open_transfers(placement))
     missing = pl.concat([rows[part.rows] for part in parts.missing]) if parts.missing else rows[:0]
-    pictures = iter_pixels(shards, missing)
-    tasks = (task for part in parts.missing for task in _batches(pictures, part.size, batch))
-    with Progress("embed pictures", total=len(rows), unit="img", done=len(rows) - len(missing)) as bar:
-        ready = map_ahead(read, tasks, decode_threads)
+    if not len(missing):
+        return
+    room = room or DeviceRoom()
+    sizes = [min(batch, part.size - at) for part in parts.missing for at in range(0, part.size, batch)]
+    jpegs = (jpeg for _, jpeg in iter_pixels(shards, missing))
+    with (
+        name_device_fault(placement),
+        ExitStack() as stack,
+        Progress("embed pictures", total=len(rows), unit="img", done=len(rows) - len(missing)) as bar,
+    ):
+        if read is None:
+            feed = Feed(encoder.pixels, max(sizes), parts.transfers, decode_threads)
+            ready = stack.enter_context(closing(feed.batches(jpegs, sizes)))
+        else:
+            ready = (read(list(islice(jpegs, size))) for size in sizes)
+        parts.start()
         for part in parts.missing:
-            started = time.perf_counter()
-            vectors: list[torch.Tensor] = []
-            while sum(map(len, vectors)) < part.size:
-                vectors.append(_encode(encoder.encode, next(ready)))
-                bar.add(len(vectors[-1]))
-            ids = rows["image_id"][part.rows].to_list()
-            found = torch.cat(vectors).numpy()
-            compute_lengths(found, ids)
-            parts.put(part, found, seconds=time.perf_counter() - started)
+            while parts.count < part.size:
+                pixels = next(ready)
+                parts.add(encoder.encode, pixels, room)
+                bar.add(len(pixels))
+            parts.end(part)
+        parts.finish()
 
 
 def embed_texts(
@@ -97,6 +133,7 @@ def embed_texts(
     placement: Placement,
     *,
     batch: int | None = None,
+    room: DeviceRoom | None = None,
 ) -> None:
     """Fill `scratch` with the vectors of texts; notes how many the tower could not read to their end, or at all.
 
@@ -107,31 +144,39 @@ def embed_texts(
         scratch: where finished parts are kept; parts that are there are not made again.
         placement: where the encoder runs.
         batch: texts a step.
+        room: what is known of the device's memory, and will be for the next call.
 
     Raises:
         DataError: a vector is NaN, infinite or zero; the texts are named.
+        ResourceError: the device is no longer there.
     """
     batch = batch or choose_batch_size(placement, texts=True)
-    parts = _Parts(len(texts), TEXTS_PER_PART, scratch)
+    room = room or DeviceRoom()
+    parts = _Parts(ids, choose_part_size(placement, texts=True), scratch, open_transfers(placement))
     todo = sum(part.size for part in parts.missing)
-    with Progress("embed texts", total=len(texts), unit="text", done=len(texts) - todo) as bar:
-        for part in parts.missing:
-            started = time.perf_counter()
-            mine = list(texts[part.rows])
-            counts = np.array(encoder.token_counts(mine))
-            by_length = np.argsort(counts, kind="stable")
-            vectors: Float32[np.ndarray, "texts dim"] | None = None
-            for start in range(0, len(mine), batch):
+    with (
+        name_device_fault(placement),
+        Progress("embed texts", total=len(texts), unit="text", done=len(texts) - todo) as bar,
+    ):
+        parts.start()
+        for part, found in zip(parts.missing, _read_ahead(encoder, texts, parts.missing), strict=True):
+            by_length = np.argsort(found.counts, kind="stable")
+            for start in range(0, part.size, batch):
                 chosen = by_length[start : start + batch]
-                found = _encode(encoder.encode, [mine[i] for i in chosen]).numpy()
-                if vectors is None:
-                    vectors = np.empty((len(mine), found.shape[1]), dtype=np.float32)
-                vectors[chosen] = found
+                parts.add(found.encode, chosen, room)
                 bar.add(len(chosen))
-            assert vectors is not None
-            cut = {"truncated": int((counts > encoder.max_tokens).sum()), "unknown": int((counts == 0).sum())}
-            compute_lengths(vectors, list(ids[part.rows]))
-            parts.put(part, vectors, seconds=time.perf_counter() - started, **cut)
+            too_long, unknown = int((found.counts > encoder.max_tokens).sum()), int((found.counts == 0).sum())
+            parts.end(part, by_length, truncated=too_long, unknown=unknown)
+        parts.finish()
+
+
+def _read_ahead(encoder: TextEncoder, texts: Sequence[str], parts: Iterable[_Part]) -> Iterator[TokenizedTexts]:
+    """The texts of some parts, tokenized by a thread while the device works; in turn where `encode` tokenizes too."""
+
+    def read(part: _Part) -> TokenizedTexts:
+        return read_texts(encoder, texts[part.rows])
+
+    return map_ahead(read, parts, threads=1) if hasattr(encoder, "tokenize") else map(read, parts)
 
 
 def store_rows(
@@ -148,17 +193,16 @@ def store_rows(
     Raises:
         DataError: a vector is NaN, infinite or zero; the rows are named.
     """
-    parts = _Parts(len(ids), per_part, scratch)
-    for part in parts.missing:
+    for part in _list_missing(len(ids), per_part, scratch):
         started = time.perf_counter()
         rows = take(part.rows)
         compute_lengths(rows, list(ids[part.rows]))
-        parts.put(part, rows, seconds=time.perf_counter() - started)
+        _put(scratch, part, rows, seconds=time.perf_counter() - started)
 
 
 def is_complete(scratch: Scratch, count: int, per_part: int) -> bool:
     """Whether all parts are finished, so that no model is needed."""
-    return not _Parts(count, per_part, scratch).missing
+    return not _list_missing(count, per_part, scratch)
 
 
 def iter_finished(scratch: Scratch) -> Iterator[Float32[np.ndarray, "rows dim"]]:
@@ -193,46 +237,98 @@ def collect(scratch: Scratch, count: int, path: Path) -> int:
     return dim
 
 
+Batch = TypeVar("Batch", torch.Tensor, np.ndarray)
+
+
 class _Part:
     def __init__(self, number: int, start: int, stop: int) -> None:
         self.name, self.rows, self.size = f"part-{number:05d}.npy", slice(start, stop), stop - start
 
 
+def _list_missing(count: int, size: int, scratch: Scratch) -> list[_Part]:
+    """The parts of a job that are not finished."""
+    every = [_Part(n, start, min(start + size, count)) for n, start in enumerate(range(0, count, size))]
+    return [part for part in every if not scratch.has(part.name)]
+
+
+def _put(scratch: Scratch, part: _Part, vectors: Float32[np.ndarray, "rows dim"], **figures: float) -> None:
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, vectors)
+
+    scratch.note(part.name, **figures)
+    scratch.put(part.name, write)
+
+
 class _Parts:
-    """The rows of one job, cut into parts of which some may be finished."""
+    """The parts of one job: vectors on the device, on their way to the host, and finished in the scratch folder."""
 
-    def __init__(self, count: int, size: int, scratch: Scratch) -> None:
-        self.scratch = scratch
-        every = [_Part(n, start, min(start + size, count)) for n, start in enumerate(range(0, count, size))]
-        self.missing = [part for part in every if not scratch.has(part.name)]
+    def __init__(self, ids: Sequence[str], size: int, scratch: Scratch, transfers: Transfers) -> None:
+        self.ids, self.scratch, self.transfers = ids, scratch, transfers
+        self.missing = _list_missing(len(ids), size, scratch)
+        self.count = 0  # rows of the part at hand
+        self._vectors: list[torch.Tensor] = []
+        self._marks: list[Any] = []  # start and end of each of its batches, behind the end of the batch before it
+        self._under_way: deque[tuple[_Part, Fetched, list[Any], np.ndarray | None, dict[str, float]]] = deque()
 
-    def put(self, part: _Part, vectors: Float32[np.ndarray, "rows dim"], **figures: float) -> None:
-        def write(path: Path) -> None:
-            with path.open("wb") as file:
-                np.save(file, vectors)
+    def start(self) -> None:
+        """Begin to count the seconds."""
+        self.started = time.perf_counter()
+        self._marks = [self.transfers.mark()]
 
-        self.scratch.note(part.name, **figures)
-        self.scratch.put(part.name, write)
+    def add(self, encode: Callable[[Batch], torch.Tensor], batch: Batch, room: DeviceRoom) -> None:
+        """Compute the vectors of a batch."""
+        self._marks.append(self.transfers.mark())
+        self._vectors += _encode(encode, batch, room)
+        self._marks.append(self.transfers.mark())
+        self.count += len(batch)
+
+    def end(self, part: _Part, order: Int64[np.ndarray, " rows"] | None = None, **figures: float) -> None:
+        """End a part, whose rows were added in some `order`; it is put when its vectors are on the host."""
+        self._under_way.append((part, self.transfers.fetch(self._vectors), self._marks, order, figures))
+        self._vectors, self._marks, self.count = [], self._marks[-1:], 0
+        self.finish(self.transfers.behind)
+
+    def finish(self, but: int = 0) -> None:
+        """Put all parts that have ended, but for the last ones.
+
+        Raises:
+            DataError: a vector is NaN, infinite or zero; the rows are named.
+        """
+        while len(self._under_way) > but:
+            part, fetched, marks, order, figures = self._under_way.popleft()
+            vectors = fetched()
+            if order is not None:
+                ordered = np.empty_like(vectors)
+                ordered[order] = vectors
+                vectors = ordered
+            compute_lengths(vectors, list(self.ids[part.rows]))
+            idle = sum(self.transfers.measure(*pair) for pair in zip(marks[::2], marks[1::2], strict=False))
+            now = time.perf_counter()
+            _put(self.scratch, part, vectors, seconds=now - self.started, idle=idle, **figures)
+            self.started = now
 
 
-T = TypeVar("T")
-Batch = TypeVar("Batch", torch.Tensor, list[str])
+def _encode(encode: Callable[[Batch], torch.Tensor], batch: Batch, room: DeviceRoom) -> list[torch.Tensor]:
+    """Run the model; a batch that does not fit into the device's memory is halved until it does, and so are all later.
 
-
-def _batches(source: Iterator[T], count: int, size: int) -> Iterator[list[T]]:
-    """The next `count` of `source`, in lists of at most `size`."""
-    for start in range(0, count, size):
-        yield [next(source) for _ in range(min(size, count - start))]
-
-
-def _encode(encode: Callable[[Batch], torch.Tensor], batch: Batch) -> torch.Tensor:
-    """Run the model; a batch that does not fit into the device's memory is halved until it does."""
-    try:
-        with torch.inference_mode():
-            return encode(batch)
-    except torch.OutOfMemoryError:
-        if len(batch) == 1:
-            raise
-    torch.cuda.empty_cache()
-    half = len(batch) // 2
-    return torch.cat([_encode(encode, batch[:half]), _encode(encode, batch[half:])])
+    Raises:
+        OutOfMemoryError: of torch: nor does one alone.
+    """
+    vectors: list[torch.Tensor] = []
+    at, tried = 0, room.most
+    while at < len(batch):
+        some = batch[at : at + (room.most or len(batch))]
+        try:
+            with torch.inference_mode():
+                vectors.append(encode(some))
+            at += len(some)
+            continue
+        except torch.OutOfMemoryError:
+            if len(some) == 1:
+                raise
+            room.most = len(some) // 2
+        torch.cuda.empty_cache()  # beyond the `except`, which holds on to what was computed
+    if room.most != tried:
+        log.warning("a batch of %d does not fit into the device's memory; going on with %d", len(batch), room.most)
+    return vectors

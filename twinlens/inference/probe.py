@@ -28,7 +28,7 @@ def probe_pictures(encoder: ImageEncoder, shards: Path, pool: pl.DataFrame, plac
     rows = pool[probes.choose_rows(len(pool))]
     with torch.inference_mode():
         alone = [encoder.encode(batch_pixels([jpeg], encoder.pixels)) for _, jpeg in iter_pixels(shards, rows)]
-    vectors = torch.cat(alone).numpy()
+    vectors = torch.cat(alone).cpu().numpy()
     contents = pool["sha256"].n_unique()
     return probes.Probe(
         rows["image_id"].to_list(), vectors, vectors[:0], float("nan"), contents, placement.dtype == torch.float32
@@ -77,4 +77,4 @@ def _without_last(text: str) -> str:
 def _first(encoder: TextEncoder, batches: Sequence[list[str]]) -> Float32[np.ndarray, "batches dim"]:
     """The vector of each batch's first text."""
     with torch.inference_mode():
-        return torch.cat([encoder.encode(batch)[:1] for batch in batches]).numpy()
+        return torch.cat([encoder.encode(batch)[:1] for batch in batches]).cpu().numpy()

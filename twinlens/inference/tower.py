@@ -28,8 +28,8 @@ from twinlens.core.tables import VECTORS, write_table
 from twinlens.core.vectors import normalise_rows
 from twinlens.inference import probe
 from twinlens.inference.loop import (
-    PICTURES_PER_PART,
-    TEXTS_PER_PART,
+    DeviceRoom,
+    choose_part_size,
     collect,
     embed_pictures,
     embed_texts,
@@ -59,6 +59,7 @@ class TowerJob:
 
     def __init__(self, tower: Tower, weights: Path, placement: Placement, compute: ComputeParams, cost: Cost) -> None:
         self.tower, self.weights, self.placement, self.compute, self.cost = tower, weights, placement, compute, cost
+        self._room = DeviceRoom(), DeviceRoom()  # for pictures and for texts, whatever is embedded next
 
     @cached_property
     def identity(self) -> dict[str, object]:
@@ -92,7 +93,7 @@ class TowerJob:
         """Vectors of pictures in parts, and their probe, as the tower gives them; made where they are missing."""
         key = fingerprint(pictures=digest(pool["sha256"]), ids=digest(pool["image_id"]), **self.identity)
         with Scratch("embed", key) as scratch:
-            if not is_complete(scratch, len(pool), PICTURES_PER_PART):
+            if not is_complete(scratch, len(pool), choose_part_size(self.placement, texts=False)):
                 encoder = self.loaded.image
                 assert encoder is not None
                 scratch.note("tower", parameters=encoder.parameters)
@@ -104,6 +105,7 @@ class TowerJob:
                     self.placement,
                     batch=self.compute.image_batch,
                     decode_threads=self.compute.decode_threads,
+                    room=self._room[0],
                 )
             if not scratch.has(PROBE):
                 assert self.loaded.image is not None
@@ -115,12 +117,13 @@ class TowerJob:
         """Vectors of texts (`id`, `text`) in parts, and their probe, as the tower gives them."""
         key = fingerprint(texts=digest(texts["text"]), **self.identity)
         with Scratch("embed", key) as scratch:
-            if not is_complete(scratch, len(texts), TEXTS_PER_PART):
+            if not is_complete(scratch, len(texts), choose_part_size(self.placement, texts=True)):
                 encoder = self.loaded.text
                 assert encoder is not None
                 scratch.note("tower", parameters=encoder.parameters)
                 words, ids = texts["text"].to_list(), texts["id"].to_list()
-                embed_texts(encoder, words, ids, scratch, self.placement, batch=self.compute.text_batch)
+                batch, room = self.compute.text_batch, self._room[1]
+                embed_texts(encoder, words, ids, scratch, self.placement, batch=batch, room=room)
             if not scratch.has(PROBE):
                 assert self.loaded.text is not None
                 scratch.put(PROBE, probe.probe_texts(self.loaded.text, texts, self.placement).write)
@@ -135,10 +138,13 @@ class TowerJob:
             torch.cuda.empty_cache()
 
     def note_cost(self, name: str, scratch: Scratch, items: int, dim: int, **figures: float) -> None:
-        """Record what the vectors of a source took."""
+        """Record what the vectors of a source took, and in what share of that the device had nothing to do."""
+        seconds, idle = scratch.total("seconds"), scratch.total("idle")
+        if idle:  # a device was at work here
+            figures["idle_share"] = idle / seconds
         self.cost.add(
             name,
-            seconds=scratch.total("seconds"),
+            seconds=seconds,
             items=items,
             parameters=int(scratch.total("parameters")),
             dim=dim,

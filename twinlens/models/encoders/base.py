@@ -6,12 +6,14 @@ the loops in `embed` make the batches and the unit length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
+import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
 from twinlens.core.device import Placement
 from twinlens.images.transforms import PixelSpec
@@ -24,12 +26,16 @@ class ImageEncoder(Protocol):
     parameters: int
 
     def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
-        """Raw vectors of a batch, on the CPU."""
+        """Raw vectors of a batch, on the device where they were computed: nobody has waited for them yet.
+
+        Args:
+            pictures: pixels, on the CPU or already on the tower's device.
+        """
         ...
 
 
 class TextEncoder(Protocol):
-    """A text tower."""
+    """A text tower. One that also offers `tokenize` reads each text once (`read_texts`)."""
 
     max_tokens: int
     parameters: int
@@ -39,8 +45,30 @@ class TextEncoder(Protocol):
         ...
 
     def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:
-        """Raw vectors of a batch, on the CPU; texts over `max_tokens` are cut."""
+        """Raw vectors of a batch, on the device where they were computed; texts over `max_tokens` are cut."""
         ...
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """Some texts as a tower reads them, before they are batched.
+
+    Attributes:
+        counts: tokens of each text before anything is cut off, as of `TextEncoder.token_counts`.
+        encode: the raw vectors of some of them by their places, on the device where they were computed.
+    """
+
+    counts: Int64[np.ndarray, " texts"]
+    encode: Callable[[Int64[np.ndarray, " some"]], Float32[torch.Tensor, "some dim"]]
+
+
+def read_texts(encoder: TextEncoder, texts: Sequence[str]) -> TokenizedTexts:
+    """Read texts as a tower does: each is tokenized once, where the tower can count and encode the same tokens."""
+    tokenize: Callable[[Sequence[str]], TokenizedTexts] | None = getattr(encoder, "tokenize", None)
+    if tokenize is not None:
+        return tokenize(texts)
+    counts = np.asarray(encoder.token_counts(texts), dtype=np.int64)
+    return TokenizedTexts(counts, lambda places: encoder.encode([texts[place] for place in places]))
 
 
 class PictureFileEncoder(Protocol):
@@ -65,11 +93,27 @@ def normalise_pixels(
 ) -> torch.Tensor:
     """Normalise pixels as a model reads them: on its device, in its dtype, mean and standard deviation applied."""
     pixels = pictures.to(placement.device, non_blocking=True).to(torch.float32)
-    mean = torch.tensor(spec.mean, device=placement.device)[:, None, None] * 255.0
-    std = torch.tensor(spec.std, device=placement.device)[:, None, None] * 255.0
+    mean, std = _scale(spec.mean, spec.std, placement.device)
     return ((pixels - mean) / std).to(placement.dtype)
+
+
+@lru_cache(maxsize=64)
+def _scale(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Float32[torch.Tensor, "3 1 1"], Float32[torch.Tensor, "3 1 1"]]:
+    # Made once: a number that goes to a GPU anew with each batch is waited for each time.
+    with torch.inference_mode(False):  # training takes them too
+        return tuple(torch.tensor(numbers, device=device)[:, None, None] * 255.0 for numbers in (mean, std))  # type: ignore[return-value]
 
 
 def count_parameters(*modules: torch.nn.Module) -> int:
     """Count the parameters of some modules, shared ones once."""
     return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
+
+
+def upload(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Upload a small array, tokens for instance, without waiting for it."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

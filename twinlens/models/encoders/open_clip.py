@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from open_clip.model import CLIP
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from open_clip.transformer import text_global_pool
@@ -20,7 +22,8 @@ from twinlens.core.download import RemoteFile, download
 from twinlens.core.errors import DataError, ParamsError, suggest_nearest
 from twinlens.core.paths import downloads
 from twinlens.images.transforms import PixelSpec
-from twinlens.models.encoders.base import LoadedEncoders, count_parameters, normalise_pixels
+from twinlens.models.encoders.base import LoadedEncoders, TokenizedTexts, count_parameters, normalise_pixels, upload
+from twinlens.models.encoders.clip_bpe import ClipBpe, can_stand_for
 from twinlens.models.state_dicts import named_plainly
 from twinlens.models.weights import (
     UNREADABLE,
@@ -181,7 +184,7 @@ class _Image:
 
     def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
         vectors: torch.Tensor = self.model.encode_image(normalise_pixels(pictures, self.pixels, self.placement))
-        return vectors.float().cpu()
+        return vectors.float()
 
 
 class _Text:
@@ -189,17 +192,61 @@ class _Text:
         self.model, self.tokenizer, self.placement = model, tokenizer, placement
         self.max_tokens = int(model.context_length)
         self.parameters = count_parameters(model) - count_parameters(model.visual)
+        self._compiled = ClipBpe(tokenizer) if can_stand_for(tokenizer) else None
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
-        if isinstance(self.tokenizer, open_clip.SimpleTokenizer):
-            return [len(self.tokenizer.encode(text)) + 2 for text in texts]
-        clean = [self.tokenizer.clean_fn(text) for text in texts]
-        return [len(ids) for ids in self.tokenizer.tokenizer(clean, truncation=False).input_ids]
+        counts: list[int] = self.tokenize(texts).counts.tolist()
+        return counts
 
     def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:
-        tokens = self.tokenizer(list(texts)).to(self.placement.device)
-        vectors: torch.Tensor = encode_text(self.model, tokens)
-        return vectors.float().cpu()
+        return self.tokenize(texts).encode(np.arange(len(texts)))
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Tokenize texts once, to be counted and encoded."""
+        counts, ids = self._read(texts)
+        ends = _find_ends(self.model, ids)
+
+        def encode(places: Int64[np.ndarray, " some"]) -> Float32[torch.Tensor, "some dim"]:
+            length = None if ends is None else int(ends[places].max()) + 1
+            tokens = upload(np.ascontiguousarray(ids[places, :length]), self.placement.device)
+            run = self.model.encode_text if ends is None else partial(encode_cut_text, self.model)
+            vectors: torch.Tensor = run(tokens)
+            return vectors.float()
+
+        return TokenizedTexts(counts, encode)
+
+    def _read(self, texts: Sequence[str]) -> tuple[Int64[np.ndarray, " texts"], Int64[np.ndarray, "texts length"]]:
+        """Tokens of each text before anything is cut off, and the tokens that the model reads."""
+        if self._compiled is not None:
+            tokens = self._compiled.encode(texts)
+            ids = self._compiled.pad(tokens, self.max_tokens)
+            if _find_ends(self.model, ids[:0]) is None:  # a model that reads the padding gets all of it
+                ids = np.pad(ids, ((0, 0), (0, self.max_tokens - ids.shape[1])))
+            return np.array([len(row) + 2 for row in tokens], dtype=np.int64), ids
+        if isinstance(self.tokenizer, open_clip.SimpleTokenizer):
+            counts = [len(self.tokenizer.encode(text)) + 2 for text in texts]
+            return np.array(counts, dtype=np.int64), self.tokenizer(list(texts)).numpy()
+        clean = [self.tokenizer.clean_fn(text) for text in texts]
+        if self.tokenizer.tokenizer_mode == "clips":  # which puts its special tokens there itself
+            return self._count(clean), self.tokenizer(list(texts)).numpy()
+        found = self.tokenizer.tokenizer(
+            clean,
+            max_length=self.tokenizer.context_length,
+            padding="max_length",
+            truncation=True,
+            return_attention_mask=True,
+            return_tensors="np",
+        )
+        counts, ids = found["attention_mask"].sum(axis=1), found["input_ids"]
+        cut = np.flatnonzero(counts >= self.tokenizer.context_length)  # or just as long
+        counts[cut] = self._count([clean[place] for place in cut])
+        return counts, np.where(
+            ids == self.tokenizer.tokenizer.sep_token_id, 0, ids
+        ) if self.tokenizer.strip_sep_token else ids
+
+    def _count(self, clean: list[str]) -> Int64[np.ndarray, " texts"]:
+        rows = self.tokenizer.tokenizer(clean, truncation=False).input_ids if clean else []
+        return np.array([len(row) for row in rows], dtype=np.int64)
 
 
 def encode_text(model: Any, tokens: torch.Tensor) -> torch.Tensor:
@@ -209,12 +256,22 @@ def encode_text(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     of the batch reaches no result; cutting it off is exact and several times faster. SigLIP's is
     neither: it is trained on full padding and pools at the last position, and is never cut.
     """
-    causal = isinstance(model, CLIP) and model.attn_mask is not None
-    if not causal or model.text_pool_type not in ("argmax", "eos"):
+    ends = _find_ends(model, tokens)
+    if ends is None:
         return model.encode_text(tokens)
-    end = tokens.argmax(dim=-1) if model.text_pool_type == "argmax" else (tokens == model.text_eos_id).int().argmax(-1)
-    length = int(end.max()) + 1
-    tokens = tokens[:, :length]
+    return encode_cut_text(model, tokens[:, : int(ends.max()) + 1])
+
+
+def _find_ends(model: Any, tokens: Any) -> Any:
+    """The place of each text's end token, in tokens of torch or of numpy; None where a model reads the padding too."""
+    if not isinstance(model, CLIP) or model.attn_mask is None or model.text_pool_type not in ("argmax", "eos"):
+        return None
+    return tokens.argmax(-1) if model.text_pool_type == "argmax" else ((tokens == model.text_eos_id) * 1).argmax(-1)
+
+
+def encode_cut_text(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Run `encode_text` of a causal CLIP over fewer positions than it has, which hold every text to its end."""
+    length = tokens.shape[1]
     dtype = model.transformer.get_cast_dtype()
     x = model.token_embedding(tokens).to(dtype) + model.positional_embedding[:length].to(dtype)
     x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])

@@ -133,4 +133,4 @@ class _Image:
     def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
         pixels = normalise_pixels(pictures, self.pixels, self.placement)
         vectors: torch.Tensor = self.model(pixels.contiguous(memory_format=torch.channels_last))
-        return vectors.float().cpu()
+        return vectors.float()

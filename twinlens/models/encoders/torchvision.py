@@ -100,7 +100,7 @@ class _Image:
         self.parameters = count_parameters(model)
 
     def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
-        return torch.stack([self._pooled(picture[None]) for picture in pictures]).cpu()
+        return torch.stack([self._pooled(picture[None]) for picture in pictures])
 
     def _pooled(self, picture: UInt8[torch.Tensor, "1 3 height width"]) -> Float32[torch.Tensor, " dim"]:
         pixels = normalise_pixels(picture, self.pixels, self.placement)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_log
 
@@ -15,7 +17,7 @@ from twinlens.config.models import TransformersTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.images.transforms import PixelSpec
-from twinlens.models.encoders.base import LoadedEncoders, count_parameters, normalise_pixels
+from twinlens.models.encoders.base import LoadedEncoders, TokenizedTexts, count_parameters, normalise_pixels, upload
 from twinlens.models.image_processor import read_pixel_spec
 from twinlens.models.state_dicts import load_transformers
 from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, give_reason, refuse_wordless
@@ -92,7 +94,7 @@ def pool_output(output: Any) -> torch.Tensor:
 
 
 def _vectors(output: Any) -> Float32[torch.Tensor, "rows dim"]:
-    return pool_output(output).float().cpu()
+    return pool_output(output).float()
 
 
 class _Image:
@@ -125,16 +127,42 @@ class _Tokens:
         ids = self.tokenizer([self.prompt + text for text in texts], truncation=False, verbose=False).input_ids
         return [len(row) for row in ids]
 
-    def tokens(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        encoded = self.tokenizer(
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Tokenize texts once, to be counted and encoded: a batch is cut to its longest text."""
+        found = self.tokenizer(
             [self.prompt + text for text in texts],
             truncation=True,
             max_length=self.max_tokens,
             padding="max_length" if self.siglip else "longest",
-            return_tensors="pt",
+            return_attention_mask=True,
+            return_tensors="np",
         )
-        unwanted = ("attention_mask",) if self.siglip else ()
-        return {name: value.to(self.placement.device) for name, value in encoded.items() if name not in unwanted}
+        kept = found["attention_mask"].sum(axis=1)
+        counts = kept.copy()
+        cut = np.flatnonzero(kept >= self.max_tokens)  # or just as long
+        counts[cut] = self.token_counts([texts[int(place)] for place in cut]) if len(cut) else 0
+        names = [name for name in found if name != "attention_mask" or not self.siglip]
+        left = self.tokenizer.padding_side == "left"
+
+        def encode(places: Int64[np.ndarray, " some"]) -> Float32[torch.Tensor, "some dim"]:
+            longest = found["input_ids"].shape[1] if self.siglip else int(kept[places].max())
+            some = slice(-longest, None) if left else slice(longest)
+            return self.encode_tokens(
+                {
+                    name: upload(np.ascontiguousarray(found[name][places][:, some]), self.placement.device)
+                    for name in names
+                }
+            )
+
+        return TokenizedTexts(counts, encode)
+
+    def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:
+        """Raw vectors of a batch."""
+        return self.tokenize(texts).encode(np.arange(len(texts)))
+
+    @abstractmethod
+    def encode_tokens(self, tokens: dict[str, torch.Tensor]) -> Float32[torch.Tensor, "texts dim"]:
+        """Raw vectors of a batch of tokens."""
 
 
 class _Text(_Tokens):
@@ -143,10 +171,18 @@ class _Text(_Tokens):
         self.model = model
         self.parameters = count_parameters(getattr(model, "text_model", model))
 
-    def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """See `_Tokens.tokenize`; a model of its own code may tokenize by itself."""
         if hasattr(self.model, "get_text_features"):
-            return _vectors(self.model.get_text_features(**self.tokens(texts)))
-        return _vectors(torch.as_tensor(self.model.encode_text([self.prompt + text for text in texts])))
+            return super().tokenize(texts)
+
+        def encode(places: Int64[np.ndarray, " some"]) -> Float32[torch.Tensor, "some dim"]:
+            return _vectors(torch.as_tensor(self.model.encode_text([self.prompt + texts[place] for place in places])))
+
+        return TokenizedTexts(np.array(self.token_counts(texts), dtype=np.int64), encode)
+
+    def encode_tokens(self, tokens: dict[str, torch.Tensor]) -> Float32[torch.Tensor, "texts dim"]:
+        return _vectors(self.model.get_text_features(**tokens))
 
 
 class _PooledText(_Tokens):
@@ -155,10 +191,9 @@ class _PooledText(_Tokens):
         self.model, self.pooling = model, card.pooling
         self.parameters = count_parameters(model)
 
-    def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:
-        tokens = self.tokens(texts)
+    def encode_tokens(self, tokens: dict[str, torch.Tensor]) -> Float32[torch.Tensor, "texts dim"]:
         states = self.model(**tokens).last_hidden_state.float()  # (texts, tokens, dim)
         if self.pooling == "cls":
-            return states[:, 0].cpu()
+            return states[:, 0]
         kept = tokens["attention_mask"][:, :, None].float()
-        return ((states * kept).sum(dim=1) / kept.sum(dim=1)).cpu()
+        return (states * kept).sum(dim=1) / kept.sum(dim=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
@@ -30,7 +29,7 @@ class _Image:
         self.pixels, self.parameters = tower.pixels, tower.parameters
 
     def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
-        rows = self.tower.encode(pictures).numpy()
+        rows = self.tower.encode(pictures).cpu().numpy()
         return torch.from_numpy(self.pairs.apply_to(rows, self.direction, "image", self.placement.device))
 
 
@@ -45,5 +44,5 @@ class _Text:
 
     def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:
         read = self.tower.lookup if self.pairs.config.text == "lstm" else self.tower.encode
-        rows = np.asarray(read(list(texts)))
+        rows = read(list(texts)).cpu().numpy()
         return torch.from_numpy(self.pairs.apply_to(rows, self.direction, "text", self.placement.device))
