@@ -127,8 +127,8 @@ def test_the_tolerance_covers_the_float32_error_of_the_product() -> None:
     assert error.max() < bound_float32_error(768) / 4
 
 
-def test_a_first_hit_past_the_end_is_past_it_also_where_its_score_ties_with_the_last() -> None:
+def test_a_first_hit_past_the_end_is_ranked_by_row_where_its_score_ties_with_others() -> None:
     rows = np.ones((5, 4), dtype=np.float32) / 2
     (block,) = find_nearest(rows[:1], rows, 2, qrels=Groups(np.array([1]), np.array([0, 0, 0, 0, 1])))
     assert block.first_hit is not None
-    assert block.first_hit.tolist() == [3]  # no item scores higher, but two stand before it in the run
+    assert block.first_hit.tolist() == [5]  # no item scores higher, but four stand before it in the pool
