@@ -181,18 +181,17 @@ class _Search:
         self, block: _Block, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
     ) -> Int64[torch.Tensor, " pairs"]:
         """Make the keys of pairs by their exact scores: as `scores.make_sort_keys`, of these rows."""
-        scores = self._score(block, queries, rows)
+        scores = _round(self._score_pairs(block, queries, rows), block, self.items, queries, rows)
         scores[block.product[queries, rows] == -torch.inf] = -torch.inf  # left out
         bits = (scores + 0.0).view(torch.int32)
         rising = bits ^ ((bits >> 31) & (2**31 - 1))
         return rising.long() * ROWS + (ROWS - 1 - rows)
 
-    def _score(
+    def _score_pairs(
         self, block: _Block, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
-    ) -> Float32[torch.Tensor, " pairs"]:
+    ) -> Float64[torch.Tensor, " pairs"]:
         dense = len(rows) * DENSE > len(block.queries) * len(self.items)
-        sums = self._multiply_all(block, queries, rows) if dense else self._add_gathered(block, queries, rows)
-        return _round(sums, block, self.items, queries, rows)
+        return self._multiply_all(block, queries, rows) if dense else self._add_gathered(block, queries, rows)
 
     def _add_gathered(
         self, block: _Block, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
