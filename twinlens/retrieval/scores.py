@@ -1,19 +1,28 @@
 """Score definition and tie-breaking order, the same wherever is searched.
 
-The score of a pair of vectors is its inner product in float64, rounded to float32; items are ordered
-by score, best first, and equal scores by item row. `order_by_score` orders candidates; `make_sort_keys`,
-`select_best` and `find_first_hits` work on whole blocks of scores, of words and of hybrids for instance.
+The score of a pair of vectors is its inner product, without error rounded to float64 and that to float32; items are
+ordered by score, best first, and equal scores by item row. No order of summation has a say in it: the product of two
+float32 numbers is exact in float64, a sum of such products errs by less than `bound_float64_error`, and the few sums
+that lie so close to the middle of two float32 numbers that this could turn the rounding are taken without any error.
+`order_by_score` orders candidates; `make_sort_keys`, `select_best` and `find_first_hits` work on whole blocks of
+scores, of words and of hybrids for instance.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 
 Block = Float32[np.ndarray, "queries items"]  # scores of some queries with all items
 
 LOWEST = np.iinfo(np.int64).min
 ROWS = 2**32  # items that a key can tell apart
+UNSURE = 2**12  # pairs whose vectors are looked at again at once
+
+Pair = tuple[Float[np.ndarray, "pairs dim"], Float[np.ndarray, "pairs dim"]]
 
 
 def bound_float32_error(dim: int) -> float:
@@ -21,19 +30,64 @@ def bound_float32_error(dim: int) -> float:
     return 4.0 * float(np.finfo(np.float32).eps) * float(np.sqrt(dim))
 
 
+def bound_float64_error(dim: int, lengths: float = 1.0) -> float:
+    """Bound the error of a float64 sum of `dim` exact products, in whatever order (Higham 2002, section 3.1).
+
+    Args:
+        dim: terms of the sum.
+        lengths: the product of the lengths of both vectors, which the sum of the terms' sizes does not exceed.
+    """
+    return 1.01 * (dim + 4) * 2.0**-53 * lengths  # 4: of the roundings when the bound itself is added to a sum
+
+
 def compute_exact_scores(
     queries: Float[np.ndarray, "queries dim"],
     items: Float[np.ndarray, "items dim"],
     rows: Int[np.ndarray, "queries k"],
 ) -> Float32[np.ndarray, "queries k"]:
-    """Compute inner products of each query with its `rows`, in float64, rounded to float32."""
+    """Compute the scores of each query with its `rows`; of float32 vectors the same on every machine."""
     scores = np.empty(rows.shape, dtype=np.float32)
-    step = max(1, 2**16 // (rows.shape[1] * items.shape[1]))  # half a MB of float64 stays in the cache
+    step = max(1, 2**16 // max(1, rows.shape[1] * items.shape[1]))  # half a MB of float64 stays in the cache
     for start in range(0, len(rows), step):
         near = items[rows[start : start + step]].astype(np.float64)  # (queries, k, dim)
         block = queries[start : start + step].astype(np.float64)
-        scores[start : start + step] = np.matmul(near, block[:, :, None])[:, :, 0]
+        wide = np.matmul(near, block[:, :, None])[:, :, 0]
+        lengths = np.sqrt(np.einsum("qkd,qkd->qk", near, near).max(initial=0.0) * np.einsum("qd,qd->q", block, block).max())
+
+        def vectors(unsure: Int[np.ndarray, " unsure"], near: np.ndarray = near, block: np.ndarray = block) -> Pair:
+            return block[unsure // near.shape[1]], near.reshape(-1, near.shape[2])[unsure]
+
+        error = bound_float64_error(items.shape[1], float(lengths))
+        scores[start : start + step] = round_sums(wide.ravel(), error, vectors).reshape(wide.shape)
     return scores
+
+
+def round_sums(
+    sums: Float64[np.ndarray, " pairs"], error: float, vectors: Callable[[Int[np.ndarray, " unsure"]], Pair]
+) -> Float32[np.ndarray, " pairs"]:
+    """Round inner products to float32, those that their error leaves open after another look at the vectors.
+
+    Args:
+        sums: within `error` of the exact ones.
+        error: see `bound_float64_error`.
+        vectors: gives the vectors of both sides of the pairs asked for, one pair a row.
+    """
+    rounded = sums.astype(np.float32)
+    unsure = np.flatnonzero((sums - error).astype(np.float32) != (sums + error).astype(np.float32))
+    for start in range(0, len(unsure), UNSURE):
+        some = unsure[start : start + UNSURE]
+        rounded[some] = add_products(*vectors(some))
+    return rounded
+
+
+def add_products(left: Float[np.ndarray, "pairs dim"], right: Float[np.ndarray, "pairs dim"]) -> Float32[np.ndarray, " pairs"]:
+    """Compute inner products of pairs of rows without error, rounded to float64 and that to float32."""
+    products = left.astype(np.float64) * right.astype(np.float64)
+    sums, error = products.sum(axis=1), bound_float64_error(products.shape[1]) * np.abs(products).sum(axis=1)
+    rounded = sums.astype(np.float32)
+    for pair in np.flatnonzero((sums - error).astype(np.float32) != (sums + error).astype(np.float32)):
+        rounded[pair] = math.fsum(products[pair].tolist())
+    return rounded
 
 
 def order_by_score(
@@ -50,7 +104,16 @@ def make_sort_keys(scores: Float32[np.ndarray, "queries items"]) -> Int64[np.nda
     """Compute one integer per score: larger is better, no two of a query are equal, so any sort gives the one order."""
     bits = (scores + np.float32(0)).view(np.int32)  # + 0 turns -0 into 0
     rising = bits ^ ((bits >> 31) & np.int32(2**31 - 1))  # as integers, negative floats fall: turn them round
-    return rising.astype(np.int64) * ROWS + np.arange(scores.shape[1] - 1, -1, -1)
+    return rising.astype(np.int64) * ROWS + np.arange(ROWS - 1, ROWS - 1 - scores.shape[1], -1)
+
+
+def read_sort_keys(
+    found: Int64[np.ndarray, "queries k"],
+) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
+    """Read the rows and the scores that keys were made of, those of `find_nearest` for instance."""
+    rising = (found >> 32).astype(np.int32)
+    scores = (rising ^ ((rising >> 31) & np.int32(2**31 - 1))).view(np.float32)
+    return ROWS - 1 - (found & (ROWS - 1)), scores
 
 
 def select_best(of_items: Int64[np.ndarray, "queries items"], k: int) -> Int[np.ndarray, "queries k"]:

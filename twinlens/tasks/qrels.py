@@ -34,6 +34,12 @@ class Qrels(Protocol):
         """The items that are relevant to one query, rising."""
         ...
 
+    def list_relevant(
+        self, queries: Int[np.ndarray, " asked"]
+    ) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
+        """List the relevant items of some queries: places in `queries`, rising, and rows of items."""
+        ...
+
     def counts(self) -> Int[np.ndarray, " queries"]:
         """R: how many items are relevant to each query."""
         ...
@@ -90,6 +96,20 @@ class Groups:
             return order[:0]
         rows = order[starts[group] : starts[group + 1]]
         return rows if self.own is None else rows[rows != self.own[query]]
+
+    def list_relevant(
+        self, queries: Int[np.ndarray, " asked"]
+    ) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
+        """See `Qrels.list_relevant`."""
+        order, starts = self._members
+        known = np.minimum(self.query_groups[queries], len(starts) - 2)  # a group beyond has no item
+        counts = np.where(self.query_groups[queries] < len(starts) - 1, starts[known + 1] - starts[known], 0)
+        places = np.repeat(np.arange(len(queries)), counts)
+        rows = order[np.repeat(starts[known], counts) + count_within(counts)]
+        if self.own is None:
+            return places, rows
+        other = rows != self.own[queries][places]
+        return places[other], rows[other]
 
     def counts(self) -> Int[np.ndarray, " queries"]:
         """See `Qrels.counts`."""
@@ -173,25 +193,35 @@ class Pairs:
 
     def gains(self, first: int, rows: Int[np.ndarray, "queries depth"]) -> Float32[np.ndarray, "queries depth"]:
         """See `Qrels.gains`."""
-        found = np.zeros(rows.shape, dtype=np.float32)
-        for i, listed in enumerate(rows):
-            mine = slice(self.starts[first + i], self.starts[first + i + 1])
-            relevant = self.rows[mine]
-            if len(relevant):
-                place = np.minimum(np.searchsorted(relevant, listed), len(relevant) - 1)
-                found[i] = np.where(relevant[place] == listed, self.weights[mine][place], 0.0)
-        return found
+        if not len(self.rows):
+            return np.zeros(rows.shape, dtype=np.float32)
+        known = self._pairs  # rising, as pairs are in the order of queries and then of items
+        wanted = np.arange(first, first + len(rows))[:, None] * self.items + rows
+        place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        return np.where(known[place] == wanted, self.weights[place], np.float32(0))
+
+    @cached_property
+    def _pairs(self) -> Int[np.ndarray, " pairs"]:
+        """One number a pair."""
+        return np.repeat(np.arange(len(self)), self.counts()) * self.items + self.rows
 
     def relevant(self, start: int, stop: int) -> Bool[np.ndarray, "queries items"]:
         """See `Qrels.relevant`."""
         found = np.zeros((stop - start, self.items), dtype=bool)
-        for i in range(stop - start):
-            found[i, self.relevant_rows(start + i)] = True
+        found[self.list_relevant(np.arange(start, stop))] = True
         return found
 
     def relevant_rows(self, query: int) -> Int[np.ndarray, " relevant"]:
         """See `Qrels.relevant_rows`."""
         return self.rows[self.starts[query] : self.starts[query + 1]]
+
+    def list_relevant(
+        self, queries: Int[np.ndarray, " asked"]
+    ) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
+        """See `Qrels.list_relevant`."""
+        counts = self.counts()[queries]
+        rows = self.rows[np.repeat(self.starts[queries], counts) + count_within(counts)]
+        return np.repeat(np.arange(len(queries)), counts), rows
 
     def counts(self) -> Int[np.ndarray, " queries"]:
         """See `Qrels.counts`."""
@@ -226,6 +256,12 @@ class Pairs:
         """See `Qrels.pairs`."""
         own = [slice(self.starts[query], self.starts[query + 1]) for query in range(start, stop)]
         return _pairs(start, [self.rows[mine] for mine in own], [self.weights[mine] for mine in own])
+
+
+def count_within(counts: Int[np.ndarray, " lists"]) -> Int[np.ndarray, " entries"]:
+    """Number the entries of lists that stand one after the other, in each from 0."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
 
 
 def _pairs(start: int, rows: Sequence[np.ndarray], gains: Sequence[np.ndarray]) -> pl.DataFrame:
