@@ -60,7 +60,7 @@ def main(dataset: str, captioner: str) -> None:
             write_log(trained.log, draft / "training.csv")
             cost.add("train", seconds=trained.seconds, items=trained.pictures)
         loaded = captioners.load(card, weights, placement)
-        items, seconds = sum(map(len, described.values())), 0.0
+        items, seconds, waiting = sum(map(len, described.values())), 0.0, 0.0
         for name, pictures in described.items():
             with Scratch("caption", _key(card, weights, pictures, placement)) as scratch:
                 texts = caption_pictures(
@@ -72,10 +72,12 @@ def main(dataset: str, captioner: str) -> None:
                     decode_threads=compute.decode_threads,
                 )
                 seconds += scratch.total("seconds")
+                waiting += scratch.total("waiting_s")
             write_captions(pictures, texts, draft / f"{name}.parquet")
             if texts:
                 log.info("%s, %s: %s, for example: %s", captioner, name, f"{len(texts):,}", "; ".join(texts[:3]))
-    cost.add("caption", seconds=seconds, items=items, parameters=loaded.parameters)
+    share = waiting / seconds if seconds else 0.0
+    cost.add("caption", seconds=seconds, items=items, parameters=loaded.parameters, waiting_share=share)
     cost.write(paths.cost("caption", dataset, captioner), items=items, seconds=cost.seconds_of_parts())
 
 

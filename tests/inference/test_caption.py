@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProc
 from tests.tiny import CPU, jpegs, sizes, special_tokens, spread, tokenizer, write_shards
 from twinlens.config.captioners import CaptionerCard
 from twinlens.core.device import Placement
-from twinlens.core.errors import DataError
+from twinlens.core.errors import DataError, ResourceError
+from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch
 from twinlens.inference import caption as loop
 from twinlens.inference.caption import caption_pictures, choose_batch_size
@@ -25,23 +29,29 @@ PER_PART = 8  # so three parts, the last of six
 
 
 class Counted(Captioner):
-    """A captioner that notes its batches, and stops as a killed run does."""
+    """A captioner that notes its batches, stops as a killed run does, and has room for so many pictures at a time."""
 
     batches: list[int]
     dies_after: int | None = None
+    room: int = COUNT
+    refused: int = 0
 
-    def caption(self, pictures: torch.Tensor) -> list[str]:
+    def start(self, pictures: torch.Tensor) -> Callable[[], list[str]]:
         if self.dies_after is not None and sum(self.batches) >= self.dies_after:
             raise KeyboardInterrupt
+        if len(pictures) > self.room:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
         self.batches.append(len(pictures))
-        return super().caption(pictures)
+        return super().start(pictures)
 
 
 class Silent(Counted):
     """A captioner that has nothing to say of some pictures."""
 
-    def caption(self, pictures: torch.Tensor) -> list[str]:
-        return ["" if i % 2 else text for i, text in enumerate(super().caption(pictures))]
+    def start(self, pictures: torch.Tensor) -> Callable[[], list[str]]:
+        texts = super().start(pictures)()
+        return lambda: ["" if i % 2 else text for i, text in enumerate(texts)]
 
 
 def captioner(kind: type[Counted] = Counted, dies_after: int | None = None) -> Counted:
@@ -103,8 +113,7 @@ def test_batch_size_and_threads_change_nothing(
     model = captioner()
     found = run(model, shards, rows, batch=batch, decode_threads=decode_threads)
     assert found == run(captioner(), shards, rows, "default")
-    assert max(model.batches) == min(batch, PER_PART)
-    assert sum(model.batches) == COUNT
+    assert model.batches == [min(batch, COUNT - at) for at in range(0, COUNT, batch)]  # whatever a part holds
 
 
 @pytest.mark.parametrize("dies_after", [0, 3, 8, 9, 16, 21])
@@ -172,8 +181,97 @@ def test_a_picture_that_is_not_where_the_rows_say_is_named_and_the_parts_before_
 
 
 def test_the_batch_suits_the_device() -> None:
+    cuda = Placement(torch.device("cuda"), torch.bfloat16)
     assert choose_batch_size(CPU) == 32
-    assert choose_batch_size(Placement(torch.device("cuda"), torch.bfloat16)) == 128
+    assert choose_batch_size(cuda, free_bytes=80 * 10**9) == 512
+    assert choose_batch_size(cuda, free_bytes=8 * 10**9) == 192
+    assert choose_batch_size(cuda, free_bytes=10**8) == 32
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_the_size_is_remembered(
+    shards: Path, rows: pl.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = run(captioner(), shards, rows, "wanted")
+    small = captioner()
+    small.room = 5
+    with caplog.at_level(logging.WARNING):
+        assert run(small, shards, rows, batch=16) == wanted
+    assert (small.batches, small.refused, small.largest_batch) == ([4, 4, 4, 4, 4, 2], 2, 4)
+    assert "16 pictures at a time do not fit into the device's memory: 8 from now on" in caplog.text
+    small.batches.clear()
+    assert run(small, shards, rows[:9], "more", batch=16) == wanted[:9]
+    assert (small.batches, small.refused) == ([4, 4, 1], 2)
+
+
+def test_a_device_without_room_for_one_picture_ends_the_run(shards: Path, rows: pl.DataFrame) -> None:
+    none = captioner()
+    none.room = 0
+    with pytest.raises(ResourceError, match="one picture do not fit into the memory of cpu"):
+        run(none, shards, rows, batch=2)
+
+
+def test_words_are_read_by_another_thread_while_the_next_batch_is_begun(
+    shards: Path, rows: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batch's words are not there before the second batch was begun: who waits for them never ends."""
+    second_began = threading.Event()
+
+    class Slow(Counted):
+        def start(self, pictures: torch.Tensor) -> Callable[[], list[str]]:
+            texts = super().start(pictures)()
+            if len(self.batches) == 2:
+                second_began.set()
+
+            def words() -> list[str]:
+                assert second_began.wait(60)
+                assert threading.current_thread() is not threading.main_thread()
+                return texts
+
+            return words
+
+    wanted = run(captioner(), shards, rows, "wanted")
+    assert run(captioner(Slow), shards, rows, batch=6) == wanted
+
+
+def test_what_the_device_waited_for_pixels_is_noted(shards: Path, rows: pl.DataFrame) -> None:
+    with Scratch("caption", "key") as scratch:
+        caption_pictures(captioner(), shards, rows, scratch, batch=6)
+        assert 0 < scratch.total("waiting_s") < scratch.total("seconds")
+
+
+def test_pixels_that_come_while_the_device_works_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+    with Scratch("caption", "key") as scratch, Progress("caption", total=4) as bar:
+        writer = loop._Writer(scratch, {"one": 1, "two": 2, "three": 1}, bar)
+        clock[0] = 5.0  # asked for at the start, there after two seconds
+        writer.write(loop._Started([lambda: ["a"]], asked=0.0, ready=2.0))
+        clock[0] = 11.0  # asked for early, and there a second after the batch before had ended
+        writer.write(loop._Started([lambda: ["b", "c"]], asked=3.0, ready=6.0))
+        clock[0] = 13.0  # there before that
+        writer.write(loop._Started([lambda: ["d"]], asked=7.0, ready=10.0))
+        notes = {name: json.loads(scratch.path(f"{name}.note").read_text()) for name in ("one", "two", "three")}
+    assert notes == {
+        "one": {"seconds": 5.0, "waiting_s": 2.0},
+        "two": {"seconds": 6.0, "waiting_s": 1.0},
+        "three": {"seconds": 2.0, "waiting_s": 0.0},
+    }
+
+
+def test_a_batch_of_several_parts_writes_them_all_and_a_fault_of_the_disk_is_not_lost(
+    shards: Path, rows: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*others: Any) -> None:
+        raise ResourceError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(ResourceError, match="the disk is full"):
+        patch.setattr(Scratch, "put", full)
+        run(captioner(), shards, rows, batch=4)
+    whole = captioner()
+    run(whole, shards, rows, batch=COUNT)
+    with Scratch("caption", "key") as scratch:
+        assert [scratch.has(f"part-{n:05d}.json") for n in range(4)] == [True, True, True, False]
+    assert whole.batches == [COUNT]
 
 
 def test_nothing_to_describe_is_no_work(shards: Path, rows: pl.DataFrame) -> None:
