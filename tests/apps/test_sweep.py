@@ -140,14 +140,14 @@ def test_a_log_tells_the_stage_and_why_it_ended() -> None:
 class FakeQueue(sweeps.Queue):
     """A queue of which each look finds the next of some states."""
 
-    def __init__(self, looks: Sequence[dict[str, str]], alive: Sequence[bool] = ()) -> None:
-        self.looks, self.alive, self.started = list(looks), list(alive), 0
+    def __init__(self, looks: Sequence[dict[str, str]], orphans: Sequence[str] = ()) -> None:
+        self.looks, self.orphans, self.started = list(looks), orphans, 0
 
     def states(self, steps: Sequence[Step]) -> dict[str, str]:
         return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
 
-    def has_workers(self) -> bool:
-        return self.alive.pop(0) if self.alive else True
+    def is_orphan(self, name: str) -> bool:
+        return name in self.orphans
 
     def start(self, jobs: int) -> None:
         self.started += 1
@@ -173,9 +173,14 @@ def test_what_fails_does_not_stop_the_watch(clock: None) -> None:
 
 
 def test_an_experiment_whose_worker_was_killed_has_failed_and_the_others_go_on(clock: None) -> None:
-    looks = [{"a": RUNNING, "b": QUEUED}] * 4 + [{"a": RUNNING, "b": DONE}]
-    queue = FakeQueue(looks, alive=[False] * 10)
+    looks = [{"a": RUNNING, "b": QUEUED}] * 4 + [{"a": RUNNING, "b": RUNNING}, {"a": RUNNING, "b": DONE}]
+    queue = FakeQueue(looks, orphans=["a"])
     assert list(queue.watch(steps("a", "b"), 1))[-1] == {"a": FAILED, "b": DONE}
+
+
+def test_where_nothing_runs_and_something_waits_a_worker_is_started(clock: None) -> None:
+    queue = FakeQueue([{"a": QUEUED}] * 4 + [{"a": DONE}])
+    assert list(queue.watch(steps("a"), 1))[-1] == {"a": DONE}
     assert queue.started >= 1
 
 

@@ -7,7 +7,7 @@ and tells how far all of it is. Run again, a sweep goes on where it was.
 from __future__ import annotations
 
 import json
-import logging
+import os
 import re
 import subprocess
 import time
@@ -172,10 +172,17 @@ class Queue:
             found |= {one.name: state for one in entries if one.name in names and one.baseline_rev == self.baseline}
         return found
 
-    def has_workers(self) -> bool:
-        """Whether any worker lives; of one that was killed, the queue goes on saying that its experiment is running."""
-        logging.getLogger("kombu").setLevel(logging.ERROR)  # it tells of a default that DVC leaves to it
-        return bool(self._repo.experiments.celery_queue.worker_status())
+    def is_orphan(self, name: str) -> bool:
+        """Whether the process of a running experiment is gone without a result; the queue goes on calling it that."""
+        queue = self._repo.experiments.celery_queue
+        for entry in queue.iter_active():
+            if entry.name == name:
+                try:
+                    info = queue.proc[entry.stash_rev]
+                except (KeyError, OSError):  # on its way
+                    return False
+                return info.returncode is None and not _is_alive(info.pid)
+        return False
 
     def put(self, step: Step) -> None:
         """Enter a step; what is left of an earlier one of its name makes way.
@@ -216,17 +223,19 @@ class Queue:
         An experiment whose worker was killed has failed, and the others get new ones.
         """
         last_seen = {step.name: time.monotonic() for step in steps}
-        alive = time.monotonic()
+        last_run = time.monotonic()
         while True:
             states, now = self.states(steps), time.monotonic()
-            if now - alive > NOT_HERE_S:
-                if not self.has_workers():
-                    states = {name: FAILED if state == RUNNING else state for name, state in states.items()}
-                    if QUEUED in states.values():
-                        self.start(jobs)
-                alive = now
+            if RUNNING in states.values():
+                last_run = now
+            elif now - last_run > NOT_HERE_S and QUEUED in states.values():  # its worker was killed
+                self.start(jobs)
+                last_run = now
+            states = {
+                name: "" if state == RUNNING and self.is_orphan(name) else state for name, state in states.items()
+            }
             for name, seen in last_seen.items():
-                if name in states:
+                if states.get(name):
                     last_seen[name] = now
                 elif now - seen > NOT_HERE_S:  # taken out by hand, or its worker was killed
                     states[name] = FAILED
@@ -320,6 +329,19 @@ def estimate_seconds(
             scale = mine / theirs if mine and theirs else 1.0
         total += seconds * scale
     return total
+
+
+def _is_alive(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:  # one that has ended and that nobody asked about still has its number
+        return Path(f"/proc/{number}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return True
 
 
 def _pairs(choice: Mapping[str, str]) -> list[str]:

@@ -158,8 +158,7 @@ class _Search:
         near = best >= floor
         counts = near.sum(dim=1).cpu().numpy()
         found = [
-            self._select_near(block, floor, near, start, stop)
-            for start, stop in _split(counts * self.width, CELLS)
+            self._select_near(block, floor, near, start, stop) for start, stop in _split(counts * self.width, CELLS)
         ]
         return np.concatenate(found)
 

@@ -52,7 +52,9 @@ def compute_exact_scores(
         near = items[rows[start : start + step]].astype(np.float64)  # (queries, k, dim)
         block = queries[start : start + step].astype(np.float64)
         wide = np.matmul(near, block[:, :, None])[:, :, 0]
-        lengths = np.sqrt(np.einsum("qkd,qkd->qk", near, near).max(initial=0.0) * np.einsum("qd,qd->q", block, block).max())
+        lengths = np.sqrt(
+            np.einsum("qkd,qkd->qk", near, near).max(initial=0.0) * np.einsum("qd,qd->q", block, block).max()
+        )
 
         def vectors(unsure: Int[np.ndarray, " unsure"], near: np.ndarray = near, block: np.ndarray = block) -> Pair:
             return block[unsure // near.shape[1]], near.reshape(-1, near.shape[2])[unsure]
@@ -80,7 +82,9 @@ def round_sums(
     return rounded
 
 
-def add_products(left: Float[np.ndarray, "pairs dim"], right: Float[np.ndarray, "pairs dim"]) -> Float32[np.ndarray, " pairs"]:
+def add_products(
+    left: Float[np.ndarray, "pairs dim"], right: Float[np.ndarray, "pairs dim"]
+) -> Float32[np.ndarray, " pairs"]:
     """Compute inner products of pairs of rows without error, rounded to float64 and that to float32."""
     products = left.astype(np.float64) * right.astype(np.float64)
     sums, error = products.sum(axis=1), bound_float64_error(products.shape[1]) * np.abs(products).sum(axis=1)

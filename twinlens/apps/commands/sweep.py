@@ -50,9 +50,9 @@ def sweep(
             typer.echo(f"{step.name}\t{'finished' if step in finished else 'dvc exp run ' + ' '.join(step.options)}")
         return
     states = queue.states(todo)
-    waited_for = [sweeps.QUEUED, sweeps.RUNNING] if queue.has_workers() else [sweeps.QUEUED]
     for step in todo:
-        if states.get(step.name) not in waited_for:
+        state = states.get(step.name)
+        if state not in (sweeps.QUEUED, sweeps.RUNNING) or (state == sweeps.RUNNING and queue.is_orphan(step.name)):
             queue.put(step)
     failed = _follow(queue, todo, jobs) if todo else []
     good = [step.name for step in steps if step.name not in failed]

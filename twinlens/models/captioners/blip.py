@@ -46,9 +46,7 @@ class BlipGenerator:
         self._expected = images
 
     @torch.inference_mode()
-    def generate(
-        self, pixels: Float[torch.Tensor, "images 3 height width"]
-    ) -> Int64[torch.Tensor, "images tokens"]:
+    def generate(self, pixels: Float[torch.Tensor, "images 3 height width"]) -> Int64[torch.Tensor, "images tokens"]:
         """Find the tokens of the captions, with their prompt, on the device; the next batch overwrites them.
 
         Raises:
@@ -118,7 +116,9 @@ def read_blip_settings(model: Any, max_new_tokens: int, num_beams: int) -> Searc
 # ---------------------------------------------------------------- vision tower
 
 
-def encode_patches(vision: Any, pixels: Float[torch.Tensor, "images 3 height width"]) -> Float[torch.Tensor, "images patches dim"]:
+def encode_patches(
+    vision: Any, pixels: Float[torch.Tensor, "images 3 height width"]
+) -> Float[torch.Tensor, "images patches dim"]:
     """Compute the vision tower's vectors of all patches, the class token first (`BlipVisionModel.forward`)."""
     hidden = _embed_patches(vision.embeddings, pixels)
     for layer in vision.encoder.layers:

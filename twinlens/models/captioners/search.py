@@ -242,7 +242,9 @@ class Run:
         last = settings.length - 1  # the last token is chosen and never read
         first = min(len(settings.prompt) - 1 + every, last)
         bounds = [0, first, *range(first + every, last, every)]
-        self._spans = [range(start, stop) for start, stop in zip(bounds, [*bounds[1:], last], strict=True) if start < stop]
+        self._spans = [
+            range(start, stop) for start, stop in zip(bounds, [*bounds[1:], last], strict=True) if start < stop
+        ]
         self._pieces: list[Callable[[], None]] = [lambda span=span: self._advance(span) for span in self._spans]  # type: ignore[misc]
 
     def record(self) -> None:
