@@ -73,7 +73,7 @@ def test_graded_judgements_have_their_pairs_too() -> None:
     task, rows = draw_graded(np.random.default_rng(5))
     made = alone(*(experiment(name, task, {IMAGE: own}, k=3) for name, own in (("a", rows), ("b", rows[:, ::-1]))))
     found = find_influences(made, task.name, [IMAGE] * 2, "ndcg_at_1").compare_all()
-    one = estimate_difference(*made, task.name, (IMAGE, IMAGE), ["ndcg_at_1"])
+    one = estimate_difference(made[0], made[1], task.name, (IMAGE, IMAGE), ["ndcg_at_1"])
     np.testing.assert_allclose(found.variance[0, 1], one.variance[0], rtol=1e-9)
 
 

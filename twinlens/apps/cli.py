@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from twinlens.apps.commands.catalogue import datasets, models
+from twinlens.apps.commands.choose import choose, plan
 from twinlens.apps.commands.experiments import compare, export
 from twinlens.apps.commands.new_dataset import new_dataset
 from twinlens.apps.commands.search import search
@@ -53,7 +54,7 @@ def about(
     """Which image-text embedding, fed with what, finds the right picture in your data, and what it costs."""
 
 
-for command in (search, serve, show, models, datasets, new_dataset, compare, export):
+for command in (search, serve, show, models, datasets, new_dataset, compare, choose, plan, export):
     app.command()(command)
 
 

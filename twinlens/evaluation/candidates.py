@@ -87,7 +87,7 @@ def read_candidate(text: str, known: dict[str, Experiment]) -> Candidate:
     return Candidate(text, found, row or None)
 
 
-def check_same_pools(first: Experiment, second: Experiment, only: str | None = None) -> None:
+def check_same_pools(first: Experiment, second: Experiment, *, only: str | None = None) -> None:
     """Refuse experiments whose numbers are about different things.
 
     Args:

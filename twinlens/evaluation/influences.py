@@ -9,7 +9,7 @@ of all means, which is what a statement about many candidates at once needs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -65,6 +65,19 @@ class Influences:
         values, vectors = np.linalg.eigh(self._joint() - self.pairs + np.diag(self.training))
         return np.asarray((vectors * values.clip(min=0.0)) @ vectors.T)
 
+    def select(self, places: Sequence[int]) -> Influences:
+        """Those of some candidates, in the order given."""
+        kept = list(places)
+        return replace(
+            self,
+            mean=self.mean[kept],
+            parts=tuple(part[:, kept] for part in self.parts),
+            queries=self.queries[:, kept],
+            pairs=self.pairs[np.ix_(kept, kept)],
+            training=self.training[kept],
+            seeds=self.seeds[kept],
+        )
+
     def estimate(self, place: int) -> Estimate:
         """Estimate one candidate's mean, with the variance of its seeds."""
         weights = np.zeros((len(self.mean), 1))
@@ -117,7 +130,7 @@ def find_influences(candidates: Sequence[Candidate], task: str, rows: Sequence[s
     """
     for candidate in candidates:
         for one in candidate.experiments:
-            check_same_pools(candidates[0].first, one, task)
+            check_same_pools(candidates[0].first, one, only=task)
     values = np.stack(
         [_read_values(candidate, task, row, measure) for candidate, row in zip(candidates, rows, strict=True)], axis=1
     )
@@ -125,7 +138,8 @@ def find_influences(candidates: Sequence[Candidate], task: str, rows: Sequence[s
     sampling = Sampling.by_cluster(clusters)
     by_queries, _, _ = found = delete_clusters(values, sampling, 0)
     alone = _move_queries(found, sampling)
-    mean, parts, pairs = by_queries.mean, (alone,), np.zeros((len(candidates), len(candidates)))
+    mean, pairs = by_queries.mean, np.zeros((len(candidates), len(candidates)))
+    parts: tuple[Columns, ...] = (alone,)
     at = parsed(measure)
     if at is not None:
         moves: list[tuple[np.ndarray, ...]] = []

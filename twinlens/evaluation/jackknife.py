@@ -100,7 +100,9 @@ class Estimate:
 
     def add_variance(self, variance: Means, df: float) -> Estimate:
         """Add a variance that has another source; degrees of freedom by Welch and Satterthwaite."""
-        return replace(self, variance=self.variance + variance, df=combine_freedom([self.variance, variance], [self.df, df]))
+        return replace(
+            self, variance=self.variance + variance, df=combine_freedom([self.variance, variance], [self.df, df])
+        )
 
 
 def estimate(runs: Sequence[Measured], sampling: Sampling) -> Estimate:
