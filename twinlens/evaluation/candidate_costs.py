@@ -28,6 +28,7 @@ OF_MACHINE = ("ms_per_query", "embed_ms", "peak_gpu_mb")
 CAPTION = "caption_"  # how the parts of the captioner's record begin
 EMBED = "embed_"
 PERMISSIVE = ("mit", "apache", "bsd", "isc", "cc0", "cc-by-2", "cc-by-3", "cc-by-4", "unlicense", "zlib")
+UNNAMED = "a machine that is not named"
 TRAINED_HERE, NO_MODEL = "trained here", "no model"
 
 
@@ -38,6 +39,7 @@ class Costs:
     values: Mapping[str, float | None]
     machine: str  # that times and memory were measured on
     licence: str | None
+    learned: bool = True  # whether a model embeds or captions its pictures; BM25 over given captions has none
 
 
 def check_costs(names: Sequence[str]) -> None:
@@ -68,16 +70,20 @@ def read_costs(
     for name in COSTS:
         known = [own[name] for own in each]
         values[name] = None if None in known else sum(v for v in known if v is not None) / len(known)
-    machines = dict.fromkeys(name_machine(one, task, row) for one in candidate.experiments)
-    return Costs(values, " and ".join(machines), _find_licence(candidate.first, task, row, licences))
+    machines = dict.fromkeys(name_machine(one) for one in candidate.experiments)
+    parts = candidate.first.open_told(task, row).get("costs", (EMBED,))
+    learned = any(part.startswith((EMBED, CAPTION)) for part in parts)
+    return Costs(values, " and ".join(machines), _find_licence(candidate.first, task, row, licences), learned)
 
 
-def name_machine(experiment: Experiment, task: str, row: str) -> str:
-    """Name the machines and devices that a row's times are of, as the records of its stages have them."""
+def name_machine(experiment: Experiment) -> str:
+    """Name the machine and the device that an experiment's times are of, as the records of its stages have them."""
     stages = experiment.costs.get("stages", {})
-    used = _find_stages(stages, experiment.open_told(task, row).get("costs", ())) or [stages.get("rank", {})]
-    told = [", ".join(str(stage[key]) for key in ("machine", "device") if key in stage) for stage in used]
-    return " and ".join(dict.fromkeys(one for one in told if one)) or "a machine that is not named"
+    machines = [stages[name].get("machine") for name in ("caption", "embed", "rank") if name in stages]
+    told = [str(machine) for machine in dict.fromkeys(machines) if machine]
+    device = stages.get("embed", {}).get("device")
+    parts = [*([" and ".join(told)] if told else []), *([str(device)] if device else [])]
+    return ", ".join(parts) or UNNAMED
 
 
 def allow_licence(licence: str | None, asked: str) -> bool:

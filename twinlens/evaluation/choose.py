@@ -24,6 +24,7 @@ from twinlens.evaluation.entries import (
     list_unmet,
     merge_identical,
     merge_seeds,
+    name_few,
     say_alone,
     say_nearest,
 )
@@ -158,7 +159,7 @@ def _select_costs(
     notes = []
     if apart:
         of = {machine: [e.name for e in entries if e.costs.machine == machine] for machine in machines}
-        named = "; ".join(f"{', '.join(names)} on {machine}" for machine, names in of.items())
+        named = "; ".join(f"{name_few(names)} on {machine}" for machine, names in of.items())
         notes.append(f"Not compared by {', '.join(apart)}, which are of different machines: {named}.")
     return told, tuple(name for name in whole if name not in apart), tuple(notes)
 
@@ -170,16 +171,17 @@ def _note_unknown(entries: Sequence[Entry], costs: Sequence[str]) -> Iterator[st
     for cost in costs:
         lacking = [entry.name for entry in entries if entry.costs.values[cost] is None and not entry.refused]
         if lacking:
-            who = "all" if len(lacking) == len(entries) else ", ".join(lacking)
+            who = "all" if len(lacking) == len(entries) else name_few(lacking)
             yield f"{cost} is unknown of {who}: not compared by it."
 
 
 def _note_seeds(entries: Sequence[Entry], allowed: Sequence[int]) -> Iterator[str]:
-    alone = [entries[place].name for place in allowed if entries[place].one_seed]
+    alone = [entries[place].candidate.first.name for place in allowed if entries[place].one_seed]
     if alone:
         yield (
-            f"One seed only: {', '.join(alone)}. Trained again, the same recipe may come out otherwise, and no interval "
-            "here holds that; experiments that differ in `train.seed` are one row, with the seeds in its interval."
+            f"One seed only: {name_few(list(dict.fromkeys(alone)))}. Trained again, the same recipe may come out "
+            "otherwise, and no interval here holds that; experiments that differ in `train.seed` are one row, with the "
+            "seeds in its interval."
         )
 
 
@@ -278,7 +280,7 @@ def observe_pair(candidates: Sequence[Candidate], task: str | None, measure: str
     if len(rows) != 2 or any(len(own) != 1 for own in rows):
         every = sorted({entry.row for entry in entries})
         raise DataError(
-            f"plan needs one row of each of two different candidates, found {' and '.join(c.name for c in candidates)}: "
+            f"plan needs one row of each of two different candidates, found {name_few([c.name for c in candidates])}: "
             f"name the row as `--retriever {every[0] if every else 'image'}`, or of each as `{candidates[0].name}:row`"
         )
     pair = [rows[0][0], rows[1][0]]

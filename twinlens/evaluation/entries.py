@@ -12,6 +12,7 @@ from twinlens.evaluation.candidates import Candidate
 from twinlens.evaluation.experiments import Experiment
 from twinlens.evaluation.intervals import Interval
 
+NAMED = 4  # of a list of names; more are counted
 SEED = "train.seed"  # how the key of a setting ends that makes another seed of the same recipe
 
 
@@ -42,13 +43,17 @@ class Entry:
     p: float | None = None  # of "no other is better"; None: not among those that may be taken
     letter: str = ""  # a: cannot be told from the best; b: from the best of those that are left; ...
     refused: tuple[str, ...] = ()  # limits that it does not meet, in words
-    efficient: bool = False  # no other that may be taken is at least as good and as cheap in everything
-    one_seed: bool = False
+    efficient: bool = False  # no other that may be taken beats it: as good, as cheap in everything, better in something
 
     def cost(self, name: str) -> float:
         """One of its costs; endless where it is unknown."""
         value = self.costs.values[name]
         return math.inf if value is None else value
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether it hangs on what was trained here, once."""
+        return self.costs.learned and len(self.candidate.experiments) == 1 and self.candidate.first.trained
 
     @property
     def model(self) -> str:
@@ -114,10 +119,10 @@ def expand_rows(candidates: Sequence[Candidate], task: str, retrievers: Sequence
                 continue
             rows.append((candidate, row))
     one_row = len({row for _, row in rows}) == 1
+    one_experiment = len({candidate.experiments for candidate, _ in rows}) == 1
     for candidate, row in rows:
         named = candidate.name if candidate.row is not None or one_row else f"{candidate.name}:{row}"
-        alone = len(candidate.experiments) == 1 and candidate.first.trained
-        yield Entry(named, candidate, row, nothing, one_seed=alone)
+        yield Entry(row if one_experiment else named, candidate, row, nothing)
 
 
 def merge_identical(entries: list[Entry], task: str, measure: str) -> tuple[list[Entry], list[str]]:
@@ -176,3 +181,10 @@ def say_nearest(entries: Sequence[Entry], limits: Limits) -> str:
         f"none of the {len(entries)} candidates meets what is asked; the nearest is {nearest.name}: "
         f"{', '.join(nearest.refused)}. Raise the limit, or add other candidates"
     )
+
+
+def name_few(names: Sequence[str]) -> str:
+    """Name a few, and count the others."""
+    left = len(names) - NAMED
+    told = [*names[:NAMED], *([f"{left} more"] if left > 0 else [])]
+    return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"

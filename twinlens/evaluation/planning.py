@@ -100,9 +100,10 @@ def compute_power(observed: Observed, effect: float, clusters: float, seeds: flo
         return 1.0
     df = total**2 / sum(variance**2 / own for variance, own in parts)
     limit, away = stats.t.ppf(1.0 - ALPHA / 2.0, df), effect / math.sqrt(total)
-    if df > 1e4 or away > 30:  # scipy's noncentral t loses its way far out, where it is normal
-        return float(stats.norm.sf(limit - away) + stats.norm.cdf(-limit - away))
-    return float(stats.nct.sf(limit, df, away) + stats.nct.cdf(-limit, df, away))
+    # The other tail is nothing where the effect is far out, and there scipy's noncentral t has no number for it.
+    below = float(stats.nct.cdf(-limit, df, away)) if away < 1 else 0.0
+    above = float(stats.nct.sf(limit, df, away)) if df < 1000 and away < 8 else math.nan
+    return below + above if math.isfinite(above) else float(stats.norm.sf(limit - away))
 
 
 def _find_least(reach: Callable[[int], float], least: int, most: int, power: float) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from twinlens.evaluation.best import LEAST_CLUSTERS
 from twinlens.evaluation.choose import Choice
-from twinlens.evaluation.entries import Entry
+from twinlens.evaluation.entries import Entry, name_few
 from twinlens.evaluation.measures import parsed
 from twinlens.evaluation.planning import Plan
 from twinlens.report.summary import format_markdown
@@ -26,7 +26,6 @@ CHEAP = {  # what the cheapest is called
 }
 SHARES = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 10: "a tenth", 100: "a hundredth"}
 TOO_MANY = 100  # times as many pictures as there are: nobody labels these for one comparison
-NAMED = 4  # of a group; more are counted
 
 
 def write_sentence(choice: Choice) -> str:
@@ -58,10 +57,12 @@ def _tell_equal(choice: Choice) -> str:
     size, quality = len(group), _quality(choice, taken)
     everyone = size == len(choice.allowed)
     if not choice.compared:
-        names = _name(group)
+        names = name_few([entry.name for entry in group])
         if everyone:
-            return f"the data cannot decide between {names}, and no cost is known of all; {taken.name} has the highest mean ({quality})"
-        return f"as good as any on your data ({quality}), with the highest mean of the {size} that cannot be told from the best ({names})"
+            lead = f"{taken.name} has the highest mean ({quality})"
+            return f"the data cannot decide between {names}, and no cost is known of all; {lead}"
+        which = f"the {size} that cannot be told from the best ({names})"
+        return f"as good as any on your data ({quality}), with the highest mean of {which}"
     by = next((cost for cost in choice.compared if len({entry.cost(cost) for entry in group}) > 1), None)
     which = f"the {size} that cannot be told from the best"
     if everyone:
@@ -112,8 +113,15 @@ def describe_need(found: Plan, clusters: int) -> str:
         return f"not even {TOO_MANY} times the pictures would show that reliably: to you they are equal"
     if not found.more:
         return f"what you have shows such a difference in {found.now * 100:.0f} % of cases"
-    added = f"{found.more:,} more pictures ({found.queries:,} queries in all) would show such a difference in {chance} of cases"
-    return added + (f", or {found.seeds:,} seeds of each" if found.seeds is not None else "")
+    more = f"some {round_up(found.more):,} more pictures ({round_up(found.queries or 0):,} queries in all)"
+    also = f", or {found.seeds:,} seeds of each," if found.seeds is not None else ""
+    return f"{more}{also} would show such a difference in {chance} of cases"
+
+
+def round_up(count: int) -> int:
+    """Round up to two digits: a plan is no more exact than that."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // unit) * unit
 
 
 def format_choice(choice: Choice, form: str) -> str:
@@ -237,10 +245,4 @@ def _share(times: float) -> str:
 
 
 def _count(others: int) -> str:
-    return "the other" if others == 1 else f"all {others} others"
-
-
-def _name(group: Sequence[Entry]) -> str:
-    names = [entry.name for entry in group[:NAMED]]
-    left = len(group) - len(names)
-    return ", ".join(names[:-1]) + (f", {names[-1]} and {left} more" if left else f" and {names[-1]}")
+    return {1: "the other", 2: "both others"}.get(others, f"all {others} others")

@@ -21,8 +21,8 @@ def describe_plan(pair: Pair, found: Plan, measure: str) -> str:
         lines.append(f"No number of pictures makes that {chance}: {_tell_limit(pair)}.")
     elif found.more:
         lines.append(
-            f"For {chance} it takes {found.clusters:,} pictures, {found.more:,} more; with as many captions each as here "
-            f"that is {found.queries:,} queries."
+            f"For {chance} it takes {found.clusters:,} pictures, {found.more:,} more; with as many captions each as "
+            f"here that is {found.queries:,} queries."
         )
     else:
         lines.append(f"For {chance} {found.clusters:,} pictures are enough ({found.queries:,} queries).")

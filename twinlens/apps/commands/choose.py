@@ -52,8 +52,8 @@ def choose(
 ) -> None:
     """Say which candidate to take: those that cannot be told from the best, and the cheapest of them.
 
-    A line a candidate, with its 95 % interval; group a holds the truly best in 95 % of cases or more. Nothing is checked
-    out and nothing is run.
+    A line a candidate, with its 95 % interval; group a holds the truly best in 95 % of cases or more. Nothing is
+    checked out and nothing is run.
 
     Examples: `twinlens choose`, `twinlens choose workspace --licence permissive`,
     `twinlens choose a b c --retriever image --costs vector_bytes,embed_ms --max-bytes 1024`.
