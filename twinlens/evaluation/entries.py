@@ -119,10 +119,10 @@ def expand_rows(candidates: Sequence[Candidate], task: str, retrievers: Sequence
                 continue
             rows.append((candidate, row))
     one_row = len({row for _, row in rows}) == 1
-    one_experiment = len({candidate.experiments for candidate, _ in rows}) == 1
+    alone = len({tuple(one.name for one in candidate.experiments) for candidate, _ in rows}) == 1
     for candidate, row in rows:
-        named = candidate.name if candidate.row is not None or one_row else f"{candidate.name}:{row}"
-        yield Entry(row if one_experiment else named, candidate, row, nothing)
+        short = row if alone else f"{candidate.name}:{row}"
+        yield Entry(candidate.name if candidate.row is not None or one_row else short, candidate, row, nothing)
 
 
 def merge_identical(entries: list[Entry], task: str, measure: str) -> tuple[list[Entry], list[str]]:
