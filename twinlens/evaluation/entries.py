@@ -113,7 +113,7 @@ def expand_rows(candidates: Sequence[Candidate], task: str, retrievers: Sequence
             raise DataError(f"{candidate.name} has no row '{candidate.row}' of {task}: {', '.join(every)}")
         own = [candidate.row] if candidate.row is not None else every
         for row in own:
-            if retrievers and row not in retrievers:
+            if candidate.row is None and retrievers and row not in retrievers:
                 continue
             if candidate.row is None and not retrievers and candidate.first.open_told(task, row).get("before_training"):
                 continue

@@ -55,6 +55,8 @@ def choose(
     A line a candidate, with its 95 % interval; group a holds the truly best in 95 % of cases or more. Nothing is
     checked out and nothing is run.
 
+    As html it is one page, the leaderboard: `twinlens choose --format html --out report/leaderboard.html`.
+
     Examples: `twinlens choose`, `twinlens choose workspace --licence permissive`,
     `twinlens choose a b c --retriever image --costs vector_bytes,embed_ms --max-bytes 1024`.
     """
@@ -63,6 +65,8 @@ def choose(
     from twinlens.evaluation.entries import Limits
     from twinlens.evaluation.measures import MAIN
     from twinlens.report import choice_text
+    from twinlens.report.changed_queries import read_query_texts
+    from twinlens.report.leaderboard import render
 
     with show_work("choosing"):
         read, notes = read_named(candidates or []) if candidates else read_finished()
@@ -76,7 +80,10 @@ def choose(
             licences=_read_licences(),
             notes=notes,
         )
-    text = choice_text.format_choice(found, form.value)
+    if form is Format.HTML:
+        text = render(found, read_query_texts(read[0].first.choice["dataset"]))
+    else:
+        text = choice_text.format_choice(found, form.value)
     if out is None:
         typer.echo(text)
     else:
