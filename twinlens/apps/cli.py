@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from twinlens.apps.commands.catalogue import datasets, models
+from twinlens.apps.commands.choose import choose, plan
 from twinlens.apps.commands.experiments import compare, export
 from twinlens.apps.commands.new_dataset import new_dataset
 from twinlens.apps.commands.search import search
@@ -54,7 +55,7 @@ def about(
     """Which image-text embedding, fed with what, finds the right picture in your data, and what it costs."""
 
 
-for command in (search, serve, show, models, datasets, new_dataset, compare, sweep, export):
+for command in (search, serve, show, models, datasets, new_dataset, compare, choose, plan, sweep, export):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""Costs of a stage: seconds, items, memory, parameters, bytes.
+"""Costs of a stage: seconds, items, memory, parameters, bytes, and the machine that they were measured on.
 
 A stage writes its record beside its output (`paths.cost`), never into it: the same work gives the
 same bytes but not the same time. `evaluate` gathers the records into `metrics/cost.json`.
@@ -7,6 +7,8 @@ same bytes but not the same time. `evaluate` gathers the records into `metrics/c
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
 import resource
 import sys
@@ -52,12 +54,22 @@ class Cost:
             "items_per_s": _rate(items, seconds),
             "peak_host_mb": _round(peak_host_bytes() / MB),
             "device": self.device,
+            "machine": name_machine(),
         }
         if (gpu := _peak_gpu_bytes()) is not None:
             record["peak_gpu_mb"] = _round(gpu / MB)
         if self.parts:
             record["parts"] = self.parts
         write_whole_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def name_machine() -> str:
+    """Name the kind of machine that this is, so that times of different ones are not taken for each other's."""
+    info, processor = Path("/proc/cpuinfo"), platform.processor()
+    if info.exists() and (found := re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="utf-8"))):
+        processor = found[1].strip()
+    cores = os.cpu_count() or 1
+    return f"{processor or platform.machine()}, {cores} {'core' if cores == 1 else 'cores'}"
 
 
 def peak_host_bytes() -> int:

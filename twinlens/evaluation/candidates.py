@@ -87,13 +87,18 @@ def read_candidate(text: str, known: dict[str, Experiment]) -> Candidate:
     return Candidate(text, found, row or None)
 
 
-def check_same_pools(first: Experiment, second: Experiment) -> None:
+def check_same_pools(first: Experiment, second: Experiment, *, only: str | None = None) -> None:
     """Refuse experiments whose numbers are about different things.
+
+    Args:
+        first: an experiment.
+        second: another.
+        only: the task to look at; all that both have if absent.
 
     Raises:
         DataError: names the first thing that differs.
     """
-    for task in (task for task in first.pools if task in second.pools):
+    for task in (task for task in first.pools if task in second.pools and only in (None, task)):
         ours, theirs = first.pools[task], second.pools[task]
         for key, what in (
             ("dataset", "dataset"),

@@ -49,6 +49,8 @@ class Experiment:
     open_draws: Callable[[str, str], Sequence[tuple[Task, Lists]]] = (
         lambda task, retriever: ()
     )  # further draws of a run
+    open_told: Callable[[str, str], Mapping[str, Any]] = lambda task, retriever: {}  # what a run's own file says of it
+    costs: Mapping[str, Any] = field(default_factory=dict)  # of metrics/cost.json; empty: none were kept
 
     @property
     def k(self) -> int:
@@ -96,9 +98,13 @@ def read_experiment(name: str) -> Experiment:
             raise ExperimentError(_how_to_get(name, choice, file.as_posix())) from None
         return found
 
-    def open_draws(task: str, retriever: str) -> list[tuple[Task, Lists]]:
+    def open_told(task: str, retriever: str) -> Mapping[str, Any]:
         ranked = paths.ranked(choice["dataset"], choice["model"]) / task
-        draws = json.loads(content(ranked / f"runs/{retriever}.json")).get("draws", 1)
+        told: dict[str, Any] = json.loads(content(ranked / f"runs/{retriever}.json"))
+        return told
+
+    def open_draws(task: str, retriever: str) -> list[tuple[Task, Lists]]:
+        draws = open_told(task, retriever).get("draws", 1)
         return [open_run(f"{task}/{DRAWS}/{draw}", retriever) for draw in range(1, draws)]
 
     def open_run(task: str, retriever: str) -> tuple[Task, Lists]:
@@ -120,12 +126,7 @@ def read_experiment(name: str) -> Experiment:
                     f"{name}: {ranked} is not as this version writes it ({said}). {_how_to_run(choice)}"
                 ) from None
 
-    cards = {}
-    for key, kind in CARDS.items():
-        try:
-            cards[key] = json.loads(files.read_bytes(paths.card(kind, choice[key]).as_posix()))
-        except absent:
-            cards[key] = {}
+    cards = {key: _read_if_there(files, paths.card(kind, choice[key]), absent) for key, kind in CARDS.items()}
     evaluated = paths.evaluated(choice["dataset"], choice["model"])
     pools = json.loads(content(evaluated / "pools.json"))
     runs = [(task, retriever) for task, pool in pools.items() for retriever in pool["retrievers"]]
@@ -139,7 +140,38 @@ def read_experiment(name: str) -> Experiment:
         flatten_settings(params, cards),
         any("train" in cards[key] for key in ("model", "captioner")),
         open_draws=open_draws,
+        open_told=open_told,
+        costs=_read_if_there(files, paths.METRICS / "cost.json", absent),
     )
+
+
+def list_experiments() -> list[str]:
+    """List what has come out of the queue on this commit, and the workspace, by name.
+
+    Raises:
+        ExperimentError: this is no repository of git and DVC.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            return [WORKSPACE, *sorted({found[0] for names in repo.experiments.ls().values() for found in names})]
+    except DvcException as error:
+        raise ExperimentError(f"{error}. Run from the root of the repository") from None
+
+
+def list_failed() -> list[str]:
+    """List the experiments of the queue that failed, by name."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            failed = repo.experiments.celery_queue.failed_stash
+            return [] if failed is None else sorted(e.name or e.stash_rev[:7] for e in failed.stash_revs.values())
+    except (DvcException, AttributeError):
+        return []
 
 
 def flatten_settings(params: Mapping[str, Any], cards: Mapping[str, Any]) -> dict[str, str]:
@@ -169,6 +201,15 @@ class _Files:
     def read_bytes(self, file: str) -> bytes:
         found: bytes = self.system.read_bytes(f"{self.below}{file}")
         return found
+
+
+def _read_if_there(files: _Files, file: Path, absent: tuple[type[Exception], ...]) -> dict[str, Any]:
+    """Read a file of JSON; nothing where the experiment has none."""
+    try:
+        found: dict[str, Any] = json.loads(files.read_bytes(file.as_posix()))
+    except absent:
+        return {}
+    return found
 
 
 def _open_files(name: str) -> _Files:

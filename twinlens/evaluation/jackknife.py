@@ -100,7 +100,9 @@ class Estimate:
 
     def add_variance(self, variance: Means, df: float) -> Estimate:
         """Add a variance that has another source; degrees of freedom by Welch and Satterthwaite."""
-        return replace(self, variance=self.variance + variance, df=_combine([self.variance, variance], [self.df, df]))
+        return replace(
+            self, variance=self.variance + variance, df=combine_freedom([self.variance, variance], [self.df, df])
+        )
 
 
 def estimate(runs: Sequence[Measured], sampling: Sampling) -> Estimate:
@@ -111,19 +113,19 @@ def estimate(runs: Sequence[Measured], sampling: Sampling) -> Estimate:
         sampling: how their queries are drawn.
     """
     total = np.sum([run.share * run.values.now for run in runs], axis=0)
-    by_queries, of_clusters, gone = _delete_clusters(total, sampling, runs[0].deletions.units.count)
-    pairs = _Pairs.of(runs, sampling)
+    by_queries, of_clusters, gone = delete_clusters(total, sampling, runs[0].deletions.units.count)
+    pairs = Pairs.of(runs, sampling)
     items, lost = pairs.sum_items()
     weight = sampling.weights.sum()
     if sampling.joint:
-        moved = _divide(gone + items, weight - of_clusters - lost, weight)
-        together = _sum_squares(moved)
-        df = _count_freedom(moved, by_queries.clusters)
+        moved = divide(gone + items, weight - of_clusters - lost, weight)
+        together = sum_squares(moved)
+        df = count_freedom(moved, by_queries.clusters)
     else:
-        moved = _divide(items, weight - lost, weight)
-        parts = [by_queries.variance, _sum_squares(moved)]
+        moved = divide(items, weight - lost, weight)
+        parts = [by_queries.variance, sum_squares(moved)]
         together = np.sum(parts, axis=0)
-        df = _combine(parts, [by_queries.df, _count_freedom(moved, len(moved))])
+        df = combine_freedom(parts, [by_queries.df, count_freedom(moved, len(moved))])
     once = pairs.sum_squares() / weight**2
     variance = np.maximum(together - once, by_queries.variance)
     return replace(by_queries, variance=variance, df=df, joint=together, pairs=once)
@@ -131,35 +133,41 @@ def estimate(runs: Sequence[Measured], sampling: Sampling) -> Estimate:
 
 def estimate_queries(values: Rows, sampling: Sampling) -> Estimate:
     """Estimate means of values, and how far they would move with other clusters of queries on the same pool."""
-    return _delete_clusters(values, sampling, 0)[0]
+    return delete_clusters(values, sampling, 0)[0]
 
 
-def _delete_clusters(
+def delete_clusters(
     values: Rows, sampling: Sampling, units: int
 ) -> tuple[Estimate, Float64[np.ndarray, " clusters"], Rows]:
-    """The estimate from queries alone; of each cluster its weight, and what the sum about the mean gains without it."""
+    """The estimate from queries alone; of each cluster its weight, and what the sum about the mean gains without it.
+
+    Args:
+        values: a row a query, a column a mean.
+        sampling: how queries are drawn.
+        units: pictures of the task, to have a row each where pictures are the clusters.
+    """
     weights, clusters = sampling.weights, sampling.clusters
     count = max(units if sampling.joint else 0, int(clusters.max()) + 1)
     mean = weights @ values / weights.sum()
     gone = -_sum_by_number(clusters, weights[:, None] * (values - mean), count)
     of_clusters = np.bincount(clusters, weights=weights, minlength=count)
     present = of_clusters > 0
-    moved = _divide(gone[present], weights.sum() - of_clusters[present], weights.sum())
+    moved = divide(gone[present], weights.sum() - of_clusters[present], weights.sum())
     there = int(present.sum())
-    return Estimate(mean, _sum_squares(moved), _count_freedom(moved, there), there), of_clusters, gone
+    return Estimate(mean, sum_squares(moved), count_freedom(moved, there), there), of_clusters, gone
 
 
-def _sum_squares(moved: Rows) -> Means:
+def sum_squares(moved: Rows) -> Means:
     """The jackknife's variance, of what a mean moves by with each deletion."""
     return np.asarray((len(moved) - 1) / len(moved) * ((moved - moved.mean(axis=0)) ** 2).sum(axis=0))
 
 
-def _divide(sums: Rows, left: Float64[np.ndarray, " rows"], weight: float) -> Rows:
-    """Divide by the weight that is left; where none is, to first order: by the weight of all."""
+def divide(sums: Rows, left: Float64[np.ndarray, " rows"], weight: float) -> Rows:
+    """Sums over the weight that is left; where none is, to first order: over the weight of all."""
     return np.asarray(sums / np.where(left > 0, left, weight)[:, None])
 
 
-def _count_freedom(moved: Rows, most: int) -> Means:
+def count_freedom(moved: Rows, most: int) -> Means:
     """Degrees of freedom of the sum of squares: 2 (sum of squares)^2 / (its variance), at most `most` - 1."""
     squares = (moved - moved.mean(axis=0)) ** 2
     total = squares.sum(axis=0)
@@ -168,7 +176,7 @@ def _count_freedom(moved: Rows, most: int) -> Means:
     return np.where((spread > 0) & (total > 0), np.clip(found, 1.0, most - 1), most - 1.0)
 
 
-def _combine(variances: Sequence[Means], freedom: Sequence[Means | float]) -> Means:
+def combine_freedom(variances: Sequence[Means], freedom: Sequence[Means | float]) -> Means:
     """Degrees of freedom of a sum of variances, each with its own (Welch 1947, Satterthwaite 1946)."""
     total = np.sum(variances, axis=0)
     each = np.sum([variance**2 / df for variance, df in zip(variances, freedom, strict=True)], axis=0)
@@ -177,8 +185,8 @@ def _combine(variances: Sequence[Means], freedom: Sequence[Means | float]) -> Me
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """What the mean's sum gains where a unit is deleted from the lists of a cluster's queries.
+class Pairs:
+    """The pair effects: what the mean's sum gains where a unit is deleted from the lists of a cluster's queries.
 
     That of cluster c and unit u is `in_blocks` of c and the block of u, where there is one, plus `single` of c and u.
     The last column is the weight of the queries that are lost; it is no measure.
@@ -193,7 +201,8 @@ class _Pairs:
     in_blocks: Rows
 
     @classmethod
-    def of(cls, runs: Sequence[Measured], sampling: Sampling) -> _Pairs:
+    def of(cls, runs: Sequence[Measured], sampling: Sampling) -> Pairs:
+        """Pair effects of the sum of some runs, each times its share."""
         first = runs[0].deletions
         units, blocks = first.units.count, max(1, len(first.blocks.sizes))
         keys, single, block_keys, in_blocks = [], [], [], []
