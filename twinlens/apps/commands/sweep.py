@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinlens.apps.commands.choose import choose
 from twinlens.apps.commands.terminal import note, show_work
 from twinlens.core.errors import TwinLensError
 
@@ -58,7 +59,7 @@ def sweep(
     good = [step.name for step in steps if step.name not in failed]
     if not good:
         raise TwinLensError("none of the experiments ended well")
-    _conclude(good)
+    choose(good)
 
 
 def _names(told: str) -> list[str]:
@@ -104,7 +105,3 @@ def _follow(queue: Queue, todo: list[Step], jobs: int) -> list[str]:
             running = [name for name, state in states.items() if state == sweeps.RUNNING]
             bar.show(", ".join(f"{name}: {sweeps.read_stage(queue.log(name)) or 'begins'}" for name in running))
     return [name for name, state in told.items() if state == sweeps.FAILED]
-
-
-def _conclude(names: list[str]) -> None:
-    typer.echo("\n".join(names))
