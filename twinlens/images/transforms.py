@@ -10,8 +10,9 @@ deviation are applied on the device, to the whole batch.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -151,22 +152,22 @@ def map_ahead(
     the data.
     """
     waiting = waiting or 2 * threads
-    pending: list = []
-    sizes: list[int] = []
+    pending: deque[tuple[Future[R], int]] = deque()
+    held = 0  # bytes of the tasks that are pending: counted on, as adding all up for each would take ever longer
     source = iter(tasks)
     with ThreadPoolExecutor(threads, thread_name_prefix="ahead", initializer=_one_core) as pool:
         try:
             for task in source:
-                pending.append(pool.submit(work, task))
-                sizes.append(bytes_of(task))
+                pending.append((pool.submit(work, task), bytes_of(task)))
+                held += pending[-1][1]
                 del task  # the thread has it, until it is done
-                while len(pending) > waiting or (len(pending) > 1 and sum(sizes) > MAX_WAITING_BYTES):
-                    sizes.pop(0)
-                    yield pending.pop(0).result()
+                while len(pending) > waiting or (len(pending) > 1 and held > MAX_WAITING_BYTES):
+                    held -= pending[0][1]
+                    yield pending.popleft()[0].result()
             while pending:
-                yield pending.pop(0).result()
+                yield pending.popleft()[0].result()
         finally:
-            for future in pending:
+            for future, _ in pending:
                 future.cancel()
 
 
