@@ -93,7 +93,8 @@ def test_a_file_written_a_moment_ago_is_not_remembered(tmp_path: Path, monkeypat
     path = checkpoint(tmp_path)
     recall_digest(path)
     assert not memories()
-    monkeypatch.setattr("time.time_ns", lambda now=time.time_ns(): now + 3 * SETTLED_NS)
+    later = time.time_ns() + 3 * SETTLED_NS
+    monkeypatch.setattr("time.time_ns", lambda: later)
     recall_digest(path)
     assert len(memories()) == 1
 

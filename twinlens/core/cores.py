@@ -37,7 +37,7 @@ def read_quota(groups: Path = CGROUPS, own: Path = OF_THIS_PROCESS) -> float | N
 
 def _quotas(line: str, groups: Path) -> list[float]:
     """The quotas on the way from a group, as a line of /proc/self/cgroup names it, up to the root."""
-    _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+    _, controllers, path = [*line.split(":", 2), "", ""][:3]
     if controllers and "cpu" not in controllers.split(","):
         return []
     root = groups / "cpu" if controllers else groups

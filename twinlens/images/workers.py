@@ -76,9 +76,7 @@ class _Each(Generic[T, R]):
         return [self.work(task) for task in tasks]
 
 
-def _map_by_processes(
-    work: _Each[T, R], tasks: Iterable[T], cores: int, bytes_of: Callable[[T], int]
-) -> Iterator[R]:
+def _map_by_processes(work: _Each[T, R], tasks: Iterable[T], cores: int, bytes_of: Callable[[T], int]) -> Iterator[R]:
     pending: deque[tuple[Future[list[R]], int]] = deque()
     held = 0
     pool = ProcessPoolExecutor(cores, multiprocessing.get_context("fork"), _become_worker, (os.getpid(),))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
-from pathlib import Path
 
 from twinlens.config.params import Params
 from twinlens.core import paths
@@ -17,7 +16,6 @@ from twinlens.indexing.index import Index
 from twinlens.indexing.manifest import FOLDER, Manifest, digest_files, list_vector_files, locate_copy
 
 log = logging.getLogger("twinlens")
-
 
 
 def format_rebuild_command(params: Params, dataset: str, model: str, captioner: str) -> str:

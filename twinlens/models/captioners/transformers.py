@@ -17,7 +17,7 @@ from twinlens.core.errors import DataError
 from twinlens.models.encoders.base import count_parameters, normalise_pixels
 from twinlens.models.image_processor import read_pixel_spec, refuse_other_pixels
 from twinlens.models.state_dicts import load_transformers
-from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, give_reason, refuse_wordless
+from twinlens.models.weights import UNREADABLE, give_reason, refuse_wordless
 
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
 
@@ -26,8 +26,6 @@ CLASSES = {
     "blip2": "Blip2ForConditionalGeneration",
     "git": "GitForCausalLM",
 }
-FILES = ["*.json", "*.txt", "*.model"]
-WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # large models come in several files
 
 
 class Captioner:
@@ -50,18 +48,6 @@ class Captioner:
             do_sample=False,
         )
         return [" ".join(text.split()) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-
-
-def locate(card: CaptionerCard) -> Path:
-    """Locate the model's folder.
-
-    Raises:
-        FetchError: it cannot be had.
-    """
-    if (path := find_local_checkpoint(card)) is not None:
-        return path
-    assert card.hub is not None
-    return fetch_hub_weights(card.hub, card.revision, WEIGHTS, FILES)
 
 
 def load(card: CaptionerCard, path: Path, placement: Placement) -> Captioner:
