@@ -212,6 +212,7 @@ class ComputeParams(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$")]  # auto, cpu, cuda, cuda:1, mps
     # Null: what suits the machine, chosen here, so that whoever reads the settings has a number.
     decode_threads: Annotated[Threads, BeforeValidator(lambda given: choose_threads() if given is None else given)]
+    pixels: Literal["cpu", "device"] = "cpu"  # where `embed` decodes and resizes; in the key of what it keeps
     image_batch: Batch | None  # null: what suits the device
     text_batch: Batch | None
 

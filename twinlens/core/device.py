@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from twinlens.core.errors import ParamsError
 
 log = logging.getLogger("twinlens")
+
+Pixels = Literal["cpu", "device"]
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,13 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
+    pixels: Pixels = "cpu"  # where pictures are decoded and resized
 
     @property
     def name(self) -> str:
         """Name for fingerprints and records, of all that can change a result's last digits."""
-        return f"{self.device.type}-{str(self.dtype).removeprefix('torch.')}"
+        name = f"{self.device.type}-{str(self.dtype).removeprefix('torch.')}"
+        return name if self.pixels == "cpu" else f"{name}-pixels"  # of other decoders, a grey level or two apart
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -55,14 +60,15 @@ def warn_of_emulation(device: torch.device, asked_by: str) -> None:
         )
 
 
-def choose_device(device: str) -> Placement:
+def choose_device(device: str, pixels: Pixels = "cpu") -> Placement:
     """Choose device and dtype: bfloat16 on a CUDA GPU that computes in it, float32 everywhere else.
 
     Args:
         device: `auto`, or a torch device.
+        pixels: where pictures are decoded and resized, by stages that can do it on the device.
 
     Raises:
-        ParamsError: there is no such device here.
+        ParamsError: there is no such device here, or it cannot decode pictures.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -74,4 +80,9 @@ def choose_device(device: str) -> Placement:
             f"compute.device: '{device}' is not here ({str(error).splitlines()[0]}); try `auto`"
         ) from None
     bf16 = chosen.type == "cuda" and has_bfloat16(chosen)
-    return Placement(chosen, torch.bfloat16 if bf16 else torch.float32)
+    if pixels == "device" and chosen.type != "cuda":
+        raise ParamsError(
+            f"compute.pixels: device wants a CUDA GPU, which has a decoder for JPEGs; this is {chosen.type}. "
+            "Write `pixels: cpu`"
+        )
+    return Placement(chosen, torch.bfloat16 if bf16 else torch.float32, pixels)

@@ -20,10 +20,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from typing import Generic, TypeVar
 
-import torch
-
 from twinlens.core.errors import ResourceError
-from twinlens.images.transforms import MAX_WAITING_BYTES, map_ahead
+from twinlens.images.transforms import MAX_WAITING_BYTES, map_ahead, use_one_core
 
 THREADS_SUFFICE = 4  # so many hold the lock for half of the time together
 PER_TASK = 8  # pictures sent at once: what a task costs besides is then a small part
@@ -117,4 +115,4 @@ def _become_worker(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it has ended already
         os._exit(1)
-    torch.set_num_threads(1)
+    use_one_core()
