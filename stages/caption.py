@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
 import torch
-import transformers
 
 from stages.runner import run_stage
 from twinlens.config.captioners import CaptionerCard
@@ -17,12 +17,10 @@ from twinlens.core.code import code_digest
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement, choose_device
 from twinlens.core.scratch import Scratch, digest, fingerprint, write_whole
-from twinlens.inference.caption import caption_pictures
-from twinlens.inference.describe import describe_pictures
-from twinlens.models.captioners import transformers as captioners
+from twinlens.inference.caption_job import CaptionJob
+from twinlens.models.locations import captioners
 from twinlens.models.weights import identify_weights
 from twinlens.tasks.validation import draw_validation
-from twinlens.training.captioning import train_captioner
 from twinlens.training.data import TrainingData
 from twinlens.training.loop import write_log
 
@@ -56,28 +54,24 @@ def main(dataset: str, captioner: str) -> None:
             weights = draft / "weights"
             material = TrainingData(groups, captions, paths.resized(dataset), compute.decode_threads)
             exact = Placement(placement.device, torch.float32)
+            from twinlens.training.captioning import train_captioner  # imports its library, which takes seconds
+
             trained = train_captioner(card, material, exact, weights)
             write_log(trained.log, draft / "training.csv")
             cost.add("train", seconds=trained.seconds, items=trained.pictures)
-        loaded = captioners.load(card, weights, placement)
-        items, seconds, waiting = sum(map(len, described.values())), 0.0, 0.0
+        job = CaptionJob(card, weights, placement, compute)
+        items, seconds, waiting, parameters = sum(map(len, described.values())), 0.0, 0.0, 0
         for name, pictures in described.items():
             with Scratch("caption", _key(card, weights, pictures, placement)) as scratch:
-                texts = caption_pictures(
-                    loaded,
-                    paths.resized(dataset),
-                    pictures,
-                    scratch,
-                    batch=compute.image_batch,
-                    decode_threads=compute.decode_threads,
-                )
+                texts = job.write(paths.resized(dataset), pictures, scratch)
                 seconds += scratch.total("seconds")
                 waiting += scratch.total("waiting_s")
+                parameters = int(scratch.total("parameters"))
             write_captions(pictures, texts, draft / f"{name}.parquet")
             if texts:
                 log.info("%s, %s: %s, for example: %s", captioner, name, f"{len(texts):,}", "; ".join(texts[:3]))
     share = waiting / seconds if seconds else 0.0
-    cost.add("caption", seconds=seconds, items=items, parameters=loaded.parameters, waiting_share=share)
+    cost.add("caption", seconds=seconds, items=items, parameters=parameters, waiting_share=share)
     cost.write(paths.cost("caption", dataset, captioner), items=items, seconds=cost.seconds_of_parts())
 
 
@@ -85,6 +79,8 @@ def _ask_service(
     card: CaptionerCard, dataset: str, described: dict[str, pl.DataFrame], draft: Path, cost: Cost
 ) -> None:
     """Write what a service says, and beside it which model said it."""
+    from twinlens.inference.describe import describe_pictures
+
     every = pl.concat(list(described.values()))
     found = describe_pictures(card, paths.resized(dataset), every)
     texts = dict(zip(every["image_id"], found.texts, strict=True))
@@ -108,7 +104,7 @@ def _key(card: CaptionerCard, weights: Path, described: pl.DataFrame, placement:
         weights=identify_weights(weights),
         pictures=digest(described["sha256"]),
         placement=placement.name,
-        libraries=[torch.__version__, transformers.__version__],
+        libraries=[torch.__version__, version("transformers")],
         code=code_digest("twinlens.inference.caption", "twinlens.models.captioners.transformers"),
     )
 

@@ -16,7 +16,7 @@ from twinlens.tasks.inputs import read_inputs
 def main(dataset: str, model: str) -> None:
     """Write one file of vectors and one of ids for each input that the model can read."""
     params = read_params()
-    placement, gates = choose_device(params.compute.device), Gates(params.gates)
+    placement, gates = choose_device(params.compute.device, params.compute.pixels), Gates(params.gates)
     cost = Cost(placement.name)
     inputs = read_inputs(paths.tasks(dataset, params.captioner) / "inputs")
     embedder = Embedder(params.models[model], paths.trained(dataset, model), placement, params.compute, cost)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import sys
@@ -28,7 +27,7 @@ from twinlens.core.scratch import prune as prune_scratch
 from twinlens.indexing import build
 from twinlens.indexing.build import prune_tables, publish
 from twinlens.indexing.index import Index, WeightedVector
-from twinlens.indexing.manifest import FOLDER, Manifest, digest_files, list_named_keys, locate_copy, write_at_once
+from twinlens.indexing.manifest import FOLDER, Manifest, list_named_keys, locate_copy, write_at_once
 from twinlens.indexing.material import gather
 from twinlens.indexing.scans import Scans
 
@@ -226,19 +225,3 @@ def test_the_code_that_makes_the_table_is_in_its_key(monkeypatch: pytest.MonkeyP
     assert publish(*NAMES, read_params().models[MODEL], read_params().index, threads=1).key == before
     monkeypatch.setattr("twinlens.indexing.build.code_digest", lambda *_: "other code")
     assert publish(*NAMES, read_params().models[MODEL], read_params().index, threads=1).key != before
-
-
-def test_digests_are_remembered_until_a_file_changes(tmp_path: Path) -> None:
-    file, memory = tmp_path / "a.npy", tmp_path / "memory.json"
-    file.write_bytes(b"one")
-    first = digest_files([file], memory)
-    memory.write_text(memory.read_text().replace(first["a.npy"], "remembered"))
-    assert digest_files([file], memory) == {"a.npy": "remembered"}
-    assert digest_files([file]) == first
-    memory.write_text(memory.read_text()[:9])  # the disk was full
-    assert digest_files([file], memory) == first
-    assert json.loads(memory.read_text())["a.npy"][-1] == first["a.npy"]
-    memory.write_text("[]")
-    assert digest_files([file], memory) == first
-    file.write_bytes(b"other")
-    assert digest_files([file], memory)["a.npy"] not in ("remembered", first["a.npy"])

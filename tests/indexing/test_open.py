@@ -238,8 +238,9 @@ def test_a_checkout_that_may_only_be_read_is_searched(monkeypatch: pytest.Monkey
     def refuse(*_: object) -> None:
         raise PermissionError(30, "Read-only file system")
 
-    for memory in paths.index_tables().glob("*/digests.json"):
+    for memory in (paths.scratch() / "digests").glob("*.json"):
         memory.unlink()
     monkeypatch.setattr("os.utime", refuse)
-    monkeypatch.setattr("twinlens.indexing.manifest.write_at_once", refuse)
+    monkeypatch.setattr("twinlens.core.hashing.LARGE", 0)
+    monkeypatch.setattr(Path, "write_text", refuse)
     assert Searcher().search(TEXT).hits

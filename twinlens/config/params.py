@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, model_validator
 
 from twinlens.config.captioners import CaptionerCard
 from twinlens.config.datasets import DatasetCard
@@ -30,6 +30,7 @@ from twinlens.config.numbers import (
     Signed,
     Threads,
 )
+from twinlens.core.cores import choose_threads
 from twinlens.core.errors import ParamsError, suggest_nearest
 
 
@@ -209,7 +210,9 @@ class ComputeParams(Section):
     """Device and speed settings: never part of a result's identity, so no stage depends on them."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$")]  # auto, cpu, cuda, cuda:1, mps
-    decode_threads: Threads
+    # Null: what suits the machine, chosen here, so that whoever reads the settings has a number.
+    decode_threads: Annotated[Threads, BeforeValidator(lambda given: choose_threads() if given is None else given)]
+    pixels: Literal["cpu", "device"] = "cpu"  # where `embed` decodes and resizes; in the key of what it keeps
     image_batch: Batch | None  # null: what suits the device
     text_batch: Batch | None
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -18,6 +19,7 @@ log = logging.getLogger("twinlens")
 DEVICE_FAULT = re.compile(
     r"CUDA (driver )?error|CUDNN_STATUS|CUBLAS_STATUS|device (is )?lost|MPS backend", re.IGNORECASE
 )
+Pixels = Literal["cpu", "device"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
+    pixels: Pixels = "cpu"  # where pictures are decoded and resized
 
     @property
     def name(self) -> str:
         """Name for fingerprints and records, of all that can change a result's last digits."""
-        return f"{self.device.type}-{str(self.dtype).removeprefix('torch.')}"
+        name = f"{self.device.type}-{str(self.dtype).removeprefix('torch.')}"
+        return name if self.pixels == "cpu" else f"{name}-pixels"  # of other decoders, a grey level or two apart
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -63,14 +67,15 @@ def warn_of_emulation(device: torch.device, asked_by: str) -> None:
         )
 
 
-def choose_device(device: str) -> Placement:
+def choose_device(device: str, pixels: Pixels = "cpu") -> Placement:
     """Choose device and dtype: bfloat16 on a CUDA GPU that computes in it, float32 everywhere else.
 
     Args:
         device: `auto`, or a torch device.
+        pixels: where pictures are decoded and resized, by stages that can do it on the device.
 
     Raises:
-        ParamsError: there is no such device here.
+        ParamsError: there is no such device here, or it cannot decode pictures.
     """
     if device == "auto":
         device = "cuda" if _has_cuda() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -80,7 +85,12 @@ def choose_device(device: str) -> Placement:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ParamsError(f"compute.device: '{device}' is not here ({_first_line(error)}); try `auto`") from None
     bf16 = chosen.type == "cuda" and has_bfloat16(chosen)
-    return Placement(chosen, torch.bfloat16 if bf16 else torch.float32)
+    if pixels == "device" and chosen.type != "cuda":
+        raise ParamsError(
+            f"compute.pixels: device wants a CUDA GPU, which has a decoder for JPEGs; this is {chosen.type}. "
+            "Write `pixels: cpu`"
+        )
+    return Placement(chosen, torch.bfloat16 if bf16 else torch.float32, pixels)
 
 
 def _has_cuda() -> bool:

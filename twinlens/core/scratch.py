@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from twinlens.core import paths
-from twinlens.core.hashing import hash_file
+from twinlens.core.hashing import REMEMBERED, hash_file
 from twinlens.core.parent import is_running, refuse_orphan
 from twinlens.core.resources import name_disk_fault
 
@@ -274,4 +274,8 @@ def prune(keep_days: float = KEEP_DAYS) -> list[Path]:
     stale = [folder for folder in mine if folder.stat().st_mtime < oldest]
     for folder in stale:
         shutil.rmtree(folder, ignore_errors=True)
+    for remembered in (paths.scratch() / REMEMBERED).glob("*.json"):
+        with suppress(FileNotFoundError):
+            if remembered.stat().st_mtime < oldest:
+                remembered.unlink()
     return stale

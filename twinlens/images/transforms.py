@@ -10,8 +10,9 @@ deviation are applied on the device, to the whole batch.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -49,6 +50,9 @@ class PixelSpec:
     crop_rounds_down: bool = False  # an odd surplus: as transformers does; torchvision and timm round half to even
 
 
+Resize = Callable[[torch.Tensor, int, int, Interpolation], torch.Tensor]  # pixels, height, width, how
+
+
 def to_tensor(picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[torch.Tensor, "3 height width"]:
     """View the same bytes as a tensor, channels first."""
     return torch.from_numpy(picture).permute(2, 0, 1)
@@ -82,9 +86,17 @@ def resize(
     )[0]
 
 
-def fit_picture(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.Tensor, "3 height width"]:
-    """Bring an upright RGB picture to what a model reads."""
-    _, height, width = picture.shape
+def fit_picture(
+    picture: UInt8[torch.Tensor, "*pictures 3 h w"], spec: PixelSpec, resize: Resize = resize
+) -> UInt8[torch.Tensor, "*pictures 3 height width"]:
+    """Bring an upright RGB picture, or several of one size, to what a model reads.
+
+    Args:
+        picture: its pixels.
+        spec: the model's.
+        resize: how a size is changed; by default on the CPU, one picture at a time.
+    """
+    height, width = picture.shape[-2:]
     if spec.mode == "squash":
         scaled_px = spec.resize_px or spec.height
         squashed = resize(picture, scaled_px, scaled_px * spec.width // spec.height, spec.interpolation)
@@ -98,16 +110,18 @@ def fit_picture(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8
     return _crop_middle(_pad(picture, spec), spec)
 
 
-def _crop_middle(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.Tensor, "3 height width"]:
+def _crop_middle(
+    picture: UInt8[torch.Tensor, "*pictures 3 h w"], spec: PixelSpec
+) -> UInt8[torch.Tensor, "*pictures 3 height width"]:
     def start(surplus: int) -> int:
         return surplus // 2 if spec.crop_rounds_down else round(surplus / 2.0)
 
-    top, left = start(picture.shape[1] - spec.height), start(picture.shape[2] - spec.width)
-    return picture[:, top : top + spec.height, left : left + spec.width]
+    top, left = start(picture.shape[-2] - spec.height), start(picture.shape[-1] - spec.width)
+    return picture[..., top : top + spec.height, left : left + spec.width]
 
 
-def _pad(picture: UInt8[torch.Tensor, "3 h w"], spec: PixelSpec) -> UInt8[torch.Tensor, "3 h2 w2"]:
-    down, right = spec.height - picture.shape[1], spec.width - picture.shape[2]
+def _pad(picture: UInt8[torch.Tensor, "*pictures 3 h w"], spec: PixelSpec) -> UInt8[torch.Tensor, "*pictures 3 h2 w2"]:
+    down, right = spec.height - picture.shape[-2], spec.width - picture.shape[-1]
     if down <= 0 and right <= 0:
         return picture
     down, right = max(down, 0), max(right, 0)
@@ -151,25 +165,25 @@ def map_ahead(
     the data.
     """
     waiting = waiting or 2 * threads
-    pending: list = []
-    sizes: list[int] = []
+    pending: deque[tuple[Future[R], int]] = deque()
+    held = 0  # bytes of the tasks that are pending: counted on, as adding all up for each would take ever longer
     source = iter(tasks)
-    with ThreadPoolExecutor(threads, thread_name_prefix="ahead", initializer=_one_core) as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="ahead", initializer=use_one_core) as pool:
         try:
             for task in source:
-                pending.append(pool.submit(work, task))
-                sizes.append(bytes_of(task))
+                pending.append((pool.submit(work, task), bytes_of(task)))
+                held += pending[-1][1]
                 del task  # the thread has it, until it is done
-                while len(pending) > waiting or (len(pending) > 1 and sum(sizes) > MAX_WAITING_BYTES):
-                    sizes.pop(0)
-                    yield pending.pop(0).result()
+                while len(pending) > waiting or (len(pending) > 1 and held > MAX_WAITING_BYTES):
+                    held -= pending[0][1]
+                    yield pending.popleft()[0].result()
             while pending:
-                yield pending.pop(0).result()
+                yield pending.popleft()[0].result()
         finally:
-            for future in pending:
+            for future, _ in pending:
                 future.cancel()
 
 
-def _one_core() -> None:
-    # A thread that resizes would otherwise bring its own team of OpenMP threads and fight the model's.
+def use_one_core() -> None:
+    """Let a thread or process resize on one core: a team of OpenMP threads of its own would fight the model's."""
     torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -118,32 +118,12 @@ def list_vector_files(dataset: str, model: str) -> list[Path]:
     return [file for file in wanted if file.exists()]
 
 
-def digest_files(files: Iterable[Path], memory: Path | None = None) -> dict[str, str]:
+def digest_files(files: Iterable[Path], digest: Callable[[Path], str] = hash_file) -> dict[str, str]:
     """Compute the SHA-256 of each file, by name.
 
     Args:
         files: names must differ.
-        memory: a file that remembers digests by size, time and inode, because vectors of large pools take
-            longer to read than to search. Where it is damaged or cannot be written, files are read again.
+        digest: how; by `recall_digest` where files are asked about often, as vectors of large pools take longer to
+            read than to search.
     """
-    known = {} if memory is None else _remembered(memory)
-    found: dict[str, list[Any]] = {}
-    for file in files:
-        stat = file.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        if file.name in known and known[file.name][:3] == stamp:
-            found[file.name] = known[file.name]
-        else:
-            found[file.name] = [*stamp, hash_file(file)]
-    if memory is not None and found != known:
-        with suppress(OSError):  # a folder that may only be read
-            write_at_once(memory, json.dumps(found))
-    return {name: remembered[-1] for name, remembered in found.items()}
-
-
-def _remembered(memory: Path) -> dict[str, list[Any]]:
-    try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {name: one for name, one in known.items() if isinstance(one, list)} if isinstance(known, dict) else {}
+    return {file.name: digest(file) for file in files}

@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
-from pathlib import Path
 
 from twinlens.config.params import Params
 from twinlens.core import paths
 from twinlens.core.absence import advise
 from twinlens.core.errors import DataError, QueryError
+from twinlens.core.hashing import recall_digest
 from twinlens.core.scratch import Scratch
 from twinlens.indexing.index import Index
 from twinlens.indexing.manifest import FOLDER, Manifest, digest_files, list_vector_files, locate_copy
 
 log = logging.getLogger("twinlens")
-
-REMEMBERED = "digests.json"  # of the vectors' files, beside a table
 
 
 def format_rebuild_command(params: Params, dataset: str, model: str, captioner: str) -> str:
@@ -105,11 +103,8 @@ def _refuse_other_vectors(manifest: Manifest, command: str) -> None:
     files = list_vector_files(manifest.dataset, manifest.model)
     if not files:  # being made anew, or never pulled: the table holds its own
         return
-    memory: Path | None = manifest.folder / REMEMBERED
-    if not manifest.folder.exists():
-        memory = None
     try:
-        found = digest_files(files, memory)
+        found = digest_files(files, recall_digest)
     except FileNotFoundError as error:  # of a file that was there a moment ago
         raise QueryError(
             f"the vectors of {manifest.dataset} with {manifest.model} are being made anew, and {error.filename} is "

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from twinlens.config.models import Weights
 from twinlens.core import paths
 from twinlens.core.errors import DataError, FetchError
-from twinlens.core.hashing import hash_file
+from twinlens.core.hashing import recall_digest
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ def find_local_checkpoint(card: Weights) -> Path | None:
     if not path.exists():
         raise FetchError(f"checkpoint {card.checkpoint} is not there (looked for {path})")
     if card.sha256 is not None:
-        found = hash_file(path) if path.is_file() else "that of a folder"
+        found = recall_digest(path) if path.is_file() else "that of a folder"
         if found != card.sha256:
             raise DataError(f"{path} has SHA-256 {found}, the card says {card.sha256}")
     return path
@@ -154,7 +154,7 @@ def identify_weights(path: Path) -> dict[str, Any]:
     if hub_copy := HUB_COPY.search(path.as_posix()):
         return {"commit": hub_copy["commit"], "file": hub_copy["file"] or ""}
     if path.is_file():
-        return {"sha256": {path.name: hash_file(path)}}
+        return {"sha256": {path.name: recall_digest(path)}}
     files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
     # names with a dot in front (.cache, .gitattributes) are notes of whoever fetched the folder
-    return {"sha256": {name: hash_file(file) for name, file in files.items() if not HIDDEN.search(name)}}
+    return {"sha256": {name: recall_digest(file) for name, file in files.items() if not HIDDEN.search(name)}}

@@ -34,6 +34,7 @@ from twinlens.images.transforms import batch_pixels
 from twinlens.models.captioners import transformers as captioners
 from twinlens.models.captioners.transformers import Captioner
 from twinlens.models.image_processor import read_pixel_spec
+from twinlens.models.locations import captioners as locations
 
 SIDE_PX = 32
 LONGEST = 8  # new tokens
@@ -86,7 +87,7 @@ def card(kind: str, folder: Path, **fields: Any) -> CaptionerCard:
 
 def load(kind: str, folder: Path, placement: Placement = CPU, **fields: Any) -> Captioner:
     described = card(kind, folder, **fields)
-    return captioners.load(described, captioners.locate(described), placement)
+    return captioners.load(described, locations.locate(described), placement)
 
 
 def own_words(model: Any, processor: Any, pixels: torch.Tensor, **settings: Any) -> list[str]:
@@ -316,13 +317,13 @@ def test_what_holds_no_model_at_all_is_refused(content: str, tmp_path: Path) -> 
 
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="nowhere is not there"):
-        captioners.locate(card("blip", tmp_path / "nowhere"))
+        locations.locate(card("blip", tmp_path / "nowhere"))
 
 
 def test_a_checkpoint_may_be_named_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_CAPTIONERS", str(tmp_path))
     (tmp_path / "mine").mkdir()
-    found = captioners.locate(card("blip", Path("$MY_CAPTIONERS/mine"), hub="someone/tiny", revision=REVISION))
+    found = locations.locate(card("blip", Path("$MY_CAPTIONERS/mine"), hub="someone/tiny", revision=REVISION))
     assert found == paths.expand(str(tmp_path / "mine"))
 
 

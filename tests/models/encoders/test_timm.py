@@ -88,7 +88,7 @@ def test_vectors_are_the_pooled_features_of_timms_own_model_and_transform(
 
 def test_vgg16_without_its_classifier_gives_the_last_hidden_layer_as_source_002_used_it() -> None:
     with torch.device("meta"):  # shapes without the 138 million numbers
-        model, pixels = build(TimmTower(timm="vgg16.tv_in1k"), None)
+        model, pixels = build(TimmTower(timm="vgg16.tv_in1k"), None, CPU.device)
         model.reset_classifier(0)
         assert model(torch.zeros(1, 3, pixels.height, pixels.width)).shape == (1, 4096)
         assert model.pre_logits.fc2.out_channels == 4096

@@ -11,7 +11,7 @@ from twinlens.config.datasets import HubCard, HubFiles, Split
 from twinlens.core import paths
 from twinlens.core.download import is_url
 from twinlens.core.errors import DataError, FetchError
-from twinlens.core.hashing import hash_file
+from twinlens.core.hashing import recall_digest
 from twinlens.core.hub import fetch_hub_folder
 from twinlens.core.scratch import write_whole
 from twinlens.datasets.annotations import Annotations
@@ -113,7 +113,7 @@ def record(raw: Path, found: Mapping[Split, list[str]], folder: Path) -> int:
     for split, names in found.items():
         for name in names:
             open_parquet(folder / name)
-            size, digest = (folder / name).stat().st_size, hash_file(folder / name)
+            size, digest = (folder / name).stat().st_size, recall_digest(folder / name)
             files.append({"split": split, "file": name, "bytes": size, "sha256": digest})
     with write_whole(raw) as draft:
         (draft / "manifest.json").write_text(json.dumps({"files": files}, indent=2) + "\n")

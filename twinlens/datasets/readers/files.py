@@ -17,7 +17,7 @@ from typing import Any
 from twinlens.core import paths
 from twinlens.core.download import RemoteFile, download, is_offline, is_url
 from twinlens.core.errors import DataError, FetchError, remake
-from twinlens.core.hashing import hash_file
+from twinlens.core.hashing import hash_file, recall_digest
 from twinlens.core.hub import fetch_hub_folder
 from twinlens.core.scratch import digest, write_whole
 from twinlens.datasets.readers.archives import open_tree
@@ -136,7 +136,7 @@ class Files:
         return download(wanted, url, self._downloads(), advice=self._ways_on())
 
     def _described(self, wanted: RemoteFile, path: Path) -> dict[str, Any]:
-        found = hash_file(path)
+        found = recall_digest(path)
         described: dict[str, Any] = {"file": wanted.name, "bytes": path.stat().st_size, "sha256": found}
         if wanted.sha256 is None:
             return described
@@ -179,7 +179,7 @@ def describe_tree(folder: Path) -> dict[str, Any]:
         FetchError: it is not there.
     """
     if folder.is_file():
-        return {"file": folder.name, "bytes": folder.stat().st_size, "sha256": hash_file(folder)}
+        return {"file": folder.name, "bytes": folder.stat().st_size, "sha256": recall_digest(folder)}
     tree = open_tree(folder)
     found, size = hashlib.sha256(), 0
     for name in tree.names():

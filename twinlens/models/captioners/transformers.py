@@ -19,7 +19,7 @@ from twinlens.models.captioners.blip import BlipGenerator, read_blip_settings
 from twinlens.models.encoders.base import count_parameters, normalise_pixels
 from twinlens.models.image_processor import read_pixel_spec, refuse_other_pixels
 from twinlens.models.state_dicts import load_transformers
-from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, give_reason, refuse_wordless
+from twinlens.models.weights import UNREADABLE, give_reason, refuse_wordless
 
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
 
@@ -28,8 +28,6 @@ CLASSES = {
     "blip2": "Blip2ForConditionalGeneration",
     "git": "GitForCausalLM",
 }
-FILES = ["*.json", "*.txt", "*.model"]
-WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # large models come in several files
 
 
 class Captioner:
@@ -94,18 +92,6 @@ class Captioner:
     def _detokenize(self, ids: Int64[torch.Tensor, "images tokens"]) -> list[str]:
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
-
-
-def locate(card: CaptionerCard) -> Path:
-    """Locate the model's folder.
-
-    Raises:
-        FetchError: it cannot be had.
-    """
-    if (path := find_local_checkpoint(card)) is not None:
-        return path
-    assert card.hub is not None
-    return fetch_hub_weights(card.hub, card.revision, WEIGHTS, FILES)
 
 
 def load(card: CaptionerCard, path: Path, placement: Placement) -> Captioner:

@@ -11,6 +11,7 @@ from twinlens.config.datasets import ClassifierCard
 from twinlens.config.models import TimmTower
 from twinlens.core.device import Placement
 from twinlens.models.classifiers.base import Classifier
+from twinlens.models.locations import timm as timm_weights
 
 
 def locate(card: ClassifierCard) -> Path:
@@ -21,9 +22,7 @@ def locate(card: ClassifierCard) -> Path:
         FetchError: the weights cannot be had.
     """
     if isinstance(card, TimmTower):
-        from twinlens.models.encoders import timm
-
-        return timm.locate(card)
+        return timm_weights.locate(card)
     from twinlens.models.classifiers import transformers
 
     return transformers.locate(card)

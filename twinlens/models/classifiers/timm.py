@@ -17,6 +17,6 @@ def load(card: TimmTower, path: Path, placement: Placement) -> Classifier:
         ParamsError: timm does not take the card's `kwargs`, or its transform has no such key.
         DataError: the weights do not fit, or it does not tell the 1,000 classes of ImageNet apart.
     """
-    model, pixels = build(card, path)
+    model, pixels = build(card, path, placement.device)
     refuse_other_classes(card.timm, model.num_classes)
     return Classifier(model, model, pixels, placement)

@@ -1,16 +1,20 @@
 """Encoders of pictures and of texts, chosen by the card's key.
 
-A family's module offers `locate` and `load`; it is imported only when a card of that family is
-used, because the libraries behind it take seconds to import.
+A family's module offers `load`, and imports its library, which takes seconds: so it is imported only when something
+is loaded. Its `locate` stands in a module of the same name in `twinlens.models.locations`, which imports none; where a
+family needs no library, its own module has both.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from twinlens.config.models import Tower
+from twinlens.models import locations
 from twinlens.models.weights import identify_weights
 
 if TYPE_CHECKING:
@@ -25,7 +29,7 @@ def locate(tower: Tower) -> Path:
         ParamsError: the card names something its library does not have.
         FetchError: the weights cannot be had.
     """
-    path: Path = import_module(f"{__name__}.{tower.family}").locate(tower)
+    path: Path = _import_without_library(tower.family).locate(tower)
     return path
 
 
@@ -36,7 +40,7 @@ def identify(tower: Tower, path: Path) -> dict[str, Any]:
         tower: the card's tower.
         path: what `locate` found.
     """
-    own = getattr(import_module(f"{__name__}.{tower.family}"), "identify", None)
+    own = getattr(_import_without_library(tower.family), "identify", None)
     found: dict[str, Any] = identify_weights(path) if own is None else own(tower, path)
     return found
 
@@ -55,3 +59,8 @@ def load(tower: Tower, path: Path, placement: Placement, random_weights: bool = 
     """
     loaded: LoadedEncoders = import_module(f"{__name__}.{tower.family}").load(tower, path, placement, random_weights)
     return loaded
+
+
+def _import_without_library(family: str) -> ModuleType:
+    light = f"{locations.__name__}.{family}"
+    return import_module(light if find_spec(light) is not None else f"{__name__}.{family}")

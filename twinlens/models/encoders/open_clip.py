@@ -18,79 +18,18 @@ from open_clip.transformer import text_global_pool
 
 from twinlens.config.models import OpenClipTower
 from twinlens.core.device import Placement
-from twinlens.core.download import RemoteFile, download
-from twinlens.core.errors import DataError, ParamsError, suggest_nearest
-from twinlens.core.paths import downloads
+from twinlens.core.errors import DataError
 from twinlens.images.transforms import PixelSpec
+from twinlens.models.construction import fill_parameters, leave_parameters_empty
 from twinlens.models.encoders.base import LoadedEncoders, TokenizedTexts, count_parameters, normalise_pixels, upload
 from twinlens.models.encoders.clip_bpe import ClipBpe, can_stand_for
+from twinlens.models.locations.open_clip import TOKENIZER, find_weights
 from twinlens.models.state_dicts import named_plainly
-from twinlens.models.weights import (
-    UNREADABLE,
-    fetch_hub_weights,
-    fetch_weights_folder,
-    find_local_checkpoint,
-    give_reason,
-)
+from twinlens.models.weights import UNREADABLE, fetch_weights_folder, give_reason
 
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")  # first found is taken
 ALWAYS = ("logit_scale",)  # in the weights of any CLIP, also in the formats of others that open_clip converts
+ARRAYS = (".npz", ".npy")  # of JAX: code of each architecture copies what it finds, and need not find all
 TRANSFORM = ("mean", "std", "interpolation", "resize_mode")
-TOKENIZER = ["tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.model"]
-
-
-def locate(card: OpenClipTower) -> Path:
-    """Locate the weights: a file, or a folder with `open_clip_config.json`.
-
-    Raises:
-        ParamsError: open_clip has no such architecture or tag, or they do not go together.
-        FetchError: the weights cannot be had.
-    """
-    if card.open_clip != "custom" and card.open_clip not in open_clip.list_models():
-        raise ParamsError(
-            f"open_clip has no '{card.open_clip}' ({suggest_nearest(card.open_clip, open_clip.list_models())})"
-        )
-    tag = _tag(card) if card.pretrained is not None else None  # a checkpoint may be of a tag too
-    if (path := find_local_checkpoint(card)) is not None:
-        if card.open_clip == "custom" and path.is_file():
-            raise ParamsError(
-                f"{path}: the `checkpoint` of a custom architecture is a folder in open_clip's own layout"
-            )
-        return path
-    if tag is None:
-        raise ParamsError(f"the card of {card.open_clip} names neither `pretrained` nor `checkpoint`")
-    if not tag.get("hf_hub"):
-        url = str(tag["url"])
-        return download(RemoteFile(url.rsplit("/", 1)[-1]), url, downloads() / "open_clip")
-    repo, _, name = str(tag["hf_hub"]).rpartition("/")  # owner/name/, or owner/name/file
-    names = (name,) if name else WEIGHTS
-    folder = fetch_hub_weights(repo, card.revision, names, ["open_clip_config.json", *TOKENIZER])
-    return _weights_in(folder, names)
-
-
-def _tag(card: OpenClipTower) -> dict[str, Any]:
-    assert card.pretrained is not None
-    tag = get_pretrained_cfg(card.open_clip, card.pretrained)
-    if not tag:
-        known = list_pretrained_tags_by_model(card.open_clip)
-        raise ParamsError(
-            f"{card.open_clip} has no weights '{card.pretrained}' ({suggest_nearest(card.pretrained, known)})"
-        )
-    built = bool((open_clip.get_model_config(card.open_clip) or {}).get("quick_gelu", False))
-    if bool(tag.get("quick_gelu", False)) != built:
-        other = card.open_clip.removesuffix("-quickgelu") + ("" if built else "-quickgelu")
-        raise ParamsError(
-            f"'{card.pretrained}' was trained with {'the plain' if built else 'the quick'} GELU: use the architecture "
-            f"'{other}', or its vectors are wrong"
-        )
-    return dict(tag)
-
-
-def _weights_in(folder: Path, names: Sequence[str] = WEIGHTS) -> Path:
-    for name in names:
-        if (folder / name).exists():
-            return folder / name
-    raise DataError(f"{folder} holds no weights; looked for {', '.join(names)}")
 
 
 def load(card: OpenClipTower, path: Path, placement: Placement, random_weights: bool = False) -> LoadedEncoders:
@@ -110,14 +49,14 @@ def load(card: OpenClipTower, path: Path, placement: Placement, random_weights: 
     quiet.setLevel(quiet_level)  # open_clip logs every step of a load to the root logger
     try:
         if path.is_dir():
-            weights: Path | None = _weights_in(path)  # open_clip would go on with random ones
+            weights: Path | None = find_weights(path)  # open_clip would go on with random ones
             name = f"local-dir:{path}"
-            model = open_clip.create_model(name, load_weights=False, pretrained_text=False)
+            model = _build(name, weights, placement, load_weights=False)
             tokenizer = open_clip.get_tokenizer(name)
         else:
             weights = None if random_weights else path
             preprocess = _preprocess(card)
-            model = open_clip.create_model(card.open_clip, force_preprocess_cfg=preprocess, pretrained_text=False)
+            model = _build(card.open_clip, weights, placement, force_preprocess_cfg=preprocess)
             tokenizer = _tokenizer(card, path)
         if weights is not None:
             with named_plainly(weights, {*ALWAYS, *model.state_dict()}, card.open_clip) as file:
@@ -127,6 +66,19 @@ def load(card: OpenClipTower, path: Path, placement: Placement, random_weights: 
     finally:
         quiet.setLevel(level)
     return wrap(model, tokenizer, placement)
+
+
+def _build(name: str, weights: Path | None, placement: Placement, **options: Any) -> Any:
+    """Build a model; where weights are to be loaded, without random ones before."""
+    if weights is None:
+        with placement.device:  # where drawing them takes least
+            return open_clip.create_model(name, pretrained_text=False, device=placement.device, **options)
+    if weights.suffix in ARRAYS:
+        return open_clip.create_model(name, pretrained_text=False, **options)
+    with leave_parameters_empty():
+        model = open_clip.create_model(name, pretrained_text=False, **options)
+    fill_parameters(model, placement.device)
+    return model
 
 
 def wrap(model: Any, tokenizer: Any, placement: Placement) -> LoadedEncoders:

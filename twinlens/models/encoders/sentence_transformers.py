@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,46 +14,11 @@ from twinlens.config.models import SentenceTransformersTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.models.encoders.base import LoadedEncoders, count_parameters
+from twinlens.models.locations.sentence_transformers import WEIGHTS, list_modules
 from twinlens.models.state_dicts import allow_harmless_types, read_names, read_state, rename_to_fit
-from twinlens.models.weights import (
-    UNREADABLE,
-    fetch_weights_folder,
-    find_local_checkpoint,
-    give_reason,
-    refuse_gaps,
-    refuse_wordless,
-)
+from twinlens.models.weights import UNREADABLE, give_reason, refuse_gaps, refuse_wordless
 
 transformers_log.disable_progress_bar()  # of loading, which takes no time
-
-FILES = ["*.json", "*.txt", "*.model"]
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of each module that has any; the first found is taken
-
-
-def locate(card: SentenceTransformersTower) -> Path:
-    """Locate the model's folder.
-
-    Raises:
-        FetchError: it cannot be had.
-        DataError: the folder does not say how to pool.
-    """
-    folder = find_local_checkpoint(card)
-    if folder is None:
-        folder = fetch_weights_folder(card.sentence_transformers, card.revision, FILES)
-        for name in WEIGHTS:
-            lacking = [module for module in _modules(folder) if not any((module / w).exists() for w in WEIGHTS)]
-            wanted = [(module / name).relative_to(folder).as_posix() for module in lacking]
-            folder = fetch_weights_folder(card.sentence_transformers, card.revision, [*FILES, *wanted])
-    _modules(folder)
-    return folder
-
-
-def _modules(folder: Path) -> list[Path]:
-    """The folders of the model's modules (transformer, pooling, ...), most of which have no weights."""
-    if not (folder / "modules.json").exists():
-        # the library would silently take the mean over tokens, which is wrong for every CLS model
-        raise DataError(f"{folder} has no modules.json, so it does not say how its vectors are pooled")
-    return [folder / module["path"] for module in json.loads((folder / "modules.json").read_text(encoding="utf-8"))]
 
 
 def load(
@@ -80,7 +44,7 @@ def _refuse_gaps(model: SentenceTransformer, path: Path) -> None:
 
     Weights under a wrapper's names are loaded once more under the model's own.
     """
-    for folder, module in zip(_modules(path), model, strict=True):
+    for folder, module in zip(list_modules(path), model, strict=True):
         inner = getattr(module, "auto_model", getattr(module, "model", None))
         file = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
         if not isinstance(inner, torch.nn.Module) or file is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +14,14 @@ from jaxtyping import Float32, UInt8
 
 from twinlens.config.models import TimmTower
 from twinlens.core.device import Placement
-from twinlens.core.errors import DataError, ParamsError, suggest_nearest
+from twinlens.core.errors import DataError, ParamsError
 from twinlens.images.transforms import PixelSpec
+from twinlens.models.construction import fill_parameters, leave_parameters_empty
 from twinlens.models.encoders.base import LoadedEncoders, count_parameters, normalise_pixels
 from twinlens.models.state_dicts import load_state, read_state, rename_to_fit
-from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, give_reason
+from twinlens.models.weights import UNREADABLE, give_reason
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-
-
-def locate(card: TimmTower) -> Path:
-    """Locate the weights' file.
-
-    Raises:
-        ParamsError: timm has no such model, or no such weights of it.
-        FetchError: the weights cannot be had.
-    """
-    architecture = card.timm.split(".", 1)[0]
-    if not timm.is_model(architecture):
-        raise ParamsError(f"timm has no '{architecture}' ({suggest_nearest(architecture, _similar(architecture))})")
-    if (path := find_local_checkpoint(card)) is not None:
-        return path
-    if "." not in card.timm:
-        raise ParamsError(f"'{card.timm}' names no weights: write architecture.tag, or give a `checkpoint`")
-    tags = timm.list_pretrained(f"{architecture}.*")
-    if card.timm not in tags:
-        raise ParamsError(f"timm has no weights '{card.timm}' ({suggest_nearest(card.timm, tags)})")
-    repo = timm.get_pretrained_cfg(card.timm).hf_hub_id or f"timm/{card.timm}"
-    folder = fetch_hub_weights(repo, card.revision, WEIGHTS, ["config.json"])
-    return next(folder / name for name in WEIGHTS if (folder / name).exists())
-
-
-def _similar(architecture: str) -> list[str]:
-    return timm.list_models(f"{architecture[:5]}*") or timm.list_models("*resnet50*")
+ARRAYS = (".npz", ".npy")  # of JAX: code of each architecture copies what it finds, and need not find all
 
 
 def load(card: TimmTower, path: Path, placement: Placement, random_weights: bool = False) -> LoadedEncoders:
@@ -55,26 +31,31 @@ def load(card: TimmTower, path: Path, placement: Placement, random_weights: bool
         ParamsError: timm does not take the card's `kwargs`, or its transform has no such key.
         DataError: the weights do not fit the architecture.
     """
-    model, pixels = build(card, None if random_weights else path)
+    model, pixels = build(card, None if random_weights else path, placement.device)
     model.reset_classifier(0)
     return LoadedEncoders(_Image(model.eval().to(placement.device, placement.dtype), pixels, placement), None)
 
 
-def build(card: TimmTower, path: Path | None) -> tuple[Any, PixelSpec]:
+def build(card: TimmTower, path: Path | None, device: torch.device) -> tuple[Any, PixelSpec]:
     """Build the whole model, its classifier included, and the specification of the pixels it reads.
 
     Args:
         card: the tower.
         path: its weights; random ones without.
+        device: where its weights are loaded to.
 
     Raises:
         ParamsError: timm does not take the card's `kwargs`, or its transform has no such key.
         DataError: the weights do not fit the architecture.
     """
+    whole = path is not None and path.suffix.lower() not in ARRAYS  # a file that has to hold every parameter
     try:
-        model = timm.create_model(card.timm, pretrained=False, **card.kwargs)
+        with leave_parameters_empty() if whole else nullcontext():
+            model = timm.create_model(card.timm, pretrained=False, **card.kwargs)
     except (RuntimeError, TypeError) as error:
         raise ParamsError(f"timm cannot build '{card.timm}' with kwargs {card.kwargs}: {error}") from None
+    if whole:
+        fill_parameters(model, device)
     if path is not None:
         _load_weights(card, model, path)
     config = timm.data.resolve_model_data_config(model)
@@ -85,7 +66,7 @@ def build(card: TimmTower, path: Path | None) -> tuple[Any, PixelSpec]:
 
 def _load_weights(card: TimmTower, model: Any, path: Path) -> None:
     what = f"timm's {card.timm}"
-    if path.suffix.lower() in (".npz", ".npy"):  # of JAX, which each architecture reads by code of its own
+    if path.suffix.lower() in ARRAYS:  # of JAX, which each architecture reads by code of its own
         try:
             timm.models.load_checkpoint(model, str(path))
         except UNREADABLE as error:

@@ -12,49 +12,27 @@ equal, the last digit decides which region is taken, and that digit depends on w
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
-from torchvision.models import detection, get_model_weights
+from torchvision.models import detection
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from twinlens.config.models import TorchvisionTower
 from twinlens.core.device import Placement
-from twinlens.core.download import RemoteFile, download
-from twinlens.core.errors import DataError, ParamsError, suggest_nearest
-from twinlens.core.paths import downloads
+from twinlens.core.errors import DataError
 from twinlens.images.transforms import PixelSpec
+from twinlens.models.construction import fill_parameters, leave_parameters_empty
 from twinlens.models.encoders.base import LoadedEncoders, count_parameters, normalise_pixels
 from twinlens.models.state_dicts import load_state, read_state, rename_to_fit
-from twinlens.models.weights import find_local_checkpoint
 
 CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"
 GREY = 114  # of what surrounds a picture that is no square: near the mean that the detector subtracts
 SMALLEST_BOX_PX = 1e-2  # the detector's own limit
-
-
-def locate(card: TorchvisionTower) -> Path:
-    """Locate the weights' file.
-
-    Raises:
-        ParamsError: torchvision has no such weights.
-        FetchError: they cannot be had.
-    """
-    known = {} if card.weights is None else get_model_weights(card.torchvision).__members__
-    if card.weights is not None and card.weights not in known:
-        raise ParamsError(
-            f"torchvision's {card.torchvision} has no weights '{card.weights}' ({suggest_nearest(card.weights, known)})"
-        )
-    if (path := find_local_checkpoint(card)) is not None:
-        return path
-    url = str(known[str(card.weights)].url)
-    name = url.rsplit("/", 1)[-1]
-    prefix = name.rsplit(".", 1)[0].rsplit("-", 1)[-1]  # torch.hub's custom: name-<first digits of its SHA-256>.pth
-    advice = " Or fetch it elsewhere and name the file as `checkpoint` on the card"
-    return download(RemoteFile(name, sha256=card.sha256 or prefix), url, downloads() / "torchvision", advice=advice)
 
 
 def load(card: TorchvisionTower, path: Path, placement: Placement, random_weights: bool = False) -> LoadedEncoders:
@@ -66,8 +44,10 @@ def load(card: TorchvisionTower, path: Path, placement: Placement, random_weight
     state = None if random_weights else _state(card, path)
     classes = {} if state is None else {"num_classes": len(state[CLASS_SCORES])}
     build: Callable[..., Any] = getattr(detection, card.torchvision)
-    model = build(weights=None, weights_backbone=None, **classes)
+    with leave_parameters_empty() if state is not None else nullcontext():
+        model = build(weights=None, weights_backbone=None, **classes)
     if state is not None:
+        fill_parameters(model, placement.device)
         load_state(model, state, card.torchvision, path)
     if card.torchvision == "fasterrcnn_resnet50_fpn" and card.weights == "COCO_V1":
         for module in model.modules():  # these weights alone were trained without it, and torchvision builds them so

@@ -20,23 +20,9 @@ from twinlens.images.transforms import PixelSpec
 from twinlens.models.encoders.base import LoadedEncoders, TokenizedTexts, count_parameters, normalise_pixels, upload
 from twinlens.models.image_processor import read_pixel_spec
 from twinlens.models.state_dicts import load_transformers
-from twinlens.models.weights import UNREADABLE, fetch_hub_weights, find_local_checkpoint, give_reason, refuse_wordless
+from twinlens.models.weights import UNREADABLE, give_reason, refuse_wordless
 
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
-
-FILES = ["*.json", "*.txt", "*.model", "*.py"]
-WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # large models come in several files
-
-
-def locate(card: TransformersTower) -> Path:
-    """Locate the model's folder.
-
-    Raises:
-        FetchError: it cannot be had.
-    """
-    if (path := find_local_checkpoint(card)) is not None:
-        return path
-    return fetch_hub_weights(card.transformers, card.revision, WEIGHTS, FILES)
 
 
 def load(card: TransformersTower, path: Path, placement: Placement, random_weights: bool = False) -> LoadedEncoders:

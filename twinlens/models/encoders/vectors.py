@@ -15,7 +15,7 @@ from jaxtyping import Int
 from twinlens.config.models import VectorsTower
 from twinlens.core import paths
 from twinlens.core.errors import DataError, FetchError
-from twinlens.core.hashing import hash_file
+from twinlens.core.hashing import recall_digest
 from twinlens.models.encoders.base import LoadedEncoders
 from twinlens.models.vector_files import (
     FOLDERS,
@@ -48,7 +48,7 @@ def identify(card: VectorsTower, path: Path) -> dict[str, Any]:
     for key, named in _named_files(card).items():
         files = sorted(file for file in named.rglob("*") if _is_used(file, named)) if named.is_dir() else [named]
         root = named if named.is_dir() else named.parent
-        found[key] = {file.relative_to(root).as_posix(): hash_file(file) for file in files}
+        found[key] = {file.relative_to(root).as_posix(): recall_digest(file) for file in files}
     return {"sha256": found}
 
 

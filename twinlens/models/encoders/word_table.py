@@ -25,7 +25,7 @@ from jaxtyping import Float32
 
 from twinlens.core.code import code_digest
 from twinlens.core.errors import DataError
-from twinlens.core.hashing import hash_file
+from twinlens.core.hashing import recall_digest
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch, fingerprint
 
@@ -59,7 +59,7 @@ def read_words(path: Path) -> WordTable:
         DataError: the file is of another format, is cut short, or has a line that is no word with its
             numbers; the line's number is named.
     """
-    key = fingerprint(sha256=hash_file(path), code=code_digest(__name__))
+    key = fingerprint(sha256=recall_digest(path), code=code_digest(__name__))
     with Scratch("words", key) as scratch:
         if not scratch.has(PARSED):
             scratch.put(PARSED, lambda folder: _parse(path, folder))

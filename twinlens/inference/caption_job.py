@@ -1,0 +1,56 @@
+"""Captioning job: captions kept as a whole, so that finished work loads neither the model nor its library."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from twinlens.config.captioners import CaptionerCard
+from twinlens.config.params import ComputeParams
+from twinlens.core.device import Placement
+from twinlens.core.scratch import Scratch
+
+if TYPE_CHECKING:
+    from twinlens.models.captioners.transformers import Captioner
+
+WORDS = "words.json"  # the captions of all pictures, beside their parts
+
+
+class CaptionJob:
+    """A captioner with its weights, loaded when the first caption is missing."""
+
+    def __init__(self, card: CaptionerCard, weights: Path, placement: Placement, compute: ComputeParams) -> None:
+        self.card, self.weights, self.placement, self.compute = card, weights, placement, compute
+
+    @cached_property
+    def loaded(self) -> Captioner:
+        """The captioner."""
+        from twinlens.models.captioners import transformers as captioners  # imports its library, which takes seconds
+
+        return captioners.load(self.card, self.weights, self.placement)
+
+    def write(self, shards: Path, pictures: pl.DataFrame, scratch: Scratch) -> list[str]:
+        """Write one caption per picture, in their order; beside the parts stands how many parameters wrote them.
+
+        Args:
+            shards: folder of the `resize` stage.
+            pictures: `image_id`, `shard`, `row`.
+            scratch: where what is finished is kept.
+        """
+        if not scratch.has(WORDS):
+            from twinlens.inference.caption import caption_pictures
+
+            batch, threads = self.compute.image_batch, self.compute.decode_threads
+            texts = caption_pictures(self.loaded, shards, pictures, scratch, batch=batch, decode_threads=threads)
+            scratch.note(WORDS, parameters=self.loaded.parameters)
+            scratch.put(WORDS, lambda path: _write(path, json.dumps(texts)))
+        words: list[str] = json.loads(scratch.path(WORDS).read_text(encoding="utf-8"))
+        return words
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,43 @@
+"""Location of sentence-transformers models: a folder of your own, or the hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from twinlens.config.models import SentenceTransformersTower
+from twinlens.core.errors import DataError
+from twinlens.models.weights import fetch_weights_folder, find_local_checkpoint
+
+FILES = ["*.json", "*.txt", "*.model"]
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of each module that has any; the first found is taken
+
+
+def locate(card: SentenceTransformersTower) -> Path:
+    """Locate the model's folder.
+
+    Raises:
+        FetchError: it cannot be had.
+        DataError: the folder does not say how to pool.
+    """
+    folder = find_local_checkpoint(card)
+    if folder is None:
+        folder = fetch_weights_folder(card.sentence_transformers, card.revision, FILES)
+        for name in WEIGHTS:
+            lacking = [module for module in list_modules(folder) if not any((module / w).exists() for w in WEIGHTS)]
+            wanted = [(module / name).relative_to(folder).as_posix() for module in lacking]
+            folder = fetch_weights_folder(card.sentence_transformers, card.revision, [*FILES, *wanted])
+    list_modules(folder)
+    return folder
+
+
+def list_modules(folder: Path) -> list[Path]:
+    """List the folders of the model's modules (transformer, pooling, ...), most of which have no weights.
+
+    Raises:
+        DataError: the folder does not say how to pool.
+    """
+    if not (folder / "modules.json").exists():
+        # the library would silently take the mean over tokens, which is wrong for every CLS model
+        raise DataError(f"{folder} has no modules.json, so it does not say how its vectors are pooled")
+    return [folder / module["path"] for module in json.loads((folder / "modules.json").read_text(encoding="utf-8"))]
