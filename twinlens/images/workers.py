@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Generic, TypeVar
 
 from twinlens.core.errors import ResourceError
@@ -53,7 +53,7 @@ def map_on_cores(
     Raises:
         ResourceError: the system ended a worker, as it does where memory runs out.
     """
-    if cores <= THREADS_SUFFICE or not sys.platform.startswith("linux"):
+    if threads_suffice(cores):
         yield from map_ahead(work, tasks, cores, waiting=8 * cores, bytes_of=bytes_of)
         return
     try:
@@ -62,6 +62,31 @@ def map_on_cores(
         raise ResourceError(
             f"the system ended a process that was opening pictures, as it does where memory runs out. {remedy}"
         ) from None
+
+
+def threads_suffice(cores: int) -> bool:
+    """Whether threads do as well as processes, or have to: where this system has no fork that can be relied on."""
+    return cores <= THREADS_SUFFICE or not sys.platform.startswith("linux")
+
+
+def open_workers(cores: int, prepare: Callable[..., None] | None = None, *given: object) -> ProcessPoolExecutor:
+    """Open a pool of processes that are forks of this one, so that they start at once and see its shared memory.
+
+    Args:
+        cores: how many.
+        prepare: called in each with what is `given`, which is handed over as it is, not pickled.
+    """
+    return ProcessPoolExecutor(
+        cores, multiprocessing.get_context("fork"), _become_worker, (os.getpid(), prepare, given)
+    )
+
+
+@contextmanager
+def ignore_fork_warnings() -> Iterator[None]:
+    """Silence the warning of forks beside threads: a worker uses nothing of libraries that have them (Arrow, polars)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 class _Each(Generic[T, R]):
@@ -77,12 +102,10 @@ class _Each(Generic[T, R]):
 def _map_by_processes(work: _Each[T, R], tasks: Iterable[T], cores: int, bytes_of: Callable[[T], int]) -> Iterator[R]:
     pending: deque[tuple[Future[list[R]], int]] = deque()
     held = 0
-    pool = ProcessPoolExecutor(cores, multiprocessing.get_context("fork"), _become_worker, (os.getpid(),))
+    pool = open_workers(cores)
     try:
         for some in _in_tasks(tasks, bytes_of):
-            with warnings.catch_warnings():
-                # of forks beside threads: a worker uses nothing of the libraries (Arrow, polars) that have threads
-                warnings.simplefilter("ignore", DeprecationWarning)
+            with ignore_fork_warnings():
                 pending.append((pool.submit(work, some), sum(map(bytes_of, some))))
             held += pending[-1][1]
             del some
@@ -108,7 +131,7 @@ def _in_tasks(tasks: Iterable[T], bytes_of: Callable[[T], int]) -> Iterator[list
         yield some
 
 
-def _become_worker(parent: int) -> None:
+def _become_worker(parent: int, prepare: Callable[..., None] | None, given: tuple[object, ...]) -> None:
     """Work on one core, leave interruptions to the parent, and end when it ends, however it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError, AttributeError):
@@ -116,3 +139,5 @@ def _become_worker(parent: int) -> None:
     if os.getppid() != parent:  # it has ended already
         os._exit(1)
     use_one_core()
+    if prepare is not None:
+        prepare(*given)

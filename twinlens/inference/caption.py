@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +25,13 @@ from twinlens.core.errors import ResourceError
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch
 from twinlens.core.shards import iter_pixels
-from twinlens.images.transforms import batch_pixels, map_ahead
+from twinlens.inference.feed import Feed
+from twinlens.inference.transfers import open_transfers
 from twinlens.models.captioners.transformers import Captioner
 
 log = logging.getLogger("twinlens")
 
 PICTURES_PER_PART = 128  # what a killed run loses at most, beside the batches that were not finished
-PICTURES_PER_PIECE = 16  # decoded by one thread at a time, so that all work on the batch that is wanted next
 QUEUED = 2  # batches whose words are awaited while the next is begun
 BATCHES_WORTH_RECORDING = 4  # recording takes about a second of a GPU's time
 LARGEST_BATCH = 512
@@ -102,48 +103,17 @@ Words = Callable[[], list[str]]
 def _read_batches(
     captioner: Captioner, shards: Path, rows: pl.DataFrame, batch: int | None, decode_threads: int
 ) -> Iterator[tuple[Pixels, float]]:
-    """Batches on their way to the device, and when each was asked for."""
+    """Batches on their way to the device, each valid until the next is asked for, and when it was asked for."""
     placement = captioner.placement
-    on_gpu = placement.device.type == "cuda"
     batch = min(batch or choose_batch_size(placement), captioner.largest_batch or len(rows), len(rows))
     captioner.expect(batch if len(rows) >= BATCHES_WORTH_RECORDING * batch else None)
-    counts = [min(batch, len(rows) - at) for at in range(0, len(rows), batch)]
-    piece = min(batch, PICTURES_PER_PIECE) if on_gpu else batch
-    pictures = iter_pixels(shards, rows)
-
-    def tasks() -> Iterator[list[bytes]]:
-        for count in counts:
-            for at in range(0, count, piece):
-                yield [next(pictures)[1] for _ in range(min(piece, count - at))]
-
-    def read(jpegs: list[bytes]) -> Pixels:
-        pixels = batch_pixels(jpegs, captioner.pixels)
-        return pixels.pin_memory() if on_gpu else pixels
-
-    ahead = max(2 * decode_threads, -(-batch // piece)) if on_gpu else None  # the whole of the next batch
-    ready = map_ahead(read, tasks(), decode_threads, waiting=ahead)
-    side = torch.cuda.Stream(placement.device) if on_gpu else None
-    for count in counts:
-        asked = time.perf_counter()
-        pieces = (next(ready) for _ in range(0, count, piece))
-        yield (_upload(pieces, count, placement.device, side) if side is not None else torch.cat(list(pieces))), asked
-
-
-def _upload(pieces: Iterator[Pixels], count: int, device: torch.device, side: torch.cuda.Stream) -> Pixels:
-    """Copy pieces to a GPU as they come, while it works on what is queued."""
-    batch: Pixels | None = None
-    at = 0
-    for piece in pieces:
-        with torch.cuda.stream(side):
-            if batch is None:
-                batch = torch.empty((count, *piece.shape[1:]), dtype=piece.dtype, device=device)
-            batch[at : at + len(piece)].copy_(piece, non_blocking=True)
-        at += len(piece)
-    assert batch is not None
-    main = torch.cuda.current_stream(device)
-    main.wait_stream(side)
-    batch.record_stream(main)
-    return batch
+    sizes = [min(batch, len(rows) - at) for at in range(0, len(rows), batch)]
+    jpegs = (jpeg for _, jpeg in iter_pixels(shards, rows))
+    feed = Feed(captioner.pixels, batch, open_transfers(placement), decode_threads)
+    with closing(feed.batches(jpegs, sizes)) as ready:
+        for _ in sizes:
+            asked = time.perf_counter()
+            yield next(ready), asked
 
 
 def _start(captioner: Captioner, pixels: Pixels) -> list[Words]:

@@ -24,6 +24,7 @@ class Slot:
     pixels: UInt8[torch.Tensor, "images 3 height width"]  # the same on the device; on a CPU the same memory
     copied: Any = None  # events of a GPU: the pixels have left the host's memory,
     used: Any = None  # and the device's memory has been read
+    registered: bool = False  # whether the host's memory was made known to the device, and is to be taken back
 
 
 class Transfers:
@@ -34,10 +35,13 @@ class Transfers:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def allocate(self, shape: tuple[int, ...]) -> Slot:
-        """Allocate a batch's place."""
-        host = torch.zeros(shape, dtype=torch.uint8)
+    def allocate(self, shape: tuple[int, ...], host: torch.Tensor | None = None) -> Slot:
+        """Allocate a batch's place; `host` is memory that is there already."""
+        host = torch.zeros(shape, dtype=torch.uint8) if host is None else host
         return Slot(host, host)
+
+    def free(self, slot: Slot) -> None:
+        """Give a batch's place back."""
 
     def send(self, slot: Slot, count: int) -> UInt8[torch.Tensor, "images 3 height width"]:
         """Send the first `count` pictures of a batch on their way; gives them on the device."""
@@ -72,10 +76,15 @@ class CudaTransfers(Transfers):
         super().__init__(device)
         self._inwards, self._outwards = torch.cuda.Stream(device), torch.cuda.Stream(device)
 
-    def allocate(self, shape: tuple[int, ...]) -> Slot:
+    def allocate(self, shape: tuple[int, ...], host: torch.Tensor | None = None) -> Slot:
         """Allocate a batch's place, the host's in memory that the device reads by itself."""
-        host = torch.zeros(shape, dtype=torch.uint8, pin_memory=True)
-        slot = Slot(host, torch.zeros(shape, dtype=torch.uint8, device=self.device))
+        pixels = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+        if host is None:
+            slot = Slot(torch.zeros(shape, dtype=torch.uint8, pin_memory=True), pixels)
+        else:
+            # Where the system locks no more memory, the copies are right all the same, and slower.
+            registered = int(torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0)) == 0
+            slot = Slot(host, pixels, registered=registered)
         slot.copied, slot.used = torch.cuda.Event(), torch.cuda.Event()
         self.release(slot)
         return slot
@@ -93,6 +102,13 @@ class CudaTransfers(Transfers):
     def release(self, slot: Slot) -> None:
         """See `Transfers.release`."""
         slot.used.record(self._work())
+
+    def free(self, slot: Slot) -> None:
+        """See `Transfers.free`."""
+        if slot.registered:
+            slot.copied.synchronize()
+            torch.cuda.cudart().cudaHostUnregister(slot.host.data_ptr())
+            slot.registered = False
 
     def wait_until_free(self, slot: Slot) -> None:
         """See `Transfers.wait_until_free`: this alone holds the host back, several batches ahead of the device."""
