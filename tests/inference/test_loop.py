@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -240,14 +241,21 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(tmp_path: Path) -> No
     assert [len(batch) for batch in text.batches] == [2] * 10
 
 
+def noted(encode: Callable[[Any], torch.Tensor], tried: list[int]) -> Callable[[Any], torch.Tensor]:
+    def encode_and_note(batch: Any) -> torch.Tensor:
+        tried.append(len(batch))
+        return encode(batch)
+
+    return encode_and_note
+
+
 def test_the_batch_that_fits_is_remembered_by_all_that_follows_and_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, words, tried = write_shards(jpegs(20), tmp_path), texts(20), list[int]()
     image, text, room = Pictures(fits=3), Texts(fits=3), DeviceRoom()
     for encoder in (image, text):
-        own = encoder.encode
-        encoder.encode = lambda batch, own=own: tried.append(len(batch)) or own(batch)  # type: ignore[method-assign]
+        monkeypatch.setattr(encoder, "encode", noted(encoder.encode, tried))
     for key in ("first", "second"):
         with Scratch("embed", key) as scratch:
             embed_pictures(image, tmp_path, rows, scratch, CPU, batch=8, room=room)
