@@ -13,6 +13,7 @@ import numpy as np
 import open_clip
 import polars as pl
 import torch
+from open_clip.model import CLIP
 
 from benchmarks.paired import Row, alternate, median, ratio
 from twinlens.core.device import Placement
@@ -25,6 +26,7 @@ from twinlens.inference.loop import choose_batch_size, embed_pictures
 from twinlens.models.encoders.base import ImageEncoder, LoadedEncoders
 from twinlens.models.encoders.open_clip import wrap
 
+SMALL = "a small CLIP"  # to try the script
 COMPARED = 1024  # pictures of which each batch size finds the ten nearest
 
 
@@ -38,18 +40,25 @@ def measure(placement: Placement, prepared: Path, index: pl.DataFrame, small: bo
         small: to try the script on a CPU.
     """
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    name = "ViT-B-32" if small else "ViT-L-14"
+    name = SMALL if small else "ViT-L-14"
     yield _embed(name, placement, prepared, index, threads, rounds=1 if small else 2)
     compared = index.head(16 if small else COMPARED)
     for precision in ("bfloat16", "tf32", "float32"):
-        yield _compare("ViT-B-32", placement, precision, prepared, compared, threads)
+        yield _compare(SMALL if small else "ViT-B-32", placement, precision, prepared, compared, threads)
 
 
 def build(name: str, placement: Placement) -> LoadedEncoders:
-    """Build an architecture of open_clip with random weights, on the device itself."""
+    """Build an architecture of open_clip, or the `SMALL` one, with random weights, on the device itself."""
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")  # CLIP's, which all of them read
     with torch.device(placement.device):
-        model = open_clip.create_model(name, device=placement.device, pretrained_text=False)
-    return wrap(model, open_clip.get_tokenizer(name), placement)
+        if name == SMALL:
+            vision = {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
+            text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
+            model: Any = CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text)
+            open_clip.model.set_model_preprocess_cfg(model, {"size": 64, "mean": (0.5,) * 3, "std": (0.5,) * 3})
+        else:
+            model = open_clip.create_model(name, device=placement.device, pretrained_text=False)
+    return wrap(model, tokenizer, placement)
 
 
 @contextmanager

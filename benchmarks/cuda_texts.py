@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from benchmarks.cuda_embedding import build, own_scratch
+from benchmarks.cuda_embedding import SMALL, build, own_scratch
 from benchmarks.paired import Row, alternate, median, ratio
 from twinlens.core.device import Placement
 from twinlens.core.scratch import Scratch
@@ -35,7 +35,7 @@ def write_captions(count: int) -> list[str]:
 def measure(placement: Placement, prepared: Path, index: pl.DataFrame, small: bool) -> Iterator[Row]:
     """Rows of a text tower with random weights; `small` takes a small one. The pictures are not used."""
     del prepared, index
-    name, count = ("ViT-B-32", 256) if small else ("ViT-L-14", TEXTS)
+    name, count = (SMALL, 256) if small else ("ViT-L-14", TEXTS)
     encoder: Any = build(name, placement).text
     texts = write_captions(count)
     batch, per_part = choose_batch_size(placement, texts=True), choose_part_size(placement, texts=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -80,6 +81,24 @@ def test_what_would_be_emulated_is_said_aloud_and_what_is_there_is_not(
     warn_of_emulation(torch.device("cpu"), "train.precision")
     (message,) = caplog.messages
     assert message.startswith("train.precision is bfloat16, which this processor has no units for")
+
+
+def test_a_gpu_that_torch_cannot_use_is_told_of_and_the_cpu_is_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def too_old() -> bool:
+        warnings.warn(
+            "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040).\nUpdate",
+            stacklevel=1,
+        )
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", too_old)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto") == CPU
+    (message,) = caplog.messages
+    assert message.startswith("there is a GPU, which torch cannot use, so that the CPU is taken: CUDA initialization")
+    assert message.endswith("too old (found version 11040).")
 
 
 @pytest.mark.gpu

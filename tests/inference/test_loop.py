@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -20,13 +21,23 @@ from open_clip.model import CLIP
 
 from tests.tiny import CPU, TEXTS, jpegs, spread, tokenizer, write_shards
 from twinlens.core import resources
+from twinlens.core.device import Placement, name_device_fault
 from twinlens.core.errors import DataError, ResourceError
 from twinlens.core.scratch import Scratch
 from twinlens.core.vectors import normalise_rows
 from twinlens.images.transforms import PixelSpec, batch_pixels, decode_and_fit
 from twinlens.inference import feed, loop
-from twinlens.inference.loop import choose_batch_size, collect, embed_pictures, embed_texts, is_complete
-from twinlens.models.encoders.base import ImageEncoder, TextEncoder
+from twinlens.inference.loop import (
+    DeviceRoom,
+    choose_batch_size,
+    choose_part_size,
+    collect,
+    embed_pictures,
+    embed_texts,
+    is_complete,
+)
+from twinlens.inference.transfers import Fetched, Slot, Transfers
+from twinlens.models.encoders.base import ImageEncoder, TextEncoder, TokenizedTexts
 from twinlens.models.encoders.open_clip import wrap
 
 SPEC = PixelSpec(16, 16, "squash", mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -228,6 +239,157 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(tmp_path: Path) -> No
     wanted = run_texts(Texts(), words, "d", tmp_path, 8)
     assert np.array_equal(run_texts(text, words, "c", tmp_path, 8), wanted)
     assert [len(batch) for batch in text.batches] == [2] * 10
+
+
+def noted(encode: Callable[[Any], torch.Tensor], tried: list[int]) -> Callable[[Any], torch.Tensor]:
+    def encode_and_note(batch: Any) -> torch.Tensor:
+        tried.append(len(batch))
+        return encode(batch)
+
+    return encode_and_note
+
+
+def test_the_batch_that_fits_is_remembered_by_all_that_follows_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, words, tried = write_shards(jpegs(20), tmp_path), texts(20), list[int]()
+    image, text, room = Pictures(fits=3), Texts(fits=3), DeviceRoom()
+    for encoder in (image, text):
+        monkeypatch.setattr(encoder, "encode", noted(encoder.encode, tried))
+    for key in ("first", "second"):
+        with Scratch("embed", key) as scratch:
+            embed_pictures(image, tmp_path, rows, scratch, CPU, batch=8, room=room)
+    assert tried == [8, 4] + [2] * 20  # two sources: only the first batch of the first was too large
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "a batch of 8 does not fit into the device's memory; going on with 2"
+    ]
+    tried.clear()
+    run_texts(text, words, "texts", tmp_path, 8)
+    assert tried == [8, 4] + [2] * 10
+    assert room.most == 2
+
+
+def test_a_device_that_goes_away_is_named(tmp_path: Path) -> None:
+    rows = write_shards(jpegs(4), tmp_path)
+    gone = RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be")
+    with (
+        pytest.raises(
+            ResourceError, match=r"the device cuda failed in the middle of the work \(CUDA error: an illegal"
+        ),
+        name_device_fault(Placement(torch.device("cuda"), torch.bfloat16)),
+    ):
+        raise gone
+    for placement, error in ((CPU, gone), (Placement(torch.device("cuda"), torch.bfloat16), RuntimeError("shapes"))):
+        with pytest.raises(RuntimeError, match=str(error).splitlines()[0]), name_device_fault(placement):
+            raise error
+    with pytest.raises(torch.OutOfMemoryError):
+        run_pictures(Pictures(fits=0), tmp_path, rows, "a")
+
+
+# ---------------------------------------------------------------- a device that is not waited for
+
+
+class Lagging(Transfers):
+    """A device whose copies are on their way until they are waited for, as a GPU's are."""
+
+    behind = 1
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.told: list[str] = []
+        self.slots: list[Slot] = []
+
+    def allocate(self, shape: tuple[int, ...]) -> Slot:
+        slot = Slot(torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8))
+        self.slots.append(slot)
+        return slot
+
+    def send(self, slot: Slot, count: int) -> torch.Tensor:
+        assert slot.used is not True  # what was sent last has been handed to the device
+        slot.pixels[:count] = slot.host[:count]
+        slot.host.fill_(255)  # who reads the host's memory from here on reads nonsense
+        slot.used = slot.copied = True
+        self.told.append("send")
+        return slot.pixels[:count]
+
+    def release(self, slot: Slot) -> None:
+        slot.used = None
+
+    def wait_until_free(self, slot: Slot) -> None:
+        assert slot.used is None
+        slot.copied = None
+
+    def fetch(self, vectors: Sequence[torch.Tensor]) -> Fetched:
+        self.told.append("fetch")
+        rows = super().fetch(vectors)
+
+        def wait() -> np.ndarray:
+            self.told.append("wait")
+            return rows()
+
+        return wait
+
+
+def test_a_part_comes_back_while_the_next_is_computed_and_buffers_are_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, words = write_shards(jpegs(30), tmp_path), texts(30)
+    wanted = run_pictures(Pictures(), tmp_path, rows, "a"), run_texts(Texts(), words, "b", tmp_path)
+    lagging = Lagging(CPU.device)
+    monkeypatch.setattr(loop, "open_transfers", lambda placement: lagging)
+    assert np.array_equal(run_pictures(Pictures(), tmp_path, rows, "c"), wanted[0])
+    batches = ["send"] * 3  # of a part of 8
+    first = [*batches, "fetch"]
+    assert lagging.told == [*first, *first, "wait", *first, "wait", "send", "send", "fetch", "wait", "wait"]
+    assert len(lagging.slots) == feed.SLOTS  # for ten batches and more
+    lagging.told.clear()
+    assert np.array_equal(run_texts(Texts(), words, "d", tmp_path), wanted[1])
+    assert lagging.told == ["fetch", "fetch", "wait", "fetch", "wait", "fetch", "wait", "wait"]
+
+
+def test_the_time_in_which_the_device_had_nothing_to_do_is_noted(tmp_path: Path) -> None:
+    rows = write_shards(jpegs(20), tmp_path)
+    with Scratch("embed", "a") as scratch:
+        embed_pictures(Pictures(), tmp_path, rows, scratch, CPU, batch=3)
+        assert 0 < scratch.total("idle") < scratch.total("seconds")
+
+
+def test_pixels_may_be_made_where_the_tower_is(tmp_path: Path) -> None:
+    rows, asked = write_shards(jpegs(20), tmp_path), list[int]()
+
+    def read(files: Sequence[bytes]) -> torch.Tensor:
+        asked.append(len(files))
+        return batch_pixels(files, SPEC)
+
+    wanted = run_pictures(Pictures(), tmp_path, rows, "a")
+    with Scratch("embed", "b") as scratch:
+        embed_pictures(Pictures(), tmp_path, rows, scratch, CPU, batch=3, read=read)
+        collected(scratch, 20, tmp_path)
+    assert np.array_equal(np.load(tmp_path / "found.npy"), wanted)
+    assert asked == [3, 3, 2, 3, 3, 2, 3, 1]
+
+
+def test_texts_are_tokenized_once_ahead_of_the_model(tmp_path: Path) -> None:
+    read: list[str] = []
+
+    class Once(Texts):
+        def tokenize(self, some: Sequence[str]) -> TokenizedTexts:
+            read.extend(some)
+            counts = np.array(self.token_counts(some))
+            return TokenizedTexts(counts, lambda places: self.encode([some[int(place)] for place in places]))
+
+    words = texts(30)
+    assert np.array_equal(run_texts(Once(), words, "a", tmp_path), run_texts(Texts(), words, "b", tmp_path))
+    assert read == words
+
+
+def test_parts_of_a_gpu_hold_several_batches() -> None:
+    gpu = Placement(torch.device("cuda"), torch.bfloat16)
+    for of_texts in (False, True):
+        assert choose_part_size(gpu, of_texts) >= 4 * choose_batch_size(gpu, of_texts)
+
+
+# ---------------------------------------------------------------- one that does not fit
 
 
 def test_one_picture_that_does_not_fit_ends_the_run(tmp_path: Path) -> None:

@@ -65,7 +65,12 @@ def test_a_text_is_given_to_the_library_only_where_it_must(
 ) -> None:
     compiled, given = ClipBpe(library), list[str]()
     own = open_clip.SimpleTokenizer.encode
-    monkeypatch.setattr(open_clip.SimpleTokenizer, "encode", lambda self, text: given.append(text) or own(self, text))
+
+    def noted(self: open_clip.SimpleTokenizer, text: str) -> list[int]:
+        given.append(text)
+        return list(own(self, text))
+
+    monkeypatch.setattr(open_clip.SimpleTokenizer, "encode", noted)
     compiled.encode(["A dog & a cat.", "café 犬 🐕 &eacute;", "the <end_of_text>", "\u017fea"])
     assert given == ["the <end_of_text>", "\u017fea"]
 

@@ -78,4 +78,4 @@ class _Text:
             convert_to_tensor=True,
             show_progress_bar=False,
         )
-        return vectors.float().cpu()
+        return vectors.float()
