@@ -49,6 +49,7 @@ def embed_pictures(
     *,
     batch: int | None = None,
     decode_threads: int = 2,
+    read: Callable[[Sequence[bytes]], torch.Tensor] | None = None,
 ) -> None:
     """Fill `scratch` with the vectors of pictures.
 
@@ -60,6 +61,7 @@ def embed_pictures(
         placement: where the encoder runs.
         batch: pictures a step.
         decode_threads: threads that decode ahead of the model.
+        read: makes a batch's pixels of JPEG bytes where threads do not decode them, on the device for instance.
 
     Raises:
         DataError: a vector is NaN, infinite or zero; the pictures are named.
@@ -67,8 +69,11 @@ def embed_pictures(
     batch = batch or choose_batch_size(placement, texts=False)
     pinned = placement.device.type == "cuda"
 
-    def read(part: list[tuple[str, bytes]]) -> torch.Tensor:
-        pixels = batch_pixels([jpeg for _, jpeg in part], encoder.pixels)
+    def read_batch(part: list[tuple[str, bytes]]) -> torch.Tensor:
+        jpegs = [jpeg for _, jpeg in part]
+        if read is not None:
+            return read(jpegs)
+        pixels = batch_pixels(jpegs, encoder.pixels)
         return pixels.pin_memory() if pinned else pixels
 
     parts = _Parts(len(rows), PICTURES_PER_PART, scratch)
@@ -76,7 +81,7 @@ def embed_pictures(
     pictures = iter_pixels(shards, missing)
     tasks = (task for part in parts.missing for task in _batches(pictures, part.size, batch))
     with Progress("embed pictures", total=len(rows), unit="img", done=len(rows) - len(missing)) as bar:
-        ready = map_ahead(read, tasks, decode_threads)
+        ready = map_ahead(read_batch, tasks, decode_threads if read is None else 1)
         for part in parts.missing:
             started = time.perf_counter()
             vectors: list[torch.Tensor] = []
