@@ -17,7 +17,7 @@ from twinlens.core import probes
 from twinlens.core.device import Placement
 from twinlens.core.shards import iter_pixels
 from twinlens.core.vectors import normalise_rows
-from twinlens.images.transforms import batch_pixels
+from twinlens.inference.device_pixels import make_reader
 from twinlens.models.encoders.base import ImageEncoder, TextEncoder
 
 SEARCHED = 256  # texts among which the longest that fits is looked for
@@ -26,8 +26,9 @@ SEARCHED = 256  # texts among which the longest that fits is looked for
 def probe_pictures(encoder: ImageEncoder, shards: Path, pool: pl.DataFrame, placement: Placement) -> probes.Probe:
     """Embed probes of pictures (`image_id`, `shard`, `row`, `sha256`)."""
     rows = pool[probes.choose_rows(len(pool))]
+    read = make_reader(encoder.pixels, placement)
     with torch.inference_mode():
-        alone = [encoder.encode(batch_pixels([jpeg], encoder.pixels)) for _, jpeg in iter_pixels(shards, rows)]
+        alone = [encoder.encode(read([jpeg])) for _, jpeg in iter_pixels(shards, rows)]
     vectors = torch.cat(alone).cpu().numpy()
     contents = pool["sha256"].n_unique()
     return probes.Probe(

@@ -27,6 +27,7 @@ from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.tables import VECTORS, write_table
 from twinlens.core.vectors import normalise_rows
 from twinlens.inference import probe
+from twinlens.inference.device_pixels import DevicePixels
 from twinlens.inference.loop import (
     DeviceRoom,
     choose_part_size,
@@ -97,6 +98,9 @@ class TowerJob:
                 encoder = self.loaded.image
                 assert encoder is not None
                 scratch.note("tower", parameters=encoder.parameters)
+                pixels = None
+                if self.placement.pixels == "device":
+                    pixels = DevicePixels(encoder.pixels, self.placement)
                 embed_pictures(
                     encoder,
                     shards,
@@ -106,7 +110,11 @@ class TowerJob:
                     batch=self.compute.image_batch,
                     decode_threads=self.compute.decode_threads,
                     room=self._room[0],
+                    read=pixels,
                 )
+                if pixels is not None and pixels.refused:
+                    log.info("%s pictures were decoded on the CPU, as the device takes no such JPEG", pixels.refused)
+                    scratch.note("pixels", decoded_on_cpu=pixels.refused + scratch.total("decoded_on_cpu"))
             if not scratch.has(PROBE):
                 assert self.loaded.image is not None
                 scratch.put(PROBE, probe.probe_pictures(self.loaded.image, shards, pool, self.placement).write)
@@ -142,6 +150,8 @@ class TowerJob:
         seconds, idle = scratch.total("seconds"), scratch.total("idle")
         if idle:  # a device was at work here
             figures["idle_share"] = idle / seconds
+        if decoded_on_cpu := int(scratch.total("decoded_on_cpu")):
+            figures["decoded_on_cpu"] = decoded_on_cpu
         self.cost.add(
             name,
             seconds=seconds,
