@@ -39,16 +39,14 @@ class BlipGenerator:
         self._expected: int | None = None
 
     def expect(self, images: int | None) -> None:
-        """Prepare for many batches of `images`: on a GPU their steps are recorded once, after the first; None: for none.
+        """Prepare for many batches of `images`, whose steps a GPU records after the first; None: for none.
 
         Recording takes about a second, and is worth it from a few batches on.
         """
         self._expected = images
 
-    @torch.inference_mode()
-    def generate(
-        self, pixels: Float[torch.Tensor, "images 3 height width"]
-    ) -> Int64[torch.Tensor, "images tokens"]:
+    @torch.no_grad()  # not `inference_mode`, whose tensors no graph may be recorded with
+    def generate(self, pixels: Float[torch.Tensor, "images 3 height width"]) -> Int64[torch.Tensor, "images tokens"]:
         """Find the tokens of the captions, with their prompt, on the device; the next batch overwrites them.
 
         Raises:
@@ -118,7 +116,9 @@ def read_blip_settings(model: Any, max_new_tokens: int, num_beams: int) -> Searc
 # ---------------------------------------------------------------- vision tower
 
 
-def encode_patches(vision: Any, pixels: Float[torch.Tensor, "images 3 height width"]) -> Float[torch.Tensor, "images patches dim"]:
+def encode_patches(
+    vision: Any, pixels: Float[torch.Tensor, "images 3 height width"]
+) -> Float[torch.Tensor, "images patches dim"]:
     """Compute the vision tower's vectors of all patches, the class token first (`BlipVisionModel.forward`)."""
     hidden = _embed_patches(vision.embeddings, pixels)
     for layer in vision.encoder.layers:

@@ -22,9 +22,9 @@ NEVER = -1e9  # a score below all others, as the library has it
 
 # Settings of generation that change nothing here, or that `SearchSettings` has.
 WITHOUT_EFFECT = {
-    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length", "max_new_tokens", "num_beams",
-    "min_new_tokens", "length_penalty", "early_stopping", "do_sample", "temperature", "top_k", "top_p", "min_p",
-    "typical_p", "epsilon_cutoff", "eta_cutoff", "use_cache", "output_attentions", "output_hidden_states",
+    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length", "max_new_tokens",
+    "num_beams", "min_new_tokens", "length_penalty", "early_stopping", "do_sample", "temperature", "top_k", "top_p",
+    "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "use_cache", "output_attentions", "output_hidden_states",
     "output_scores", "output_logits", "return_dict_in_generate", "transformers_version", "_from_model_config",
 }  # fmt: skip
 NEUTRAL = {
@@ -152,7 +152,7 @@ class BeamSearch:
 
     def begin(self) -> None:
         """Forget the batch before: only the first beam of each counts at the first token, or all would be the same."""
-        self.running.fill_(self.settings.pad or self.settings.end)
+        self.running.fill_(self.settings.pad or self.settings.end)  # with a pad of 0 the library fills with ends
         for place, token in enumerate(self.settings.prompt):
             self.running[:, :, place].fill_(token)
         self.ended.copy_(self.running)
@@ -242,7 +242,9 @@ class Run:
         last = settings.length - 1  # the last token is chosen and never read
         first = min(len(settings.prompt) - 1 + every, last)
         bounds = [0, first, *range(first + every, last, every)]
-        self._spans = [range(start, stop) for start, stop in zip(bounds, [*bounds[1:], last], strict=True) if start < stop]
+        self._spans = [
+            range(start, stop) for start, stop in zip(bounds, [*bounds[1:], last], strict=True) if start < stop
+        ]
         self._pieces: list[Callable[[], None]] = [lambda span=span: self._advance(span) for span in self._spans]  # type: ignore[misc]
 
     def record(self) -> None:
