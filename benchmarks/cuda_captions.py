@@ -1,4 +1,4 @@
-"""Captioning on a device: our loop beside transformers' `generate`, over the same tensors in its memory, and from shards."""
+"""Captioning on a device: our loop beside transformers' `generate`, over tensors in its memory, and from shards."""
 
 from __future__ import annotations
 
@@ -63,9 +63,10 @@ def measure(placement: Placement, prepared: Path, index: pl.DataFrame, small: bo
     yield _from_shards(model, placement, prepared, index, rates[best], small)
     yield from _compare_words(model, pixels[: 4 if small else COMPARED])
 
-    vision = {
-        "ours": lambda: _encode(model, pixels[: ours_at[0]]),
-        "library": lambda: _see(model, pixels[: ours_at[0]]),
+    some = pixels[: ours_at[0]]
+    vision: dict[str, Callable[[], object]] = {
+        "ours": lambda: _encode(model, some),
+        "library": lambda: _see(model, some),
     }
     taken = alternate(vision, rounds=3)
     yield Row(
@@ -97,10 +98,11 @@ def _build(placement: Placement, small: bool) -> Any:
     torch.manual_seed(0)
     with torch.device(placement.device):
         model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision))
+    # New weights are so small that all pictures would have one caption.
+    larger = 83 / model.config.text_config.hidden_size**0.5
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter *= 3  # new weights are so small that all pictures would have one caption
+        for matrix in {id(p): p for p in model.parameters() if p.ndim > 1}.values():
+            matrix.mul_(larger)
     model.text_decoder.generation_config.min_new_tokens = TOKENS
     return model.eval().to(placement.device, placement.dtype)
 
@@ -176,7 +178,7 @@ def _from_shards(
 
 
 def _compare_words(model: Any, pixels: torch.Tensor) -> Iterator[Row]:
-    """How many captions have other words, ours beside the library's, and the library's beside its own at half the batch."""
+    """How many captions have other words: ours beside the library's, and the library's at half the batch beside it."""
     for dtype in {pixels.dtype: None, torch.float32: None}:
         same = model if dtype == pixels.dtype else copy.deepcopy(model).to(dtype)
         seen = pixels.to(dtype)

@@ -249,7 +249,7 @@ class _Layer:
         asked = torch.bmm(query, self.key_map).transpose(0, 1)  # (rows, heads, dim)
         asked = asked.reshape(images, rows // images * self.heads, -1)
         scores = torch.bmm(asked, state.patches.transpose(1, 2))
-        scores[:, :, state.count :] = -torch.inf  # padding
+        scores[:, :, state.count :].fill_(-torch.inf)  # padding
         found = torch.bmm(scores.softmax(dim=-1), state.patches)  # (images, beams * heads, dim)
         found = found.view(rows, self.heads, -1).transpose(0, 1)
         return torch.bmm(found, self.value_map).transpose(0, 1).flatten(1) + self.value_bias

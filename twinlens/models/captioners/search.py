@@ -121,7 +121,7 @@ class GreedySearch:
         if logits is None:
             return
         if position - of_prompt < self.settings.min_new_tokens:
-            logits[:, self.settings.end] = -torch.inf
+            logits[:, self.settings.end].fill_(-torch.inf)
         # float32 holds every value of bfloat16, so the largest is the same, with ties, without the library's conversion
         chosen = logits.argmax(dim=-1).masked_fill_(self.ended, self.settings.pad)
         self.ids[:, position + 1] = chosen
@@ -173,7 +173,7 @@ class BeamSearch:
         new = position - of_prompt + 1  # tokens that were found, with this one
         probable = logits.float().log_softmax(dim=-1)
         if new - 1 < settings.min_new_tokens:
-            probable[:, settings.end] = -torch.inf
+            probable[:, settings.end].fill_(-torch.inf)
         words = probable.shape[1]
         sums = (probable.unflatten(0, (-1, beams)) + self.running_scores[:, :, None]).flatten(1)
         scores, places = sums.topk(2 * beams)  # should the best all end, as many are left to go on
