@@ -241,7 +241,7 @@ def test_what_the_device_waited_for_pixels_is_noted(shards: Path, rows: pl.DataF
 
 def test_pixels_that_come_while_the_device_works_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr("twinlens.inference.caption.time.perf_counter", lambda: clock[0])
     with Scratch("caption", "key") as scratch, Progress("caption", total=4) as bar:
         writer = loop._Writer(scratch, {"one": 1, "two": 2, "three": 1}, bar)
         clock[0] = 5.0  # asked for at the start, there after two seconds

@@ -129,8 +129,8 @@ def _start(captioner: Captioner, pixels: Pixels) -> list[Words]:
         except torch.OutOfMemoryError:
             if size == 1:
                 raise ResourceError(
-                    f"the captioner and one picture do not fit into the memory of {captioner.placement.device}; choose a "
-                    "smaller captioner, free the device, or set `compute.device: cpu`"
+                    f"the captioner and one picture do not fit into the memory of {captioner.placement.device}; choose "
+                    "a smaller captioner, free the device, or set `compute.device: cpu`"
                 ) from None
         captioner.largest_batch = size // 2  # outside of `except`, whose traceback holds what filled the memory
         captioner.release()

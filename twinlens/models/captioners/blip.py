@@ -39,13 +39,13 @@ class BlipGenerator:
         self._expected: int | None = None
 
     def expect(self, images: int | None) -> None:
-        """Prepare for many batches of `images`: on a GPU their steps are recorded once, after the first; None: for none.
+        """Prepare for many batches of `images`, whose steps a GPU records after the first; None: for none.
 
         Recording takes about a second, and is worth it from a few batches on.
         """
         self._expected = images
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not `inference_mode`, whose tensors no graph may be recorded with
     def generate(self, pixels: Float[torch.Tensor, "images 3 height width"]) -> Int64[torch.Tensor, "images tokens"]:
         """Find the tokens of the captions, with their prompt, on the device; the next batch overwrites them.
 
@@ -249,7 +249,7 @@ class _Layer:
         asked = torch.bmm(query, self.key_map).transpose(0, 1)  # (rows, heads, dim)
         asked = asked.reshape(images, rows // images * self.heads, -1)
         scores = torch.bmm(asked, state.patches.transpose(1, 2))
-        scores[:, :, state.count :] = -torch.inf  # padding
+        scores[:, :, state.count :].fill_(-torch.inf)  # padding
         found = torch.bmm(scores.softmax(dim=-1), state.patches)  # (images, beams * heads, dim)
         found = found.view(rows, self.heads, -1).transpose(0, 1)
         return torch.bmm(found, self.value_map).transpose(0, 1).flatten(1) + self.value_bias

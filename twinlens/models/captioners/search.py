@@ -22,9 +22,9 @@ NEVER = -1e9  # a score below all others, as the library has it
 
 # Settings of generation that change nothing here, or that `SearchSettings` has.
 WITHOUT_EFFECT = {
-    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length", "max_new_tokens", "num_beams",
-    "min_new_tokens", "length_penalty", "early_stopping", "do_sample", "temperature", "top_k", "top_p", "min_p",
-    "typical_p", "epsilon_cutoff", "eta_cutoff", "use_cache", "output_attentions", "output_hidden_states",
+    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length", "max_new_tokens",
+    "num_beams", "min_new_tokens", "length_penalty", "early_stopping", "do_sample", "temperature", "top_k", "top_p",
+    "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "use_cache", "output_attentions", "output_hidden_states",
     "output_scores", "output_logits", "return_dict_in_generate", "transformers_version", "_from_model_config",
 }  # fmt: skip
 NEUTRAL = {
@@ -121,7 +121,7 @@ class GreedySearch:
         if logits is None:
             return
         if position - of_prompt < self.settings.min_new_tokens:
-            logits[:, self.settings.end] = -torch.inf
+            logits[:, self.settings.end].fill_(-torch.inf)
         # float32 holds every value of bfloat16, so the largest is the same, with ties, without the library's conversion
         chosen = logits.argmax(dim=-1).masked_fill_(self.ended, self.settings.pad)
         self.ids[:, position + 1] = chosen
@@ -152,7 +152,7 @@ class BeamSearch:
 
     def begin(self) -> None:
         """Forget the batch before: only the first beam of each counts at the first token, or all would be the same."""
-        self.running.fill_(self.settings.pad or self.settings.end)
+        self.running.fill_(self.settings.pad or self.settings.end)  # with a pad of 0 the library fills with ends
         for place, token in enumerate(self.settings.prompt):
             self.running[:, :, place].fill_(token)
         self.ended.copy_(self.running)
@@ -173,7 +173,7 @@ class BeamSearch:
         new = position - of_prompt + 1  # tokens that were found, with this one
         probable = logits.float().log_softmax(dim=-1)
         if new - 1 < settings.min_new_tokens:
-            probable[:, settings.end] = -torch.inf
+            probable[:, settings.end].fill_(-torch.inf)
         words = probable.shape[1]
         sums = (probable.unflatten(0, (-1, beams)) + self.running_scores[:, :, None]).flatten(1)
         scores, places = sums.topk(2 * beams)  # should the best all end, as many are left to go on

@@ -50,7 +50,7 @@ class Captioner:
         """Write one caption per picture, by greedy or beam search: the same pictures give the same words."""
         return self.start(pictures)()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def start(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Callable[[], list[str]]:
         """Start on a batch; returns a function that waits for its captions, which another thread may call.
 
