@@ -82,7 +82,7 @@ def build_pool(pictures: int, dim: int, seed: int = 0, outside: int = OUTSIDE) -
         }
     )
     told = pl.DataFrame({"image_id": ids, "text": generated})
-    no_queries = pl.DataFrame(schema={name: pl.String for name in ("query_id", "image_id", "text", "target_id")})
+    no_queries = pl.DataFrame(schema=dict.fromkeys(("query_id", "image_id", "text", "target_id"), pl.String))
     drawn = draw_validation(groups, captions, params.hybrid).select("image_id").join(told, on="image_id")
     collection = Collection(groups, images, captions, told[:pictures], drawn, no_queries.with_columns(gain=1.0))
     tasks, inputs = build_tasks(collection, params)

@@ -156,7 +156,10 @@ def half_way(dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def exactly(queries: np.ndarray, items: np.ndarray) -> np.ndarray:
     """The definition, by fractions."""
-    sums = [[sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(q, x, strict=True)) for x in items] for q in queries]
+    sums = [
+        [sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(q, x, strict=True)) for x in items]
+        for q in queries
+    ]
     return np.array([[float(one) for one in row] for row in sums]).astype(np.float32)
 
 
@@ -181,7 +184,9 @@ def test_a_device_that_sums_otherwise_gives_the_same_bytes(monkeypatch: pytest.M
 
     def everything() -> list[bytes]:
         blocks = list(find_nearest(queries, pool, 7, qrels=qrels, block_bytes=200_000))
-        return [np.concatenate([getattr(b, name) for b in blocks]).tobytes() for name in ("rows", "scores", "first_hit")]
+        return [
+            np.concatenate([getattr(b, name) for b in blocks]).tobytes() for name in ("rows", "scores", "first_hit")
+        ]
 
     expected = everything()
     mm = torch.mm
@@ -190,7 +195,9 @@ def test_a_device_that_sums_otherwise_gives_the_same_bytes(monkeypatch: pytest.M
         mm(left, right, out=out)
         return out.add_((torch.rand_like(out) - 0.5) * bound_float32_error(96))  # up to half of what is allowed for
 
-    def another_order(search: exact._Search, block: exact._Block, queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def another_order(
+        search: exact._Search, block: exact._Block, queries: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
         products = search.items[rows].double() * block.queries[queries].double()
         return products.flip(1).cumsum(1)[:, -1] + (torch.rand(len(rows)) - 0.5) * block.error / 2
 
@@ -200,7 +207,9 @@ def test_a_device_that_sums_otherwise_gives_the_same_bytes(monkeypatch: pytest.M
 
 
 def test_of_all_items_in_one_place_the_order_is_that_of_exact_scores_too() -> None:
-    pool = unit(np.random.default_rng(1).standard_normal((1, 32)) + 1e-6 * np.random.default_rng(2).standard_normal((2000, 32)))
+    pool = unit(
+        np.random.default_rng(1).standard_normal((1, 32)) + 1e-6 * np.random.default_rng(2).standard_normal((2000, 32))
+    )
     rows, scores = found(pool[:40], pool, 10, block_bytes=4 * 2000 * 16)
     expected_rows, expected_scores = plain(pool[:40], pool, 10)
     np.testing.assert_array_equal(rows, expected_rows)
@@ -274,6 +283,8 @@ def test_a_gpu_gives_the_bytes_of_a_cpu() -> None:
         qrels = Groups(groups[:500], groups, np.arange(500))
         options = {"own_rows": np.arange(500), "qrels": qrels, "device": device, "block_bytes": 2**21}
         blocks = list(find_nearest(pool[:500], pool, 7, **options))  # type: ignore[arg-type]
-        return [np.concatenate([getattr(b, name) for b in blocks]).tobytes() for name in ("rows", "scores", "first_hit")]
+        return [
+            np.concatenate([getattr(b, name) for b in blocks]).tobytes() for name in ("rows", "scores", "first_hit")
+        ]
 
     assert everything("cuda") == everything("cpu") == everything("cuda")

@@ -65,7 +65,10 @@ def test_products_are_added_without_error(dim: int) -> None:
     left, right = (rng.standard_normal((40, dim)).astype(np.float32) for _ in range(2))
     left[:20, dim // 2 :] = -left[:20, : dim - dim // 2]  # sums that nearly vanish
     right[:20, dim // 2 :] = right[:20, : dim - dim // 2]
-    exact = [sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(*pair, strict=True)) for pair in zip(left, right, strict=True)]
+    exact = [
+        sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(*pair, strict=True))
+        for pair in zip(left, right, strict=True)
+    ]
     expected = np.array([float(one) for one in exact]).astype(np.float32)
     np.testing.assert_array_equal(add_products(left, right), expected)
     rough = (left.astype(np.float64) * right).sum(axis=1) + (rng.random(40) - 0.5) * 1e-12

@@ -158,8 +158,7 @@ class _Search:
         near = best >= floor
         counts = near.sum(dim=1).cpu().numpy()
         found = [
-            self._select_near(block, floor, near, start, stop)
-            for start, stop in _split(counts * self.width, CELLS)
+            self._select_near(block, floor, near, start, stop) for start, stop in _split(counts * self.width, CELLS)
         ]
         return np.concatenate(found)
 
@@ -247,8 +246,7 @@ def _round(
 
 def _kth_largest(values: Float32[torch.Tensor, "queries n"], k: int) -> Float32[torch.Tensor, "queries 1"]:
     if values.device.type == "cpu":  # numpy's selection is vectorised
-        place = values.shape[1] - k
-        return torch.from_numpy(np.partition(values.numpy(), place, axis=1)[:, place : place + 1].copy())
+        return torch.from_numpy(-np.partition(-values.numpy(), k - 1, axis=1)[:, k - 1 : k])
     return torch.topk(values, k, dim=1).values[:, -1:]
 
 

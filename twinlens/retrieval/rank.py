@@ -245,7 +245,9 @@ def map_in_order(work: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
 
     numpy and scipy leave the interpreter's lock where they work on whole blocks.
     """
-    threads = min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    threads = min(
+        MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="rank") as pool:
         for part in parts:
