@@ -263,7 +263,7 @@ def test_vectors_that_are_not_finite_are_refused() -> None:
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_products_are_made_in_full_float32_and_the_setting_is_left_as_it_was(device: str) -> None:
-    backend = torch.backends.cuda.matmul if device == "cuda" else torch.backends.mkldnn.matmul
+    backend = torch.backends.cuda.matmul if device == "cuda" else torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = backend.fp32_precision
     try:
         backend.fp32_precision = "tf32"

@@ -340,7 +340,8 @@ def _measure_longest(rows: Float32[torch.Tensor, "rows dim"], what: str) -> floa
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Have products of float32 made in float32, also where they would rather be rounded to TF32 or bfloat16."""
-    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    on_cpu = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set when torch is imported
+    backends = torch.backends.cuda.matmul, on_cpu
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"
