@@ -128,6 +128,7 @@ def rank_all(pool: Pool, device: str, clock: Callable[[], float] = time.perf_cou
 
 def run(pictures: int, dim: int, device: str, wanted: str = "") -> list[Row]:
     """All retrievers of one pool, and the slowest of them."""
+    device = str(choose_device(device).device)
     pool = build_pool(pictures, dim)
     taken = rank_all(pool, device)
     slowest = sorted(taken.items(), key=lambda part: -part[1])
@@ -193,5 +194,5 @@ if __name__ == "__main__":
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    for row in run(options.pictures, options.dim, str(choose_device(options.device).device)):
+    for row in run(options.pictures, options.dim, options.device):
         print(f"{row.what:80} {row.figure:>10}  {row.against}")
