@@ -1,6 +1,6 @@
 """Run the benchmarks and write their table.
 
-python -m benchmarks.run                                    # everything but retrievers, memory, scale and intervals, minutes
+python -m benchmarks.run                                    # all but retrievers, memory, scale and intervals, minutes
 python -m benchmarks.run --only neighbours --rounds 9
 python -m benchmarks.run --photos ../photos/val2017.zip     # on photos of one's own
 python -m benchmarks.run --only memory

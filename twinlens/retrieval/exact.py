@@ -79,7 +79,7 @@ def find_nearest(
     k = min(k, len(items) - left_out) if own_rows is None or (own_rows >= 0).all() else min(k, len(items))
     if k < 1:
         raise ValueError(f"a pool of {len(items)} items leaves nothing to rank")
-    place = torch.device("cpu" if device.split(":")[0] in NARROW else device)
+    place = torch.device("cpu" if device.partition(":")[0] in NARROW else device)
     search = _Search.over(items, k, place)
     size = block_bytes or BLOCK_BYTES.get(search.items.device.type, BLOCK_BYTES["cpu"])
     step = max(1, size // (4 * search.width * search.groups))
