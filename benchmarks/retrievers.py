@@ -82,7 +82,7 @@ def build_pool(pictures: int, dim: int, seed: int = 0, outside: int = OUTSIDE) -
         }
     )
     told = pl.DataFrame({"image_id": ids, "text": generated})
-    no_queries = pl.DataFrame(schema={name: pl.String for name in ("query_id", "image_id", "text", "target_id")})
+    no_queries = pl.DataFrame(schema=dict.fromkeys(("query_id", "image_id", "text", "target_id"), pl.String))
     drawn = draw_validation(groups, captions, params.hybrid).select("image_id").join(told, on="image_id")
     collection = Collection(groups, images, captions, told[:pictures], drawn, no_queries.with_columns(gain=1.0))
     tasks, inputs = build_tasks(collection, params)
@@ -128,6 +128,7 @@ def rank_all(pool: Pool, device: str, clock: Callable[[], float] = time.perf_cou
 
 def run(pictures: int, dim: int, device: str, wanted: str = "") -> list[Row]:
     """All retrievers of one pool, and the slowest of them."""
+    device = str(choose_device(device).device)
     pool = build_pool(pictures, dim)
     taken = rank_all(pool, device)
     slowest = sorted(taken.items(), key=lambda part: -part[1])
@@ -193,5 +194,5 @@ if __name__ == "__main__":
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    for row in run(options.pictures, options.dim, str(choose_device(options.device).device)):
+    for row in run(options.pictures, options.dim, options.device):
         print(f"{row.what:80} {row.figure:>10}  {row.against}")

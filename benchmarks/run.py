@@ -1,6 +1,6 @@
 """Run the benchmarks and write their table.
 
-python -m benchmarks.run                                    # everything but memory, scale and intervals, minutes
+python -m benchmarks.run                                    # all but retrievers, memory, scale and intervals, minutes
 python -m benchmarks.run --only neighbours --rounds 9
 python -m benchmarks.run --photos ../photos/val2017.zip     # on photos of one's own
 python -m benchmarks.run --only memory
@@ -34,12 +34,13 @@ SECTIONS = (
     "search",
     "approximate",
     "exemplar",
+    "retrievers",
     "cuda",
     "memory",
     "scale",
     "intervals",
 )
-LONG = ("memory", "scale", "intervals")  # only if asked for
+LONG = ("retrievers", "memory", "scale", "intervals")  # only if asked for
 
 
 def main() -> None:
@@ -84,6 +85,7 @@ def measure(section: str, options: argparse.Namespace) -> list[Row]:
         "search": ("run", (options.pictures, rounds)),
         "approximate": ("run", (100_000, 512, 200)),
         "exemplar": ("run", (3_443, 1_000, 512, 128, rounds)),
+        "retrievers": ("run", (5_000, 768, device, "at most 60 s on 2 cores")),
         "cuda": ("run", (photos, device, 8_192, options.small, tuple(options.parts))),
         "memory": ("run", (600, 5)),
         "scale": ("run", (options.pictures,)),

@@ -46,7 +46,7 @@ class Measured:
 
     def best(self, kind: str, query: int) -> tuple[list[str], np.ndarray]:
         block = self.scorers[kind].block(query, query + 1)
-        rows = scores.select_best(scores.make_sort_keys(block), K)[0]
+        rows = scores.select_best(block, K)[0]
         if kind == "text":
             rows = rows[block[0, rows] > 0]
         return [self.ids[row] for row in rows], block[0, rows]

@@ -15,7 +15,7 @@ from twinlens.retrieval.fusion import NOBODY, concatenate, fuse_weighted, normal
 
 def order(block: np.ndarray) -> list[list[int]]:
     """Rows of all items, best first."""
-    found: list[list[int]] = scores.select_best(scores.make_sort_keys(block), block.shape[1]).tolist()
+    found: list[list[int]] = scores.select_best(block, block.shape[1]).tolist()
     return found
 
 

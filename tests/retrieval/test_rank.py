@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.retrieval import registry
 from twinlens.retrieval.base import Dense, Retriever
-from twinlens.retrieval.rank import rerank, search
+from twinlens.retrieval.rank import map_in_order, rerank, search
 from twinlens.retrieval.registry import list_retrievers
 from twinlens.retrieval.runs import read_run
 from twinlens.tasks.base import Task, TaskMetadata
@@ -282,3 +284,28 @@ def test_two_rerankers_whose_runs_would_have_one_name_are_refused(monkeypatch: p
     monkeypatch.setattr(registry, "_functions", lambda _: iter([lambda *_: made]))
     with pytest.raises(DataError, match="two rerankers make the run 'words_again'"):
         registry.list_rerankers(SOME, corpus({}), params())
+
+
+def test_blocks_come_in_order_whichever_thread_is_done_first() -> None:
+    later = Event()
+
+    def work(part: int) -> int:
+        if part == 0:
+            assert later.wait(60)
+        if part == 1:
+            later.set()
+        return part * part
+
+    if len(os.sched_getaffinity(0)) == 1:
+        later.set()
+    assert list(map_in_order(work, range(40))) == [part * part for part in range(40)]
+
+
+def test_what_a_thread_refuses_is_refused() -> None:
+    def work(part: int) -> int:
+        if part == 3:
+            raise DataError("the third")
+        return part
+
+    with pytest.raises(DataError, match="the third"):
+        list(map_in_order(work, range(9)))

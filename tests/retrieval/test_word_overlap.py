@@ -8,7 +8,7 @@ import pytest
 
 from twinlens.config.load import read_params
 from twinlens.retrieval.base import Corpus
-from twinlens.retrieval.word_overlap import WordOverlap, f1, rerankers
+from twinlens.retrieval.word_overlap import WordOverlap, rerankers
 from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.qrels import Groups
 
@@ -33,11 +33,22 @@ def reranker(**given: pl.DataFrame) -> list[WordOverlap]:
     return rerankers(TASK, Corpus({}, given, joint=True), read_params())
 
 
+def f1(query: frozenset[str], item: frozenset[str]) -> float:
+    """Harmonic mean of the shares of the query's and of the item's words that both have."""
+    both = len(query & item)
+    return 2.0 * both / (len(query) + len(item)) if both else 0.0
+
+
 def test_words_that_both_share_are_weighed_against_those_of_each() -> None:
-    assert f1(frozenset("abc"), frozenset("abc")) == 1.0
     assert f1(frozenset("abcd"), frozenset("ab")) == pytest.approx(2 * 2 / 6)
-    assert f1(frozenset("abc"), frozenset("d")) == 0.0
-    assert f1(frozenset("abc"), frozenset()) == 0.0
+    queries = [frozenset("abc"), frozenset("abcd"), frozenset()]
+    items = [frozenset("abc"), frozenset("ab"), frozenset("d"), frozenset()]
+    one = WordOverlap(queries, items)
+    rows = np.array([[3, 1, 0, 2], [0, 1, 2, 3]])
+    found = one.scores(1, rows, np.zeros(rows.shape, dtype=np.float32))
+    plain = np.array([[f1(queries[1 + n], items[row]) for row in listed] for n, listed in enumerate(rows)])
+    highest = np.maximum(plain.max(axis=1, keepdims=True), 1e-9)  # of the query without a word all are 0
+    np.testing.assert_array_equal(found, (np.float32(0.5) * (plain.astype(np.float32) / highest.astype(np.float32))))
 
 
 def test_half_is_the_runs_own_score_and_half_the_overlap_each_from_0_to_1() -> None:

@@ -56,6 +56,9 @@ def check(qrels: Qrels, plain: Plain) -> None:
     assert qrels.judged().tolist() == [any(item in plain.of(query) for query in queries) for item in items]
     for query in queries:
         assert qrels.relevant_rows(query).tolist() == sorted(plain.of(query))
+    asked = np.arange(plain.queries)[::-1]
+    listed = [(place, row) for place, query in enumerate(asked.tolist()) for row in sorted(plain.of(query))]
+    assert list(zip(*(one.tolist() for one in qrels.list_relevant(asked)), strict=True)) == listed
     for start in queries:
         for stop in range(start, plain.queries + 1):
             assert qrels.relevant(start, stop).tolist() == [[gain > 0 for gain in row] for row in matrix[start:stop]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,7 +44,7 @@ class Dense:
         wide = np.asarray(self.queries[start:stop], dtype=np.float64)
         return (wide @ self._wide.T).astype(np.float32)
 
-    @property
+    @cached_property
     def _wide(self) -> Float64[np.ndarray, "items dim"]:
         return np.asarray(self.items, dtype=np.float64)
 

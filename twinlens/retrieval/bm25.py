@@ -58,7 +58,7 @@ class Bm25:
         Raises:
             DataError: a query is not a part of the document that `own_rows` names.
         """
-        found = (queries @ self.weights.T).toarray()
+        found = (queries @ self._postings).toarray()
         if own_rows is not None and (chosen := np.flatnonzero(own_rows >= 0)).size:
             found[chosen, own_rows[chosen]] = self._without(queries[chosen], own_rows[chosen])
         return found.astype(np.float32)
@@ -84,6 +84,11 @@ class Bm25:
         of_entry = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
         weights.data = self._saturated(weights.data, self._lengths[of_entry]) * self._idf[weights.indices]
         return weights
+
+    @cached_property
+    def _postings(self) -> sparse.csr_array:
+        """The same with a word a row."""
+        return self.weights.T.tocsr()
 
     def _saturated(
         self, counts: Float64[np.ndarray, " entries"], lengths: Float64[np.ndarray, " entries"]

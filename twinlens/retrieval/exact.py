@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int, Int64
+from jaxtyping import Float, Float32, Float64, Int, Int64
 
 from twinlens.core.errors import DataError
 from twinlens.retrieval.scores import (
@@ -28,11 +29,13 @@ from twinlens.retrieval.scores import (
 from twinlens.tasks.qrels import Qrels
 
 BLOCK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}  # of one block of the product; a GPU holds two of them
+NARROW = ("mps",)  # devices without float64: the CPU beside them searches
 GROUP = 32  # items, at most, whose best score stands for all of them in the first round of the selection
 GROUPS_PER_RESULT = 4  # at least; of fewer, too many would be looked at
 CELLS = 2**22  # scores looked at in the second round at once
 WIDE_CELLS = 2**24  # numbers of gathered vectors in float64 at once, on a GPU
 DENSE = 16  # of so many pairs one to be scored exactly: then a product of all of them is faster than gathered vectors
+FEW_NUMBERS = 2**23  # of all items, which are then held in float64 too: 64 MB
 WIDE_ITEMS = 2**13  # in float64 at once
 
 Vectors = Float32[np.ndarray, "rows dim"] | Float32[torch.Tensor, "rows dim"]
@@ -76,7 +79,8 @@ def find_nearest(
     k = min(k, len(items) - left_out) if own_rows is None or (own_rows >= 0).all() else min(k, len(items))
     if k < 1:
         raise ValueError(f"a pool of {len(items)} items leaves nothing to rank")
-    search = _Search.over(items, k, torch.device(device))
+    place = torch.device("cpu" if device.partition(":")[0] in NARROW else device)
+    search = _Search.over(items, k, place)
     size = block_bytes or BLOCK_BYTES.get(search.items.device.type, BLOCK_BYTES["cpu"])
     step = max(1, size // (4 * search.width * search.groups))
     starts = range(0, len(queries), step)
@@ -198,17 +202,23 @@ class _Search:
         wide, sums = block.queries.double(), torch.empty(len(rows), dtype=torch.float64, device=rows.device)
         if rows.device.type == "cpu":  # a query at a time, whose few items stay in the cache
             near, ends = rows.numpy(), torch.bincount(queries, minlength=len(wide)).cumsum(0).tolist()
-            items, found = self.items.numpy(), sums.numpy()
+            items, found = self._host_items, sums.numpy()
             for query, first, last in zip(wide.numpy(), [0, *ends], ends, strict=False):
                 for start in range(first, last, WIDE_ITEMS):
                     some = slice(start, min(last, start + WIDE_ITEMS))
-                    np.matmul(items[near[some]].astype(np.float64), query, out=found[some])
+                    np.matmul(items[near[some]].astype(np.float64, copy=False), query, out=found[some])
             return sums
         step = max(1, WIDE_CELLS // self.items.shape[1])
         for start in range(0, len(rows), step):
             some = slice(start, start + step)
             sums[some] = (self.items[rows[some]].double() * wide[queries[some]]).sum(dim=1)
         return sums
+
+    @cached_property
+    def _host_items(self) -> Float[np.ndarray, "items dim"]:
+        """The items where they are scored one by one: in float64 already, where that is little."""
+        items = self.items.numpy()
+        return items.astype(np.float64) if items.size <= FEW_NUMBERS else items
 
     def _multiply_all(
         self, block: _Block, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
@@ -246,8 +256,7 @@ def _round(
 
 def _kth_largest(values: Float32[torch.Tensor, "queries n"], k: int) -> Float32[torch.Tensor, "queries 1"]:
     if values.device.type == "cpu":  # numpy's selection is vectorised
-        place = values.shape[1] - k
-        return torch.from_numpy(np.partition(values.numpy(), place, axis=1)[:, place : place + 1].copy())
+        return torch.from_numpy(-np.partition(-values.numpy(), k - 1, axis=1)[:, k - 1 : k])
     return torch.topk(values, k, dim=1).values[:, -1:]
 
 
@@ -341,7 +350,8 @@ def _measure_longest(rows: Float32[torch.Tensor, "rows dim"], what: str) -> floa
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Have products of float32 made in float32, also where they would rather be rounded to TF32 or bfloat16."""
-    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    on_cpu = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set when torch is imported
+    backends = torch.backends.cuda.matmul, on_cpu
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"

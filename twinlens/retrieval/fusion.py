@@ -48,12 +48,11 @@ def reciprocal_rank_fusion(lists: Sequence[Lists], items: int, constant: float) 
     Returns:
         Scores of all items, 0 for those that no list holds.
     """
-    total = np.zeros((len(lists[0]), items))
+    total = np.zeros((len(lists[0]), items + 1))  # nobody's gains, at row -1, go into the last column
     for rows in lists:
-        gains = np.broadcast_to(1.0 / (constant + np.arange(1, rows.shape[1] + 1)), rows.shape)
-        queries, places = np.nonzero(rows != NOBODY)
-        total[queries, rows[queries, places]] += gains[queries, places]
-    return total.astype(np.float32)
+        gains = 1.0 / (constant + np.arange(1, rows.shape[1] + 1))
+        np.put_along_axis(total, rows, np.take_along_axis(total, rows, axis=1) + gains, axis=1)
+    return total[:, :items].astype(np.float32)
 
 
 def fuse_weighted(

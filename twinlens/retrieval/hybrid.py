@@ -33,7 +33,7 @@ def fuse_by_rank(image: Block, words: Block, constant: float, depth: int) -> Blo
 
 
 def _best(block: Block, depth: int, above: float = -np.inf) -> Lists:
-    rows = scores.select_best(scores.make_sort_keys(block), min(depth, block.shape[1]))
+    rows = scores.select_best(block, depth)
     return np.where(np.take_along_axis(block, rows, axis=1) > above, rows, NOBODY)
 
 
@@ -67,9 +67,9 @@ def choose_weight(image: Scorer, words: Scorer, own_rows: Int[np.ndarray, " quer
     items = image.block(0, 1).shape[1]
     for start, stop in split_into_blocks(words, items):
         by_image, by_words = image.block(start, stop), words.block(start, stop)
-        relevant = own_rows[start:stop, None] == np.arange(items)
+        queries = np.arange(stop - start)
         for i, weight in enumerate(WEIGHTS):
-            fused = scores.make_sort_keys(fuse_weighted(by_image, by_words, float(weight)))
-            found[i] += (1.0 / scores.find_first_hits(fused, relevant)).sum()
+            fused = fuse_weighted(by_image, by_words, float(weight))
+            found[i] += (1.0 / scores.rank_best(fused, queries, own_rows[start:stop])[0]).sum()
     good = np.flatnonzero(found >= found.max() * (1 - 1e-12))
     return round(float(min(WEIGHTS[good], key=lambda weight: abs(weight - default))), 6)

@@ -21,7 +21,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import TypeVar
 
 import numpy as np
@@ -59,6 +59,12 @@ BM25, HYBRID = "bm25_", "hybrid_"
 KINDS = {"captions": (CAPTIONS,), "generated": (GENERATED,), "captions_and_generated": (CAPTIONS, GENERATED)}
 
 
+@lru_cache(maxsize=2**16)
+def _split(text: str) -> tuple[str, ...]:
+    """Tokenize a text once for all that is searched by it."""
+    return tuple(tokenize(text))
+
+
 @dataclass(frozen=True)
 class WordScores:
     """BM25 scores of some queries against all documents."""
@@ -84,7 +90,7 @@ class WordScores:
             ids: of the pictures, each of which has a text.
         """
         text_of = dict(texts.select("id", "text").iter_rows())
-        mine = [tokenize(text_of[own]) for own in ids]
+        mine = [_split(text_of[own]) for own in ids]
         index = Bm25.of(mine)
         return cls(index, index.queries(mine))
 
@@ -94,13 +100,13 @@ def index_documents(kind: str, texts: Mapping[str, pl.DataFrame], image_ids: lis
     documents: dict[str, list[str]] = {image_id: [] for image_id in image_ids}
     for source in KINDS[kind]:
         for image_id, text in texts[source].select("image_id", "text").iter_rows():
-            documents[image_id] += tokenize(text)
+            documents[image_id] += _split(text)
     return Bm25.of(list(documents.values()))
 
 
 def score_captions(kind: str, index: Bm25, captions: pl.DataFrame, image_ids: list[str]) -> WordScores:
     """Score captions against the documents of `index_documents`; a human caption is left out of its own picture's."""
-    queries = index.queries([tokenize(text) for text in captions["text"]])
+    queries = index.queries([_split(text) for text in captions["text"]])
     return WordScores(index, queries, find_described_rows(captions, image_ids) if CAPTIONS in KINDS[kind] else None)
 
 
@@ -124,7 +130,7 @@ def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
 
 
 def _between_captions(captions: pl.DataFrame, task: Task) -> WordScores:
-    words = {own: tokenize(text) for own, text in captions.select("id", "text").iter_rows()}
+    words = {own: _split(text) for own, text in captions.select("id", "text").iter_rows()}
     index = Bm25.of([words[own] for own in task.item_ids])
     return WordScores(index, index.queries([words[own] for own in task.query_ids]))
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int
+from jaxtyping import Float32, Int, Int64
 
 from twinlens.config.gates import Gates
 from twinlens.config.params import RankParams
@@ -28,6 +32,11 @@ from twinlens.retrieval.runs import DRAWS, RunWriter
 from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import VALIDATION_CAPTIONS, VALIDATION_IMAGES
 from twinlens.tasks.qrels import Qrels
+
+MOST_THREADS = 16  # each has a block of scores, and arrays of its size, in memory
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def check_vectors(gates: Gates, sources: Mapping[str, Vectors], folder: Path) -> None:
@@ -202,19 +211,51 @@ def rank_blocks(
         items = made.items if rows is None else made.items[rows]
         yield from find_nearest(made.queries, items, depth, own_rows=exclude, qrels=qrels, device=device)
         return
-    for start, stop in split_into_blocks(made, len(task.item_ids)):
+
+    def rank(bounds: tuple[int, int]) -> Neighbours:
+        start, stop = bounds
         block = made.block(start, stop) if rows is None else made.block(start, stop)[:, rows]
-        relevant = qrels.relevant(start, stop)
         if exclude is not None:
             mine = np.flatnonzero(exclude[start:stop] >= 0)
             block[mine, exclude[start:stop][mine]] = -np.inf
-        keys = scores.make_sort_keys(block)
-        first = scores.find_first_hits(keys, relevant)
+        best = scores.select_best(block, depth)
+        found = np.take_along_axis(block, best, axis=1)
+        first, score = _find_first_hits(block, start, best, found, qrels)
         if zero_is_miss:  # not found is as good as last
-            missed = np.where(relevant, block, -np.inf).max(axis=1) <= 0
-            first = np.where(missed & relevant.any(axis=1), count - left_out[start:stop], first)
-        best = scores.select_best(keys, depth)
-        yield Neighbours(start, best, np.take_along_axis(block, best, axis=1), first)
+            first = np.where((score <= 0) & (first > 0), count - left_out[start:stop], first)
+        return Neighbours(start, best, found, first)
+
+    yield from map_in_order(rank, split_into_blocks(made, len(task.item_ids)))
+
+
+def _find_first_hits(
+    block: scores.Block, start: int, rows: Int[np.ndarray, "queries k"], found: scores.Block, qrels: Qrels
+) -> tuple[Int64[np.ndarray, " queries"], Float32[np.ndarray, " queries"]]:
+    """Find the rank and the score of each query's first relevant item: in its list, else in the whole pool."""
+    inside = qrels.gains(start, rows) > 0
+    place = inside.argmax(axis=1)
+    first, score = place + 1, np.take_along_axis(found, place[:, None], axis=1)[:, 0]
+    missed = np.flatnonzero(~inside.any(axis=1))
+    first[missed], score[missed] = scores.rank_best(block[missed], *qrels.list_relevant(start + missed))
+    return first, score
+
+
+def map_in_order(work: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
+    """Iterate over what threads make of the parts, in their order, a few parts ahead of the caller.
+
+    numpy and scipy leave the interpreter's lock where they work on whole blocks.
+    """
+    threads = min(
+        MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="rank") as pool:
+        for part in parts:
+            waiting.append(pool.submit(work, part))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _places(

@@ -4,8 +4,8 @@ The score of a pair of vectors is its inner product, without error rounded to fl
 ordered by score, best first, and equal scores by item row. No order of summation has a say in it: the product of two
 float32 numbers is exact in float64, a sum of such products errs by less than `bound_float64_error`, and the few sums
 that lie so close to the middle of two float32 numbers that this could turn the rounding are taken without any error.
-`order_by_score` orders candidates; `make_sort_keys`, `select_best` and `find_first_hits` work on whole blocks of
-scores, of words and of hybrids for instance.
+`order_by_score` orders candidates; `select_best` and `rank_best` work on whole blocks of scores, of words and of
+hybrids for instance.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
+from jaxtyping import Float, Float32, Float64, Int, Int64
 
 Block = Float32[np.ndarray, "queries items"]  # scores of some queries with all items
 
@@ -104,34 +104,65 @@ def order_by_score(
     return np.take_along_axis(rows, by_score, 1), np.take_along_axis(scores, by_score, 1)
 
 
-def make_sort_keys(scores: Float32[np.ndarray, "queries items"]) -> Int64[np.ndarray, "queries items"]:
+def make_sort_keys(
+    scores: Float32[np.ndarray, " *pairs"], rows: Int[np.ndarray, " *pairs"]
+) -> Int64[np.ndarray, " *pairs"]:
     """Compute one integer per score: larger is better, no two of a query are equal, so any sort gives the one order."""
     bits = (scores + np.float32(0)).view(np.int32)  # + 0 turns -0 into 0
     rising = bits ^ ((bits >> 31) & np.int32(2**31 - 1))  # as integers, negative floats fall: turn them round
-    return rising.astype(np.int64) * ROWS + np.arange(ROWS - 1, ROWS - 1 - scores.shape[1], -1)
+    return rising.astype(np.int64) * ROWS + (ROWS - 1 - rows)
 
 
 def read_sort_keys(
-    found: Int64[np.ndarray, "queries k"],
-) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
-    """Read the rows and the scores that keys were made of, those of `find_nearest` for instance."""
+    found: Int64[np.ndarray, " *pairs"],
+) -> tuple[Int64[np.ndarray, " *pairs"], Float32[np.ndarray, " *pairs"]]:
+    """Read the rows and the scores that keys were made of."""
     rising = (found >> 32).astype(np.int32)
     scores = (rising ^ ((rising >> 31) & np.int32(2**31 - 1))).view(np.float32)
     return ROWS - 1 - (found & (ROWS - 1)), scores
 
 
-def select_best(of_items: Int64[np.ndarray, "queries items"], k: int) -> Int[np.ndarray, "queries k"]:
-    """Select the rows of the `k` items with the largest keys, best first."""
-    count = of_items.shape[1]
-    chosen = np.argpartition(of_items, count - k, axis=1)[:, count - k :] if k < count else None
-    found = of_items if chosen is None else np.take_along_axis(of_items, chosen, axis=1)
-    order = np.argsort(found, axis=1)[:, ::-1]
-    return order if chosen is None else np.take_along_axis(chosen, order, axis=1)
+def select_best(block: Block, k: int) -> Int64[np.ndarray, "queries k"]:
+    """Select the rows of the `k` best items of each query, best first."""
+    k = min(k, block.shape[1])
+    # the k-th best score; numpy is ten times as slow where most scores are 0 and stand at the other end
+    cut = -np.partition(-block, k - 1, axis=1)[:, k - 1, None]
+    queries, rows = np.nonzero(block >= cut)
+    found = block[queries, rows]
+    if len(rows) > 2 * k * len(
+        block
+    ):  # many stand at the cut, as those do that share no word with a query: the first of them are enough
+        tied = found == cut[queries, 0]
+        ties = np.cumsum(tied)  # up to here, of all queries
+        first = np.searchsorted(queries, np.arange(len(block)))  # each query has some
+        wanted = ~tied | (ties - (ties - tied)[first][queries] <= k)
+        queries, rows, found = queries[wanted], rows[wanted], found[wanted]
+    place = np.arange(len(queries)) - np.searchsorted(queries, np.arange(len(block)))[queries]  # within its list
+    table = np.full((len(block), int(place.max(initial=0)) + 1), LOWEST)
+    table[queries, place] = make_sort_keys(found, rows)
+    table.sort(axis=1)
+    return read_sort_keys(table[:, : -k - 1 : -1])[0]
 
 
-def find_first_hits(
-    of_items: Int64[np.ndarray, "queries items"], relevant: Bool[np.ndarray, "queries items"]
-) -> Int64[np.ndarray, " queries"]:
-    """Find the rank of the best relevant item, from 1; 0 where none is relevant."""
-    wanted = np.where(relevant, of_items, LOWEST).max(axis=1)
-    return np.where(relevant.any(axis=1), 1 + np.count_nonzero(of_items > wanted[:, None], axis=1), 0)
+def rank_best(
+    block: Block, queries: Int[np.ndarray, " pairs"], rows: Int[np.ndarray, " pairs"]
+) -> tuple[Int64[np.ndarray, " queries"], Float32[np.ndarray, " queries"]]:
+    """Rank the best of some items of each query among all of them.
+
+    Args:
+        block: scores of all items.
+        queries: of each pair of a query and one of its items.
+        rows: of the items.
+
+    Returns:
+        Ranks, from 1, and scores; 0 and minus infinity where a query has no item.
+    """
+    best = np.full(len(block), LOWEST)
+    np.maximum.at(best, queries, make_sort_keys(block[queries, rows], rows))
+    there = best > LOWEST
+    row, score = read_sort_keys(best)
+    score = np.where(there, score, np.float32(-np.inf))
+    above = np.count_nonzero(block > score[:, None], axis=1)
+    tied, places = np.nonzero(block == score[:, None])
+    above += np.bincount(tied[places < row[tied]], minlength=len(block))
+    return np.where(there, above + 1, 0), score

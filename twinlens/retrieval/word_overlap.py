@@ -6,11 +6,13 @@ has said of each picture what it saw. Nothing but words is compared, so it costs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Float64, Int
+from scipy import sparse
 
 from twinlens.config.params import Params
 from twinlens.retrieval.base import Corpus
@@ -52,11 +54,38 @@ class WordOverlap:
         self, first: int, rows: Int[np.ndarray, "queries depth"], scores: Float32[np.ndarray, "queries depth"]
     ) -> Float32[np.ndarray, "queries depth"]:
         """New scores; see `twinlens.retrieval.base.Reranker.scores`."""
-        shared = [[f1(self.queries[first + n], self.items[item]) for item in listed] for n, listed in enumerate(rows)]
-        return fuse_weighted(scores, np.array(shared, dtype=np.float32), EVEN)
+        asked = np.repeat(np.arange(first, first + len(rows)), rows.shape[1])
+        queries, items = (words[mine] for words, mine in zip(self._words, (asked, rows.ravel()), strict=True))
+        shared = np.asarray((queries * items).sum(axis=1))
+        overlap = compute_f1(shared, np.diff(queries.indptr), np.diff(items.indptr)).reshape(rows.shape)
+        return fuse_weighted(scores, overlap.astype(np.float32), EVEN)
+
+    @cached_property
+    def _words(self) -> tuple[sparse.csr_array, sparse.csr_array]:
+        """Which words each query and each item has: 1 where it has one."""
+        column_of: dict[str, int] = {}
+        for words in (*self.queries, *self.items):
+            for word in words:
+                column_of.setdefault(word, len(column_of))
+        return _mark(self.queries, column_of), _mark(self.items, column_of)
 
 
-def f1(query: frozenset[str], item: frozenset[str]) -> float:
-    """Harmonic mean of the shares of the query's and of the item's words that both have."""
-    both = len(query & item)
-    return 2.0 * both / (len(query) + len(item)) if both else 0.0
+def compute_f1(
+    both: Float64[np.ndarray, " pairs"], queries: Int[np.ndarray, " pairs"], items: Int[np.ndarray, " pairs"]
+) -> Float64[np.ndarray, " pairs"]:
+    """Compute the harmonic mean of the shares of the query's and of the item's words that both have.
+
+    Args:
+        both: words that query and item share.
+        queries: words of the query.
+        items: words of the item.
+    """
+    return 2.0 * both / np.maximum(queries + items, 1)
+
+
+def _mark(texts: Sequence[frozenset[str]], column_of: Mapping[str, int]) -> sparse.csr_array:
+    columns = np.array([column_of[word] for words in texts for word in words], dtype=np.int64)
+    ends = np.concatenate([[0], np.cumsum([len(words) for words in texts])])
+    marked = sparse.csr_array((np.ones(len(columns)), columns, ends), shape=(len(texts), len(column_of)))
+    marked.sort_indices()
+    return marked
