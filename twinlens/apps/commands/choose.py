@@ -146,13 +146,14 @@ def read_finished() -> tuple[list[Candidate], list[str]]:
     from twinlens.evaluation.candidates import Candidate
     from twinlens.evaluation.experiments import ExperimentError, list_experiments, list_failed, read_experiment
 
-    found, notes = [], []
-    for name in list_experiments():
+    found, notes, finished = [], [], list_experiments()
+    for name in finished:
         try:
             found.append(read_experiment(name))
         except ExperimentError as error:
             notes.append(f"Left out: {error}.")
-    notes += [f"Left out: {name} failed; `dvc queue logs {name}` says why." for name in list_failed()]
+    failed = [name for name in list_failed() if name not in finished]
+    notes += [f"Left out: {name} failed; `dvc queue logs {name}` says why." for name in failed]
     if not found:
         raise TwinLensError(f"nothing to choose from: no experiment of this commit can be read. {' '.join(notes)}")
     dataset = found[0].choice["dataset"]
