@@ -48,7 +48,7 @@ BESIDE = {  # what is no package
     "tools/": "For the repository itself: README's tables, moving old cards.",
     "tests/": "The same rooms; `pipeline/` runs DVC and holds this plan.",
     "benchmarks/": "Ratios, measured side by side.",
-    "docs/": "Decisions and their reasons; datasets, training, category search.",
+    "docs/": "Decisions and their reasons; datasets, training, choosing, category search.",
 }
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -171,7 +171,7 @@ def test_one_candidate_alone_and_two_identical_ones_are_refused() -> None:
     with pytest.raises(DataError, match="choose needs two candidates or more on caption_to_image, found a: name"):
         of(made[:1])
     twin = Candidate("twin", (replace(made[0].first, name="twin"),))
-    with pytest.raises(DataError, match=r"nothing to choose .*: twin: the same to every query as a, told once\. Take"):
+    with pytest.raises(DataError, match=r"nothing to choose .*: twin: the same to every query as a, told once\. Name"):
         of([made[0], twin])
     found = of([*made, twin])
     assert len(found.entries) == 3

@@ -15,7 +15,7 @@ import pytest
 
 from tests import experiments
 from tests.ranked import write_run
-from twinlens.evaluation.experiments import ExperimentError, read_experiment
+from twinlens.evaluation.experiments import ExperimentError, list_experiments, list_failed, read_experiment
 
 pytestmark = pytest.mark.slow  # DVC commands
 
@@ -208,3 +208,56 @@ def test_two_different_experiments_are_needed(project: Path) -> None:
     said = twinlens("compare", "main").stderr
     assert "needs two different experiments, found main" in said
     assert "`main:image main:captions_joined`" in said
+
+
+def test_what_came_out_of_the_queue_and_the_workspace_are_chosen_from_and_a_page_is_written(project: Path) -> None:
+    assert list_failed() == []
+    measure(0.8)
+    CARD.unlink()
+    CARD.write_text('{"train": {"seed": 0, "epochs": 2}}')
+    run("dvc", "commit", "-q", "-f")
+    run("dvc", "exp", "save", "-n", "good-one")
+    run("git", "checkout", "-q", ".")
+    run("dvc", "checkout", "-q", "--force")
+    assert list_experiments() == ["workspace", "good-one"]
+    done = twinlens("choose", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["chosen"] == "good-one"
+    assert said["group"] == ["good-one"]
+    assert said["decided"]
+    assert "No costs are known" in " ".join(said["notes"])
+    page = twinlens("choose", "good-one", "main", "--format", "html", "--out", "board.html")
+    assert page.stdout.startswith("Take good-one: better than the other on your data (nDCG@10 ")
+    assert "<title>TwinLens: Take good-one" in Path("board.html").read_text(encoding="utf-8")
+    planned = twinlens("plan", "main", "good-one", "--effect", "0.1", "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)["pictures"] == 60
+
+
+def test_two_seeds_of_one_recipe_are_nothing_to_choose_between(project: Path) -> None:
+    done = twinlens("choose", "main", "better")
+    assert done.returncode == 2
+    assert "nothing to choose on t: main+better differ in the seed alone: one row" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_experiment_that_died_is_left_out_of_all_and_said_and_refused_if_named(project: Path) -> None:
+    measure(0.8)
+    CARD.unlink()
+    CARD.write_text('{"train": {"seed": 0, "epochs": 2}}')
+    run("dvc", "commit", "-q", "-f")
+    run("dvc", "exp", "save", "-n", "good-one")
+    (FOLDER / "pools.json").unlink()
+    run("dvc", "commit", "-q", "-f")
+    run("dvc", "exp", "save", "-n", "dead-one")
+    run("git", "checkout", "-q", ".")
+    run("dvc", "checkout", "-q", "--force")
+    done = twinlens("choose", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert {entry["name"] for entry in said["entries"]} == {"good-one", "workspace"}
+    assert any(note.startswith("Left out: dead-one: data/evaluated/d/m/pools.json") for note in said["notes"])
+    named = twinlens("choose", "workspace", "dead-one")
+    assert named.returncode == 2
+    assert "twinlens: dead-one: data/evaluated/d/m/pools.json is not in the cache" in named.stderr

@@ -104,7 +104,7 @@ def choose(
             check_same_pools(merged[0].first, one, only=name)
     expanded, same = merge_identical(list(expand_rows(merged, name, retrievers)), name, measure)
     if len(expanded) < 2:
-        raise DataError(say_alone(expanded, same, name))
+        raise DataError(say_alone(expanded, [*told, *same], name))
     about = expanded[0].candidate.first.open_run(name, expanded[0].row)[0].about
     filled = [
         replace(entry, costs=read_costs(entry.candidate, name, entry.row, about, licences or {})) for entry in expanded

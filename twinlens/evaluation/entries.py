@@ -143,10 +143,10 @@ def merge_identical(entries: list[Entry], task: str, measure: str) -> tuple[list
     return kept, told
 
 
-def say_alone(entries: Sequence[Entry], same: Sequence[str], task: str) -> str:
-    """Say that there is nothing to choose among: one candidate, or several that are the same."""
-    if same:
-        return f"nothing to choose on {task}: {' '.join(same)} Take either"
+def say_alone(entries: Sequence[Entry], told: Sequence[str], task: str) -> str:
+    """Say that there is nothing to choose among: one candidate, or several that are the same or made one."""
+    if told:
+        return f"nothing to choose on {task}: {' '.join(told)} Name other candidates beside it"
     found = entries[0].name if entries else "none"
     return (
         f"choose needs two candidates or more on {task}, found {found}: name others (experiments, git revisions, rows "

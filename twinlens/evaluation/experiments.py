@@ -169,8 +169,8 @@ def list_failed() -> list[str]:
     try:
         with Repo() as repo:
             failed = repo.experiments.celery_queue.failed_stash
-            return [] if failed is None else sorted(e.name or e.stash_rev[:7] for e in failed.stash_revs.values())
-    except (DvcException, AttributeError):
+            return [] if failed is None else sorted(one.name or rev[:7] for rev, one in failed.stash_revs.items())
+    except DvcException:
         return []
 
 

@@ -50,7 +50,7 @@ def _list_columns(choice: Choice) -> list[tuple[str, str]]:
 
 
 def _tell_licences(choice: Choice) -> bool:
-    return any(entry.costs.licence is not None for entry in choice.entries)
+    return any("licence" in why for entry in choice.entries for why in entry.refused)
 
 
 def _tabulate(choice: Choice, entry: Entry, number: int) -> dict[str, Any]:
@@ -59,11 +59,7 @@ def _tabulate(choice: Choice, entry: Entry, number: int) -> dict[str, Any]:
     both = Markup("{}<small>{}</small>").format(_draw_interval(choice, entry), bounds)
     cells: list[dict[str, Any]] = [
         {"kind": "", "value": f"{entry.mean:.6f}", "text": f"{entry.mean:.3f}"},
-        {
-            "kind": "drawn",
-            "value": "",
-            "text": Markup("{}<small>{}</small>").format(_draw_interval(choice, entry), bounds),
-        },
+        {"kind": "drawn", "value": "", "text": both},
         {"kind": "text", "value": entry.letter or "~", "text": entry.letter + (" ★" if entry.efficient else "")},
     ]
     for cost in choice.costs:
@@ -76,7 +72,7 @@ def _tabulate(choice: Choice, entry: Entry, number: int) -> dict[str, Any]:
         cells.append({"kind": "text", "value": why, "text": why})
     return {
         "name": entry.name,
-        "model": "" if entry.model == entry.candidate.name else entry.model,
+        "model": entry.model if len({other.model for other in choice.entries}) > 1 else "",
         "marker": charts.draw_marker(number, 9, 8),
         "style": "taken" if entry is choice.chosen else "refused" if entry.refused else "",
         "cells": cells,

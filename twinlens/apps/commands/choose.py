@@ -69,7 +69,7 @@ def choose(
     from twinlens.report.leaderboard import render
 
     with show_work("choosing"):
-        read, notes = read_named(candidates or []) if candidates else read_finished()
+        read, notes = (read_named(candidates), []) if candidates else read_finished()
         found = choosing.choose(
             read,
             task,
@@ -117,7 +117,7 @@ def plan(
     from twinlens.report.plan_text import describe_plan
 
     with show_work("planning"):
-        read, _ = read_named([first, second])
+        read = read_named([first, second])
         chosen = measure or MAIN.at(read[0].first.k)
         pair = observe_pair(read, task, chosen, retriever)
         found = planning.plan(pair.observed, pair.effect if effect is None else effect, power)
@@ -128,13 +128,13 @@ def plan(
         typer.echo(describe_plan(pair, found, label_measure(chosen)))
 
 
-def read_named(names: list[str]) -> tuple[list[Candidate], list[str]]:
+def read_named(names: list[str]) -> list[Candidate]:
     """Read candidates by name; one that cannot be read is an error."""
     from twinlens.evaluation.candidates import read_candidate
     from twinlens.evaluation.experiments import Experiment
 
     known: dict[str, Experiment] = {}
-    return [read_candidate(name, known) for name in dict.fromkeys(names)], []
+    return [read_candidate(name, known) for name in dict.fromkeys(names)]
 
 
 def read_finished() -> tuple[list[Candidate], list[str]]:
@@ -146,13 +146,14 @@ def read_finished() -> tuple[list[Candidate], list[str]]:
     from twinlens.evaluation.candidates import Candidate
     from twinlens.evaluation.experiments import ExperimentError, list_experiments, list_failed, read_experiment
 
-    found, notes = [], []
-    for name in list_experiments():
+    found, notes, finished = [], [], list_experiments()
+    for name in finished:
         try:
             found.append(read_experiment(name))
         except ExperimentError as error:
             notes.append(f"Left out: {error}.")
-    notes += [f"Left out: {name} failed; `dvc queue logs {name}` says why." for name in list_failed()]
+    failed = [name for name in list_failed() if name not in finished]
+    notes += [f"Left out: {name} failed; `dvc queue logs {name}` says why." for name in failed]
     if not found:
         raise TwinLensError(f"nothing to choose from: no experiment of this commit can be read. {' '.join(notes)}")
     dataset = found[0].choice["dataset"]
