@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
 from transformers.utils import logging as transformers_log
 
@@ -16,12 +18,14 @@ from twinlens.core.scratch import Scratch
 from twinlens.models.encoders.base import normalise_pixels
 from twinlens.models.image_processor import read_pixel_spec
 from twinlens.training.data import PixelStore, Split, TrainingData, TrainingResult, fingerprint_training
+from twinlens.training.feed import Tensors, feed
 from twinlens.training.loop import Batch, run_epochs
 from twinlens.training.tokenizer import learn_tokenizer
 
 transformers_log.disable_progress_bar()  # of loading and saving, which take no time
 
 HALF = (0.5, 0.5, 0.5)
+AT_ONCE = {"cpu": 100, "cuda": 512}  # pictures, while validating
 
 
 def train_captioner(card: CaptionerCard, material: TrainingData, placement: Placement, out: Path) -> TrainingResult:
@@ -70,22 +74,29 @@ class _Trainer:
         ).input_ids
 
     def run(self, pictures: PixelStore, val_pictures: PixelStore, scratch: Scratch) -> list[dict[str, float]]:
-        def loss_of(batch: Batch) -> torch.Tensor:
+        def gather(batch: Batch) -> Tensors:
             rows, captions = batch
-            return self._loss(pictures[rows], self.tokens[captions])
+            return pictures[rows], self._cut(self.tokens[captions])
+
+        first = np.array([rows[0] for rows in self.val.captions_of])
+        device = self.placement.device
+        size = AT_ONCE.get(device.type, AT_ONCE["cpu"])
+        pieces = [np.arange(start, min(start + size, len(first))) for start in range(0, len(first), size)]
+
+        def gather_held_out(rows: Int[np.ndarray, " batch"]) -> Tensors:
+            return val_pictures[rows], self._cut(self.val_tokens[first[rows]])
 
         def validate() -> dict[str, float]:
-            first = np.array([rows[0] for rows in self.val.captions_of])
-            pieces = [np.arange(start, min(start + 100, len(first))) for start in range(0, len(first), 100)]
-            with torch.inference_mode():
-                losses = [float(self._loss(val_pictures[rows], self.val_tokens[first[rows]])) for rows in pieces]
-            return {"val_loss": float(np.average(losses, weights=[len(rows) for rows in pieces]))}
+            with torch.inference_mode(), closing(feed(pieces, gather_held_out, device)) as fed:
+                losses = torch.stack([self._loss(*tensors) for tensors in fed])
+            return {"val_loss": float(np.average(losses.tolist(), weights=[len(rows) for rows in pieces]))}
 
         return run_epochs(
             self.model,
             self.recipe,
             self.train.captions_of,
-            loss_of,
+            gather,
+            self._loss,
             validate,
             scratch,
             merit=lambda row: -row["val_loss"],
@@ -97,10 +108,12 @@ class _Trainer:
         self.tokenizer.save_pretrained(out)
         self.processor.save_pretrained(out)
 
+    def _cut(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Cut off what all captions of a batch have as padding."""
+        return tokens[:, : int((tokens != self.tokenizer.pad_token_id).sum(dim=1).max())]
+
     def _loss(self, pictures: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Cross entropy of each word given those before it; padding does not count."""
-        length = int((tokens != self.tokenizer.pad_token_id).sum(dim=1).max())
-        tokens = tokens[:, :length].to(self.placement.device)
         seen = self.model.vision_model(pixel_values=normalise_pixels(pictures, self.pixels, self.placement))[0]
         mask = (tokens != self.tokenizer.pad_token_id).long()
         logits = self.model.text_decoder(input_ids=tokens, attention_mask=mask, encoder_hidden_states=seen).logits
