@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
+from transformers.models.blip.modeling_blip import BlipAttention
+from transformers.models.blip.modeling_blip_text import BlipTextSelfAttention
 from transformers.utils import logging as transformers_log
 
 from twinlens.config.captioners import CaptionerCard
@@ -45,6 +49,51 @@ def train_captioner(card: CaptionerCard, material: TrainingData, placement: Plac
         return TrainingResult(rows, scratch.total("seconds"), len(train.pictures))
 
 
+def fuse_attention(model: torch.nn.Module) -> None:
+    """Let a BLIP in training attend by torch's fused product in place of transformers' chain of ten operations.
+
+    The weights are not given out, and no key-value cache is kept: training asks for neither. A tower whose weights of
+    attention are dropped out stays as it is.
+    """
+    for module in model.modules():
+        if isinstance(module, BlipAttention) and module.dropout.p == 0.0:
+            module.forward = partial(_attend_to_places, module)  # type: ignore[method-assign]
+        elif isinstance(module, BlipTextSelfAttention) and module.dropout.p == 0.0:
+            module.forward = partial(_attend_to_words, module)  # type: ignore[method-assign]
+
+
+def _attend_to_places(self: Any, hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
+    """`BlipAttention.forward`."""
+    pictures, places, width = hidden_states.shape
+    query, key, value = (
+        self.qkv(hidden_states).view(pictures, places, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
+    )
+    found = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    return self.projection(found.transpose(1, 2).reshape(pictures, places, width)), None
+
+
+def _attend_to_words(
+    self: Any,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    encoder_hidden_states: torch.Tensor | None = None,
+    encoder_attention_mask: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """`BlipTextSelfAttention.forward`, over words, or over a picture where `encoder_hidden_states` are given."""
+    seen, mask = hidden_states, attention_mask
+    if encoder_hidden_states is not None:
+        seen, mask = encoder_hidden_states, encoder_attention_mask
+
+    def by_head(rows: torch.Tensor) -> torch.Tensor:
+        return rows.view(*rows.shape[:2], self.num_attention_heads, -1).transpose(1, 2)
+
+    found = torch.nn.functional.scaled_dot_product_attention(
+        by_head(self.query(hidden_states)), by_head(self.key(seen)), by_head(self.value(seen)), attn_mask=mask
+    )
+    return found.transpose(1, 2).reshape(hidden_states.shape), None
+
+
 class _Trainer:
     def __init__(self, card: CaptionerCard, train: Split, val: Split, placement: Placement) -> None:
         assert card.train is not None
@@ -65,6 +114,7 @@ class _Trainer:
         self.pixels = read_pixel_spec(self.processor)
         torch.manual_seed(self.recipe.seed)
         self.model = BlipForConditionalGeneration(BlipConfig(**config)).to(placement.device)
+        fuse_attention(self.model)
         self.longest = int(config["text_config"]["max_position_embeddings"])
         self.tokens, self.val_tokens = self._tokenized(train.captions), self._tokenized(val.captions)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -27,7 +28,8 @@ def fix_numbers(device: torch.device, precision: str, repeatable: bool = True) -
         return
     os.environ.setdefault(WORKSPACE, ":4096:8")
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    conv, filling = cudnn.conv, torch.utils.deterministic  # type: ignore[attr-defined]
+    conv = cudnn.conv  # type: ignore[attr-defined]
+    filling: Any = torch.utils.deterministic  # a module whose setting torch's own types do not know
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
