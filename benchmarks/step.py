@@ -47,7 +47,10 @@ def towers_of(params: Params) -> tuple[torch.nn.Module, Recipe, Loss]:
     pictures = torch.randint(0, 256, (rows, 3, model.pixels.height, model.pixels.width), dtype=torch.uint8)
 
     def loss() -> torch.Tensor:
-        image, text = model.encode_image(normalise_pixels(pictures, model.pixels, CPU)), model.encode_text(tokens)
+        image, text = (
+            model.encode_image(normalise_pixels(pictures, model.pixels, CPU)),
+            model.encode_text(model.cut(tokens)),
+        )
         return torch.nn.functional.cross_entropy(image @ text.T, torch.arange(rows))
 
     return model.module, card.train, loss
@@ -64,7 +67,7 @@ def captioner_of(params: Params) -> tuple[torch.nn.Module, Recipe, Loss]:
     return (
         trainer.model,
         card.train,
-        lambda: trainer._loss(pictures, trainer.tokens[torch.arange(rows) % len(CAPTIONS)]),
+        lambda: trainer._loss(pictures, trainer._cut(trainer.tokens[torch.arange(rows) % len(CAPTIONS)])),
     )
 
 

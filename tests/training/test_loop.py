@@ -30,6 +30,10 @@ def recipe(**fields: Any) -> Recipe:
     return Recipe.model_validate(SAME | fields)
 
 
+def tensors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(batch[0]), torch.from_numpy(batch[1])
+
+
 class Small(torch.nn.Module):
     """Matrices, biases, a norm, an embedding and dropout: every kind of parameter that a trained model has."""
 
@@ -83,7 +87,14 @@ class Training:
         name = "merit" if self.merits else "val_loss"
         with Scratch("train", self.key) as scratch:
             rows = run_epochs(
-                self.model, self.recipe, CAPTIONS_OF, self.loss, self.validate, scratch, lambda row: row[name]
+                self.model,
+                self.recipe,
+                CAPTIONS_OF,
+                tensors,
+                lambda *batch: self.loss((batch[0].numpy(), batch[1].numpy())),
+                self.validate,
+                scratch,
+                lambda row: row[name],
             )
         return rows, self.state()
 
@@ -342,7 +353,7 @@ def test_a_gradient_that_is_too_long_is_scaled_down_and_a_shorter_one_is_not(mon
     monkeypatch.setattr(torch.optim.AdamW, "step", noting)
     with Scratch("train", "clipped") as scratch:
         card = recipe(max_grad_norm=2.0, epochs=1)
-        run_epochs(weight, card, CAPTIONS_OF, lambda _: weight[0][0] * next(slopes), dict, scratch, len)
+        run_epochs(weight, card, CAPTIONS_OF, tensors, lambda *_: weight[0][0] * next(slopes), dict, scratch, len)
     assert lengths == pytest.approx([0.5, 2.0, 2.0, 2.0, 1.5], rel=1e-5)
 
 
@@ -371,12 +382,12 @@ def rates(**fields: Any) -> list[float]:
     weight = torch.nn.ParameterList([torch.zeros(1)])
     seen: list[float] = []
 
-    def loss(_: Batch) -> torch.Tensor:
+    def loss(*_: torch.Tensor) -> torch.Tensor:
         seen.append(float(weight[0].detach()))
         return weight[0].sum()
 
     with Scratch("train", repr(sorted(fields.items()))[:60]) as scratch:
-        run_epochs(weight, recipe(weight_decay=0.0, **fields), CAPTIONS_OF, loss, dict, scratch, len)
+        run_epochs(weight, recipe(weight_decay=0.0, **fields), CAPTIONS_OF, tensors, loss, dict, scratch, len)
     seen.append(float(weight[0].detach()))
     return [before - now for before, now in pairwise(seen)]
 

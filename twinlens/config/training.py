@@ -72,7 +72,8 @@ class ContrastiveRecipe(Recipe):
     margin: Positive = 0.2
     distance: Literal["cosine", "euclidean", "squared_euclidean"] = "cosine"  # of `margin` and `triplet`
     negatives: Literal["random", "all", "semi_hard", "hardest"] = "hardest"  # of `triplet`, within the batch
-    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: mixed, for GPUs; most CPUs emulate it
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"  # the others are for GPUs: bfloat16 is mixed, most
+    # CPUs emulate it; tf32 is float32 whose products have ten bits of mantissa, and on a CPU the same as float32
     on_collapse: Literal["stop", "record"] = "stop"  # when all pictures or all captions become one point
 
 

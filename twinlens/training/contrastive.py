@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,12 +18,14 @@ from twinlens.core.errors import DataError
 from twinlens.core.scratch import Scratch
 from twinlens.training.collapse import describe_collapse, measure_spread
 from twinlens.training.data import Split
+from twinlens.training.feed import Tensors, feed
 from twinlens.training.loop import Batch, Row, log, run_epochs
 from twinlens.training.losses import Anchors, compute_loss
 
 TEMPERATURE = {"siglip": 0.1}  # to begin with, where neither the card nor the model says; 0.07 as CLIP otherwise
 EPOCHS_TO_SPREAD = 3  # what vectors that begin close together are given
-PICTURES_AT_ONCE, TEXTS_AT_ONCE = 64, 256  # while validating
+# While validating; a GPU needs more at a time to be busy.
+PICTURES_AT_ONCE, TEXTS_AT_ONCE = {"cpu": 64, "cuda": 512}, {"cpu": 256, "cuda": 2048}
 
 
 class Rows(Protocol):
@@ -135,12 +138,13 @@ def train_dual_encoder(
     """
     if recipe.precision == "bfloat16":
         warn_of_emulation(placement.device, "train.precision")
-    names = torch.arange(len(train.pictures))
 
-    def loss_of(batch: Batch) -> torch.Tensor:
+    def gather(batch: Batch) -> Tensors:
         rows, captions = batch
-        pictures, texts = train.pictures[rows], train.texts[captions]
-        losses = [_loss(pair, view, recipe, pictures, texts, names[rows], placement) for view in pair.views]
+        return train.pictures[rows], train.texts[captions], torch.from_numpy(rows)
+
+    def loss_of(pictures: torch.Tensor, texts: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
+        losses = [_loss(pair, view, recipe, pictures, texts, names, placement) for view in pair.views]
         return torch.stack(losses).mean()
 
     chance = min(1.0, 10 / len(val.pictures))
@@ -169,6 +173,7 @@ def train_dual_encoder(
         pair.module,
         recipe,
         train.captions_of,
+        gather,
         loss_of,
         validate,
         scratch,
@@ -189,18 +194,20 @@ def _loss(
     names: torch.Tensor,
     placement: Placement,
 ) -> torch.Tensor:
-    with torch.autocast(placement.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+    with _autocast(recipe, placement):
         image = encode_in_parts(view.pictures, pictures, pair.part_size)
         text = encode_in_parts(view.texts, texts, pair.part_size)
-    temperature, where = pair.temperature, placement.device
-    return compute_loss(
-        recipe, image.float(), text.float(), names.to(where), temperature.scale(), temperature.bias, view.anchors
-    )
+    temperature = pair.temperature
+    return compute_loss(recipe, image.float(), text.float(), names, temperature.scale(), temperature.bias, view.anchors)
 
 
-@torch.no_grad()
+def _autocast(recipe: ContrastiveRecipe, placement: Placement) -> torch.autocast:
+    return torch.autocast(placement.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+
+
+@torch.inference_mode()
 def measure_split(pair: DualEncoder, recipe: ContrastiveRecipe, val: Inputs, placement: Placement) -> Row:
-    """Compute the figures of a model as it is, on a whole split.
+    """Compute the figures of a model as it is, on a whole split, in the precision that it is trained in.
 
     * `val_loss`: over whole batches of first captions (or the one there is), as in training;
     * `val_mrr`, `val_hit_at_10`: captions search all pictures by cosine; equal scores count as nearer;
@@ -212,15 +219,16 @@ def measure_split(pair: DualEncoder, recipe: ContrastiveRecipe, val: Inputs, pla
     found: Row = {}
     losses = []
     for view in pair.views:
-        own = _figures(pair, view, recipe, val)
+        own = _figures(pair, view, recipe, val, placement)
         losses.append(own.pop("val_loss"))
         found |= pair.mark_figures(view, own)
     return {"val_loss": float(np.mean(losses))} | found
 
 
-def _figures(pair: DualEncoder, view: View, recipe: ContrastiveRecipe, val: Inputs) -> Row:
-    image = _all(view.pictures, val.pictures, PICTURES_AT_ONCE)
-    text = _all(view.texts, val.texts, TEXTS_AT_ONCE)
+def _figures(pair: DualEncoder, view: View, recipe: ContrastiveRecipe, val: Inputs, placement: Placement) -> Row:
+    with _autocast(recipe, placement):
+        image = _all(view.pictures, val.pictures, PICTURES_AT_ONCE, placement)
+        text = _all(view.texts, val.texts, TEXTS_AT_ONCE, placement)
     first = np.array([rows[0] for rows in val.captions_of])
     size = min(recipe.batch_size, len(first))
     losses = []
@@ -231,16 +239,20 @@ def _figures(pair: DualEncoder, view: View, recipe: ContrastiveRecipe, val: Inpu
             texts, names = text[first[rows]], torch.from_numpy(rows).to(image.device)
             temperature = pair.temperature
             loss = compute_loss(recipe, image[rows], texts, names, temperature.scale(), temperature.bias, view.anchors)
-            losses.append(float(loss))
+            losses.append(loss)
     ranks = rank_own(text, image, np.repeat(np.arange(len(first)), [len(rows) for rows in val.captions_of]))
-    found = {"val_loss": float(np.mean(losses)), "val_mrr": float((1.0 / ranks).mean())}
+    found = {"val_loss": float(np.mean(torch.stack(losses).tolist())), "val_mrr": float((1.0 / ranks).mean())}
     found["val_hit_at_10"] = float((ranks <= 10).float().mean())
     return found | measure_spread(image, "image") | measure_spread(text, "text")
 
 
-def _all(encode: Callable[[torch.Tensor], torch.Tensor], inputs: Rows, at_once: int) -> torch.Tensor:
-    rows = np.arange(len(inputs))
-    return torch.cat([encode(inputs[rows[start : start + at_once]]).float() for start in range(0, len(rows), at_once)])
+def _all(
+    encode: Callable[[torch.Tensor], torch.Tensor], inputs: Rows, at_once: dict[str, int], placement: Placement
+) -> torch.Tensor:
+    size = at_once.get(placement.device.type, at_once["cpu"])
+    pieces = [np.arange(start, min(start + size, len(inputs))) for start in range(0, len(inputs), size)]
+    with closing(feed(pieces, lambda rows: (inputs[rows],), placement.device)) as fed:
+        return torch.cat([encode(piece).float() for (piece,) in fed])
 
 
 def rank_own(
@@ -248,9 +260,10 @@ def rank_own(
 ) -> Int[torch.Tensor, " queries"]:
     """Rank each query's own item, whose row `own` names, by cosine; equal scores count as nearer."""
     queries, items = (torch.nn.functional.normalize(side, dim=-1) for side in (queries, items))
+    places = torch.from_numpy(own).to(queries.device)
     ranks = []
     for start in range(0, len(queries), 1024):
         scores = queries[start : start + 1024] @ items.T
-        mine = scores[torch.arange(len(scores)), torch.from_numpy(own[start : start + 1024])]
-        ranks.append((scores >= mine[:, None]).sum(dim=1))
+        mine = scores.gather(1, places[start : start + 1024, None])
+        ranks.append((scores >= mine).sum(dim=1))
     return torch.cat(ranks)

@@ -162,7 +162,7 @@ class PixelStore:
 
     def __getitem__(self, rows: Int[np.ndarray, " batch"]) -> UInt8[torch.Tensor, "batch 3 height width"]:
         batch = np.empty((len(rows), 3, self.spec.height, self.spec.width), dtype=np.uint8)
-        for i, row in enumerate(rows):
+        for i, row in enumerate(rows.tolist()):
             batch[i] = self.parts[row // PER_PART][row % PER_PART]
         return torch.from_numpy(batch)
 

@@ -6,10 +6,13 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int
 
 from twinlens.config.models import OpenClipTower, TransformersTower
 from twinlens.config.training import TowerRecipe
@@ -38,10 +41,27 @@ class JointModel:
     pixels: PixelSpec
     tokenize: Callable[[list[str]], torch.Tensor]  # token numbers, whatever the library adds in a second plane
     encode_image: Callable[[torch.Tensor], torch.Tensor]  # of normalised pixels
-    encode_text: Callable[[torch.Tensor], torch.Tensor]
+    encode_text: Callable[[torch.Tensor], torch.Tensor]  # of tokens that `cut` has seen
+    cut: Callable[[torch.Tensor], torch.Tensor]  # what all texts of a batch have as padding, where that changes nothing
     write: Callable[[Path], None]  # in the library's own layout
     checkpoint_layers: Callable[[], None]
     weights: dict[str, Any] | None  # what identifies the pretrained ones; None: from nothing
+
+
+class TokenRows:
+    """Token numbers of texts, a batch at a time, without padding that none of it needs.
+
+    It is cut on the CPU: to ask a GPU how long a batch is would mean to wait for it.
+    """
+
+    def __init__(self, model: JointModel, texts: list[str]) -> None:
+        self.tokens, self.cut = model.tokenize(texts), model.cut
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: Int[np.ndarray, " batch"]) -> torch.Tensor:
+        return self.cut(self.tokens[rows])
 
 
 def train_towers(
@@ -71,8 +91,8 @@ def train_towers(
     with Scratch("train", key) as scratch:
         joined = recipe.joined_share > 0
         texts = train.captions + (train.join_captions() if joined else [])
-        taught = Inputs.of(train, material.store(train, model.pixels), model.tokenize(texts), joined)
-        held_out = Inputs.of(val, material.store(val, model.pixels), model.tokenize(val.captions))
+        taught = Inputs.of(train, material.store(train, model.pixels), TokenRows(model, texts), joined)
+        held_out = Inputs.of(val, material.store(val, model.pixels), TokenRows(model, val.captions))
         rows = train_dual_encoder(pair, recipe, taught, held_out, placement, scratch)
         learnt = {"logit_scale": pair.temperature.log_scale, "logit_bias": pair.temperature.bias}
         for name, value in learnt.items():  # goes where the library keeps it
@@ -135,6 +155,7 @@ def make_preprocess(tower: OpenClipTower) -> dict[str, Any]:
 
 def _from_nothing(tower: OpenClipTower, recipe: TowerRecipe, captions: list[str], placement: Placement) -> JointModel:
     from open_clip.model import CLIP
+    from open_clip.modified_resnet import AttentionPool2d
 
     from twinlens.models.encoders.open_clip import read_pixel_spec
 
@@ -151,9 +172,31 @@ def _from_nothing(tower: OpenClipTower, recipe: TowerRecipe, captions: list[str]
         ).input_ids
 
     model = CLIP(**config).to(placement.device)
+    if isinstance(getattr(model.visual, "attnpool", None), AttentionPool2d):
+        model.visual.attnpool.forward = partial(pool_by_attention, model.visual.attnpool)
     if placement.device.type == "cpu":
         model = model.to(memory_format=torch.channels_last)  # a fifth of a step's time off convolutions
     return _of_open_clip(model, read_pixel_spec(preprocess), tokenize, config, preprocess, tokenizer, None)
+
+
+def pool_by_attention(pool: Any, x: Float[torch.Tensor, "images width height columns"]) -> torch.Tensor:
+    """What open_clip's `AttentionPool2d` gives, by one query a picture.
+
+    It asks by every place of the picture and keeps what the mean of them found: this asks by the mean alone. Matrices
+    of queries and of outcomes are a tenth of a small ResNet's products.
+    """
+    places = x.flatten(2).permute(2, 0, 1)  # (places, images, width)
+    places = torch.cat([places.mean(dim=0, keepdim=True), places]) + pool.positional_embedding[:, None].to(x.dtype)
+    images = places.shape[1]
+
+    def by_head(rows: torch.Tensor) -> torch.Tensor:
+        return rows.view(len(rows), images, pool.num_heads, -1).permute(1, 2, 0, 3)
+
+    found = torch.nn.functional.scaled_dot_product_attention(
+        by_head(pool.q_proj(places[:1])), by_head(pool.k_proj(places)), by_head(pool.v_proj(places))
+    )
+    pooled: torch.Tensor = pool.c_proj(found.reshape(images, -1))
+    return pooled
 
 
 def _open_clip(tower: OpenClipTower, recipe: TowerRecipe, placement: Placement) -> JointModel:
@@ -193,9 +236,9 @@ def _of_open_clip(
     tokenizer: Any,
     weights: dict[str, Any] | None,
 ) -> JointModel:
+    from open_clip.model import CLIP
+    from open_clip.transformer import text_global_pool
     from safetensors.torch import save_model
-
-    from twinlens.models.encoders.open_clip import encode_text
 
     def write(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
@@ -204,6 +247,28 @@ def _of_open_clip(
         save_model(model, str(out / "open_clip_model.safetensors"))
         if tokenizer is not None:
             tokenizer.save_pretrained(out)
+
+    # A causal tower that pools at the end token is exact without what follows (`open_clip.encode_text` of `models`).
+    causal = isinstance(model, CLIP) and model.attn_mask is not None and model.text_pool_type in ("argmax", "eos")
+
+    def cut(tokens: torch.Tensor) -> torch.Tensor:
+        if not causal:
+            return tokens
+        ends = tokens if model.text_pool_type == "argmax" else (tokens == model.text_eos_id).int()
+        return tokens[:, : int(ends.argmax(dim=-1).max()) + 1]
+
+    def encode_text(tokens: torch.Tensor) -> torch.Tensor:
+        if not causal:
+            found: torch.Tensor = model.encode_text(tokens)
+            return found
+        length, dtype = tokens.shape[1], model.transformer.get_cast_dtype()
+        x = model.token_embedding(tokens).to(dtype) + model.positional_embedding[:length].to(dtype)
+        x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+        x = text_global_pool(model.ln_final(x), tokens, model.text_pool_type, eos_token_id=model.text_eos_id)
+        projection = model.text_projection
+        if projection is None:
+            return x
+        return projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
 
     text = [module for name, module in model.named_children() if name != "visual"]
     text += [parameter for name, parameter in model.named_parameters(recurse=False) if not name.startswith("logit_")]
@@ -214,7 +279,8 @@ def _of_open_clip(
         pixels=pixels,
         tokenize=tokenize,
         encode_image=model.encode_image,
-        encode_text=lambda tokens: encode_text(model, tokens),
+        encode_text=encode_text,
+        cut=cut,
         write=write,
         checkpoint_layers=lambda: model.set_grad_checkpointing(True),
         weights=weights,
@@ -251,8 +317,10 @@ def _transformers(tower: TransformersTower, recipe: TowerRecipe, placement: Plac
     def encode_text(tokens: torch.Tensor) -> torch.Tensor:
         if text.siglip:  # trained on full padding, without a mask
             return pool_output(model.get_text_features(input_ids=tokens[:, 0]))
-        used = int(tokens[:, 1].sum(dim=1).max())
-        return pool_output(model.get_text_features(input_ids=tokens[:, 0, :used], attention_mask=tokens[:, 1, :used]))
+        return pool_output(model.get_text_features(input_ids=tokens[:, 0], attention_mask=tokens[:, 1]))
+
+    def cut(tokens: torch.Tensor) -> torch.Tensor:
+        return tokens if text.siglip else tokens[:, :, : int(tokens[:, 1].sum(dim=1).max())]
 
     def write(out: Path) -> None:
         model.save_pretrained(out)
@@ -274,6 +342,7 @@ def _transformers(tower: TransformersTower, recipe: TowerRecipe, placement: Plac
         tokenize=tokenize,
         encode_image=lambda pixels: pool_output(model.get_image_features(pixel_values=pixels)),
         encode_text=encode_text,
+        cut=cut,
         write=write,
         checkpoint_layers=model.gradient_checkpointing_enable,
         weights=identify_weights(path),

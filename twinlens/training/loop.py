@@ -6,8 +6,11 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,8 +20,11 @@ from twinlens.config.training import Recipe
 from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch
+from twinlens.training.feed import Tensors, feed
+from twinlens.training.numbers import fix_numbers
 from twinlens.training.optim import make_optimisers, set_rate
 from twinlens.training.threads import use_suited_threads
+from twinlens.training.watch import LossWatch
 
 log = logging.getLogger("twinlens")
 
@@ -34,7 +40,8 @@ def run_epochs(
     model: torch.nn.Module,
     recipe: Recipe,
     captions_of: list[Int[np.ndarray, " captions"]],
-    loss_of: Callable[[Batch], torch.Tensor],
+    gather: Callable[[Batch], Tensors],
+    loss_of: Callable[..., torch.Tensor],
     validate: Callable[[], Row],
     scratch: Scratch,
     merit: Callable[[Row], float],
@@ -51,7 +58,8 @@ def run_epochs(
         model: what is trained; in train mode while it is, in eval mode for `validate` and afterwards.
         recipe: epochs, batch, optimiser, schedule, stopping and seed.
         captions_of: the caption rows of each training picture.
-        loss_of: the loss of a batch.
+        gather: the tensors of a batch, on the CPU; called in another thread, ahead of the step that needs them.
+        loss_of: the loss of a batch, of its tensors on the model's device.
         validate: figures of the model as it is, after each epoch.
         scratch: where the checkpoints are kept.
         merit: of an epoch's figures, the higher the better; for `keep: best` and `patience`.
@@ -70,7 +78,9 @@ def run_epochs(
         rows = _restore(scratch.path(CHECKPOINT), model, optimisers)
         log.info("train: going on after epoch %d of %d", len(rows), recipe.epochs)
     whole = Progress("train", total=recipe.epochs * steps, unit="step", done=len(rows) * steps)
-    with use_suited_threads(model), whole as bar:
+    device, validating = next(model.parameters()).device, 0.0
+    numbers = fix_numbers(device, getattr(recipe, "precision", "float32"))
+    with use_suited_threads(model), numbers, _Keeper(scratch) as keeper, whole as bar:
         for epoch in range(len(rows), recipe.epochs):
             if _patience_is_over(rows, recipe, merit):
                 log.info("train: no better epoch in %d, so training stops after %d", recipe.patience, epoch)
@@ -78,17 +88,20 @@ def run_epochs(
             started = time.perf_counter()
             kept = scratch.path(CHECKPOINT)
             drawn = draw_epoch(recipe, captions_of, epoch, steps, joined_of, joined_share)
-            loss = _run_epoch(model, recipe, optimisers, drawn, loss_of, epoch, steps, bar, kept)
-            if not all(bool(p.isfinite().all()) for p in model.parameters()):
+            loss = _run_epoch(model, recipe, optimisers, drawn, gather, loss_of, epoch, steps, bar, kept)
+            if not bool(torch.stack([p.isfinite().all() for p in model.parameters()]).all()):  # asked once
                 raise DataError(f"a weight is NaN or infinite after epoch {epoch + 1}. Try a lower train.learning_rate")
             model.eval()
+            trained = time.perf_counter()
             rows.append({"epoch": epoch + 1, "loss": round(loss, 6)} | {k: round(v, 6) for k, v in validate().items()})
             check(rows)
             log.info("train: %s", "  ".join(f"{key} {value:g}" for key, value in rows[-1].items()))
-            scratch.note(f"epoch-{epoch:04d}", seconds=time.perf_counter() - started)
-            if recipe.keep == "best" and find_best_epoch(rows, merit) == epoch:
-                scratch.put(BEST, lambda path: torch.save(model.state_dict(), path))
-            _save(scratch, model, optimisers, rows)
+            ended = time.perf_counter()
+            validating += ended - trained
+            best = recipe.keep == "best" and find_best_epoch(rows, merit) == epoch
+            keeper.keep(epoch, model, optimisers, rows, best, {"seconds": ended - started, "validate": ended - trained})
+    if validating:
+        log.info("train: %.1f s of that were validation", validating)
     if recipe.keep == "best":
         model.load_state_dict(torch.load(scratch.path(BEST), map_location="cpu", weights_only=True))
         log.info("train: the weights of epoch %d are kept", find_best_epoch(rows, merit) + 1)
@@ -135,7 +148,8 @@ def _run_epoch(
     recipe: Recipe,
     optimisers: list[torch.optim.Optimizer],
     batches: list[Batch],
-    loss_of: Callable[[Batch], torch.Tensor],
+    gather: Callable[[Batch], Tensors],
+    loss_of: Callable[..., torch.Tensor],
     epoch: int,
     steps: int,
     bar: Progress,
@@ -143,27 +157,30 @@ def _run_epoch(
 ) -> float:
     torch.manual_seed(recipe.seed * 1_000_003 + epoch)  # of dropout, and of negatives drawn at random
     model.train()
-    total = 0.0
-    for step, batch in enumerate(batches):
-        set_rate(optimisers, recipe, epoch * steps + step, steps)
-        loss = loss_of(batch)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise DataError(
-                f"the loss is {value} at step {step + 1} of epoch {epoch + 1}; "
-                + (f"the weights of epoch {epoch} are kept in {kept}" if epoch else "no epoch was finished")
-                + ". Try a lower train.learning_rate"
-            )
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        if recipe.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-        for optimiser in optimisers:
-            optimiser.step()
-        total += value
-        bar.add(1, epoch=epoch + 1, loss=f"{value:.3f}")
-    return total / steps
+
+    def refuse(step: int, value: float) -> None:
+        raise DataError(
+            f"the loss is {value} at step {step + 1} of epoch {epoch + 1}; "
+            + (f"the weights of epoch {epoch} are kept in {kept}" if epoch else "no epoch was finished")
+            + ". Try a lower train.learning_rate"
+        )
+
+    device = next(model.parameters()).device
+    watch = LossWatch(device, refuse)
+    with closing(feed(batches, gather, device)) as fed:
+        for step, tensors in enumerate(fed):
+            set_rate(optimisers, recipe, epoch * steps + step, steps)
+            loss = loss_of(*tensors)
+            watch.add(loss)
+            for optimiser in optimisers:
+                optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            if recipe.max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+            for optimiser in optimisers:
+                optimiser.step()
+            bar.add(1, epoch=epoch + 1, loss=f"{watch.last:.3f}")
+    return watch.finish() / steps
 
 
 def draw_epoch(
@@ -204,9 +221,65 @@ def draw_captions(
     return np.array([rows[int(s * len(rows))] for rows, s in zip(captions_of, share, strict=True)])
 
 
-def _save(scratch: Scratch, model: torch.nn.Module, optimisers: list[torch.optim.Optimizer], rows: list[Row]) -> None:
-    state = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in optimisers], "rows": rows}
-    scratch.put(CHECKPOINT, lambda path: torch.save(state, path))
+class _Keeper:
+    """Checkpoints, written by a thread from a copy while the next epoch is trained.
+
+    A large model's takes seconds to write, to digest and to reach the disk, which a GPU would wait for. Whoever is
+    interrupted waits until the last one is whole; a process that is killed meanwhile has the one before it.
+    """
+
+    def __init__(self, scratch: Scratch) -> None:
+        self.scratch = scratch
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="keep")
+        self._writing: Future[None] | None = None
+
+    def keep(
+        self,
+        epoch: int,
+        model: torch.nn.Module,
+        optimisers: list[torch.optim.Optimizer],
+        rows: list[Row],
+        best: bool,
+        figures: dict[str, float],
+    ) -> None:
+        """Keep a finished epoch, and what it took; where it is the `best` so far, its weights by themselves too."""
+        self._wait()
+        state = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in optimisers], "rows": rows}
+        copied = _copy(state)
+        self.scratch.note(f"epoch-{epoch:04d}", **figures)
+
+        def write() -> None:
+            if best:
+                self.scratch.put(BEST, lambda path: torch.save(copied["model"], path))
+            self.scratch.put(CHECKPOINT, lambda path: torch.save(copied, path))
+
+        self._writing = self._pool.submit(write)
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown()
+        if error is None:
+            self._wait()  # where it failed, that is why training failed
+
+
+def _copy(state: Any) -> Any:
+    """Copy a state to the CPU, where its tensors stay what they are while training goes on."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: _copy(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_copy(value) for value in state]
+    return state
 
 
 def _restore(path: Path, model: torch.nn.Module, optimisers: list[torch.optim.Optimizer]) -> list[Row]:
