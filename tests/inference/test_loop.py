@@ -299,7 +299,7 @@ class Lagging(Transfers):
         self.told: list[str] = []
         self.slots: list[Slot] = []
 
-    def allocate(self, shape: tuple[int, ...]) -> Slot:
+    def allocate(self, shape: tuple[int, ...], host: torch.Tensor | None = None) -> Slot:
         slot = Slot(torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8))
         self.slots.append(slot)
         return slot

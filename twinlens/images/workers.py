@@ -74,7 +74,8 @@ def open_workers(cores: int, prepare: Callable[..., None] | None = None, *given:
 
     Args:
         cores: how many.
-        prepare: called in each with what is `given`, which is handed over as it is, not pickled.
+        prepare: called in each, with what is given.
+        *given: handed over as it is, not pickled.
     """
     return ProcessPoolExecutor(
         cores, multiprocessing.get_context("fork"), _become_worker, (os.getpid(), prepare, given)
@@ -83,7 +84,7 @@ def open_workers(cores: int, prepare: Callable[..., None] | None = None, *given:
 
 @contextmanager
 def ignore_fork_warnings() -> Iterator[None]:
-    """Silence the warning of forks beside threads: a worker uses nothing of libraries that have them (Arrow, polars)."""
+    """Silence the warning of forks beside threads: workers use no library that has them (Arrow, polars)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
