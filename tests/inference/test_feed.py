@@ -53,6 +53,24 @@ def test_batches_come_in_order_with_the_pixels_that_a_model_reads(either_way: st
     assert torch.equal(torch.cat(batches), batch_pixels(raws, SPEC))
 
 
+def test_pictures_larger_than_the_shared_room_are_sent(in_processes: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    raws = jpegs()
+    monkeypatch.setattr(feed, "JPEG_BYTES", len(raws[0]) // 2)
+    batches = [batch.clone() for batch in open_feed().batches(iter(raws), SIZES)]
+    assert torch.equal(torch.cat(batches), batch_pixels(raws, SPEC))
+
+
+def test_what_cannot_be_read_is_told_where_batches_are_asked_for(either_way: str) -> None:
+    def failing() -> Iterator[bytes]:
+        yield from jpegs()[:30]
+        raise ValueError("the shard is gone")
+
+    batches = open_feed().batches(failing(), SIZES)
+    assert len(next(batches)) == SIZES[0]
+    with pytest.raises(ValueError, match="the shard is gone"):
+        list(batches)
+
+
 def test_a_feed_that_is_left_in_the_middle_ends_its_workers(
     in_processes: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

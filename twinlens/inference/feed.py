@@ -6,12 +6,15 @@ the device its work hinder each other; there processes decode, into memory that 
 
 from __future__ import annotations
 
+import math
 import mmap
-from collections import deque
+import threading
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from itertools import islice
+from queue import SimpleQueue
 
 import torch
 from jaxtyping import UInt8
@@ -24,8 +27,18 @@ from twinlens.inference.transfers import Slot, Transfers
 PICTURES_PER_TASK = 8  # so that all work on the batch that is wanted first
 SLOTS, FEWEST_SLOTS = 4, 2  # batches that are decoded, copied or computed at one time
 MOST_BYTES = 2**30  # of all slots
+JPEG_BYTES = 200_000  # of a picture, as room that processes share; what is larger is sent to them
 
 Pixels = UInt8[torch.Tensor, "images 3 height width"]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A batch that is being decoded: the number of its slot, its size, and the tasks."""
+
+    slot: int
+    size: int
+    tasks: list[Future[None]]
 
 
 class Feed:
@@ -40,6 +53,8 @@ class Feed:
         count = max(FEWEST_SLOTS, min(SLOTS, MOST_BYTES // bytes_each))
         shared = [_share_memory(shape) if self.by_processes else None for _ in range(count)]
         self._slots = [transfers.allocate(shape, host) for host in shared]
+        # Through a pipe they would be copied twice, by the thread that gives the device its work or one beside it.
+        self._raws = [mmap.mmap(-1, batch * JPEG_BYTES) for _ in range(count if self.by_processes else 0)]
 
     def batches(self, pictures: Iterator[bytes], sizes: Iterable[int]) -> Generator[Pixels]:
         """Iterate over batches of pixels on the device; one is valid until the next is asked for.
@@ -51,45 +66,81 @@ class Feed:
         Raises:
             ResourceError: the system ended a process that decodes, as it does where memory runs out.
         """
-        free, waiting = deque(range(len(self._slots))), deque[tuple[int, int, list[Future[None]]]]()
-        sizes = iter(sizes)
+        free, ready = SimpleQueue[int | None](), SimpleQueue[_Batch | BaseException | None]()
+        for number in range(len(self._slots)):
+            free.put(number)
         pool = self._open_pool()
+        reader = threading.Thread(
+            target=self._read, args=(pictures, iter(sizes), pool, free, ready), name="reader", daemon=True
+        )
+        reader.start()
         try:
-            while True:
-                while free and (size := next(sizes, None)) is not None:
-                    number = free.popleft()
-                    self.transfers.wait_until_free(self._slots[number])
-                    waiting.append((number, size, self._start(pool, list(islice(pictures, size)), number)))
-                if not waiting:
-                    return
-                number, size, tasks = waiting.popleft()
-                for task in tasks:
+            while (batch := ready.get()) is not None:
+                if isinstance(batch, BaseException):
+                    raise batch
+                for task in batch.tasks:
                     task.result()
-                slot = self._slots[number]
-                yield self.transfers.send(slot, size)
+                slot = self._slots[batch.slot]
+                yield self.transfers.send(slot, batch.size)
                 self.transfers.release(slot)
-                free.append(number)
+                free.put(batch.slot)
         except BrokenProcessPool:
             raise ResourceError(
                 "the system ended a process that was decoding pictures, as it does where memory runs out. Lower "
                 f"compute.decode_threads (now {self.threads}) or compute.image_batch, which reruns nothing"
             ) from None
         finally:
+            free.put(None)
+            reader.join()
             pool.shutdown(wait=self.by_processes, cancel_futures=True)
             for slot in self._slots:
                 self.transfers.free(slot)
 
+    def _read(
+        self,
+        pictures: Iterator[bytes],
+        sizes: Iterator[int],
+        pool: Executor,
+        free: SimpleQueue[int | None],
+        ready: SimpleQueue[_Batch | BaseException | None],
+    ) -> None:
+        """Read pictures for slots that are free and have them decoded: in a thread, as it takes a fifth of a core."""
+        try:
+            for size in sizes:
+                if (number := free.get()) is None:
+                    return
+                self.transfers.wait_until_free(self._slots[number])
+                ready.put(_Batch(number, size, self._start(pool, list(islice(pictures, size)), number)))
+            ready.put(None)
+        except BaseException as error:  # told where batches are asked for
+            ready.put(error)
+
     def _open_pool(self) -> Executor:
-        if self.by_processes:
-            return open_workers(self.threads, _become_decoder, [slot.host for slot in self._slots], self.spec)
-        # a thread that resizes would otherwise bring its own team of OpenMP threads and fight the model's
-        return ThreadPoolExecutor(self.threads, "decode", use_one_core)
+        if not self.by_processes:
+            # a thread that resizes would otherwise bring its own team of OpenMP threads and fight the model's
+            return ThreadPoolExecutor(self.threads, "decode", use_one_core)
+        hosts = [slot.host for slot in self._slots]
+        pool = open_workers(self.threads, _become_decoder, hosts, self._raws, self.spec)
+        with ignore_fork_warnings():
+            pool.submit(int).result()  # all are forked here, before there is another thread
+        return pool
 
     def _start(self, pool: Executor, jpegs: list[bytes], number: int) -> list[Future[None]]:
         tasks = [(at, jpegs[at : at + PICTURES_PER_TASK]) for at in range(0, len(jpegs), PICTURES_PER_TASK)]
         if self.by_processes:
-            with ignore_fork_warnings():
-                return [pool.submit(_decode_into_shared, some, number, at) for at, some in tasks]
+            raw, used = memoryview(self._raws[number]), 0
+            started = []
+            for at, some in tasks:
+                places: list[_Place] = []
+                for jpeg in some:
+                    if used + len(jpeg) <= len(raw):
+                        raw[used : used + len(jpeg)] = jpeg
+                        places.append((used, len(jpeg)))
+                        used += len(jpeg)
+                    else:
+                        places.append(jpeg)
+                started.append(pool.submit(_decode_into_shared, places, number, at))
+            return started
         slot: Slot = self._slots[number]
         return [pool.submit(_decode, some, self.spec, slot.host[at:]) for at, some in tasks]
 
@@ -101,25 +152,27 @@ def _decode(jpegs: list[bytes], spec: PixelSpec, out: Pixels) -> None:
 
 # ---------------------------------------------------------------- in processes
 
+_Place = tuple[int, int] | bytes  # where the JPEG lies in the shared memory, or the JPEG
+
 
 class _Decoder:
     """What a process that decodes was given when it was forked."""
 
     hosts: list[Pixels]
+    raws: list[mmap.mmap]
     spec: PixelSpec
 
 
-def _become_decoder(hosts: list[Pixels], spec: PixelSpec) -> None:
-    _Decoder.hosts, _Decoder.spec = hosts, spec
+def _become_decoder(hosts: list[Pixels], raws: list[mmap.mmap], spec: PixelSpec) -> None:
+    _Decoder.hosts, _Decoder.raws, _Decoder.spec = hosts, raws, spec
 
 
-def _decode_into_shared(jpegs: list[bytes], number: int, at: int) -> None:
+def _decode_into_shared(places: list[_Place], number: int, at: int) -> None:
+    raw = _Decoder.raws[number]
+    jpegs = [place if isinstance(place, bytes) else raw[place[0] : place[0] + place[1]] for place in places]
     _decode(jpegs, _Decoder.spec, _Decoder.hosts[number][at:])
 
 
 def _share_memory(shape: tuple[int, ...]) -> Pixels:
     """Allocate memory that forks of this process write into for it to read."""
-    size = 1
-    for side in shape:
-        size *= side
-    return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8).view(shape)
+    return torch.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=torch.uint8).view(shape)
