@@ -91,10 +91,10 @@ def measure(placement: Placement, prepared: Path, index: pl.DataFrame, small: bo
 
 def _build(placement: Placement, small: bool) -> Any:
     text: dict[str, Any] = {"num_attention_heads": 12}
-    vision: dict[str, Any] = {"image_size": 384}
+    vision: dict[str, Any] = {"image_size": 384, "initializer_range": 0.02}  # which the library sets to nearly nothing
     if small:
         tiny = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
-        text, vision = text | tiny | {"encoder_hidden_size": 48}, {"image_size": 64} | tiny
+        text, vision = text | tiny | {"encoder_hidden_size": 48}, vision | {"image_size": 64} | tiny
     torch.manual_seed(0)
     with torch.device(placement.device):
         model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision))
