@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -134,6 +135,28 @@ def test_padded_patches_are_not_attended_to(model: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(blip, "BlipState", Padded)
     settings = settings_of(model)
     assert_same(BlipGenerator(model, settings).generate(pixels(4)), library(model, pixels(4)), settings)
+
+
+def test_bfloat16_is_no_further_from_float32_than_the_librarys(model: Any) -> None:
+    """Which words it finds may differ where two are nearly as probable, so the logits of the first token are compared."""
+    short = copy.deepcopy(model).bfloat16()
+    seen, start = pixels(64), model.config.text_config.bos_token_id
+    tokens = torch.full((64, 1), start)
+
+    def library_logits(chosen: Any, images: torch.Tensor) -> torch.Tensor:
+        patches = chosen.vision_model(pixel_values=images)[0]
+        return chosen.text_decoder(input_ids=tokens, encoder_hidden_states=patches).logits[:, -1].float()
+
+    with torch.no_grad():
+        exact, theirs = library_logits(model, seen), library_logits(short, seen.bfloat16())
+        patches, decoder = encode_patches(short.vision_model, seen.bfloat16()), blip.BlipDecoder(short.text_decoder)
+        state = blip.BlipState(decoder, patches, settings_of(short))
+        state.load(patches)
+        logits = decoder.step(tokens[:, 0], 0, state, logits=True)
+    assert logits is not None
+    faults = [(found - exact).pow(2).mean().sqrt().item() for found in (logits.float(), theirs)]
+    assert faults[0] < 1.25 * faults[1]
+    assert faults[1] > 0
 
 
 # ---------------------------------------------------------------- what is asked of the device
