@@ -135,14 +135,16 @@ def _prepare(
     texts: Callable[[int], list[str]] | None,
 ) -> _Work:
     taught, val = index[held_out:], index[:held_out]
-    inputs = []
-    for pictures in (taught, val):
+
+    def read(pictures: pl.DataFrame) -> Inputs:
         words = [""] * len(pictures) if texts is None else texts(len(pictures))
         store = PixelStore(prepared, pictures, model.pixels, os.cpu_count() or 1)
         rows = list(np.arange(len(pictures))[:, None])
-        inputs.append(Inputs(store, dual_encoder.TokenRows(model, words), rows))
+        return Inputs(store, dual_encoder.TokenRows(model, words), rows)
+
     begin = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
-    return _Work(model, recipe.model_copy(update={"on_collapse": "record"}), *inputs, placement, begin)
+    recipe = recipe.model_copy(update={"on_collapse": "record"})
+    return _Work(model, recipe, read(taught), read(val), placement, begin)
 
 
 def _bare(work: _Work, steps: int) -> float:
@@ -203,7 +205,7 @@ def _repeats(work: _Work, name: str) -> Iterator[Row]:
     seconds: dict[bool, list[float]] = {True: [], False: []}
     with patch.object(loop._Keeper, "keep", _note_only):
         for _ in range(2):
-            for repeatable in digests:
+            for repeatable in (True, False):
                 with _kernels(repeatable):
                     (note,) = work.train(1)
                 digests[repeatable].append(work.digest())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ import torch
 from twinlens.config.training import Recipe
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import Scratch
+from twinlens.training import loop
 from twinlens.training.loop import CHECKPOINT, Batch, draw_captions, draw_epoch, draw_pictures, run_epochs, write_log
+from twinlens.training.watch import LossWatch
 
 COUNT = 21  # pictures, so five steps of four and one picture left over
 CAPTIONS_OF = [np.arange(3 * picture, 3 * picture + 1 + picture % 3) for picture in range(COUNT)]
@@ -475,3 +479,73 @@ def test_some_batches_read_every_pictures_captions_joined_and_the_others_stay_as
             else:
                 assert (texts == captions).all()
     assert 50 < long < 100  # of 300
+
+
+# ---------------------------------------------------------------- what a device would wait for
+
+
+def test_pictures_are_gathered_beside_the_steps_and_each_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+    usual = tensors
+
+    def noting(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        threads.append(threading.current_thread())
+        return usual(batch)
+
+    monkeypatch.setitem(globals(), "tensors", noting)
+    training = Training()
+    training.run()
+    assert len(threads) == 3 * STEPS == len(training.batches)
+    assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize("step", [1, 3, STEPS])
+def test_a_useless_loss_that_is_seen_late_is_named_right_and_its_epoch_is_not_kept(
+    step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LossWatch", partial(LossWatch, late=3))
+    undisturbed = Training("undisturbed").run()
+    first = Training()
+    usual = first.loss
+
+    def loss(batch: Batch) -> torch.Tensor:
+        return usual(batch) * (float("nan") if len(first.batches) == STEPS + step else 1.0)
+
+    first.loss = loss  # type: ignore[method-assign]
+    with pytest.raises(DataError, match=f"is nan at step {step} of epoch 2; the weights of epoch 1 are kept"):
+        first.run()
+    second = Training()
+    assert_same(second.run(), undisturbed)
+    assert len(second.batches) == 2 * STEPS
+
+
+def test_a_checkpoint_holds_its_epoch_though_it_is_written_while_the_next_one_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    training, begun = Training(epochs=2), threading.Event()
+    usual, save = training.loss, torch.save
+    kept: list[State] = []
+
+    def loss(batch: Batch) -> torch.Tensor:
+        begun.set() if len(training.batches) == STEPS + 2 else None
+        return usual(batch)
+
+    def late(state: Any, path: Path) -> None:
+        assert begun.wait(60) or kept  # the first is written when two steps of the next epoch have been made
+        kept.append({name: value.clone() for name, value in state["model"].items()})
+        save(state, path)
+
+    training.loss = loss  # type: ignore[method-assign]
+    monkeypatch.setattr(torch, "save", late)
+    training.run()
+    for found, wanted in zip(kept, training.shown, strict=True):
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(state: Any, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(Exception, match=r"No space left|full"):
+        Training(epochs=2).run()

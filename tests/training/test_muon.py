@@ -13,6 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from tests.workspace import ROOT
+from twinlens.training import muon
 from twinlens.training.muon import Muon, orthogonalise
 
 SHAPES = [(6, 6), (40, 9), (9, 40), (1, 7), (64, 64)]
@@ -96,6 +97,30 @@ def test_what_is_orthogonalised_has_its_directions_and_nearly_no_lengths(shape: 
     assert turned.diagonal().min() > 0.6
     assert turned.diagonal().max() < 1.2
     assert found.dtype == torch.float32
+
+
+def test_matrices_of_one_shape_or_its_transpose_are_stepped_in_one_batch_of_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    usual = muon.orthogonalise
+
+    def noting(matrix: torch.Tensor, numbers: torch.dtype) -> torch.Tensor:
+        seen.append(tuple(matrix.shape))
+        return usual(matrix, numbers)
+
+    monkeypatch.setattr(muon, "orthogonalise", noting)
+    shapes = [(8, 4), (4, 8), (4, 2, 2, 2), (5, 5), (300, 300), (300, 300)]
+    held = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    alone = [torch.nn.Parameter(matrix.detach().clone()) for matrix in held]
+    for one, other in zip(held, alone, strict=True):
+        one.grad = torch.randn_like(one)
+        other.grad = one.grad.clone()
+    Muon(held, lr=0.03, weight_decay=0.2, numbers=torch.float32).step()
+    assert sorted(seen) == [(3, 4, 8), (5, 5), (300, 300), (300, 300)]  # large ones gain nothing on a CPU
+    for one, other in zip(held, alone, strict=True):
+        Muon([other], lr=0.03, weight_decay=0.2, numbers=torch.float32).step()
+        assert torch.allclose(one, other, rtol=0, atol=1e-6)
 
 
 def test_a_gradient_of_zeros_moves_nothing_but_by_decay() -> None:
