@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.cuda_ranking import compare_nearest
+from twinlens.core.device import choose_device
 from twinlens.core.errors import DataError
 from twinlens.retrieval import selection
 from twinlens.retrieval.exact import find_nearest
@@ -290,3 +292,10 @@ def test_a_gpu_gives_the_bytes_of_a_cpu() -> None:
         ]
 
     assert everything("cuda") == everything("cpu") == everything("cuda")
+
+
+def test_the_benchmark_of_a_device_runs_on_a_cpu_too() -> None:
+    speed, same, _ = compare_nearest(choose_device("cpu"), 400, 60, 32, 1)
+    assert "times it" in speed.ratio
+    assert same.figure == "100.0%"
+    assert "the same bytes" in same.against
