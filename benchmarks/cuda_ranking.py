@@ -12,7 +12,8 @@ import torch
 from benchmarks import retrievers
 from benchmarks.paired import Row, alternate, median, ratio
 from twinlens.core.device import Placement
-from twinlens.retrieval.exact import BLOCK_BYTES, find_nearest, full_float32
+from twinlens.retrieval.exact import find_nearest
+from twinlens.retrieval.selection import BLOCK_BYTES, full_float32
 
 K = 10
 CHECKED = 500  # queries that are searched on the CPU too

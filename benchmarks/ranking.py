@@ -18,7 +18,8 @@ from torchmetrics.retrieval import (
 
 from benchmarks.paired import Row, alternate, median, ratio, unit_vectors
 from twinlens.evaluation.measures import Judged, measure_all
-from twinlens.retrieval.exact import BLOCK_BYTES, find_nearest
+from twinlens.retrieval.exact import find_nearest
+from twinlens.retrieval.selection import BLOCK_BYTES
 
 KS = [1, 5, 10]
 

@@ -34,7 +34,13 @@ ROOMS = (
 SLOW = {"torch", "open_clip", "timm", "transformers", "sentence_transformers", "torchvision", "torchmetrics"}
 MAY_BE_SLOW = (
     *("models", "inference", "training"),
-    *("core/device.py", "images/transforms.py", "retrieval/exact.py", "evaluation/referee.py"),
+    *(
+        "core/device.py",
+        "images/transforms.py",
+        "retrieval/exact.py",
+        "retrieval/selection.py",
+        "evaluation/referee.py",
+    ),
     "indexing/query_encoder.py",
 )
 

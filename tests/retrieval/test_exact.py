@@ -10,8 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.cuda_ranking import compare_nearest
+from twinlens.core.device import choose_device
 from twinlens.core.errors import DataError
-from twinlens.retrieval import exact
+from twinlens.retrieval import selection
 from twinlens.retrieval.exact import find_nearest
 from twinlens.retrieval.scores import bound_float32_error, compute_exact_scores
 from twinlens.tasks.qrels import Groups
@@ -196,13 +198,13 @@ def test_a_device_that_sums_otherwise_gives_the_same_bytes(monkeypatch: pytest.M
         return out.add_((torch.rand_like(out) - 0.5) * bound_float32_error(96))  # up to half of what is allowed for
 
     def another_order(
-        search: exact._Search, block: exact._Block, queries: torch.Tensor, rows: torch.Tensor
+        search: selection.Selector, block: selection.Products, queries: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
         products = search.items[rows].double() * block.queries[queries].double()
         return products.flip(1).cumsum(1)[:, -1] + (torch.rand(len(rows)) - 0.5) * block.error / 2
 
     monkeypatch.setattr(torch, "mm", rounded_elsewhere)
-    monkeypatch.setattr(exact._Search, "_score_pairs", another_order)
+    monkeypatch.setattr(selection.Selector, "_score_pairs", another_order)
     assert everything() == expected
 
 
@@ -218,15 +220,17 @@ def test_of_all_items_in_one_place_the_order_is_that_of_exact_scores_too() -> No
 
 def test_the_memory_of_a_block_bounds_what_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     same = np.tile(vectors(1, 8, 0), (300, 1))
-    monkeypatch.setattr(exact, "CELLS", 700)  # two queries' items
+    monkeypatch.setitem(selection.CELLS, "cpu", 700)  # two queries' items
     seen: list[int] = []
-    make_keys = exact._Search.make_keys
+    make_keys = selection.Selector.make_keys
 
-    def counted(search: exact._Search, block: exact._Block, queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def counted(
+        search: selection.Selector, block: selection.Products, queries: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
         seen.append(len(rows))
         return make_keys(search, block, queries, rows)
 
-    monkeypatch.setattr(exact._Search, "make_keys", counted)
+    monkeypatch.setattr(selection.Selector, "make_keys", counted)
     rows, _ = found(same[:7], same, 5)
     assert rows.tolist() == [[0, 1, 2, 3, 4]] * 7
     assert max(seen) <= 700
@@ -267,7 +271,7 @@ def test_products_are_made_in_full_float32_and_the_setting_is_left_as_it_was(dev
     before = backend.fp32_precision
     try:
         backend.fp32_precision = "tf32"
-        with exact.full_float32():
+        with selection.full_float32():
             assert backend.fp32_precision == "ieee"
         assert backend.fp32_precision == "tf32"
     finally:
@@ -288,3 +292,10 @@ def test_a_gpu_gives_the_bytes_of_a_cpu() -> None:
         ]
 
     assert everything("cuda") == everything("cpu") == everything("cuda")
+
+
+def test_the_benchmark_of_a_device_runs_on_a_cpu_too() -> None:
+    speed, same, _ = compare_nearest(choose_device("cpu"), 400, 60, 32, 1)
+    assert "times it" in speed.ratio
+    assert same.figure == "100.0%"
+    assert "the same bytes" in same.against

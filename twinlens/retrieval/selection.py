@@ -1,0 +1,278 @@
+"""Selection of the best items by a product in float32 and exact scores, on whatever device the items are.
+
+`exact` has what it is for. A score is the inner product without error, rounded to float64 and that to float32
+(`scores`), so that what a device adds in which order decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int, Int64
+
+from twinlens.core.errors import DataError
+from twinlens.retrieval.scores import LOWEST, ROWS, bound_float32_error, bound_float64_error, round_sums
+
+BLOCK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}  # of one block of the product; a GPU holds two of them
+NARROW = ("mps",)  # devices without float64: the CPU beside them searches
+GROUP = 32  # items, at most, whose best score stands for all of them in the first round of the selection
+GROUPS_PER_RESULT = 4  # at least; of fewer, too many would be looked at
+CELLS = {"cpu": 2**22, "cuda": 2**25}  # scores looked at in the second round at once
+WIDE_CELLS = 2**24  # numbers of gathered vectors in float64 at once, on a GPU
+DENSE = 16  # of so many pairs one to be scored exactly: then a product of all of them is faster than gathered vectors
+FEW_NUMBERS = 2**23  # of all items, which are then held in float64 too: 64 MB
+WIDE_ITEMS = 2**13  # in float64 at once
+
+Vectors = Float32[np.ndarray, "rows dim"] | Float32[torch.Tensor, "rows dim"]
+
+
+@dataclass(frozen=True)
+class Products:
+    """Some queries, and their products with all items; minus infinity where an item is left out, or where is none."""
+
+    queries: Float32[torch.Tensor, "queries dim"]
+    product: Float32[torch.Tensor, "queries columns"]  # items, and columns beyond them up to whole groups
+    error: float  # of the float64 sums, see `bound_float64_error`
+
+
+@dataclass(frozen=True)
+class Selector:
+    """The items on the device, and how they are looked through."""
+
+    items: Float32[torch.Tensor, "items dim"]
+    k: int
+    groups: int  # item `i` is of the group `i % groups`: neighbours, which are often alike, are of different ones
+    width: int  # items of a group
+    longest: float
+
+    @classmethod
+    def over(cls, items: Vectors, k: int, device: torch.device) -> Selector:
+        """Bring the items to the device, and group them."""
+        on_device = _move(items, device)
+        width = min(GROUP, max(1, len(items) // (GROUPS_PER_RESULT * k)))
+        return cls(on_device, k, -(-len(items) // width), width, _measure_longest(on_device, "items"))
+
+    def allocate(self, queries: int) -> torch.Tensor:
+        """Memory of the product of a block of queries; what is beyond the items is never written to again."""
+        found = torch.empty(queries, self.groups * self.width, device=self.items.device)
+        found[:, len(self.items) :] = -torch.inf
+        return found
+
+    def multiply(
+        self, queries: Vectors, own_rows: Int[np.ndarray, " queries"] | None, buffer: torch.Tensor
+    ) -> Products:
+        """Make the product of a block of queries, into `buffer`."""
+        block = _move(queries, self.items.device)  # all copies come first: each waits for what the device was given
+        error = bound_float64_error(block.shape[1], self.longest * _measure_longest(block, "queries"))
+        asking = np.zeros(0, dtype=np.int64) if own_rows is None else np.flatnonzero(own_rows >= 0)
+        own = asking if own_rows is None else own_rows[asking].astype(np.int64)
+        places = torch.from_numpy(np.stack([asking, own])).to(block.device)
+        product = buffer[: len(block)]
+        with full_float32():
+            torch.mm(block, self.items.T, out=product[:, : len(self.items)])
+        product[places[0], places[1]] = -torch.inf
+        return Products(block, product, error)
+
+    @property
+    def cells(self) -> int:
+        """Scores looked at at once, beyond the product itself."""
+        return CELLS.get(self.items.device.type, CELLS["cpu"])
+
+    @property
+    def tolerance(self) -> float:
+        """How far the product may be from the exact scores."""
+        return bound_float32_error(self.items.shape[1])
+
+    def select(self, block: Products) -> Int64[np.ndarray, "queries k"]:
+        """Select the best items of each query as keys of the one order, best first.
+
+        The `k`-th best of the groups' best is reached by `k` items at least, so that by exact scores the `k`-th best
+        item is at most the product's error below it, and looks at most twice that error worse than it is.
+        """
+        grouped = block.product.unflatten(1, (self.width, self.groups))
+        best = grouped.amax(dim=1) if self.width > 1 else block.product  # (queries, groups)
+        floor = _kth_largest(best, self.k) - 2 * self.tolerance  # (queries, 1)
+        near = best >= floor
+        counts = near.sum(dim=1).cpu().numpy()
+        found = [
+            self._select_near(block, floor, near, start, stop)
+            for start, stop in _split(counts * self.width, self.cells)
+        ]
+        return np.concatenate(found)
+
+    def _select_near(
+        self, block: Products, floor: torch.Tensor, near: torch.Tensor, start: int, stop: int
+    ) -> Int64[np.ndarray, "queries k"]:
+        """Those of the queries from `start` to before `stop`, of the groups that are near enough."""
+        product = block.product[start:stop]
+        queries, groups = torch.nonzero(near[start:stop], as_tuple=True)
+        inside = groups[:, None] + self.groups * torch.arange(self.width, device=groups.device)  # (near groups, width)
+        values = product.take(inside + (product.shape[1] * queries)[:, None])
+        hit = (values >= floor[start:stop][queries]) & (inside < len(self.items))
+        places, columns = torch.nonzero(hit, as_tuple=True)
+        queries, rows = queries[places], inside[places, columns]
+        found = self.make_keys(Products(block.queries[start:stop], product, block.error), queries, rows)
+        return _sort_by_query(queries, found, stop - start)[:, : self.k]
+
+    def make_keys(
+        self, block: Products, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
+    ) -> Int64[torch.Tensor, " pairs"]:
+        """Make the keys of pairs by their exact scores: as `scores.make_sort_keys`, of these rows."""
+        scores = _round(self._score_pairs(block, queries, rows), block, self.items, queries, rows)
+        scores[block.product[queries, rows] == -torch.inf] = -torch.inf  # left out
+        bits = (scores + 0.0).view(torch.int32)
+        rising = bits ^ ((bits >> 31) & (2**31 - 1))
+        return rising.long() * ROWS + (ROWS - 1 - rows)
+
+    def _score_pairs(
+        self, block: Products, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
+    ) -> Float64[torch.Tensor, " pairs"]:
+        dense = len(rows) * DENSE > len(block.queries) * len(self.items)
+        return self._multiply_all(block, queries, rows) if dense else self._add_gathered(block, queries, rows)
+
+    def _add_gathered(
+        self, block: Products, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
+    ) -> Float64[torch.Tensor, " pairs"]:
+        wide, sums = block.queries.double(), torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+        if rows.device.type == "cpu":  # a query at a time, whose few items stay in the cache
+            near, ends = rows.numpy(), torch.bincount(queries, minlength=len(wide)).cumsum(0).tolist()
+            items, found = self._host_items, sums.numpy()
+            for query, first, last in zip(wide.numpy(), [0, *ends], ends, strict=False):
+                for start in range(first, last, WIDE_ITEMS):
+                    some = slice(start, min(last, start + WIDE_ITEMS))
+                    np.matmul(items[near[some]].astype(np.float64, copy=False), query, out=found[some])
+            return sums
+        step = max(1, WIDE_CELLS // self.items.shape[1])
+        for start in range(0, len(rows), step):
+            some = slice(start, start + step)
+            sums[some] = (self.items[rows[some]].double() * wide[queries[some]]).sum(dim=1)
+        return sums
+
+    @cached_property
+    def _host_items(self) -> Float[np.ndarray, "items dim"]:
+        """The items where they are scored one by one: in float64 already, where that is little."""
+        items = self.items.numpy()
+        return items.astype(np.float64) if items.size <= FEW_NUMBERS else items
+
+    def _multiply_all(
+        self, block: Products, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
+    ) -> Float64[torch.Tensor, " pairs"]:
+        """Where a model has put all in one place, most items are near the best."""
+        sums = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+        wide = block.queries.double()
+        for start in range(0, len(self.items), WIDE_ITEMS):
+            some = torch.nonzero((rows >= start) & (rows < start + WIDE_ITEMS))[:, 0]
+            product = wide @ self.items[start : start + WIDE_ITEMS].double().T
+            sums[some] = product[queries[some], rows[some] - start]
+        return sums
+
+    def rank_best(
+        self, block: Products, queries: Int64[torch.Tensor, " pairs"], relevant: Int64[torch.Tensor, " pairs"]
+    ) -> Int64[torch.Tensor, " queries"]:
+        """Rank the best relevant item of each query in the whole pool; 0 where all of them are left out.
+
+        What the product puts above it by more than its error is above it; what is nearer is scored exactly.
+        """
+        count, lowest = len(block.queries), torch.tensor(LOWEST, device=relevant.device)
+        found = self.make_keys(block, queries, relevant)
+        best = lowest.repeat(count).scatter_reduce(0, queries, found, "amax")
+        rising = (best >> 32).int()
+        scores = (rising ^ ((rising >> 31) & (2**31 - 1))).view(torch.float32)[:, None]
+        apart = block.product - scores
+        above = (apart > self.tolerance).sum(dim=1)
+        asked, rows = torch.nonzero(apart.abs() <= self.tolerance, as_tuple=True)
+        better = self.make_keys(block, asked, rows) > best[asked]
+        above += torch.bincount(asked[better], minlength=count)
+        return torch.where(torch.isfinite(scores[:, 0]), above + 1, 0)
+
+
+def _round(
+    sums: Float64[torch.Tensor, " pairs"],
+    block: Products,
+    items: Float32[torch.Tensor, "items dim"],
+    queries: Int64[torch.Tensor, " pairs"],
+    rows: Int64[torch.Tensor, " pairs"],
+) -> Float32[torch.Tensor, " pairs"]:
+    """Round sums as `scores.round_sums` does; the few that are open are looked at on the host."""
+    rounded = sums.float()
+    unsure = torch.nonzero((sums - block.error).float() != (sums + block.error).float())[:, 0]
+    if len(unsure):
+
+        def vectors(some: Int[np.ndarray, " some"]) -> tuple[np.ndarray, np.ndarray]:
+            pairs = unsure[torch.from_numpy(some).to(unsure.device)]
+            return block.queries[queries[pairs]].cpu().numpy(), items[rows[pairs]].cpu().numpy()
+
+        settled = round_sums(sums[unsure].cpu().numpy(), block.error, vectors)
+        rounded[unsure] = torch.from_numpy(settled).to(rounded.device)
+    return rounded
+
+
+def _kth_largest(values: Float32[torch.Tensor, "queries n"], k: int) -> Float32[torch.Tensor, "queries 1"]:
+    if values.device.type == "cpu":  # numpy's selection is vectorised
+        return torch.from_numpy(-np.partition(-values.numpy(), k - 1, axis=1)[:, k - 1 : k])
+    return torch.topk(values, k, dim=1).values[:, -1:]
+
+
+def _sort_by_query(
+    queries: Int64[torch.Tensor, " pairs"], found: Int64[torch.Tensor, " pairs"], count: int
+) -> Int64[np.ndarray, "queries n"]:
+    """Sort the keys of each of `count` queries, largest first; shorter lists are filled up.
+
+    Args:
+        queries: of each key, rising.
+        found: the keys.
+        count: of queries.
+    """
+    of_query = torch.bincount(queries, minlength=count)
+    first = torch.cumsum(of_query, 0) - of_query
+    table = torch.full((count, int(of_query.max())), LOWEST, dtype=torch.int64, device=found.device)
+    table[queries, torch.arange(len(queries), device=queries.device) - first[queries]] = found
+    if table.device.type == "cpu":
+        ordered: np.ndarray = np.sort(table.numpy(), axis=1)[:, ::-1]
+        return ordered
+    return torch.sort(table, dim=1, descending=True).values.cpu().numpy()
+
+
+def _split(sizes: Int[np.ndarray, " queries"], most: int) -> Iterator[tuple[int, int]]:
+    """Split queries into runs whose sizes together are at most `most`, or that are one query."""
+    ends, start = np.cumsum(sizes), 0
+    while start < len(sizes):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
+        yield start, stop
+        start = stop
+
+
+def _move(rows: Vectors, device: torch.device) -> Float32[torch.Tensor, "rows dim"]:
+    """Bring vectors to the device, as float32; a map of a file is read."""
+    if not isinstance(rows, torch.Tensor):
+        copied = isinstance(rows, np.memmap) or not rows.flags.writeable
+        rows = torch.from_numpy(np.array(rows, dtype=np.float32, order="C", copy=True if copied else None))
+    return rows.to(device, torch.float32).contiguous()
+
+
+def _measure_longest(rows: Float32[torch.Tensor, "rows dim"], what: str) -> float:
+    longest = float(torch.linalg.vector_norm(rows, dim=1).max()) * 1.001
+    if not np.isfinite(longest):
+        raise DataError(f"some {what} hold NaN or infinity, which has no place in an order: `dvc repro -f embed`")
+    return longest
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Have products of float32 made in float32, also where they would rather be rounded to TF32 or bfloat16."""
+    on_cpu = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set when torch is imported
+    backends = torch.backends.cuda.matmul, on_cpu
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
