@@ -77,10 +77,9 @@ def _tell_equal(choice: Choice) -> str:
 
 
 def _tell_cheaper(choice: Choice) -> list[str]:
-    other = choice.cheaper
-    if other is None:
+    other, cost = choice.cheaper, choice.deciding
+    if other is None or cost is None:
         return []
-    cost = choice.compared[0]
     times = choice.chosen.cost(cost) / other.cost(cost) if other.cost(cost) > 0 else math.inf
     share = "nothing" if math.isinf(times) else _share(times)
     lost = f"{_digits(choice.chosen.mean - other.mean, choice)} less"
