@@ -9,8 +9,8 @@ same leaderboards: Hsu's comparisons with the best (which is used), Holm's proce
 Hansen's confidence set of models. The first two promise that a truly best model is in with 95 %, whichever
 it is; Hansen's that all are.
 
-A second table: the power that `plan` predicts from small pools for larger ones, and the share of larger pools on which a
-paired test did show the difference. The effect is the true one on pools of the larger size.
+A second table: the power that `plan` predicts from small pools for larger ones, and the share of larger pools on which
+a paired test did show the difference. The effect is the true one on pools of the larger size.
 """
 
 from __future__ import annotations
