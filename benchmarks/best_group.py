@@ -130,20 +130,23 @@ def run(leaderboards: int, pictures: int, seed: int = 0) -> Iterator[list[str]]:
 
 
 def run_power(pools: int, seed: int = 1) -> Iterator[list[str]]:
-    """Predict the power on pools of four times the pictures, and count how often the difference is shown there."""
-    small, large = 60, 240
-    for step in (0.04, 0.06, 0.08):
+    """Predict the power on pools of 240 pictures from as many, half and a quarter; count how often it is shown."""
+    large = 240
+    for step in (0.08, 0.14):
         rng = np.random.default_rng(seed)
         boards = [draw_leaderboard(rng, 2, 1, step, large).influences for _ in range(pools)]
         effect = float(np.mean([board.mean[0] - board.mean[1] for board in boards]))
-        shown = 0
-        for board in boards:
-            found = board.compare_all()
-            t = abs(found.effect[0, 1]) / np.sqrt(found.variance[0, 1])
-            shown += bool(2.0 * stats.t.sf(t, found.df[0, 1]) < ALPHA)
-        pilots = [draw_leaderboard(rng, 2, 1, step, small).influences for _ in range(pools)]
-        predicted = np.mean([compute_power(observe(one, 0, 1)[0], effect, large, 1) for one in pilots])
-        yield [f"{effect:.4f}", f"{predicted:.3f}", f"{shown / pools:.3f}"]
+        shown = np.mean([_find_p(board) < ALPHA for board in boards])
+        for small in (240, 120, 60):
+            pilots = [draw_leaderboard(rng, 2, 1, step, small).influences for _ in range(pools)]
+            predicted = np.mean([compute_power(observe(one, 0, 1)[0], effect, large, 1) for one in pilots])
+            yield [f"{effect:.4f}", str(small), f"{predicted:.3f}", f"{shown:.3f}"]
+
+
+def _find_p(influences: Influences) -> float:
+    found = influences.compare_all()
+    t = abs(found.effect[0, 1]) / np.sqrt(found.variance[0, 1])
+    return float(2.0 * stats.t.sf(t, found.df[0, 1]))
 
 
 def main() -> None:
@@ -156,7 +159,11 @@ def main() -> None:
     header = ["leaderboards", "way", "a best model is in the group", "share of the models in the group"]
     if options.leaderboards:
         print(format_markdown(header, list(run(options.leaderboards, options.pictures))), end="\n\n")
-    print(format_markdown(["effect", "predicted power", "achieved"], list(run_power(options.pools))))
+    print(
+        format_markdown(
+            ["effect", "pictures that are seen", "predicted power on 240", "achieved"], list(run_power(options.pools))
+        )
+    )
 
 
 if __name__ == "__main__":
