@@ -8,6 +8,9 @@ Those with the least noise are the truly best; of the others each has a little m
 same leaderboards: Hsu's comparisons with the best (which is used), Holm's procedure against the observed best,
 Hansen's confidence set of models. The first two promise that a truly best model is in with 95 %, whichever
 it is; Hansen's that all are.
+
+A second table: the power that `plan` predicts from small pools for larger ones, and the share of larger pools on which
+a paired test did show the difference. The effect is the true one on pools of the larger size.
 """
 
 from __future__ import annotations
@@ -23,8 +26,10 @@ from scipy import stats
 from tests.evaluation import drawn
 from tests.experiments import alone, caption_to_image, experiment, rank
 from twinlens.evaluation.best import ALPHA, compute_one_sided, find_best_group
+from twinlens.evaluation.choose import observe
 from twinlens.evaluation.compare import holm
 from twinlens.evaluation.influences import Differences, Influences, find_influences
+from twinlens.evaluation.planning import compute_power
 from twinlens.report.summary import format_markdown
 
 TASK, IMAGE, MEASURE = "caption_to_image", "image", "ndcg_at_10"
@@ -124,14 +129,41 @@ def run(leaderboards: int, pictures: int, seed: int = 0) -> Iterator[list[str]]:
             yield [f"{key}, {len(rows)}", way, f"{covered:.3f}", f"{size:.3f}"]
 
 
+def run_power(pools: int, seed: int = 1) -> Iterator[list[str]]:
+    """Predict the power on pools of 240 pictures from as many, half and a quarter; count how often it is shown."""
+    large = 240
+    for step in (0.08, 0.14):
+        rng = np.random.default_rng(seed)
+        boards = [draw_leaderboard(rng, 2, 1, step, large).influences for _ in range(pools)]
+        effect = float(np.mean([board.mean[0] - board.mean[1] for board in boards]))
+        shown = np.mean([_find_p(board) < ALPHA for board in boards])
+        for small in (240, 120, 60):
+            pilots = [draw_leaderboard(rng, 2, 1, step, small).influences for _ in range(pools)]
+            predicted = np.mean([compute_power(observe(one, 0, 1)[0], effect, large, 1) for one in pilots])
+            yield [f"{effect:.4f}", str(small), f"{predicted:.3f}", f"{shown:.3f}"]
+
+
+def _find_p(influences: Influences) -> float:
+    found = influences.compare_all()
+    t = abs(found.effect[0, 1]) / np.sqrt(found.variance[0, 1])
+    return float(2.0 * stats.t.sf(t, found.df[0, 1]))
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--leaderboards", type=int, default=500)
     parser.add_argument("--pictures", type=int, default=80)
+    parser.add_argument("--pools", type=int, default=300, help="of each effect, for the power")
     options = parser.parse_args()
     header = ["leaderboards", "way", "a best model is in the group", "share of the models in the group"]
-    print(format_markdown(header, list(run(options.leaderboards, options.pictures))))
+    if options.leaderboards:
+        print(format_markdown(header, list(run(options.leaderboards, options.pictures))), end="\n\n")
+    print(
+        format_markdown(
+            ["effect", "pictures that are seen", "predicted power on 240", "achieved"], list(run_power(options.pools))
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -82,8 +82,9 @@ def test_the_cost_that_is_named_first_decides_first_and_its_frontier_is_marked()
 
 
 def test_what_is_worse_and_far_cheaper_is_told_beside() -> None:
-    said = write_sentence(of(three(), costs=["embed_ms"]))
-    assert "; c costs a tenth (0.1 ms) for ." in said
+    for asked in (["embed_ms"], ["ms_per_query", "embed_ms"], []):  # the first is the same for all: it tells nothing
+        said = write_sentence(of(three(), costs=asked))
+        assert "; c costs a tenth (0.1 ms) for ." in said
 
 
 def test_what_would_tell_the_two_apart_is_said_in_pictures_and_queries() -> None:

@@ -20,9 +20,12 @@ def test_it_tells_pictures_and_queries_and_the_chance_with_what_there_is() -> No
     )
     assert told[1] == "A difference of 0.015 is seen in 32 % of cases with these."
     assert told[2] == (
-        "For 80 % it takes 700 pictures, 500 more; with as many captions each as here that is 3,500 queries."
+        "For 80 % it takes at least 700 pictures, 500 more; with as many captions each as here that is 3,500 queries."
     )
-    assert len(told) == 3
+    assert told[3] == "More than twice the pictures make queries harder, which is not reckoned with."
+    near = describe_plan(PAIR, plan(SEEN, 0.02), "nDCG@10").splitlines()
+    assert near[2].startswith("For 80 % it takes 395 pictures, 195 more; ")
+    assert len(near) == 3
 
 
 def test_where_there_are_enough_it_says_how_many_would_have_been() -> None:

@@ -60,13 +60,22 @@ class Choice:
         return [entry for entry in self.entries if not entry.refused]
 
     @property
+    def deciding(self) -> str | None:
+        """The first cost in which the group differs, or else all that may be taken; None: there is none."""
+        for entries in (self.group, self.allowed):
+            for cost in self.compared:
+                if len({entry.cost(cost) for entry in entries}) > 1:
+                    return cost
+        return None
+
+    @property
     def cheaper(self) -> Entry | None:
         """What costs half or less of what is chosen, and is worse: the best of these."""
-        if not self.compared:
+        cost, inside = self.deciding, {id(entry) for entry in self.group}
+        if cost is None:
             return None
-        first, inside = self.compared[0], {id(entry) for entry in self.group}
-        most = self.chosen.cost(first) * CHEAPER
-        found = [e for e in self.allowed if id(e) not in inside and e.cost(first) <= most]
+        most = self.chosen.cost(cost) * CHEAPER
+        found = [e for e in self.allowed if id(e) not in inside and e.cost(cost) <= most]
         return max(found, key=lambda entry: entry.mean, default=None)
 
 

@@ -17,6 +17,7 @@ from scipy import stats
 from twinlens.core.errors import DataError
 
 ALPHA, POWER = 0.05, 0.8
+FAR = 2  # times the pictures that there are: up to there the achieved power is the predicted
 MOST = 10_000_000  # pictures; more are as good as never
 MOST_SEEDS = 1_000
 
@@ -45,6 +46,13 @@ class Plan:
     queries: int | None
     more: int | None  # clusters on top of those that there are
     seeds: int | None  # with as many pictures; None: no number is enough, or there is one seed of each
+
+    @property
+    def far(self) -> bool:
+        """Whether it takes more than `FAR` times the pictures that there are."""
+        return (
+            self.clusters is not None and self.more is not None and self.more > (FAR - 1) * (self.clusters - self.more)
+        )
 
 
 def plan(observed: Observed, effect: float, power: float = POWER) -> Plan:

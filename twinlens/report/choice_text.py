@@ -77,10 +77,9 @@ def _tell_equal(choice: Choice) -> str:
 
 
 def _tell_cheaper(choice: Choice) -> list[str]:
-    other = choice.cheaper
-    if other is None:
+    other, cost = choice.cheaper, choice.deciding
+    if other is None or cost is None:
         return []
-    cost = choice.compared[0]
     times = choice.chosen.cost(cost) / other.cost(cost) if other.cost(cost) > 0 else math.inf
     share = "nothing" if math.isinf(times) else _share(times)
     lost = f"{_digits(choice.chosen.mean - other.mean, choice)} less"
@@ -113,7 +112,8 @@ def describe_need(found: Plan, clusters: int) -> str:
         return f"not even {TOO_MANY} times the pictures would show that reliably: to you they are equal"
     if not found.more:
         return f"what you have shows such a difference in {found.now * 100:.0f} % of cases"
-    more = f"some {round_up(found.more):,} more pictures ({round_up(found.queries or 0):,} queries in all)"
+    about = "at least" if found.far else "some"
+    more = f"{about} {round_up(found.more):,} more pictures ({round_up(found.queries or 0):,} queries in all)"
     also = f", or {found.seeds:,} seeds of each," if found.seeds is not None else ""
     return f"{more}{also} would show such a difference in {chance} of cases"
 

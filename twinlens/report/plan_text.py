@@ -20,10 +20,13 @@ def describe_plan(pair: Pair, found: Plan, measure: str) -> str:
     if found.clusters is None:
         lines.append(f"No number of pictures makes that {chance}: {_tell_limit(pair)}.")
     elif found.more:
+        least = "at least " if found.far else ""
         lines.append(
-            f"For {chance} it takes {found.clusters:,} pictures, {found.more:,} more; with as many captions each as "
-            f"here that is {found.queries:,} queries."
+            f"For {chance} it takes {least}{found.clusters:,} pictures, {found.more:,} more; with as many captions each "
+            f"as here that is {found.queries:,} queries."
         )
+        if found.far:
+            lines.append("More than twice the pictures make queries harder, which is not reckoned with.")
     else:
         lines.append(f"For {chance} {found.clusters:,} pictures are enough ({found.queries:,} queries).")
     if seen.training > 0:
