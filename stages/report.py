@@ -60,6 +60,7 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> ReportDa
         quality_cost=pl.read_csv(metrics / "quality_cost.csv"),
         distractors=pl.read_csv(metrics / "distractors.csv"),
         approximate=pl.read_csv(metrics / "approximate.csv"),
+        budget=pl.read_csv(metrics / "budget.csv"),
         described=json.loads(paths.dataset_card(dataset).read_text(encoding="utf-8")),
         duplicates=tables.read_table(paths.grouped(dataset) / "duplicates.parquet", tables.DUPLICATES),
         parts=find_parts(params.datasets[dataset], images),

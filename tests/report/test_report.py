@@ -56,6 +56,14 @@ APPROXIMATE = [
     {"setting": "exact, numpy", "recall": 1.0, "ms_per_query": 0.5, "build_s": 0.0, "index_mb": 0.0},
     {"setting": "ivf_flat_1_of_16", "recall": 0.6125, "ms_per_query": 0.25, "build_s": 0.03, "index_mb": 0.52},
 ]
+BUDGET = [
+    {
+        "setting": name, "bytes": item_bytes, "ms_per_query": 0.5, "recall": 0.99, "hit": 0.8, "hit_difference": lost,
+        "hit_low": lost - 0.002, "hit_high": lost + 0.002, "ndcg": 0.5, "ndcg_difference": lost, "ndcg_low": None,
+        "ndcg_high": None, "hit_least": lost - 0.003, "recommended": name == "int8", "k": 10, "tolerance": 0.01,
+    }
+    for name, item_bytes, lost in (("float32", 2048.0, 0.0), ("int8", 512.0, -0.002))
+]  # fmt: skip
 NO_COPIES = Duplicates(pl.DataFrame(pl.from_arrow(tables.DUPLICATES.empty_table())), set())
 
 
@@ -122,6 +130,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReportData, Path]
         quality_cost=pl.DataFrame(build_quality_cost_rows(results.retrieval, results.costs, costs, 10)),
         distractors=pl.DataFrame(build_curve(folder / "ranked", 10)),
         approximate=pl.DataFrame(APPROXIMATE),
+        budget=pl.DataFrame(BUDGET),
         described=describe_dataset(
             "d",
             FolderCard.model_validate({"adapter": "folder", "images": "$MINE", "about": {"licence": NASTY}}),
@@ -407,6 +416,14 @@ def test_published_figures_stand_beside_ours_only_where_they_are_about_the_same(
     rows = next(table for table in tables if table[0][0] == "source")
     assert rows[2][2:5] == ["image and captions joined", "mrr", "0.4940"]
     assert len(rows) == 1 + 2 * 5
+
+
+def test_the_vector_budget_has_a_table_a_chart_and_a_sentence(page: str) -> None:
+    told = "int8: hit@10 0.800 is within 0.004 of float32&#39;s, at 0.25 of the bytes (512 for 2048 a picture)"
+    assert told in page
+    assert "</svg>int8 ✓</th><td>512</td><td>0.50</td><td>0.990</td><td>0.800</td><td>-0.002" in page
+    assert "<small>-0.004 to +0.000</small>" in page
+    assert 'aria-label="vector budget: hit, bytes"' in page
 
 
 def test_hits_and_misses_are_told_by_words_too(page: str) -> None:

@@ -44,6 +44,11 @@ def origins() -> Path:
     return DATA / "cards" / "origins.json"
 
 
+def budget_card() -> Path:
+    """What of `cards/budget.yaml` and the model's card decides what is tried of its vectors: `validate` writes it."""
+    return DATA / "cards" / "budget.json"
+
+
 def sources(dataset: str) -> Path:
     """What is known of the places on this machine that a dataset's card names: `download` depends on all of it."""
     return DATA / "watched" / dataset

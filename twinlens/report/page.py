@@ -15,6 +15,7 @@ from twinlens.config.gates import read_warnings
 from twinlens.evaluation.caption_quality import WORD
 from twinlens.evaluation.measures import MAIN, drawn, headline
 from twinlens.evaluation.pool import Pool
+from twinlens.evaluation.recommendation import say_recommended
 from twinlens.report import charts, galleries, mistakes
 from twinlens.report.charts import Bar, Series
 from twinlens.report.published import select_published
@@ -49,6 +50,7 @@ class ReportData:
     quality_cost: pl.DataFrame
     distractors: pl.DataFrame  # hit against their number
     approximate: pl.DataFrame  # recall and latency of each setting
+    budget: pl.DataFrame  # quality, bytes and latency of vectors in fewer bytes
     described: dict[str, Any]  # content of metrics/datasets/<dataset>.json
     duplicates: pl.DataFrame
     parts: dict[str, str]  # of a composed dataset: which of them a picture comes from
@@ -91,6 +93,7 @@ def render(sources: ReportData, shown: list[galleries.Gallery], thumbnails: dict
         mistakes=wrong,
         causes={task: mistakes.list_causes(runs, sources.parts) for task, runs in wrong.items()},
         approximate=build_approximate_section(sources.approximate),
+        budget=build_budget_section(sources.budget),
         published=select_published(sources.names, sources.metrics),
         galleries=sorted(shown, key=lambda g: (order.index(g.task), -_main(sources, g.task, g.retriever))),
         thumbnails=thumbnails,
@@ -216,6 +219,19 @@ def build_approximate_section(settings: pl.DataFrame) -> dict[str, Any]:
         "chart": charts.draw_scatter(
             points, "milliseconds of one query", "recall of the exact neighbours", "approximate search: recall, latency"
         ),
+    }
+
+
+def build_budget_section(settings: pl.DataFrame) -> dict[str, Any]:
+    """Build table, chart and recommendation of what vectors in fewer bytes lose."""
+    rows = list(settings.iter_rows(named=True))
+    points = [Series(row["setting"], n, [(row["bytes"], row["hit"])]) for n, row in enumerate(rows)]
+    k = rows[0]["k"]
+    return {
+        "k": k,
+        "rows": [row | {"marker": charts.draw_marker(n, 9, 8, 5)} for n, row in enumerate(rows)],
+        "recommended": say_recommended(rows),
+        "chart": charts.draw_scatter(points, "bytes of a vector", f"hit at {k}", "vector budget: hit, bytes"),
     }
 
 
