@@ -149,9 +149,10 @@ def write_table(manifest: Manifest, material: IndexContent, shards: Path, folder
     postings.write(folder, (_words_of(material, row) for row in range(len(material))))
     none = np.zeros(0, dtype=np.int64)
     if material.image_vectors is not None:
-        write_space(folder, IMAGE_VECTOR, material.image_vectors, none)
+        write_space(folder, IMAGE_VECTOR, material.image_vectors, none, settings.precision)
     if material.caption_vectors is not None:
-        write_space(folder, CAPTION_VECTOR, material.caption_vectors, np.flatnonzero(~material.described))
+        absent = np.flatnonzero(~material.described)
+        write_space(folder, CAPTION_VECTOR, material.caption_vectors, absent, settings.precision)
     if material.negatives is not None:
         write_space(folder, NEGATIVES, material.negatives, none)
     if approximate:
