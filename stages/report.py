@@ -61,6 +61,8 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> ReportDa
         distractors=pl.read_csv(metrics / "distractors.csv"),
         approximate=pl.read_csv(metrics / "approximate.csv"),
         budget=pl.read_csv(metrics / "budget.csv"),
+        confidence=json.loads(paths.calibrated(dataset, model).read_text(encoding="utf-8")),
+        coverage=pl.read_csv(metrics / "confidence.csv"),
         described=json.loads(paths.dataset_card(dataset).read_text(encoding="utf-8")),
         duplicates=tables.read_table(paths.grouped(dataset) / "duplicates.parquet", tables.DUPLICATES),
         parts=find_parts(params.datasets[dataset], images),

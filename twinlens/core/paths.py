@@ -109,6 +109,11 @@ def embedded(dataset: str, model: str) -> Path:
     return DATA / "embedded" / dataset / model
 
 
+def calibrated(dataset: str, model: str) -> Path:
+    """How sure a search by words is of its first picture: the rule, or why there is none."""
+    return DATA / "calibrated" / dataset / f"{model}.json"
+
+
 def ranked(dataset: str, model: str) -> Path:
     """Runs, with the queries and items they are about, one folder per task."""
     return DATA / "ranked" / dataset / model

@@ -51,6 +51,8 @@ class ReportData:
     distractors: pl.DataFrame  # hit against their number
     approximate: pl.DataFrame  # recall and latency of each setting
     budget: pl.DataFrame  # quality, bytes and latency of vectors in fewer bytes
+    confidence: dict[str, Any]  # the rule of how sure the first picture is, or why there is none
+    coverage: pl.DataFrame  # what is answered against what is right of it, on validation captions
     described: dict[str, Any]  # content of metrics/datasets/<dataset>.json
     duplicates: pl.DataFrame
     parts: dict[str, str]  # of a composed dataset: which of them a picture comes from
@@ -94,6 +96,7 @@ def render(sources: ReportData, shown: list[galleries.Gallery], thumbnails: dict
         causes={task: mistakes.list_causes(runs, sources.parts) for task, runs in wrong.items()},
         approximate=build_approximate_section(sources.approximate),
         budget=build_budget_section(sources.budget),
+        confidence=build_confidence_section(sources.confidence, sources.coverage),
         published=select_published(sources.names, sources.metrics),
         galleries=sorted(shown, key=lambda g: (order.index(g.task), -_main(sources, g.task, g.retriever))),
         thumbnails=thumbnails,
@@ -232,6 +235,25 @@ def build_budget_section(settings: pl.DataFrame) -> dict[str, Any]:
         "rows": [row | {"marker": charts.draw_marker(n, 9, 8, 5)} for n, row in enumerate(rows)],
         "recommended": say_recommended(rows),
         "chart": charts.draw_scatter(points, "bytes of a vector", f"hit at {k}", "vector budget: hit, bytes"),
+    }
+
+
+def build_confidence_section(told: dict[str, Any], coverage: pl.DataFrame) -> dict[str, Any]:
+    """Build the table of promises, and the curve of what is right against what is answered."""
+    points = coverage.select("coverage", "precision").rows()
+    promised = coverage.drop_nulls("promise").sort("coverage").to_dicts() if len(coverage) else []
+    loosest = {row["promise"]: row for row in promised}  # each promise where most is answered with it
+    return told | {
+        "promises": [loosest[promise] for promise in sorted(loosest)],
+        "chart": charts.draw_lines(
+            [Series("first picture", 0, points)],
+            "share of queries answered",
+            "share of answers that are right",
+            "confidence: precision, coverage",
+            from_zero=True,
+        )
+        if points
+        else "",
     }
 
 
