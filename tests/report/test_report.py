@@ -434,8 +434,8 @@ def test_published_figures_stand_beside_ours_only_where_they_are_about_the_same(
 def test_the_vector_budget_has_a_table_a_chart_and_a_sentence(page: str) -> None:
     told = "int8: hit@10 0.800 is within 0.004 of float32&#39;s, at 0.25 of the bytes (512 for 2048 a picture)"
     assert told in page
-    assert "</svg>int8 ✓</th><td>512</td><td>0.50</td><td>0.990</td><td>0.800</td><td>-0.002" in page
-    assert "<small>-0.004 to +0.000</small>" in page
+    assert "</svg>int8 ✓</th><td>512</td><td>0.50</td><td>0.990</td><td>0.800</td><td>-0.0020" in page
+    assert "<small>-0.0040 to +0.0000</small>" in page
     assert 'aria-label="vector budget: hit, bytes"' in page
 
 

@@ -145,7 +145,7 @@ def search(
         for line in found.notes:
             note(f"note: {line}")
         if not found.hits:
-            note("nothing found")
+            note("nothing found" if only_if_sure is None else "no sure answer")  # which is not that nothing is there
         elif sheet or out:
             _show(_asked(text, image, like or [], unlike or []), found, out, opened)
         else:
