@@ -13,7 +13,7 @@ from twinlens.core.errors import ParamsError
 from twinlens.core.vectors import read_vectors
 from twinlens.evaluation.budget import COLUMNS, measure_budget
 from twinlens.evaluation.cost import write_csv
-from twinlens.evaluation.recommendation import say_recommended
+from twinlens.evaluation.recommendation import NOT_MEASURED, say_recommended
 from twinlens.retrieval.budget import choose_search
 from twinlens.tasks.base import read_tasks
 from twinlens.tasks.inputs import check_ids, read_inputs
@@ -30,6 +30,10 @@ def main(dataset: str, model: str, captioner: str) -> None:
     for name, found in vectors.items():
         check_ids(inputs, name, found.ids)
     search = choose_search(read_tasks(folder), vectors, card.shares_a_space, card.matryoshka)
+    if search is None:
+        log.warning("WARNING: no vector budget: %s", NOT_MEASURED)
+        write_csv([], paths.METRICS / "budget.csv", COLUMNS)
+        return
     device = str(choose_device(params.compute.device).device)
     rows = measure_budget(search.task, search.queries, search.items, settings, search.known, device)
     try:

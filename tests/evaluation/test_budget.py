@@ -11,7 +11,7 @@ import pytest
 from tests.evaluation.drawn import draw_captions
 from tests.experiments import caption_to_image, object_sets
 from twinlens.config.budget import BudgetParams, read_budget
-from twinlens.core.errors import DataError, ParamsError
+from twinlens.core.errors import ParamsError
 from twinlens.core.vectors import Vectors
 from twinlens.evaluation.budget import COLUMNS, compare_with_first, measure_budget
 from twinlens.evaluation.recommendation import choose_setting, say_recommended
@@ -205,6 +205,7 @@ def test_captions_search_pictures_where_a_space_is_shared_else_object_sets() -> 
         NEGATIVES: vectors_of(unit(6, 4, 4), ["a", "b", "c", "p0000", "other 1", "d"]),
     }
     found = choose_search([i2i, t2i], vectors, joint=True, matryoshka=[2])
+    assert found is not None
     assert found.task is t2i
     assert (found.queries == mine).all()
     assert found.known.mean_query is not None
@@ -214,17 +215,19 @@ def test_captions_search_pictures_where_a_space_is_shared_else_object_sets() -> 
     )  # five, and of the negatives those that are neither of the pool nor among them
     assert found.known.other_pictures
     alone = choose_search([i2i, t2i], vectors, joint=False)
+    assert alone is not None
     assert alone.task is i2i
     assert (alone.queries == items).all()
     few = choose_search([t2i], {name: vectors[name] for name in (IMAGES, CAPTIONS)}, joint=True)
+    assert few is not None
     assert few.known.mean_query is None
     assert not few.known.other_pictures
     assert (few.known.fitted_on == items).all()
 
 
-def test_nothing_to_search_says_what_would_be() -> None:
-    with pytest.raises(DataError, match="no task in which vectors search pictures"):
-        choose_search([caption_to_image(3, 5)], {}, joint=True)
+def test_where_nothing_is_measured_the_sentence_says_so() -> None:
+    assert choose_search([caption_to_image(3, 5)], {}, joint=True) is None
+    assert say_recommended([]).startswith("Not measured: its vectors search pictures neither by captions")
 
 
 # ------------------------------------------------------------------------ settings

@@ -37,7 +37,7 @@ from twinlens.evaluation.pool import Pool
 from twinlens.images.duplicates import Duplicates
 from twinlens.report import charts, comparison_page, galleries
 from twinlens.report.exports import convert_to_mteb, export
-from twinlens.report.page import ReportData, build_confidence_section, number_retrievers, render
+from twinlens.report.page import ReportData, build_budget_section, build_confidence_section, number_retrievers, render
 from twinlens.report.summary import format_results_table, summarise_results
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.rank import search
@@ -437,6 +437,9 @@ def test_the_vector_budget_has_a_table_a_chart_and_a_sentence(page: str) -> None
     assert "</svg>int8 ✓</th><td>512</td><td>0.50</td><td>0.990</td><td>0.800</td><td>-0.0020" in page
     assert "<small>-0.0040 to +0.0000</small>" in page
     assert 'aria-label="vector budget: hit, bytes"' in page
+    none = build_budget_section(pl.DataFrame(BUDGET).clear())
+    assert none["rows"] == []
+    assert none["recommended"].startswith("Not measured")
 
 
 def test_each_promise_of_the_first_picture_stands_where_most_is_answered_with_it(

@@ -21,7 +21,7 @@ from twinlens.evaluation.jackknife import Measured, Sampling, estimate
 from twinlens.evaluation.measures import MAIN
 from twinlens.evaluation.recommendation import LEAST_TO_RECOMMEND, choose_setting
 from twinlens.retrieval.budget import Known, Searchable, list_settings, measure_recall, time_searches
-from twinlens.retrieval.compression import Rows
+from twinlens.retrieval.compression import Int8Steps, Rows
 from twinlens.retrieval.exact import find_nearest
 from twinlens.tasks.base import Task
 from twinlens.tasks.qrels import Groups
@@ -63,7 +63,8 @@ def measure_budget(
     queries, items = (np.ascontiguousarray(side, dtype=np.float32) for side in (queries, items))
     left_out = 0 if task.exclude is None else int((task.exclude >= 0).any())
     depth = min(params.k + _count_most(task), len(items) - left_out)
-    kept = [Searchable(one, items, known) for one in list_settings(items.shape[1], params, known)]
+    better = Int8Steps.of(items)  # once for all that need it
+    kept = [Searchable(one, items, known, better) for one in list_settings(items.shape[1], params, known)]
     asked = np.unique(np.linspace(0, len(queries) - 1, min(params.queries, len(queries))).astype(int))
     times = time_searches(kept, queries[asked], min(params.k, len(items)))
     k = min(params.k, depth)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+NOT_MEASURED = (
+    "its vectors search pictures neither by captions (no shared space, or no captions) nor in object sets (there are "
+    "none: group.min_group_size)"
+)
 LEAST_TO_RECOMMEND = 30  # clusters: with fewer, that no query changed says too little
 
 
@@ -20,6 +24,8 @@ def choose_setting(rows: Sequence[dict[str, Any]], tolerance: float) -> dict[str
 
 def say_recommended(rows: Sequence[dict[str, Any]]) -> str:
     """Say in a sentence which setting to take, and what that costs and saves; `rows` as `measure_budget` gave them."""
+    if not rows:
+        return f"Not measured: {NOT_MEASURED}"
     first, chosen = rows[0], next((row for row in rows if row["recommended"]), None)
     at = f"hit@{first['k']}"
     if chosen is None:

@@ -229,12 +229,14 @@ def build_budget_section(settings: pl.DataFrame) -> dict[str, Any]:
     """Build table, chart and recommendation of what vectors in fewer bytes lose."""
     rows = list(settings.iter_rows(named=True))
     points = [Series(row["setting"], n, [(row["bytes"], row["hit"])]) for n, row in enumerate(rows)]
-    k = rows[0]["k"]
+    k = rows[0]["k"] if rows else 0
     return {
         "k": k,
         "rows": [row | {"marker": charts.draw_marker(n, 9, 8, 5)} for n, row in enumerate(rows)],
         "recommended": say_recommended(rows),
-        "chart": charts.draw_scatter(points, "bytes of a vector", f"hit at {k}", "vector budget: hit, bytes"),
+        "chart": charts.draw_scatter(points, "bytes of a vector", f"hit at {k}", "vector budget: hit, bytes")
+        if rows
+        else "",
     }
 
 

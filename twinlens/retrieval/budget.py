@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from twinlens.config.budget import BudgetParams
-from twinlens.core.errors import DataError
 from twinlens.core.vectors import Vectors
 from twinlens.retrieval.compression import Axes, Codes, Int8Steps, Rows, Vector, encode
 from twinlens.retrieval.dense import take_rows
@@ -71,7 +70,7 @@ class MeasuredSearch:
 
 def choose_search(
     tasks: Sequence[Task], vectors: Mapping[str, Vectors], joint: bool, matryoshka: Sequence[int] = ()
-) -> MeasuredSearch:
+) -> MeasuredSearch | None:
     """Choose what is measured: captions that search pictures, where a model puts both into one space, else object sets.
 
     Principal axes are those of pictures outside the pool (validation's, the negatives of category search) where there
@@ -83,8 +82,8 @@ def choose_search(
         joint: whether pictures and words share a space.
         matryoshka: of the model's card.
 
-    Raises:
-        DataError: there is no such task, or no vectors for it.
+    Returns:
+        None where there is no such task, or no vectors for it.
     """
     source = IMAGES if IMAGES in vectors else JOINED
     for category, asks in (("t2i", CAPTIONS), ("i2i", source)):
@@ -102,10 +101,7 @@ def choose_search(
             elif VALIDATION_CAPTIONS in vectors:
                 mean = vectors[VALIDATION_CAPTIONS].unit.mean(axis=0)
             return MeasuredSearch(task, queries, items, Known(others if enough else items, enough, mean, matryoshka))
-    raise DataError(
-        "there is no task in which vectors search pictures: captions by a model that shares a space, or object sets; "
-        "filter.require_caption keeps pictures with captions, group.min_group_size decides which sets there are"
-    )
+    return None
 
 
 def _take_others(vectors: Mapping[str, Vectors], pool: set[str]) -> Rows:
@@ -134,11 +130,19 @@ def list_settings(dim: int, params: BudgetParams, known: Known) -> list[BudgetSe
 class Searchable:
     """Items as one setting keeps them."""
 
-    def __init__(self, setting: BudgetSetting, items: Rows, known: Known) -> None:
+    def __init__(self, setting: BudgetSetting, items: Rows, known: Known, better: Int8Steps | None = None) -> None:
+        """Encode.
+
+        Args:
+            setting: how.
+            items: unit vectors.
+            known: what is learned from beside them.
+            better: the items in int8, where several settings share them.
+        """
         self.setting = setting
         keep = setting.axes
         self.codes: Codes = encode(items if keep is None else keep.keep(items), setting.precision, known.mean_query)
-        self.better = None if setting.rescored is None else Int8Steps.of(items)
+        self.better = None if setting.rescored is None else better or Int8Steps.of(items)
 
     @property
     def item_bytes(self) -> float:
