@@ -17,7 +17,7 @@ AT_ONCE = 8  # queries of one pass: eight take 1.5 times as long as one, and fro
 # packed, and spread over threads that go on spinning for 20 ms afterwards, on processors that other queries need.
 SMALL = 2**19
 CHUNK = 8_192  # rows that a thread takes at a time
-NARROW = 1_024  # of float16 and int8, that are widened at a time, so that they stay in its cache
+NARROW = 256  # of float16 and int8, that are widened at a time, so that they stay in its cache
 MOST_THREADS = 8  # reading from memory, which is what a pass does, is not faster for more
 
 

@@ -26,7 +26,7 @@ Rows = Float32[np.ndarray, "rows dim"]
 Vector = Float32[np.ndarray, " dim"]
 Products = Float32[np.ndarray, " items"]
 
-CHUNK = 1_024  # items that are widened to float32 at a time, so that they stay in the cache: 2 MB of 512 dimensions
+CHUNK = 256  # items that are widened to float32 at a time, so that they stay in the cache: 0.5 MB of 512 dimensions
 SEED = 0  # of the rotation, which is the same for all pools of one dimension
 
 
