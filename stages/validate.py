@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from stages.runner import run_stage
+from twinlens.config.budget import read_budget
 from twinlens.config.cards import Cards
 from twinlens.config.datasets import list_places
 from twinlens.config.load import check_cards, read_params
@@ -44,6 +45,8 @@ def main() -> None:
         content = cards[name].model_dump(mode="json", exclude_none=True)
         write_whole_text(file, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     known = {params.model: params.model_card.trained_on, params.captioner: params.captioner_card.trained_on}
+    budget = read_budget().model_dump(mode="json") | {"matryoshka": params.model_card.matryoshka}
+    write_whole_text(paths.budget_card(), json.dumps(budget, indent=2, sort_keys=True) + "\n")
     origins = {"origins": params.dataset_card.origins, "trained_on": known}
     write_whole_text(paths.origins(), json.dumps(origins, indent=2) + "\n")
 

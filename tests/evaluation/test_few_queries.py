@@ -13,6 +13,7 @@ import pytest
 
 from tests.experiments import alone, experiment
 from tests.ranked import grouped, write_pool, write_run
+from tests.report.test_report import BUDGET, CONFIDENCE, COVERAGE
 from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.config.params import EvaluateParams, ReportParams
@@ -182,6 +183,9 @@ def test_a_report_is_made_and_says_not_defined(measured: tuple[str, Path, Measur
             approximate=pl.DataFrame(
                 [{"setting": "exact", "recall": 1.0, "ms_per_query": 0.1, "build_s": 0.0, "index_mb": 0.0}]
             ),
+            budget=pl.DataFrame(BUDGET),
+            confidence=CONFIDENCE,
+            coverage=pl.DataFrame(COVERAGE),
             distractors=pl.DataFrame(build_curve(folder / "ranked", 5)),
             described=described,
             duplicates=pl.DataFrame(pl.from_arrow(tables.DUPLICATES.empty_table())),

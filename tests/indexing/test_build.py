@@ -147,7 +147,7 @@ def test_an_approximate_index_is_made_from_the_stated_size_up_and_scores_exactly
     assert not small.approximate  # a pool of 60
     vector = np.load(paths.embedded(DATASET, MODEL) / "images.npy")[7]
     exact, exact_scores = Index(small).nearest([WeightedVector("image_vector", vector)], 10, [7], search)
-    chosen = IndexParams.model_construct(thumbnail_px=32, vector_index=kind, from_rows=POOL)
+    chosen = IndexParams.model_construct(thumbnail_px=32, vector_index=kind, from_rows=POOL, precision="float32")
     monkeypatch.setattr(IndexParams, "model_validate", lambda _: chosen)
     found = Index(publish(*NAMES, params.models[MODEL], chosen, 1))
     assert {column for index in found.table.list_indices() for column in index.columns} == {

@@ -21,7 +21,7 @@ from tests.workspace import CLEAN, RAN, Workspace, clone
 
 pytestmark = pytest.mark.slow
 
-SEARCH = ["rank", "index", "evaluate", "approximate", "report"]
+SEARCH = ["rank", "calibrate", "index", "evaluate", "approximate", "compress", "report"]
 OF_THE_MODEL = ["train", "embed", *SEARCH]
 ALL = ["validate", "download", "filter", "resize", "group", "caption", "tasks", *OF_THE_MODEL]
 GUARD = "validate"  # checks settings and cards in a moment; it runs when any of them changes
@@ -253,6 +253,7 @@ def test_plots_draw_measures_against_k_and_quality_against_cost(workspace: Works
     assert "Quality against cost" in page
     assert "Hit against the number of distractors" in page
     assert "Recall of approximate search against its latency" in page
+    assert "Quality against bytes of a vector" in page
     assert '"retriever": "image_and_captions_joined"' in page
     assert "ms_per_picture" in page
     assert not re.search(r"metrics/\w+\.json", page)  # they draw nothing
@@ -260,7 +261,9 @@ def test_plots_draw_measures_against_k_and_quality_against_cost(workspace: Works
 
 def test_costs_are_recorded_by_stage_and_by_tower(finished: Workspace) -> None:
     costs = json.loads((finished.folder / "metrics/cost.json").read_text())
-    assert list(costs["stages"]) == [name for name in ALL[1:-1] if name not in ("index", "approximate")]
+    assert list(costs["stages"]) == [
+        name for name in ALL[1:-1] if name not in ("calibrate", "index", "approximate", "compress")
+    ]
     for stage in costs["stages"].values():
         assert stage["seconds"] > 0
         assert stage["peak_host_mb"] > 10

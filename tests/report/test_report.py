@@ -37,7 +37,7 @@ from twinlens.evaluation.pool import Pool
 from twinlens.images.duplicates import Duplicates
 from twinlens.report import charts, comparison_page, galleries
 from twinlens.report.exports import convert_to_mteb, export
-from twinlens.report.page import ReportData, number_retrievers, render
+from twinlens.report.page import ReportData, build_budget_section, build_confidence_section, number_retrievers, render
 from twinlens.report.summary import format_results_table, summarise_results
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.rank import search
@@ -55,6 +55,25 @@ SHOWN = ReportParams(queries=2, found=4, thumbnail_px=48)
 APPROXIMATE = [
     {"setting": "exact, numpy", "recall": 1.0, "ms_per_query": 0.5, "build_s": 0.0, "index_mb": 0.0},
     {"setting": "ivf_flat_1_of_16", "recall": 0.6125, "ms_per_query": 0.25, "build_s": 0.03, "index_mb": 0.52},
+]
+BUDGET = [
+    {
+        "setting": name, "bytes": item_bytes, "ms_per_query": 0.5, "recall": 0.99, "hit": 0.8, "hit_difference": lost,
+        "hit_low": lost - 0.002, "hit_high": lost + 0.002, "ndcg": 0.5, "ndcg_difference": lost, "ndcg_low": None,
+        "ndcg_high": None, "hit_least": lost - 0.003, "recommended": name == "int8", "k": 10, "tolerance": 0.01,
+    }
+    for name, item_bytes, lost in (("float32", 2048.0, 0.0), ("int8", 512.0, -0.002))
+]  # fmt: skip
+CONFIDENCE = {
+    "rule": {"temperature": 0.02, "thresholds": {"0.8": 0.5, "0.9": 0.75}, "pictures": 200, "captions": 1000},
+    "why": "",
+    "figures": {"hit_at_1": 0.5, "auroc_softmax": 0.81, "auroc_cosine": 0.61},
+}
+COVERAGE = [
+    {"signal": 0.8, "coverage": 0.1, "precision": 0.97, "promise": 0.9},
+    {"signal": 0.75, "coverage": 0.2, "precision": 0.95, "promise": 0.9},
+    {"signal": 0.5, "coverage": 0.4, "precision": 0.86, "promise": 0.8},
+    {"signal": 0.1, "coverage": 1.0, "precision": 0.5, "promise": None},
 ]
 NO_COPIES = Duplicates(pl.DataFrame(pl.from_arrow(tables.DUPLICATES.empty_table())), set())
 
@@ -122,6 +141,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReportData, Path]
         quality_cost=pl.DataFrame(build_quality_cost_rows(results.retrieval, results.costs, costs, 10)),
         distractors=pl.DataFrame(build_curve(folder / "ranked", 10)),
         approximate=pl.DataFrame(APPROXIMATE),
+        budget=pl.DataFrame(BUDGET),
+        confidence=CONFIDENCE,
+        coverage=pl.DataFrame(COVERAGE),
         described=describe_dataset(
             "d",
             FolderCard.model_validate({"adapter": "folder", "images": "$MINE", "about": {"licence": NASTY}}),
@@ -407,6 +429,27 @@ def test_published_figures_stand_beside_ours_only_where_they_are_about_the_same(
     rows = next(table for table in tables if table[0][0] == "source")
     assert rows[2][2:5] == ["image and captions joined", "mrr", "0.4940"]
     assert len(rows) == 1 + 2 * 5
+
+
+def test_the_vector_budget_has_a_table_a_chart_and_a_sentence(page: str) -> None:
+    told = "int8: hit@10 0.800 is within 0.004 of float32&#39;s, at 0.25 of the bytes (512 for 2048 a picture)"
+    assert told in page
+    assert "</svg>int8 ✓</th><td>512</td><td>0.50</td><td>0.990</td><td>0.800</td><td>-0.0020" in page
+    assert "<small>-0.0040 to +0.0000</small>" in page
+    assert 'aria-label="vector budget: hit, bytes"' in page
+    none = build_budget_section(pl.DataFrame(BUDGET).clear())
+    assert none["rows"] == []
+    assert none["recommended"].startswith("Not measured")
+
+
+def test_each_promise_of_the_first_picture_stands_where_most_is_answered_with_it(
+    page: str, sources: tuple[ReportData, Path]
+) -> None:
+    assert '<th scope="row">90 %</th><td>0.750</td><td>20 %</td><td>95.0 %</td>' in page
+    assert '<th scope="row">80 %</th><td>0.500</td><td>40 %</td><td>86.0 %</td>' in page
+    assert "that nothing is there cannot be told from the scores" in page
+    none = build_confidence_section({"rule": None, "why": "no split", "figures": {}}, sources[0].coverage.clear())
+    assert (none["promises"], none["chart"]) == ([], "")
 
 
 def test_hits_and_misses_are_told_by_words_too(page: str) -> None:

@@ -205,6 +205,8 @@ class ModelCard(Card):
     image: ImageTower | None = None
     text: TextTower | None = None
     train: ModelRecipe | None = None
+    # Of so many first dimensions each vector stands alone; it decides no vector, only what `compress` tries.
+    matryoshka: list[Count] = Field(default=[], exclude=True)
 
     @model_validator(mode="after")
     def _some_tower(self) -> Self:

@@ -155,6 +155,8 @@ class IndexParams(Section):
     """Content of the search index."""
 
     thumbnail_px: Annotated[int, Field(strict=True, ge=32, le=1024)]  # longer side
+    # Of the vectors that are searched. The default is for manifests from before there was a choice.
+    precision: Literal["float32", "float16", "int8"] = "float32"
     vector_index: Literal["exact", "ivf", "hnsw"]  # exact: none
     # Smaller tables are searched exactly, whatever `vector_index` says.
     from_rows: Annotated[int, Field(strict=True, ge=256, le=LARGEST)]

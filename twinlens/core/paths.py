@@ -44,6 +44,11 @@ def origins() -> Path:
     return DATA / "cards" / "origins.json"
 
 
+def budget_card() -> Path:
+    """What of `cards/budget.yaml` and the model's card decides what is tried of its vectors: `validate` writes it."""
+    return DATA / "cards" / "budget.json"
+
+
 def sources(dataset: str) -> Path:
     """What is known of the places on this machine that a dataset's card names: `download` depends on all of it."""
     return DATA / "watched" / dataset
@@ -102,6 +107,11 @@ def trained(dataset: str, model: str) -> Path:
 def embedded(dataset: str, model: str) -> Path:
     """Unit vectors and their ids, one pair of files for each source."""
     return DATA / "embedded" / dataset / model
+
+
+def calibrated(dataset: str, model: str) -> Path:
+    """How sure a search by words is of its first picture: the rule, or why there is none."""
+    return DATA / "calibrated" / dataset / f"{model}.json"
 
 
 def ranked(dataset: str, model: str) -> Path:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ from twinlens.config.models import ModelCard
 from twinlens.config.params import IndexParams
 from twinlens.core import paths
 from twinlens.core.code import code_digest
+from twinlens.core.errors import DataError, remake
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.shards import iter_pixels
@@ -85,7 +88,10 @@ def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings:
         settings=settings.model_dump(),
         code=code_digest(__name__),
     )
-    manifest = Manifest(key, dataset, model, captioner, len(material), settings.model_dump(), vectors, weights)
+    confidence = _read_confidence(paths.calibrated(dataset, model))
+    manifest = Manifest(
+        key, dataset, model, captioner, len(material), settings.model_dump(), vectors, weights, confidence
+    )
     make_table(manifest, material, threads)
     keep_towers(manifest)
     manifest.write(locate_copy(dataset, model, captioner))
@@ -93,6 +99,17 @@ def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings:
     for folder in prune_tables():
         log.info("removed %s: no manifest names it", folder)
     return manifest
+
+
+def _read_confidence(path: Path) -> dict[str, Any]:
+    """What `calibrate` found; nothing where it has not run, as where an index is built by hand."""
+    try:
+        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({str(error)[:120]}): {remake('calibrate')}") from None
+    return {name: told[name] for name in ("rule", "why")}
 
 
 def make_table(manifest: Manifest, material: IndexContent, threads: int) -> None:
@@ -149,9 +166,10 @@ def write_table(manifest: Manifest, material: IndexContent, shards: Path, folder
     postings.write(folder, (_words_of(material, row) for row in range(len(material))))
     none = np.zeros(0, dtype=np.int64)
     if material.image_vectors is not None:
-        write_space(folder, IMAGE_VECTOR, material.image_vectors, none)
+        write_space(folder, IMAGE_VECTOR, material.image_vectors, none, settings.precision)
     if material.caption_vectors is not None:
-        write_space(folder, CAPTION_VECTOR, material.caption_vectors, np.flatnonzero(~material.described))
+        absent = np.flatnonzero(~material.described)
+        write_space(folder, CAPTION_VECTOR, material.caption_vectors, absent, settings.precision)
     if material.negatives is not None:
         write_space(folder, NEGATIVES, material.negatives, none)
     if approximate:

@@ -84,5 +84,5 @@ def _vectors(space: Space) -> pa.Array:
     absent = np.zeros(len(space.rows), dtype=bool)
     absent[space.absent] = True
     return pa.FixedSizeListArray.from_arrays(
-        pa.array(space.rows.ravel()), space.rows.shape[1], mask=pa.array(absent) if absent.any() else None
+        pa.array(space.take(slice(None)).ravel()), space.rows.shape[1], mask=pa.array(absent) if absent.any() else None
     )

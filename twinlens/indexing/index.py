@@ -80,7 +80,7 @@ class Index:
         with self._lock:
             if name not in self._spaces:
                 self._spaces[name] = self.copy.space(name)
-                self._scans[name] = Scans(self._spaces[name].rows)
+                self._scans[name] = Scans(self._spaces[name].rows, self._spaces[name].steps)
             return self._spaces[name]
 
     def _scans_of(self, name: str) -> Scans:
@@ -196,15 +196,13 @@ class Index:
             return compute_exact_scores(term.vector[None], self.vectors(term.space, rows), np.arange(len(rows))[None])[
                 0
             ]
-        wide = [
-            self.space(term.space).rows[rows].astype(np.float64) @ term.vector.astype(np.float64) for term in weighted
-        ]
+        wide = [self.vectors(term.space, rows).astype(np.float64) @ term.vector.astype(np.float64) for term in weighted]
         scores = sum(term.weight * product for term, product in zip(weighted, wide, strict=True))
         return np.asarray(scores, dtype=np.float32)
 
     def vectors(self, space: str, rows: Sequence[int] | np.ndarray) -> Float32[np.ndarray, "rows dim"]:
-        """Stored vectors."""
-        return self.space(space).rows[np.asarray(rows, dtype=np.int64)]
+        """Stored vectors, in float32."""
+        return self.space(space).take(np.asarray(rows, dtype=np.int64))
 
     def search_words(self, tokens: Sequence[str], depth: int, left_out: Collection[int]) -> Ranked:
         """Find the best items by BM25 over all captions, those that share a word with `tokens`.

@@ -12,7 +12,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,6 +41,7 @@ class Manifest:
     settings: dict[str, Any]  # section `index` of params.yaml
     vectors: dict[str, str]  # SHA-256 of files of data/embedded, by name
     weights: dict[str, Any]  # what identifies each tower's weights, by role
+    confidence: dict[str, Any] = field(default_factory=dict)  # `rule`, or `why` there is none; no part of the table
 
     @classmethod
     def read(cls, path: Path) -> Self:

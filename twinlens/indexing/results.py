@@ -29,6 +29,9 @@ class Hit(Picture):
 
     rank: int  # from 1
     score: float  # what it measures depends on the mode: see `Searcher.search`
+    # Of the answers that are as sure, at least this share has the right picture first; 0: no promise; None: not known.
+    # Only the first picture has it. It says nothing of whether the right one is there at all.
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

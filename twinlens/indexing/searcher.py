@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast, get_args
 
 import numpy as np
@@ -11,6 +12,7 @@ from twinlens.config.load import read_params
 from twinlens.config.params import Params
 from twinlens.core.errors import QueryError
 from twinlens.indexing import query_vectors
+from twinlens.indexing.confidence import Judge
 from twinlens.indexing.index import Ranked, WeightedVector
 from twinlens.indexing.open import format_rebuild_command, open_index
 from twinlens.indexing.query import CheckedQuery, read_text_weight
@@ -112,6 +114,7 @@ class Searcher:
         image_weight: float | None = None,
         text_weight: float | None = None,
         fusion: str | None = None,
+        only_if_sure: float | None = None,
     ) -> Results:
         """Find pictures.
 
@@ -133,9 +136,11 @@ class Searcher:
             image_weight: share of the picture where both are given, 0 to 1; `rank.image_weight` if absent.
             text_weight: share of BM25 in a `weighted` hybrid, 0 to 1; the index's own if absent.
             fusion: of a hybrid: `rrf` or `weighted`; `search.fusion` if absent.
+            only_if_sure: nothing is found unless the first picture's `confidence` is at least this. That nothing is
+                found then does not mean that nothing is there.
 
         Raises:
-            QueryError: there is nothing to search for, or the index cannot be searched for it.
+            QueryError: there is nothing to search for, the index cannot be searched for it, or so much is never sure.
         """
         asked = self._check(text, image, like, unlike, k, image_weight, text_weight, fusion)
         chosen = self._mode(check_name(mode, MODES, "mode"), asked)
@@ -146,11 +151,15 @@ class Searcher:
             )
         with asked.timed("embed"):
             wanted = self._legs(chosen, asked) if chosen != "text" else []
+        judge = Judge.of(self.index, chosen, asked, only_if_sure)
         with asked.timed("search"):
-            rows, scores = self._find(chosen, asked, wanted)
+            rows, scores = self._find(chosen, replace(asked, k=max(asked.k, judge.depth)), wanted)
+            confidence = judge.rate(scores, asked.notes)
+            kept = 0 if judge.refuses(confidence) else asked.k
+            rows, scores = rows[:kept], scores[:kept]
         with asked.timed("read"):
             hits = tuple(
-                Hit(rank=rank, score=float(score), **vars(picture))
+                Hit(rank=rank, score=float(score), confidence=confidence if rank == 1 else None, **vars(picture))
                 for rank, (picture, score) in enumerate(zip(self.index.pictures(rows), scores, strict=True), start=1)
             )
         notes, seconds = tuple(asked.notes), asked.seconds

@@ -2,7 +2,7 @@
 
 Ids, captions, thumbnails and vectors are read from here, each page when it is first touched, once for all
 processes. Exact search needs nothing else; a table of LanceDB lies beside them where approximate candidates are
-asked for.
+asked for. Vectors lie in the form that `index.precision` names, by the same code that `compress` measures it with.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int
 
+from twinlens.retrieval.compression import Floats, Int8Steps, encode
 from twinlens.tasks.inputs import NEGATIVES
 
 IMAGE_VECTOR, CAPTION_VECTOR = "image_vector", "caption_vector"
@@ -27,8 +28,14 @@ ROWS = "pictures.arrow"
 class Space:
     """The vectors of one column."""
 
-    rows: Float32[np.ndarray, "pictures dim"]  # mapped; zeros where there is no vector
+    rows: np.ndarray  # (pictures, dim) mapped: float32, float16 or int8; zeros where there is no vector
     absent: Int[np.ndarray, " none"]  # rows of pictures without one
+    steps: Float32[np.ndarray, " dim"] | None = None  # of int8: what a number is times
+
+    def take(self, rows: Int[np.ndarray, " some"] | slice) -> Float32[np.ndarray, "some dim"]:
+        """The vectors of some rows, in float32, as they are searched."""
+        some = self.rows[rows].astype(np.float32, copy=False)
+        return some if self.steps is None else some * self.steps
 
 
 class RowStore:
@@ -59,12 +66,17 @@ class RowStore:
         """The vectors of one column, mapped."""
         rows = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         # a plain view of the mapping: the subclass `memmap` runs Python code at every slice
-        return Space(rows.view(np.ndarray), np.load(self.folder / f"{name}.absent.npy", allow_pickle=False))
+        steps = self.folder / f"{name}.steps.npy"
+        return Space(
+            rows.view(np.ndarray),
+            np.load(self.folder / f"{name}.absent.npy", allow_pickle=False),
+            np.load(steps, allow_pickle=False) if steps.exists() else None,
+        )
 
     @cached_property
     def negatives(self) -> Float32[np.ndarray, "negatives dim"] | None:
         """Vectors of pictures that are never found, in the space of IMAGE_VECTOR; None where there are none."""
-        return self.space(NEGATIVES).rows if (self.folder / f"{NEGATIVES}.npy").exists() else None
+        return self.space(NEGATIVES).take(slice(None)) if (self.folder / f"{NEGATIVES}.npy").exists() else None
 
     def column(self, name: str) -> list[Any]:
         """One column, by row; not of the vectors."""
@@ -86,7 +98,14 @@ def write_rows(folder: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schem
             writer.write_batch(batch)
 
 
-def write_space(folder: Path, name: str, rows: np.ndarray, absent: np.ndarray) -> None:
-    """Write the vectors of one column, and which rows have none."""
-    np.save(folder / f"{name}.npy", np.ascontiguousarray(rows, dtype=np.float32))
+def write_space(folder: Path, name: str, rows: np.ndarray, absent: np.ndarray, precision: str = "float32") -> None:
+    """Write the vectors of one column in a form, `float32`, `float16` or `int8`, and which rows have none."""
+    codes = encode(np.asarray(rows, dtype=np.float32), precision)
+    if isinstance(codes, Int8Steps):
+        np.save(folder / f"{name}.npy", codes.numbers)
+        np.save(folder / f"{name}.steps.npy", codes.steps)
+    elif isinstance(codes, Floats):
+        np.save(folder / f"{name}.npy", codes.rows)
+    else:
+        raise ValueError(f"an index holds no vectors as {precision}")
     np.save(folder / f"{name}.absent.npy", absent)

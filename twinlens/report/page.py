@@ -15,6 +15,7 @@ from twinlens.config.gates import read_warnings
 from twinlens.evaluation.caption_quality import WORD
 from twinlens.evaluation.measures import MAIN, drawn, headline
 from twinlens.evaluation.pool import Pool
+from twinlens.evaluation.recommendation import say_recommended
 from twinlens.report import charts, galleries, mistakes
 from twinlens.report.charts import Bar, Series
 from twinlens.report.published import select_published
@@ -49,6 +50,9 @@ class ReportData:
     quality_cost: pl.DataFrame
     distractors: pl.DataFrame  # hit against their number
     approximate: pl.DataFrame  # recall and latency of each setting
+    budget: pl.DataFrame  # quality, bytes and latency of vectors in fewer bytes
+    confidence: dict[str, Any]  # the rule of how sure the first picture is, or why there is none
+    coverage: pl.DataFrame  # what is answered against what is right of it, on validation captions
     described: dict[str, Any]  # content of metrics/datasets/<dataset>.json
     duplicates: pl.DataFrame
     parts: dict[str, str]  # of a composed dataset: which of them a picture comes from
@@ -91,6 +95,8 @@ def render(sources: ReportData, shown: list[galleries.Gallery], thumbnails: dict
         mistakes=wrong,
         causes={task: mistakes.list_causes(runs, sources.parts) for task, runs in wrong.items()},
         approximate=build_approximate_section(sources.approximate),
+        budget=build_budget_section(sources.budget),
+        confidence=build_confidence_section(sources.confidence, sources.coverage),
         published=select_published(sources.names, sources.metrics),
         galleries=sorted(shown, key=lambda g: (order.index(g.task), -_main(sources, g.task, g.retriever))),
         thumbnails=thumbnails,
@@ -216,6 +222,40 @@ def build_approximate_section(settings: pl.DataFrame) -> dict[str, Any]:
         "chart": charts.draw_scatter(
             points, "milliseconds of one query", "recall of the exact neighbours", "approximate search: recall, latency"
         ),
+    }
+
+
+def build_budget_section(settings: pl.DataFrame) -> dict[str, Any]:
+    """Build table, chart and recommendation of what vectors in fewer bytes lose."""
+    rows = list(settings.iter_rows(named=True))
+    points = [Series(row["setting"], n, [(row["bytes"], row["hit"])]) for n, row in enumerate(rows)]
+    k = rows[0]["k"] if rows else 0
+    return {
+        "k": k,
+        "rows": [row | {"marker": charts.draw_marker(n, 9, 8, 5)} for n, row in enumerate(rows)],
+        "recommended": say_recommended(rows),
+        "chart": charts.draw_scatter(points, "bytes of a vector", f"hit at {k}", "vector budget: hit, bytes")
+        if rows
+        else "",
+    }
+
+
+def build_confidence_section(told: dict[str, Any], coverage: pl.DataFrame) -> dict[str, Any]:
+    """Build the table of promises, and the curve of what is right against what is answered."""
+    points = coverage.select("coverage", "precision").rows()
+    promised = coverage.drop_nulls("promise").sort("coverage").to_dicts() if len(coverage) else []
+    loosest = {row["promise"]: row for row in promised}  # each promise where most is answered with it
+    return told | {
+        "promises": [loosest[promise] for promise in sorted(loosest)],
+        "chart": charts.draw_lines(
+            [Series("first picture", 0, points)],
+            "share of queries answered",
+            "share of answers that are right",
+            "confidence: precision, coverage",
+            from_zero=True,
+        )
+        if points
+        else "",
     }
 
 

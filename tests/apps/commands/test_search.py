@@ -88,9 +88,17 @@ def test_json_holds_the_whole_answer_and_nothing_else(twinlens: Command) -> None
     )
     assert set(answer["seconds"]) == {"load", "embed", "search", "read"}
     hit = answer["hits"][0]
-    assert set(hit) == {"rank", "score", "image_id", "captions", "caption_generated", "labels"}
+    assert set(hit) == {"rank", "score", "image_id", "captions", "caption_generated", "labels", "confidence"}
     assert (hit["rank"], hit["image_id"], hit["score"]) == (1, wanted.hits[0].image_id, wanted.hits[0].score)
     assert tuple(hit["captions"]) == wanted.hits[0].captions
+
+
+@pytest.mark.usefixtures("root")
+def test_only_a_sure_answer_is_asked_for_and_where_that_is_not_known_the_reason_is_told(twinlens: Command) -> None:
+    done = twinlens("search", TEXT, "--only-if-sure", "0.9")
+    assert (done.code, done.out) == (2, "")
+    assert "only_if_sure: how sure an answer is, is not known here: the index was built without it" in done.err
+    assert "should be from 0 to 1, found 2" in twinlens("search", TEXT, "--only-if-sure", "2").err
 
 
 @pytest.mark.usefixtures("root")

@@ -72,6 +72,14 @@ def test_everything_from_data_is_escaped() -> None:
         assert "{{7*7}}" in page  # no template of a template
 
 
+def test_how_sure_the_first_picture_is_is_said_where_a_promise_is_given() -> None:
+    for confidence, said in ((0.9, True), (0.0, False), (None, False)):
+        hit = Hit(**vars(picture()), rank=1, score=1.0, confidence=confidence)
+        page = markup.render_results([Column("m", results((hit,)), None, 0.1)])
+        assert ("sure: 90 %" in page) is said
+        assert ("It does not say whether it is there." in page) is said
+
+
 def test_a_search_is_said_in_a_sentence() -> None:
     hit = Hit(**vars(picture()), rank=1, score=1.0)
     one, none = Column("m", results((hit,)), None, 0.02), Column("n", results(()), None, 0.01)

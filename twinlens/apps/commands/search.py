@@ -80,6 +80,14 @@ def search(
         typer.Option(callback=_share, help="Share of BM25 in a weighted hybrid, 0 to 1; search.text_weight if absent."),
     ] = None,
     fusion: Annotated[Fusion | None, typer.Option(help="Of a hybrid; search.fusion if absent.")] = None,
+    only_if_sure: Annotated[
+        float | None,
+        typer.Option(
+            callback=_share,
+            help="Answer only where at least this share of such answers has the right picture first, as validation "
+            "captions showed. No answer does not mean that it is not there: that cannot be told.",
+        ),
+    ] = None,
     dataset: Dataset = None,
     model: Model = None,
     captioner: Captioner = None,
@@ -104,6 +112,8 @@ def search(
 
     * twinlens search "a red car" --mode hybrid -k 50 --sheet
 
+    * twinlens search "a red car" --only-if-sure 0.9
+
     * twinlens search "a red car" --json | jq -r '.hits[].image_id'
 
     Exit codes: 0 found, 1 nothing found, 2 wrong usage or no answer possible; standard error says why.
@@ -126,6 +136,7 @@ def search(
             image_weight=image_weight,
             text_weight=text_weight,
             fusion=None if fusion is None else fusion.value,
+            only_if_sure=only_if_sure,
         )
     if as_json:
         # ASCII, with the rest escaped: no terminal obeys it, and no locale spoils it
@@ -134,7 +145,7 @@ def search(
         for line in found.notes:
             note(f"note: {line}")
         if not found.hits:
-            note("nothing found")
+            note("nothing found" if only_if_sure is None else "no sure answer")  # which is not that nothing is there
         elif sheet or out:
             _show(_asked(text, image, like or [], unlike or []), found, out, opened)
         else:
@@ -157,7 +168,12 @@ def _print(found: Results) -> None:
     print_table(["#", "score", "id", "labels", "caption"], rows)
     if sys.stdout.isatty():
         milliseconds = 1000 * sum(seconds for part, seconds in found.seconds.items() if part != "load")
-        note(f"{found.mode}, {found.dataset} with {found.model}, {milliseconds:.0f} ms")
+        note(f"{found.mode}, {found.dataset} with {found.model}, {milliseconds:.0f} ms{_say_sure(found)}")
+
+
+def _say_sure(found: Results) -> str:
+    sure = found.hits[0].confidence
+    return f"; of answers as sure, at least {100 * sure:g} % have the right picture first" if sure else ""
 
 
 def _asked(text: str | None, image: Path | None, like: list[str], unlike: list[str]) -> str:

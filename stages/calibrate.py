@@ -1,0 +1,44 @@
+"""Fit how sure a search by words is of the first picture that it finds."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from stages.runner import run_stage
+from twinlens.config.load import read_params
+from twinlens.core import paths
+from twinlens.core.device import choose_device
+from twinlens.core.errors import ParamsError
+from twinlens.core.scratch import write_whole_file, write_whole_text
+from twinlens.core.vectors import read_vectors
+from twinlens.retrieval.calibration import Calibrated, fit_or_explain, write_coverage
+from twinlens.tasks.inputs import IMAGES, VALIDATION_CAPTIONS, VALIDATION_IMAGES, check_ids, read_inputs
+
+log = logging.getLogger("twinlens")
+
+
+def main(dataset: str, model: str, captioner: str) -> None:
+    """Write the rule, or why there is none, and metrics/confidence.csv: what is right of what is answered."""
+    params, embedded = read_params(), paths.embedded(dataset, model)
+    inputs = read_inputs(paths.tasks(dataset, captioner) / "inputs")
+    wanted = (IMAGES, VALIDATION_IMAGES, VALIDATION_CAPTIONS)
+    vectors = {name: read_vectors(embedded, name) for name in wanted if (embedded / f"{name}.npy").exists()}
+    for name, found in vectors.items():
+        check_ids(inputs, name, found.ids)
+    device = str(choose_device(params.compute.device).device)
+    try:
+        params.refuse_selection("what makes it sure would be chosen on it")
+        calibrated = fit_or_explain(vectors, model, params.models[model].shares_a_space, device)
+    except ParamsError as refusal:
+        calibrated = Calibrated.without(str(refusal))
+    told: dict[str, Any] = calibrated.as_json()
+    write_whole_text(paths.calibrated(dataset, model), json.dumps(told, indent=2) + "\n")
+    with write_whole_file(paths.METRICS / "confidence.csv") as draft:
+        write_coverage(calibrated.rows, draft)
+    log.info("%s", calibrated.say())
+
+
+if __name__ == "__main__":
+    run_stage(main)
