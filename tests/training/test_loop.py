@@ -443,6 +443,17 @@ def test_a_weight_that_becomes_useless_in_the_last_step_is_not_passed_on() -> No
         assert not scratch.has(CHECKPOINT)
 
 
+@pytest.mark.parametrize("useless", [float("nan"), float("inf")])
+def test_a_model_whose_vectors_are_no_numbers_is_not_passed_on(useless: float) -> None:
+    training = Training(epochs=1)
+    usual = training.validate
+    training.validate = lambda: usual() | {"val_mrr": useless}  # type: ignore[method-assign]
+    with pytest.raises(DataError, match=f"val_mrr is {useless} after epoch 1.*Try a lower train.learning_rate"):
+        training.run()
+    with Scratch("train", "key") as scratch:
+        assert not scratch.has(CHECKPOINT)
+
+
 def test_a_batch_larger_than_the_training_split_is_refused() -> None:
     with pytest.raises(DataError, match=r"train\.batch_size is 22, but the training split has 21 pictures"):
         Training(batch_size=22).run()

@@ -93,7 +93,9 @@ def run_epochs(
                 raise DataError(f"a weight is NaN or infinite after epoch {epoch + 1}. Try a lower train.learning_rate")
             model.eval()
             trained = time.perf_counter()
-            rows.append({"epoch": epoch + 1, "loss": round(loss, 6)} | {k: round(v, 6) for k, v in validate().items()})
+            figures = validate()
+            refuse_useless(figures, epoch)
+            rows.append({"epoch": epoch + 1, "loss": round(loss, 6)} | {k: round(v, 6) for k, v in figures.items()})
             check(rows)
             log.info("train: %s", "  ".join(f"{key} {value:g}" for key, value in rows[-1].items()))
             ended = time.perf_counter()
@@ -107,6 +109,24 @@ def run_epochs(
         log.info("train: the weights of epoch %d are kept", find_best_epoch(rows, merit) + 1)
     model.eval()
     return rows
+
+
+def refuse_useless(figures: Row, epoch: int) -> None:
+    """Refuse a model whose every weight is a number and whose vectors are not, as after steps that are far too large.
+
+    Args:
+        figures: of an epoch, on the validation split.
+        epoch: counted from 0.
+
+    Raises:
+        DataError: one of them is NaN or infinite.
+    """
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise DataError(
+                f"{name} is {value} after epoch {epoch + 1}: what the model makes of the validation split are no "
+                "numbers. Try a lower train.learning_rate"
+            )
 
 
 def count_steps(recipe: Recipe, pictures: int) -> int:
