@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from twinlens.apps import sweeps
+from twinlens.apps import durations, sweeps
 from twinlens.apps.cli import app
 from twinlens.apps.sweeps import DONE, FAILED, QUEUED, RUNNING, Step
 from twinlens.config.load import read_params
@@ -109,13 +109,13 @@ def known(model: str, captioner: str = "blip-scenes", **seconds: float) -> dict[
 def test_how_long_it_takes_is_told_by_what_earlier_runs_took(
     model: str, parameters: Mapping[str, int | None], expected: float | None
 ) -> None:
-    assert sweeps.estimate_seconds(steps(model)[0], [known("a")], parameters) == expected
-    assert sweeps.estimate_seconds(steps(model)[0], [], parameters) is None
+    assert durations.estimate_seconds(steps(model)[0], [known("a")], parameters) == expected
+    assert durations.estimate_seconds(steps(model)[0], [], parameters) is None
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.2, "1 s"), (80, "80 s"), (600, "10 minutes"), (9000, "2.5 hours")])
 def test_a_duration_is_told_as_one_would_say_it(seconds: float, told: str) -> None:
-    assert sweeps.format_duration(seconds) == told
+    assert durations.format_duration(seconds) == told
 
 
 LOG = """Reproducing experiment 'x'

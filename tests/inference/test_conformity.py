@@ -148,7 +148,8 @@ def leave_out_antialias(patch: Patch) -> None:
         found = torch.nn.functional.interpolate(picture[None].float(), size=(height, width), mode=interpolation)
         return found[0].round().clamp(0, 255).to(torch.uint8)
 
-    patch.setattr(transforms, "resize", plain)
+    right = transforms.fit_picture
+    patch.setattr(transforms, "fit_picture", lambda picture, spec: right(picture, spec, plain))
 
 
 PIXEL_FAULTS = [swap_channels, forget_mean_and_deviation, forget_deviation, crop_for_squash, leave_out_antialias]

@@ -6,7 +6,6 @@ and tells how far all of it is. Run again, a sweep goes on where it was.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -18,11 +17,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from twinlens.config.params import Params
+from twinlens.config.yaml_file import parse_yaml
 from twinlens.core.errors import DataError, ParamsError, TwinLensError, suggest_nearest
-from twinlens.evaluation.cost import STAGES
 
 MADE = ("params.yaml", "dvc.lock", "metrics")  # what an experiment changes: its settings and its results
 QUEUED, RUNNING, FAILED, DONE = "queued", "running", "failed", "done"
@@ -105,7 +102,9 @@ def refuse_unknown_to_git(steps: Sequence[Step]) -> None:
     files = {
         Path(f"cards/{kind}s/{one.choice[kind]}.yaml") for one in steps for kind in ("dataset", "model", "captioner")
     }
-    unknown = _run("git", "ls-files", "--others", "--exclude-standard", "--", *map(str, sorted(files))).split("\n")
+    unknown = run_command("git", "ls-files", "--others", "--exclude-standard", "--", *map(str, sorted(files))).split(
+        "\n"
+    )
     if names := [name for name in unknown if name]:
         raise ParamsError(
             f"the queue runs on what git knows, and it does not know {', '.join(names)}: git add {' '.join(names)}"
@@ -144,8 +143,8 @@ class Queue:
         if subprocess.run(["git", "diff", "--quiet", ref, "--", ".", *others], check=False).returncode:
             return False
         made, wanted = (
-            _parse(_run("git", "show", f"{ref}:./params.yaml")),
-            _parse(Path("params.yaml").read_text("utf-8")),
+            parse_settings(run_command("git", "show", f"{ref}:./params.yaml")),
+            parse_settings(Path("params.yaml").read_text("utf-8")),
         )
         for key, value in [one.split("=", 1) for one in (*_pairs(step.choice), *step.settings)]:
             if ":" in key:  # of a card's file, which the difference above would have shown
@@ -154,7 +153,7 @@ class Queue:
             place = wanted
             for part in path:
                 place = place.setdefault(part, {})
-            place[last] = yaml.safe_load(value)
+            place[last] = parse_yaml(value.encode(), key)
         return bool(made | {"compute": None} == wanted | {"compute": None})
 
     def states(self, steps: Sequence[Step]) -> dict[str, str]:
@@ -192,11 +191,11 @@ class Queue:
         """
         if (state := self.states([step]).get(step.name)) is not None:
             if state == RUNNING:  # whose worker is gone
-                _run("dvc", "queue", "kill", "--force", step.name)
-            _run("dvc", "queue", "remove", step.name)
+                run_command("dvc", "queue", "kill", "--force", step.name)
+            run_command("dvc", "queue", "remove", step.name)
         if self._repo.scm.get_ref(self._ref(step)):  # `--force` would replace it too, but run every stage anew
-            _run("dvc", "exp", "remove", step.name)
-        _run("dvc", "exp", "run", "--queue", "--name", step.name, *step.options)
+            run_command("dvc", "exp", "remove", step.name)
+        run_command("dvc", "exp", "run", "--queue", "--name", step.name, *step.options)
 
     def start(self, jobs: int) -> None:
         """Start the workers, so many at the most; they end by themselves."""
@@ -260,77 +259,6 @@ def read_last_words(log: str) -> list[str]:
     return telling[-LAST_WORDS:]
 
 
-# ---------------------------------------------------------------- how long it will take
-
-
-def read_known_costs(revisions: Sequence[str]) -> list[dict[str, Any]]:
-    """Read what earlier runs took, of other revisions and of the workspace: their choice, and seconds by stage."""
-    known = []
-    for revision in (*revisions, ""):
-        try:
-            if revision:
-                chosen, costs = (
-                    _run("git", "show", f"{revision}:./{file}") for file in ("params.yaml", "metrics/cost.json")
-                )
-            else:
-                chosen, costs = (Path(file).read_text("utf-8") for file in ("params.yaml", "metrics/cost.json"))
-            params, cost = _parse(chosen), json.loads(costs)
-            known.append({"choice": {kind: str(params[kind]) for kind in ("dataset", "model", "captioner")}} | cost)
-        except (TwinLensError, OSError, KeyError, ValueError):
-            continue
-    return known
-
-
-def list_experiments() -> list[str]:
-    """List the revisions of all experiments, the oldest first."""
-    told = _run("git", "for-each-ref", "--sort=committerdate", "--format=%(refname)", "refs/exps")
-    return [ref for ref in told.split() if re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/.+", ref)]
-
-
-def format_duration(seconds: float) -> str:
-    """Format a duration as one would say it."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = seconds / 60
-    return f"{round(minutes)} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
-
-
-def estimate_seconds(
-    step: Step, known: Sequence[Mapping[str, Any]], parameters: Mapping[str, int | None]
-) -> float | None:
-    """Estimate the seconds that a step takes; None where nothing comparable was measured.
-
-    A stage that ran for the same names costs what it did then; of another model on the same dataset, embedding and
-    training cost in proportion to the parameters. What the dataset's own stages made is there.
-
-    Args:
-        step: the experiment.
-        known: of `read_known_costs`, later ones preferred.
-        parameters: of each model, where they are known.
-    """
-    total = 0.0
-    for stage, kinds in STAGES.items():
-        if kinds == ("dataset",):
-            continue
-        own = [
-            one for one in known if stage in one["stages"] and all(one["choice"][k] == step.choice[k] for k in kinds)
-        ]
-        if own:
-            total += own[-1]["stages"][stage]["seconds"]
-            continue
-        near = [one for one in known if stage in one["stages"] and one["choice"]["dataset"] == step.choice["dataset"]]
-        if not near:
-            return None
-        seconds, scale = near[-1]["stages"][stage]["seconds"], 1.0
-        if stage in ("embed", "train"):
-            mine, theirs = (parameters.get(model) for model in (step.choice["model"], near[-1]["choice"]["model"]))
-            if stage == "train" and not mine:
-                return None
-            scale = mine / theirs if mine and theirs else 1.0
-        total += seconds * scale
-    return total
-
-
 def _is_alive(number: int) -> bool:
     try:
         os.kill(number, 0)
@@ -348,14 +276,20 @@ def _pairs(choice: Mapping[str, str]) -> list[str]:
     return [f"{key}={value}" for key, value in choice.items()]
 
 
-def _parse(text: str) -> dict[str, Any]:
-    found = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+def parse_settings(text: str) -> dict[str, Any]:
+    """Parse what a params.yaml holds.
+
+    Raises:
+        ParamsError: it is no YAML.
+        DataError: it holds no settings.
+    """
+    found = parse_yaml(text.encode(), "params.yaml")
     if not isinstance(found, dict):
         raise DataError("params.yaml holds no settings")
     return found
 
 
-def _run(*command: str) -> str:
+def run_command(*command: str) -> str:
     """Run a command; returns what it printed.
 
     Raises:

@@ -67,21 +67,21 @@ def _names(told: str) -> list[str]:
 
 
 def _tell_duration(params: Params, todo: list[Step]) -> str:
-    from twinlens.apps import sweeps
+    from twinlens.apps import durations
     from twinlens.models.sizes import count_parameters
 
-    known = sweeps.read_known_costs(sweeps.list_experiments())
+    known = durations.read_known_costs(durations.list_experiments())
     names = {step.choice["model"] for step in todo} | {one["choice"]["model"] for one in known}
     parameters = {}
     for name in names & set(params.models):
         counts = [count_parameters(tower) for tower in params.models[name].towers().values()]
         parameters[name] = None if None in counts else sum(count for count in counts if count)
-    seconds = [sweeps.estimate_seconds(step, known, parameters) for step in todo]
+    seconds = [durations.estimate_seconds(step, known, parameters) for step in todo]
     told = [one for one in seconds if one is not None]
     if not told:
         return ""
     rest = f", and {len(todo) - len(told)} of which it is not known" if len(told) < len(todo) else ""
-    return f"; about {sweeps.format_duration(sum(told))} for {len(told)} by what earlier runs took{rest}"
+    return f"; about {durations.format_duration(sum(told))} for {len(told)} by what earlier runs took{rest}"
 
 
 def _follow(queue: Queue, todo: list[Step], jobs: int) -> list[str]:
