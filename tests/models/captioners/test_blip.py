@@ -138,7 +138,7 @@ def test_padded_patches_are_not_attended_to(model: Any, monkeypatch: pytest.Monk
 
 
 def test_bfloat16_is_no_further_from_float32_than_the_librarys(model: Any) -> None:
-    """Which words it finds may differ where two are nearly as probable, so the logits of the first token are compared."""
+    """Words may differ where two are nearly as probable, so the logits of the first token are compared."""
     short = copy.deepcopy(model).bfloat16()
     seen, start = pixels(64), model.config.text_config.bos_token_id
     tokens = torch.full((64, 1), start)
