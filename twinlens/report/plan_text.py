@@ -22,8 +22,8 @@ def describe_plan(pair: Pair, found: Plan, measure: str) -> str:
     elif found.more:
         least = "at least " if found.far else ""
         lines.append(
-            f"For {chance} it takes {least}{found.clusters:,} pictures, {found.more:,} more; with as many captions each "
-            f"as here that is {found.queries:,} queries."
+            f"For {chance} it takes {least}{found.clusters:,} pictures, {found.more:,} more; with as many captions "
+            f"each as here that is {found.queries:,} queries."
         )
         if found.far:
             lines.append("More than twice the pictures make queries harder, which is not reckoned with.")
