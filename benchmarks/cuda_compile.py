@@ -40,7 +40,10 @@ def measure(placement: Placement, prepared: Path, index: pl.DataFrame, small: bo
         except Exception as error:
             yield Row(what, "cannot be compiled here", str(error).splitlines()[0][:80], "")
             continue
-        ways = {"eager": _drive(encoder, eager, pixels), "compiled": _drive(encoder, visual.forward, pixels)}
+        ways: dict[str, Callable[[], object]] = {
+            "eager": _drive(encoder, eager, pixels),
+            "compiled": _drive(encoder, visual.forward, pixels),
+        }
         taken = alternate(ways, 1 if small else 3)
         rates = {way: STEPS * batch / median(taken, way) for way in ways}
         saved = 1 / rates["eager"] - 1 / rates["compiled"]
