@@ -33,7 +33,7 @@ def measure(placement: Placement, prepared: Path, index: pl.DataFrame, small: bo
         eager = visual.forward
         try:
             started = time.perf_counter()
-            visual.forward = torch.compile(eager, dynamic=False)
+            visual.forward = torch.compile(eager, dynamic=False, backend="eager" if small else "inductor")
             with torch.inference_mode():
                 encoder.encode(pixels).cpu()
             spent = time.perf_counter() - started

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,10 @@ class _Text:
         self.model, self.tokenizer, self.placement = model, tokenizer, placement
         self.max_tokens = int(model.context_length)
         self.parameters = count_parameters(model) - count_parameters(model.visual)
-        self._compiled = ClipBpe(tokenizer) if can_stand_for(tokenizer) else None
+
+    @cached_property
+    def _compiled(self) -> ClipBpe | None:
+        return ClipBpe(self.tokenizer) if can_stand_for(self.tokenizer) else None
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         counts: list[int] = self.tokenize(texts).counts.tolist()
