@@ -25,7 +25,6 @@ from twinlens.core.device import Placement
 from twinlens.models.encoders.base import normalise_pixels
 from twinlens.training import captioning, dual_encoder
 from twinlens.training.data import Split
-from twinlens.training.memory import keep_freed_memory
 from twinlens.training.optim import make_optimisers
 
 CPU = Placement(torch.device("cpu"), torch.float32)
@@ -107,7 +106,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    keep_freed_memory(torch.device("cpu"))
     torch.manual_seed(0)
     model, recipe, loss = {"towers": towers_of, "captioner": captioner_of}[options.kind](read_params())
     optimisers = make_optimisers(model, recipe)

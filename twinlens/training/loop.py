@@ -21,7 +21,6 @@ from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch
 from twinlens.training.feed import Tensors, feed
-from twinlens.training.memory import keep_freed_memory
 from twinlens.training.numbers import fix_numbers
 from twinlens.training.optim import make_optimisers, set_rate
 from twinlens.training.threads import use_suited_threads
@@ -80,7 +79,6 @@ def run_epochs(
         log.info("train: going on after epoch %d of %d", len(rows), recipe.epochs)
     whole = Progress("train", total=recipe.epochs * steps, unit="step", done=len(rows) * steps)
     device, validating = next(model.parameters()).device, 0.0
-    keep_freed_memory(device)
     numbers = fix_numbers(device, getattr(recipe, "precision", "float32"))
     with use_suited_threads(model), numbers, _Keeper(scratch) as keeper, whole as bar:
         for epoch in range(len(rows), recipe.epochs):
