@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -452,3 +453,30 @@ def test_the_causes_are_those_of_the_recipe() -> None:
         "a learning rate too high or too low (0.001)",
     ):
         assert cause in found
+
+
+def test_validation_is_in_large_batches_without_gradients_and_gathered_in_another_thread() -> None:
+    card = recipe("clip")
+    made = pair(card)
+    usual, seen, threads = made.views[0].pictures, list[tuple[int, bool]](), set[threading.Thread]()
+
+    def noting(rows: torch.Tensor) -> torch.Tensor:
+        seen.append((len(rows), torch.is_inference_mode_enabled()))
+        return usual(rows)
+
+    class Noting:
+        def __init__(self, rows: torch.Tensor) -> None:
+            self.rows = rows
+
+        def __len__(self) -> int:
+            return len(self.rows)
+
+        def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
+            threads.add(threading.current_thread())
+            return self.rows[rows]
+
+    object.__setattr__(made.views[0], "pictures", noting)
+    inputs = Inputs(Noting(torch.randn(150, DIM)), torch.randn(150, DIM), [np.array([row]) for row in range(150)])
+    measure_split(made, card, inputs, CPU)
+    assert seen == [(64, True), (64, True), (22, True)]
+    assert threading.main_thread() not in threads
