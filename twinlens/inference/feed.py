@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 from twinlens.core.errors import ResourceError
 from twinlens.images.transforms import PixelSpec, decode_and_fit, use_one_core
 from twinlens.images.workers import ignore_fork_warnings, open_workers, threads_suffice
-from twinlens.inference.transfers import Slot, Transfers
+from twinlens.inference.transfers import Transfers
 
 PICTURES_PER_TASK = 8  # so that all work on the batch that is wanted first
 SLOTS, FEWEST_SLOTS = 4, 2  # batches that are decoded, copied or computed at one time
@@ -109,7 +109,7 @@ class Feed:
                 if (number := free.get()) is None:
                     return
                 self.transfers.wait_until_free(self._slots[number])
-                ready.put(_Batch(number, size, self._start(list(islice(pictures, size)), number)))
+                ready.put(_Batch(number, size, self._start(pictures, size, number)))
             ready.put(None)
         except BaseException as error:  # told where batches are asked for
             ready.put(error)
@@ -124,24 +124,18 @@ class Feed:
             pool.submit(int).result()  # all are forked here, before there is another thread
         return pool
 
-    def _start(self, jpegs: list[bytes], number: int) -> list[Future[None]]:
-        tasks = [(at, jpegs[at : at + PICTURES_PER_TASK]) for at in range(0, len(jpegs), PICTURES_PER_TASK)]
-        if self.by_processes:
-            raw, used = memoryview(self._raws[number]), 0
-            started = []
-            for at, some in tasks:
-                places: list[_Place] = []
-                for jpeg in some:
-                    if used + len(jpeg) <= len(raw):
-                        raw[used : used + len(jpeg)] = jpeg
-                        places.append((used, len(jpeg)))
-                        used += len(jpeg)
-                    else:
-                        places.append(jpeg)
-                started.append(self._pool.submit(_decode_into_shared, places, number, at))
-            return started
-        slot: Slot = self._slots[number]
-        return [self._pool.submit(_decode, some, self.spec, slot.host[at:]) for at, some in tasks]
+    def _start(self, pictures: Iterator[bytes], size: int, number: int) -> list[Future[None]]:
+        """Hand out the pictures of a batch as they are read."""
+        tasks: list[Future[None]] = []
+        used = 0  # bytes of the batch's room for JPEGs
+        for at in range(0, size, PICTURES_PER_TASK):
+            jpegs = list(islice(pictures, min(PICTURES_PER_TASK, size - at)))
+            if self.by_processes:
+                places, used = _share(jpegs, self._raws[number], used)
+                tasks.append(self._pool.submit(_decode_into_shared, places, number, at))
+            else:
+                tasks.append(self._pool.submit(_decode, jpegs, self.spec, self._slots[number].host[at:]))
+        return tasks
 
 
 def _decode(jpegs: list[bytes], spec: PixelSpec, out: Pixels) -> None:
@@ -152,6 +146,20 @@ def _decode(jpegs: list[bytes], spec: PixelSpec, out: Pixels) -> None:
 # ---------------------------------------------------------------- in processes
 
 _Place = tuple[int, int] | bytes  # where the JPEG lies in the shared memory, or the JPEG
+
+
+def _share(jpegs: list[bytes], raw: mmap.mmap, used: int) -> tuple[list[_Place], int]:
+    """Lay JPEGs into shared memory, of which some bytes are used; returns their places and what is used then."""
+    places: list[_Place] = []
+    for jpeg in jpegs:
+        end = used + len(jpeg)
+        if end > len(raw):
+            places.append(jpeg)
+            continue
+        raw[used:end] = jpeg
+        places.append((used, len(jpeg)))
+        used = end
+    return places, used
 
 
 class _Decoder:
