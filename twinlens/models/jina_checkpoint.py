@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float32
 from timm.models.eva import Eva
 from transformers import JinaEmbeddingsV3Config, JinaEmbeddingsV3Model
@@ -117,22 +118,25 @@ def read_config(folder: Path) -> JinaConfig:
     path = folder / CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        vision, text = content["vision_config"], content["text_config"]
-        changes = text.get("hf_model_config_kwargs") or {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        vision, text = dict(content["vision_config"]), dict(content["text_config"])
+        changes = dict(text.get("hf_model_config_kwargs") or {})
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} is not that of a jina-clip-v2: wanted `vision_config` and `text_config` ({error!r})"
         ) from None
     _refuse_other_forms(content, path)
-    if missing := [name for name in SIZES if name not in vision]:
-        raise DataError(f"{path} does not say vision_config.{missing[0]}")
+    for name in SIZES:
+        if not isinstance(vision.get(name), int | float) or vision[name] <= 0:
+            raise DataError(
+                f"{path} says vision_config.{name}: {json.dumps(vision.get(name))}; wanted a number above 0"
+            )
     try:
         config = JinaEmbeddingsV3Config(
             **{name: changes[name] for name in TEXT_SIZES if name in changes},
             rope_parameters={"rope_type": "default", "rope_theta": float(changes.get("rotary_emb_base", ROTARY_BASE))},
         )
         found = JinaConfig(vision, config, *_read_adapters(text, changes, path))
-    except (TypeError, ValueError) as error:
+    except (StrictDataclassError, TypeError, ValueError) as error:
         raise DataError(f"{path}: text_config.hf_model_config_kwargs: {error}") from None
     widths = {vision["width"], vision["embed_dim"], text.get("embed_dim"), found.dim}
     if len(widths) > 1:
@@ -162,6 +166,18 @@ def _read_adapters(
         raise DataError(f"{where} has adapters for {', '.join(names)}, none for `default_lora_task`, {task}")
     rank = int(changes["lora_rank"])
     return len(names), None if task is None else names.index(task), rank, float(changes["lora_alpha"]) / rank
+
+
+def build_towers(config: JinaConfig) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Build the picture tower and the text tower.
+
+    Raises:
+        DataError: the sizes do not go together.
+    """
+    try:
+        return build_picture_tower(config), build_text_tower(config)
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"no towers can be built of the sizes in {CONFIG}: {error}") from None
 
 
 def build_picture_tower(config: JinaConfig) -> torch.nn.Module:

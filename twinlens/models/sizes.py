@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,8 +47,7 @@ def _count(tower: Tower) -> int | None:
         from twinlens.models import jina_checkpoint
 
         config = jina_checkpoint.read_config(paths.expand(tower.checkpoint))
-        towers = (jina_checkpoint.build_picture_tower, jina_checkpoint.build_text_tower)
-        return sum(_of(partial(build, config)) for build in towers)
+        return _of(lambda: torch.nn.ModuleList(jina_checkpoint.build_towers(config)))
     return _by_files(getattr(tower, "checkpoint", None))
 
 

@@ -61,7 +61,7 @@ def towers_of(config: dict[str, Any], folder: Path) -> tuple[torch.nn.Module, to
     write_json(config, folder / "config.json")
     read = jina_checkpoint.read_config(folder)
     with torch.device("meta"):
-        return jina_checkpoint.build_picture_tower(read), jina_checkpoint.build_text_tower(read), read
+        return *jina_checkpoint.build_towers(read), read
 
 
 # ------------------------------------------------------------------ the published checkpoint
@@ -303,7 +303,9 @@ def test_a_checkpoint_with_more_keys_or_other_shapes_is_refused(tmp_path: Path) 
         ("vision_config.subln", False, "says vision_config.subln: false; only true is known here"),
         ("vision_config.rope_embeddings", None, "says vision_config.rope_embeddings: false; only true is known"),
         ("vision_config.post_norm", True, "says vision_config.post_norm: true; only false is known here"),
-        ("vision_config.layers", None, "does not say vision_config.layers"),
+        ("vision_config.layers", None, "says vision_config.layers: null; wanted a number above 0"),
+        ("vision_config", [1], "is not that of a jina-clip-v2"),
+        ("vision_config.width", "wide", 'says vision_config.width: "wide"; wanted a number above 0'),
         ("add_projections", True, "says add_projections: true; only false is known here"),
         ("text_config.pooler_type", "cls_pooler", 'pooler_type: "cls_pooler"; only null or "mean_pooler" is known'),
         ("text_config.embed_dim", 16, "only towers of one width are known here"),
@@ -318,6 +320,12 @@ def test_a_configuration_of_another_kind_is_refused(name: str, value: Any, expec
     told = refused(tmp_path)
     assert str(tmp_path / "config.json") in told
     assert expected in told
+
+
+def test_sizes_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    jina_published.save(tmp_path)
+    change_config(tmp_path, "vision_config.head_width", 64)
+    assert "no towers can be built of the sizes in config.json: " in refused(tmp_path)
 
 
 def test_a_folder_without_its_other_files_is_refused(tmp_path: Path) -> None:

@@ -24,8 +24,7 @@ from twinlens.models.encoders.base import LoadedEncoders, count_parameters, norm
 from twinlens.models.encoders.transformers import PooledText
 from twinlens.models.jina_checkpoint import (
     JinaConfig,
-    build_picture_tower,
-    build_text_tower,
+    build_towers,
     fill_picture_tower,
     fill_text_tower,
     lay_out,
@@ -53,7 +52,7 @@ def load(card: JinaClipTower, path: Path, placement: Placement, random_weights: 
     pixels, tokenizer = read_pixel_spec(path, config), _read_tokenizer(path)
     if random_weights:
         with placement.device:
-            pictures, texts = build_picture_tower(config), build_text_tower(config)
+            pictures, texts = build_towers(config)
     else:
         pictures, texts = _load_towers(path, config, placement.device)
     for tower in (pictures, texts):
@@ -68,7 +67,7 @@ def _load_towers(path: Path, config: JinaConfig, device: torch.device) -> tuple[
     if file is None:
         raise DataError(f"{path} lacks the weights: wanted {' or '.join(WEIGHTS)}")
     with leave_parameters_empty():
-        pictures, texts = build_picture_tower(config), build_text_tower(config)
+        pictures, texts = build_towers(config)
     wanted = lay_out(pictures, texts, config)
     state = rename_to_fit(read_state(file, WHAT), wanted)
     refuse_misfit(state, wanted, WHAT, file)
