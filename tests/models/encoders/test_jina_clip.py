@@ -15,11 +15,12 @@ from torchvision import transforms
 
 from tests.models import jina_published
 from tests.models.jina_published import CONFIG, MEAN, PREPROCESSOR, STD, tiny_config
-from tests.tiny import CPU, TEXTS, photo, photos, write_json
+from tests.tiny import CPU, TEXTS, jpegs, photo, photos, write_json
+from tools import check_jina_clip
 from twinlens.config.load import read_params
 from twinlens.config.models import JinaClipTower, ModelCard
 from twinlens.core.errors import DataError, FetchError, ParamsError
-from twinlens.images.transforms import fit_picture, to_tensor
+from twinlens.images.transforms import batch_pixels, fit_picture, to_tensor
 from twinlens.models import encoders, jina_checkpoint
 from twinlens.models.encoders.base import ImageEncoder, LoadedEncoders, TextEncoder, normalise_pixels
 from twinlens.models.encoders.jina_clip import MAX_TOKENS, read_pixel_spec
@@ -364,3 +365,37 @@ def test_nothing_asks_for_the_publishers_code(tmp_path: Path) -> None:
     found = encoded(text_of(card(tmp_path)), TEXTS)
     write_json(settings | {"tokenizer_class": "PreTrainedTokenizerFast"}, path)
     assert torch.equal(found, encoded(text_of(card(tmp_path)), TEXTS))
+
+
+# ------------------------------------------------------------------ the check of real weights
+
+
+def test_the_check_of_real_weights_tells_others_from_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jina_published.save(tmp_path)
+    assert not check_jina_clip.check(card(tmp_path), jpegs(2))
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(";")[0] for line in told] == ["sentences: WRONG", "pictures: WRONG"]
+    assert "of 9 cosines the furthest from those published is" in told[0]
+    assert "of 20 cosines the furthest" in told[1]
+
+
+def test_the_check_of_real_weights_takes_what_is_near_and_no_nan() -> None:
+    wanted = np.asarray([check_jina_clip.WITH_SENTENCES], dtype=np.float32)
+    assert check_jina_clip.compare("sentences", wanted + 0.0009, wanted)
+    assert not check_jina_clip.compare("sentences", wanted + 0.0011, wanted)
+    assert not check_jina_clip.compare("sentences", np.full_like(wanted, np.nan), wanted)
+    assert np.asarray(check_jina_clip.WITH_PICTURES).shape == (len(check_jina_clip.SENTENCES), 2)
+
+
+def test_the_check_of_real_weights_measures_the_cosines_it_says(tmp_path: Path) -> None:
+    jina_published.save(tmp_path)
+    loaded, files = load(card(tmp_path)), jpegs(2)
+    assert loaded.image is not None
+    assert loaded.text is not None
+    first, seen = check_jina_clip.measure_cosines(loaded, files)
+    with torch.inference_mode():
+        texts = loaded.text.encode(list(check_jina_clip.SENTENCES))
+        picture = loaded.image.encode(batch_pixels(files[1:], loaded.image.pixels))
+    assert seen is not None
+    assert first[0, 3] == pytest.approx(float(torch.cosine_similarity(texts[0], texts[4], dim=0)), abs=1e-6)
+    assert seen[2, 1] == pytest.approx(float(torch.cosine_similarity(texts[2], picture[0], dim=0)), abs=1e-6)
