@@ -76,6 +76,18 @@ def test_every_name_of_the_published_layout_is_taken_and_none_is_left_over(tmp_p
     assert sum(math.prod(shape) for shape in wanted.values()) == 865_278_477
 
 
+def test_a_file_of_this_layout_has_as_many_bytes_as_the_published_one() -> None:
+    """Its header holds every name, shape and place: a name that is a letter longer would show."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, shape in sorted(jina_published.published_shapes(CONFIG).items()):
+        end = at + 2 * math.prod(shape)  # float16
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [at, end]}
+        at = end
+    written = len(json.dumps(header, separators=(",", ":")))
+    assert 8 + math.ceil(written / 8) * 8 + at == 1_730_688_642  # model.safetensors of the card's revision
+
+
 def test_the_towers_have_the_parameters_of_the_published_ones(tmp_path: Path) -> None:
     pictures, texts, config = towers_of(CONFIG, tmp_path)
     counts = [sum(value.numel() for value in tower.parameters()) for tower in (pictures, texts)]
