@@ -19,6 +19,7 @@ from tests.tiny import CPU, TEXTS, jpegs, photo, photos, write_json
 from tools import check_jina_clip
 from twinlens.config.load import read_params
 from twinlens.config.models import JinaClipTower, ModelCard
+from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, FetchError, ParamsError
 from twinlens.images.transforms import batch_pixels, fit_picture, to_tensor
 from twinlens.models import encoders, jina_checkpoint
@@ -192,6 +193,20 @@ def test_a_text_is_cut_at_512_tokens(tmp_path: Path) -> None:
     assert (whole - cut).abs().max() < 1e-5  # the start token, 510 words and the end token of both
     longer = encoded(text, ["a red car " * 169])[0]
     assert (whole - longer).abs().max() > 1e-4
+
+
+def test_half_precision_leaves_the_positions_of_words_alone(tmp_path: Path) -> None:
+    jina_published.save(tmp_path)
+    half = encoders.load(card(tmp_path), tmp_path, Placement(torch.device("cpu"), torch.bfloat16)).text
+    model: Any = getattr(half, "model")  # noqa: B009
+    whole: Any = getattr(text_of(card(tmp_path)), "model")  # noqa: B009
+    assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
+    assert model.rotary_emb.inv_freq.dtype == torch.float32
+    assert torch.equal(model.rotary_emb.inv_freq, whole.rotary_emb.inv_freq)
+    assert half is not None
+    long = ["a red car " * 169, TEXTS[1]]
+    apart = 1 - torch.cosine_similarity(encoded(half, long), encoded(text_of(card(tmp_path)), long))
+    assert apart.max() < 1e-3
 
 
 def test_a_prompt_stands_in_front_of_each_text(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.images.transforms import PixelSpec
 from twinlens.models.construction import leave_parameters_empty
-from twinlens.models.encoders.base import LoadedEncoders, count_parameters, normalise_pixels
+from twinlens.models.encoders.base import LoadedEncoders, count_parameters, normalise_pixels, place
 from twinlens.models.encoders.transformers import PooledText
 from twinlens.models.jina_checkpoint import (
     JinaConfig,
@@ -55,11 +55,8 @@ def load(card: JinaClipTower, path: Path, placement: Placement, random_weights: 
             pictures, texts = build_towers(config)
     else:
         pictures, texts = _load_towers(path, config, placement.device)
-    for tower in (pictures, texts):
-        tower.eval().to(placement.device, placement.dtype)
-    return LoadedEncoders(
-        _Image(pictures, pixels, card.dimensions, placement), _Text(texts, tokenizer, card, placement)
-    )
+    image = _Image(place(pictures, placement), pixels, card.dimensions, placement)
+    return LoadedEncoders(image, _Text(place(texts, placement), tokenizer, card, placement))
 
 
 def _load_towers(path: Path, config: JinaConfig, device: torch.device) -> tuple[torch.nn.Module, torch.nn.Module]:

@@ -17,7 +17,14 @@ from twinlens.config.models import TransformersTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.images.transforms import PixelSpec
-from twinlens.models.encoders.base import LoadedEncoders, TokenizedTexts, count_parameters, normalise_pixels, upload
+from twinlens.models.encoders.base import (
+    LoadedEncoders,
+    TokenizedTexts,
+    count_parameters,
+    normalise_pixels,
+    place,
+    upload,
+)
 from twinlens.models.image_processor import read_pixel_spec
 from twinlens.models.state_dicts import load_transformers
 from twinlens.models.weights import UNREADABLE, give_reason, refuse_wordless
@@ -60,7 +67,7 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
                 "write `trust_remote_code: true` on the card (and the hub's `revision` and `code_revision`)"
             ) from None
         raise DataError(f"{card.transformers} could not be loaded from {path}: {give_reason(error)}") from None
-    model = model.eval().to(placement.device, placement.dtype)
+    model = place(model, placement)
     if card.pooling is not None:
         return LoadedEncoders(None, PooledText(model, tokenizer, card.prompt, card.pooling, placement))
     if processor is None:
