@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from PIL import Image
@@ -19,9 +20,12 @@ from tests.tiny import CPU, TEXTS, jpegs, photo, photos, write_json
 from tools import check_jina_clip
 from twinlens.config.load import read_params
 from twinlens.config.models import JinaClipTower, ModelCard
+from twinlens.config.params import ComputeParams
+from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, FetchError, ParamsError
 from twinlens.images.transforms import batch_pixels, fit_picture, to_tensor
+from twinlens.inference.tower import TowerJob
 from twinlens.models import encoders, jina_checkpoint
 from twinlens.models.encoders.base import ImageEncoder, LoadedEncoders, TextEncoder, normalise_pixels
 from twinlens.models.encoders.jina_clip import MAX_TOKENS, read_pixel_spec
@@ -215,19 +219,39 @@ def test_a_prompt_stands_in_front_of_each_text(tmp_path: Path) -> None:
     assert torch.equal(encoded(asked, ["a dog"]), encoded(plain, ["there is a dog"]))
 
 
-@pytest.mark.parametrize("dimensions", [1, 8, 32])
-def test_the_first_dimensions_are_taken_and_brought_to_unit_length_afterwards(dimensions: int, tmp_path: Path) -> None:
-    jina_published.save(tmp_path)
-    whole, short = load(card(tmp_path)), load(card(tmp_path, dimensions=dimensions))
-    assert whole.image is not None and whole.text is not None and short.image is not None and short.text is not None
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of towers that are as wide as the published ones, and as thin as can be."""
+    config = tiny_config(hidden_size=1024, num_hidden_layers=1, num_attention_heads=16)
+    config["vision_config"] |= {"width": 1024, "embed_dim": 1024, "head_width": 64, "layers": 1, "mlp_ratio": 0.05}
+    config["text_config"]["embed_dim"] = 1024
+    folder = tmp_path_factory.mktemp("wide")
+    jina_published.save(folder, config)
+    return folder
+
+
+@pytest.mark.parametrize("dimensions", [64, 128, 256, 512, 768, 1024])
+def test_the_first_dimensions_are_brought_to_unit_length(dimensions: int, wide: Path, tmp_path: Path) -> None:
+    """As `embed` keeps them: taken from whole vectors of unit length they would be shorter than that."""
+    compute = ComputeParams(device="cpu", decode_threads=1, image_batch=None, text_batch=None)
+    texts = pl.DataFrame({"id": list("abcde"), "image_id": list("abcde"), "text": TEXTS})
+    rows = []
+    for fields in ({}, {"dimensions": dimensions}):
+        job = TowerJob(card(wide, **fields), wide, CPU, compute, Cost())
+        job.texts("text", texts, tmp_path)
+        rows.append(np.load(tmp_path / "text.npy"))
+    whole, short = rows
+    assert short.shape == (5, dimensions)
+    assert np.linalg.norm(short, axis=1) == pytest.approx(1, abs=1e-6)
+    wanted = whole[:, :dimensions] / np.linalg.norm(whole[:, :dimensions], axis=1, keepdims=True)
+    assert np.abs(short - wanted).max() < 1e-6
+    image = image_of(card(wide, dimensions=dimensions))
     with torch.inference_mode():
-        pairs = [
-            (whole.image.encode(photos(2, 32)), short.image.encode(photos(2, 32))),
-            (whole.text.encode(TEXTS), short.text.encode(TEXTS)),
-        ]
-    for full, first in pairs:
-        assert torch.equal(first, full[:, :dimensions])
-        assert first.dtype == torch.float32
+        assert image.encode(photos(2, 32)).shape == (2, dimensions)
+
+
+def test_more_than_1024_dimensions_are_refused(wide: Path) -> None:
+    assert refused(wide, dimensions=1025) == "someone/tiny has 1024 dimensions: `dimensions: 1025` is more"
 
 
 def test_random_weights_have_the_shape_and_read_no_file(tmp_path: Path) -> None:
@@ -291,11 +315,6 @@ def change_config(folder: Path, name: str, value: Any) -> None:
     else:
         node[last] = value
     write_json(config, path)
-
-
-def test_more_dimensions_than_the_model_has_are_refused(tmp_path: Path) -> None:
-    jina_published.save(tmp_path)
-    assert refused(tmp_path, dimensions=33) == "someone/tiny has 32 dimensions: `dimensions: 33` is more"
 
 
 @pytest.mark.parametrize(
