@@ -104,7 +104,12 @@ def refused(folder: Path, change: dict[str, Any]) -> str:
         ),
         ({"cards/models/minilm.yaml:joint": {"open_clip": "RN50"}}, "`joint` holds both towers"),
         ({"cards/models/minilm.yaml:text.revision": "main"}, "cards/models/minilm.yaml: text.revision"),
-        ({"cards/models/jina-clip-v2.yaml:joint.code_revision": None}, "pin `revision` and `code_revision`"),
+        (
+            {"cards/models/jina-clip-v2.yaml:joint": {"transformers": "a/b", "trust_remote_code": True}},
+            "pin `revision` and `code_revision`",
+        ),
+        ({"cards/models/jina-clip-v2.yaml:joint.dimensions": 0}, "cards/models/jina-clip-v2.yaml: joint.dimensions"),
+        ({"cards/models/jina-clip-v2.yaml:joint.revision": "main"}, "cards/models/jina-clip-v2.yaml: joint.revision"),
         ({"cards/models/clip-scenes.yaml:train": None}, "needs `train` or a `checkpoint`"),
         ({"cards/models/clip-scenes.yaml:train.objective": "clop"}, "cards/models/clip-scenes.yaml: train.objective"),
         ({"cards/captioners/blip-base.yaml:hub": None}, "name a source"),

@@ -12,7 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers.normalizers import NFC
 
-from tests.models.encoders import test_open_clip, test_sentence_transformers, test_timm, test_transformers
+from tests.models import jina_published
+from tests.models.encoders import (
+    test_jina_clip,
+    test_open_clip,
+    test_sentence_transformers,
+    test_timm,
+    test_transformers,
+)
 from tests.tiny import CPU
 from twinlens.config.base import CardRemarks, GoldenVectors
 from twinlens.config.load import read_params
@@ -31,7 +38,7 @@ from twinlens.inference.conformity import (
 )
 from twinlens.inference.tower import TowerJob
 from twinlens.models import encoders
-from twinlens.models.encoders import open_clip, timm, transformers
+from twinlens.models.encoders import jina_clip, open_clip, timm, transformers
 from twinlens.models.encoders.base import TokenizedTexts, normalise_pixels
 
 COMPUTE = ComputeParams(device="cpu", decode_threads=1, image_batch=None, text_batch=None)
@@ -75,6 +82,11 @@ def write_sentences(folder: Path) -> Tower:
     return test_sentence_transformers.card(test_sentence_transformers.save(folder))
 
 
+def write_jina_clip(folder: Path) -> Tower:
+    jina_published.save(folder)
+    return test_jina_clip.card(folder, prompt="there is ", dimensions=24)
+
+
 KINDS: dict[str, Callable[[Path], Tower]] = {
     "open_clip": write_open_clip,
     "clip": write_clip,
@@ -83,6 +95,7 @@ KINDS: dict[str, Callable[[Path], Tower]] = {
     "cased bert": write_cased_bert,
     "timm": write_timm,
     "sentences": write_sentences,
+    "jina_clip": write_jina_clip,
 }
 
 
@@ -122,7 +135,7 @@ def swap_channels(patch: Patch) -> None:
 
 
 def forget_mean_and_deviation(patch: Patch) -> None:
-    for module in (open_clip, timm, transformers):
+    for module in (open_clip, timm, transformers, jina_clip):
         patch.setattr(module, "normalise_pixels", lambda pictures, spec, placement: pictures.float() / 255)
 
 
@@ -132,7 +145,7 @@ def forget_deviation(patch: Patch) -> None:
     def plain(pictures: torch.Tensor, spec: Any, placement: Any) -> torch.Tensor:
         return right(pictures, replace(spec, std=(1.0, 1.0, 1.0)), placement)
 
-    for module in (open_clip, timm, transformers):
+    for module in (open_clip, timm, transformers, jina_clip):
         patch.setattr(module, "normalise_pixels", plain)
 
 
@@ -155,7 +168,7 @@ def leave_out_antialias(patch: Patch) -> None:
 PIXEL_FAULTS = [swap_channels, forget_mean_and_deviation, forget_deviation, crop_for_squash, leave_out_antialias]
 
 
-@pytest.mark.parametrize("kind", ["open_clip", "clip", "siglip", "timm"])
+@pytest.mark.parametrize("kind", ["open_clip", "clip", "siglip", "timm", "jina_clip"])
 @pytest.mark.parametrize("plant", PIXEL_FAULTS)
 def test_pixels_that_are_fed_wrongly_are_seen(
     kind: str, plant: Callable[[Patch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -178,12 +191,12 @@ def read_one_token_early(patch: Patch) -> None:
 
 
 def forget_the_mask(patch: Patch) -> None:
-    right = transformers._PooledText.encode_tokens
+    right = transformers.PooledText.encode_tokens
 
     def unmasked(self: Any, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         return right(self, tokens | {"attention_mask": torch.ones_like(tokens["input_ids"])})
 
-    patch.setattr(transformers._PooledText, "encode_tokens", unmasked)
+    patch.setattr(transformers.PooledText, "encode_tokens", unmasked)
 
 
 def pad_to_the_longest(patch: Patch) -> None:
