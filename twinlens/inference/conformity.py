@@ -196,7 +196,9 @@ def compute_golden(role: str, tower: Tower, placement: Placement, compute: Compu
 def _inspect(job: TowerJob, kinds: Sequence[str]) -> Inspection:
     loaded, found = job.loaded, []
     with torch.inference_mode():
-        reference = references.build(job.tower, job.weights, loaded, job.placement)
+        # the library's path is that of the model as it is published: folding must not move what it is compared with
+        published = encoders.load(job.tower, job.weights, job.placement) if loaded.folded else loaded
+        reference = references.build(job.tower, job.weights, published, job.placement)
         library = None if reference is None else reference.library
         if PICTURES in kinds and loaded.image is not None:
             own = None if reference is None else reference.picture

@@ -142,7 +142,8 @@ class _Image:
 class _Text:
     def __init__(self, model: Any, tokenizer: Any, placement: Placement) -> None:
         self.model, self.tokenizer, self.placement = model, tokenizer, placement
-        self.max_tokens = int(model.context_length)
+        # a text tower of transformers has more positions than its tokenizer fills
+        self.max_tokens = min(int(model.context_length), getattr(tokenizer, "context_length", None) or 2**31)
         self.parameters = count_parameters(model) - count_parameters(model.visual)
 
     @cached_property
