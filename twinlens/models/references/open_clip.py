@@ -8,6 +8,7 @@ activations are others than those of the architecture (quick GELU for GELU) comp
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -34,13 +35,13 @@ def build(tower: OpenClipTower, path: Path, loaded: LoadedEncoders, placement: P
         tokenizer = open_clip.get_tokenizer(f"local-dir:{path}")
     elif isinstance(tokenizer, open_clip.SimpleTokenizer):  # others may be fetched by the library, and lie here already
         tokenizer = open_clip.get_tokenizer(tower.open_clip)
-    else:
-        words = open_clip.get_model_config(tower.open_clip)["text_cfg"]
+    elif isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
+        settings = open_clip.get_model_config(tower.open_clip)["text_cfg"]
         tokenizer = open_clip.tokenizer.HFTokenizer(
             tokenizer.tokenizer.name_or_path,
-            context_length=tokenizer.context_length,
-            tokenizer_mode=words.get("tokenizer_mode"),
-            **words.get("tokenizer_kwargs", {}),
+            context_length=settings.get("context_length", 77),
+            tokenizer_mode=settings.get("tokenizer_mode"),
+            **settings.get("tokenizer_kwargs", {}),
         )
     wrong = _find_wrong_activations(model, f"local-dir:{path}" if path.is_dir() else tower.open_clip)
     transform = image_transform_v2(PreprocessCfg(**_preprocess(tower, path, model)), is_train=False)
@@ -72,7 +73,7 @@ def _preprocess(tower: OpenClipTower, path: Path, model: Any) -> dict[str, Any]:
 
 def _find_wrong_activations(model: Any, name: str) -> dict[str, torch.nn.Module]:
     """Activations of the architecture, by name, where the model has others."""
-    with torch.device("meta"):
+    with _without_log(), torch.device("meta"):
         built = open_clip.create_model(name, device="meta", load_weights=False, pretrained_text=False)
     ours = dict(model.named_modules())
     return {
@@ -80,6 +81,17 @@ def _find_wrong_activations(model: Any, name: str) -> dict[str, torch.nn.Module]
         for place, module in built.named_modules()
         if _is_activation(module) and place in ours and type(ours[place]) is not type(module)
     }
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Leave open_clip's warning unsaid that a model has random weights: it has none."""
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _is_activation(module: torch.nn.Module) -> bool:
