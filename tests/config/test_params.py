@@ -361,7 +361,8 @@ def test_every_hub_card_is_pinned_to_a_commit(name: str) -> None:
             continue
         fetched = PARAMS.models[name].train is None and tower.checkpoint is None
         pinned = tower.revision is not None
-        assert pinned or not fetched or (name in UNPINNED and isinstance(tower, TimmTower))
+        told = "could not be learned" in (tower.about.note or "")
+        assert pinned or not fetched or told or (name in UNPINNED and isinstance(tower, TimmTower))
 
 
 @pytest.mark.parametrize("name", sorted(PARAMS.captioners))

@@ -74,6 +74,21 @@ def write_siglip(folder: Path) -> Tower:
     return test_transformers.card(folder)
 
 
+def write_metaclip2(folder: Path) -> Tower:
+    test_transformers.save_metaclip2(folder)
+    return test_transformers.card(folder)
+
+
+def write_tipsv2(folder: Path) -> Tower:
+    test_transformers.save_tipsv2(folder)
+    return test_transformers.card(folder)
+
+
+def write_chinese_clip(folder: Path) -> Tower:
+    test_transformers.save_chinese_clip(folder)
+    return test_transformers.card(folder)
+
+
 def write_bert(folder: Path) -> Tower:
     test_transformers.save_bert(folder)
     return test_transformers.card(folder, pooling="mean")
@@ -104,6 +119,9 @@ KINDS: dict[str, Callable[[Path], Tower]] = {
     "siglip of open_clip": write_siglip_of_open_clip,
     "clip": write_clip,
     "siglip": write_siglip,
+    "metaclip2": write_metaclip2,
+    "tipsv2": write_tipsv2,
+    "chinese clip": write_chinese_clip,
     "bert": write_bert,
     "cased bert": write_cased_bert,
     "timm": write_timm,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import pytest
 import torch
 
 from tests.models.encoders import test_open_clip, test_timm
@@ -48,13 +47,14 @@ def test_who_embeds_has_the_blocks_folded_with_the_same_vectors_and_who_trains_h
     assert torch.linalg.matrix_rank(wanted - wanted.mean(dim=0), atol=1e-4) == 3
 
 
-def test_mobileclip_has_the_same_vectors_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mobileclip_has_the_same_vectors_folded() -> None:
     """The architecture of S0, with random weights whose norms have statistics of their own."""
     torch.manual_seed(0)
     model = open_clip.create_model("MobileCLIP2-S0", pretrained_text=False)
     draw = torch.Generator().manual_seed(0)
     for module in model.visual.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(0, 0.05, generator=draw)
             module.running_var.uniform_(0.5, 1.5, generator=draw)
     loaded: Any = wrap(model, open_clip.get_tokenizer("MobileCLIP2-S0"), CPU)

@@ -28,7 +28,7 @@ Golden = Annotated[
 Licence = Annotated[
     str | None,
     typer.Option(
-        help="Only with such a licence: `permissive`, `commercial` (not forbidden), `non-commercial`, or part of a name."
+        help="Only such licences: `permissive`, `commercial` (not forbidden), `non-commercial`, or part of a name."
     ),
 ]
 MaxParams = Annotated[str | None, typer.Option("--max-params", help="At most so many parameters: 500M, 1.5B.")]
