@@ -62,11 +62,8 @@ def main(dataset: str, model: str, captioner: str) -> None:
     gates.add(paths.ranked(dataset, model) / "gates.json")
     generated = tables.read_table(paths.captioned(dataset, captioner) / "captions.parquet", tables.GENERATED)
     images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
-    run = RunConditions(
-        dataset=dataset,
-        precision=read_precision(paths.cost("embed", dataset, model)),
-        stored_px=params.resize.shortest_side_px,
-    )
+    precision = read_precision(paths.cost("embed", dataset, model))
+    run = RunConditions(dataset, precision, stored_px=params.resize.shortest_side_px)
     with write_whole(paths.evaluated(dataset, model)) as draft:
         results = measure_all_runs(paths.ranked(dataset, model), dataset, params.evaluate, gates, draft)
         copied = find_near_copies(groups, tables.read_table(paths.grouped(dataset) / COPIES, tables.DUPLICATES))
@@ -74,9 +71,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
         gates.check("near_copies", detect_near_copies(groups, copied, learners, apart))
         k = params.evaluate.ks[-1]
         figures = compare_figures(embedding, run, params.datasets, results.retrieval, results.intervals)
-        write_figures(figures, draft)
-        for figure in figures:
-            gates.check("published", figure.trouble())
+        write_figures(figures, draft, gates)
         for trouble in find_no_better(paths.ranked(dataset, model), draft, f"ndcg_at_{k}"):
             gates.check("no_better_than_random", trouble)
     inputs = read_inputs(paths.tasks(dataset, captioner) / "inputs")

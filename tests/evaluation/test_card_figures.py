@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.evaluation.card_figures import (
     HeldFigure,
@@ -105,8 +106,11 @@ def test_other_data_other_weights_and_models_without_figures_have_none() -> None
 
 def test_figures_are_kept_for_the_report_and_the_command_line(tmp_path: Path) -> None:
     found = compare("vit-b-32")
-    write_figures(found, tmp_path)
-    assert read_figures(tmp_path) == found
+    gates = Gates(PARAMS.gates)
+    write_figures([*found, replace(found[0], published=0.8)], tmp_path, gates)
+    assert read_figures(tmp_path)[:-1] == found
+    (warned,) = gates.found
+    assert warned["gate"] == "published" and "reports 0.8000 for this model" in warned["trouble"]
     assert read_figures(tmp_path / "before") == []
 
 

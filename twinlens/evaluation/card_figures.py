@@ -15,6 +15,7 @@ from typing import Any
 
 from twinlens.config.base import PublishedFigures
 from twinlens.config.datasets import BaseDatasetCard
+from twinlens.config.gates import Gates
 from twinlens.config.models import ModelCard
 from twinlens.core.scratch import write_whole_text
 
@@ -139,8 +140,10 @@ def read_precision(cost: Path) -> str:
     return device.split("-")[1] if "-" in device else "float32"
 
 
-def write_figures(figures: list[HeldFigure], folder: Path) -> None:
-    """Write what was compared into the folder of the `evaluate` stage."""
+def write_figures(figures: list[HeldFigure], folder: Path, gates: Gates) -> None:
+    """Write what was compared into the folder of the `evaluate` stage, and tell the gate `published`."""
+    for figure in figures:
+        gates.check("published", figure.trouble())
     write_whole_text(folder / FILE, json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
 
 

@@ -85,7 +85,9 @@ def _show_published(dataset: str | None, model: str | None, as_json: bool) -> No
     model = check_name(model or params.model, params.models, "model")
     folder = paths.evaluated(dataset, model)
     if not folder.is_dir():
-        raise QueryError(f"{model} was not measured on {dataset} here: `dvc exp run -S dataset={dataset} -S model={model}`")
+        raise QueryError(
+            f"{model} was not measured on {dataset} here: `dvc exp run -S dataset={dataset} -S model={model}`"
+        )
     figures = read_figures(folder)
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in figures], indent=2))
