@@ -62,8 +62,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     gates.add(paths.ranked(dataset, model) / "gates.json")
     generated = tables.read_table(paths.captioned(dataset, captioner) / "captions.parquet", tables.GENERATED)
     images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
-    precision = read_precision(paths.cost("embed", dataset, model))
-    run = RunConditions(dataset, precision, stored_px=params.resize.shortest_side_px)
+    run = RunConditions(dataset, read_precision(paths.cost("embed", dataset, model)), params.resize.shortest_side_px)
     with write_whole(paths.evaluated(dataset, model)) as draft:
         results = measure_all_runs(paths.ranked(dataset, model), dataset, params.evaluate, gates, draft)
         copied = find_near_copies(groups, tables.read_table(paths.grouped(dataset) / COPIES, tables.DUPLICATES))

@@ -34,8 +34,8 @@ def show(
 ) -> None:
     """Show a picture's captions, labels, split and nearest others.
 
-    With `--published` and no picture: the figures that the model's card has from papers, beside ours, and which conditions
-    differ (split, pool, captions, prompt, resolution, precision).
+    With `--published` and no picture: the figures that the model's card has from papers, beside ours, and which
+    conditions differ (split, pool, captions, prompt, resolution, precision).
 
     Examples: `twinlens show test-00012`, `twinlens show test-00012 --thumbnail small.jpg --near 0`,
     `twinlens show --published --model vit-b-32 --dataset flickr30k`.
