@@ -29,7 +29,17 @@ from twinlens.config.models import ModelCard
 SPELLED = {"mit": "MIT", "apache-2.0": "Apache-2.0", "bsd-3-clause": "BSD-3-Clause"}  # as cards write them
 SHORT = {"eng": "en", "zho": "zh", "cmn": "zh", "deu": "de", "fra": "fr", "spa": "es", "jpn": "ja", "kor": "ko"}
 MANY = 6  # languages; more are `multilingual`
-FIELDS = ("name", "revision", "n_parameters", "embed_dim", "max_tokens", "license", "languages", "modalities")
+FIELDS = (
+    "name",
+    "revision",
+    "n_parameters",
+    "embed_dim",
+    "max_tokens",
+    "license",
+    "languages",
+    "modalities",
+    "framework",
+)
 
 
 def read_registry(folder: Path) -> dict[str, dict[str, Any]]:
@@ -48,15 +58,15 @@ def read_registry(folder: Path) -> dict[str, dict[str, Any]]:
 def _list_entries(tree: ast.Module) -> Iterator[dict[str, Any]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "ModelMeta":
-            yield {word.arg: _value(word.value) for word in node.keywords if word.arg in FIELDS}
+            yield {word.arg: _value(word) for word in node.keywords if word.arg in FIELDS}
 
 
-def _value(node: ast.expr) -> Any:
-    """A plain value; the name of a constant where it is one (of languages, these are long lists)."""
+def _value(word: ast.keyword) -> Any:
+    """A plain value. Of languages also the name of a constant, as these are long lists; others are not known."""
     try:
-        return ast.literal_eval(node)
+        return ast.literal_eval(word.value)
     except ValueError:
-        return getattr(node, "id", None)
+        return getattr(word.value, "id", None) if word.arg == "languages" else None
 
 
 def card_of_entry(entry: dict[str, Any], family: str | None = None) -> dict[str, Any]:
@@ -73,7 +83,8 @@ def card_of_entry(entry: dict[str, Any], family: str | None = None) -> dict[str,
     if "text" not in reads:
         sys.exit(f"{entry['name']} reads {', '.join(sorted(reads))}: take timm's copy of it, as `image: {{timm: ...}}`")
     role = "joint" if "image" in reads else "text"
-    family = family or ("transformers" if role == "joint" else "sentence_transformers")
+    by_sentences = role == "text" or "Sentence Transformers" in (entry.get("framework") or ())
+    family = family or ("sentence_transformers" if by_sentences else "transformers")
     given = entry.get("embed_dim")
     dims = sorted(given) if isinstance(given, list) else [given] if given else []
     about = {

@@ -109,7 +109,10 @@ def _tokenizer(card: OpenClipTower, weights: Path) -> Any:
         )
     folder = fetch_weights_folder(str(config["hf_tokenizer_name"]), None, ["*.json", *TOKENIZER])
     return open_clip.tokenizer.HFTokenizer(
-        str(folder), context_length=config.get("context_length", 77), **config.get("tokenizer_kwargs", {})
+        str(folder),
+        context_length=config.get("context_length", 77),
+        tokenizer_mode=config.get("tokenizer_mode"),
+        **config.get("tokenizer_kwargs", {}),
     )
 
 
