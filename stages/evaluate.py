@@ -12,6 +12,7 @@ from twinlens.core.costs import Cost
 from twinlens.core.scratch import write_whole
 from twinlens.evaluation import distractors
 from twinlens.evaluation.caption_quality import measure_captions
+from twinlens.evaluation.card_figures import RunConditions, compare_figures, read_precision, write_figures
 from twinlens.evaluation.ceilings import describe_ceiling
 from twinlens.evaluation.cost import (
     TRAINING,
@@ -61,12 +62,15 @@ def main(dataset: str, model: str, captioner: str) -> None:
     gates.add(paths.ranked(dataset, model) / "gates.json")
     generated = tables.read_table(paths.captioned(dataset, captioner) / "captions.parquet", tables.GENERATED)
     images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
+    run = RunConditions(dataset, read_precision(paths.cost("embed", dataset, model)), params.resize.shortest_side_px)
     with write_whole(paths.evaluated(dataset, model)) as draft:
         results = measure_all_runs(paths.ranked(dataset, model), dataset, params.evaluate, gates, draft)
         copied = find_near_copies(groups, tables.read_table(paths.grouped(dataset) / COPIES, tables.DUPLICATES))
         apart = measure_apart(draft, copied, f"hit_at_{params.evaluate.ks[0]}")
         gates.check("near_copies", detect_near_copies(groups, copied, learners, apart))
         k = params.evaluate.ks[-1]
+        figures = compare_figures(embedding, run, params.datasets, results.retrieval, results.intervals)
+        write_figures(figures, draft, gates)
         for trouble in find_no_better(paths.ranked(dataset, model), draft, f"ndcg_at_{k}"):
             gates.check("no_better_than_random", trouble)
     inputs = read_inputs(paths.tasks(dataset, captioner) / "inputs")

@@ -86,6 +86,7 @@ class LoadedEncoders:
     image: ImageEncoder | None
     text: TextEncoder | None
     files: PictureFileEncoder | None = None
+    folded: bool = False  # whether blocks were folded for inference, see `models/folding.py`
 
 
 def normalise_pixels(
