@@ -14,7 +14,7 @@ import numpy as np
 
 from twinlens.core.errors import DataError
 from twinlens.evaluation.best import LEAST_CLUSTERS, BestGroup, find_best_group
-from twinlens.evaluation.candidate_costs import COSTS, OF_MACHINE, check_costs, read_costs
+from twinlens.evaluation.candidate_costs import CLOCKED, OF_MACHINE, UNASKED, check_costs, read_costs
 from twinlens.evaluation.candidates import Candidate, check_same_pools
 from twinlens.evaluation.entries import (
     Entry,
@@ -161,15 +161,19 @@ def _select_costs(
     entries: Sequence[Entry], asked: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """The costs to tell, those of them to compare by, and what to say where machines differ."""
-    told = tuple(asked) or tuple(name for name in COSTS if any(e.costs.values[name] for e in entries))
+    told = tuple(asked) or tuple(name for name in UNASKED if any(e.costs.values[name] for e in entries))
     whole = [name for name in told if all(e.costs.values[name] is not None for e in entries)]
-    machines = list(dict.fromkeys(entry.costs.machine for entry in entries))
-    apart = [name for name in told if name in OF_MACHINE] if len(machines) > 1 else []
+    apart: list[str] = []
     notes = []
-    if apart:
-        of = {machine: [e.name for e in entries if e.costs.machine == machine] for machine in machines}
-        named = "; ".join(f"{name_few(names)} on {machine}" for machine, names in of.items())
-        notes.append(f"Not compared by {', '.join(apart)}, which are of different machines: {named}.")
+    for names in ([name for name in told if name in OF_MACHINE and (name in CLOCKED) == clocked] for clocked in (1, 0)):
+        known = [e for e in entries if any(e.costs.values[name] is not None for name in names)]
+        of: dict[str, list[str]] = {}
+        for entry in known:
+            of.setdefault(entry.costs.machine_of(names[0]), []).append(entry.name)
+        if len(of) > 1:
+            apart += names
+            where = "; ".join(f"{name_few(some)} on {machine}" for machine, some in of.items())
+            notes.append(f"Not compared by {', '.join(names)}, which are of different machines: {where}.")
     return told, tuple(name for name in whole if name not in apart), tuple(notes)
 
 

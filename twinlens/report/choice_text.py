@@ -23,6 +23,13 @@ CHEAP = {  # what the cheapest is called
     "parameters": "the one with the fewest parameters",
     "tokens": "the one with the fewest tokens",
     "money": "the cheapest",
+    "ms_p95": "the one that is slow least",
+    "cold_start_s": "the first to answer",
+    "host_mb": "the one with the least memory",
+    "gpu_mb": "the one with the least GPU memory",
+    "disk_mb": "the smallest on disk",
+    "query_price": "the cheapest to ask",
+    "index_price": "the cheapest to index",
 }
 SHARES = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 10: "a tenth", 100: "a hundredth"}
 TOO_MANY = 100  # times as many pictures as there are: nobody labels these for one comparison
@@ -198,6 +205,7 @@ def describe_entry(entry: Entry, costs: Sequence[str]) -> dict[str, Any]:
         "refused": list(entry.refused),
         "costs": {name: entry.costs.values[name] for name in costs},
         "machine": entry.costs.machine,
+        "clocked_on": entry.costs.clocked_on,
         "licence": entry.costs.licence,
         "seeds": len(entry.candidate.experiments),
         "one_seed": entry.one_seed,
@@ -214,7 +222,8 @@ def format_cost(name: str, value: float | None) -> str:
     """Format a cost with its unit."""
     if value is None or math.isinf(value):
         return "unknown"
-    units = {"ms_per_query": " ms", "embed_ms": " ms", "vector_bytes": " B", "peak_gpu_mb": " MB"}
+    units = {"ms_per_query": " ms", "embed_ms": " ms", "vector_bytes": " B", "ms_p95": " ms", "cold_start_s": " s"}
+    units |= dict.fromkeys(("peak_gpu_mb", "host_mb", "gpu_mb", "disk_mb"), " MB")
     if name == "parameters" and value >= 1e5:
         return f"{value / 1e6:,.1f} M"
     digits = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2g}"
