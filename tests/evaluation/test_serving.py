@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.experiments import alone, object_sets
+from tests.experiments import Rows, alone, object_sets
 from tests.experiments import experiment as make_experiment
 from twinlens.config.prices import Prices, read_prices
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.evaluation.cost import read_json
 from twinlens.evaluation.machines import say_apart
 from twinlens.evaluation.serving import build_serving
+from twinlens.tasks.base import Task
 
 HERE = "old, 2 cores"
 MACHINE = {
@@ -30,7 +32,7 @@ PARTS: dict[str, Any] = {
     "embed_captions": {"items": 500, "items_per_s": 1000.0},
     "caption_caption": {"items": 100, "items_per_s": 100.0},
 }
-NO_PRICES = {"machine_hour": None, "thousand_calls": {}}
+NO_PRICES: dict[str, Any] = {"machine_hour": None, "thousand_calls": {}}
 IMAGE = ("caption_to_image", "image")
 
 
@@ -41,7 +43,12 @@ def costs(machine: str = HERE, **parts: Any) -> dict[str, Any]:
 
 def build(own: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     rows = {"image": OWN | (own or {})}
-    given = {"prices": NO_PRICES, "costs": costs(), "made_of": {IMAGE: ["embed_images"]}, "untrained": {}} | more
+    given: dict[str, Any] = {
+        "prices": NO_PRICES,
+        "costs": costs(),
+        "made_of": {IMAGE: ["embed_images"]},
+        "untrained": {},
+    } | more
     clocked = {"machine": MACHINE, "seconds": 1.0, "tasks": {"caption_to_image": rows}}
     return build_serving(clocked, model="clip", **given)
 
@@ -128,15 +135,11 @@ def test_compare_says_that_two_experiments_ran_on_different_machines() -> None:
     assert say_apart([(each.name, each.experiments) for each in alone(one, first)]) == ""  # one is not known
 
 
-def object_sets_of_four() -> Any:
-    import numpy as np
-
+def object_sets_of_four() -> Task:
     return object_sets(np.array([0, 0, 1, 1]))
 
 
-def lists_of_four() -> Any:
-    import numpy as np
-
+def lists_of_four() -> Rows:
     return np.array([[1, 2, 3], [0, 2, 3], [3, 0, 1], [2, 0, 1]])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -135,10 +135,8 @@ def encodings(seconds: float = 0.003) -> Encodings:
 
 
 def slow_answers(watch: Watch, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = clock.open_answer
-
     def slow(*given: Any) -> Any:
-        answer = real(*given)
+        answer = open_answer(*given)
 
         def one(n: int, text: str) -> Any:
             watch.now += seconds
@@ -186,8 +184,7 @@ def test_what_cannot_be_embedded_is_unknown_with_its_reason(watch: Watch) -> Non
     told = clocked(watch, Retriever("image", lambda: Dense(UNIT, UNIT), ("images",), ("embed_images",)), unknown)
     assert told["why"] == "a service"
     assert "ms_per_query" not in told
-    joint = {"vectors": "x.npy", "text_vectors": "y.npy", "text_ids": "z.txt", "ids": "w.txt"}
-    files = ModelCard.model_construct(joint=VectorsTower.model_construct(**joint), image=None, text=None)
+    files = ModelCard.model_construct(joint=VectorsTower.model_construct(), image=None, text=None)
     service = ModelCard.model_construct(joint=EndpointTower.model_construct(), image=None, text=None)
     assert "from files" in explain_unread(files, ["text"])
     assert "none was sent" in explain_unread(service, ["image"])
@@ -197,8 +194,11 @@ def test_a_reranker_counts_its_own_time_beside_the_search(watch: Watch, monkeypa
     slow_answers(watch, 0.001, monkeypatch)
 
     class Again:
-        name, retriever, inputs, costs = "again", "image", (CAPTIONS,), ()
-        seen: list[int] = []
+        name: str = "again"
+        retriever: str = "image"
+        inputs: tuple[str, ...] = (CAPTIONS,)
+        costs: tuple[str, ...] = ()
+        seen: ClassVar[list[int]] = []
 
         def scores(self, first: int, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
             watch.now += 0.005
