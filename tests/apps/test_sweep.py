@@ -83,7 +83,7 @@ def test_a_card_that_git_does_not_know_is_refused_with_the_command(
     sweeps.refuse_unknown_to_git(steps("mine"))
 
 
-def known(model: str, captioner: str = "blip-scenes", **seconds: float) -> dict[str, object]:
+def known(model: str, captioner: str = "blip-scenes", **seconds: float) -> dict[str, Any]:
     stages = {
         "download": 100.0,
         "caption": 60.0,

@@ -172,6 +172,23 @@ def test_every_row_has_its_own_milliseconds_and_a_limit_is_held_against_them() -
     assert "150 MB" in told
 
 
+def test_milliseconds_that_a_clock_cannot_tell_apart_are_a_tie_and_the_next_cost_decides() -> None:
+    made = three()
+
+    def at(ms: float, place: int, embed_ms: float, dim: int) -> Candidate:
+        there = costs(embed_ms, dim)
+        there["serving"] = {"machine": MACHINE, "tasks": {TASK: {IMAGE: SERVED | {"ms_per_query": ms}}}}
+        return Candidate(made[place].name, (with_costs(made[place].first, made[place].name, there),))
+
+    near = [at(1.0, 0, 10.0, 512), at(1.2, 1, 1.0, 64), made[2]]
+    found = of(near, costs=["ms_per_query", "embed_ms"])
+    assert found.chosen.name == "b"  # a fifth slower, and a tenth to index
+    assert "and the cheapest to index (1 ms) of the 2" in write_sentence(found)
+    apart = [at(1.0, 0, 10.0, 512), at(1.3, 1, 1.0, 64), made[2]]
+    assert of(apart, costs=["ms_per_query", "embed_ms"]).chosen.name == "a"
+    assert "the fastest to ask (1 ms)" in write_sentence(of(apart, costs=["ms_per_query"]))
+
+
 def test_a_record_without_clocked_queries_does_not_pass_throughput_off_as_latency() -> None:
     old = costs()
     del old["serving"]

@@ -44,6 +44,8 @@ CLOCKED = {  # by `clock`: their names in the block `serving` of metrics/cost.js
     "index_price": "price_per_million_indexed",
 }
 OF_MACHINE = ("embed_ms", "peak_gpu_mb", *(name for name in CLOCKED if name != "disk_mb"))
+# What times of one machine move by from run to run: nobody is called cheaper for less.
+NOISE = dict.fromkeys(("ms_per_query", "ms_p95", "cold_start_s", "query_price"), 1.25)
 CAPTION = "caption_"  # how the parts of the captioner's record begin
 EMBED = "embed_"
 PERMISSIVE = ("mit", "apache", "bsd", "isc", "cc0", "cc-by-2", "cc-by-3", "cc-by-4", "unlicense", "zlib")
@@ -74,6 +76,11 @@ def check_costs(names: Sequence[str]) -> None:
     for name in names:
         if name not in COSTS:
             raise DataError(f"there is no cost '{name}' ({suggest_nearest(name, COSTS)})")
+
+
+def is_as_cheap(name: str, value: float, least: float) -> bool:
+    """Whether a cost is as good as the least, as far as it can be measured."""
+    return value <= least * NOISE.get(name, 1.0)
 
 
 def read_costs(

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from twinlens.evaluation.best import LEAST_CLUSTERS
-from twinlens.evaluation.choose import Choice
+from twinlens.evaluation.choose import Choice, differ
 from twinlens.evaluation.entries import Entry, name_few
 from twinlens.evaluation.measures import parsed
 from twinlens.evaluation.planning import Plan
@@ -70,7 +70,7 @@ def _tell_equal(choice: Choice) -> str:
             return f"the data cannot decide between {names}, and no cost is known of all; {lead}"
         which = f"the {size} that cannot be told from the best ({names})"
         return f"as good as any on your data ({quality}), with the highest mean of {which}"
-    by = next((cost for cost in choice.compared if len({entry.cost(cost) for entry in group}) > 1), None)
+    by = next((cost for cost in choice.compared if differ(cost, group)), None)
     which = f"the {size} that cannot be told from the best"
     if everyone:
         which = (
@@ -80,7 +80,10 @@ def _tell_equal(choice: Choice) -> str:
         )
     if by is None:
         return f"as good as any on your data ({quality}), and as cheap as {which}"
-    return f"as good as any on your data ({quality}) and {CHEAP[by]} ({format_cost(by, taken.cost(by))}) of {which}"
+    cheap = CHEAP[by]
+    if any(entry.cost(by) < taken.cost(by) for entry in group):  # by less than the clock can tell
+        cheap = f"{cheap}, as far as clocks can tell"
+    return f"as good as any on your data ({quality}) and {cheap} ({format_cost(by, taken.cost(by))}) of {which}"
 
 
 def _tell_cheaper(choice: Choice) -> list[str]:
