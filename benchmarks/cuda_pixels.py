@@ -79,14 +79,20 @@ def decoding(jpegs: list[bytes], threads: tuple[int, ...], small: bool) -> Itera
 
 def _rate_of_processes(jpegs: list[bytes], count: int) -> float:
     """Pictures a second of processes that each decode all pictures: what cores share (two are one unit) shows."""
+    _Forked.jpegs = jpegs  # which forks see, and need not be sent
     with get_context("fork").Pool(count, use_one_core) as pool:
-        pool.map(_decode_all, [jpegs[:2]] * count, chunksize=1)  # they are there
+        pool.map(_decode_some, [2] * count, chunksize=1)  # they are there
         started = time.perf_counter()
-        done = sum(pool.map(_decode_all, [jpegs] * count, chunksize=1))
+        done = sum(pool.map(_decode_some, [len(jpegs)] * count, chunksize=1))
         return done / (time.perf_counter() - started)
 
 
-def _decode_all(jpegs: list[bytes]) -> int:
+class _Forked:
+    jpegs: list[bytes]
+
+
+def _decode_some(count: int) -> int:
+    jpegs = _Forked.jpegs[:count]
     return sum(len(batch_pixels(jpegs[at : at + BATCH], SPEC)) for at in range(0, len(jpegs), BATCH))
 
 

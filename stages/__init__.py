@@ -5,7 +5,4 @@ import os
 # transformers draws a bar over each load of weights. Set before anything imports tqdm; bars that say themselves whether
 # they are shown, as ours and those of downloads do, stay.
 os.environ.setdefault("TQDM_DISABLE", "1")
-# Threads of OpenMP that wait for another spin for a millisecond by default. Where that one has lost its core to other
-# work, they keep a core from it. A few microseconds are enough on a quiet machine. Read when torch is imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 PARENT = os.getppid()  # here, as a stage's imports may take seconds, in which its dvc can be killed

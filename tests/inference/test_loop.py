@@ -347,6 +347,18 @@ def test_a_part_comes_back_while_the_next_is_computed_and_buffers_are_used_again
     assert lagging.told == ["fetch", "fetch", "wait", "fetch", "wait", "fetch", "wait", "wait"]
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_each_picture_its_own_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "PICTURES_PER_PART_ON_GPU", PART)
+    rows = write_shards(jpegs(30), tmp_path)
+    wanted = run_pictures(Pictures(), tmp_path, rows, "a")
+    with Scratch("embed", "b") as scratch:
+        embed_pictures(Pictures(), tmp_path, rows, scratch, Placement(torch.device("cuda"), torch.float32), batch=3)
+        collected(scratch, 30, tmp_path)
+        assert 0 < scratch.total("idle") <= scratch.total("seconds")
+    assert np.abs(np.load(tmp_path / "found.npy") - wanted).max() < 1e-6
+
+
 def test_the_time_in_which_the_device_had_nothing_to_do_is_noted(tmp_path: Path) -> None:
     rows = write_shards(jpegs(20), tmp_path)
     with Scratch("embed", "a") as scratch:

@@ -112,19 +112,20 @@ def settings() -> tuple[object, ...]:
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.backends.cudnn.deterministic,
-        torch.backends.cuda.matmul.fp32_precision,
-        torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
     )
 
 
-@pytest.mark.parametrize(("precision", "wanted"), [("float32", "ieee"), ("bfloat16", "ieee"), ("tf32", "tf32")])
+@pytest.mark.parametrize(("precision", "wanted"), [("float32", False), ("bfloat16", False), ("tf32", True)])
 def test_a_gpu_computes_by_repeatable_kernels_in_the_numbers_of_the_card(
-    precision: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+    precision: str, wanted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     before = settings()
     with pytest.raises(KeyboardInterrupt), fix_numbers(torch.device("cuda"), precision):
         assert settings() == (True, True, wanted, wanted)
+        assert torch.get_float32_matmul_precision() == ("high" if wanted else "highest")
         raise KeyboardInterrupt
     assert settings() == before
     with fix_numbers(CPU, precision):

@@ -29,13 +29,7 @@ def decides(file: Path) -> bool:
 
 def list_imports(source: str) -> set[str]:
     """List the dotted names that a module imports, at any depth; for a name from a module both are given."""
-    found: set[str] = set()
-    for node in ast.walk(_parsed(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return set(_imports(source))
 
 
 def find_reachable(*modules: str, root: Path = PACKAGE) -> set[Path]:
@@ -110,9 +104,15 @@ def _outline(node: object) -> object:
     return [_outline(item) for item in node] if isinstance(node, list) else repr(node)
 
 
-@lru_cache(maxsize=512)
-def _parsed(source: str) -> ast.Module:
-    return ast.parse(source)
+@lru_cache(maxsize=512)  # several digests a run go through the same modules
+def _imports(source: str) -> frozenset[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
 
 
 def _files(module: str, root: Path) -> Iterator[Path]:

@@ -87,26 +87,27 @@ def resize(
 
 
 def fit_picture(
-    picture: UInt8[torch.Tensor, "*pictures 3 h w"], spec: PixelSpec, resize: Resize = resize
+    picture: UInt8[torch.Tensor, "*pictures 3 h w"], spec: PixelSpec, resize_by: Resize | None = None
 ) -> UInt8[torch.Tensor, "*pictures 3 height width"]:
     """Bring an upright RGB picture, or several of one size, to what a model reads.
 
     Args:
         picture: its pixels.
         spec: the model's.
-        resize: how a size is changed; by default on the CPU, one picture at a time.
+        resize_by: how a size is changed; if absent on the CPU, by `resize`, which takes one picture.
     """
+    change = resize_by or resize
     height, width = picture.shape[-2:]
     if spec.mode == "squash":
         scaled_px = spec.resize_px or spec.height
-        squashed = resize(picture, scaled_px, scaled_px * spec.width // spec.height, spec.interpolation)
+        squashed = change(picture, scaled_px, scaled_px * spec.width // spec.height, spec.interpolation)
         return _crop_middle(_pad(squashed, spec), spec)
     if spec.mode == "longest":
         scale = min(spec.height / height, spec.width / width)
         inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
-        return _pad(resize(picture, inner_height, inner_width, spec.interpolation), spec)
+        return _pad(change(picture, inner_height, inner_width, spec.interpolation), spec)
     shorter = spec.resize_px or min(spec.height, spec.width)
-    picture = resize(picture, *scale_size(height, width, shorter), spec.interpolation)
+    picture = change(picture, *scale_size(height, width, shorter), spec.interpolation)
     return _crop_middle(_pad(picture, spec), spec)
 
 

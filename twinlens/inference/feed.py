@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 from twinlens.core.errors import ResourceError
 from twinlens.images.transforms import PixelSpec, decode_and_fit, use_one_core
 from twinlens.images.workers import ignore_fork_warnings, open_workers, threads_suffice
-from twinlens.inference.transfers import Slot, Transfers
+from twinlens.inference.transfers import Transfers
 
 PICTURES_PER_TASK = 8  # so that all work on the batch that is wanted first
 SLOTS, FEWEST_SLOTS = 4, 2  # batches that are decoded, copied or computed at one time
@@ -55,9 +55,10 @@ class Feed:
         self._slots = [transfers.allocate(shape, host) for host in shared]
         # Through a pipe they would be copied twice, by the thread that gives the device its work or one beside it.
         self._raws = [mmap.mmap(-1, batch * JPEG_BYTES) for _ in range(count if self.by_processes else 0)]
+        self._pool = self._open_pool()
 
     def batches(self, pictures: Iterator[bytes], sizes: Iterable[int]) -> Generator[Pixels]:
-        """Iterate over batches of pixels on the device; one is valid until the next is asked for.
+        """Iterate once over batches of pixels on the device; one is valid until the next is asked for.
 
         Args:
             pictures: JPEG bytes, of the `resize` stage.
@@ -69,9 +70,8 @@ class Feed:
         free, ready = SimpleQueue[int | None](), SimpleQueue[_Batch | BaseException | None]()
         for number in range(len(self._slots)):
             free.put(number)
-        pool = self._open_pool()
         reader = threading.Thread(
-            target=self._read, args=(pictures, iter(sizes), pool, free, ready), name="reader", daemon=True
+            target=self._read, args=(pictures, iter(sizes), free, ready), name="reader", daemon=True
         )
         reader.start()
         try:
@@ -92,7 +92,7 @@ class Feed:
         finally:
             free.put(None)
             reader.join()
-            pool.shutdown(wait=self.by_processes, cancel_futures=True)
+            self._pool.shutdown(wait=self.by_processes, cancel_futures=True)
             for slot in self._slots:
                 self.transfers.free(slot)
 
@@ -100,7 +100,6 @@ class Feed:
         self,
         pictures: Iterator[bytes],
         sizes: Iterator[int],
-        pool: Executor,
         free: SimpleQueue[int | None],
         ready: SimpleQueue[_Batch | BaseException | None],
     ) -> None:
@@ -110,7 +109,7 @@ class Feed:
                 if (number := free.get()) is None:
                     return
                 self.transfers.wait_until_free(self._slots[number])
-                ready.put(_Batch(number, size, self._start(pool, list(islice(pictures, size)), number)))
+                ready.put(_Batch(number, size, self._start(pictures, size, number)))
             ready.put(None)
         except BaseException as error:  # told where batches are asked for
             ready.put(error)
@@ -125,24 +124,18 @@ class Feed:
             pool.submit(int).result()  # all are forked here, before there is another thread
         return pool
 
-    def _start(self, pool: Executor, jpegs: list[bytes], number: int) -> list[Future[None]]:
-        tasks = [(at, jpegs[at : at + PICTURES_PER_TASK]) for at in range(0, len(jpegs), PICTURES_PER_TASK)]
-        if self.by_processes:
-            raw, used = memoryview(self._raws[number]), 0
-            started = []
-            for at, some in tasks:
-                places: list[_Place] = []
-                for jpeg in some:
-                    if used + len(jpeg) <= len(raw):
-                        raw[used : used + len(jpeg)] = jpeg
-                        places.append((used, len(jpeg)))
-                        used += len(jpeg)
-                    else:
-                        places.append(jpeg)
-                started.append(pool.submit(_decode_into_shared, places, number, at))
-            return started
-        slot: Slot = self._slots[number]
-        return [pool.submit(_decode, some, self.spec, slot.host[at:]) for at, some in tasks]
+    def _start(self, pictures: Iterator[bytes], size: int, number: int) -> list[Future[None]]:
+        """Hand out the pictures of a batch as they are read."""
+        tasks: list[Future[None]] = []
+        used = 0  # bytes of the batch's room for JPEGs
+        for at in range(0, size, PICTURES_PER_TASK):
+            jpegs = list(islice(pictures, min(PICTURES_PER_TASK, size - at)))
+            if self.by_processes:
+                places, used = _share(jpegs, self._raws[number], used)
+                tasks.append(self._pool.submit(_decode_into_shared, places, number, at))
+            else:
+                tasks.append(self._pool.submit(_decode, jpegs, self.spec, self._slots[number].host[at:]))
+        return tasks
 
 
 def _decode(jpegs: list[bytes], spec: PixelSpec, out: Pixels) -> None:
@@ -153,6 +146,20 @@ def _decode(jpegs: list[bytes], spec: PixelSpec, out: Pixels) -> None:
 # ---------------------------------------------------------------- in processes
 
 _Place = tuple[int, int] | bytes  # where the JPEG lies in the shared memory, or the JPEG
+
+
+def _share(jpegs: list[bytes], raw: mmap.mmap, used: int) -> tuple[list[_Place], int]:
+    """Lay JPEGs into shared memory, of which some bytes are used; returns their places and what is used then."""
+    places: list[_Place] = []
+    for jpeg in jpegs:
+        end = used + len(jpeg)
+        if end > len(raw):
+            places.append(jpeg)
+            continue
+        raw[used:end] = jpeg
+        places.append((used, len(jpeg)))
+        used = end
+    return places, used
 
 
 class _Decoder:

@@ -28,7 +28,6 @@ def fix_numbers(device: torch.device, precision: str, repeatable: bool = True) -
         return
     os.environ.setdefault(WORKSPACE, ":4096:8")
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    conv = cudnn.conv  # type: ignore[attr-defined]
     filling: Any = torch.utils.deterministic  # a module whose setting torch's own types do not know
     before = (
         torch.are_deterministic_algorithms_enabled(),
@@ -36,17 +35,17 @@ def fix_numbers(device: torch.device, precision: str, repeatable: bool = True) -
         filling.fill_uninitialized_memory,
         cudnn.deterministic,
         cudnn.benchmark,
-        matmul.fp32_precision,
-        conv.fp32_precision,
+        matmul.allow_tf32,  # the newer names beside these let neither be asked for where they differ
+        cudnn.allow_tf32,
     )
     torch.use_deterministic_algorithms(repeatable, warn_only=True)
     filling.fill_uninitialized_memory = False  # nothing here reads what was not written
     cudnn.deterministic, cudnn.benchmark = repeatable, False  # which chooses kernels by the clock
-    matmul.fp32_precision = conv.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         filling.fill_uninitialized_memory = before[2]
         cudnn.deterministic, cudnn.benchmark = before[3:5]
-        matmul.fp32_precision, conv.fp32_precision = before[5:]
+        matmul.allow_tf32, cudnn.allow_tf32 = before[5:]

@@ -7,19 +7,20 @@ from contextlib import contextmanager
 
 import torch
 
-SMALL = 20_000_000  # parameters
+TINY, SMALL = 1_000_000, 20_000_000  # parameters
 
 
 def choose_threads(model: torch.nn.Module, available: int) -> int:
-    """Choose two threads for a small model, all for others.
+    """Choose one thread for a tiny model, two for a small one, all for others.
 
-    A second thread takes a quarter off a step of the default's BLIP and two fifths off its CLIP's; a third would gain
-    little. Threads of OpenMP spin while they wait for one that has lost its core, so that several trainings on the same
-    cores hold each other up: stages let them spin a few microseconds only, and `OMP_NUM_THREADS=1` ends it. The number
-    also decides the last digits, which so are the same on two cores and on sixty-four.
+    A tiny model's products are over before threads have divided them up: a second one gains the default's BLIP a
+    quarter, its CLIP two fifths. They cost much where cores are short, as threads of OpenMP spin while they wait for
+    one that has lost its core: two trainings at once on two cores, with two threads each, take three times as long as
+    with one each (benchmarks/RESULTS.md), which `OMP_NUM_THREADS=1` prevents. The number also decides the last
+    digits, which so are the same on two cores and on sixty-four.
     """
     parameters = sum(p.numel() for p in model.parameters())
-    return min(available, 2 if parameters < SMALL else available)
+    return min(available, 1 if parameters < TINY else 2 if parameters < SMALL else available)
 
 
 @contextmanager
