@@ -133,6 +133,12 @@ def test_compare_says_that_two_experiments_ran_on_different_machines() -> None:
     )
     assert say_apart([(each.name, each.experiments) for each in alone(first, first)]) == ""
     assert say_apart([(each.name, each.experiments) for each in alone(one, first)]) == ""  # one is not known
+    clocked = [
+        type(one)(**vars(one) | {"costs": costs() | {"serving": {"machine": MACHINE | {"gpu": gpu}}}, "name": gpu})
+        for gpu in ("H100", "A100")
+    ]
+    told = say_apart([(each.name, each.experiments) for each in alone(*clocked)])
+    assert "H100 on old, 1 of 2 cores, H100, torch 2.11" in told
 
 
 def object_sets_of_four() -> Task:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from stages import clock as stage
 from tests.indexing.conftest import CAPTIONER, CHECKPOINT, DATASET, MODEL
@@ -236,12 +237,16 @@ def test_the_first_pictures_wait_for_what_the_first_text_loaded_unless_that_need
     assert Encodings().first_s([]) == 0.0
 
 
-def test_the_machine_is_named_with_a_digest_that_another_device_or_count_of_threads_changes() -> None:
+def test_the_machine_is_named_with_a_digest_that_another_device_or_gpu_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     told = describe_machine("cpu-float32")
     assert list(told) == ["processor", "cores", "usable_cores", "gpu", "torch", "device", "threads", "digest"]
     assert told == describe_machine("cpu-float32")
     assert told["digest"] != describe_machine("cuda-bfloat16")["digest"]
     assert name_machine_of(told) == name_machine()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H100")
+    assert describe_machine("cpu-float32")["digest"] != told["digest"]  # the same processor, another machine
+    assert name_machine() == f"{name_machine_of(told)}, H100"
 
 
 def test_a_process_knows_how_long_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:

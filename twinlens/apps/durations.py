@@ -61,11 +61,11 @@ def estimate_here(
         parameters: of each model, where they are known.
         here: the name of this machine.
     """
-    own = [one for one in known if list_machines(one) in ([here], [])]
+    own = [one for one in known if all(name.startswith(here) for name in list_machines(one))]  # a GPU may follow
     seconds = estimate_seconds(step, own, parameters)
     if seconds is not None:
         return seconds, []
-    others = dict.fromkeys(name for one in known for name in list_machines(one) if name != here)
+    others = dict.fromkeys(name for one in known for name in list_machines(one) if not name.startswith(here))
     return estimate_seconds(step, known, parameters), list(others)
 
 

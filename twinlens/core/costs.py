@@ -23,6 +23,7 @@ from twinlens.core.cores import count_cores
 from twinlens.core.scratch import write_whole_text
 
 MB = 1_000_000
+NO_GPU = "none"
 
 
 class Cost:
@@ -69,13 +70,14 @@ class Cost:
 
 def name_machine() -> str:
     """Name the kind of machine that this is, so that times of different ones are not taken for each other's."""
-    return name_machine_of({"processor": _name_processor(), "cores": os.cpu_count() or 1})
+    return name_machine_of({"processor": _name_processor(), "cores": os.cpu_count() or 1, "gpu": _name_gpu()})
 
 
 def name_machine_of(described: Mapping[str, Any]) -> str:
     """Name a machine that `describe_machine` described as `name_machine` does on it."""
     cores = described["cores"]
-    return f"{described['processor']}, {cores} {'core' if cores == 1 else 'cores'}"
+    gpu = "" if described["gpu"] == NO_GPU else f", {described['gpu']}"
+    return f"{described['processor']}, {cores} {'core' if cores == 1 else 'cores'}{gpu}"
 
 
 def describe_machine(device: str) -> dict[str, str | int]:
@@ -89,17 +91,22 @@ def describe_machine(device: str) -> dict[str, str | int]:
     except PackageNotFoundError:
         library = "none"
     torch = sys.modules.get("torch")
-    gpu = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "none"
     told: dict[str, str | int] = {
         "processor": _name_processor(),
         "cores": os.cpu_count() or 1,
         "usable_cores": count_cores(),
-        "gpu": gpu,
+        "gpu": _name_gpu(),
         "torch": library,
         "device": device,
         "threads": torch.get_num_threads() if torch is not None else count_cores(),  # that compute at once
     }
     return told | {"digest": hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]}
+
+
+def _name_gpu() -> str:
+    """The GPU that this process has made use of."""
+    torch = sys.modules.get("torch")
+    return str(torch.cuda.get_device_name()) if torch is not None and torch.cuda.is_initialized() else NO_GPU
 
 
 def _name_processor() -> str:

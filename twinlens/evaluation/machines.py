@@ -47,7 +47,9 @@ def say_apart(named: Sequence[tuple[str, Sequence[Experiment]]]) -> str:
     Args:
         named: each candidate's name, and its experiments.
     """
-    of = {name: " and ".join(dict.fromkeys(map(name_machine, each))) for name, each in named}
+    whole = all(one.costs.get("serving") for _, each in named for one in each)  # then all is known of each machine
+    label = name_clocked if whole else name_machine
+    of = {name: " and ".join(dict.fromkeys(map(label, each))) for name, each in named}
     known = {machine for machine in of.values() if machine != UNNAMED}
     if len(known) < 2:
         return ""

@@ -247,8 +247,9 @@ class Clock:
             "posting_bytes": round(held.posting_bytes / items, 1),
         }
         embedded = [name for name in asked if any(part.startswith("embed_") for part in retriever.costs)]
-        if why := next((self.encodings.unknown[name] for name in embedded if name in self.encodings.unknown), ""):
-            return told | {"why": why}
+        lacking = [name for name in embedded if name not in self.encodings.known]
+        if lacking:
+            return told | {"why": self.encodings.unknown.get(lacking[0], f"{lacking[0]} is not embedded")}
         pictures = len(task.shown[0]) if task.shown else 1  # that a query shows
         encodings = [self.encodings.known[name] for name in embedded]
         times = [pictures if "image" in self.inputs[name].reads else 1 for name in embedded]
