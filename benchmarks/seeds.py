@@ -28,7 +28,7 @@ import yaml
 from benchmarks.choice import ROOT, change_card, copy_choice
 from twinlens.report.summary import format_markdown
 
-STAGES = ("caption", "tasks", "train", "embed", "rank", "evaluate")
+STAGES = ("caption", "tasks", "train", "embed", "rank", "clock", "evaluate")
 SHARED = ("download", "filter", "resize", "group")  # the pictures, which no seed changes
 DIGITS = 4
 

@@ -11,6 +11,7 @@ from twinlens.config.budget import read_budget
 from twinlens.config.cards import Cards
 from twinlens.config.datasets import list_places
 from twinlens.config.load import check_cards, read_params
+from twinlens.config.prices import read_prices
 from twinlens.config.watched import FILE, read_watched
 from twinlens.core import paths
 from twinlens.core.scratch import write_whole_text
@@ -47,6 +48,8 @@ def main() -> None:
     known = {params.model: params.model_card.trained_on, params.captioner: params.captioner_card.trained_on}
     budget = read_budget().model_dump(mode="json") | {"matryoshka": params.model_card.matryoshka}
     write_whole_text(paths.budget_card(), json.dumps(budget, indent=2, sort_keys=True) + "\n")
+    prices = read_prices().model_dump(mode="json")
+    write_whole_text(paths.prices_card(), json.dumps(prices, indent=2, sort_keys=True) + "\n")
     origins = {"origins": params.dataset_card.origins, "trained_on": known}
     write_whole_text(paths.origins(), json.dumps(origins, indent=2) + "\n")
 

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_a_card_that_git_does_not_know_is_refused_with_the_command(
     sweeps.refuse_unknown_to_git(steps("mine"))
 
 
-def known(model: str, captioner: str = "blip-scenes", **seconds: float) -> dict[str, object]:
+def known(model: str, captioner: str = "blip-scenes", **seconds: float) -> dict[str, Any]:
     stages = {
         "download": 100.0,
         "caption": 60.0,
@@ -111,6 +112,21 @@ def test_how_long_it_takes_is_told_by_what_earlier_runs_took(
 ) -> None:
     assert durations.estimate_seconds(steps(model)[0], [known("a")], parameters) == expected
     assert durations.estimate_seconds(steps(model)[0], [], parameters) is None
+
+
+def test_an_estimate_by_another_machine_says_so_and_is_not_made_where_this_one_knows() -> None:
+    def on(machine: str, model: str, factor: float) -> dict[str, Any]:
+        made = known(model)
+        stages = {name: {"seconds": factor * s["seconds"], "machine": machine} for name, s in made["stages"].items()}
+        return made | {"stages": stages}
+
+    here, there = on("here, 2 cores", "a", 1.0), on("there, 64 cores", "a", 0.1)
+    whole = durations.estimate_seconds(steps("a")[0], [known("a")], {})
+    assert durations.estimate_here(steps("a")[0], [here, there], {}, "here, 2 cores") == (whole, [])
+    seconds, others = durations.estimate_here(steps("a")[0], [there], {}, "here, 2 cores")
+    assert seconds == pytest.approx(0.1 * (whole or 0.0))
+    assert others == ["there, 64 cores"]
+    assert durations.estimate_here(steps("a")[0], [known("a")], {}, "here, 2 cores") == (whole, [])  # not named
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.2, "1 s"), (80, "80 s"), (600, "10 minutes"), (9000, "2.5 hours")])

@@ -22,6 +22,11 @@ from twinlens.evaluation.experiments import Experiment
 from twinlens.report.choice_text import describe_need, format_choice, write_sentence
 
 TASK, IMAGE, MEASURE = "caption_to_image", "image", "ndcg_at_10"
+MACHINE = {
+    **{"processor": "old", "cores": 4, "usable_cores": 2, "gpu": "none", "torch": "2.11", "device": "cpu-float32"},
+    **{"threads": 1, "digest": "abc"},
+}
+SERVED = {"ms_per_query": 0.2, "ms_p95": 0.5, "cold_start_s": 1.5, "host_mb": 150.0, "disk_mb_per_million": 512.0}
 RUN = {"costs": ["embed_images"], "before_training": False}
 
 
@@ -30,7 +35,11 @@ def costs(ms: float = 2.0, dim: int = 128, machine: str = "old, 2 cores", **more
     images = {"seconds": 1.0, "items": 100, "items_per_s": 1000.0 / ms, "parameters": 10 * dim, "vector_bytes": 4 * dim}
     captions = {"seconds": 1.0, "items": 100, "items_per_s": 5000.0, "parameters": 7}
     stage = {"device": "cpu-float32", "machine": machine}
-    return {"stages": {"embed": stage}, "parts": {"embed_images": images | more, "embed_captions": captions}}
+    return {
+        "stages": {"embed": stage},
+        "parts": {"embed_images": images | more, "embed_captions": captions},
+        "serving": {"machine": MACHINE, "tasks": {TASK: {IMAGE: SERVED}}},
+    }
 
 
 def with_costs(one: Experiment, name: str, found: Mapping[str, Any], run: Mapping[str, Any] = RUN) -> Experiment:
@@ -130,10 +139,64 @@ def test_times_of_different_machines_are_not_compared_and_it_is_said() -> None:
     made = three()
     other = with_costs(made[0].first, "a", costs(0.01, 512, machine="new, 64 cores"))
     found = of([Candidate("a", (other,)), *made[1:]])
-    assert found.compared == ("vector_bytes", "parameters")
-    (said,) = [note for note in found.notes if note.startswith("Not compared by ms_per_query, embed_ms")]
+    assert found.compared == ("ms_per_query", "vector_bytes", "parameters")
+    (said,) = [note for note in found.notes if note.startswith("Not compared by embed_ms, which are")]
     assert "a on new, 64 cores, cpu-float32; b and c on old, 2 cores, cpu-float32" in said
     assert found.chosen.name == "b"
+
+
+def test_queries_clocked_on_different_machines_are_not_compared_and_it_is_said_whatever_the_name() -> None:
+    made = three()
+    there = costs(10.0, 512)
+    there["serving"] = {"machine": MACHINE | {"threads": 8, "digest": "def"}, "tasks": {TASK: {IMAGE: SERVED}}}
+    found = of([Candidate("a", (with_costs(made[0].first, "a", there),)), *made[1:]])
+    assert found.compared == ("embed_ms", "vector_bytes", "parameters")
+    (said,) = [note for note in found.notes if note.startswith("Not compared by ms_per_query, which are")]
+    assert "a on old, 2 of 4 cores, torch 2.11, cpu-float32, 8 threads (def); b and c on old, 2 of 4" in said
+    on_disk = of([Candidate("a", (with_costs(made[0].first, "a", there),)), *made[1:]], costs=["ms_p95", "disk_mb"])
+    assert on_disk.compared == ("disk_mb",)  # bytes are the same anywhere
+
+
+def test_every_row_has_its_own_milliseconds_and_a_limit_is_held_against_them() -> None:
+    made = three()
+    there = costs(1.0, 64)
+    there["serving"] = {"machine": MACHINE, "tasks": {TASK: {IMAGE: SERVED | {"ms_per_query": 3.0}}}}
+    words = with_costs(made[1].first, "b", there, {"costs": ["rank_bm25_captions"], "before_training": False})
+    found = of([made[0], Candidate("b", (words,)), made[2]], limits=Limits(max_ms=1.0), costs=["ms_per_query"])
+    assert {e.name: e.refused for e in found.entries} == {"a": (), "b": ("ms_per_query 3 over 1",), "c": ()}
+    asked = of(made, costs=["cold_start_s", "host_mb", "query_price"])
+    assert asked.compared == ("cold_start_s", "host_mb")
+    assert "query_price is unknown of all: not compared by it." in asked.notes
+    told = format_choice(asked, "table")
+    assert "1.5 s" in told
+    assert "150 MB" in told
+
+
+def test_milliseconds_that_a_clock_cannot_tell_apart_are_a_tie_and_the_next_cost_decides() -> None:
+    made = three()
+
+    def at(ms: float, place: int, embed_ms: float, dim: int) -> Candidate:
+        there = costs(embed_ms, dim)
+        there["serving"] = {"machine": MACHINE, "tasks": {TASK: {IMAGE: SERVED | {"ms_per_query": ms}}}}
+        return Candidate(made[place].name, (with_costs(made[place].first, made[place].name, there),))
+
+    near = [at(1.0, 0, 10.0, 512), at(1.2, 1, 1.0, 64), made[2]]
+    found = of(near, costs=["ms_per_query", "embed_ms"])
+    assert found.chosen.name == "b"  # a fifth slower, and a tenth to index
+    assert "and the cheapest to index (1 ms) of the 2" in write_sentence(found)
+    apart = [at(1.0, 0, 10.0, 512), at(1.3, 1, 1.0, 64), made[2]]
+    assert of(apart, costs=["ms_per_query", "embed_ms"]).chosen.name == "a"
+    assert "the fastest to ask (1 ms)" in write_sentence(of(apart, costs=["ms_per_query"]))
+
+
+def test_a_record_without_clocked_queries_does_not_pass_throughput_off_as_latency() -> None:
+    old = costs()
+    del old["serving"]
+    one = with_costs(three()[0].first, "a", old)
+    found = read_costs(Candidate("a", (one,)), TASK, IMAGE, one.open_run(TASK, IMAGE)[0].about, {})
+    assert found.values["ms_per_query"] is None
+    assert found.values["embed_ms"] == pytest.approx(2.0)
+    assert found.machine_of("ms_per_query") == "a machine that is not named"
 
 
 def test_without_costs_the_data_cannot_decide_between_equals_and_it_is_said() -> None:

@@ -21,7 +21,7 @@ from tests.workspace import CLEAN, RAN, Workspace, clone
 
 pytestmark = pytest.mark.slow
 
-SEARCH = ["rank", "calibrate", "index", "evaluate", "approximate", "compress", "report"]
+SEARCH = ["rank", "clock", "calibrate", "index", "evaluate", "approximate", "compress", "report"]
 OF_THE_MODEL = ["train", "embed", *SEARCH]
 ALL = ["validate", "download", "filter", "resize", "group", "caption", "tasks", *OF_THE_MODEL]
 GUARD = "validate"  # checks settings and cards in a moment; it runs when any of them changes
@@ -262,7 +262,7 @@ def test_plots_draw_measures_against_k_and_quality_against_cost(workspace: Works
 def test_costs_are_recorded_by_stage_and_by_tower(finished: Workspace) -> None:
     costs = json.loads((finished.folder / "metrics/cost.json").read_text())
     assert list(costs["stages"]) == [
-        name for name in ALL[1:-1] if name not in ("calibrate", "index", "approximate", "compress")
+        name for name in ALL[1:-1] if name not in ("clock", "calibrate", "index", "approximate", "compress")
     ]
     for stage in costs["stages"].values():
         assert stage["seconds"] > 0
@@ -271,6 +271,13 @@ def test_costs_are_recorded_by_stage_and_by_tower(finished: Workspace) -> None:
     assert image["vector_bytes"] == 4 * image["dim"]
     assert image["items"] == 400
     assert text["items"] == 2000
+    serving = costs["serving"]
+    rows = [row for task in serving["tasks"].values() for row in task.values()]
+    assert len(serving["machine"]["digest"]) == 12
+    assert all(0 < row["ms_per_query"] <= row["ms_p95"] and row["disk_mb_per_million"] > 0 for row in rows)
+    measured = json.loads((finished.folder / "metrics/retrieval.json").read_text())
+    assert serving["tasks"].keys() == measured.keys()
+    assert all(rows.keys() == measured[task].keys() - {"pool"} for task, rows in serving["tasks"].items())
     assert image["parameters"] > 0
     assert text["parameters"] > 0
     assert costs["parts"]["caption_train"]["items"] == 256

@@ -45,6 +45,30 @@ def format_duration(seconds: float) -> str:
     return f"{round(minutes)} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
 
 
+def list_machines(record: Mapping[str, Any]) -> list[str]:
+    """List the machines that a run's times are of, as far as its stages name them."""
+    return list(dict.fromkeys(stage["machine"] for stage in record["stages"].values() if stage.get("machine")))
+
+
+def estimate_here(
+    step: Step, known: Sequence[Mapping[str, Any]], parameters: Mapping[str, int | None], here: str
+) -> tuple[float | None, list[str]]:
+    """Estimate the seconds that a step takes by what ran on this machine, or else on any; tells which others.
+
+    Args:
+        step: the experiment.
+        known: of `read_known_costs`.
+        parameters: of each model, where they are known.
+        here: the name of this machine.
+    """
+    own = [one for one in known if all(name.startswith(here) for name in list_machines(one))]  # a GPU may follow
+    seconds = estimate_seconds(step, own, parameters)
+    if seconds is not None:
+        return seconds, []
+    others = dict.fromkeys(name for one in known for name in list_machines(one) if not name.startswith(here))
+    return estimate_seconds(step, known, parameters), list(others)
+
+
 def estimate_seconds(
     step: Step, known: Sequence[Mapping[str, Any]], parameters: Mapping[str, int | None]
 ) -> float | None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from twinlens.config.explain import explain_problems
 from twinlens.config.numbers import Count, InnerShare, Share
-from twinlens.config.yaml_file import parse_yaml
-from twinlens.core.errors import ParamsError
+from twinlens.config.sheets import read_sheet
 
 FILE = "budget.yaml"  # in the folder of cards
 Precision = Literal["float32", "float16", "int8", "binary", "rotated_bits"]
@@ -35,15 +33,4 @@ def read_budget(cards: Path = Path("cards")) -> BudgetParams:
     Raises:
         ParamsError: it is not there, is not YAML, or holds a value that is not allowed.
     """
-    path = cards / FILE
-    try:
-        raw = parse_yaml(path.read_bytes(), path)
-    except FileNotFoundError:
-        raise ParamsError(f"{path} is not here: take it from the repository (`git checkout {path}`)") from None
-    if not isinstance(raw, dict):
-        raise ParamsError(f"{path} should hold keys and values, found {type(raw).__name__}")
-    try:
-        return BudgetParams.model_validate(raw)
-    except ValidationError as error:
-        told = "\n".join(f"  - {message}" for _, message in explain_problems(error, raw, BudgetParams))
-        raise ParamsError(f"{path} has {error.error_count()} problem(s); nothing was run:\n{told}") from None
+    return read_sheet(cards / FILE, BudgetParams)

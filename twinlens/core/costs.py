@@ -6,6 +6,7 @@ same bytes but not the same time. `evaluate` gathers the records into `metrics/c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -13,12 +14,16 @@ import re
 import resource
 import sys
 import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from twinlens.core.cores import count_cores
 from twinlens.core.scratch import write_whole_text
 
 MB = 1_000_000
+NO_GPU = "none"
 
 
 class Cost:
@@ -56,7 +61,7 @@ class Cost:
             "device": self.device,
             "machine": name_machine(),
         }
-        if (gpu := _peak_gpu_bytes()) is not None:
+        if (gpu := peak_gpu_bytes()) is not None:
             record["peak_gpu_mb"] = _round(gpu / MB)
         if self.parts:
             record["parts"] = self.parts
@@ -65,11 +70,63 @@ class Cost:
 
 def name_machine() -> str:
     """Name the kind of machine that this is, so that times of different ones are not taken for each other's."""
+    return name_machine_of({"processor": _name_processor(), "cores": os.cpu_count() or 1, "gpu": _name_gpu()})
+
+
+def name_machine_of(described: Mapping[str, Any]) -> str:
+    """Name a machine that `describe_machine` described as `name_machine` does on it."""
+    cores = described["cores"]
+    gpu = "" if described["gpu"] == NO_GPU else f", {described['gpu']}"
+    return f"{described['processor']}, {cores} {'core' if cores == 1 else 'cores'}{gpu}"
+
+
+def describe_machine(device: str) -> dict[str, str | int]:
+    """Describe what times were measured on, with a digest of all of it: times of two digests are not compared.
+
+    Args:
+        device: where the model runs.
+    """
+    try:
+        library = version("torch")
+    except PackageNotFoundError:
+        library = "none"
+    torch = sys.modules.get("torch")
+    told: dict[str, str | int] = {
+        "processor": _name_processor(),
+        "cores": os.cpu_count() or 1,
+        "usable_cores": count_cores(),
+        "gpu": _name_gpu(),
+        "torch": library,
+        "device": device,
+        "threads": torch.get_num_threads() if torch is not None else count_cores(),  # that compute at once
+    }
+    return told | {"digest": hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]}
+
+
+def _name_gpu() -> str:
+    """The GPU that this process has made use of."""
+    torch = sys.modules.get("torch")
+    return str(torch.cuda.get_device_name()) if torch is not None and torch.cuda.is_initialized() else NO_GPU
+
+
+def _name_processor() -> str:
     info, processor = Path("/proc/cpuinfo"), platform.processor()
     if info.exists() and (found := re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="utf-8"))):
         processor = found[1].strip()
-    cores = os.cpu_count() or 1
-    return f"{processor or platform.machine()}, {cores} {'core' if cores == 1 else 'cores'}"
+    return processor or platform.machine()
+
+
+def seconds_since_start() -> float:
+    """Seconds since this process was started, its interpreter and libraries included.
+
+    Elsewhere than on Linux, the seconds of a processor that it has used, which is about as much while it waits for
+    nothing.
+    """
+    try:
+        began = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError):
+        return time.process_time()
 
 
 def peak_host_bytes() -> int:
@@ -85,7 +142,8 @@ def peak_host_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes, but for macOS
 
 
-def _peak_gpu_bytes() -> int | None:
+def peak_gpu_bytes() -> int | None:
+    """The most memory that torch's tensors have taken of the GPU so far; None where no GPU was used."""
     torch = sys.modules.get("torch")  # a stage that never imported torch used no GPU
     if torch is None or not torch.cuda.is_available():
         return None

@@ -49,6 +49,11 @@ def budget_card() -> Path:
     return DATA / "cards" / "budget.json"
 
 
+def prices_card() -> Path:
+    """What machines and services cost, of `cards/prices.yaml`: `validate` writes it, only `evaluate` depends on it."""
+    return DATA / "cards" / "prices.json"
+
+
 def sources(dataset: str) -> Path:
     """What is known of the places on this machine that a dataset's card names: `download` depends on all of it."""
     return DATA / "watched" / dataset

@@ -13,22 +13,42 @@ from typing import Any
 from twinlens.core.errors import DataError, suggest_nearest
 from twinlens.evaluation.candidates import Candidate
 from twinlens.evaluation.experiments import Experiment
+from twinlens.evaluation.machines import UNNAMED, name_clocked, name_machine
 from twinlens.tasks.base import TaskMetadata
 
 COSTS = {  # in the order in which they are told and, unless others are asked for, chosen by
-    "ms_per_query": "milliseconds to embed a query, in batches",
+    "ms_per_query": "milliseconds of a query, one at a time: its vector and the search, median",
     "embed_ms": "milliseconds to index one more picture",
     "vector_bytes": "bytes of a picture's vectors",
-    "peak_gpu_mb": "most memory on the GPU, MB",
+    "peak_gpu_mb": "most memory on the GPU while indexing, MB",
     "parameters": "parameters of what embeds and captions",
     "tokens": "tokens that a service took, a picture",
     "money": "price of a service, a thousand pictures",
+    "ms_p95": "the same of the slowest twentieth of queries, at least",
+    "cold_start_s": "seconds from the start of a process to its first answer",
+    "host_mb": "memory of a process that answers, MB",
+    "gpu_mb": "memory that it takes of a GPU, MB",
+    "disk_mb": "vectors and postings of a million items on disk, MB",
+    "query_price": "price of a thousand queries, one after another",
+    "index_price": "price of a million pictures indexed",
 }
-OF_MACHINE = ("ms_per_query", "embed_ms", "peak_gpu_mb")
+UNASKED = ("ms_per_query", "embed_ms", "vector_bytes", "peak_gpu_mb", "parameters", "tokens", "money")
+CLOCKED = {  # by `clock`: their names in the block `serving` of metrics/cost.json
+    "ms_per_query": "ms_per_query",
+    "ms_p95": "ms_p95",
+    "cold_start_s": "cold_start_s",
+    "host_mb": "host_mb",
+    "gpu_mb": "gpu_mb",
+    "disk_mb": "disk_mb_per_million",
+    "query_price": "price_per_thousand_queries",
+    "index_price": "price_per_million_indexed",
+}
+OF_MACHINE = ("embed_ms", "peak_gpu_mb", *(name for name in CLOCKED if name != "disk_mb"))
+# What times of one machine move by from run to run: nobody is called cheaper for less.
+NOISE = dict.fromkeys(("ms_per_query", "ms_p95", "cold_start_s", "query_price"), 1.25)
 CAPTION = "caption_"  # how the parts of the captioner's record begin
 EMBED = "embed_"
 PERMISSIVE = ("mit", "apache", "bsd", "isc", "cc0", "cc-by-2", "cc-by-3", "cc-by-4", "unlicense", "zlib")
-UNNAMED = "a machine that is not named"
 TRAINED_HERE, NO_MODEL = "trained here", "no model"
 
 
@@ -37,9 +57,14 @@ class Costs:
     """Costs of one candidate; None is unknown."""
 
     values: Mapping[str, float | None]
-    machine: str  # that times and memory were measured on
+    machine: str  # that times and memory of indexing were measured on
     licence: str | None
     learned: bool = True  # whether a model embeds or captions its pictures; BM25 over given captions has none
+    clocked_on: str = UNNAMED  # the machine that answered its queries
+
+    def machine_of(self, name: str) -> str:
+        """The machine that a cost was measured on."""
+        return self.clocked_on if name in CLOCKED else self.machine
 
 
 def check_costs(names: Sequence[str]) -> None:
@@ -51,6 +76,11 @@ def check_costs(names: Sequence[str]) -> None:
     for name in names:
         if name not in COSTS:
             raise DataError(f"there is no cost '{name}' ({suggest_nearest(name, COSTS)})")
+
+
+def is_as_cheap(name: str, value: float, least: float) -> bool:
+    """Whether a cost is as good as the least, as far as it can be measured."""
+    return value <= least * NOISE.get(name, 1.0)
 
 
 def read_costs(
@@ -73,17 +103,9 @@ def read_costs(
     machines = dict.fromkeys(name_machine(one) for one in candidate.experiments)
     parts = candidate.first.open_told(task, row).get("costs", (EMBED,))
     learned = any(part.startswith((EMBED, CAPTION)) for part in parts)
-    return Costs(values, " and ".join(machines), _find_licence(candidate.first, task, row, licences), learned)
-
-
-def name_machine(experiment: Experiment) -> str:
-    """Name the machine and the device that an experiment's times are of, as the records of its stages have them."""
-    stages = experiment.costs.get("stages", {})
-    machines = [stages[name].get("machine") for name in ("caption", "embed", "rank") if name in stages]
-    told = [str(machine) for machine in dict.fromkeys(machines) if machine]
-    device = stages.get("embed", {}).get("device")
-    parts = [*([" and ".join(told)] if told else []), *([str(device)] if device else [])]
-    return ", ".join(parts) or UNNAMED
+    clocked = dict.fromkeys(name_clocked(one) for one in candidate.experiments)
+    licence = _find_licence(candidate.first, task, row, licences)
+    return Costs(values, " and ".join(machines), licence, learned, " and ".join(clocked))
 
 
 def allow_licence(licence: str | None, asked: str) -> bool:
@@ -118,7 +140,8 @@ def _read_one(experiment: Experiment, task: str, row: str, about: TaskMetadata) 
     told = experiment.open_told(task, row)
     parts: Mapping[str, Any] = experiment.costs.get("parts", {})
     stages: Mapping[str, Any] = experiment.costs.get("stages", {})
-    unknown: dict[str, float | None] = dict.fromkeys(COSTS)
+    served: Mapping[str, Any] = experiment.costs.get("serving", {}).get("tasks", {}).get(task, {}).get(row, {})
+    unknown: dict[str, float | None] = dict.fromkeys(COSTS) | {name: served.get(own) for name, own in CLOCKED.items()}
     if "costs" not in told or any(name not in parts for name in told["costs"]):
         return unknown
     own = [parts[name] for name in told["costs"]]
@@ -127,10 +150,8 @@ def _read_one(experiment: Experiment, task: str, row: str, about: TaskMetadata) 
     asking = about.query_text or about.query_picture
     queries = parts.get(f"{EMBED}{asking}") if embeds else None
     used = _find_stages(stages, told["costs"])
-    searched = [name for name in told["costs"] if not name.startswith((EMBED, CAPTION))]
     peaks: list[float | None] = [stage.get("peak_gpu_mb") for stage in used]
-    return {
-        "ms_per_query": _ms(queries) if queries and not searched else None,
+    return unknown | {
         "embed_ms": _sum([_ms(part) for part in own]),
         "vector_bytes": _sum([part.get("vector_bytes") for part in embeds]),
         "peak_gpu_mb": None if None in peaks else max((peak for peak in peaks if peak is not None), default=None),

@@ -10,6 +10,7 @@ import polars as pl
 from twinlens.core.errors import DataError, suggest_nearest
 from twinlens.evaluation.experiments import Experiment, ExperimentError, read_experiment
 from twinlens.evaluation.jackknife import Measured
+from twinlens.evaluation.machines import say_apart
 
 SETTINGS_TOLD = 8  # that differ between two candidates; more are counted
 
@@ -160,6 +161,8 @@ def describe_settings(first: Candidate, second: Candidate) -> str:
                 "One seed: with other weights of the same recipe it may come out otherwise (several seeds are one "
                 "candidate as `first+second+third`)."
             )
+    if apart := say_apart([(one.name, one.experiments) for one in (first, second)]):
+        lines.append(apart)
     return " ".join(lines)
 
 

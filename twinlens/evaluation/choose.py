@@ -14,7 +14,7 @@ import numpy as np
 
 from twinlens.core.errors import DataError
 from twinlens.evaluation.best import LEAST_CLUSTERS, BestGroup, find_best_group
-from twinlens.evaluation.candidate_costs import COSTS, OF_MACHINE, check_costs, read_costs
+from twinlens.evaluation.candidate_costs import CLOCKED, OF_MACHINE, UNASKED, check_costs, is_as_cheap, read_costs
 from twinlens.evaluation.candidates import Candidate, check_same_pools
 from twinlens.evaluation.entries import (
     Entry,
@@ -64,7 +64,7 @@ class Choice:
         """The first cost in which the group differs, or else all that may be taken; None: there is none."""
         for entries in (self.group, self.allowed):
             for cost in self.compared:
-                if len({entry.cost(cost) for entry in entries}) > 1:
+                if differ(cost, entries):
                     return cost
         return None
 
@@ -77,6 +77,12 @@ class Choice:
         most = self.chosen.cost(cost) * CHEAPER
         found = [e for e in self.allowed if id(e) not in inside and e.cost(cost) <= most]
         return max(found, key=lambda entry: entry.mean, default=None)
+
+
+def differ(cost: str, entries: Sequence[Entry]) -> bool:
+    """Whether entries differ in a cost, by more than its measurement does."""
+    least = min(entry.cost(cost) for entry in entries)
+    return not all(is_as_cheap(cost, entry.cost(cost), least) for entry in entries)
 
 
 def choose(
@@ -128,7 +134,7 @@ def choose(
     measured, group = _rank_groups(measured, influences, allowed)
     measured = _mark_efficient(measured, compared)
     members = sorted((allowed[i] for i in group.members), key=lambda i: -measured[i].mean)
-    chosen = min(members, key=lambda i: (*(measured[i].cost(c) for c in compared), -measured[i].mean))
+    chosen = _take_cheapest(measured, members, compared)
     rival, planned = _plan(influences, members, chosen, measured) if group.claimed else (None, None)
     first = measured[0].candidate.first
     return Choice(
@@ -149,6 +155,15 @@ def choose(
     )
 
 
+def _take_cheapest(entries: Sequence[Entry], members: Sequence[int], costs: Sequence[str]) -> int:
+    """The best of those that are as cheap as the cheapest by the first cost, of them by the second, and so on."""
+    left = list(members)
+    for cost in costs:
+        least = min(entries[i].cost(cost) for i in left)
+        left = [i for i in left if is_as_cheap(cost, entries[i].cost(cost), least)]
+    return max(left, key=lambda i: entries[i].mean)
+
+
 def _measure(entries: Sequence[Entry], influences: Influences, task: str, measure: str) -> list[Entry]:
     bounds = bound_means(influences, [e.candidate for e in entries], task, [e.row for e in entries], measure)
     return [
@@ -161,15 +176,19 @@ def _select_costs(
     entries: Sequence[Entry], asked: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """The costs to tell, those of them to compare by, and what to say where machines differ."""
-    told = tuple(asked) or tuple(name for name in COSTS if any(e.costs.values[name] for e in entries))
+    told = tuple(asked) or tuple(name for name in UNASKED if any(e.costs.values[name] for e in entries))
     whole = [name for name in told if all(e.costs.values[name] is not None for e in entries)]
-    machines = list(dict.fromkeys(entry.costs.machine for entry in entries))
-    apart = [name for name in told if name in OF_MACHINE] if len(machines) > 1 else []
+    apart: list[str] = []
     notes = []
-    if apart:
-        of = {machine: [e.name for e in entries if e.costs.machine == machine] for machine in machines}
-        named = "; ".join(f"{name_few(names)} on {machine}" for machine, names in of.items())
-        notes.append(f"Not compared by {', '.join(apart)}, which are of different machines: {named}.")
+    for names in ([name for name in told if name in OF_MACHINE and (name in CLOCKED) == clocked] for clocked in (1, 0)):
+        known = [e for e in entries if any(e.costs.values[name] is not None for name in names)]
+        of: dict[str, list[str]] = {}
+        for entry in known:
+            of.setdefault(entry.costs.machine_of(names[0]), []).append(entry.name)
+        if len(of) > 1:
+            apart += names
+            where = "; ".join(f"{name_few(some)} on {machine}" for machine, some in of.items())
+            notes.append(f"Not compared by {', '.join(names)}, which are of different machines: {where}.")
     return told, tuple(name for name in whole if name not in apart), tuple(notes)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from twinlens.core import paths
+from twinlens.core.absence import advise
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import write_whole_file, write_whole_text
 from twinlens.evaluation.measures import drawn
@@ -96,6 +97,19 @@ def build_training_rows(logs: dict[str, Path]) -> list[dict[str, Any]]:
                     for name, value in figures.items()
                 ]
     return rows
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what a stage left.
+
+    Raises:
+        DataError: it is not there.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} is not here: {advise('`dvc repro` makes it, `dvc pull` fetches it')}") from None
+    return found
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:

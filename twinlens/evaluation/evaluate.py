@@ -62,6 +62,7 @@ class Measurements:
     as_published: dict[str, Any] = field(default_factory=dict)
     curves: list[dict[str, Any]] = field(default_factory=list)
     costs: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # parts of the records that a picture takes
+    untrained: dict[tuple[str, str], str] = field(default_factory=dict)  # what a row is by the model before training
     queries: int = 0
     compared: int = 0  # values that a second opinion confirmed
 
@@ -114,6 +115,8 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
                 told = pool.told(retriever)
                 results.retrieval[pool.name][retriever] = measured.means | told["chosen"]
                 results.costs[pool.name, retriever] = told["costs"]
+                if (of := told.get("untrained_of")) is not None:
+                    results.untrained[pool.name, retriever] = of
                 if about.published is not None:
                     results.as_published[pool.name][retriever] = measured.as_published
                 found = combine_draws(

@@ -132,7 +132,7 @@ class Index:
     ) -> Int[np.ndarray, " candidates"]:
         """Every row that the float32 error allows to be among the best `depth`: ties at the cut included."""
         total, error = self._products(weighted, left_out)
-        return _at_least_kth(total, depth, error)
+        return keep_possible(total, depth, error)
 
     def search_weighted(
         self,
@@ -177,7 +177,7 @@ class Index:
             low, high = bounds[0]
             about = fuse_weighted(np.where(known, total, low)[None], words[None], image_weight, bounds)[0]
             spread = image_weight * error / (high - low) if high > low else 0.0
-            rows = _at_least_kth(np.where(wanted, about, np.float32(-np.inf)), depth, spread + 1e-6)
+            rows = keep_possible(np.where(wanted, about, np.float32(-np.inf)), depth, spread + 1e-6)
             exact = np.full(len(rows), low, dtype=np.float32)
             exact[known[rows]] = self._scores(weighted, rows[known[rows]])
         if not len(rows):
@@ -239,7 +239,7 @@ class Index:
         ]
 
 
-def _at_least_kth(scores: Float32[np.ndarray, " rows"], k: int, error: float) -> Int[np.ndarray, " candidates"]:
+def keep_possible(scores: Float32[np.ndarray, " rows"], k: int, error: float) -> Int[np.ndarray, " candidates"]:
     """Every row that an error of the scores allows to be among the best `k`; those with minus infinity never."""
     possible = int(np.isfinite(scores).sum())
     if not possible:

@@ -11,10 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
+
+if TYPE_CHECKING:
+    from twinlens.retrieval.bm25 import Bm25
 
 WORDS = "postings.words.arrow"
 
@@ -63,7 +67,11 @@ def write(folder: Path, documents: Iterable[Sequence[str]]) -> None:
     """Write the lists of some pictures, given as the words of each."""
     from twinlens.retrieval.bm25 import Bm25  # scipy takes half a second, which a query need not wait for
 
-    counted = Bm25.of(list(documents))
+    write_counted(folder, Bm25.of(list(documents)))
+
+
+def write_counted(folder: Path, counted: Bm25) -> None:
+    """Write the lists of documents whose words are counted."""
     by_word = counted.weights.tocsc()  # within a word, pictures in their order
     by_word.sort_indices()
     parts = {

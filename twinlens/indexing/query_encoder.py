@@ -59,6 +59,11 @@ class QueryEncoder:
         """Whether words and pictures share one space."""
         return self.card.shares_a_space
 
+    @property
+    def light(self) -> bool:
+        """Whether words are embedded without torch."""
+        return self.reads_text and self._light is not None
+
     def text(self, text: str) -> tuple[Vector, list[str]]:
         """The unit vector of a text, and notes where the tower cannot read to its end or does not know words of it.
 

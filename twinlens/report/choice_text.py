@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from twinlens.evaluation.best import LEAST_CLUSTERS
-from twinlens.evaluation.choose import Choice
+from twinlens.evaluation.choose import Choice, differ
 from twinlens.evaluation.entries import Entry, name_few
 from twinlens.evaluation.measures import parsed
 from twinlens.evaluation.planning import Plan
@@ -23,6 +23,13 @@ CHEAP = {  # what the cheapest is called
     "parameters": "the one with the fewest parameters",
     "tokens": "the one with the fewest tokens",
     "money": "the cheapest",
+    "ms_p95": "the one that is slow least",
+    "cold_start_s": "the first to answer",
+    "host_mb": "the one with the least memory",
+    "gpu_mb": "the one with the least GPU memory",
+    "disk_mb": "the smallest on disk",
+    "query_price": "the cheapest to ask",
+    "index_price": "the cheapest to index",
 }
 SHARES = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 10: "a tenth", 100: "a hundredth"}
 TOO_MANY = 100  # times as many pictures as there are: nobody labels these for one comparison
@@ -63,7 +70,7 @@ def _tell_equal(choice: Choice) -> str:
             return f"the data cannot decide between {names}, and no cost is known of all; {lead}"
         which = f"the {size} that cannot be told from the best ({names})"
         return f"as good as any on your data ({quality}), with the highest mean of {which}"
-    by = next((cost for cost in choice.compared if len({entry.cost(cost) for entry in group}) > 1), None)
+    by = next((cost for cost in choice.compared if differ(cost, group)), None)
     which = f"the {size} that cannot be told from the best"
     if everyone:
         which = (
@@ -73,7 +80,10 @@ def _tell_equal(choice: Choice) -> str:
         )
     if by is None:
         return f"as good as any on your data ({quality}), and as cheap as {which}"
-    return f"as good as any on your data ({quality}) and {CHEAP[by]} ({format_cost(by, taken.cost(by))}) of {which}"
+    cheap = CHEAP[by]
+    if any(entry.cost(by) < taken.cost(by) for entry in group):  # by less than the clock can tell
+        cheap = f"{cheap}, as far as clocks can tell"
+    return f"as good as any on your data ({quality}) and {cheap} ({format_cost(by, taken.cost(by))}) of {which}"
 
 
 def _tell_cheaper(choice: Choice) -> list[str]:
@@ -198,6 +208,7 @@ def describe_entry(entry: Entry, costs: Sequence[str]) -> dict[str, Any]:
         "refused": list(entry.refused),
         "costs": {name: entry.costs.values[name] for name in costs},
         "machine": entry.costs.machine,
+        "clocked_on": entry.costs.clocked_on,
         "licence": entry.costs.licence,
         "seeds": len(entry.candidate.experiments),
         "one_seed": entry.one_seed,
@@ -214,7 +225,8 @@ def format_cost(name: str, value: float | None) -> str:
     """Format a cost with its unit."""
     if value is None or math.isinf(value):
         return "unknown"
-    units = {"ms_per_query": " ms", "embed_ms": " ms", "vector_bytes": " B", "peak_gpu_mb": " MB"}
+    units = {"ms_per_query": " ms", "embed_ms": " ms", "vector_bytes": " B", "ms_p95": " ms", "cold_start_s": " s"}
+    units |= dict.fromkeys(("peak_gpu_mb", "host_mb", "gpu_mb", "disk_mb"), " MB")
     if name == "parameters" and value >= 1e5:
         return f"{value / 1e6:,.1f} M"
     digits = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2g}"

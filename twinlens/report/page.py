@@ -20,6 +20,7 @@ from twinlens.evaluation.recommendation import say_recommended
 from twinlens.report import charts, galleries, mistakes
 from twinlens.report.charts import Bar, Series
 from twinlens.report.published import select_published
+from twinlens.report.serving import build_serving_section
 from twinlens.report.summary import describe_bounds
 from twinlens.report.summary import select_shown as those_in
 from twinlens.report.templates import load_template
@@ -93,6 +94,7 @@ def render(sources: ReportData, shown: list[galleries.Gallery], thumbnails: dict
         gates=read_warnings(sources.metrics["gates"]),
         tasks=tasks,
         costs=sources.metrics["cost"],
+        serving=build_serving_section(sources.metrics["cost"].get("serving", {}), order),
         captions=sources.metrics["captions"],
         mistakes=wrong,
         causes={task: mistakes.list_causes(runs, sources.parts) for task, runs in wrong.items()},

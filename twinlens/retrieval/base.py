@@ -14,6 +14,7 @@ from jaxtyping import Float32, Float64, Int
 from twinlens.core.costs import Cost
 from twinlens.core.vectors import Vectors
 from twinlens.retrieval.scores import Block
+from twinlens.tasks.base import TaskMetadata
 from twinlens.tasks.inputs import GENERATED
 
 
@@ -81,6 +82,8 @@ class Retriever:
     untrained_of: str | None = None  # the retriever that this one is by the model before training; None: it is none
     draws: tuple[Callable[[], Scorer], ...] = ()  # further draws of what is drawn at random in it
     published: bool = False  # whether it belongs to the protocol of a source, beside the task
+    asks: tuple[str, ...] = ()  # what a query is fed as, as names of inputs; empty: what `list_asked` says
+    fitted: bool = False  # whether `make` computes something for every query that a search would have to
 
     def told(self, scorer: Scorer) -> dict[str, Any]:
         """Meaning of a run, for its readers."""
@@ -108,6 +111,15 @@ class Reranker(Protocol):
     ) -> Float32[np.ndarray, "queries depth"]:
         """New scores of the items in `rows`, which the queries from `first` on found with `scores`."""
         ...
+
+
+def list_asked(about: TaskMetadata, retriever: Retriever) -> tuple[str, ...]:
+    """List what a query is fed as, as names of inputs: its text, or of a picture what pictures are fed as."""
+    if retriever.asks:
+        return retriever.asks
+    if about.category in ("i2i", "i2t"):
+        return retriever.inputs
+    return tuple(name for name in (about.query_text, about.query_picture) if name is not None)
 
 
 def costs_of(inputs: tuple[str, ...]) -> tuple[str, ...]:

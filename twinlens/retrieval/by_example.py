@@ -66,7 +66,14 @@ def retrievers(task: Task, corpus: Corpus, params: Params) -> list[Retriever]:
 
 def _searching(side: _Side, names: tuple[str, ...] | None) -> list[Retriever]:
     return [
-        Retriever(name, side.searching(make), (IMAGES,), costs_of((IMAGES,)))
+        Retriever(
+            name,
+            side.searching(make),
+            (IMAGES,),
+            costs_of((IMAGES,)),
+            asks=side.list_asked(name),
+            fitted=name != "text",
+        )
         for name, make in side.ways().items()
         if names is None or name in names
     ]
@@ -102,6 +109,13 @@ class _Side:
             "exemplar_svm_and_text": (text and apart, lambda: self._fitted(card.lambda_w, card.lambda_q)),
         }
         return {name: make for name, (possible, make) in ways.items() if possible}
+
+    def list_asked(self, name: str) -> tuple[str, ...]:
+        """What a query of one way is fed as: the class's prompt, its exemplars, or both."""
+        if name == "text":
+            return (CLASSES,)
+        words = name.endswith("_and_text") or (name == "rocchio" and CLASSES in self.vectors)
+        return (IMAGES, CLASSES) if words else (IMAGES,)
 
     def searching(self, make: Callable[[], Matrix]) -> Callable[[], Dense]:
         """Unit queries, and items no longer than 1: the order stays, and scores are as exact as cosines."""

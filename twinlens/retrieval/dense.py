@@ -227,10 +227,10 @@ def _composed(task: Task, corpus: Corpus) -> list[Retriever]:
     def both() -> Dense:
         return Dense(combine_unit_vectors(pictures(), texts(), 0.5).astype(np.float32), items())
 
-    found = [_retriever("image", (IMAGES,), lambda: Dense(pictures(), items()))]
+    found = [replace(_retriever("image", (IMAGES,), lambda: Dense(pictures(), items())), asks=(IMAGES,))]
     asks = corpus.joint and text is not None and text in vectors
     if asks:
-        found.append(_retriever("text", (IMAGES,), lambda: Dense(texts(), items())))
+        found.append(replace(_retriever("text", (IMAGES,), lambda: Dense(texts(), items())), asks=(str(text),)))
         found.append(_retriever(f"{BOTH}text", (IMAGES,), both))
     if IMAGES + UNTRAINED in vectors:
         found.append(_untrained("image", IMAGES, lambda: Dense(pictures(UNTRAINED), items(UNTRAINED))))

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from typing import TypeVar
 
@@ -140,7 +140,8 @@ def _among_themselves(task: Task, corpus: Corpus) -> list[Retriever]:
     for kind, source in (("captions", JOINED), ("generated", GENERATED)):
         if source in corpus.texts:
             make = partial(WordScores.between, corpus.texts[source], task.item_ids)
-            found.append(_by_words(kind, partial(_timed, kind, make, len(task.item_ids), corpus.cost)))
+            timed = partial(_timed, kind, make, len(task.item_ids), corpus.cost)
+            found.append(replace(_by_words(kind, timed), asks=(source,)))
     return found
 
 

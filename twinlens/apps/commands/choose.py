@@ -39,7 +39,8 @@ def choose(
         str,
         typer.Option(
             help="By which to choose among equals, the first first, with commas: ms_per_query, embed_ms, vector_bytes, "
-            "peak_gpu_mb, parameters, tokens, money. All that are known if absent."
+            "peak_gpu_mb, parameters, tokens, money, which are told if absent as far as they are known; ms_p95, "
+            "cold_start_s, host_mb, gpu_mb, disk_mb, query_price, index_price."
         ),
     ] = "",
     max_ms: Annotated[float | None, typer.Option(min=0, help="Milliseconds a query may take.")] = None,

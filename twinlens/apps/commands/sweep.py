@@ -68,6 +68,7 @@ def _names(told: str) -> list[str]:
 
 def _tell_duration(params: Params, todo: list[Step]) -> str:
     from twinlens.apps import durations
+    from twinlens.core.costs import name_machine
     from twinlens.models.sizes import count_parameters
 
     known = durations.read_known_costs(durations.list_experiments())
@@ -76,12 +77,14 @@ def _tell_duration(params: Params, todo: list[Step]) -> str:
     for name in names & set(params.models):
         counts = [count_parameters(tower) for tower in params.models[name].towers().values()]
         parameters[name] = None if None in counts else sum(count for count in counts if count)
-    seconds = [durations.estimate_seconds(step, known, parameters) for step in todo]
-    told = [one for one in seconds if one is not None]
+    found = [durations.estimate_here(step, known, parameters, name_machine()) for step in todo]
+    told = [seconds for seconds, _ in found if seconds is not None]
     if not told:
         return ""
     rest = f", and {len(todo) - len(told)} of which it is not known" if len(told) < len(todo) else ""
-    return f"; about {durations.format_duration(sum(told))} for {len(told)} by what earlier runs took{rest}"
+    others = list(dict.fromkeys(name for seconds, names in found if seconds is not None for name in names))
+    also = f" (on {' and '.join(others)} too, which is not this machine)" if others else ""
+    return f"; about {durations.format_duration(sum(told))} for {len(told)} by what earlier runs took{also}{rest}"
 
 
 def _follow(queue: Queue, todo: list[Step], jobs: int) -> list[str]:
