@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+
+import polars as pl
 
 from stages.runner import run_stage
 from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
+from twinlens.config.params import Params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
 from twinlens.core.scratch import write_whole
 from twinlens.evaluation import distractors
 from twinlens.evaluation.caption_quality import measure_captions
+from twinlens.evaluation.card_figures import RunConditions, compare_figures, read_precision, write_figures
 from twinlens.evaluation.ceilings import describe_ceiling
 from twinlens.evaluation.cost import (
     TRAINING,
@@ -50,25 +55,21 @@ def main(dataset: str, model: str, captioner: str) -> None:
     gates = Gates(params.gates)
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
     gates.check("pool_size", detect_wrong_size(groups, params.datasets[dataset].promised_pool))
-    embedding, captioning, names = params.models[model], params.captioners[captioner], (model, captioner)
-    trained_here = embedding.train is not None, captioning.train is not None
-    learners = [name for name, here in zip(names, trained_here, strict=True) if here]
-    gates.check("train_overlap", detect_overlap(groups, learners))
-    taught = {model: embedding.trained_on, captioner: captioning.trained_on}
-    gates.check("taught_on", detect_taught_on(params.datasets[dataset].origins, taught))
     logs = {"model": paths.trained(dataset, model), "captioner": paths.captioned(dataset, captioner)}
-    named = zip(names, logs.values(), strict=True)
-    gates.check("still_learning", detect_still_learning({name: folder / "training.csv" for name, folder in named}))
+    learners = check_learning(gates, params, groups, (dataset, model, captioner), list(logs.values()))
     gates.add(paths.gates("filter", dataset))
     gates.add(paths.ranked(dataset, model) / "gates.json")
     generated = tables.read_table(paths.captioned(dataset, captioner) / "captions.parquet", tables.GENERATED)
     images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
+    run = RunConditions(dataset, read_precision(paths.cost("embed", dataset, model)), params.resize.shortest_side_px)
     with write_whole(paths.evaluated(dataset, model)) as draft:
         results = measure_all_runs(paths.ranked(dataset, model), dataset, params.evaluate, gates, draft)
         copied = find_near_copies(groups, tables.read_table(paths.grouped(dataset) / COPIES, tables.DUPLICATES))
         apart = measure_apart(draft, copied, f"hit_at_{params.evaluate.ks[0]}")
         gates.check("near_copies", detect_near_copies(groups, copied, learners, apart))
         k = params.evaluate.ks[-1]
+        figures = compare_figures(params.models[model], run, params.datasets, results.retrieval, results.intervals)
+        write_figures(figures, draft, gates)
         for trouble in find_no_better(paths.ranked(dataset, model), draft, f"ndcg_at_{k}"):
             gates.check("no_better_than_random", trouble)
     inputs = read_inputs(paths.tasks(dataset, captioner) / "inputs")
@@ -100,6 +101,30 @@ def main(dataset: str, model: str, captioner: str) -> None:
         f"{results.compared:,}",
         "\n\n".join([format_results_table(results.retrieval, k), *read_unmeasured(paths.ranked(dataset, model))]),
     )
+
+
+def check_learning(
+    gates: Gates, params: Params, groups: pl.DataFrame, names: tuple[str, str, str], logs: list[Path]
+) -> list[str]:
+    """Check what was learnt and from what; returns the names, of model and captioner, that the pipeline trained.
+
+    Args:
+        gates: that are checked.
+        params: the settings.
+        groups: table GROUPS.
+        names: of the dataset, the model and the captioner.
+        logs: the folders with the logs of the model's training and the captioner's.
+    """
+    dataset, model, captioner = names
+    embedding, captioning = params.models[model], params.captioners[captioner]
+    trained_here = embedding.train is not None, captioning.train is not None
+    learners = [name for name, here in zip(names[1:], trained_here, strict=True) if here]
+    gates.check("train_overlap", detect_overlap(groups, learners))
+    taught = {model: embedding.trained_on, captioner: captioning.trained_on}
+    gates.check("taught_on", detect_taught_on(params.datasets[dataset].origins, taught))
+    named = zip(names[1:], logs, strict=True)
+    gates.check("still_learning", detect_still_learning({name: folder / "training.csv" for name, folder in named}))
+    return learners
 
 
 if __name__ == "__main__":

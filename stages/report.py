@@ -14,6 +14,7 @@ from twinlens.config.load import read_params
 from twinlens.config.params import Params
 from twinlens.core import paths, tables
 from twinlens.core.scratch import write_whole_text
+from twinlens.evaluation.card_figures import read_figures
 from twinlens.evaluation.measures import MAIN
 from twinlens.evaluation.pool import Pool
 from twinlens.report import galleries
@@ -73,6 +74,7 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> ReportDa
             for pool in pools
             for name in pool.retrievers
         },
+        figures=read_figures(evaluated),
         unmeasured=read_unmeasured(ranked),
         album=galleries.Album.of(images, captions, generated),
     )

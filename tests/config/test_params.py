@@ -104,7 +104,12 @@ def refused(folder: Path, change: dict[str, Any]) -> str:
         ),
         ({"cards/models/minilm.yaml:joint": {"open_clip": "RN50"}}, "`joint` holds both towers"),
         ({"cards/models/minilm.yaml:text.revision": "main"}, "cards/models/minilm.yaml: text.revision"),
-        ({"cards/models/jina-clip-v2.yaml:joint.code_revision": None}, "pin `revision` and `code_revision`"),
+        (
+            {"cards/models/jina-clip-v2.yaml:joint": {"transformers": "a/b", "trust_remote_code": True}},
+            "pin `revision` and `code_revision`",
+        ),
+        ({"cards/models/jina-clip-v2.yaml:joint.dimensions": 0}, "cards/models/jina-clip-v2.yaml: joint.dimensions"),
+        ({"cards/models/jina-clip-v2.yaml:joint.revision": "main"}, "cards/models/jina-clip-v2.yaml: joint.revision"),
         ({"cards/models/clip-scenes.yaml:train": None}, "needs `train` or a `checkpoint`"),
         ({"cards/models/clip-scenes.yaml:train.objective": "clop"}, "cards/models/clip-scenes.yaml: train.objective"),
         ({"cards/captioners/blip-base.yaml:hub": None}, "name a source"),
@@ -269,7 +274,8 @@ def test_nothing_that_a_key_is_made_of_has_what_is_about_a_card(cards: Cards[Any
     for name, card in cards.items():
         assert "about" not in json.dumps(card.model_dump(mode="json"))
         assert '"about"' not in json.dumps(cards[name].model_dump(mode="json"))
-    assert describe_card(PARAMS.models["mpnet"])["text"]["about"] == {"licence": "Apache-2.0"}
+    told = {"licence": "Apache-2.0", "parameters": 109_486_464, "dims": 768, "context_tokens": 384, "languages": ["en"]}
+    assert describe_card(PARAMS.models["mpnet"])["text"]["about"] == told
 
 
 def test_what_a_model_was_trained_on_and_where_pictures_come_from_decide_no_result(tmp_path: Path) -> None:
@@ -361,7 +367,8 @@ def test_every_hub_card_is_pinned_to_a_commit(name: str) -> None:
             continue
         fetched = PARAMS.models[name].train is None and tower.checkpoint is None
         pinned = tower.revision is not None
-        assert pinned or not fetched or (name in UNPINNED and isinstance(tower, TimmTower))
+        told = "could not be learned" in (tower.about.note or "")
+        assert pinned or not fetched or told or (name in UNPINNED and isinstance(tower, TimmTower))
 
 
 @pytest.mark.parametrize("name", sorted(PARAMS.captioners))

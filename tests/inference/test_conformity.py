@@ -8,11 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm.utils as timm_utils
 import torch
+from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file, save_file
 from tokenizers.normalizers import NFC
 
-from tests.models.encoders import test_open_clip, test_sentence_transformers, test_timm, test_transformers
+from tests.models import jina_published
+from tests.models.encoders import (
+    test_jina_clip,
+    test_open_clip,
+    test_sentence_transformers,
+    test_timm,
+    test_transformers,
+)
 from tests.tiny import CPU
 from twinlens.config.base import CardRemarks, GoldenVectors
 from twinlens.config.load import read_params
@@ -31,7 +40,7 @@ from twinlens.inference.conformity import (
 )
 from twinlens.inference.tower import TowerJob
 from twinlens.models import encoders
-from twinlens.models.encoders import open_clip, timm, transformers
+from twinlens.models.encoders import jina_clip, open_clip, timm, transformers
 from twinlens.models.encoders.base import TokenizedTexts, normalise_pixels
 
 COMPUTE = ComputeParams(device="cpu", decode_threads=1, image_batch=None, text_batch=None)
@@ -41,6 +50,25 @@ Patch = pytest.MonkeyPatch
 def write_open_clip(folder: Path) -> Tower:
     test_open_clip.write_folder(folder)
     return test_open_clip.custom(folder)
+
+
+def write_siglip_of_open_clip(folder: Path) -> Tower:
+    """A tower whose texts are lower-cased and lose their punctuation, by a tokenizer that would keep both."""
+    test_open_clip.write_folder(
+        folder,
+        no_causal_mask=True,
+        pool_type="last",
+        proj_bias=True,
+        tokenizer_kwargs={"clean": "canonicalize"},
+    )
+    keep_capitals(folder)
+    return test_open_clip.custom(folder)
+
+
+def keep_capitals(folder: Path) -> None:
+    words = test_transformers.words_of(folder)
+    words.backend_tokenizer.normalizer = NFC()
+    words.save_pretrained(folder)
 
 
 def write_clip(folder: Path) -> Tower:
@@ -53,6 +81,21 @@ def write_siglip(folder: Path) -> Tower:
     return test_transformers.card(folder)
 
 
+def write_metaclip2(folder: Path) -> Tower:
+    test_transformers.save_metaclip2(folder)
+    return test_transformers.card(folder)
+
+
+def write_tipsv2(folder: Path) -> Tower:
+    test_transformers.save_tipsv2(folder)
+    return test_transformers.card(folder)
+
+
+def write_chinese_clip(folder: Path) -> Tower:
+    test_transformers.save_chinese_clip(folder)
+    return test_transformers.card(folder)
+
+
 def write_bert(folder: Path) -> Tower:
     test_transformers.save_bert(folder)
     return test_transformers.card(folder, pooling="mean")
@@ -61,9 +104,7 @@ def write_bert(folder: Path) -> Tower:
 def write_cased_bert(folder: Path) -> Tower:
     """A text model to which capitals are other words: those of the texts that it knows are small."""
     tower = write_bert(folder)
-    words = test_transformers.words_of(folder)
-    words.backend_tokenizer.normalizer = NFC()
-    words.save_pretrained(folder)
+    keep_capitals(folder)
     return tower
 
 
@@ -71,18 +112,34 @@ def write_timm(folder: Path) -> Tower:
     return test_timm.save("test_vit", folder)
 
 
+def write_foldable(folder: Path) -> Tower:
+    """Blocks of MobileCLIP's kind: branches that become one convolution."""
+    return test_timm.save("fastvit_t8", folder, layers=[1, 1, 1, 1], embed_dims=[16, 32, 64, 128])
+
+
 def write_sentences(folder: Path) -> Tower:
     return test_sentence_transformers.card(test_sentence_transformers.save(folder))
 
 
+def write_jina_clip(folder: Path) -> Tower:
+    jina_published.save(folder)
+    return test_jina_clip.card(folder, prompt="there is ", dimensions=24)
+
+
 KINDS: dict[str, Callable[[Path], Tower]] = {
     "open_clip": write_open_clip,
+    "siglip of open_clip": write_siglip_of_open_clip,
     "clip": write_clip,
     "siglip": write_siglip,
+    "metaclip2": write_metaclip2,
+    "tipsv2": write_tipsv2,
+    "chinese clip": write_chinese_clip,
     "bert": write_bert,
     "cased bert": write_cased_bert,
     "timm": write_timm,
+    "foldable": write_foldable,
     "sentences": write_sentences,
+    "jina_clip": write_jina_clip,
 }
 
 
@@ -105,7 +162,7 @@ def test_a_tower_that_is_fed_rightly_gives_the_librarys_own_vectors(kind: str, t
     done = job(KINDS[kind](tmp_path))
     assert troubles(done) == []
     found = compared(done)
-    reads = {"timm": {PICTURES}, "bert": {TEXTS}, "cased bert": {TEXTS}, "sentences": {TEXTS}}
+    reads = {"timm": {PICTURES}, "foldable": {PICTURES}, "bert": {TEXTS}, "cased bert": {TEXTS}, "sentences": {TEXTS}}
     assert set(found) == reads.get(kind, {PICTURES, TEXTS})
     for one in found.values():
         assert len(one.apart) == len(one.names) > 5
@@ -122,7 +179,7 @@ def swap_channels(patch: Patch) -> None:
 
 
 def forget_mean_and_deviation(patch: Patch) -> None:
-    for module in (open_clip, timm, transformers):
+    for module in (open_clip, timm, transformers, jina_clip):
         patch.setattr(module, "normalise_pixels", lambda pictures, spec, placement: pictures.float() / 255)
 
 
@@ -132,7 +189,7 @@ def forget_deviation(patch: Patch) -> None:
     def plain(pictures: torch.Tensor, spec: Any, placement: Any) -> torch.Tensor:
         return right(pictures, replace(spec, std=(1.0, 1.0, 1.0)), placement)
 
-    for module in (open_clip, timm, transformers):
+    for module in (open_clip, timm, transformers, jina_clip):
         patch.setattr(module, "normalise_pixels", plain)
 
 
@@ -152,10 +209,44 @@ def leave_out_antialias(patch: Patch) -> None:
     patch.setattr(transforms, "fit_picture", lambda picture, spec: right(picture, spec, plain))
 
 
-PIXEL_FAULTS = [swap_channels, forget_mean_and_deviation, forget_deviation, crop_for_squash, leave_out_antialias]
+def interpolate_otherwise(patch: Patch) -> None:
+    right, other = transforms.fit_picture, {"bicubic": "bilinear", "bilinear": "bicubic"}
+    patch.setattr(
+        transforms,
+        "fit_picture",
+        lambda picture, spec: right(picture, replace(spec, interpolation=other[spec.interpolation])),
+    )
 
 
-@pytest.mark.parametrize("kind", ["open_clip", "clip", "siglip", "timm"])
+def enlarge_from_half(patch: Patch) -> None:
+    """A copy of the pictures at half the resolution that the model reads."""
+    right = transforms.fit_picture
+
+    def small(picture: torch.Tensor, spec: Any) -> torch.Tensor:
+        fitted = right(picture, spec)
+        half = torch.nn.functional.avg_pool2d(fitted[None].float(), 2)
+        return torch.nn.functional.interpolate(half, scale_factor=2.0)[0].round().to(torch.uint8)
+
+    patch.setattr(transforms, "fit_picture", small)
+
+
+def crop_less(patch: Patch) -> None:
+    """Or more: the picture is scaled to a quarter more than the model's size, and its middle kept."""
+    right = transforms.fit_picture
+    patch.setattr(
+        transforms,
+        "fit_picture",
+        lambda picture, spec: right(picture, replace(spec, resize_px=(spec.resize_px or spec.height) * 5 // 4)),
+    )
+
+
+PIXEL_FAULTS = [
+    *(swap_channels, forget_mean_and_deviation, forget_deviation, crop_for_squash, crop_less),
+    *(leave_out_antialias, interpolate_otherwise, enlarge_from_half),
+]
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "clip", "siglip", "timm", "jina_clip"])
 @pytest.mark.parametrize("plant", PIXEL_FAULTS)
 def test_pixels_that_are_fed_wrongly_are_seen(
     kind: str, plant: Callable[[Patch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -178,12 +269,12 @@ def read_one_token_early(patch: Patch) -> None:
 
 
 def forget_the_mask(patch: Patch) -> None:
-    right = transformers._PooledText.encode_tokens
+    right = transformers.PooledText.encode_tokens
 
     def unmasked(self: Any, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         return right(self, tokens | {"attention_mask": torch.ones_like(tokens["input_ids"])})
 
-    patch.setattr(transformers._PooledText, "encode_tokens", unmasked)
+    patch.setattr(transformers.PooledText, "encode_tokens", unmasked)
 
 
 def pad_to_the_longest(patch: Patch) -> None:
@@ -244,6 +335,66 @@ def test_a_prompt_that_is_left_out_and_capitals_that_are_lost_are_seen(tmp_path:
     text.prompt = ""
     (told,) = troubles(done)
     assert "someone/tiny: 7 of 7 drawn texts have other vectors by our path than by sentence-transformers's own" in told
+
+
+def test_a_prompt_that_a_text_tower_of_transformers_leaves_out_is_seen(tmp_path: Path) -> None:
+    test_transformers.save_bert(tmp_path)
+    done = job(test_transformers.card(tmp_path, pooling="mean", prompt="there is "))
+    text: Any = done.loaded.text
+    text.prompt = ""
+    (told,) = troubles(done)
+    assert "7 of 7 drawn texts have other vectors" in told
+
+
+@pytest.mark.parametrize(
+    ("fault", "seen"),
+    [
+        (str, "capitals"),
+        (lambda text: clean_text(text, keep_capitals=True), "capitals"),
+        (str.lower, "punctuation"),
+    ],
+    ids=["as it is", "capitals kept", "punctuation kept"],
+)
+def test_text_that_is_not_brought_to_the_canonical_form_is_seen(
+    fault: Callable[[str], str], seen: str, tmp_path: Path
+) -> None:
+    done = job(write_siglip_of_open_clip(tmp_path))
+    text: Any = done.loaded.text
+    text.tokenizer.clean_fn = fault
+    (told,) = troubles(done)
+    assert "drawn texts have other vectors by our path than by open_clip's own" in told
+    one = compared(done)[TEXTS]
+    assert one.apart[one.names.index(seen)] > 1e-4
+
+
+def clean_text(text: str, keep_capitals: bool) -> str:
+    clean = "".join(sign for sign in text if sign.isalnum() or sign.isspace())
+    return clean if keep_capitals else clean.lower()
+
+
+def test_an_architecture_with_another_gelu_is_seen(tmp_path: Path) -> None:
+    done = job(write_open_clip(tmp_path))
+    model: Any = done.loaded.image.model  # type: ignore[union-attr]
+    for block in model.transformer.resblocks:
+        block.mlp.gelu = QuickGELU()
+    (told,) = troubles(done)  # the towers share nothing: pictures go as before
+    assert "drawn texts have other vectors by our path than by open_clip's own" in told
+    for block in model.visual.transformer.resblocks:
+        block.mlp.gelu = QuickGELU()
+    assert isinstance(model.transformer.resblocks[0].mlp.gelu, QuickGELU)  # as it was before it was looked at
+
+
+def test_blocks_that_are_folded_wrongly_are_seen(tmp_path: Path, monkeypatch: Patch) -> None:
+    tower = write_foldable(tmp_path)
+    right = timm_utils.reparameterize_model
+
+    def forget_a_scale(model: Any, inplace: bool) -> Any:
+        right(model, inplace=inplace)
+        model.stem[0].reparam_conv.weight.data *= 1.5
+
+    monkeypatch.setattr(timm_utils, "reparameterize_model", forget_a_scale)
+    (told,) = troubles(job(tower))
+    assert "drawn pictures have other vectors by our path than by timm's own" in told
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-4])

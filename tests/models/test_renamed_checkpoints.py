@@ -11,9 +11,15 @@ import torch
 from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
 
-from tests.models import test_classifiers
+from tests.models import jina_published, test_classifiers
 from tests.models.captioners import test_transformers as test_captioners
-from tests.models.encoders import test_open_clip, test_sentence_transformers, test_timm, test_transformers
+from tests.models.encoders import (
+    test_jina_clip,
+    test_open_clip,
+    test_sentence_transformers,
+    test_timm,
+    test_transformers,
+)
 from tests.tiny import CPU, spread
 from twinlens.config.models import OpenClipTower, TorchvisionTower
 from twinlens.config.training import HeadsArchitecture
@@ -56,6 +62,11 @@ def sentence_transformers(folder: Path) -> Made:
     return saved / "model.safetensors", lambda: test_sentence_transformers.load(card)
 
 
+def jina_clip(folder: Path) -> Made:
+    jina_published.save(folder)
+    return folder / "model.safetensors", lambda: test_jina_clip.load(test_jina_clip.card(folder))
+
+
 def torchvision(folder: Path) -> Made:
     from torchvision.models import detection
 
@@ -82,7 +93,8 @@ def heads(folder: Path) -> Made:
 
 
 ADAPTERS: list[Callable[[Path], Made]] = [
-    *(open_clip_folder, timm, clip, siglip, bert, sentence_transformers, torchvision, captioner, classifier, heads)
+    *(open_clip_folder, timm, clip, siglip, bert, sentence_transformers, jina_clip, torchvision, captioner),
+    *(classifier, heads),
 ]
 
 

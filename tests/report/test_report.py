@@ -27,6 +27,7 @@ from twinlens.core import tables
 from twinlens.core.vectors import Vectors
 from twinlens.datasets.statistics import describe_dataset
 from twinlens.evaluation.candidates import Candidate
+from twinlens.evaluation.card_figures import HeldFigure
 from twinlens.evaluation.compare import Difference, compare
 from twinlens.evaluation.cost import build_quality_cost_rows
 from twinlens.evaluation.distractors import build_curve
@@ -163,6 +164,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReportData, Path]
             for pool in pools
             for name in pool.retrievers
         },
+        figures=[
+            HeldFigure(NASTY, "flickr30k, test", "caption_to_image", "hit_at_1", 0.6678, 0.61, 0.59, 0.63, []),
+            HeldFigure("b", "coco, test", "caption_to_image", "hit_at_1", 0.4, 0.5, 0.4, 0.6, ["pool: 12 pictures"]),
+        ],
         album=galleries.Album.of(images, captions, generated),
     )
     return made, folder
@@ -429,6 +434,15 @@ def test_published_figures_stand_beside_ours_only_where_they_are_about_the_same(
     rows = next(table for table in tables if table[0][0] == "source")
     assert rows[2][2:5] == ["image and captions joined", "mrr", "0.4940"]
     assert len(rows) == 1 + 2 * 5
+
+
+def test_what_is_published_of_the_model_stands_there_with_the_conditions_that_differ(
+    page: str, sources: tuple[ReportData, Path]
+) -> None:
+    section = page.partition('id="published-of-the-model"')[2].partition("</section>")[0]
+    assert "<td>0.6678</td><td>0.6100</td><td>-0.0578</td><td>none that is known</td>" in section
+    assert "<td>+0.1000</td><td>pool: 12 pictures</td>" in section
+    assert 'id="published-of-the-model"' not in render(replace(sources[0], figures=[]), [], {})
 
 
 def test_the_vector_budget_has_a_table_a_chart_and_a_sentence(page: str) -> None:

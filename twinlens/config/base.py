@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 
 # A dataset as the world knows it, whatever part of it a card reads: coco, flickr30k, laion-2b.
 Origin = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
@@ -33,6 +33,24 @@ class GoldenVectors(BaseModel):
     texts: Numbers | None = None
 
 
+class PublishedFigures(BaseModel):
+    """Values that a source printed for a model on one task, with the conditions that they were measured under."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    source: str
+    dataset: str  # the card of the dataset as the source used it
+    split: str
+    pictures: PositiveInt  # of the pool
+    captions: PositiveInt  # of a picture that count
+    task: Literal["caption_to_image", "image_to_caption"]
+    counts: Literal["any", "each"]  # any: one right caption of a picture's is enough; each: every caption is a query
+    prompt: str = ""  # before every caption
+    input_px: PositiveInt
+    precision: Literal["float32", "bfloat16", "float16"] | None = None  # null: the source does not say
+    values: dict[Annotated[str, Field(pattern=r"^[a-z_]+_at_[0-9]+$")], Annotated[float, Field(gt=0, lt=1)]]
+
+
 class CardRemarks(BaseModel):
     """Remarks for people, and what a tower is checked by. No result depends on them: changing them reruns nothing."""
 
@@ -41,6 +59,12 @@ class CardRemarks(BaseModel):
     licence: str | None = None
     note: str | None = None
     source: str | None = None  # where the values come from
+    parameters: PositiveInt | None = None  # of all towers, as trained: before anything is folded for inference
+    dims: PositiveInt | None = None  # of a vector
+    input_px: PositiveInt | None = None  # the side of the square that is read
+    context_tokens: PositiveInt | None = None  # of a text; more are cut off
+    languages: tuple[str, ...] = ()  # by ISO 639, or `multilingual`
+    published: tuple[PublishedFigures, ...] = ()  # what papers and libraries report of it
     golden: GoldenVectors | None = None  # of a tower; `twinlens models --golden <name>` writes them
 
 
@@ -64,6 +88,6 @@ def describe_card(card: Card) -> dict[str, Any]:
             shown[name] = describe_card(value)
         elif name != ABOUT and type(card).model_fields[name].exclude and value:
             shown[name] = value
-    if remarks := card.about.model_dump(exclude_none=True):
+    if remarks := card.about.model_dump(mode="json", exclude_none=True, exclude_defaults=True):
         shown[ABOUT] = remarks
     return shown

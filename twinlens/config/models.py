@@ -81,6 +81,15 @@ class TransformersTower(Weights):
         return self
 
 
+class JinaClipTower(Weights):
+    """jina-clip-v2, both towers: its published weights, read into towers of timm and transformers."""
+
+    family: ClassVar[str] = "jina_clip"
+    jina_clip: str  # hub repository
+    dimensions: Count | None = None  # the first of each vector, which stand alone (matryoshka); all of them without
+    prompt: str = ""  # put before every text; as published, none
+
+
 class TorchvisionTower(Weights):
     """Faster R-CNN of torchvision: features of the regions in which it sees objects, pooled over a picture."""
 
@@ -148,7 +157,7 @@ class EndpointTower(Card):
 
 
 _FAMILIES = (
-    *("open_clip", "timm", "torchvision", "sentence_transformers", "transformers", "word_vectors"),
+    *("open_clip", "timm", "torchvision", "sentence_transformers", "transformers", "jina_clip", "word_vectors"),
     *("vectors", "endpoint"),
 )
 
@@ -165,22 +174,23 @@ _BY_FAMILY = Discriminator(
     _family,
     custom_error_type="tower_family",
     custom_error_message="a tower is named by one key: `open_clip`, `timm` or `torchvision` (pictures only), "
-    "`sentence_transformers` or `word_vectors` (words only), `transformers`, `vectors` (files of your own) or "
-    "`endpoint` (a service)",
+    "`sentence_transformers` or `word_vectors` (words only), `transformers`, `jina_clip`, `vectors` (files of your "
+    "own) or `endpoint` (a service)",
 )
 _OpenClip = Annotated[OpenClipTower, Tag("open_clip")]
 _Timm = Annotated[TimmTower, Tag("timm")]
 _SentenceTransformers = Annotated[SentenceTransformersTower, Tag("sentence_transformers")]
+_JinaClip = Annotated[JinaClipTower, Tag("jina_clip")]
 _Torchvision = Annotated[TorchvisionTower, Tag("torchvision")]
 _Transformers = Annotated[TransformersTower, Tag("transformers")]
 _WordVectors = Annotated[WordVectorsTower, Tag("word_vectors")]
 _Vectors = Annotated[VectorsTower, Tag("vectors")]
 _Endpoint = Annotated[EndpointTower, Tag("endpoint")]
 
-JointTower = Annotated[_OpenClip | _Transformers | _Vectors | _Endpoint, _BY_FAMILY]
-ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _Transformers | _Vectors | _Endpoint, _BY_FAMILY]
+JointTower = Annotated[_OpenClip | _Transformers | _JinaClip | _Vectors | _Endpoint, _BY_FAMILY]
+ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _Transformers | _JinaClip | _Vectors | _Endpoint, _BY_FAMILY]
 TextTower = Annotated[
-    _OpenClip | _SentenceTransformers | _Transformers | _WordVectors | _Vectors | _Endpoint, _BY_FAMILY
+    _OpenClip | _SentenceTransformers | _Transformers | _JinaClip | _WordVectors | _Vectors | _Endpoint, _BY_FAMILY
 ]
 Tower = (
     OpenClipTower
@@ -188,6 +198,7 @@ Tower = (
     | TorchvisionTower
     | SentenceTransformersTower
     | TransformersTower
+    | JinaClipTower
     | WordVectorsTower
     | VectorsTower
     | EndpointTower
@@ -229,6 +240,10 @@ class ModelCard(Card):
                 raise ValueError("`train` without `heads` trains the towers of a joint model: name `joint`")
             if isinstance(self.joint, TransformersTower) and self.joint.trust_remote_code:
                 raise ValueError("a model with code of its own cannot be trained here")
+            if isinstance(self.joint, JinaClipTower):
+                raise ValueError(
+                    "a `jina_clip` model cannot be trained here: name it as `image` and `text`, with `train.heads`"
+                )
             if isinstance(self.joint, OpenClipTower):
                 sizes = ("embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
                 refuse_missing(self.joint.architecture, *sizes)

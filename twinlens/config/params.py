@@ -204,6 +204,7 @@ class GateParams(Section):
     still_learning: Severity  # a training ended while its validation rose
     easy_pool: Severity  # so small, or with so much that is relevant, that chance is nearly sure
     pool_size: Severity  # not what the dataset's card promises
+    published: Severity  # a measure is not what a source reports of the model under the same conditions
     max_repeated_share: Share
     max_tied_share: Share
 

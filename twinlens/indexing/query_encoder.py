@@ -134,9 +134,10 @@ class QueryEncoder:
         if role not in self._loaded:
             from twinlens.core.device import choose_device
             from twinlens.models import encoders
+            from twinlens.models.folding import fold_blocks
 
             placement = choose_device(self.device)
-            loaded = encoders.load(self.card.towers()[role], self._weights[role], placement)
+            loaded = fold_blocks(encoders.load(self.card.towers()[role], self._weights[role], placement))
             if isinstance(self.card.train, HeadsRecipe):
                 loaded = self._with_heads(loaded, placement)
             self._loaded[role] = loaded

@@ -62,9 +62,10 @@ class Tolerance:
 
 
 # Measured with MobileNetV2, MiniLM, the default's CLIP and tiny models, as shares: pixels 3e-6 and texts 1e-12 in
-# float32, 2e-4 and 4e-5 in bfloat16; the least of the planted faults (a deviation forgotten before a layer norm) 3e-3.
+# float32, 2e-4 and 4e-5 in bfloat16; the least of the planted faults 3e-3 (a deviation forgotten before a layer norm),
+# and 5e-4 where bilinear stands for bicubic.
 TOLERANCES = {
-    ("exact", PICTURES): Tolerance(5e-3, 1e-3, 1e-7),
+    ("exact", PICTURES): Tolerance(5e-3, 1e-4, 1e-7),
     ("exact", TEXTS): Tolerance(1e-4, 1e-4, 1e-8),
     ("rounded", PICTURES): Tolerance(2e-2, 5e-2, 1e-3),
     ("rounded", TEXTS): Tolerance(2e-2, 5e-2, 1e-3),
@@ -196,7 +197,9 @@ def compute_golden(role: str, tower: Tower, placement: Placement, compute: Compu
 def _inspect(job: TowerJob, kinds: Sequence[str]) -> Inspection:
     loaded, found = job.loaded, []
     with torch.inference_mode():
-        reference = references.build(job.tower, job.weights, loaded, job.placement)
+        # the library's path is that of the model as it is published: folding must not move what it is compared with
+        published = encoders.load(job.tower, job.weights, job.placement) if loaded.folded else loaded
+        reference = references.build(job.tower, job.weights, published, job.placement)
         library = None if reference is None else reference.library
         if PICTURES in kinds and loaded.image is not None:
             own = None if reference is None else reference.picture

@@ -38,6 +38,7 @@ from twinlens.inference.loop import (
 )
 from twinlens.models import encoders
 from twinlens.models.encoders.base import LoadedEncoders
+from twinlens.models.folding import fold_blocks
 
 PROBE = "probe.npz"
 
@@ -49,6 +50,7 @@ PACKAGES = {  # that decide a vector, beside torch
     "sentence_transformers": ("sentence-transformers", "transformers", "tokenizers"),
     "torchvision": ("torchvision",),
     "transformers": ("transformers", "tokenizers"),
+    "jina_clip": ("timm", "transformers", "tokenizers"),
     "word_vectors": ("numpy", "polars", "regex"),
     "vectors": ("numpy", "pyarrow"),
 }
@@ -75,8 +77,8 @@ class TowerJob:
 
     @cached_property
     def loaded(self) -> LoadedEncoders:
-        """The encoders."""
-        return encoders.load(self.tower, self.weights, self.placement)
+        """The encoders, their blocks folded where they can be."""
+        return fold_blocks(encoders.load(self.tower, self.weights, self.placement))
 
     def pictures(self, name: str, shards: Path, pool: pl.DataFrame, out: Path) -> None:
         """Embed pictures into `out` as `<name>.npy` and `<name>.parquet`."""

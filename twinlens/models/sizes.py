@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from twinlens.config.models import ModelCard, OpenClipTower, TimmTower, TorchvisionTower, Tower
+from twinlens.config.models import JinaClipTower, ModelCard, OpenClipTower, TimmTower, TorchvisionTower, Tower
 from twinlens.config.training import TowerRecipe
 from twinlens.core import paths
 
@@ -43,6 +43,11 @@ def _count(tower: Tower) -> int | None:
         import torchvision
 
         return _of(lambda: torchvision.models.get_model(tower.torchvision, weights=None, weights_backbone=None))
+    if isinstance(tower, JinaClipTower) and tower.checkpoint is not None:  # whose file has half the bytes, and adapters
+        from twinlens.models import jina_checkpoint
+
+        config = jina_checkpoint.read_config(paths.expand(tower.checkpoint))
+        return _of(lambda: torch.nn.ModuleList(jina_checkpoint.build_towers(config)))
     return _by_files(getattr(tower, "checkpoint", None))
 
 

@@ -175,6 +175,22 @@ def load_state(model: torch.nn.Module, state: State, what: str, path: Path) -> N
     """
     wanted = model.state_dict()
     state = rename_to_fit(state, wanted)
+    refuse_misfit(state, wanted, what, path)
+    model.load_state_dict(state)
+
+
+def refuse_misfit(state: State, wanted: State, what: str, path: Path) -> None:
+    """Refuse weights that are not exactly those that a model has.
+
+    Args:
+        state: the weights.
+        wanted: tensors of the model's names and shapes, on any device.
+        what: the model, for the message.
+        path: where the weights are from, for the message.
+
+    Raises:
+        DataError: a tensor is missing, has another shape, or is unknown to the model.
+    """
     lacking = [name for name in wanted if name not in state]
     unknown = [name for name in state if name not in wanted]
     shapes = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
@@ -189,7 +205,6 @@ def load_state(model: torch.nn.Module, state: State, what: str, path: Path) -> N
         faults.append(f"has {shapes[0]} of {sizes[0]} where it has {sizes[1]}{more}")
     if faults:
         raise DataError(f"{path} does not hold the weights of {what}: it {'; '.join(faults)}")
-    model.load_state_dict(state)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import polars as pl
 from twinlens import __version__
 from twinlens.config.gates import read_warnings
 from twinlens.evaluation.caption_quality import WORD
+from twinlens.evaluation.card_figures import HeldFigure
 from twinlens.evaluation.measures import MAIN, drawn, headline
 from twinlens.evaluation.pool import Pool
 from twinlens.evaluation.recommendation import say_recommended
@@ -61,6 +62,7 @@ class ReportData:
     pools: list[Pool]
     values: dict[tuple[str, str], pl.DataFrame]  # of every query, by task and retriever
     album: galleries.Album
+    figures: list[HeldFigure] = field(default_factory=list)  # what sources report of the model, beside ours
     unmeasured: list[str] = field(default_factory=list)  # why the model has no row of its own in a task
 
     @property
@@ -100,6 +102,7 @@ def render(sources: ReportData, shown: list[galleries.Gallery], thumbnails: dict
         budget=build_budget_section(sources.budget),
         confidence=build_confidence_section(sources.confidence, sources.coverage),
         published=select_published(sources.names, sources.metrics),
+        figures=sources.figures,
         galleries=sorted(shown, key=lambda g: (order.index(g.task), -_main(sources, g.task, g.retriever))),
         thumbnails=thumbnails,
         facts=gather_dataset_facts(sources),

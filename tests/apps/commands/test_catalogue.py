@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,19 +25,70 @@ Command = Callable[..., Done]
 @pytest.mark.usefixtures("root")
 def test_models_are_listed_with_their_licence_and_what_is_here(twinlens: Command) -> None:
     heading, *lines = twinlens("models").out.splitlines()
-    assert heading.split("\t") == ["model", "active", "towers", "licence", "weights", "vectors", "index"]
+    facts = ["model", "active", "reads", "parameters", "dims", "input px", "languages", "licence", "towers"]
+    assert heading.split("\t") == [*facts, "weights", "vectors", "index"]
     assert len(lines) == len(read_params().models)
     by_name = {line.split("\t")[0]: line.split("\t")[1:] for line in lines}
-    assert by_name[MODEL] == ["yes", "joint: open_clip custom", "trained here", "yes", "yes", "yes"]
-    assert by_name["vit-b-32"] == ["-", "joint: open_clip ViT-B-32 (laion2b_s34b_b79k)", "MIT", "-", "-", "-"]
-    assert by_name["apart"][2:] == ["not said", "yes", "yes", "yes"]
-    assert by_name["mobilenetv2-minilm"][1] == (
+    assert by_name[MODEL][:2] == ["yes", "pictures+words"]
+    assert by_name[MODEL][6:] == ["trained here", "joint: open_clip custom", "yes", "yes", "yes"]
+    clip = ["-", "pictures+words", "151 M", "512", "224", "en", "MIT", "joint: open_clip ViT-B-32 (laion2b_s34b_b79k)"]
+    assert by_name["vit-b-32"] == [*clip, "-", "-", "-"]
+    assert by_name["apart"][6] == "not said"
+    assert by_name["apart"][8:] == ["yes", "yes", "yes"]
+    assert by_name["mobileclip2-s0"][6] == "apple-amlr (no commercial use)"
+    assert by_name["mobilenetv2-minilm"][2:4] == ["25 M", "1280/384"]
+    assert by_name["mobilenetv2-minilm"][7] == (
         "image: timm mobilenetv2_100.ra_in1k, text: sentence_transformers sentence-transformers/all-MiniLM-L6-v2"
     )
     found = {one["name"]: one for one in json.loads(twinlens("models", "--json").out)}
     assert (found[MODEL]["active"], found["apart"]["active"]) == (True, False)
     elsewhere = {one["name"]: one for one in json.loads(twinlens("models", "-d", "coco", "--json").out)}
     assert not any(elsewhere[MODEL][key] for key in ("weights", "embedded", "indexed"))
+
+
+@pytest.mark.usefixtures("root")
+def test_models_are_sorted_and_filtered_by_what_their_cards_say(twinlens: Command) -> None:
+    def listed(*options: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(twinlens("models", *options, "--json").out)
+        return found
+
+    small = listed("--licence", "permissive", "--max-params", "500M", "--sort", "parameters", "--reads", "both")
+    sizes = [one["parameters"] for one in small]
+    assert sizes == sorted(sizes) and max(sizes) <= 500_000_000
+    names = {one["name"] for one in small}
+    assert {"vit-b-32", "siglip2-b-16", "tipsv2-b-14"} <= names
+    assert not {"mobileclip2-s0", "pe-core-l-14-336", "dinov3-b-16", "mpnet"} & names
+    assert all(one["commercial_use"] for one in listed("--licence", "commercial"))
+    assert "metaclip2-h-14" in {one["name"] for one in listed("--licence", "CC-BY-NC")}
+    chinese = {one["name"] for one in listed("--language", "zh")}
+    assert {"chinese-clip-b-16", "siglip2-b-16", "nllb-siglip-mrl-base"} <= chinese and "vit-b-32" not in chinese
+    assert {one["name"] for one in listed("--reads", "both")}.isdisjoint({"dinov3-b-16", "minilm"})
+    last = listed("--sort", "input_px")
+    known = [one["input_px"] is not None for one in last]
+    assert known == sorted(known, reverse=True)
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--max-params", "many"), "'many' is no number of parameters: write 500M, 1.5B or 42000000"),
+        (("--max-params", "0"), "'0' is no number of parameters"),
+        (("--sort", "colour"), "--sort colour: no such column; there are name, parameters, dims"),
+        (("--reads", "video"), "--reads video: a model reads pictures, words or both"),
+    ],
+)
+def test_conditions_that_mean_nothing_are_refused(twinlens: Command, options: tuple[str, str], told: str) -> None:
+    done = twinlens("models", *options)
+    assert done.code == 2
+    assert told in done.err
+
+
+@pytest.mark.usefixtures("root")
+def test_conditions_that_no_model_meets_are_answered_with_a_word(twinlens: Command) -> None:
+    done = twinlens("models", "--max-params", "1k")
+    assert len(done.out.splitlines()) == 1
+    assert "models meets these conditions" in done.err
 
 
 def test_golden_vectors_are_written_on_the_card_of_weights_that_are_here(

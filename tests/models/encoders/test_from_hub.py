@@ -14,9 +14,23 @@ from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
 
 from tests.hub import COMMIT, Hub, point_at, serving_hub
-from tests.models.encoders import test_open_clip, test_sentence_transformers, test_timm, test_transformers
+from tests.models import jina_published
+from tests.models.encoders import (
+    test_jina_clip,
+    test_open_clip,
+    test_sentence_transformers,
+    test_timm,
+    test_transformers,
+)
 from tests.tiny import CPU, TEXTS, photos, spread, tokenizer
-from twinlens.config.models import OpenClipTower, SentenceTransformersTower, TimmTower, Tower, TransformersTower
+from twinlens.config.models import (
+    JinaClipTower,
+    OpenClipTower,
+    SentenceTransformersTower,
+    TimmTower,
+    Tower,
+    TransformersTower,
+)
 from twinlens.core.errors import DataError
 from twinlens.models import encoders
 from twinlens.models.encoders.base import LoadedEncoders
@@ -72,6 +86,16 @@ def test_a_transformers_model(hub: Hub, tmp_path: Path) -> None:
     wanted = local(test_transformers.card(tmp_path / "clip"))
     assert same(fetched(TransformersTower(transformers="someone/tiny", revision=COMMIT)), wanted)
     assert not set(hub.fetched()) & set(NOT_WANTED)
+
+
+def test_a_jina_clip_model(hub: Hub, tmp_path: Path) -> None:
+    jina_published.save(tmp_path / "jina")
+    hub.repos["someone/tiny"] = published(tmp_path / "jina", **{"1_Pooling/config.json": b"{}", "code.py": b"1 / 0"})
+    wanted = local(test_jina_clip.card(tmp_path / "jina"))
+    assert same(fetched(JinaClipTower(jina_clip="someone/tiny", revision=COMMIT)), wanted)
+    assert sorted(hub.fetched()) == [
+        *("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
+    ]
 
 
 @pytest.mark.parametrize("mode", ["mean", "cls"])

@@ -119,10 +119,10 @@ def test_a_picture_is_fitted_as_open_clip_does_it(name: str, tag: str, width: in
 # ---------------------------------------------------------------- folders
 
 
-def write_folder(folder: Path, seed: int = 0) -> Any:
+def write_folder(folder: Path, seed: int = 0, **text: Any) -> Any:
     """A tiny CLIP in open_clip's own layout, as `training.contrastive` writes it; returns the model."""
     words = tokenizer()
-    config = architecture(vocab_size=len(words), hf_tokenizer_name="beside the weights")
+    config = architecture(vocab_size=len(words), hf_tokenizer_name="beside the weights", **text)
     model = spread(CLIP(**copy.deepcopy(config)), seed)
     write_json({"model_cfg": config, "preprocess_cfg": PREPROCESS}, folder / "open_clip_config.json")
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")

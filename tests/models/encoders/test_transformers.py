@@ -12,13 +12,21 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     BertModel,
+    ChineseCLIPConfig,
+    ChineseCLIPImageProcessor,
+    ChineseCLIPModel,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    MetaClip2Config,
+    MetaClip2Model,
     PreTrainedTokenizerFast,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
+    Tipsv2Config,
+    Tipsv2ImageProcessor,
+    Tipsv2Model,
 )
 
 from tests.tiny import CPU, TEXTS, photos, sizes, special_tokens, spread, tokenizer, write_json
@@ -52,6 +60,37 @@ def save_siglip(folder: Path) -> SiglipModel:
     text = sizes(vocab_size=len(words), max_position_embeddings=POSITIONS, projection_size=32, **special_tokens(words))
     model = spread(SiglipModel(SiglipConfig(text_config=text, vision_config=VISION)))
     for part in (model, words, SiglipImageProcessor(size={"height": 32, "width": 32})):
+        part.save_pretrained(folder)
+    return model
+
+
+def save_metaclip2(folder: Path) -> Any:
+    words = tokenizer()
+    text = sizes(vocab_size=len(words), max_position_embeddings=POSITIONS, **special_tokens(words))
+    model = spread(MetaClip2Model(MetaClip2Config(text_config=text, vision_config=VISION, projection_dim=16)))
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    for part in (model, words, processor):
+        part.save_pretrained(folder)
+    return model
+
+
+def save_tipsv2(folder: Path) -> Any:
+    words = tokenizer()
+    text = sizes(vocab_size=len(words), max_position_embeddings=POSITIONS, pad_token_id=words.pad_token_id)
+    model = spread(Tipsv2Model(Tipsv2Config(text_config=text, vision_config=VISION | {"mlp_ratio": 2})))
+    for part in (model, words, Tipsv2ImageProcessor(size={"height": 32, "width": 32})):
+        part.save_pretrained(folder)
+    return model
+
+
+def save_chinese_clip(folder: Path) -> Any:
+    words = tokenizer()
+    text = sizes(vocab_size=len(words), max_position_embeddings=POSITIONS, pad_token_id=words.pad_token_id)
+    model = spread(ChineseCLIPModel(ChineseCLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)))
+    processor = ChineseCLIPImageProcessor(
+        size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32}, do_center_crop=False
+    )
+    for part in (model, words, processor):
         part.save_pretrained(folder)
     return model
 

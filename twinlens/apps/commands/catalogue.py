@@ -11,7 +11,7 @@ import typer
 
 from twinlens.apps.commands.completion import make_card_completer
 from twinlens.apps.commands.options import Captioner, Dataset, Json
-from twinlens.apps.commands.terminal import print_table
+from twinlens.apps.commands.terminal import note, print_table
 from twinlens.core import paths
 
 if TYPE_CHECKING:
@@ -25,7 +25,24 @@ Golden = Annotated[
         help="Write golden vectors on this model's card instead.", autocompletion=make_card_completer("models")
     ),
 ]
+Licence = Annotated[
+    str | None,
+    typer.Option(
+        help="Only such licences: `permissive`, `commercial` (not forbidden), `non-commercial`, or part of a name."
+    ),
+]
+MaxParams = Annotated[str | None, typer.Option("--max-params", help="At most so many parameters: 500M, 1.5B.")]
+Reads = Annotated[str | None, typer.Option(help="Only what reads `pictures`, `words` or `both`.")]
+Language = Annotated[str | None, typer.Option(help="Only what reads a language, by its code: zh.")]
+Sort = Annotated[
+    str, typer.Option(help="By name, parameters, dims, input_px, context_tokens or licence; unknown ones last.")
+]
 YES_NO = {True: "yes", False: "-"}
+NOT_COMMERCIAL = " (no commercial use)"
+MODEL_COLUMNS = [
+    *("model", "active", "reads", "parameters", "dims", "input px", "languages", "licence", "towers"),
+    *("weights", "vectors", "index"),
+]
 
 
 @dataclass(frozen=True)
@@ -35,7 +52,14 @@ class ModelState:
     name: str
     active: bool
     towers: dict[str, str]  # family and what it loads, by role
+    reads: list[str]
+    parameters: int | None
+    dims: list[int]  # by tower
+    input_px: int | None
+    context_tokens: int | None
+    languages: list[str]
     licence: str | None
+    commercial_use: bool  # not forbidden, as far as the licences' names say
     weights: bool  # trained here, or found by `train`
     embedded: bool
     indexed: bool  # there is an index that can be asked, with or without the model's weights in data/
@@ -56,17 +80,31 @@ class DatasetState:
     pool: int | None  # those of them that are searched
 
 
-def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json = False, golden: Golden = None) -> None:
-    """List the models: what they are made of, their licences, and what of them is here.
+def models(
+    dataset: Dataset = None,
+    captioner: Captioner = None,
+    licence: Licence = None,
+    max_params: MaxParams = None,
+    reads: Reads = None,
+    language: Language = None,
+    sort: Sort = "name",
+    as_json: Json = False,
+    golden: Golden = None,
+) -> None:
+    """List the models: what they read, their sizes and licences, and what of them is here.
+
+    A licence that forbids commercial use is marked. A model whose card does not say something does not meet a condition
+    on it.
 
     `weights`, `vectors` and `index` are those for the dataset (and captioner) given, or else the active ones.
 
     With `--golden <name>` nothing is listed: the weights of that model, as they are here, are run on drawn pictures and
     texts, and the first numbers of their vectors written on its card. `embed` then refuses other weights of that name.
 
-    Examples: `twinlens models`, `twinlens models --dataset coco`, `twinlens models --json`,
-    `twinlens models --golden vit-b-32`.
+    Examples: `twinlens models --licence permissive --max-params 500M --sort parameters`,
+    `twinlens models --reads both --language zh`, `twinlens models --json`, `twinlens models --golden vit-b-32`.
     """
+    from twinlens.config.facts import filter_models, gather_facts, parse_count, sort_models
     from twinlens.config.load import check_cards, read_params
     from twinlens.indexing.open import can_answer
     from twinlens.indexing.validate import check_name
@@ -78,35 +116,51 @@ def models(dataset: Dataset = None, captioner: Captioner = None, as_json: Json =
         return
     dataset = check_name(dataset or params.dataset, params.datasets, "dataset")
     captioner = check_name(captioner or params.captioner, params.captioners, "captioner")
+    most = None if max_params is None else parse_count(max_params)
+    facts = [gather_facts(name, card) for name, card in params.models.items()]
     found = [
         ModelState(
-            name=name,
-            active=name == params.model,
-            towers={role: _tower(tower) for role, tower in card.towers().items()},
-            licence=_licence(card),
-            weights=_has_weights(card, paths.trained(dataset, name)),
-            embedded=paths.embedded(dataset, name).exists(),
-            indexed=can_answer(dataset, name, captioner),
-            note=card.about.note,
+            name=one.name,
+            active=one.name == params.model,
+            towers={role: _tower(tower) for role, tower in params.models[one.name].towers().items()},
+            reads=one.reads,
+            parameters=one.parameters,
+            dims=one.dims,
+            input_px=one.input_px,
+            context_tokens=one.context_tokens,
+            languages=one.languages,
+            licence=one.licence,
+            commercial_use=one.commercial,
+            weights=_has_weights(params.models[one.name], paths.trained(dataset, one.name)),
+            embedded=paths.embedded(dataset, one.name).exists(),
+            indexed=can_answer(dataset, one.name, captioner),
+            note=params.models[one.name].about.note,
         )
-        for name, card in params.models.items()
+        for one in sort_models(filter_models(facts, licence, most, reads, language), sort)
     ]
     if as_json:
         _print_json(found)
         return
-    print_table(
-        ["model", "active", "towers", "licence", "weights", "vectors", "index"],
-        [
-            [
-                one.name,
-                YES_NO[one.active],
-                ", ".join(f"{role}: {tower}" for role, tower in one.towers.items()),
-                one.licence or "not said",
-                *(YES_NO[here] for here in (one.weights, one.embedded, one.indexed)),
-            ]
-            for one in found
-        ],
-    )
+    print_table(MODEL_COLUMNS, [_model_row(one) for one in found])
+    if not found:
+        note(f"none of the {len(facts)} models meets these conditions; `twinlens models` lists all")
+
+
+def _model_row(one: ModelState) -> list[str]:
+    from twinlens.config.facts import format_count
+
+    return [
+        one.name,
+        YES_NO[one.active],
+        "+".join(one.reads),
+        format_count(one.parameters),
+        "/".join(map(str, one.dims)) or "-",
+        "-" if one.input_px is None else str(one.input_px),
+        ",".join(one.languages) or "-",
+        (one.licence or "not said") + ("" if one.commercial_use else NOT_COMMERCIAL),
+        ", ".join(f"{role}: {tower}" for role, tower in one.towers.items()),
+        *(YES_NO[here] for here in (one.weights, one.embedded, one.indexed)),
+    ]
 
 
 def _write_golden(name: str, params: Params) -> None:
@@ -180,13 +234,6 @@ def _tower(tower: Tower) -> str:
     what = str(getattr(tower, tower.family))
     tag = getattr(tower, "pretrained", None)
     return f"{tower.family} {what}{f' ({tag})' if tag else ''}"
-
-
-def _licence(card: ModelCard) -> str | None:
-    licences = dict.fromkeys(tower.about.licence for tower in card.towers().values() if tower.about.licence)
-    if not licences and card.train is not None:
-        return "trained here"
-    return ", ".join(licences) or None
 
 
 def _has_weights(card: ModelCard, trained: Path) -> bool:

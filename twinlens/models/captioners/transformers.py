@@ -16,7 +16,7 @@ from twinlens.config.captioners import CaptionerCard
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.models.captioners.blip import BlipGenerator, read_blip_settings
-from twinlens.models.encoders.base import count_parameters, normalise_pixels
+from twinlens.models.encoders.base import count_parameters, normalise_pixels, place
 from twinlens.models.image_processor import read_pixel_spec, refuse_other_pixels
 from twinlens.models.state_dicts import load_transformers
 from twinlens.models.weights import UNREADABLE, give_reason, refuse_wordless
@@ -36,7 +36,7 @@ class Captioner:
     largest_batch: int | None = None  # that fits into the device's memory, once a larger one did not
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any, card: CaptionerCard, placement: Placement) -> None:
-        self.model = model.eval().to(placement.device, placement.dtype)
+        self.model = place(model, placement)
         self.tokenizer, self.card, self.placement = tokenizer, card, placement
         self.pixels = read_pixel_spec(processor)
         self.parameters = count_parameters(model)

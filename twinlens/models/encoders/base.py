@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -86,6 +86,7 @@ class LoadedEncoders:
     image: ImageEncoder | None
     text: TextEncoder | None
     files: PictureFileEncoder | None = None
+    folded: bool = False  # whether blocks were folded for inference, see `models/folding.py`
 
 
 def normalise_pixels(
@@ -104,6 +105,29 @@ def _scale(
     # Made once: a number that goes to a GPU anew with each batch is waited for each time.
     with torch.inference_mode(False):  # training takes them too
         return tuple(torch.tensor(numbers, device=device)[:, None, None] * 255.0 for numbers in (mean, std))  # type: ignore[return-value]
+
+
+ROTARY = "inv_freq"  # part of the names that transformers gives to tables of rotary frequencies
+
+M = TypeVar("M", bound=torch.nn.Module)
+
+
+def place(model: M, placement: Placement) -> M:
+    """Place a model for embedding: in eval mode, on a device and in a dtype, but for its rotary frequencies.
+
+    Those stay float32: positions are multiplied with them, and bfloat16 is off by up to 1/256, which turns the 500th
+    token by a radian and more. transformers reads them as float32 in any case.
+    """
+    tables = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if ROTARY in name and buffer.is_floating_point()
+    ]
+    model.eval().to(placement.device, placement.dtype)
+    for module, name, buffer in tables:
+        setattr(module, name, buffer.to(placement.device))
+    return model
 
 
 def count_parameters(*modules: torch.nn.Module) -> int:

@@ -109,7 +109,10 @@ def _tokenizer(card: OpenClipTower, weights: Path) -> Any:
         )
     folder = fetch_weights_folder(str(config["hf_tokenizer_name"]), None, ["*.json", *TOKENIZER])
     return open_clip.tokenizer.HFTokenizer(
-        str(folder), context_length=config.get("context_length", 77), **config.get("tokenizer_kwargs", {})
+        str(folder),
+        context_length=config.get("context_length", 77),
+        tokenizer_mode=config.get("tokenizer_mode"),
+        **config.get("tokenizer_kwargs", {}),
     )
 
 
@@ -142,7 +145,8 @@ class _Image:
 class _Text:
     def __init__(self, model: Any, tokenizer: Any, placement: Placement) -> None:
         self.model, self.tokenizer, self.placement = model, tokenizer, placement
-        self.max_tokens = int(model.context_length)
+        # a text tower of transformers has more positions than its tokenizer fills
+        self.max_tokens = min(int(model.context_length), getattr(tokenizer, "context_length", None) or 2**31)
         self.parameters = count_parameters(model) - count_parameters(model.visual)
 
     @cached_property

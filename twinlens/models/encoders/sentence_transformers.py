@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_log
 from twinlens.config.models import SentenceTransformersTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
-from twinlens.models.encoders.base import LoadedEncoders, count_parameters
+from twinlens.models.encoders.base import LoadedEncoders, count_parameters, place
 from twinlens.models.locations.sentence_transformers import WEIGHTS, list_modules
 from twinlens.models.state_dicts import allow_harmless_types, read_names, read_state, rename_to_fit
 from twinlens.models.weights import UNREADABLE, give_reason, refuse_gaps, refuse_wordless
@@ -36,7 +36,7 @@ def load(
     except (*UNREADABLE, ImportError, TypeError) as error:
         raise DataError(f"{path} does not hold a sentence-transformers model: {give_reason(error)}") from None
     refuse_wordless(model.tokenizer, path)
-    return LoadedEncoders(None, _Text(model.to(placement.dtype).eval(), card.prompt))
+    return LoadedEncoders(None, _Text(place(model, placement), card.prompt))
 
 
 def _refuse_gaps(model: SentenceTransformer, path: Path) -> None:

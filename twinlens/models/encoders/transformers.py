@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,14 @@ from twinlens.config.models import TransformersTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.images.transforms import PixelSpec
-from twinlens.models.encoders.base import LoadedEncoders, TokenizedTexts, count_parameters, normalise_pixels, upload
+from twinlens.models.encoders.base import (
+    LoadedEncoders,
+    TokenizedTexts,
+    count_parameters,
+    normalise_pixels,
+    place,
+    upload,
+)
 from twinlens.models.image_processor import read_pixel_spec
 from twinlens.models.state_dicts import load_transformers
 from twinlens.models.weights import UNREADABLE, give_reason, refuse_wordless
@@ -60,15 +67,15 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
                 "write `trust_remote_code: true` on the card (and the hub's `revision` and `code_revision`)"
             ) from None
         raise DataError(f"{card.transformers} could not be loaded from {path}: {give_reason(error)}") from None
-    model = model.eval().to(placement.device, placement.dtype)
+    model = place(model, placement)
     if card.pooling is not None:
-        return LoadedEncoders(None, _PooledText(model, tokenizer, card, placement))
+        return LoadedEncoders(None, PooledText(model, tokenizer, card.prompt, card.pooling, placement))
     if processor is None:
         raise ParamsError(
             f"{card.transformers} has no pair of towers: as a text tower it needs `pooling: mean` or `cls`"
         )
     return LoadedEncoders(
-        _Image(model, read_pixel_spec(processor), placement), _Text(model, tokenizer, card, placement)
+        _Image(model, read_pixel_spec(processor), placement), _Text(model, tokenizer, card.prompt, placement)
     )
 
 
@@ -98,8 +105,8 @@ class _Image:
 class _Tokens:
     """A tokenizer, the longest text the model reads, and the padding it was trained with."""
 
-    def __init__(self, model: Any, tokenizer: Any, card: TransformersTower, placement: Placement) -> None:
-        self.tokenizer, self.prompt, self.placement = tokenizer, card.prompt, placement
+    def __init__(self, model: Any, tokenizer: Any, prompt: str, placement: Placement) -> None:
+        self.tokenizer, self.prompt, self.placement = tokenizer, prompt, placement
         config = getattr(model.config, "text_config", model.config)
         positions = int(getattr(config, "max_position_embeddings", 512))
         if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
@@ -152,8 +159,8 @@ class _Tokens:
 
 
 class _Text(_Tokens):
-    def __init__(self, model: Any, tokenizer: Any, card: TransformersTower, placement: Placement) -> None:
-        super().__init__(model, tokenizer, card, placement)
+    def __init__(self, model: Any, tokenizer: Any, prompt: str, placement: Placement) -> None:
+        super().__init__(model, tokenizer, prompt, placement)
         self.model = model
         self.parameters = count_parameters(getattr(model, "text_model", model))
 
@@ -171,13 +178,18 @@ class _Text(_Tokens):
         return _vectors(self.model.get_text_features(**tokens))
 
 
-class _PooledText(_Tokens):
-    def __init__(self, model: Any, tokenizer: Any, card: TransformersTower, placement: Placement) -> None:
-        super().__init__(model, tokenizer, card, placement)
-        self.model, self.pooling = model, card.pooling
+class PooledText(_Tokens):
+    """A text encoder that pools its states: the first of a text (`cls`), or the mean of all that are no padding."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, prompt: str, pooling: Literal["mean", "cls"], placement: Placement
+    ) -> None:
+        super().__init__(model, tokenizer, prompt, placement)
+        self.model, self.pooling = model, pooling
         self.parameters = count_parameters(model)
 
     def encode_tokens(self, tokens: dict[str, torch.Tensor]) -> Float32[torch.Tensor, "texts dim"]:
+        """See `_Tokens.encode_tokens`."""
         states = self.model(**tokens).last_hidden_state.float()  # (texts, tokens, dim)
         if self.pooling == "cls":
             return states[:, 0]
