@@ -165,7 +165,7 @@ def test_a_query_by_words_waits_for_no_model_and_needs_none_in_memory(
     told = clocked(watch, Retriever("bm25", words, (CAPTIONS,), ("rank_bm25",)), encodings())
     assert (told["encode_ms"], told["ms_per_query"], told["cold_start_s"]) == (0.0, 2.0, 2.002)
     assert told["host_mb"] == pytest.approx(100.0, abs=0.1)
-    assert "gpu_mb" not in told
+    assert told["gpu_mb"] == 0.0
     assert told["posting_bytes"] > 0
 
 

@@ -259,7 +259,8 @@ class Clock:
         )
         whole = 1000.0 * (encode + np.resize(search, size))
         memory = max([self.start.host_bytes, *(one.host_bytes for one in encodings)])
-        gpu = [one.gpu_bytes for one in encodings if one.gpu_bytes is not None]
+        gpu = [one.gpu_bytes or 0 for one in encodings]  # a row by words takes none
+        on_gpu = any(one.gpu_bytes is not None for one in self.encodings.known.values())
         return (
             told
             | {
@@ -271,7 +272,7 @@ class Clock:
                 "cold_start_s": round(self.start.seconds + self.encodings.first_s(embedded) + first_s, 3),
                 "host_mb": round((memory + held.vector_bytes + held.posting_bytes) / MB, 1),
             }
-            | ({"gpu_mb": round(max(gpu) / MB, 1)} if gpu else {})
+            | ({"gpu_mb": round(max(gpu, default=0) / MB, 1)} if on_gpu else {})
         )
 
 
