@@ -60,18 +60,20 @@ def main(dataset: str, captioner: str) -> None:
             write_log(trained.log, draft / "training.csv")
             cost.add("train", seconds=trained.seconds, items=trained.pictures)
         job = CaptionJob(card, weights, placement, compute)
-        items, seconds, waiting, parameters = sum(map(len, described.values())), 0.0, 0.0, 0
+        items, seconds, waiting, parameters, tokens = sum(map(len, described.values())), 0.0, 0.0, 0, 0
         for name, pictures in described.items():
             with Scratch("caption", _key(card, weights, pictures, placement)) as scratch:
                 texts = job.write(paths.resized(dataset), pictures, scratch)
                 seconds += scratch.total("seconds")
                 waiting += scratch.total("waiting_s")
                 parameters = int(scratch.total("parameters"))
+                tokens += int(scratch.total("tokens"))
             write_captions(pictures, texts, draft / f"{name}.parquet")
             if texts:
                 log.info("%s, %s: %s, for example: %s", captioner, name, f"{len(texts):,}", "; ".join(texts[:3]))
     share = waiting / seconds if seconds else 0.0
-    cost.add("caption", seconds=seconds, items=items, parameters=parameters, waiting_share=share)
+    counted = {"tokens": tokens} if card.captioner == "transformers" else {}
+    cost.add("caption", seconds=seconds, items=items, parameters=parameters, waiting_share=share, **counted)
     cost.write(paths.cost("caption", dataset, captioner), items=items, seconds=cost.seconds_of_parts())
 
 
@@ -99,13 +101,21 @@ def write_captions(pictures: pl.DataFrame, texts: list[str], path: Path) -> None
 
 def _key(card: CaptionerCard, weights: Path, described: pl.DataFrame, placement: Placement) -> str:
     """Everything that decides the words."""
+    if card.captioner == "transformers":
+        said = {"captioner", "prompt", "system", "max_side_px", "max_new_tokens", "num_beams"}
+        libraries = ["torch", "transformers", "tokenizers", "torchvision", "pillow"]
+        code = code_digest("twinlens.inference.caption_prompted", "twinlens.models.captioners.prompted")
+    else:
+        said = {"captioner", "max_new_tokens", "num_beams"}
+        libraries = ["torch", "transformers"]
+        code = code_digest("twinlens.inference.caption", "twinlens.models.captioners.transformers")
     return fingerprint(
-        card=card.model_dump(mode="json", include={"captioner", "max_new_tokens", "num_beams"}),
+        card=card.model_dump(mode="json", include=said),
         weights=identify_weights(weights),
         pictures=digest(described["sha256"]),
         placement=placement.name,
-        libraries=[torch.__version__, version("transformers")],
-        code=code_digest("twinlens.inference.caption", "twinlens.models.captioners.transformers"),
+        libraries=[torch.__version__ if name == "torch" else version(name) for name in libraries],
+        code=code,
     )
 
 

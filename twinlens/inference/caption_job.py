@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import polars as pl
 
@@ -15,6 +15,7 @@ from twinlens.core.device import Placement
 from twinlens.core.scratch import Scratch
 
 if TYPE_CHECKING:
+    from twinlens.models.captioners.prompted import PromptedCaptioner
     from twinlens.models.captioners.transformers import Captioner
 
 WORDS = "words.json"  # the captions of all pictures, beside their parts
@@ -27,9 +28,13 @@ class CaptionJob:
         self.card, self.weights, self.placement, self.compute = card, weights, placement, compute
 
     @cached_property
-    def loaded(self) -> Captioner:
+    def loaded(self) -> Captioner | PromptedCaptioner:
         """The captioner."""
-        from twinlens.models.captioners import transformers as captioners  # imports its library, which takes seconds
+        if self.card.captioner == "transformers":
+            from twinlens.models.captioners import prompted  # imports its library, which takes seconds
+
+            return prompted.load(self.card, self.weights, self.placement)
+        from twinlens.models.captioners import transformers as captioners
 
         return captioners.load(self.card, self.weights, self.placement)
 
@@ -42,14 +47,22 @@ class CaptionJob:
             scratch: where what is finished is kept.
         """
         if not scratch.has(WORDS):
-            from twinlens.inference.caption import caption_pictures
-
-            batch, threads = self.compute.image_batch, self.compute.decode_threads
-            texts = caption_pictures(self.loaded, shards, pictures, scratch, batch=batch, decode_threads=threads)
+            texts = self._caption(shards, pictures, scratch)
             scratch.note(WORDS, parameters=self.loaded.parameters)
             scratch.put(WORDS, lambda path: _write(path, json.dumps(texts)))
         words: list[str] = json.loads(scratch.path(WORDS).read_text(encoding="utf-8"))
         return words
+
+    def _caption(self, shards: Path, pictures: pl.DataFrame, scratch: Scratch) -> list[str]:
+        batch, threads = self.compute.image_batch, self.compute.decode_threads
+        if self.card.captioner == "transformers":
+            from twinlens.inference.caption_prompted import caption_by_prompt
+
+            return caption_by_prompt(cast("PromptedCaptioner", self.loaded), shards, pictures, scratch, batch=batch)
+        from twinlens.inference.caption import caption_pictures
+
+        captioner = cast("Captioner", self.loaded)
+        return caption_pictures(captioner, shards, pictures, scratch, batch=batch, decode_threads=threads)
 
 
 def _write(path: Path, text: str) -> None:
