@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 import torch
 
-from stages import caption as stage
 from tests.models.captioners.vision_language import PROMPT, build, save
 from tests.tiny import CPU, jpegs, spread, write_shards
 from twinlens.config.captioners import CaptionerCard
@@ -219,7 +218,12 @@ def test_what_decides_the_words_is_in_their_key(rows: pl.DataFrame, tmp_path: Pa
         {"max_new_tokens": 40},
         {"num_beams": 3},
     ]
-    keys = [stage._key(CaptionerCard.model_validate(usual | change), tmp_path, rows, CPU) for change in changes]
+    compute = ComputeParams(device="cpu", decode_threads=1, image_batch=3, text_batch=None)
+
+    def key(change: dict[str, Any], compute: ComputeParams = compute) -> str:
+        return CaptionJob(CaptionerCard.model_validate(usual | change), tmp_path, CPU, compute).key(rows)
+
+    keys = [key(change) for change in changes]
     assert len(set(keys)) == len(keys)
-    assert stage._key(CaptionerCard.model_validate(usual), tmp_path, rows, CPU) == keys[0]
-    assert stage._key(CaptionerCard.model_validate(usual | {"about": {"note": "x"}}), tmp_path, rows, CPU) == keys[0]
+    assert key({"about": {"note": "another"}}) == key({}) == keys[0]
+    assert key({}, compute.model_copy(update={"image_batch": 1})) == keys[0]  # speed is no part of it

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import polars as pl
+import torch
 
 from twinlens.config.captioners import CaptionerCard
 from twinlens.config.params import ComputeParams
+from twinlens.core.code import code_digest
 from twinlens.core.device import Placement
-from twinlens.core.scratch import Scratch
+from twinlens.core.scratch import Scratch, digest, fingerprint
+from twinlens.models.weights import identify_weights
 
 if TYPE_CHECKING:
     from twinlens.models.captioners.prompted import PromptedCaptioner
@@ -37,6 +41,23 @@ class CaptionJob:
         from twinlens.models.captioners import transformers as captioners
 
         return captioners.load(self.card, self.weights, self.placement)
+
+    def key(self, pictures: pl.DataFrame) -> str:
+        """Make a key of everything that decides the words on pictures with `sha256`."""
+        said, libraries = {"captioner", "max_new_tokens", "num_beams"}, ["transformers"]
+        modules = ["twinlens.inference.caption", "twinlens.models.captioners.transformers"]
+        if self.card.captioner == "transformers":
+            said |= {"prompt", "system", "max_side_px"}
+            libraries += ["tokenizers", "torchvision", "pillow"]  # of its processors
+            modules = ["twinlens.inference.caption_prompted", "twinlens.models.captioners.prompted"]
+        return fingerprint(
+            card=self.card.model_dump(mode="json", include=said),
+            weights=identify_weights(self.weights),
+            pictures=digest(pictures["sha256"]),
+            placement=self.placement.name,
+            libraries=[torch.__version__, *map(version, libraries)],
+            code=code_digest(*modules),
+        )
 
     def write(self, shards: Path, pictures: pl.DataFrame, scratch: Scratch) -> list[str]:
         """Write one caption per picture, in their order; beside the parts stands how many parameters wrote them.

@@ -158,8 +158,8 @@ def decode_picture(jpeg: bytes, max_side_px: int | None = None) -> Image.Image:
 def refuse_other_tasks(processor: Any, card: CaptionerCard) -> None:
     """Refuse a prompt that begins with the token of a task that is answered with boxes, or with that of no task.
 
-    Florence-2 has tasks, as `<CAPTION>`. For those that are answered in words, `post_process_generation` of its processor
-    takes off the special tokens that are gone here already, and no more.
+    Florence-2 has tasks, as `<CAPTION>`. From answers in words its processor's `post_process_generation` takes off
+    special tokens, which are gone here already, and no more.
 
     Raises:
         DataError: the prompt names such a task.
