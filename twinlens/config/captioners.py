@@ -9,7 +9,7 @@ from pydantic import model_validator
 from twinlens.config.architectures import refuse_impossible_blip, refuse_missing
 from twinlens.config.endpoints import Address, KeyVariable, RequestSettings
 from twinlens.config.models import Weights
-from twinlens.config.numbers import Count, Positive, PositiveOrZero
+from twinlens.config.numbers import Count, Positive, PositiveOrZero, Side
 from twinlens.config.training import CaptioningRecipe
 
 OF_A_SERVICE = (
@@ -37,7 +37,7 @@ class CaptionerCard(Weights):
     # of `captioner: transformers`, any of its image-text-to-text models, and of `captioner: endpoint`
     prompt: str | None = None  # or a task's token, such as <CAPTION>
     system: str | None = None
-    max_side_px: Count | None = None  # of `transformers`: larger pictures are shrunk to it before the processor
+    max_side_px: Side | None = None  # of `transformers`: larger pictures are shrunk to it before the processor
     # of `captioner: endpoint`, an OpenAI-compatible service
     url: Address | None = None  # with or without a slash or /v1 at its end
     model: str | None = None  # as the service knows it

@@ -93,6 +93,17 @@ def test_a_model_without_a_chat_template_has_the_picture_in_front_of_the_prompt(
     assert texts(placed, FILES[:2]) == wanted
 
 
+def test_a_chat_template_of_the_tokenizer_alone_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It has no place for pictures, and a model that chats writes worse without one."""
+    _, processor = save("llava", tmp_path, chat=False)
+    load(tmp_path)
+    assert not caplog.text
+    processor.tokenizer.chat_template = "{{ messages[0].content }}"
+    captioner = PromptedCaptioner(load(tmp_path).model, processor, card(tmp_path), CPU)
+    assert captioner._prompt.text == f"<image>{PROMPT}"
+    assert "the model's chat template is for texts only" in caplog.text
+
+
 def test_prompt_and_system_text_decide_the_words(tmp_path: Path) -> None:
     model, processor = save("llava", tmp_path)
     plain, other = texts(load(tmp_path), FILES), texts(load(tmp_path, prompt="a green tree at night"), FILES)

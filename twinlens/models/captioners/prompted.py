@@ -8,6 +8,7 @@ where there is one; else the processor's, or in front.
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from twinlens.models.state_dicts import load_transformers, without_reports
 from twinlens.models.weights import UNREADABLE, give_reason, refuse_wordless
 
 transformers_log.disable_progress_bar()
+
+log = logging.getLogger("twinlens")
 
 HERE_ONLY = {"local_files_only": True, "trust_remote_code": False}  # else the library asks on the terminal
 PIXEL_SETTINGS = ("processor_config.json", "preprocessor_config.json")
@@ -219,6 +222,8 @@ def _write_plainly(processor: Any, card: CaptionerCard) -> list[Prompt]:
     if card.system is not None:
         raise DataError("the model has no chat template, and so no place for `system`: write all into `prompt`")
     assert card.prompt is not None
+    if processor.tokenizer.chat_template:
+        log.warning("the model's chat template is for texts only, so the picture and the prompt are given without one")
     token = getattr(processor, "image_token", None)
     texts = [card.prompt] if token is None or token in card.prompt else [f"{token}{card.prompt}", card.prompt]
     return [Prompt(text, {}) for text in texts]
