@@ -67,17 +67,6 @@ class CaptionerCard(Weights):
         return self
 
     @model_validator(mode="after")
-    def _prompts_go_to_who_reads_them(self) -> Self:
-        if self.captioner not in PROMPTED:
-            if given := [name for name in ("prompt", "system") if getattr(self, name) is not None]:
-                raise ValueError(f"`{given[0]}` goes with `captioner: transformers` or `endpoint`, and only with them")
-        elif not (self.prompt or "").strip():
-            raise ValueError(f"`captioner: {self.captioner}` needs `prompt`")
-        if self.max_side_px is not None and self.captioner != "transformers":
-            raise ValueError("`max_side_px` goes with `captioner: transformers`, and only with it")
-        return self
-
-    @model_validator(mode="after")
     def _services_have_an_address(self) -> Self:
         given = [name for name in OF_A_SERVICE if getattr(self, name) is not None]
         if self.captioner != "endpoint":
@@ -88,4 +77,15 @@ class CaptionerCard(Weights):
             raise ValueError(f"`captioner: endpoint` needs `{missing[0]}`")
         if self.max_cost is not None and (self.input_price is None or self.output_price is None):
             raise ValueError("`max_cost` cannot be kept without `input_price` and `output_price`, of a million tokens")
+        return self
+
+    @model_validator(mode="after")
+    def _prompts_go_to_who_reads_them(self) -> Self:
+        if self.captioner not in PROMPTED:
+            if given := [name for name in ("prompt", "system") if getattr(self, name) is not None]:
+                raise ValueError(f"`{given[0]}` goes with `captioner: transformers` or `endpoint`, and only with them")
+        elif not (self.prompt or "").strip():
+            raise ValueError(f"`captioner: {self.captioner}` needs `prompt`")
+        if self.max_side_px is not None and self.captioner != "transformers":
+            raise ValueError("`max_side_px` goes with `captioner: transformers`, and only with it")
         return self
