@@ -258,7 +258,7 @@ def load_transformers(kind: Any, path: Path, unused: str | None = None, **option
     options = {
         "dtype": torch.float32, "local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True
     } | options  # fmt: skip
-    with allow_harmless_types(), _without_reports():
+    with allow_harmless_types(), without_reports():
         model, report = kind.from_pretrained(path, **options)
     _refuse_other_shapes(report, path)
     try:
@@ -268,7 +268,7 @@ def load_transformers(kind: Any, path: Path, unused: str | None = None, **option
         plain = _plain_state(path, model)
         if plain is None:
             raise
-    with _without_reports():
+    with without_reports():
         model, report = type(model).from_pretrained(None, config=model.config, state_dict=plain, **options)
     _refuse_other_shapes(report, path)
     refuse_gaps(model, report, path, unused)
@@ -276,7 +276,7 @@ def load_transformers(kind: Any, path: Path, unused: str | None = None, **option
 
 
 @contextmanager
-def _without_reports() -> Iterator[None]:
+def without_reports() -> Iterator[None]:
     """Keep transformers from printing a line for every tensor that is not where it looks: we tell what is wrong."""
     from transformers.utils import logging as library
 
