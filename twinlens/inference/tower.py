@@ -49,6 +49,7 @@ PACKAGES = {  # that decide a vector, beside torch
     "sentence_transformers": ("sentence-transformers", "transformers", "tokenizers"),
     "torchvision": ("torchvision",),
     "transformers": ("transformers", "tokenizers"),
+    "own_code": (),  # those of its environment, which `identify` gives
     "word_vectors": ("numpy", "polars", "regex"),
     "vectors": ("numpy", "pyarrow"),
 }
