@@ -75,8 +75,8 @@ class Child:
         theirs_in, self._requests = os.pipe()
         self._answers, theirs_out = os.pipe()
         main = threading.current_thread() is threading.main_thread()
-        # -I: neither our PYTHONPATH nor the folder of the program, in which names of libraries occur
-        arguments = [str(python), "-I", str(path), *map(str, (theirs_in, theirs_out, os.getpid(), int(main)))]
+        # -I: neither our PYTHONPATH nor the folder of the program; -u: what it prints is here before it is killed
+        arguments = [str(python), "-I", "-u", str(path), *map(str, (theirs_in, theirs_out, os.getpid(), int(main)))]
         try:
             self._process = subprocess.Popen(
                 arguments,
