@@ -234,9 +234,10 @@ def test_a_card_chooses_where_a_model_runs() -> None:
     assert kind() is kind(trust_remote_code=False) is TransformersTower
     assert kind(environment={"inherits": True}) is kind(trust_remote_code=True, checkpoint="x") is OwnCodeTower
     card = ModelCard.model_validate({"joint": {"transformers": "a/b", "environment": {"inherits": True}}})
+    recipe = {"objective": "clip", "epochs": 1, "batch_size": 8, "learning_rate": 1e-3}
     assert ModelCard.model_validate(card.model_dump(mode="json")) == card
     with pytest.raises(ValueError, match="a model with code of its own, or an `environment`, cannot be trained here"):
-        ModelCard.model_validate(card.model_dump(mode="json") | {"train": {"objective": "clip", "epochs": 1}})
+        ModelCard.model_validate(card.model_dump(mode="json") | {"train": recipe})
 
 
 @pytest.mark.slow
@@ -247,6 +248,8 @@ def test_code_written_for_transformers_4_runs_beside_transformers_5(
     monkeypatch.delenv("UV_OFFLINE", raising=False)
     removed = "from transformers.pytorch_utils import find_pruneable_heads_and_indices"  # much code on the hub has it
     folder = save_stranger(tmp_path / "stranger", f"{removed}\n{CODE}")
+    settings = folder / "tokenizer_config.json"  # as transformers 4 wrote it
+    write_json(json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}, settings)
     common = {"trust_remote_code": True, "checkpoint": str(folder)}
     with pytest.raises(DataError, match=r"does not run with the libraries of its environment .*find_pruneable_heads"):
         encoders.load(tower(**common), folder, CPU)

@@ -123,6 +123,7 @@ class Server:
         else:
             model, report = transformers.AutoModel.from_pretrained(path, output_loading_info=True, **remote)
             _refuse_gaps(model, report["missing_keys"], "pooler." if pooling else None)
+        torch.set_num_threads(message["threads"])
         self.torch, self.prompt, self.pooling = torch, message["prompt"], pooling
         self.device, self.dtype = torch.device(message["device"]), getattr(torch, message["dtype"])
         self.model = model.eval().to(self.device, self.dtype)

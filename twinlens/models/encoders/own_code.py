@@ -57,6 +57,7 @@ def _open(child: Child, card: OwnCodeTower, path: Path, placement: Placement, ra
         "prompt": card.prompt,
         "device": str(placement.device),
         "dtype": str(placement.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
         "image_call": card.calls.image,
         "text_call": card.calls.text,
     }
