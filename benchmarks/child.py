@@ -68,8 +68,8 @@ def main(rounds: int) -> None:
             sides = {side: (lambda side=side, work=work: work(side)) for side in loaded}  # type: ignore[misc]
             taken = alternate(sides, rounds, lambda: time.process_time() + read_processor_s(child))
             seconds = {side: median(taken, side) for side in loaded}
-            print(f"{what}: {seconds['here']:.3f} s here, {seconds['there']:.3f} s there", end=", ")  # noqa: T201
-            print(f"ratio {ratio(taken, 'there', 'here'):.3f}")  # noqa: T201
+            print(f"{what}: {seconds['here']:.3f} s here, {seconds['there']:.3f} s there", end=", ")
+            print(f"ratio {ratio(taken, 'there', 'here'):.3f}")
 
 
 if __name__ == "__main__":
