@@ -12,6 +12,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -65,7 +67,7 @@ def main(rounds: int) -> None:
                 encoder.encode((list(TEXTS) * 64)[:64])
 
         for what, work in (("pictures", pictures), ("texts", texts)):
-            sides = {side: (lambda side=side, work=work: work(side)) for side in loaded}  # type: ignore[misc]
+            sides: dict[str, Callable[[], object]] = {side: partial(work, side) for side in loaded}
             taken = alternate(sides, rounds, lambda: time.process_time() + read_processor_s(child))
             seconds = {side: median(taken, side) for side in loaded}
             print(f"{what}: {seconds['here']:.3f} s here, {seconds['there']:.3f} s there", end=", ")

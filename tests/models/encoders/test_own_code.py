@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,8 @@ def caches(surroundings: tuple[Hub, Path], monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def stranger(colours: str = "1.0") -> OwnCodeTower:
-    environment = {"packages": [f"colours=={colours}"], "inherits": True}
-    pinned = {"revision": COMMIT, "code_revision": COMMIT, "trust_remote_code": True}
+    environment: dict[str, Any] = {"packages": [f"colours=={colours}"], "inherits": True}
+    pinned: dict[str, Any] = {"revision": COMMIT, "code_revision": COMMIT, "trust_remote_code": True}
     return tower(environment=environment, prompt="e ", **pinned)
 
 
@@ -159,8 +159,10 @@ def test_with_another_version_it_is_told_what_is_missing() -> None:
 
 @pytest.mark.slow
 def test_a_plain_model_has_the_same_vectors_there_as_here(tmp_path: Path) -> None:
-    for save, fields in ((save_clip, {}), (save_bert, {"pooling": "mean"}), (save_bert, {"pooling": "cls"})):
-        folder = tmp_path / f"{save.__name__}{fields}"
+    cases: list[tuple[Callable[[Path], object], dict[str, Any]]]
+    cases = [(save_clip, {}), (save_bert, {"pooling": "mean"}), (save_bert, {"pooling": "cls"})]
+    for number, (save, fields) in enumerate(cases):
+        folder = tmp_path / f"{number}"
         save(folder)
         here = TransformersTower(transformers="someone/tiny", checkpoint=str(folder), prompt="a ", **fields)
         there = OwnCodeTower.model_validate(here.model_dump() | {"environment": {"inherits": True}})
@@ -250,7 +252,7 @@ def test_code_written_for_transformers_4_runs_beside_transformers_5(
     folder = save_stranger(tmp_path / "stranger", f"{removed}\n{CODE}")
     settings = folder / "tokenizer_config.json"  # as transformers 4 wrote it
     write_json(json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}, settings)
-    common = {"trust_remote_code": True, "checkpoint": str(folder)}
+    common: dict[str, Any] = {"trust_remote_code": True, "checkpoint": str(folder)}
     with pytest.raises(DataError, match=r"does not run with the libraries of its environment .*find_pruneable_heads"):
         encoders.load(tower(**common), folder, CPU)
     card = tower(**common, environment={"packages": ["transformers==4.51.3"], "inherits": True})

@@ -153,7 +153,7 @@ class Child:
         return answer, numbers
 
     def _tell_failure(self, kind: str, reason: str, doing: str) -> NoReturn:
-        reason = _clean(reason).strip().rstrip(".")
+        reason = _clean(reason).rstrip(" .:\n")
         if kind == "device_memory":
             raise DeviceMemoryError(reason)
         if kind == "memory":
