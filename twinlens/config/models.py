@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from twinlens.config.architectures import refuse_impossible_open_clip, refuse_missing
 from twinlens.config.base import Card, Origin
 from twinlens.config.endpoints import Address, KeyVariable, RequestSettings
+from twinlens.config.environments import Calls, Environment, ProcessLimits
 from twinlens.config.numbers import Count, Flag, PositiveOrZero
 from twinlens.config.training import HeadsRecipe, ModelRecipe, TowerRecipe
 
@@ -90,6 +91,21 @@ class JinaClipTower(Weights):
     prompt: str = ""  # put before every text; as published, none
 
 
+class OwnCodeTower(TransformersTower):
+    """A transformers model that runs in a process of its own: with `trust_remote_code`, or another `environment`."""
+
+    family: ClassVar[str] = "own_code"
+    key: ClassVar[str] = "transformers"  # that names it on a card
+    environment: Environment | None = None  # that of TwinLens if absent
+    calls: Calls = Calls()
+    limits: ProcessLimits = Field(default=ProcessLimits(), exclude=True)  # decide no result
+
+    @property
+    def own_code(self) -> str:
+        """The hub repository."""
+        return self.transformers
+
+
 class TorchvisionTower(Weights):
     """Faster R-CNN of torchvision: features of the regions in which it sees objects, pooled over a picture."""
 
@@ -160,6 +176,7 @@ _FAMILIES = (
     *("open_clip", "timm", "torchvision", "sentence_transformers", "transformers", "jina_clip", "word_vectors"),
     *("vectors", "endpoint"),
 )
+_OWN_CODE = ("trust_remote_code", "environment", "calls", "limits")  # of a transformers model, keys that only such have
 
 
 def _family(value: Any) -> str | None:
@@ -167,6 +184,8 @@ def _family(value: Any) -> str | None:
     if isinstance(value, Card):
         return getattr(value, "family", None)
     found = [family for family in _FAMILIES if isinstance(value, dict) and family in value]
+    if found == ["transformers"] and any(value.get(key) not in (None, False) for key in _OWN_CODE):
+        return OwnCodeTower.family
     return found[0] if len(found) == 1 else None
 
 
@@ -183,14 +202,18 @@ _SentenceTransformers = Annotated[SentenceTransformersTower, Tag("sentence_trans
 _JinaClip = Annotated[JinaClipTower, Tag("jina_clip")]
 _Torchvision = Annotated[TorchvisionTower, Tag("torchvision")]
 _Transformers = Annotated[TransformersTower, Tag("transformers")]
+_OwnCode = Annotated[OwnCodeTower, Tag("own_code")]
 _WordVectors = Annotated[WordVectorsTower, Tag("word_vectors")]
 _Vectors = Annotated[VectorsTower, Tag("vectors")]
 _Endpoint = Annotated[EndpointTower, Tag("endpoint")]
 
-JointTower = Annotated[_OpenClip | _Transformers | _JinaClip | _Vectors | _Endpoint, _BY_FAMILY]
-ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _Transformers | _JinaClip | _Vectors | _Endpoint, _BY_FAMILY]
+JointTower = Annotated[_OpenClip | _Transformers | _OwnCode | _JinaClip | _Vectors | _Endpoint, _BY_FAMILY]
+ImageTower = Annotated[
+    _OpenClip | _Timm | _Torchvision | _Transformers | _OwnCode | _JinaClip | _Vectors | _Endpoint, _BY_FAMILY
+]
 TextTower = Annotated[
-    _OpenClip | _SentenceTransformers | _Transformers | _JinaClip | _WordVectors | _Vectors | _Endpoint, _BY_FAMILY
+    _OpenClip | _SentenceTransformers | _Transformers | _OwnCode | _JinaClip | _WordVectors | _Vectors | _Endpoint,
+    _BY_FAMILY,
 ]
 Tower = (
     OpenClipTower
@@ -199,6 +222,7 @@ Tower = (
     | SentenceTransformersTower
     | TransformersTower
     | JinaClipTower
+    | OwnCodeTower
     | WordVectorsTower
     | VectorsTower
     | EndpointTower
@@ -238,8 +262,8 @@ class ModelCard(Card):
         if isinstance(self.train, TowerRecipe):
             if self.joint is None:
                 raise ValueError("`train` without `heads` trains the towers of a joint model: name `joint`")
-            if isinstance(self.joint, TransformersTower) and self.joint.trust_remote_code:
-                raise ValueError("a model with code of its own cannot be trained here")
+            if isinstance(self.joint, OwnCodeTower):
+                raise ValueError("a model with code of its own, or an `environment`, cannot be trained here")
             if isinstance(self.joint, JinaClipTower):
                 raise ValueError(
                     "a `jina_clip` model cannot be trained here: name it as `image` and `text`, with `train.heads`"

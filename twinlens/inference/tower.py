@@ -51,6 +51,7 @@ PACKAGES = {  # that decide a vector, beside torch
     "torchvision": ("torchvision",),
     "transformers": ("transformers", "tokenizers"),
     "jina_clip": ("timm", "transformers", "tokenizers"),
+    "own_code": (),  # those of its environment, which `identify` gives
     "word_vectors": ("numpy", "polars", "regex"),
     "vectors": ("numpy", "pyarrow"),
 }

@@ -36,32 +36,25 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
     """Load both towers of a joint model, or the text tower of a text model.
 
     Raises:
-        DataError: the model cannot be loaded, its remote code does not run with this transformers,
-            or it offers neither pair of towers nor text states.
+        DataError: the model cannot be loaded, or brings code of its own, which is not run here (see `own_code`).
+        ParamsError: it has no pair of towers, and no pooling is named.
     """
-    remote: dict[str, Any] = {"trust_remote_code": card.trust_remote_code}
-    if card.code_revision:
-        remote["code_revision"] = card.code_revision
     try:
-        config = AutoConfig.from_pretrained(path, **remote)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         if random_weights:
-            model = AutoModel.from_config(config, **remote)
+            model = AutoModel.from_config(config)
         else:
             # many text models are published without the pooler, which `mean` and `cls` do not use
-            model = load_transformers(AutoModel, path, "pooler." if card.pooling else None, **remote)
-        tokenizer = AutoTokenizer.from_pretrained(path, **remote)
+            model = load_transformers(AutoModel, path, "pooler." if card.pooling else None)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         refuse_wordless(tokenizer, path)
-        joint = hasattr(model, "get_image_features") or hasattr(model, "encode_image")
-        processor = AutoImageProcessor.from_pretrained(path, **remote) if joint and card.pooling is None else None
+        processor = None
+        if hasattr(model, "get_image_features") and card.pooling is None:
+            processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
     except (ImportError, AttributeError) as error:
-        if not card.trust_remote_code:
-            raise DataError(f"{card.transformers} could not be loaded: {error}") from None
-        raise DataError(
-            f"{card.transformers} brings code of its own, which does not run with this transformers: {error}. "
-            "Run it in an environment with the release it was written for (its page names it)"
-        ) from None
+        raise DataError(f"{card.transformers} could not be loaded: {error}") from None
     except UNREADABLE as error:
-        if "trust_remote_code" in str(error) and not card.trust_remote_code:
+        if "trust_remote_code" in str(error):
             raise DataError(
                 f"{card.transformers} could not be loaded from {path}: it brings code of its own. Read that code, then "
                 "write `trust_remote_code: true` on the card (and the hub's `revision` and `code_revision`)"
@@ -97,9 +90,7 @@ class _Image:
 
     def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
         pixels = normalise_pixels(pictures, self.pixels, self.placement)
-        if hasattr(self.model, "get_image_features"):
-            return _vectors(self.model.get_image_features(pixel_values=pixels))
-        return _vectors(self.model.encode_image(pixels))
+        return _vectors(self.model.get_image_features(pixel_values=pixels))
 
 
 class _Tokens:
@@ -163,16 +154,6 @@ class _Text(_Tokens):
         super().__init__(model, tokenizer, prompt, placement)
         self.model = model
         self.parameters = count_parameters(getattr(model, "text_model", model))
-
-    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
-        """See `_Tokens.tokenize`; a model of its own code may tokenize by itself."""
-        if hasattr(self.model, "get_text_features"):
-            return super().tokenize(texts)
-
-        def encode(places: Int64[np.ndarray, " some"]) -> Float32[torch.Tensor, "some dim"]:
-            return _vectors(torch.as_tensor(self.model.encode_text([self.prompt + texts[place] for place in places])))
-
-        return TokenizedTexts(np.array(self.token_counts(texts), dtype=np.int64), encode)
 
     def encode_tokens(self, tokens: dict[str, torch.Tensor]) -> Float32[torch.Tensor, "texts dim"]:
         return _vectors(self.model.get_text_features(**tokens))
