@@ -19,6 +19,8 @@ from twinlens.config.training import HeadsRecipe, ModelRecipe, TowerRecipe
 
 # ---------------------------------------------------------------- towers
 
+Role = Literal["query", "item"]  # what asks, and what is searched
+
 
 class Weights(Card):
     """Source of weights; a local `checkpoint` is taken instead of the hub when given."""
@@ -57,11 +59,28 @@ class TimmTower(Weights):
 
 
 class SentenceTransformersTower(Weights):
-    """A sentence-transformers text model with its own pooling."""
+    """A sentence-transformers model with its own pooling: of texts, or of pictures, texts and both together."""
 
     family: ClassVar[str] = "sentence_transformers"
     sentence_transformers: str  # hub repository
-    prompt: str = ""  # put before every text
+    prompt: str = ""  # put before every text; where the model is asked by messages, its instruction, of pictures too
+    query_prompt: str | None = None  # of what asks, in place of `prompt`
+    item_prompt: str | None = None  # of what is searched: pictures, and texts that stand for them
+    dimensions: Count | None = None  # the first ones of each vector, where the model was trained for it (matryoshka)
+
+    @property
+    def has_roles(self) -> bool:
+        """Whether what asks and what is searched have prompts of their own."""
+        return self.prompt_of("query") != self.prompt_of("item")
+
+    def prompt_of(self, role: Role) -> str:
+        """The prompt of what asks, or of what is searched."""
+        own = self.query_prompt if role == "query" else self.item_prompt
+        return self.prompt if own is None else own
+
+    def in_role(self, role: Role) -> SentenceTransformersTower:
+        """The tower with one prompt for all: that of a role."""
+        return self.model_copy(update={"prompt": self.prompt_of(role), "query_prompt": None, "item_prompt": None})
 
 
 class TransformersTower(Weights):
@@ -165,7 +184,7 @@ _BY_FAMILY = Discriminator(
     _family,
     custom_error_type="tower_family",
     custom_error_message="a tower is named by one key: `open_clip`, `timm` or `torchvision` (pictures only), "
-    "`sentence_transformers` or `word_vectors` (words only), `transformers`, `vectors` (files of your own) or "
+    "`word_vectors` (words only), `sentence_transformers`, `transformers`, `vectors` (files of your own) or "
     "`endpoint` (a service)",
 )
 _OpenClip = Annotated[OpenClipTower, Tag("open_clip")]
@@ -177,8 +196,10 @@ _WordVectors = Annotated[WordVectorsTower, Tag("word_vectors")]
 _Vectors = Annotated[VectorsTower, Tag("vectors")]
 _Endpoint = Annotated[EndpointTower, Tag("endpoint")]
 
-JointTower = Annotated[_OpenClip | _Transformers | _Vectors | _Endpoint, _BY_FAMILY]
-ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _Transformers | _Vectors | _Endpoint, _BY_FAMILY]
+JointTower = Annotated[_OpenClip | _SentenceTransformers | _Transformers | _Vectors | _Endpoint, _BY_FAMILY]
+ImageTower = Annotated[
+    _OpenClip | _Timm | _Torchvision | _SentenceTransformers | _Transformers | _Vectors | _Endpoint, _BY_FAMILY
+]
 TextTower = Annotated[
     _OpenClip | _SentenceTransformers | _Transformers | _WordVectors | _Vectors | _Endpoint, _BY_FAMILY
 ]
@@ -227,6 +248,8 @@ class ModelCard(Card):
         if isinstance(self.train, TowerRecipe):
             if self.joint is None:
                 raise ValueError("`train` without `heads` trains the towers of a joint model: name `joint`")
+            if isinstance(self.joint, SentenceTransformersTower):
+                raise ValueError("a sentence-transformers model cannot be trained here; heads on its towers can")
             if isinstance(self.joint, TransformersTower) and self.joint.trust_remote_code:
                 raise ValueError("a model with code of its own cannot be trained here")
             if isinstance(self.joint, OpenClipTower):

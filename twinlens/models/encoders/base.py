@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
 
 from twinlens.core.device import Placement
-from twinlens.images.transforms import PixelSpec
+from twinlens.images.transforms import PixelSpec, batch_pixels
+from twinlens.models.native import NativeBatch, Size
 
 
 class ImageEncoder(Protocol):
@@ -79,13 +80,55 @@ class PictureFileEncoder(Protocol):
         ...
 
 
+class NativeEncoder(Protocol):
+    """An image tower that reads pictures at their own size or shape, by its library's processor."""
+
+    parameters: int
+    reads_pairs: bool  # whether a picture and a text together make one vector
+    threads: int | None  # that may read at one time; None: as many as one likes
+
+    def count_tokens(self, sizes: Sequence[Size]) -> Int64[np.ndarray, " pictures"]:
+        """How long pictures of some heights and widths are to the model: those as long go together."""
+        ...
+
+    def read(self, jpegs: Sequence[bytes], texts: Sequence[str] | None = None) -> NativeBatch:
+        """Read a batch as the model does, on the CPU; texts only where `reads_pairs`."""
+        ...
+
+    def encode(self, batch: NativeBatch) -> Float32[torch.Tensor, "inputs dim"]:
+        """Raw vectors of a batch, on the device where they were computed."""
+        ...
+
+
+class PromptedEncoder(Protocol):
+    """An encoder that puts a prompt before its inputs."""
+
+    def with_prompt(self, prompt: str) -> Self:
+        """The same model with another prompt."""
+        ...
+
+
 @dataclass(frozen=True)
 class LoadedEncoders:
-    """The loaded encoders of a tower, those that were asked for; a joint model is loaded once."""
+    """The loaded encoders of a tower, those that were asked for; a joint model is loaded once.
+
+    Pictures are read by one of `image`, `files` and `native`.
+    """
 
     image: ImageEncoder | None
     text: TextEncoder | None
     files: PictureFileEncoder | None = None
+    native: NativeEncoder | None = None
+
+
+def encode_jpegs(loaded: LoadedEncoders, jpegs: Sequence[bytes]) -> Float32[torch.Tensor, "images dim"]:
+    """Raw vectors of a few pictures, whichever way the tower reads them."""
+    if loaded.files is not None:
+        return loaded.files.encode_files(jpegs)
+    if loaded.native is not None:
+        return loaded.native.encode(loaded.native.read(jpegs))
+    assert loaded.image is not None
+    return loaded.image.encode(batch_pixels(jpegs, loaded.image.pixels))
 
 
 def normalise_pixels(
