@@ -1,4 +1,4 @@
-"""A Qwen3-VL of a few thousand parameters, as a folder of the hub: pictures at their native resolution, and messages."""
+"""A Qwen3-VL of a few thousand parameters, as a folder of the hub: pictures at their own resolution, and messages."""
 
 from __future__ import annotations
 

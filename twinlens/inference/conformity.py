@@ -32,10 +32,9 @@ from twinlens.core.device import Placement
 from twinlens.core.scratch import Scratch, fingerprint
 from twinlens.core.vectors import Rows
 from twinlens.images.drawn import draw_pictures
-from twinlens.images.transforms import batch_pixels
 from twinlens.inference.tower import TowerJob
 from twinlens.models import encoders, references
-from twinlens.models.encoders.base import ImageEncoder, TextEncoder
+from twinlens.models.encoders.base import LoadedEncoders, TextEncoder, encode_jpegs
 from twinlens.models.references.base import Vector
 
 PICTURES, TEXTS = "pictures", "texts"
@@ -198,22 +197,22 @@ def _inspect(job: TowerJob, kinds: Sequence[str]) -> Inspection:
     with torch.inference_mode():
         reference = references.build(job.tower, job.weights, loaded, job.placement)
         library = None if reference is None else reference.library
-        if PICTURES in kinds and loaded.image is not None:
+        if PICTURES in kinds and loaded.reads_pictures:
             own = None if reference is None else reference.picture
-            found.append(_compare(PICTURES, job, library, *read_pictures(loaded.image, own)))
+            found.append(_compare(PICTURES, job, library, *read_pictures(loaded, own)))
         if TEXTS in kinds and loaded.text is not None:
             own_text = None if reference is None else reference.text
             found.append(_compare(TEXTS, job, library, *read_texts(loaded.text, own_text)))
-    model = getattr(loaded.image or loaded.text, "model", None)
+    model = getattr(loaded.image or loaded.native or loaded.text, "model", None)
     return Inspection(found, count_untouched_norms(model) if isinstance(model, torch.nn.Module) else 0)
 
 
 def read_pictures(
-    encoder: ImageEncoder, own: Callable[[Image.Image], Vector] | None
+    loaded: LoadedEncoders, own: Callable[[Image.Image], Vector] | None
 ) -> tuple[list[str], Rows, Rows | None]:
     """Read the drawn pictures: their names, our vectors, and the library's where it has a path of its own."""
     drawn = draw_pictures()
-    ours = encoder.encode(batch_pixels(list(drawn.values()), encoder.pixels)).cpu().numpy()
+    ours = encode_jpegs(loaded, list(drawn.values())).cpu().numpy()
     if own is None:
         return list(drawn), ours, None
     opened = (Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in drawn.values())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from twinlens.config.models import ModelCard
+from twinlens.config.models import ModelCard, SentenceTransformersTower
 from twinlens.config.params import ComputeParams
 from twinlens.config.training import HeadsRecipe, TowerRecipe
 from twinlens.core.costs import Cost
@@ -26,6 +26,7 @@ from twinlens.tasks.inputs import OTHER_WAY, UNTRAINED, Input, write_left_out
 log = logging.getLogger("twinlens")
 
 Job = TowerJob | HeadedJob
+PAIRS = frozenset({"image", "text"})
 READS = {  # what the towers of a role can read
     "joint": (frozenset({"image"}), frozenset({"text"})),
     "image": (frozenset({"image"}),),
@@ -84,14 +85,16 @@ class Embedder:
         embedded = set()
         jobs = self._jobs()
         work = {
-            role: [one for one in wanted if one.reads in READS[role] and (role == "joint" or not one.shared)]
-            for role in jobs
+            role: [one for one in wanted if _reads(job, one, role) and (role == "joint" or not one.shared)]
+            for role, job in jobs.items()
         }
         left_out = _leave_out({role: (job, work[role]) for role, job in jobs.items()}, shards, out)
         for role, job in jobs.items():
             mine = [one for one in work[role] if one.name not in left_out]
             for one in mine:
-                _embed(job, one, shards, out)
+                _embed(job.in_role("query" if one.asks else "item"), one, shards, out)
+                if OTHER_WAY in one.again and job.in_role("query") is not job:  # prompts of their own
+                    _embed(job.in_role("item" if one.asks else "query"), one, shards, out, OTHER_WAY)
             embedded |= {one.name for one in mine}
             if self.card.train is not None:
                 _again(self._initial_jobs()[role], mine, UNTRAINED, shards, out)
@@ -148,6 +151,13 @@ class Embedder:
                 for role, tower in self.card.towers().items()
             }
         return self._loaded_once[initial]
+
+
+def _reads(job: TowerJob, one: Input, role: str) -> bool:
+    """Whether a tower reads an input; which of them read pictures and words together is seen when they are loaded."""
+    if one.reads == PAIRS:
+        return isinstance(job.tower, SentenceTransformersTower) and role == "joint" and job.loaded.reads_pairs
+    return one.reads in READS[role]
 
 
 def _leave_out(work: Mapping[str, tuple[TowerJob, list[Input]]], shards: Path, out: Path) -> set[str]:

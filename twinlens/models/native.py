@@ -47,7 +47,9 @@ class NativeBatch:
 def decode_shown(jpegs: Sequence[bytes], texts: Sequence[str] | None) -> list[Shown]:
     """Decode the JPEG bytes of shards to pictures, each with its text where there are such."""
     pictures = [Image.fromarray(simplejpeg.decode_jpeg(jpeg, colorspace="RGB")) for jpeg in jpegs]
-    return [Shown(*pair) for pair in zip(pictures, texts or [None] * len(pictures), strict=True)]
+    if texts is None:
+        return [Shown(picture) for picture in pictures]
+    return [Shown(*pair) for pair in zip(pictures, texts, strict=True)]
 
 
 def read_size(jpeg: bytes) -> Size:

@@ -7,9 +7,9 @@ the loops in `embed` make the batches and the unit length.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -100,14 +100,6 @@ class NativeEncoder(Protocol):
         ...
 
 
-class PromptedEncoder(Protocol):
-    """An encoder that puts a prompt before its inputs."""
-
-    def with_prompt(self, prompt: str) -> Self:
-        """The same model with another prompt."""
-        ...
-
-
 @dataclass(frozen=True)
 class LoadedEncoders:
     """The loaded encoders of a tower, those that were asked for; a joint model is loaded once.
@@ -119,6 +111,25 @@ class LoadedEncoders:
     text: TextEncoder | None
     files: PictureFileEncoder | None = None
     native: NativeEncoder | None = None
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether pictures can be read at all."""
+        return any(one is not None for one in (self.image, self.files, self.native))
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether a picture and a text together make one vector."""
+        return self.native is not None and self.native.reads_pairs
+
+
+def put_prompt(loaded: LoadedEncoders, prompt: str) -> LoadedEncoders:
+    """The encoders of the same model with another prompt, those that have one."""
+
+    def prompted(encoder: Any) -> Any:
+        return encoder.with_prompt(prompt) if hasattr(encoder, "with_prompt") else encoder
+
+    return replace(loaded, text=prompted(loaded.text), native=prompted(loaded.native))
 
 
 def encode_jpegs(loaded: LoadedEncoders, jpegs: Sequence[bytes]) -> Float32[torch.Tensor, "images dim"]:

@@ -123,9 +123,7 @@ class _Tower:
 
     threads: int | None = 1  # its tokenizer keeps settings that two threads would change under one another
 
-    def __init__(
-        self, model: SentenceTransformer, prompt: str, dimensions: int | None, placement: Placement
-    ) -> None:
+    def __init__(self, model: SentenceTransformer, prompt: str, dimensions: int | None, placement: Placement) -> None:
         self.model, self.prompt, self.dimensions, self.placement = model, prompt, dimensions, placement
         self.parameters = count_parameters(model)
 
@@ -146,9 +144,7 @@ class _Tower:
 
 
 class _Text(_Tower):
-    def __init__(
-        self, model: SentenceTransformer, prompt: str, dimensions: int | None, placement: Placement
-    ) -> None:
+    def __init__(self, model: SentenceTransformer, prompt: str, dimensions: int | None, placement: Placement) -> None:
         super().__init__(model, prompt, dimensions, placement)
         said = int(model.max_seq_length or model.tokenizer.model_max_length)
         config: Any = model.config
@@ -179,9 +175,7 @@ class _Text(_Tower):
 
 
 class _Pictures(_Tower):
-    def __init__(
-        self, model: SentenceTransformer, prompt: str, dimensions: int | None, placement: Placement
-    ) -> None:
+    def __init__(self, model: SentenceTransformer, prompt: str, dimensions: int | None, placement: Placement) -> None:
         super().__init__(model, prompt, dimensions, placement)
         self.reads_pairs = model.supports(("image", "text")) or model.supports("message")
 
