@@ -145,7 +145,7 @@ def embed_native(
     """Fill `scratch` with the vectors of pictures at their own size, or of pictures with texts.
 
     Of a part, those that make as many tokens go together, the longest first: a batch that is too large is met at once.
-    The next batches are read while the device works.
+    The next batches are read while a GPU works.
 
     Args:
         encoder: an image tower with a processor of its own.
@@ -185,8 +185,7 @@ def embed_native(
         name_device_fault(placement),
         Progress("embed pictures", total=len(rows), unit="img", done=len(rows) - todo) as bar,
     ):
-        threads = read_threads if encoder.threads is None else min(read_threads, encoder.threads)
-        ready = map_ahead(lambda task: encoder.read(*task), list_batches(), threads, waiting=threads)
+        ready = _read_native(encoder, list_batches(), read_threads, placement)
         parts.start()
         for part in parts.missing:
             while parts.count < part.size:
@@ -195,6 +194,15 @@ def embed_native(
                 bar.add(len(pictures))
             parts.end(part, orders.popleft())
         parts.finish()
+
+
+def _read_native(
+    encoder: NativeEncoder, tasks: Iterable[tuple[list[bytes], list[str] | None]], threads: int, placement: Placement
+) -> Iterator[NativeBatch]:
+    if placement.device.type == "cpu":  # a thread of Python beside a model that has all cores holds it up
+        return (encoder.read(*task) for task in tasks)
+    threads = threads if encoder.threads is None else min(threads, encoder.threads)
+    return map_ahead(lambda task: encoder.read(*task), tasks, threads, waiting=threads)
 
 
 def embed_texts(

@@ -19,6 +19,7 @@ from twinlens.core.errors import DataError, ParamsError
 from twinlens.images.transforms import PixelSpec
 from twinlens.models.encoders.base import LoadedEncoders, TokenizedTexts, count_parameters, normalise_pixels, upload
 from twinlens.models.image_processor import read_pixel_spec
+from twinlens.models.native import Features, NativeBatch, Shown, Size, count_picture_tokens, decode_shown, move_features
 from twinlens.models.state_dicts import load_transformers
 from twinlens.models.weights import UNREADABLE, give_reason, refuse_wordless
 
@@ -67,9 +68,24 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
         raise ParamsError(
             f"{card.transformers} has no pair of towers: as a text tower it needs `pooling: mean` or `cls`"
         )
-    return LoadedEncoders(
-        _Image(model, read_pixel_spec(processor), placement), _Text(model, tokenizer, card, placement)
-    )
+    return _pair_towers(model, processor, _Text(model, tokenizer, card, placement), placement)
+
+
+def _pair_towers(model: Any, processor: Any, text: _Text, placement: Placement) -> LoadedEncoders:
+    """Pair the texts' tower with that of pictures: fed by us, or where we do not know how, by the library's processor.
+
+    Raises:
+        DataError: the processor is not known here, and the model is no pair of towers.
+    """
+    try:
+        pixels = read_pixel_spec(processor)
+    except DataError as error:
+        if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+            raise DataError(
+                f"{error}. A model that is asked by messages is named as `sentence_transformers:`"
+            ) from None
+        return LoadedEncoders(None, text, native=_NativeImage(model, processor, placement))
+    return LoadedEncoders(_Image(model, pixels, placement), text)
 
 
 def pool_output(output: Any) -> torch.Tensor:
@@ -93,6 +109,33 @@ class _Image:
         if hasattr(self.model, "get_image_features"):
             return _vectors(self.model.get_image_features(pixel_values=pixels))
         return _vectors(self.model.encode_image(pixels))
+
+
+class _NativeImage:
+    """Pictures by the library's own processor: at their own shape (NaFlex), or prepared as we do not know how to."""
+
+    reads_pairs = False
+    threads: int | None = None
+
+    def __init__(self, model: Any, processor: Any, placement: Placement) -> None:
+        self.model, self.processor, self.placement = model, processor, placement
+        self.parameters = count_parameters(getattr(model, "vision_model", model))
+
+    def count_tokens(self, sizes: Sequence[Size]) -> Int64[np.ndarray, " pictures"]:
+        return count_picture_tokens(self.processor, sizes)
+
+    def read(self, jpegs: Sequence[bytes], texts: Sequence[str] | None = None) -> NativeBatch:
+        assert texts is None
+        shown = decode_shown(jpegs, None)
+        return NativeBatch(shown, self._read_shown(shown))
+
+    def _read_shown(self, shown: Sequence[Shown]) -> Features:
+        return dict(self.processor(images=[one.picture for one in shown], return_tensors="pt"))
+
+    def encode(self, batch: NativeBatch) -> Float32[torch.Tensor, "images dim"]:
+        features = self._read_shown(batch.shown) if batch.features is None else batch.features
+        moved = move_features(features, self.placement.device, self.placement.dtype)
+        return _vectors(self.model.get_image_features(**moved))
 
 
 class _Tokens:
