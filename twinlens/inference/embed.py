@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import polars as pl
+
 from twinlens.config.models import ModelCard, SentenceTransformersTower
 from twinlens.config.params import ComputeParams
 from twinlens.config.training import HeadsRecipe, TowerRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
-from twinlens.inference.conformity import KINDS, inspect_tower, needs_inspection
+from twinlens.inference.conformity import KINDS, inspect_tower, name_tower, needs_inspection
 from twinlens.inference.coverage import find_unreadable
+from twinlens.inference.enlarged import detect_enlarged
 from twinlens.inference.features import Features, HeadedJob, load_features
 from twinlens.inference.jobs import make_job
 from twinlens.inference.tower import TowerJob
@@ -44,8 +47,11 @@ class Embedder:
     compute: ComputeParams
     cost: Cost
 
-    def inspect(self) -> Iterator[tuple[str, str | None]]:
+    def inspect(self, sizes: pl.DataFrame) -> Iterator[tuple[str, str | None]]:
         """Look at every tower before the long work: each gate with what is wrong, in words.
+
+        Args:
+            sizes: `width`, `height` of the pictures as they are stored.
 
         The numbers that a card remembers are those of the weights it names, not of those that are trained from them.
 
@@ -54,7 +60,9 @@ class Embedder:
         """
         for role, job in self._jobs().items():
             if needs_inspection(job):
-                for gate, trouble in inspect_tower(job, KINDS[role]).troubles(job):
+                found = inspect_tower(job, KINDS[role])
+                yield "enlarged", detect_enlarged(sizes, found.needs, name_tower(job))
+                for gate, trouble in found.troubles(job):
                     if gate != "golden" or not isinstance(self.card.train, TowerRecipe):
                         yield gate, trouble
         if isinstance(self.card.train, TowerRecipe) and not self.card.from_nothing:

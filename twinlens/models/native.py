@@ -73,6 +73,17 @@ def count_picture_tokens(processor: Any, sizes: Sequence[Size]) -> Int64[np.ndar
     return np.array([height * width for height, width in sizes], dtype=np.int64)
 
 
+def find_fewest_pixels(processor: Any) -> int:
+    """Find how many pixels a processor enlarges a picture to, at least; 0 where it does not say."""
+    processor = getattr(processor, "image_processor", processor)
+    size = dict(getattr(processor, "size", None) or {})
+    if (patches := getattr(processor, "max_num_patches", None)) is not None:  # NaFlex: as many as there is room for
+        return int(patches) * int(processor.patch_size) ** 2
+    if getattr(processor, "merge_size", None) is not None and {"shortest_edge", "longest_edge"} <= size.keys():
+        return int(size["shortest_edge"])  # Qwen-VL's name for the least number of pixels
+    return 0
+
+
 def measure_padding(counts: Int64[np.ndarray, " pictures"], batch: int) -> float:
     """Measure the share of padding in batches of pictures in this order, each as long as its longest."""
     parts = [counts[at : at + batch] for at in range(0, len(counts), batch)]

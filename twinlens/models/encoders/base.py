@@ -85,6 +85,7 @@ class NativeEncoder(Protocol):
 
     parameters: int
     reads_pairs: bool  # whether a picture and a text together make one vector
+    fewest_pixels: int  # a picture with fewer is enlarged; 0 where none is, or where it is not known
     threads: int | None  # that may read at one time; None: as many as one likes
 
     def count_tokens(self, sizes: Sequence[Size]) -> Int64[np.ndarray, " pictures"]:

@@ -23,7 +23,15 @@ from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.models.encoders.base import LoadedEncoders, count_parameters
 from twinlens.models.locations.sentence_transformers import find_weights, list_modules
-from twinlens.models.native import NativeBatch, Shown, Size, count_picture_tokens, decode_shown, move_features
+from twinlens.models.native import (
+    NativeBatch,
+    Shown,
+    Size,
+    count_picture_tokens,
+    decode_shown,
+    find_fewest_pixels,
+    move_features,
+)
 from twinlens.models.state_dicts import allow_harmless_types, read_names, read_state, rename_to_fit
 from twinlens.models.weights import UNREADABLE, give_reason, refuse_gaps, refuse_wordless
 
@@ -177,6 +185,7 @@ class _Text(_Tower):
 class _Pictures(_Tower):
     def __init__(self, model: SentenceTransformer, prompt: str, dimensions: int | None, placement: Placement) -> None:
         super().__init__(model, prompt, dimensions, placement)
+        self.fewest_pixels = find_fewest_pixels(model.processor)
         self.reads_pairs = model.supports(("image", "text")) or model.supports("message")
 
     def count_tokens(self, sizes: Sequence[Size]) -> Int64[np.ndarray, " pictures"]:

@@ -19,7 +19,16 @@ from twinlens.core.errors import DataError, ParamsError
 from twinlens.images.transforms import PixelSpec
 from twinlens.models.encoders.base import LoadedEncoders, TokenizedTexts, count_parameters, normalise_pixels, upload
 from twinlens.models.image_processor import read_pixel_spec
-from twinlens.models.native import Features, NativeBatch, Shown, Size, count_picture_tokens, decode_shown, move_features
+from twinlens.models.native import (
+    Features,
+    NativeBatch,
+    Shown,
+    Size,
+    count_picture_tokens,
+    decode_shown,
+    find_fewest_pixels,
+    move_features,
+)
 from twinlens.models.state_dicts import load_transformers
 from twinlens.models.weights import UNREADABLE, give_reason, refuse_wordless
 
@@ -120,6 +129,7 @@ class _NativeImage:
     def __init__(self, model: Any, processor: Any, placement: Placement) -> None:
         self.model, self.processor, self.placement = model, processor, placement
         self.parameters = count_parameters(getattr(model, "vision_model", model))
+        self.fewest_pixels = find_fewest_pixels(processor)
 
     def count_tokens(self, sizes: Sequence[Size]) -> Int64[np.ndarray, " pictures"]:
         return count_picture_tokens(self.processor, sizes)

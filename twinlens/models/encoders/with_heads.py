@@ -39,6 +39,7 @@ class _Native:
     def __init__(self, tower: NativeEncoder, pairs: ProjectionHeads, direction: str, placement: Placement) -> None:
         self.tower, self.pairs, self.direction, self.placement = tower, pairs, direction, placement
         self.parameters, self.threads, self.reads_pairs = tower.parameters, tower.threads, False
+        self.fewest_pixels = tower.fewest_pixels
         self.count_tokens, self.read = tower.count_tokens, tower.read
 
     def encode(self, batch: NativeBatch) -> Float32[torch.Tensor, "inputs dim"]:
