@@ -46,7 +46,8 @@ def main(dataset: str, model: str) -> None:
     pool = inputs[IMAGES].rows
     validation = read_validation(params, vectors, inputs, pool["image_id"].to_list())
     texts = {name: one.rows for name, one in inputs.items() if "text" in one.reads}
-    corpus = Corpus(vectors, texts, params.models[model].shares_a_space, validation, cost)
+    shared, shards = params.models[model].shares_a_space, paths.resized(dataset)
+    corpus = Corpus(vectors, texts, shared, validation, shards, pool, cost)
     with write_whole(paths.ranked(dataset, model)) as draft:
         for task in tasks:
             retrievers = {(one.name, one.published): one for one in list_retrievers(task, corpus, params)}

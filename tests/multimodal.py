@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from PIL import Image
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import (
     Qwen2VLImageProcessor,
@@ -89,3 +90,12 @@ def save_embedder(folder: Path) -> Path:
     modules = [Transformer(str(save_qwen(folder / "qwen"))), Pooling(WIDTH, pooling_mode="lasttoken"), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder / "embedder"))
     return folder / "embedder"
+
+
+def save_reranker(folder: Path) -> Path:
+    """The same as a cross-encoder: how much likelier "yes" is than "no" after a query and a picture."""
+    model = Transformer(str(save_qwen(folder / "qwen")), transformer_task="any-to-any")
+    words: Any = model.tokenizer
+    yes, no = (int(words.convert_tokens_to_ids(word)) for word in ("yes", "no"))
+    CrossEncoder(modules=[model, LogitScore(yes, no)], device="cpu").save_pretrained(str(folder / "reranker"))
+    return folder / "reranker"

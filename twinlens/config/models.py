@@ -215,6 +215,14 @@ Tower = (
 )
 
 
+class CrossEncoderCard(Weights):
+    """A sentence-transformers cross-encoder that reads pictures: it scores the best of some runs anew."""
+
+    cross_encoder: str  # hub repository
+    prompt: str = ""  # its instruction
+    retrievers: list[str] = Field(default=["image"], min_length=1)  # whose best `rank.rerank_depth` it takes
+
+
 class ModelCard(Card):
     """One way of embedding: a joint pair of towers, or an image tower, a text tower, or one of each.
 
@@ -226,6 +234,7 @@ class ModelCard(Card):
     image: ImageTower | None = None
     text: TextTower | None = None
     train: ModelRecipe | None = None
+    reranker: CrossEncoderCard | None = None  # of pictures that texts have found
     # Of so many first dimensions each vector stands alone; it decides no vector, only what `compress` tries.
     matryoshka: list[Count] = Field(default=[], exclude=True)
 

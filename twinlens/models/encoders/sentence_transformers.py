@@ -6,8 +6,7 @@ processors, at a picture's native resolution. Batches are ours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from sentence_transformers import SentenceTransformer
-from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_log
 
 from twinlens.config.models import SentenceTransformersTower
@@ -32,13 +30,19 @@ from twinlens.models.native import (
     find_fewest_pixels,
     move_features,
 )
-from twinlens.models.state_dicts import allow_harmless_types, read_names, read_state, rename_to_fit
+from twinlens.models.state_dicts import (
+    Reports,
+    allow_harmless_types,
+    collect_reports,
+    read_names,
+    read_state,
+    rename_to_fit,
+)
 from twinlens.models.weights import UNREADABLE, give_reason, refuse_gaps, refuse_wordless
 
 transformers_log.disable_progress_bar()  # of loading, which takes no time
 
 UNSAID = 1_000_000  # tokens: what a tokenizer says that was saved without a limit is more
-Reports = list[tuple[torch.nn.Module, dict[str, Any]]]  # models of transformers with what was found of their weights
 
 
 def load(
@@ -51,7 +55,7 @@ def load(
         ParamsError: the model has fewer dimensions than the card asks for.
     """
     try:
-        with allow_harmless_types(), _collect_reports() as reports:
+        with allow_harmless_types(), collect_reports() as reports:
             model = SentenceTransformer(str(path), device=str(placement.device), local_files_only=True)
         _refuse_gaps(model, path, reports)
     except (*UNREADABLE, ImportError, TypeError) as error:
@@ -63,29 +67,6 @@ def load(
     if not model.supports("image"):
         return LoadedEncoders(None, text)
     return LoadedEncoders(None, text, native=_Pictures(model, card.prompt_of("item"), card.dimensions, placement))
-
-
-@contextmanager
-def _collect_reports() -> Iterator[Reports]:
-    """Collect what transformers finds of the weights of each model that is loaded meanwhile.
-
-    sentence-transformers loads models itself and asks for no report.
-    """
-    reports: Reports = []
-    original: Any = PreTrainedModel.__dict__["from_pretrained"]
-
-    def load_with_report(cls: type, *args: Any, **options: Any) -> Any:
-        if options.pop("output_loading_info", False):
-            return original.__func__(cls, *args, output_loading_info=True, **options)
-        model, report = original.__func__(cls, *args, output_loading_info=True, **options)
-        reports.append((model, report))
-        return model
-
-    PreTrainedModel.from_pretrained = classmethod(load_with_report)  # type: ignore[method-assign,assignment]
-    try:
-        yield reports
-    finally:
-        PreTrainedModel.from_pretrained = original
 
 
 def _refuse_gaps(model: SentenceTransformer, path: Path, reports: Reports) -> None:
