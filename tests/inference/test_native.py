@@ -21,7 +21,6 @@ from twinlens.core.costs import Cost
 from twinlens.core.errors import ParamsError
 from twinlens.core.probes import Probe
 from twinlens.core.vectors import read_vectors
-from twinlens.inference import tower as towers
 from twinlens.inference.embed import Embedder
 from twinlens.inference.loop import DeviceRoom, embed_native, join_parts
 from twinlens.inference.tower import TowerJob
@@ -80,10 +79,12 @@ def test_vectors_are_the_librarys_in_the_order_of_the_rows_and_kept(
 class Scripted:
     """An encoder that counts batches; vectors say which picture they are of."""
 
-    parameters, reads_pairs, threads = 1, False, 1
+    parameters, reads_pairs, fewest_pixels = 1, False, 0
+    threads: int | None = 1
 
     def __init__(self, most: int | None = None) -> None:
-        self.most, self.lengths = most, []
+        self.most = most
+        self.lengths: list[list[int]] = []
 
     def count_tokens(self, sizes: Any) -> np.ndarray:
         return np.array([height * width // 256 for height, width in sizes])
@@ -152,7 +153,12 @@ def test_what_asks_and_what_is_searched_have_their_prompts_in_both_directions(
 ) -> None:
     loads: list[object] = []
     load = encoders.load
-    monkeypatch.setattr(towers.encoders, "load", lambda *args: loads.append(args) or load(*args))
+
+    def count(*args: Any) -> Any:
+        loads.append(args)
+        return load(*args)
+
+    monkeypatch.setattr(encoders, "load", count)
     out = tmp_path / "out"
     out.mkdir()
     tower = card(folder, query_prompt="find", item_prompt="represent the picture")
@@ -162,16 +168,17 @@ def test_what_asks_and_what_is_searched_have_their_prompts_in_both_directions(
         embedder.embed(inputs(pool), tmp_path / "shards", out)
     assert len(loads) == 1
     pairs = [{"image": picture, "text": text} for picture, text in zip(decoded(), TEXTS, strict=False)]
-    for name, shown, prompt in [
+    expected: list[tuple[str, list[Any], str]] = [
         (IMAGES, decoded(), "represent the picture"),
         (IMAGES + OTHER_WAY, decoded(), "find"),
         (CAPTIONS, TEXTS, "find"),
         (CAPTIONS + OTHER_WAY, TEXTS, "represent the picture"),
         (GENERATED, TEXTS, "represent the picture"),
         (COMPOSED_PAIRS, pairs, "find"),
-    ]:
+    ]
+    for name, shown, prompt in expected:
         found = read_vectors(out, name)
-        assert np.abs(found.rows - by_library(folder, list(shown), prompt)).max() < 1e-6, name
+        assert np.abs(found.rows - by_library(folder, shown, prompt)).max() < 1e-6, name
 
 
 def test_a_model_of_texts_alone_is_no_tower_of_pictures(pool: pl.DataFrame, tmp_path: Path) -> None:

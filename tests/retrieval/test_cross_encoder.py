@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from twinlens.config.load import read_params
 from twinlens.config.models import CrossEncoderCard
 from twinlens.config.params import Params
 from twinlens.core.errors import DataError
+from twinlens.core.shards import iter_pixels
 from twinlens.models import cross_encoder as models
 from twinlens.retrieval import cross_encoder
 from twinlens.retrieval.base import Corpus
@@ -80,11 +82,10 @@ def test_scores_are_the_librarys_own_and_are_kept(
 def test_each_picture_is_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task, corpus, params = made(folder, tmp_path)
     read: list[str] = []
-    iterate = cross_encoder.iter_pixels
 
-    def note(shards: Path, rows: pl.DataFrame) -> object:
+    def note(shards: Path, rows: pl.DataFrame) -> Iterator[tuple[str, bytes]]:
         read.extend(rows["image_id"])
-        return iterate(shards, rows)
+        return iter_pixels(shards, rows)
 
     monkeypatch.setattr(cross_encoder, "iter_pixels", note)
     (one,) = rerankers(task, corpus, params)

@@ -17,8 +17,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int
 
-from twinlens.config.models import CrossEncoderCard
+from twinlens.config.models import CrossEncoderCard, ModelCard
 from twinlens.config.params import Params
+from twinlens.core import paths
 from twinlens.core.code import code_digest
 from twinlens.core.device import choose_device
 from twinlens.core.scratch import Scratch, fingerprint
@@ -45,13 +46,18 @@ def rerankers(task: Task, corpus: Corpus, params: Params) -> list[CrossEncoderRe
     card, about = params.model_card.reranker, task.about
     if card is None or corpus.shards is None or about.category != "t2i" or about.item_picture != IMAGES:
         return []
-    if about.query_text not in corpus.texts or corpus.pictures is None:
+    if about.query_text is None or about.query_text not in corpus.texts or corpus.pictures is None:
         return []
-    asked = dict(corpus.texts[about.query_text].select("id", "text").iter_rows())
+    asked: dict[str, str] = dict(corpus.texts[about.query_text].select("id", "text").iter_rows())
     order = pl.DataFrame({"image_id": task.item_ids})
     pictures = order.join(corpus.pictures, on="image_id", how="left", maintain_order="left")
     scores = _Scores(card, [asked[name] for name in task.query_ids], pictures, corpus.shards, params)
     return [CrossEncoderReranker(scores, name) for name in card.retrievers]
+
+
+def find_shards(card: ModelCard, dataset: str) -> Path | None:
+    """Find the folder of pictures, where a model's card has a reranker that reads them."""
+    return None if card.reranker is None else paths.resized(dataset)
 
 
 @dataclass(frozen=True)
