@@ -26,7 +26,8 @@ from tests.tiny import CPU, photo, write_shards
 from twinlens.config.models import SentenceTransformersTower
 from twinlens.core.scratch import Scratch, fingerprint
 from twinlens.core.shards import iter_pixels
-from twinlens.inference.loop import embed_native, join_parts
+from twinlens.inference.loop import join_parts
+from twinlens.inference.native_loop import embed_native
 from twinlens.models import encoders
 from twinlens.models.native import count_picture_tokens, measure_padding
 

@@ -22,7 +22,8 @@ from twinlens.core.errors import ParamsError
 from twinlens.core.probes import Probe
 from twinlens.core.vectors import read_vectors
 from twinlens.inference.embed import Embedder
-from twinlens.inference.loop import DeviceRoom, embed_native, join_parts
+from twinlens.inference.loop import DeviceRoom, join_parts
+from twinlens.inference.native_loop import embed_native
 from twinlens.inference.tower import TowerJob
 from twinlens.models import encoders
 from twinlens.models.native import NativeBatch, measure_padding

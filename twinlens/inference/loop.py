@@ -36,8 +36,8 @@ from twinlens.core.vectors import compute_lengths, normalise_rows
 from twinlens.images.transforms import map_ahead
 from twinlens.inference.feed import Feed
 from twinlens.inference.transfers import Fetched, Transfers, open_transfers
-from twinlens.models.encoders.base import ImageEncoder, NativeEncoder, TextEncoder, TokenizedTexts, read_texts
-from twinlens.models.native import NativeBatch, read_size
+from twinlens.models.encoders.base import ImageEncoder, TextEncoder, TokenizedTexts, read_texts
+from twinlens.models.native import NativeBatch
 
 # What a killed run loses at most. On a GPU a part is several batches, so that its device never waits for a disk; as
 # device and dtype are in the key of kept parts, those of one size are never taken for those of another.
@@ -52,11 +52,6 @@ def choose_batch_size(placement: Placement, texts: bool) -> int:
     if placement.device.type == "cpu":
         return 64 if texts else 32
     return 1024 if texts else 256
-
-
-def choose_native_batch_size(placement: Placement) -> int:
-    """Choose a batch size for pictures at their own size, which may have many times the pixels of others."""
-    return 16 if placement.device.type == "cpu" else 64
 
 
 def choose_part_size(placement: Placement, texts: bool) -> int:
@@ -104,7 +99,7 @@ def embed_pictures(
     """
     per_part = choose_part_size(placement, texts=False)
     batch = min(batch or choose_batch_size(placement, texts=False), per_part)
-    parts = _Parts(rows["image_id"].to_list(), per_part, scratch, open_transfers(placement))
+    parts = PartsAtWork(rows["image_id"].to_list(), per_part, scratch, open_transfers(placement))
     missing = pl.concat([rows[part.rows] for part in parts.missing]) if parts.missing else rows[:0]
     if not len(missing):
         return
@@ -129,80 +124,6 @@ def embed_pictures(
                 bar.add(len(pixels))
             parts.end(part)
         parts.finish()
-
-
-def embed_native(
-    encoder: NativeEncoder,
-    shards: Path,
-    rows: pl.DataFrame,
-    scratch: Scratch,
-    placement: Placement,
-    *,
-    batch: int | None = None,
-    read_threads: int = 2,
-    room: DeviceRoom | None = None,
-) -> None:
-    """Fill `scratch` with the vectors of pictures at their own size, or of pictures with texts.
-
-    Of a part, those that make as many tokens go together, the longest first: a batch that is too large is met at once.
-    The next batches are read while a GPU works.
-
-    Args:
-        encoder: an image tower with a processor of its own.
-        shards: folder of the `resize` stage.
-        rows: `id`, `image_id`, `shard`, `row` and, for pairs, `text` of the inputs wanted, in the order wanted.
-        scratch: where finished parts are kept; parts that are there are not made again.
-        placement: where the encoder runs.
-        batch: inputs a step.
-        read_threads: threads that read ahead of the model, where it allows several.
-        room: what is known of the device's memory, and will be for the next call.
-
-    Raises:
-        DataError: a vector is NaN, infinite or zero; the inputs are named.
-        ResourceError: the device is no longer there.
-    """
-    batch = batch or choose_native_batch_size(placement)
-    room = room or DeviceRoom()
-    parts = _Parts(rows["id"].to_list(), choose_part_size(placement, texts=False), scratch, open_transfers(placement))
-    todo = sum(part.size for part in parts.missing)
-    orders: deque[Int64[np.ndarray, " rows"]] = deque()
-    jpegs = (jpeg for part in parts.missing for _, jpeg in iter_pixels(shards, rows[part.rows]))
-
-    def list_batches() -> Iterator[tuple[list[bytes], list[str] | None]]:
-        for part in parts.missing:
-            mine = list(islice(jpegs, part.size))
-            texts = rows["text"][part.rows].to_list() if "text" in rows.columns else None
-            lengths = encoder.count_tokens([read_size(jpeg) for jpeg in mine])
-            if texts is not None:
-                lengths = lengths * max(map(len, texts)) + [len(text) for text in texts]  # by picture, then by words
-            order = np.argsort(-lengths, kind="stable")
-            orders.append(order)
-            for at in range(0, part.size, batch):
-                some = order[at : at + batch]
-                yield [mine[place] for place in some], None if texts is None else [texts[place] for place in some]
-
-    with (
-        name_device_fault(placement),
-        Progress("embed pictures", total=len(rows), unit="img", done=len(rows) - todo) as bar,
-    ):
-        ready = _read_native(encoder, list_batches(), read_threads, placement)
-        parts.start()
-        for part in parts.missing:
-            while parts.count < part.size:
-                pictures = next(ready)
-                parts.add(encoder.encode, pictures, room)
-                bar.add(len(pictures))
-            parts.end(part, orders.popleft())
-        parts.finish()
-
-
-def _read_native(
-    encoder: NativeEncoder, tasks: Iterable[tuple[list[bytes], list[str] | None]], threads: int, placement: Placement
-) -> Iterator[NativeBatch]:
-    if placement.device.type == "cpu":  # a thread of Python beside a model that has all cores holds it up
-        return (encoder.read(*task) for task in tasks)
-    threads = threads if encoder.threads is None else min(threads, encoder.threads)
-    return map_ahead(lambda task: encoder.read(*task), tasks, threads, waiting=threads)
 
 
 def embed_texts(
@@ -232,7 +153,7 @@ def embed_texts(
     """
     batch = batch or choose_batch_size(placement, texts=True)
     room = room or DeviceRoom()
-    parts = _Parts(ids, choose_part_size(placement, texts=True), scratch, open_transfers(placement))
+    parts = PartsAtWork(ids, choose_part_size(placement, texts=True), scratch, open_transfers(placement))
     todo = sum(part.size for part in parts.missing)
     with (
         name_device_fault(placement),
@@ -340,7 +261,7 @@ def _put(scratch: Scratch, part: _Part, vectors: Float32[np.ndarray, "rows dim"]
     scratch.put(part.name, write)
 
 
-class _Parts:
+class PartsAtWork:
     """The parts of one job: vectors on the device, on their way to the host, and finished in the scratch folder."""
 
     def __init__(self, ids: Sequence[str], size: int, scratch: Scratch, transfers: Transfers) -> None:

@@ -33,11 +33,11 @@ from twinlens.inference.loop import (
     DeviceRoom,
     choose_part_size,
     collect,
-    embed_native,
     embed_pictures,
     embed_texts,
     is_complete,
 )
+from twinlens.inference.native_loop import embed_native
 from twinlens.models import encoders
 from twinlens.models.encoders.base import LoadedEncoders, NativeEncoder, put_prompt
 
