@@ -15,6 +15,7 @@ from twinlens.core.errors import DataError
 from twinlens.core.scratch import write_whole
 from twinlens.core.vectors import read_vectors
 from twinlens.retrieval.base import Corpus
+from twinlens.retrieval.cross_encoder import find_shards
 from twinlens.retrieval.lexical import read_validation
 from twinlens.retrieval.rank import check_vectors, list_unmeasured, rerank, restate_as_published, search
 from twinlens.retrieval.registry import list_rerankers, list_retrievers
@@ -46,7 +47,9 @@ def main(dataset: str, model: str) -> None:
     pool = inputs[IMAGES].rows
     validation = read_validation(params, vectors, inputs, pool["image_id"].to_list())
     texts = {name: one.rows for name, one in inputs.items() if "text" in one.reads}
-    corpus = Corpus(vectors, texts, params.models[model].shares_a_space, validation, cost)
+    card = params.models[model]
+    shards = find_shards(card, dataset)
+    corpus = Corpus(vectors, texts, card.shares_a_space, validation, shards, pool, cost)
     with write_whole(paths.ranked(dataset, model)) as draft:
         for task in tasks:
             retrievers = {(one.name, one.published): one for one in list_retrievers(task, corpus, params)}

@@ -20,6 +20,8 @@ from twinlens.config.training import HeadsRecipe, ModelRecipe, TowerRecipe
 
 # ---------------------------------------------------------------- towers
 
+Role = Literal["query", "item"]  # what asks, and what is searched
+
 
 class Weights(Card):
     """Source of weights; a local `checkpoint` is taken instead of the hub when given."""
@@ -58,11 +60,28 @@ class TimmTower(Weights):
 
 
 class SentenceTransformersTower(Weights):
-    """A sentence-transformers text model with its own pooling."""
+    """A sentence-transformers model with its own pooling: of texts, or of pictures, texts and both together."""
 
     family: ClassVar[str] = "sentence_transformers"
     sentence_transformers: str  # hub repository
-    prompt: str = ""  # put before every text
+    prompt: str = ""  # put before every text; where the model is asked by messages, its instruction, of pictures too
+    query_prompt: str | None = None  # of what asks, in place of `prompt`
+    item_prompt: str | None = None  # of what is searched: pictures, and texts that stand for them
+    dimensions: Count | None = None  # the first ones of each vector, where the model was trained for it (matryoshka)
+
+    @property
+    def has_roles(self) -> bool:
+        """Whether what asks and what is searched have prompts of their own."""
+        return self.prompt_of("query") != self.prompt_of("item")
+
+    def prompt_of(self, role: Role) -> str:
+        """The prompt of what asks, or of what is searched."""
+        own = self.query_prompt if role == "query" else self.item_prompt
+        return self.prompt if own is None else own
+
+    def in_role(self, role: Role) -> SentenceTransformersTower:
+        """The tower with one prompt for all: that of a role."""
+        return self.model_copy(update={"prompt": self.prompt_of(role), "query_prompt": None, "item_prompt": None})
 
 
 class TransformersTower(Weights):
@@ -193,8 +212,8 @@ _BY_FAMILY = Discriminator(
     _family,
     custom_error_type="tower_family",
     custom_error_message="a tower is named by one key: `open_clip`, `timm` or `torchvision` (pictures only), "
-    "`sentence_transformers` or `word_vectors` (words only), `transformers`, `jina_clip`, `vectors` (files of your "
-    "own) or `endpoint` (a service)",
+    "`word_vectors` (words only), `sentence_transformers`, `transformers`, `jina_clip`, `vectors` (files of your own) "
+    "or `endpoint` (a service)",
 )
 _OpenClip = Annotated[OpenClipTower, Tag("open_clip")]
 _Timm = Annotated[TimmTower, Tag("timm")]
@@ -207,9 +226,20 @@ _WordVectors = Annotated[WordVectorsTower, Tag("word_vectors")]
 _Vectors = Annotated[VectorsTower, Tag("vectors")]
 _Endpoint = Annotated[EndpointTower, Tag("endpoint")]
 
-JointTower = Annotated[_OpenClip | _Transformers | _OwnCode | _JinaClip | _Vectors | _Endpoint, _BY_FAMILY]
+JointTower = Annotated[
+    _OpenClip | _SentenceTransformers | _Transformers | _OwnCode | _JinaClip | _Vectors | _Endpoint, _BY_FAMILY
+]
 ImageTower = Annotated[
-    _OpenClip | _Timm | _Torchvision | _Transformers | _OwnCode | _JinaClip | _Vectors | _Endpoint, _BY_FAMILY
+    _OpenClip
+    | _Timm
+    | _Torchvision
+    | _SentenceTransformers
+    | _Transformers
+    | _OwnCode
+    | _JinaClip
+    | _Vectors
+    | _Endpoint,
+    _BY_FAMILY,
 ]
 TextTower = Annotated[
     _OpenClip | _SentenceTransformers | _Transformers | _OwnCode | _JinaClip | _WordVectors | _Vectors | _Endpoint,
@@ -229,6 +259,14 @@ Tower = (
 )
 
 
+class CrossEncoderCard(Weights):
+    """A sentence-transformers cross-encoder that reads pictures: it scores the best of some runs anew."""
+
+    cross_encoder: str  # hub repository
+    prompt: str = ""  # its instruction
+    retrievers: list[str] = Field(default=["image"], min_length=1)  # whose best `rank.rerank_depth` it takes
+
+
 class ModelCard(Card):
     """One way of embedding: a joint pair of towers, or an image tower, a text tower, or one of each.
 
@@ -240,6 +278,7 @@ class ModelCard(Card):
     image: ImageTower | None = None
     text: TextTower | None = None
     train: ModelRecipe | None = None
+    reranker: CrossEncoderCard | None = None  # of pictures that texts have found
     # Of so many first dimensions each vector stands alone; it decides no vector, only what `compress` tries.
     matryoshka: list[Count] = Field(default=[], exclude=True)
 
@@ -268,6 +307,8 @@ class ModelCard(Card):
                 raise ValueError(
                     "a `jina_clip` model cannot be trained here: name it as `image` and `text`, with `train.heads`"
                 )
+            if isinstance(self.joint, SentenceTransformersTower):
+                raise ValueError("a sentence-transformers model cannot be trained here; heads on its towers can")
             if isinstance(self.joint, OpenClipTower):
                 sizes = ("embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
                 refuse_missing(self.joint.architecture, *sizes)

@@ -25,6 +25,7 @@ log = logging.getLogger("twinlens")
 
 State = dict[str, torch.Tensor]
 Value = TypeVar("Value")
+Reports = list[tuple[torch.nn.Module, dict[str, Any]]]  # transformers' models with what was found of their weights
 
 # Keys under which trainers put the weights, the first that is there is taken: averaged weights before the last ones.
 KEYS = (
@@ -273,6 +274,31 @@ def load_transformers(kind: Any, path: Path, unused: str | None = None, **option
     _refuse_other_shapes(report, path)
     refuse_gaps(model, report, path, unused)
     return model
+
+
+@contextmanager
+def collect_reports() -> Iterator[Reports]:
+    """Collect what transformers finds of the weights of each model that is loaded meanwhile.
+
+    sentence-transformers loads models itself and asks for no report.
+    """
+    from transformers import PreTrainedModel
+
+    reports: Reports = []
+    original: Any = PreTrainedModel.__dict__["from_pretrained"]
+
+    def load_with_report(cls: type, *args: Any, **options: Any) -> Any:
+        if options.pop("output_loading_info", False):
+            return original.__func__(cls, *args, output_loading_info=True, **options)
+        model, report = original.__func__(cls, *args, output_loading_info=True, **options)
+        reports.append((model, report))
+        return model
+
+    PreTrainedModel.from_pretrained = classmethod(load_with_report)  # type: ignore[method-assign,assignment]
+    try:
+        yield reports
+    finally:
+        PreTrainedModel.from_pretrained = original
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,6 +68,8 @@ class Corpus:
     texts: Mapping[str, pl.DataFrame]  # `id`, `image_id`, `text`
     joint: bool  # whether pictures and words share one space
     validation: Validation | None = None
+    shards: Path | None = None  # where pictures lie, for who reads them once more
+    pictures: pl.DataFrame | None = None  # `image_id`, `shard`, `row`, `sha256` of the pool
     cost: Cost = field(default_factory=Cost)  # where the seconds of making something to search are noted
 
 

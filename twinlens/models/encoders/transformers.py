@@ -26,6 +26,16 @@ from twinlens.models.encoders.base import (
     upload,
 )
 from twinlens.models.image_processor import read_pixel_spec
+from twinlens.models.native import (
+    Features,
+    NativeBatch,
+    Shown,
+    Size,
+    count_picture_tokens,
+    decode_shown,
+    find_fewest_pixels,
+    move_features,
+)
 from twinlens.models.state_dicts import load_transformers
 from twinlens.models.weights import UNREADABLE, give_reason, refuse_wordless
 
@@ -67,9 +77,24 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
         raise ParamsError(
             f"{card.transformers} has no pair of towers: as a text tower it needs `pooling: mean` or `cls`"
         )
-    return LoadedEncoders(
-        _Image(model, read_pixel_spec(processor), placement), _Text(model, tokenizer, card.prompt, placement)
-    )
+    return _pair_towers(model, processor, _Text(model, tokenizer, card.prompt, placement), placement)
+
+
+def _pair_towers(model: Any, processor: Any, text: _Text, placement: Placement) -> LoadedEncoders:
+    """Pair the texts' tower with that of pictures: fed by us, or where we do not know how, by the library's processor.
+
+    Raises:
+        DataError: the processor is not known here, and the model is no pair of towers.
+    """
+    try:
+        pixels = read_pixel_spec(processor)
+    except DataError as error:
+        if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+            raise DataError(
+                f"{error}. A model that is asked by messages is named as `sentence_transformers:`"
+            ) from None
+        return LoadedEncoders(None, text, native=_NativeImage(model, processor, placement))
+    return LoadedEncoders(_Image(model, pixels, placement), text)
 
 
 def pool_output(output: Any) -> torch.Tensor:
@@ -91,6 +116,34 @@ class _Image:
     def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
         pixels = normalise_pixels(pictures, self.pixels, self.placement)
         return _vectors(self.model.get_image_features(pixel_values=pixels))
+
+
+class _NativeImage:
+    """Pictures by the library's own processor: at their own shape (NaFlex), or prepared as we do not know how to."""
+
+    reads_pairs = False
+    threads: int | None = None
+
+    def __init__(self, model: Any, processor: Any, placement: Placement) -> None:
+        self.model, self.processor, self.placement = model, processor, placement
+        self.parameters = count_parameters(getattr(model, "vision_model", model))
+        self.fewest_pixels = find_fewest_pixels(processor)
+
+    def count_tokens(self, sizes: Sequence[Size]) -> Int64[np.ndarray, " pictures"]:
+        return count_picture_tokens(self.processor, sizes)
+
+    def read(self, jpegs: Sequence[bytes], texts: Sequence[str] | None = None) -> NativeBatch:
+        assert texts is None
+        shown = decode_shown(jpegs, None)
+        return NativeBatch(shown, self._read_shown(shown))
+
+    def _read_shown(self, shown: Sequence[Shown]) -> Features:
+        return dict(self.processor(images=[one.picture for one in shown], return_tensors="pt"))
+
+    def encode(self, batch: NativeBatch) -> Float32[torch.Tensor, "images dim"]:
+        features = self._read_shown(batch.shown) if batch.features is None else batch.features
+        moved = move_features(features, self.placement.device, self.placement.dtype)
+        return _vectors(self.model.get_image_features(**moved))
 
 
 class _Tokens:

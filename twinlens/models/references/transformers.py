@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from twinlens.config.models import TransformersTower
 from twinlens.core.device import Placement
 from twinlens.models.encoders.base import LoadedEncoders
+from twinlens.models.native import move_features
 from twinlens.models.references.base import Reference, Vector
 
 UNSAID = 1_000_000  # tokens: what a tokenizer says that was saved without a limit is more
@@ -50,8 +51,10 @@ def build(tower: TransformersTower, path: Path, loaded: LoadedEncoders, placemen
     processor = AutoImageProcessor.from_pretrained(path)
 
     def picture(image: Image) -> Vector:
-        pixels = torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"])
-        return _vectors(model.get_image_features(pixels.to(placement.device, placement.dtype)))
+        read = move_features(dict(processor(images=image, return_tensors="pt")), placement.device, placement.dtype)
+        if loaded.native is not None:
+            return _vectors(model.get_image_features(**read))
+        return _vectors(model.get_image_features(torch.as_tensor(read["pixel_values"])))
 
     return Reference("transformers", picture, text)
 
