@@ -21,7 +21,8 @@ from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.retrieval import registry
 from twinlens.retrieval.base import Dense, Retriever
-from twinlens.retrieval.rank import map_in_order, rerank, search
+from twinlens.retrieval.block_ranking import map_in_order
+from twinlens.retrieval.rank import group_retrievers, rerank, search
 from twinlens.retrieval.registry import list_retrievers
 from twinlens.retrieval.runs import read_run
 from twinlens.tasks.base import Task, TaskMetadata
@@ -309,3 +310,11 @@ def test_what_a_thread_refuses_is_refused() -> None:
 
     with pytest.raises(DataError, match="the third"):
         list(map_in_order(work, range(9)))
+
+
+def test_neighbours_of_one_group_are_searched_together_and_all_others_alone() -> None:
+    alone, published = retriever(), retriever(published=True, group="a")
+    one, other = retriever(group="a"), retriever(group="b")
+    wanted = [[alone], [alone], [one, one], [published], [other], [one]]
+    assert group_retrievers([alone, alone, one, one, published, other, one]) == wanted
+    assert group_retrievers([]) == []
