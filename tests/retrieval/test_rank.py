@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
+from threading import Event, current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -318,3 +318,18 @@ def test_neighbours_of_one_group_are_searched_together_and_all_others_alone() ->
     wanted = [[alone], [alone], [one, one], [published], [other], [one]]
     assert group_retrievers([alone, alone, one, one, published, other, one]) == wanted
     assert group_retrievers([]) == []
+
+
+def test_scorers_prepare_before_threads_ask_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twinlens.retrieval.hybrid.BLOCK_BYTES", 4 * 9)  # one query
+    asked: list[tuple[int, int, bool]] = []
+
+    class Noting(Fixed):
+        def block(self, start: int, stop: int) -> np.ndarray:
+            asked.append((start, stop, current_thread() is main_thread()))
+            return super().block(start, stop)
+
+    made = Noting(SCORES)
+    search(SOME, Retriever("words", lambda: made, (), ()), 6, "cpu", tmp_path, Gates(read_params().gates))
+    assert asked[0] == (0, 0, True)
+    assert sorted(asked[1:]) == [(0, 1, False), (1, 2, False), (2, 3, False)]

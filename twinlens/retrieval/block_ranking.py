@@ -88,12 +88,14 @@ def rank_together(
         return
     whole = _Lists.of(task, depth, len(made[0]), None)
     few = None if rows is None else _Lists.of(task, depth, len(made[0]), rows)
-    sides = [side for one in made if isinstance(one, Hybrid) for side in (one.image, one.words)]
+    sides = list_sides(made)
     instead: dict[int, Scorer] = {
         id(side): OnDevice.of(side.queries, side.items, device)
-        for side in {id(side): side for side in sides}.values()
+        for side in sides
         if isinstance(side, Dense) and OnDevice.pays(device)
     }
+    for side in sides:
+        instead.get(id(side), side).block(0, 0)  # makes what is kept for all blocks, which each thread would make else
 
     def rank(bounds: tuple[int, int]) -> list[tuple[Neighbours, Ranks | None]]:
         scored = ScoredBlock(*bounds, instead)
@@ -106,6 +108,12 @@ def rank_together(
         return found
 
     yield from map_in_order(rank, split_into_blocks(made[0], len(task.item_ids)))
+
+
+def list_sides(made: Iterable[Scorer]) -> list[Scorer]:
+    """List the scorers that are no hybrids, and the sides of those that are, each once."""
+    leaves = [side for one in made for side in ((one.image, one.words) if isinstance(one, Hybrid) else (one,))]
+    return list({id(side): side for side in leaves}.values())
 
 
 def rank_among_judged(made: Scorer, task: Task, depth: int, device: str) -> Ranks:
