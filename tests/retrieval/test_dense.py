@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tests.tasks.small import CAPTION_IDS, CAPTION_IMAGES, IDS, built, corpus, params, vectors
 from twinlens.core.vectors import Vectors
 from twinlens.retrieval.base import Dense, Retriever
+from twinlens.retrieval.block_ranking import rank_blocks
 from twinlens.retrieval.dense import draw_one_caption_each, retrievers
 from twinlens.retrieval.exemplar import combine_unit_vectors
-from twinlens.retrieval.rank import rank_blocks, restate_as_published
+from twinlens.retrieval.rank import restate_as_published
 from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.inputs import CAPTIONS, COMPOSED_PAIRS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED
 from twinlens.tasks.qrels import Groups, Pairs
