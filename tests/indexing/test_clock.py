@@ -23,8 +23,7 @@ from twinlens.indexing.clock import Encoding, Encodings, Start, clock_each, draw
 from twinlens.indexing.scans import Scans
 from twinlens.retrieval.base import Dense, Retriever, list_asked
 from twinlens.retrieval.bm25 import Bm25
-from twinlens.retrieval.fusion import fuse_weighted
-from twinlens.retrieval.hybrid import Hybrid
+from twinlens.retrieval.hybrid import Hybrid, fuse_by_weight
 from twinlens.retrieval.lexical import WordScores
 from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.inputs import CAPTIONS, Input
@@ -107,7 +106,7 @@ def test_an_answer_holds_the_best_items_of_vectors_of_words_and_of_both(tmp_path
     rows, scores = open_answer(words(), tmp_path / "words", held, 2)(0, "green star")
     assert rows[0, 0] == 3
     assert held.posting_bytes == sum(file.stat().st_size for file in (tmp_path / "words").iterdir())
-    fused = Hybrid(dense, words(), lambda image, said: fuse_weighted(image, said, 0.5))
+    fused = Hybrid(dense, words(), lambda image, said: fuse_by_weight(image, said, 0.5))
     rows, _ = open_answer(fused, tmp_path / "both", held, 2)(1, "red square")
     assert set(rows[0].tolist()) == {0, 1}  # by its words, and by its vector
     assert held.vector_bytes == 2 * UNIT.nbytes

@@ -17,7 +17,7 @@ from twinlens.indexing.postings import Postings, write_counted
 from twinlens.indexing.scans import Scans
 from twinlens.retrieval import scores
 from twinlens.retrieval.base import Dense, Scorer
-from twinlens.retrieval.hybrid import Hybrid, split_into_blocks
+from twinlens.retrieval.hybrid import Hybrid, Side, split_into_blocks
 from twinlens.retrieval.lexical import WordScores
 from twinlens.retrieval.scores import Block, bound_float32_error, compute_exact_scores, order_by_score
 from twinlens.retrieval.tokenize import tokenize
@@ -85,7 +85,7 @@ def _open_scores(made: Scorer, folder: Path, held: Held) -> Callable[[int, str],
     if isinstance(made, Hybrid):
         image = _open_scores(made.image, folder / "image", held)
         words = _open_scores(made.words, folder / "words", held)
-        return lambda n, text: made.fuse(image(n, text), words(n, text))
+        return lambda n, text: made.fuse(Side(image(n, text)), Side(words(n, text)))
     return lambda n, text: made.block(n, n + 1)
 
 
