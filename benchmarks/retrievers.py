@@ -27,7 +27,7 @@ from twinlens.core.device import choose_device
 from twinlens.core.vectors import Vectors
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.lexical import read_validation
-from twinlens.retrieval.rank import rerank, restate_as_published, search
+from twinlens.retrieval.rank import group_retrievers, rerank, restate_as_published, search_together
 from twinlens.retrieval.registry import list_rerankers, list_retrievers
 from twinlens.tasks.base import Task
 from twinlens.tasks.collection import Collection
@@ -111,13 +111,14 @@ def rank_all(pool: Pool, device: str, clock: Callable[[], float] = time.perf_cou
             started = clock()
             found = {(one.name, one.published): one for one in list_retrievers(task, pool.corpus, pool.params)}
             taken[f"{task.name}: listing"] = clock() - started
-            for one in found.values():
+            for together in group_retrievers(found.values()):
                 started = clock()
-                mine = restate_as_published(task) if one.published else task
+                mine = restate_as_published(task) if together[0].published else task
                 if not (draft / mine.name).exists():
                     mine.write(draft / mine.name)
-                search(mine, one, pool.params.rank.depth, device, draft / mine.name, gates)
-                taken[f"{mine.name}: {one.name}"] = clock() - started
+                search_together(mine, together, pool.params.rank.depth, device, draft / mine.name, gates)
+                others = f" and {len(together) - 1} by words and fused" if len(together) > 1 else ""
+                taken[f"{mine.name}: {together[0].name}{others}"] = clock() - started
             for again in list_rerankers(task, pool.corpus, pool.params):
                 if (first := found.get((again.retriever, False))) is not None:
                     started = clock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
@@ -13,13 +12,11 @@ from stages.runner import run_stage
 from twinlens.config.captioners import CaptionerCard
 from twinlens.config.load import read_params
 from twinlens.core import paths, tables
-from twinlens.core.code import code_digest
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement, choose_device
-from twinlens.core.scratch import Scratch, digest, fingerprint, write_whole
+from twinlens.core.scratch import Scratch, write_whole
 from twinlens.inference.caption_job import CaptionJob
 from twinlens.models.locations import captioners
-from twinlens.models.weights import identify_weights
 from twinlens.tasks.validation import draw_validation
 from twinlens.training.data import TrainingData
 from twinlens.training.loop import write_log
@@ -60,18 +57,20 @@ def main(dataset: str, captioner: str) -> None:
             write_log(trained.log, draft / "training.csv")
             cost.add("train", seconds=trained.seconds, items=trained.pictures)
         job = CaptionJob(card, weights, placement, compute)
-        items, seconds, waiting, parameters = sum(map(len, described.values())), 0.0, 0.0, 0
+        items, seconds, waiting, parameters, tokens = sum(map(len, described.values())), 0.0, 0.0, 0, 0
         for name, pictures in described.items():
-            with Scratch("caption", _key(card, weights, pictures, placement)) as scratch:
+            with Scratch("caption", job.key(pictures)) as scratch:
                 texts = job.write(paths.resized(dataset), pictures, scratch)
                 seconds += scratch.total("seconds")
                 waiting += scratch.total("waiting_s")
                 parameters = int(scratch.total("parameters"))
+                tokens += int(scratch.total("tokens"))
             write_captions(pictures, texts, draft / f"{name}.parquet")
             if texts:
                 log.info("%s, %s: %s, for example: %s", captioner, name, f"{len(texts):,}", "; ".join(texts[:3]))
     share = waiting / seconds if seconds else 0.0
-    cost.add("caption", seconds=seconds, items=items, parameters=parameters, waiting_share=share)
+    counted = {"tokens": tokens} if card.captioner == "transformers" else {}
+    cost.add("caption", seconds=seconds, items=items, parameters=parameters, waiting_share=share, **counted)
     cost.write(paths.cost("caption", dataset, captioner), items=items, seconds=cost.seconds_of_parts())
 
 
@@ -95,18 +94,6 @@ def write_captions(pictures: pl.DataFrame, texts: list[str], path: Path) -> None
     """Write one text per picture."""
     table = pl.DataFrame({"image_id": pictures["image_id"], "text": pl.Series(texts, dtype=pl.String)})
     tables.write_table(table, path, tables.GENERATED)
-
-
-def _key(card: CaptionerCard, weights: Path, described: pl.DataFrame, placement: Placement) -> str:
-    """Everything that decides the words."""
-    return fingerprint(
-        card=card.model_dump(mode="json", include={"captioner", "max_new_tokens", "num_beams"}),
-        weights=identify_weights(weights),
-        pictures=digest(described["sha256"]),
-        placement=placement.name,
-        libraries=[torch.__version__, version("transformers")],
-        code=code_digest("twinlens.inference.caption", "twinlens.models.captioners.transformers"),
-    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import polars as pl
+
 from stages.runner import run_stage
 from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
@@ -9,6 +11,7 @@ from twinlens.core import paths
 from twinlens.core.costs import Cost
 from twinlens.core.device import choose_device
 from twinlens.core.scratch import prune, write_whole
+from twinlens.core.tables import INDEX, read_table
 from twinlens.inference.embed import Embedder
 from twinlens.tasks.inputs import read_inputs
 
@@ -20,7 +23,9 @@ def main(dataset: str, model: str) -> None:
     cost = Cost(placement.name)
     inputs = read_inputs(paths.tasks(dataset, params.captioner) / "inputs")
     embedder = Embedder(params.models[model], paths.trained(dataset, model), placement, params.compute, cost)
-    for gate, trouble in embedder.inspect():
+    shown = {image_id for one in inputs.values() if "image" in one.reads for image_id in one.rows["image_id"]}
+    stored = read_table(paths.resized(dataset) / "index.parquet", INDEX).filter(pl.col("image_id").is_in(list(shown)))
+    for gate, trouble in embedder.inspect(stored.select("width", "height")):
         gates.check(gate, trouble)
     with write_whole(paths.embedded(dataset, model)) as draft:
         items = embedder.embed(inputs.values(), paths.resized(dataset), draft)

@@ -15,8 +15,16 @@ from twinlens.core.errors import DataError
 from twinlens.core.scratch import write_whole
 from twinlens.core.vectors import read_vectors
 from twinlens.retrieval.base import Corpus
+from twinlens.retrieval.cross_encoder import find_shards
 from twinlens.retrieval.lexical import read_validation
-from twinlens.retrieval.rank import check_vectors, list_unmeasured, rerank, restate_as_published, search
+from twinlens.retrieval.rank import (
+    check_vectors,
+    group_retrievers,
+    list_unmeasured,
+    rerank,
+    restate_as_published,
+    search_together,
+)
 from twinlens.retrieval.registry import list_rerankers, list_retrievers
 from twinlens.retrieval.runs import write_unmeasured
 from twinlens.retrieval.unmeasured import explain_unmeasured
@@ -46,19 +54,21 @@ def main(dataset: str, model: str) -> None:
     pool = inputs[IMAGES].rows
     validation = read_validation(params, vectors, inputs, pool["image_id"].to_list())
     texts = {name: one.rows for name, one in inputs.items() if "text" in one.reads}
-    corpus = Corpus(vectors, texts, params.models[model].shares_a_space, validation, cost)
+    card = params.models[model]
+    shards = find_shards(card, dataset)
+    corpus = Corpus(vectors, texts, card.shares_a_space, validation, shards, pool, cost)
     with write_whole(paths.ranked(dataset, model)) as draft:
         for task in tasks:
             retrievers = {(one.name, one.published): one for one in list_retrievers(task, corpus, params)}
             if (why := explain_unmeasured(task, corpus, model, retrievers.values())) is not None:
                 log.warning("%s", why)
                 unmeasured.append(why)
-            for one in retrievers.values():
-                mine = restate_as_published(task) if one.published else task
+            for together in group_retrievers(retrievers.values()):
+                mine = restate_as_published(task) if together[0].published else task
                 if not (draft / mine.name).exists():
                     mine.write(draft / mine.name)
-                search(mine, one, params.rank.depth, device, draft / mine.name, gates)
-                searched += len(task.query_ids)
+                search_together(mine, together, params.rank.depth, device, draft / mine.name, gates)
+                searched += len(task.query_ids) * len(together)
             for again in list_rerankers(task, corpus, params):
                 if (first := retrievers.get((again.retriever, False))) is not None:
                     rerank(task, first, again, params.rank, device, draft / task.name)

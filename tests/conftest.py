@@ -53,6 +53,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TWINLENS_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("TWINLENS_DOWNLOADS", str(tmp_path / "downloads"))
+    monkeypatch.setenv("TWINLENS_ENVIRONMENTS", str(tmp_path / "environments"))
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ BESIDE = {  # what is no package
     "cards/": "What there is to choose from: a file for each dataset, model and captioner.",
     "dvc.yaml": "The pipeline: stages, what they read, what they write.",
     "stages/": "A script for each stage: read, call, write, log.",
-    "tools/": "For the repository itself: README's tables, moving old cards.",
+    "tools/": "For the repository itself: README's tables, making cards, moving old ones.",
     "tests/": "The same rooms; `pipeline/` runs DVC and holds this plan.",
     "benchmarks/": "Ratios, measured side by side.",
     "docs/": "Decisions and their reasons; datasets, training, choosing, category search.",

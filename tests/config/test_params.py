@@ -377,6 +377,13 @@ def test_every_captioner_card_has_a_source_and_is_pinned(name: str) -> None:
     assert card.captioner == "none" or card.train is not None or (card.hub and card.revision and card.about.licence)
 
 
+def test_captioners_of_today_have_cards_that_say_what_to_write() -> None:
+    named = {"florence-2-base", "qwen3-vl-2b", "smolvlm2-500m", "paligemma-2-3b", "gemma-3-4b"}
+    prompted = {name: card for name, card in PARAMS.captioners.items() if card.captioner == "transformers"}
+    assert named <= set(prompted)
+    assert all(card.prompt and card.max_new_tokens >= 40 for card in prompted.values())
+
+
 def test_what_may_not_be_tuned_on_may_still_be_measured_on_and_says_why_it_may_not() -> None:
     changed = {"dataset": "objectnet", "model": "vit-l-14", "captioner": "none"}
     params = PARAMS.model_copy(update=changed)

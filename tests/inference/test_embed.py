@@ -44,6 +44,7 @@ from twinlens.training.data import TrainingData
 from twinlens.training.dual_encoder import train_towers
 from twinlens.training.projection_heads import train_heads
 
+SIZES = pl.DataFrame({"width": [640], "height": [480]})
 HELD_OUT = {"validation_images", "validation_captions"}
 PLAIN = {"images", "captions", "captions_joined", "captions_generated", "classes", "negatives"}
 BEFORE = {f"{name}_untrained" for name in PLAIN - {"negatives", "classes"}}
@@ -194,8 +195,8 @@ def test_the_gates_pass_and_every_source_is_searched_with(kind: str, embedded: C
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_towers_are_fed_as_their_libraries_feed_them(kind: str, embedded: Callable[[str], Embedded]) -> None:
-    told = list(embedded(kind).embedder().inspect())
-    assert {gate for gate, _ in told} <= {"conformity", "no_better_than_random"}
+    told = list(embedded(kind).embedder().inspect(SIZES))
+    assert {gate for gate, _ in told} <= {"conformity", "enlarged", "no_better_than_random"}
     assert [trouble for gate, trouble in told if gate == "conformity" and trouble is not None] == []
     untrained = [trouble for _, trouble in told if trouble is not None]
     # the tiny model that one of them is trained from is itself as it was made, and so is told
@@ -218,7 +219,7 @@ def test_what_a_card_remembers_is_held_against_the_weights_it_names_not_against_
         tower = joint.model_copy(update={"about": CardRemarks(golden=golden)})
         card = found.card.model_copy(update={"joint": tower})
         embedder = Embedder(card, found.trained, CPU, COMPUTE, Cost())
-        return [trouble for gate, trouble in embedder.inspect() if gate == "golden" and trouble is not None]
+        return [trouble for gate, trouble in embedder.inspect(SIZES) if gate == "golden" and trouble is not None]
 
     assert told(right) == []
     (one,) = told(wrong)
@@ -307,6 +308,11 @@ class Noted:
         noted = self
 
         class Job:
+            tower = None
+
+            def in_role(self, role: str) -> Job:
+                return self
+
             def __init__(self, tower: str, weights: str, *_: object) -> None:
                 self.role = f"{tower}{weights}"
 

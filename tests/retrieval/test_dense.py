@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from tests.tasks.small import CAPTION_IDS, CAPTION_IMAGES, IDS, built, corpus, params, vectors
 from twinlens.core.vectors import Vectors
 from twinlens.retrieval.base import Dense, Retriever
+from twinlens.retrieval.block_ranking import rank_blocks
 from twinlens.retrieval.dense import draw_one_caption_each, retrievers
 from twinlens.retrieval.exemplar import combine_unit_vectors
-from twinlens.retrieval.rank import rank_blocks, restate_as_published
+from twinlens.retrieval.rank import restate_as_published
 from twinlens.tasks.base import Task, TaskMetadata
-from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED
+from twinlens.tasks.inputs import CAPTIONS, COMPOSED_PAIRS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED
 from twinlens.tasks.qrels import Groups, Pairs
 
 DESCRIBED = ["i0", "i1", "i2"]
@@ -334,6 +335,15 @@ def test_a_picture_with_a_text_searches_by_each_alone_and_by_both() -> None:
     half = pictures + texts
     np.testing.assert_allclose(queries, half / np.linalg.norm(half, axis=1, keepdims=True), atol=1e-6)
     assert {one.inputs for one in made.values()} == {(IMAGES,)}
+
+
+def test_a_picture_and_a_text_that_were_read_together_search_by_that_vector() -> None:
+    sources = of_composed()
+    sources[COMPOSED_PAIRS] = vectors(["q1", "q0", "q2"], ["p1", "p0", "elsewhere"], 33)
+    made = found(composed(), sources)
+    assert list(made) == ["image", "text", "image_and_text", "image_with_text"]
+    check(made["image_with_text"], sources[COMPOSED_PAIRS].rows[[1, 0, 2]], sources[IMAGES].rows[1:])
+    assert "image_with_text" not in found(composed(), sources, joint=False)
 
 
 def test_a_picture_with_a_text_needs_pixels_and_words_of_one_space() -> None:

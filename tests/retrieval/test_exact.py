@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from benchmarks.cuda_ranking import compare_nearest
 from twinlens.core.device import choose_device
 from twinlens.core.errors import DataError
-from twinlens.retrieval import selection
-from twinlens.retrieval.exact import find_nearest
+from twinlens.retrieval import exact, selection
+from twinlens.retrieval.base import Dense
+from twinlens.retrieval.exact import OnDevice, find_nearest
 from twinlens.retrieval.scores import bound_float32_error, compute_exact_scores
 from twinlens.tasks.qrels import Groups
 
@@ -276,6 +277,30 @@ def test_products_are_made_in_full_float32_and_the_setting_is_left_as_it_was(dev
         assert backend.fp32_precision == "tf32"
     finally:
         backend.fp32_precision = before
+
+
+def compare_blocks(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of whole blocks, as hybrids take them, on a device and by numpy."""
+    monkeypatch.setattr(exact, "WIDE_ITEMS", 7)
+    pool, queries = vectors(40, 24, 2), vectors(11, 24, 5)
+    moved = OnDevice.of(queries, pool, device)
+    assert len(moved) == 11
+    found = moved.block(3, 9)
+    assert found.dtype == np.float32
+    wanted = compute_exact_scores(queries[3:9], pool, np.tile(np.arange(40), (6, 1)))
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(Dense(queries, pool).block(3, 9), wanted)
+
+
+def test_blocks_of_scores_by_tiles_on_a_device_are_the_exact_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare_blocks("cpu", monkeypatch)
+    assert OnDevice.pays("cuda:0")
+    assert not any(OnDevice.pays(device) for device in ("cpu", "mps"))
+
+
+@pytest.mark.gpu
+def test_blocks_of_scores_on_a_gpu_are_the_exact_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare_blocks("cuda", monkeypatch)
 
 
 @pytest.mark.gpu

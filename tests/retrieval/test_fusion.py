@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinlens.core.errors import DataError
@@ -58,6 +58,7 @@ def test_an_empty_list_changes_nothing() -> None:
     assert order(alone)[0] == [2, 1, 0]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 3))
 def test_many_queries_at_once_are_each_as_if_alone_and_as_a_plain_sum(seed: int, lists: int, queries: int) -> None:
     generator = np.random.default_rng(seed)
@@ -107,6 +108,7 @@ def test_a_known_floor_is_the_zero_of_its_list() -> None:
     assert normalise(words, (0.0, 12.0))[0] == pytest.approx([1.0, 0.25])
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 9), st.floats(0, 1))
 def test_a_part_of_the_pool_with_the_pools_bounds_is_fused_as_the_whole_pool_is(
     seed: int, size: int, weight: float
@@ -122,6 +124,7 @@ def test_a_part_of_the_pool_with_the_pools_bounds_is_fused_as_the_whole_pool_is(
     assert np.array_equal(fuse_weighted(image[:, part], words[:, part], weight, (bounds[0], bounds[1])), whole[:, part])
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.floats(0, 1))
 def test_a_weighted_sum_is_what_a_plain_loop_makes(seed: int, weight: float) -> None:
     generator = np.random.default_rng(seed)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 
-from twinlens.retrieval import hybrid
+from twinlens.retrieval import hybrid, scores
 from twinlens.retrieval.base import Dense
 from twinlens.retrieval.fusion import fuse_weighted, normalise
 
@@ -29,13 +32,13 @@ class Fixed:
 
 
 def test_reciprocal_ranks_by_hand() -> None:
-    fused = hybrid.fuse_by_rank(IMAGE, WORDS, 60, depth=9)
+    fused = hybrid.fuse_by_rank(hybrid.Side(IMAGE), hybrid.Side(WORDS), 60, depth=9)
     # item 0: first by pixels, not in the list of words; 1: last and first; 2: second twice; 3: third
     assert fused[0].tolist() == pytest.approx([1 / 61, 1 / 64 + 1 / 61, 1 / 62 + 1 / 62, 1 / 63])
 
 
 def test_only_the_first_of_each_list_take_part() -> None:
-    fused = hybrid.fuse_by_rank(IMAGE, WORDS, 60, depth=1)
+    fused = hybrid.fuse_by_rank(hybrid.Side(IMAGE), hybrid.Side(WORDS), 60, depth=1)
     assert fused[0].tolist() == pytest.approx([1 / 61, 1 / 61, 0, 0])
 
 
@@ -44,7 +47,7 @@ def test_ranks_are_fused_as_a_plain_loop_fuses_them() -> None:
     image, words = rng.random((2, 20, 300)).astype(np.float32)
     words[words < 0.6] = 0  # without a word of the query
     image[:, ::7] = image[:, :1]  # equal scores are ordered by row
-    fused = hybrid.fuse_by_rank(image, words, 60, depth=50)
+    fused = hybrid.fuse_by_rank(hybrid.Side(image), hybrid.Side(words), 60, depth=50)
     for query in range(20):
         total = [0.0] * 300
         for block in (image, words):
@@ -56,7 +59,8 @@ def test_ranks_are_fused_as_a_plain_loop_fuses_them() -> None:
 
 def test_an_item_that_shares_no_word_is_in_no_list_of_words_however_short_that_is() -> None:
     words = np.zeros((1, 4), np.float32)
-    assert hybrid.fuse_by_rank(IMAGE, words, 60, depth=9)[0].tolist() == pytest.approx([1 / 61, 1 / 64, 1 / 62, 1 / 63])
+    fused = hybrid.fuse_by_rank(hybrid.Side(IMAGE), hybrid.Side(words), 60, depth=9)
+    assert fused[0].tolist() == pytest.approx([1 / 61, 1 / 64, 1 / 62, 1 / 63])
 
 
 def test_the_weighted_sum_by_hand() -> None:
@@ -121,3 +125,45 @@ def test_cosines_are_those_of_the_vectors() -> None:
     scores = Dense(queries, items)
     assert len(scores) == 6
     np.testing.assert_allclose(scores.block(2, 5), queries[2:5] @ items.T, rtol=1e-5)
+
+
+def test_a_side_of_several_hybrids_is_scored_ordered_and_normalised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    @dataclass
+    class Counting(Fixed):
+        name: str = ""
+
+        def block(self, start: int, stop: int) -> np.ndarray:
+            asked.append(self.name)
+            return super().block(start, stop)
+
+    image, some, other = Counting(IMAGE, "image"), Counting(WORDS, "some"), Counting(2 * WORDS, "other")
+    by_rank = partial(hybrid.fuse_by_rank, constant=60, depth=3)
+    by_weight = partial(hybrid.fuse_by_weight, image_weight=0.25)
+    fused = [hybrid.Hybrid(image, words, fuse) for words in (some, other) for fuse in (by_rank, by_weight)]
+    alone = [one.block(0, 1) for one in fused]
+    asked.clear()
+    made: list[str] = []
+
+    def count(name: str, function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+        def counting(*given: Any) -> np.ndarray:
+            made.append(name)
+            return function(*given)
+
+        return counting
+
+    monkeypatch.setattr(scores, "select_best", count("ordered", scores.select_best))
+    monkeypatch.setattr(hybrid, "normalise", count("normalised", normalise))
+    scored = hybrid.ScoredBlock(0, 1)
+    assert all(np.array_equal(scored.ask(one), block) for one, block in zip(fused, alone, strict=True))
+    assert np.array_equal(scored.ask(some), WORDS)
+    assert sorted(asked) == ["image", "other", "some"]
+    assert sorted(made) == ["normalised"] * 3 + ["ordered"] * 3
+
+
+def test_scores_that_are_made_elsewhere_are_taken_in_place_of_a_scorers_own() -> None:
+    image, words = Fixed(IMAGE), Fixed(WORDS)
+    moved = hybrid.Hybrid(image, words, partial(hybrid.fuse_by_weight, image_weight=1.0))
+    scored = hybrid.ScoredBlock(0, 1, {id(image): Fixed(-IMAGE)})
+    assert np.argsort(-scored.ask(moved)[0]).tolist() == [1, 3, 2, 0]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from scipy import sparse
 
 from tests.tasks.small import COMPOSED, params, vectors
 from twinlens.config.gates import Gates
@@ -22,7 +23,7 @@ from twinlens.report.exports import lower_ties, write_trec_run
 from twinlens.retrieval.base import Corpus, Dense, Retriever, Validation
 from twinlens.retrieval.bm25 import Bm25
 from twinlens.retrieval.lexical import read_validation
-from twinlens.retrieval.rank import search
+from twinlens.retrieval.rank import group_retrievers, search, search_together
 from twinlens.retrieval.registry import list_retrievers
 from twinlens.retrieval.runs import read_run
 from twinlens.retrieval.tokenize import tokenize
@@ -266,6 +267,33 @@ def test_hybrids_count_the_words_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("bm25_captions", "hybrid_captions_rrf", "hybrid_captions_weighted"):
         made[name].make()
     assert counted == [4]
+
+
+def test_side_by_side_words_and_hybrids_write_the_files_that_each_writes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = HUMAN.filter(pl.col("image_id").is_in(["i0", "i1"]))  # i2 and i3 are distractors
+    task, texts = given_by(few)["caption_to_image"], build_text_inputs(GROUPS, few, MACHINE)
+    monkeypatch.setattr("twinlens.retrieval.hybrid.BLOCK_BYTES", 4 * 4 * 2)  # two queries
+    for one in found(task, *EVERY, texts=texts).values():
+        searched(task, one, tmp_path / "alone")
+    asked: list[int] = []
+    whole = Bm25.scores
+
+    def counting(index: Bm25, queries: sparse.csr_array, own_rows: np.ndarray | None = None) -> np.ndarray:
+        asked.extend([1] if queries.shape[0] else [])  # none are asked for to prepare
+        return whole(index, queries, own_rows)
+
+    monkeypatch.setattr(Bm25, "scores", counting)
+    groups = group_retrievers(found(task, *EVERY, texts=texts).values())
+    assert [len(group) for group in groups if group[0].group] == [9]
+    for group in groups:
+        search_together(task, group, 10, "cpu", tmp_path / "beside" / task.name, Gates(read_params().gates))
+    assert len(asked) == 3 * -(-len(task.query_ids) // 2)  # once a block and a kind of words
+    written = [path.relative_to(tmp_path / "beside") for path in (tmp_path / "beside").rglob("*") if path.is_file()]
+    assert len(written) >= 3 * 9
+    for path in written:
+        assert (tmp_path / "beside" / path).read_bytes() == (tmp_path / "alone" / path).read_bytes()
 
 
 def test_first_hits_and_those_among_judged_items_count_from_the_whole_order(tmp_path: Path) -> None:

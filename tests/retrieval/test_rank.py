@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
+from threading import Event, current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.retrieval import registry
 from twinlens.retrieval.base import Dense, Retriever
-from twinlens.retrieval.rank import map_in_order, rerank, search
+from twinlens.retrieval.block_ranking import map_in_order
+from twinlens.retrieval.rank import group_retrievers, rerank, search
 from twinlens.retrieval.registry import list_retrievers
 from twinlens.retrieval.runs import read_run
 from twinlens.tasks.base import Task, TaskMetadata
@@ -309,3 +310,26 @@ def test_what_a_thread_refuses_is_refused() -> None:
 
     with pytest.raises(DataError, match="the third"):
         list(map_in_order(work, range(9)))
+
+
+def test_neighbours_of_one_group_are_searched_together_and_all_others_alone() -> None:
+    alone, published = retriever(), retriever(published=True, group="a")
+    one, other = retriever(group="a"), retriever(group="b")
+    wanted = [[alone], [alone], [one, one], [published], [other], [one]]
+    assert group_retrievers([alone, alone, one, one, published, other, one]) == wanted
+    assert group_retrievers([]) == []
+
+
+def test_scorers_prepare_before_threads_ask_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twinlens.retrieval.hybrid.BLOCK_BYTES", 4 * 9)  # one query
+    asked: list[tuple[int, int, bool]] = []
+
+    class Noting(Fixed):
+        def block(self, start: int, stop: int) -> np.ndarray:
+            asked.append((start, stop, current_thread() is main_thread()))
+            return super().block(start, stop)
+
+    made = Noting(SCORES)
+    search(SOME, Retriever("words", lambda: made, (), ()), 6, "cpu", tmp_path, Gates(read_params().gates))
+    assert asked[0] == (0, 0, True)
+    assert sorted(asked[1:]) == [(0, 1, False), (1, 2, False), (2, 3, False)]

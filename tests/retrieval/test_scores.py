@@ -41,6 +41,16 @@ def test_many_equal_scores_at_the_cut_do_not_change_the_order() -> None:
         assert select_best(scores, k).tolist() == [in_order(row)[:k] for row in scores]
 
 
+@pytest.mark.parametrize("many", [1, 10**6])  # by a cut, and by keys of all scores
+def test_either_way_to_select_gives_the_one_order(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twinlens.retrieval.scores.MANY", many)
+    for scores in (AWKWARD, drawn()):
+        before = scores.copy()
+        for k in (1, 5, scores.shape[1] - 1, scores.shape[1], scores.shape[1] + 3):
+            assert select_best(scores, k).tolist() == [in_order(row)[:k] for row in scores]
+        np.testing.assert_array_equal(scores, before)
+
+
 def test_the_first_hit_is_the_best_ranked_of_the_relevant() -> None:
     scores, rng = drawn(), np.random.default_rng(1)
     relevant = rng.random(scores.shape) < 0.05

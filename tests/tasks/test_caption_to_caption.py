@@ -8,7 +8,7 @@ import pytest
 
 from tests.tasks.small import CAPTION_IDS, CAPTION_IMAGES, HUMAN, built, corpus, params, vectors
 from twinlens.retrieval.base import Dense
-from twinlens.retrieval.rank import rank_blocks
+from twinlens.retrieval.block_ranking import rank_blocks
 from twinlens.retrieval.registry import list_retrievers
 from twinlens.tasks.caption_to_caption import choose_queries
 from twinlens.tasks.inputs import CAPTIONS

@@ -9,6 +9,7 @@ from twinlens.config.load import read_params
 from twinlens.tasks.base import Task
 from twinlens.tasks.collection import Collection
 from twinlens.tasks.composed_query import TEXTS, build
+from twinlens.tasks.inputs import COMPOSED_PAIRS
 
 IDS = ["a", "b", "c", "d"]
 GROUPS = pl.DataFrame(
@@ -51,6 +52,7 @@ def test_a_query_is_a_picture_with_words_and_its_own_picture_is_not_to_be_found(
     assert task.qrels.gains(0, every).tolist() == [[0, 3, 0, 1], [2, 0, 0, 0]]
     assert task.texts == ["but red", "but at night"]
     assert inputs[TEXTS].rows() == [("q1", "a", "but red"), ("q2", "c", "but at night")]
+    assert inputs[COMPOSED_PAIRS].rows() == [("q1", "a", "but red", 0, 0, "a"), ("q2", "c", "but at night", 0, 2, "c")]
     assert task.about.category == "it2i"
 
 

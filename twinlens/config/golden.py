@@ -34,7 +34,7 @@ def write_golden(library: Library, card: str, role: str, tower: Tower, golden: G
     Raises:
         ParamsError: the file is written in a way that no lines can be put into; they are in the message.
     """
-    named = "checkpoint" if getattr(tower, "checkpoint", None) is not None else tower.family
+    named = "checkpoint" if getattr(tower, "checkpoint", None) is not None else getattr(tower, "key", tower.family)
     file, keys = library.origin(card, (role, named))
     path, before = library.path(file), library.texts[file].decode("utf-8")
     lines = [f"{kind}: {_join(numbers)}" for kind, numbers in golden.model_dump(exclude_none=True).items()]

@@ -14,10 +14,13 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from twinlens.config.architectures import refuse_impossible_open_clip, refuse_missing
 from twinlens.config.base import Card, Origin
 from twinlens.config.endpoints import Address, KeyVariable, RequestSettings
+from twinlens.config.environments import Calls, Environment, ProcessLimits
 from twinlens.config.numbers import Count, Flag, PositiveOrZero
 from twinlens.config.training import HeadsRecipe, ModelRecipe, TowerRecipe
 
 # ---------------------------------------------------------------- towers
+
+Role = Literal["query", "item"]  # what asks, and what is searched
 
 
 class Weights(Card):
@@ -57,11 +60,28 @@ class TimmTower(Weights):
 
 
 class SentenceTransformersTower(Weights):
-    """A sentence-transformers text model with its own pooling."""
+    """A sentence-transformers model with its own pooling: of texts, or of pictures, texts and both together."""
 
     family: ClassVar[str] = "sentence_transformers"
     sentence_transformers: str  # hub repository
-    prompt: str = ""  # put before every text
+    prompt: str = ""  # put before every text; where the model is asked by messages, its instruction, of pictures too
+    query_prompt: str | None = None  # of what asks, in place of `prompt`
+    item_prompt: str | None = None  # of what is searched: pictures, and texts that stand for them
+    dimensions: Count | None = None  # the first ones of each vector, where the model was trained for it (matryoshka)
+
+    @property
+    def has_roles(self) -> bool:
+        """Whether what asks and what is searched have prompts of their own."""
+        return self.prompt_of("query") != self.prompt_of("item")
+
+    def prompt_of(self, role: Role) -> str:
+        """The prompt of what asks, or of what is searched."""
+        own = self.query_prompt if role == "query" else self.item_prompt
+        return self.prompt if own is None else own
+
+    def in_role(self, role: Role) -> SentenceTransformersTower:
+        """The tower with one prompt for all: that of a role."""
+        return self.model_copy(update={"prompt": self.prompt_of(role), "query_prompt": None, "item_prompt": None})
 
 
 class TransformersTower(Weights):
@@ -88,6 +108,21 @@ class JinaClipTower(Weights):
     jina_clip: str  # hub repository
     dimensions: Count | None = None  # the first of each vector, which stand alone (matryoshka); all of them without
     prompt: str = ""  # put before every text; as published, none
+
+
+class OwnCodeTower(TransformersTower):
+    """A transformers model that runs in a process of its own: with `trust_remote_code`, or another `environment`."""
+
+    family: ClassVar[str] = "own_code"
+    key: ClassVar[str] = "transformers"  # that names it on a card
+    environment: Environment | None = None  # that of TwinLens if absent
+    calls: Calls = Calls()
+    limits: ProcessLimits = Field(default=ProcessLimits(), exclude=True)  # decide no result
+
+    @property
+    def own_code(self) -> str:
+        """The hub repository."""
+        return self.transformers
 
 
 class TorchvisionTower(Weights):
@@ -160,6 +195,7 @@ _FAMILIES = (
     *("open_clip", "timm", "torchvision", "sentence_transformers", "transformers", "jina_clip", "word_vectors"),
     *("vectors", "endpoint"),
 )
+_OWN_CODE = ("trust_remote_code", "environment", "calls", "limits")  # of a transformers model, keys that only such have
 
 
 def _family(value: Any) -> str | None:
@@ -167,6 +203,8 @@ def _family(value: Any) -> str | None:
     if isinstance(value, Card):
         return getattr(value, "family", None)
     found = [family for family in _FAMILIES if isinstance(value, dict) and family in value]
+    if found == ["transformers"] and any(value.get(key) not in (None, False) for key in _OWN_CODE):
+        return OwnCodeTower.family
     return found[0] if len(found) == 1 else None
 
 
@@ -174,8 +212,8 @@ _BY_FAMILY = Discriminator(
     _family,
     custom_error_type="tower_family",
     custom_error_message="a tower is named by one key: `open_clip`, `timm` or `torchvision` (pictures only), "
-    "`sentence_transformers` or `word_vectors` (words only), `transformers`, `jina_clip`, `vectors` (files of your "
-    "own) or `endpoint` (a service)",
+    "`word_vectors` (words only), `sentence_transformers`, `transformers`, `jina_clip`, `vectors` (files of your own) "
+    "or `endpoint` (a service)",
 )
 _OpenClip = Annotated[OpenClipTower, Tag("open_clip")]
 _Timm = Annotated[TimmTower, Tag("timm")]
@@ -183,14 +221,29 @@ _SentenceTransformers = Annotated[SentenceTransformersTower, Tag("sentence_trans
 _JinaClip = Annotated[JinaClipTower, Tag("jina_clip")]
 _Torchvision = Annotated[TorchvisionTower, Tag("torchvision")]
 _Transformers = Annotated[TransformersTower, Tag("transformers")]
+_OwnCode = Annotated[OwnCodeTower, Tag("own_code")]
 _WordVectors = Annotated[WordVectorsTower, Tag("word_vectors")]
 _Vectors = Annotated[VectorsTower, Tag("vectors")]
 _Endpoint = Annotated[EndpointTower, Tag("endpoint")]
 
-JointTower = Annotated[_OpenClip | _Transformers | _JinaClip | _Vectors | _Endpoint, _BY_FAMILY]
-ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _Transformers | _JinaClip | _Vectors | _Endpoint, _BY_FAMILY]
+JointTower = Annotated[
+    _OpenClip | _SentenceTransformers | _Transformers | _OwnCode | _JinaClip | _Vectors | _Endpoint, _BY_FAMILY
+]
+ImageTower = Annotated[
+    _OpenClip
+    | _Timm
+    | _Torchvision
+    | _SentenceTransformers
+    | _Transformers
+    | _OwnCode
+    | _JinaClip
+    | _Vectors
+    | _Endpoint,
+    _BY_FAMILY,
+]
 TextTower = Annotated[
-    _OpenClip | _SentenceTransformers | _Transformers | _JinaClip | _WordVectors | _Vectors | _Endpoint, _BY_FAMILY
+    _OpenClip | _SentenceTransformers | _Transformers | _OwnCode | _JinaClip | _WordVectors | _Vectors | _Endpoint,
+    _BY_FAMILY,
 ]
 Tower = (
     OpenClipTower
@@ -199,10 +252,19 @@ Tower = (
     | SentenceTransformersTower
     | TransformersTower
     | JinaClipTower
+    | OwnCodeTower
     | WordVectorsTower
     | VectorsTower
     | EndpointTower
 )
+
+
+class CrossEncoderCard(Weights):
+    """A sentence-transformers cross-encoder that reads pictures: it scores the best of some runs anew."""
+
+    cross_encoder: str  # hub repository
+    prompt: str = ""  # its instruction
+    retrievers: list[str] = Field(default=["image"], min_length=1)  # whose best `rank.rerank_depth` it takes
 
 
 class ModelCard(Card):
@@ -216,6 +278,7 @@ class ModelCard(Card):
     image: ImageTower | None = None
     text: TextTower | None = None
     train: ModelRecipe | None = None
+    reranker: CrossEncoderCard | None = None  # of pictures that texts have found
     # Of so many first dimensions each vector stands alone; it decides no vector, only what `compress` tries.
     matryoshka: list[Count] = Field(default=[], exclude=True)
 
@@ -238,12 +301,14 @@ class ModelCard(Card):
         if isinstance(self.train, TowerRecipe):
             if self.joint is None:
                 raise ValueError("`train` without `heads` trains the towers of a joint model: name `joint`")
-            if isinstance(self.joint, TransformersTower) and self.joint.trust_remote_code:
-                raise ValueError("a model with code of its own cannot be trained here")
+            if isinstance(self.joint, OwnCodeTower):
+                raise ValueError("a model with code of its own, or an `environment`, cannot be trained here")
             if isinstance(self.joint, JinaClipTower):
                 raise ValueError(
                     "a `jina_clip` model cannot be trained here: name it as `image` and `text`, with `train.heads`"
                 )
+            if isinstance(self.joint, SentenceTransformersTower):
+                raise ValueError("a sentence-transformers model cannot be trained here; heads on its towers can")
             if isinstance(self.joint, OpenClipTower):
                 sizes = ("embed_dim", "vision_cfg.image_size", "text_cfg.context_length")
                 refuse_missing(self.joint.architecture, *sizes)

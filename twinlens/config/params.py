@@ -196,6 +196,7 @@ class GateParams(Section):
     chance_level: Severity
     no_better_than_random: Severity  # a model is not above itself before training, or its weights are as initialised
     conformity: Severity  # our vectors of drawn pictures and texts are not those of the library's own path
+    enlarged: Severity  # pictures are stored smaller than a model reads them
     golden: Severity  # nor those that the card remembers of its checkpoint
     own_pool: Severity  # a query finds itself
     train_overlap: Severity

@@ -70,7 +70,7 @@ def download(wanted: RemoteFile, url: str, folder: Path, *, advice: str = "") ->
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / wanted.name
-    with _only_one(folder / f".{wanted.name}.lock"):
+    with only_one(folder / f".{wanted.name}.lock", "fetching"):
         if final.exists():
             if wanted.size is None or final.stat().st_size == wanted.size:
                 return final
@@ -179,12 +179,13 @@ def _save(answer: requests.Response, part: Path, have: int, total: int | None, n
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
+def only_one(lock: Path, doing: str) -> Iterator[None]:
+    """Let one process at a time do something, `doing` for the log; others wait. The lock is `.<name>.lock`."""
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("another process is fetching %s; waiting for it", lock.name[1:].removesuffix(".lock"))
+            log.info("another process is %s %s; waiting for it", doing, lock.name[1:].removesuffix(".lock"))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -178,6 +178,15 @@ def downloads() -> Path:
     return Path("~/.cache/twinlens/downloads").expanduser()
 
 
+def environments() -> Path:
+    """Python environments of models with code of their own, made once for all projects of this user.
+
+    Raises:
+        TwinLensError: TWINLENS_ENVIRONMENTS is no local folder.
+    """
+    return Path(_folder("TWINLENS_ENVIRONMENTS") or "~/.cache/twinlens/environments").expanduser().absolute()
+
+
 def _folder(variable: str) -> str | None:
     own = os.environ.get(variable)
     if own and "://" in own:  # as a path it would be a folder of that name, here

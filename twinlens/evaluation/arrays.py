@@ -26,7 +26,7 @@ from twinlens.evaluation.judgements import Judgements, read_judgements
 from twinlens.evaluation.measures import Judged, measure_all, median_rank
 from twinlens.evaluation.pool import DIGITS, Lists
 from twinlens.retrieval.base import Dense
-from twinlens.retrieval.rank import rank_blocks
+from twinlens.retrieval.block_ranking import rank_blocks
 from twinlens.tasks.base import Task, TaskMetadata
 
 DEPTH = 50  # items of a list, as in the pipeline's runs

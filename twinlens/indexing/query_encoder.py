@@ -96,15 +96,10 @@ class QueryEncoder:
         with self.lock:
             import torch
 
-            from twinlens.images.transforms import batch_pixels
+            from twinlens.models.encoders.base import encode_jpegs
 
-            loaded = self._of("image")
-            if loaded.files is not None:
-                return _unit(loaded.files.encode_files([jpeg]).numpy())
-            encoder = loaded.image
-            assert encoder is not None
             with torch.inference_mode():
-                return _unit(encoder.encode(batch_pixels([jpeg], encoder.pixels)).cpu().numpy())
+                return _unit(encode_jpegs(self._of("image"), [jpeg]).cpu().numpy())
 
     def stands_for(self, other: QueryEncoder) -> bool:
         """Whether these would embed as `other` does: the same weights by the same libraries on the same device."""

@@ -32,10 +32,10 @@ from twinlens.core.device import Placement
 from twinlens.core.scratch import Scratch, fingerprint
 from twinlens.core.vectors import Rows
 from twinlens.images.drawn import draw_pictures
-from twinlens.images.transforms import batch_pixels
+from twinlens.inference.enlarged import InputSize, measure_input
 from twinlens.inference.tower import TowerJob
 from twinlens.models import encoders, references
-from twinlens.models.encoders.base import ImageEncoder, TextEncoder
+from twinlens.models.encoders.base import LoadedEncoders, TextEncoder, encode_jpegs
 from twinlens.models.references.base import Vector
 
 PICTURES, TEXTS = "pictures", "texts"
@@ -131,10 +131,11 @@ class Inspection:
 
     comparisons: list[Comparison]
     initialised: int  # norms of the model, where all of them are as they are made; 0 where one is not
+    needs: InputSize  # how large it reads pictures
 
     def troubles(self, job: TowerJob) -> Iterator[tuple[str, str | None]]:
         """Each gate with what is wrong with the tower, in words."""
-        name, golden = _name(job), job.tower.about.golden
+        name, golden = name_tower(job), job.tower.about.golden
         kept = {} if golden is None else {PICTURES: golden.pictures, TEXTS: golden.texts}
         for one in self.comparisons:
             yield "conformity", one.trouble(name)
@@ -164,7 +165,8 @@ def inspect_tower(job: TowerJob, kinds: Sequence[str]) -> Inspection:
             text = json.dumps(asdict(_inspect(job, kinds)))
             scratch.put("found.json", lambda path: _write(path, text))
         found = json.loads(scratch.path("found.json").read_text(encoding="utf-8"))
-    return Inspection([Comparison(**one) for one in found["comparisons"]], found["initialised"])
+    comparisons = [Comparison(**one) for one in found["comparisons"]]
+    return Inspection(comparisons, found["initialised"], InputSize(**found["needs"]))
 
 
 def needs_inspection(job: TowerJob) -> bool:
@@ -201,22 +203,23 @@ def _inspect(job: TowerJob, kinds: Sequence[str]) -> Inspection:
         published = encoders.load(job.tower, job.weights, job.placement) if loaded.folded else loaded
         reference = references.build(job.tower, job.weights, published, job.placement)
         library = None if reference is None else reference.library
-        if PICTURES in kinds and loaded.image is not None:
+        if PICTURES in kinds and loaded.reads_pictures:
             own = None if reference is None else reference.picture
-            found.append(_compare(PICTURES, job, library, *read_pictures(loaded.image, own)))
+            found.append(_compare(PICTURES, job, library, *read_pictures(loaded, own)))
         if TEXTS in kinds and loaded.text is not None:
             own_text = None if reference is None else reference.text
             found.append(_compare(TEXTS, job, library, *read_texts(loaded.text, own_text)))
-    model = getattr(loaded.image or loaded.text, "model", None)
-    return Inspection(found, count_untouched_norms(model) if isinstance(model, torch.nn.Module) else 0)
+    model = getattr(loaded.image or loaded.native or loaded.text, "model", None)
+    untouched = count_untouched_norms(model) if isinstance(model, torch.nn.Module) else 0
+    return Inspection(found, untouched, measure_input(loaded) if PICTURES in kinds else InputSize())
 
 
 def read_pictures(
-    encoder: ImageEncoder, own: Callable[[Image.Image], Vector] | None
+    loaded: LoadedEncoders, own: Callable[[Image.Image], Vector] | None
 ) -> tuple[list[str], Rows, Rows | None]:
     """Read the drawn pictures: their names, our vectors, and the library's where it has a path of its own."""
     drawn = draw_pictures()
-    ours = encoder.encode(batch_pixels(list(drawn.values()), encoder.pixels)).cpu().numpy()
+    ours = encode_jpegs(loaded, list(drawn.values())).cpu().numpy()
     if own is None:
         return list(drawn), ours, None
     opened = (Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in drawn.values())
@@ -280,7 +283,8 @@ def _unit(rows: Rows) -> Float64[np.ndarray, "rows dim"]:
     return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300))
 
 
-def _name(job: TowerJob) -> str:
+def name_tower(job: TowerJob) -> str:
+    """Name a tower in a message: its family and what it is called there."""
     return f"{job.tower.family} {getattr(job.tower, job.tower.family)}"
 
 

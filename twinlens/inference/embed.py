@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from twinlens.config.models import ModelCard
+import polars as pl
+
+from twinlens.config.models import ModelCard, SentenceTransformersTower
 from twinlens.config.params import ComputeParams
 from twinlens.config.training import HeadsRecipe, TowerRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
-from twinlens.inference.conformity import KINDS, inspect_tower, needs_inspection
+from twinlens.inference.conformity import KINDS, inspect_tower, name_tower, needs_inspection
 from twinlens.inference.coverage import find_unreadable
+from twinlens.inference.enlarged import detect_enlarged
 from twinlens.inference.features import Features, HeadedJob, load_features
 from twinlens.inference.jobs import make_job
 from twinlens.inference.tower import TowerJob
@@ -26,6 +29,7 @@ from twinlens.tasks.inputs import OTHER_WAY, UNTRAINED, Input, write_left_out
 log = logging.getLogger("twinlens")
 
 Job = TowerJob | HeadedJob
+PAIRS = frozenset({"image", "text"})
 READS = {  # what the towers of a role can read
     "joint": (frozenset({"image"}), frozenset({"text"})),
     "image": (frozenset({"image"}),),
@@ -43,8 +47,11 @@ class Embedder:
     compute: ComputeParams
     cost: Cost
 
-    def inspect(self) -> Iterator[tuple[str, str | None]]:
+    def inspect(self, sizes: pl.DataFrame) -> Iterator[tuple[str, str | None]]:
         """Look at every tower before the long work: each gate with what is wrong, in words.
+
+        Args:
+            sizes: `width`, `height` of the pictures as they are stored.
 
         The numbers that a card remembers are those of the weights it names, not of those that are trained from them.
 
@@ -53,7 +60,9 @@ class Embedder:
         """
         for role, job in self._jobs().items():
             if needs_inspection(job):
-                for gate, trouble in inspect_tower(job, KINDS[role]).troubles(job):
+                found = inspect_tower(job, KINDS[role])
+                yield "enlarged", detect_enlarged(sizes, found.needs, name_tower(job))
+                for gate, trouble in found.troubles(job):
                     if gate != "golden" or not isinstance(self.card.train, TowerRecipe):
                         yield gate, trouble
         if isinstance(self.card.train, TowerRecipe) and not self.card.from_nothing:
@@ -84,14 +93,16 @@ class Embedder:
         embedded = set()
         jobs = self._jobs()
         work = {
-            role: [one for one in wanted if one.reads in READS[role] and (role == "joint" or not one.shared)]
-            for role in jobs
+            role: [one for one in wanted if _reads(job, one, role) and (role == "joint" or not one.shared)]
+            for role, job in jobs.items()
         }
         left_out = _leave_out({role: (job, work[role]) for role, job in jobs.items()}, shards, out)
         for role, job in jobs.items():
             mine = [one for one in work[role] if one.name not in left_out]
             for one in mine:
-                _embed(job, one, shards, out)
+                _embed(job.in_role("query" if one.asks else "item"), one, shards, out)
+                if OTHER_WAY in one.again and job.in_role("query") is not job:  # prompts of their own
+                    _embed(job.in_role("item" if one.asks else "query"), one, shards, out, OTHER_WAY)
             embedded |= {one.name for one in mine}
             if self.card.train is not None:
                 _again(self._initial_jobs()[role], mine, UNTRAINED, shards, out)
@@ -148,6 +159,13 @@ class Embedder:
                 for role, tower in self.card.towers().items()
             }
         return self._loaded_once[initial]
+
+
+def _reads(job: TowerJob, one: Input, role: str) -> bool:
+    """Whether a tower reads an input; which of them read pictures and words together is seen when they are loaded."""
+    if one.reads == PAIRS:
+        return isinstance(job.tower, SentenceTransformersTower) and role == "joint" and job.loaded.reads_pairs
+    return one.reads in READS[role]
 
 
 def _leave_out(work: Mapping[str, tuple[TowerJob, list[Input]]], shards: Path, out: Path) -> set[str]:

@@ -37,6 +37,7 @@ from twinlens.images.transforms import map_ahead
 from twinlens.inference.feed import Feed
 from twinlens.inference.transfers import Fetched, Transfers, open_transfers
 from twinlens.models.encoders.base import ImageEncoder, TextEncoder, TokenizedTexts, read_texts
+from twinlens.models.native import NativeBatch
 
 # What a killed run loses at most. On a GPU a part is several batches, so that its device never waits for a disk; as
 # device and dtype are in the key of kept parts, those of one size are never taken for those of another.
@@ -98,7 +99,7 @@ def embed_pictures(
     """
     per_part = choose_part_size(placement, texts=False)
     batch = min(batch or choose_batch_size(placement, texts=False), per_part)
-    parts = _Parts(rows["image_id"].to_list(), per_part, scratch, open_transfers(placement))
+    parts = PartsAtWork(rows["image_id"].to_list(), per_part, scratch, open_transfers(placement))
     missing = pl.concat([rows[part.rows] for part in parts.missing]) if parts.missing else rows[:0]
     if not len(missing):
         return
@@ -152,7 +153,7 @@ def embed_texts(
     """
     batch = batch or choose_batch_size(placement, texts=True)
     room = room or DeviceRoom()
-    parts = _Parts(ids, choose_part_size(placement, texts=True), scratch, open_transfers(placement))
+    parts = PartsAtWork(ids, choose_part_size(placement, texts=True), scratch, open_transfers(placement))
     todo = sum(part.size for part in parts.missing)
     with (
         name_device_fault(placement),
@@ -237,7 +238,7 @@ def collect(scratch: Scratch, count: int, path: Path) -> int:
     return dim
 
 
-Batch = TypeVar("Batch", torch.Tensor, np.ndarray)
+Batch = TypeVar("Batch", torch.Tensor, np.ndarray, NativeBatch)
 
 
 class _Part:
@@ -260,7 +261,7 @@ def _put(scratch: Scratch, part: _Part, vectors: Float32[np.ndarray, "rows dim"]
     scratch.put(part.name, write)
 
 
-class _Parts:
+class PartsAtWork:
     """The parts of one job: vectors on the device, on their way to the host, and finished in the scratch folder."""
 
     def __init__(self, ids: Sequence[str], size: int, scratch: Scratch, transfers: Transfers) -> None:

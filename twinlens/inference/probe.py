@@ -18,7 +18,7 @@ from twinlens.core.device import Placement
 from twinlens.core.shards import iter_pixels
 from twinlens.core.vectors import normalise_rows
 from twinlens.inference.device_pixels import make_reader
-from twinlens.models.encoders.base import ImageEncoder, TextEncoder
+from twinlens.models.encoders.base import ImageEncoder, NativeEncoder, TextEncoder
 
 SEARCHED = 256  # texts among which the longest that fits is looked for
 
@@ -34,6 +34,21 @@ def probe_pictures(encoder: ImageEncoder, shards: Path, pool: pl.DataFrame, plac
     return probes.Probe(
         rows["image_id"].to_list(), vectors, vectors[:0], float("nan"), contents, placement.dtype == torch.float32
     )
+
+
+def probe_native(encoder: NativeEncoder, shards: Path, table: pl.DataFrame, placement: Placement) -> probes.Probe:
+    """Embed probes of pictures at their own size, or of pictures with texts (`id`, ..., `sha256`, `text`)."""
+    rows = table[probes.choose_rows(len(table))]
+    texts = rows["text"].to_list() if "text" in rows.columns else [None] * len(rows)
+    with torch.inference_mode():
+        alone = [
+            encoder.encode(encoder.read([jpeg], None if text is None else [text]))
+            for (_, jpeg), text in zip(iter_pixels(shards, rows), texts, strict=True)
+        ]
+    vectors = torch.cat(alone).cpu().numpy()
+    contents = table.select(name for name in ("sha256", "text") if name in table.columns).n_unique()
+    exact = placement.dtype == torch.float32
+    return probes.Probe(rows["id"].to_list(), vectors, vectors[:0], float("nan"), contents, exact)
 
 
 def probe_texts(encoder: TextEncoder, table: pl.DataFrame, placement: Placement) -> probes.Probe:

@@ -17,11 +17,12 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from twinlens.config.models import Tower
+from twinlens.config.models import Role, SentenceTransformersTower, Tower
 from twinlens.config.params import ComputeParams
 from twinlens.core.code import code_digest
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
+from twinlens.core.errors import ParamsError
 from twinlens.core.probes import Probe, choose_rows
 from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.tables import VECTORS, write_table
@@ -36,8 +37,9 @@ from twinlens.inference.loop import (
     embed_texts,
     is_complete,
 )
+from twinlens.inference.native_loop import embed_native
 from twinlens.models import encoders
-from twinlens.models.encoders.base import LoadedEncoders
+from twinlens.models.encoders.base import LoadedEncoders, NativeEncoder, put_prompt
 from twinlens.models.folding import fold_blocks
 
 PROBE = "probe.npz"
@@ -51,6 +53,7 @@ PACKAGES = {  # that decide a vector, beside torch
     "torchvision": ("torchvision",),
     "transformers": ("transformers", "tokenizers"),
     "jina_clip": ("timm", "transformers", "tokenizers"),
+    "own_code": (),  # those of its environment, which `identify` gives
     "word_vectors": ("numpy", "polars", "regex"),
     "vectors": ("numpy", "pyarrow"),
 }
@@ -80,11 +83,17 @@ class TowerJob:
         """The encoders, their blocks folded where they can be."""
         return fold_blocks(encoders.load(self.tower, self.weights, self.placement))
 
+    def in_role(self, role: Role) -> TowerJob:
+        """The job of the same tower for what asks, or for what is searched: a model is loaded once for both."""
+        tower = self.tower
+        if not isinstance(tower, SentenceTransformersTower) or not tower.has_roles:
+            return self
+        return _RoleJob(self, tower.in_role(role))
+
     def pictures(self, name: str, shards: Path, pool: pl.DataFrame, out: Path) -> None:
-        """Embed pictures into `out` as `<name>.npy` and `<name>.parquet`."""
+        """Embed pictures, or pictures with texts, into `out` as `<name>.npy` and `<name>.parquet`."""
         with self.parts_of_pictures(shards, pool) as scratch:
-            ids = pool.select(pl.col("image_id").alias("id"), "image_id")
-            self._collect(name, scratch, ids, out)
+            self._collect(name, scratch, _name_rows(pool).select("id", "image_id"), out)
 
     def texts(self, name: str, texts: pl.DataFrame, out: Path) -> None:
         """Embed texts (`id`, `image_id`, `text`) into `out` as `<name>.npy` and `<name>.parquet`."""
@@ -93,12 +102,21 @@ class TowerJob:
 
     @contextmanager
     def parts_of_pictures(self, shards: Path, pool: pl.DataFrame) -> Iterator[Scratch]:
-        """Vectors of pictures in parts, and their probe, as the tower gives them; made where they are missing."""
-        key = fingerprint(pictures=digest(pool["sha256"]), ids=digest(pool["image_id"]), **self.identity)
+        """Vectors of pictures in parts, and their probe, as the tower gives them; made where they are missing.
+
+        Where `pool` has `text`, they are of each picture together with its text.
+        """
+        words = {"texts": digest(pool["text"])} if "text" in pool.columns else {}
+        key = fingerprint(pictures=digest(pool["sha256"]), ids=digest(pool["image_id"]), **words, **self.identity)
         with Scratch("embed", key) as scratch:
-            if not is_complete(scratch, len(pool), choose_part_size(self.placement, texts=False)):
+            whole = is_complete(scratch, len(pool), choose_part_size(self.placement, texts=False))
+            if not (whole and scratch.has(PROBE)) and self.loaded.native is not None:
+                self._embed_native(self.loaded.native, shards, _name_rows(pool), scratch)
+            elif not whole:
                 encoder = self.loaded.image
-                assert encoder is not None
+                if encoder is None:
+                    name = getattr(self.tower, self.tower.family)
+                    raise ParamsError(f"{name} reads no pictures: name it as `text:` on the card")
                 scratch.note("tower", parameters=encoder.parameters)
                 pixels = None
                 if self.placement.pixels == "device":
@@ -121,6 +139,21 @@ class TowerJob:
                 assert self.loaded.image is not None
                 scratch.put(PROBE, probe.probe_pictures(self.loaded.image, shards, pool, self.placement).write)
             yield scratch
+
+    def _embed_native(self, encoder: NativeEncoder, shards: Path, rows: pl.DataFrame, scratch: Scratch) -> None:
+        scratch.note("tower", parameters=encoder.parameters)
+        embed_native(
+            encoder,
+            shards,
+            rows,
+            scratch,
+            self.placement,
+            batch=self.compute.image_batch,
+            read_threads=self.compute.decode_threads,
+            room=self._room[0],
+        )
+        if not scratch.has(PROBE):
+            scratch.put(PROBE, probe.probe_native(encoder, shards, rows, self.placement).write)
 
     @contextmanager
     def parts_of_texts(self, texts: pl.DataFrame) -> Iterator[Scratch]:
@@ -163,6 +196,24 @@ class TowerJob:
             vector_bytes=4 * dim,
             **figures,
         )
+
+
+class _RoleJob(TowerJob):
+    """A tower with the prompt of a role, whose model another job has."""
+
+    def __init__(self, job: TowerJob, tower: SentenceTransformersTower) -> None:
+        super().__init__(tower, job.weights, job.placement, job.compute, job.cost)
+        self._job, self._room, self._prompt = job, job._room, tower.prompt
+
+    @cached_property
+    def loaded(self) -> LoadedEncoders:
+        """The encoders."""
+        return put_prompt(self._job.loaded, self._prompt)
+
+
+def _name_rows(pool: pl.DataFrame) -> pl.DataFrame:
+    """Rows of pictures with an `id`: the picture's, where they have none of their own."""
+    return pool if "id" in pool.columns else pool.with_columns(pl.col("image_id").alias("id"))
 
 
 def count_cut_texts(name: str, scratch: Scratch, count: int) -> dict[str, int]:

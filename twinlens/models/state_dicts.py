@@ -25,6 +25,7 @@ log = logging.getLogger("twinlens")
 
 State = dict[str, torch.Tensor]
 Value = TypeVar("Value")
+Reports = list[tuple[torch.nn.Module, dict[str, Any]]]  # transformers' models with what was found of their weights
 
 # Keys under which trainers put the weights, the first that is there is taken: averaged weights before the last ones.
 KEYS = (
@@ -258,7 +259,7 @@ def load_transformers(kind: Any, path: Path, unused: str | None = None, **option
     options = {
         "dtype": torch.float32, "local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True
     } | options  # fmt: skip
-    with allow_harmless_types(), _without_reports():
+    with allow_harmless_types(), without_reports():
         model, report = kind.from_pretrained(path, **options)
     _refuse_other_shapes(report, path)
     try:
@@ -268,7 +269,7 @@ def load_transformers(kind: Any, path: Path, unused: str | None = None, **option
         plain = _plain_state(path, model)
         if plain is None:
             raise
-    with _without_reports():
+    with without_reports():
         model, report = type(model).from_pretrained(None, config=model.config, state_dict=plain, **options)
     _refuse_other_shapes(report, path)
     refuse_gaps(model, report, path, unused)
@@ -276,7 +277,32 @@ def load_transformers(kind: Any, path: Path, unused: str | None = None, **option
 
 
 @contextmanager
-def _without_reports() -> Iterator[None]:
+def collect_reports() -> Iterator[Reports]:
+    """Collect what transformers finds of the weights of each model that is loaded meanwhile.
+
+    sentence-transformers loads models itself and asks for no report.
+    """
+    from transformers import PreTrainedModel
+
+    reports: Reports = []
+    original: Any = PreTrainedModel.__dict__["from_pretrained"]
+
+    def load_with_report(cls: type, *args: Any, **options: Any) -> Any:
+        if options.pop("output_loading_info", False):
+            return original.__func__(cls, *args, output_loading_info=True, **options)
+        model, report = original.__func__(cls, *args, output_loading_info=True, **options)
+        reports.append((model, report))
+        return model
+
+    PreTrainedModel.from_pretrained = classmethod(load_with_report)  # type: ignore[method-assign,assignment]
+    try:
+        yield reports
+    finally:
+        PreTrainedModel.from_pretrained = original
+
+
+@contextmanager
+def without_reports() -> Iterator[None]:
     """Keep transformers from printing a line for every tensor that is not where it looks: we tell what is wrong."""
     from transformers.utils import logging as library
 

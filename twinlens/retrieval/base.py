@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,6 +68,8 @@ class Corpus:
     texts: Mapping[str, pl.DataFrame]  # `id`, `image_id`, `text`
     joint: bool  # whether pictures and words share one space
     validation: Validation | None = None
+    shards: Path | None = None  # where pictures lie, for who reads them once more
+    pictures: pl.DataFrame | None = None  # `image_id`, `shard`, `row`, `sha256` of the pool
     cost: Cost = field(default_factory=Cost)  # where the seconds of making something to search are noted
 
 
@@ -81,6 +84,7 @@ class Retriever:
     zero_is_miss: bool = False  # whether an item with score 0 was not found, and only fills up the list
     untrained_of: str | None = None  # the retriever that this one is by the model before training; None: it is none
     draws: tuple[Callable[[], Scorer], ...] = ()  # further draws of what is drawn at random in it
+    group: str = ""  # those of one group are searched side by side, as they share what they score by; empty: alone
     published: bool = False  # whether it belongs to the protocol of a source, beside the task
     asks: tuple[str, ...] = ()  # what a query is fed as, as names of inputs; empty: what `list_asked` says
     fitted: bool = False  # whether `make` computes something for every query that a search would have to

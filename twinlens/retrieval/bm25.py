@@ -58,10 +58,12 @@ class Bm25:
         Raises:
             DataError: a query is not a part of the document that `own_rows` names.
         """
-        found = (queries @ self._postings).toarray()
+        summed = queries @ self._postings
+        summed.data = summed.data.astype(np.float32)  # the sums are of float64
+        found: np.ndarray = summed.toarray()
         if own_rows is not None and (chosen := np.flatnonzero(own_rows >= 0)).size:
             found[chosen, own_rows[chosen]] = self._without(queries[chosen], own_rows[chosen])
-        return found.astype(np.float32)
+        return found
 
     def _without(self, queries: sparse.csr_array, rows: Int[np.ndarray, " queries"]) -> Float64[np.ndarray, " queries"]:
         """The score of each query's own document without the query."""

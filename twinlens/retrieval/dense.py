@@ -6,7 +6,7 @@
 | `t2i` | texts | pictures | `image`, `caption_generated`, `image_and_caption_generated` |
 | `i2t` | pictures | texts | the same |
 | `t2t` | captions | captions | `caption` |
-| `it2i` | a picture and a text | pictures | `image`, `text`, `image_and_text` |
+| `it2i` | a picture and a text | pictures | `image`, `text`, `image_and_text`, `image_with_text` |
 
 A retriever is named by what a picture is fed as, so that every row of a result answers "which model, fed with what".
 Pixels search words, and words pixels, by a joint model only. `<retriever>_untrained` is the same by a trained model as
@@ -31,7 +31,7 @@ from twinlens.retrieval.euclidean import convert_to_inner_products
 from twinlens.retrieval.exemplar import combine_unit_vectors
 from twinlens.retrieval.fusion import concatenate
 from twinlens.tasks.base import Task
-from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED
+from twinlens.tasks.inputs import CAPTIONS, COMPOSED_PAIRS, GENERATED, IMAGES, JOINED, OTHER_WAY, UNTRAINED
 
 BOTH, RANDOM = "image_and_", "caption_random"
 
@@ -211,7 +211,7 @@ def _across(sides: _Sides, joint: bool, image_weight: float) -> list[Retriever]:
 
 
 def _composed(task: Task, corpus: Corpus) -> list[Retriever]:
-    """A picture with a text that says what is to be different: by each alone, and by the sum of both."""
+    """A picture with a text that says what is to be different: by each alone, by the sum, and by both read together."""
     vectors, text = corpus.vectors, task.about.query_text
 
     def pictures(suffix: str = "") -> Rows:
@@ -232,6 +232,12 @@ def _composed(task: Task, corpus: Corpus) -> list[Retriever]:
     if asks:
         found.append(replace(_retriever("text", (IMAGES,), lambda: Dense(texts(), items())), asks=(str(text),)))
         found.append(_retriever(f"{BOTH}text", (IMAGES,), both))
+    if asks and COMPOSED_PAIRS in vectors:
+        found.append(
+            _retriever(
+                "image_with_text", (IMAGES,), lambda: Dense(take_rows(vectors[COMPOSED_PAIRS], task.query_ids), items())
+            )
+        )
     if IMAGES + UNTRAINED in vectors:
         found.append(_untrained("image", IMAGES, lambda: Dense(pictures(UNTRAINED), items(UNTRAINED))))
         if asks and f"{text}{UNTRAINED}" in vectors:

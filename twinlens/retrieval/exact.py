@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float32, Int, Int64
 
 from twinlens.retrieval.scores import read_sort_keys
-from twinlens.retrieval.selection import BLOCK_BYTES, NARROW, Products, Selector, Vectors
+from twinlens.retrieval.selection import BLOCK_BYTES, NARROW, WIDE_ITEMS, Products, Selector, Vectors, bring_to_device
 from twinlens.tasks.qrels import Qrels
 
 
@@ -78,6 +78,35 @@ def find_nearest(
         following = multiply(number + 1) if ahead and number + 1 < len(starts) else None
         first_hit = None if qrels is None else _find_first_hits(selector, block, start, rows, qrels)
         yield Neighbours(start, rows, scores, first_hit)
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """Scores of a pair of vectors with all items: as `base.Dense` has them, from products made on a GPU."""
+
+    queries: Float32[np.ndarray, "queries dim"]
+    items: Float32[torch.Tensor, "items dim"]
+
+    @classmethod
+    def of(cls, queries: Float32[np.ndarray, "queries dim"], items: Vectors, device: str) -> OnDevice:
+        """Bring the items to the device."""
+        return cls(queries, bring_to_device(items, torch.device(device)))
+
+    @staticmethod
+    def pays(device: str) -> bool:
+        """Whether a device is no CPU, and has float64."""
+        return device.partition(":")[0] not in ("cpu", *NARROW)
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def block(self, start: int, stop: int) -> Float32[np.ndarray, "queries items"]:
+        """See `base.Scorer.block`."""
+        wide = bring_to_device(self.queries[start:stop], self.items.device).double()
+        found = torch.empty(len(wide), len(self.items), device=wide.device)
+        for first in range(0, len(self.items), WIDE_ITEMS):  # the items in float64 would take twice their memory more
+            found[:, first : first + WIDE_ITEMS] = wide @ self.items[first : first + WIDE_ITEMS].double().T
+        return found.cpu().numpy()
 
 
 def _find_first_hits(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Float64, Int
 
 from twinlens.core.vectors import bring_to_unit
 from twinlens.retrieval.scores import Block
@@ -17,6 +17,7 @@ from twinlens.retrieval.scores import Block
 NOBODY = -1  # the row that fills up lists that are shorter than others
 
 Lists = Int[np.ndarray, "queries depth"]
+Gains = Float64[np.ndarray, "queries items"]
 
 
 def concatenate(
@@ -48,11 +49,28 @@ def reciprocal_rank_fusion(lists: Sequence[Lists], items: int, constant: float) 
     Returns:
         Scores of all items, 0 for those that no list holds.
     """
-    total = np.zeros((len(lists[0]), items + 1))  # nobody's gains, at row -1, go into the last column
-    for rows in lists:
-        gains = 1.0 / (constant + np.arange(1, rows.shape[1] + 1))
-        np.put_along_axis(total, rows, np.take_along_axis(total, rows, axis=1) + gains, axis=1)
-    return total[:, :items].astype(np.float32)
+    return add_gains(*(compute_reciprocal_gains(rows, items, constant) for rows in lists))
+
+
+def compute_reciprocal_gains(rows: Lists, items: int, constant: float) -> Gains:
+    """Compute what one list gives to all items: `1 / (constant + rank)`, 0 to those that it does not hold.
+
+    Args:
+        rows: see `reciprocal_rank_fusion`, as the others.
+        items: how many there are.
+        constant: what is added to every rank.
+    """
+    gains = np.zeros((len(rows), items + 1))  # nobody's, at row -1, go into the last column
+    np.put_along_axis(gains, rows, 1.0 / (constant + np.arange(1, rows.shape[1] + 1)), axis=1)
+    return gains[:, :items]
+
+
+def add_gains(*gains: Gains) -> Block:
+    """Add what lists give."""
+    total = gains[0]
+    for more in gains[1:]:
+        total = total + more
+    return total.astype(np.float32)
 
 
 def fuse_weighted(
@@ -70,9 +88,14 @@ def fuse_weighted(
         bounds: the lowest and the highest score of the pool, by image and by words, where the blocks hold a part of it.
     """
     of_image, of_words = bounds or (None, None)
-    return np.float32(image_weight) * normalise(image, of_image) + np.float32(1.0 - image_weight) * normalise(
-        words, of_words
-    )
+    return add_weighted(normalise(image, of_image), normalise(words, of_words), image_weight)
+
+
+def add_weighted(image: Block, words: Block, image_weight: float) -> Block:
+    """Add `image_weight` of the first scores and the rest of the second, both normalised."""
+    total = np.float32(image_weight) * image
+    total += np.float32(1.0 - image_weight) * words
+    return total
 
 
 def normalise(scores: Block, bounds: tuple[float, float] | None = None) -> Block:

@@ -37,7 +37,6 @@ from twinlens.retrieval import hybrid
 from twinlens.retrieval.base import Corpus, Dense, Retriever, Scorer, Validation, costs_of
 from twinlens.retrieval.bm25 import Bm25
 from twinlens.retrieval.dense import take_rows
-from twinlens.retrieval.fusion import fuse_weighted
 from twinlens.retrieval.tokenize import tokenize
 from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import (
@@ -56,6 +55,7 @@ log = logging.getLogger("twinlens")
 Made = TypeVar("Made")
 
 BM25, HYBRID = "bm25_", "hybrid_"
+WORDS = "words"  # the group of those that captions search by, and of their hybrids
 KINDS = {"captions": (CAPTIONS,), "generated": (GENERATED,), "captions_and_generated": (CAPTIONS, GENERATED)}
 
 
@@ -151,7 +151,7 @@ def _by_captions(task: Task, corpus: Corpus, params: HybridParams) -> list[Retri
     pixels: Callable[[], Dense] | None = None
     if corpus.joint and IMAGES in corpus.vectors and CAPTIONS in corpus.vectors:
         sides = (corpus.vectors[CAPTIONS], task.query_ids), (corpus.vectors[IMAGES], task.item_ids)
-        pixels = lambda: Dense(*(take_rows(source, ids) for source, ids in sides))  # noqa: E731
+        pixels = cache(lambda: Dense(*(take_rows(source, ids) for source, ids in sides)))
     found = []
     for kind, sources in KINDS.items():
         if any(source not in corpus.texts for source in sources) or (kind == "captions" and alone):
@@ -167,14 +167,14 @@ def _by_captions(task: Task, corpus: Corpus, params: HybridParams) -> list[Retri
             return score_captions(kind, index, captions, task.item_ids)
 
         made = cache(make)  # its hybrids use it too
-        found.append(_by_words(kind, made))
+        found.append(replace(_by_words(kind, made), group=WORDS))
         if pixels is not None:
             inputs = (IMAGES, *sources)
             costs = (*costs_of((IMAGES,)), *_costs_of_words(kind))
             by_ranks = partial(_by_ranks, pixels, made, params)
             by_weight = partial(_by_weight, pixels, made, corpus.validation, kind, params)
-            found.append(Retriever(f"{HYBRID}{kind}_rrf", by_ranks, inputs, costs))
-            found.append(Retriever(f"{HYBRID}{kind}_weighted", by_weight, inputs, costs))
+            found.append(Retriever(f"{HYBRID}{kind}_rrf", by_ranks, inputs, costs, group=WORDS))
+            found.append(Retriever(f"{HYBRID}{kind}_weighted", by_weight, inputs, costs, group=WORDS))
     return found
 
 
@@ -252,5 +252,5 @@ def _by_weight(
     if validation is not None and all(source in validation.texts for source in KINDS[kind]):
         weight = choose_image_weight(validation, kind, params.image_weight)
         chosen = {"image_weight": weight, "validation_queries": len(validation.texts[CAPTIONS])}
-    fuse = partial(fuse_weighted, image_weight=chosen["image_weight"])
+    fuse = partial(hybrid.fuse_by_weight, image_weight=chosen["image_weight"])
     return hybrid.Hybrid(pixels(), make(), fuse, chosen)

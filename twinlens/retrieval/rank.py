@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Int, Int64
+from jaxtyping import Int
 
 from twinlens.config.gates import Gates
 from twinlens.config.params import RankParams
@@ -21,22 +18,16 @@ from twinlens.core import tables
 from twinlens.core.probes import Probe
 from twinlens.core.progress import Progress
 from twinlens.core.vectors import Vectors
-from twinlens.retrieval import scores
-from twinlens.retrieval.base import Dense, Reranker, Retriever, Scorer
+from twinlens.retrieval.base import Dense, Reranker, Retriever
+from twinlens.retrieval.block_ranking import Ranks, rank_among_judged, rank_blocks, rank_together
 from twinlens.retrieval.checks import Ties, check_probe, detect_not_finite, detect_not_unit, detect_repeated
-from twinlens.retrieval.exact import Neighbours, find_nearest
+from twinlens.retrieval.exact import Neighbours
 from twinlens.retrieval.full_ranking import average_precision
-from twinlens.retrieval.hybrid import split_into_blocks
 from twinlens.retrieval.in_batch import rank_in_batches
 from twinlens.retrieval.runs import DRAWS, RunWriter
 from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import VALIDATION_CAPTIONS, VALIDATION_IMAGES
 from twinlens.tasks.qrels import Qrels
-
-MOST_THREADS = 16  # each has a block of scores, and arrays of its size, in memory
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def check_vectors(gates: Gates, sources: Mapping[str, Vectors], folder: Path) -> None:
@@ -81,41 +72,81 @@ def restate_as_published(task: Task) -> Task:
     return replace(task, name=task.name + tables.AS_PUBLISHED, about=about, partners=None)
 
 
+def group_retrievers(retrievers: Iterable[Retriever]) -> list[list[Retriever]]:
+    """Group the retrievers of a task: in their order, neighbours of one group together."""
+    groups: list[list[Retriever]] = []
+    for one in retrievers:
+        if groups and one.group and (one.group, one.published) == (groups[-1][0].group, groups[-1][0].published):
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
+
+
 def search(task: Task, retriever: Retriever, depth: int, device: str, folder: Path, gates: Gates) -> None:
-    """Write the run of one retriever, what it means, and every query's first hit, also without distractors.
+    """Search with one retriever; see `search_together`."""
+    search_together(task, [retriever], depth, device, folder, gates)
+
+
+def search_together(
+    task: Task, retrievers: Sequence[Retriever], depth: int, device: str, folder: Path, gates: Gates
+) -> None:
+    """Write the runs of retrievers, what they mean, and every query's first hit, also without distractors.
 
     Further draws of a retriever that draws at random are written in the same way to folders of their own.
+
+    Args:
+        task: who searches what.
+        retrievers: of one group (`group_retrievers`), whose scores of a block of queries are computed once for all.
+        depth: items wanted.
+        device: where products of vectors are made.
+        folder: of the task.
+        gates: what to do about trouble.
     """
-    for n, make in enumerate(retriever.draws, start=1):
-        draw = folder / DRAWS / str(n)
-        task.write(draw)
-        search(task, replace(retriever, make=make, draws=()), depth, device, draw, gates)
-    made, name = retriever.make(), retriever.name
-    first_hits, equal = [], Ties()
+    for one in retrievers:
+        for n, make in enumerate(one.draws, start=1):
+            draw = folder / DRAWS / str(n)
+            task.write(draw)
+            search(task, replace(one, make=make, draws=()), depth, device, draw, gates)
+    made = [one.make() for one in retrievers]
+    first_hits: list[list[Ranks]] = [[] for _ in retrievers]
+    among: list[list[Ranks]] = [[] for _ in retrievers]
+    equal = [Ties() for _ in retrievers]
+    others = f" and {len(retrievers) - 1} more" if len(retrievers) > 1 else ""
     with (
-        RunWriter(folder / "runs" / f"{name}.parquet", task.query_ids, task.item_ids) as run,
-        Progress(f"rank {task.name} by {name}", total=len(made), unit="query") as bar,
+        ExitStack() as files,
+        Progress(f"rank {task.name} by {retrievers[0].name}{others}", total=len(made[0]), unit="query") as bar,
     ):
-        for found in rank_blocks(made, task, depth, device, zero_is_miss=retriever.zero_is_miss):
-            run.add(found.first_query, found.rows, found.scores)
-            equal.add(found.scores, found.rows, made.items if isinstance(made, Dense) else None)
-            assert found.first_hit is not None  # judgements were given
-            first_hits.append(found.first_hit)
-            bar.add(len(found.rows))
-    if retriever.untrained_of is None:  # random weights may well put everything in one place
-        gates.check("tied_scores", equal.trouble(f"{task.name}, {name}", gates.params.max_tied_share))
-    rank = among = np.concatenate(first_hits)
-    judged = task.qrels.judged()
-    if not judged.all():
-        again = rank_blocks(made, task, depth, device, zero_is_miss=retriever.zero_is_miss, rows=np.flatnonzero(judged))
-        among = np.concatenate([found.first_hit for found in again if found.first_hit is not None])
-    _write(task, name, retriever.told(made), rank, among, folder)
-    if task.partners is not None and isinstance(made, Dense):
+        runs = [
+            files.enter_context(RunWriter(folder / "runs" / f"{one.name}.parquet", task.query_ids, task.item_ids))
+            for one in retrievers
+        ]
+        for of_block in rank_together(made, [one.zero_is_miss for one in retrievers], task, depth, device):
+            for place, (found, in_judged) in enumerate(of_block):
+                scorer = made[place]
+                runs[place].add(found.first_query, found.rows, found.scores)
+                equal[place].add(found.scores, found.rows, scorer.items if isinstance(scorer, Dense) else None)
+                assert found.first_hit is not None  # judgements were given
+                first_hits[place].append(found.first_hit)
+                among[place] += [] if in_judged is None else [in_judged]
+            bar.add(len(of_block[0][0].rows))
+    for place, (one, scorer) in enumerate(zip(retrievers, made, strict=True)):
+        if one.untrained_of is None:  # random weights may well put everything in one place
+            gates.check("tied_scores", equal[place].trouble(f"{task.name}, {one.name}", gates.params.max_tied_share))
+        rank = np.concatenate(first_hits[place])
+        in_judged = np.concatenate(among[place]) if among[place] else rank_among_judged(scorer, task, depth, device)
+        _write(task, one.name, one.told(scorer), rank, in_judged, folder)
+        if isinstance(scorer, Dense):
+            _write_beyond_runs(task, one.name, scorer, folder)
+
+
+def _write_beyond_runs(task: Task, name: str, made: Dense, folder: Path) -> None:
+    """Write what only vectors are asked for: ranks within batches, and measures of the full ranking."""
+    if task.partners is not None:
         ranks = rank_in_batches(made.queries, made.items[task.partners])
         in_batches = pl.DataFrame({"query_id": task.query_ids, "rank": ranks})
         tables.write_table(in_batches, folder / tables.IN_BATCHES / f"{name}.parquet", tables.BATCH_RANKS)
     if task.about.full_ranking:
-        assert isinstance(made, Dense)  # only vectors search there
         values = average_precision(made.queries, made.items, task.qrels)
         precisions = pl.DataFrame({"query_id": task.query_ids, "value": values})
         tables.write_table(precisions, folder / tables.FULL_RANKING / f"{name}.parquet", tables.AVERAGE_PRECISION)
@@ -181,86 +212,3 @@ def _write(
     hits = pl.DataFrame({"query_id": task.query_ids, "rank": rank, "rank_among_judged": among})
     tables.write_table(hits, folder / "first_hits" / f"{name}.parquet", tables.FIRST_HITS)
     (folder / "runs" / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-
-
-def rank_blocks(
-    made: Scorer,
-    task: Task,
-    depth: int,
-    device: str,
-    *,
-    zero_is_miss: bool = False,
-    rows: Int[np.ndarray, " chosen"] | None = None,
-) -> Iterator[Neighbours]:
-    """Rank the best items of every query of a task, a block of queries at a time.
-
-    Args:
-        made: what the retriever makes: vectors, or scores.
-        task: who searches what.
-        depth: items wanted.
-        device: where products of vectors are made.
-        zero_is_miss: whether an item with score 0 was not found.
-        rows: the items to rank; all if absent. Rows of what is found are then places in `rows`.
-    """
-    qrels = task.qrels if rows is None else task.qrels.among(rows)
-    exclude = task.exclude if rows is None or task.exclude is None else _places(task.exclude, rows, len(task.item_ids))
-    count = len(task.item_ids) if rows is None else len(rows)
-    left_out = np.zeros(len(made), dtype=np.int64) if exclude is None else (exclude >= 0).astype(np.int64)
-    depth = min(depth, max(1, count - int(left_out.max(initial=0))))  # as long for all, and nothing left out in any
-    if isinstance(made, Dense):
-        items = made.items if rows is None else made.items[rows]
-        yield from find_nearest(made.queries, items, depth, own_rows=exclude, qrels=qrels, device=device)
-        return
-
-    def rank(bounds: tuple[int, int]) -> Neighbours:
-        start, stop = bounds
-        block = made.block(start, stop) if rows is None else made.block(start, stop)[:, rows]
-        if exclude is not None:
-            mine = np.flatnonzero(exclude[start:stop] >= 0)
-            block[mine, exclude[start:stop][mine]] = -np.inf
-        best = scores.select_best(block, depth)
-        found = np.take_along_axis(block, best, axis=1)
-        first, score = _find_first_hits(block, start, best, found, qrels)
-        if zero_is_miss:  # not found is as good as last
-            first = np.where((score <= 0) & (first > 0), count - left_out[start:stop], first)
-        return Neighbours(start, best, found, first)
-
-    yield from map_in_order(rank, split_into_blocks(made, len(task.item_ids)))
-
-
-def _find_first_hits(
-    block: scores.Block, start: int, rows: Int[np.ndarray, "queries k"], found: scores.Block, qrels: Qrels
-) -> tuple[Int64[np.ndarray, " queries"], Float32[np.ndarray, " queries"]]:
-    """Find the rank and the score of each query's first relevant item: in its list, else in the whole pool."""
-    inside = qrels.gains(start, rows) > 0
-    place = inside.argmax(axis=1)
-    first, score = place + 1, np.take_along_axis(found, place[:, None], axis=1)[:, 0]
-    missed = np.flatnonzero(~inside.any(axis=1))
-    first[missed], score[missed] = scores.rank_best(block[missed], *qrels.list_relevant(start + missed))
-    return first, score
-
-
-def map_in_order(work: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
-    """Iterate over what threads make of the parts, in their order, a few parts ahead of the caller.
-
-    numpy and scipy leave the interpreter's lock where they work on whole blocks.
-    """
-    threads = min(
-        MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="rank") as pool:
-        for part in parts:
-            waiting.append(pool.submit(work, part))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _places(
-    exclude: Int[np.ndarray, " queries"], rows: Int[np.ndarray, " chosen"], items: int
-) -> Int[np.ndarray, " queries"]:
-    place = np.full(items, -1)
-    place[rows] = np.arange(len(rows))
-    return np.where(exclude >= 0, place[exclude], -1)

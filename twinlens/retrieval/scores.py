@@ -20,6 +20,7 @@ Block = Float32[np.ndarray, "queries items"]  # scores of some queries with all 
 
 LOWEST = np.iinfo(np.int64).min
 ROWS = 2**32  # items that a key can tell apart
+MANY = 16  # of so many items one to be selected: then keys of all of them are made
 UNSURE = 2**12  # pairs whose vectors are looked at again at once
 
 Pair = tuple[Float[np.ndarray, "pairs dim"], Float[np.ndarray, "pairs dim"]]
@@ -108,9 +109,12 @@ def make_sort_keys(
     scores: Float32[np.ndarray, " *pairs"], rows: Int[np.ndarray, " *pairs"]
 ) -> Int64[np.ndarray, " *pairs"]:
     """Compute one integer per score: larger is better, no two of a query are equal, so any sort gives the one order."""
-    bits = (scores + np.float32(0)).view(np.int32)  # + 0 turns -0 into 0
-    rising = bits ^ ((bits >> 31) & np.int32(2**31 - 1))  # as integers, negative floats fall: turn them round
-    return rising.astype(np.int64) * ROWS + (ROWS - 1 - rows)
+    rising = (scores + np.float32(0)).view(np.int32)  # + 0 turns -0 into 0
+    rising ^= (rising >> 31) & np.int32(2**31 - 1)  # as integers, negative floats fall: turn them round
+    keys = rising.astype(np.int64)
+    keys *= ROWS
+    keys += ROWS - 1 - rows
+    return keys
 
 
 def read_sort_keys(
@@ -124,11 +128,19 @@ def read_sort_keys(
 
 def select_best(block: Block, k: int) -> Int64[np.ndarray, "queries k"]:
     """Select the rows of the `k` best items of each query, best first."""
-    k = min(k, block.shape[1])
+    items = block.shape[1]
+    k = min(k, items)
+    if k * MANY > items:
+        keys = make_sort_keys(block, np.arange(items))
+        keys.partition(items - k, axis=1)
+        best = keys[:, items - k :]
+        best.sort(axis=1)
+        return read_sort_keys(best[:, ::-1])[0]
     # the k-th best score; numpy is ten times as slow where most scores are 0 and stand at the other end
     cut = -np.partition(-block, k - 1, axis=1)[:, k - 1, None]
-    queries, rows = np.nonzero(block >= cut)
-    found = block[queries, rows]
+    places = np.flatnonzero(block >= cut)  # much faster than the two coordinates of each
+    queries, rows = np.divmod(places, items)
+    found = block.ravel()[places]
     if len(rows) > 2 * k * len(
         block
     ):  # many stand at the cut, as those do that share no word with a query: the first of them are enough

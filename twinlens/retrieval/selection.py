@@ -53,7 +53,7 @@ class Selector:
     @classmethod
     def over(cls, items: Vectors, k: int, device: torch.device) -> Selector:
         """Bring the items to the device, and group them."""
-        on_device = _move(items, device)
+        on_device = bring_to_device(items, device)
         width = min(GROUP, max(1, len(items) // (GROUPS_PER_RESULT * k)))
         return cls(on_device, k, -(-len(items) // width), width, _measure_longest(on_device, "items"))
 
@@ -67,7 +67,8 @@ class Selector:
         self, queries: Vectors, own_rows: Int[np.ndarray, " queries"] | None, buffer: torch.Tensor
     ) -> Products:
         """Make the product of a block of queries, into `buffer`."""
-        block = _move(queries, self.items.device)  # all copies come first: each waits for what the device was given
+        # all copies come first: each waits for what the device was given
+        block = bring_to_device(queries, self.items.device)
         error = bound_float64_error(block.shape[1], self.longest * _measure_longest(block, "queries"))
         asking = np.zeros(0, dtype=np.int64) if own_rows is None else np.flatnonzero(own_rows >= 0)
         own = asking if own_rows is None else own_rows[asking].astype(np.int64)
@@ -248,7 +249,7 @@ def _split(sizes: Int[np.ndarray, " queries"], most: int) -> Iterator[tuple[int,
         start = stop
 
 
-def _move(rows: Vectors, device: torch.device) -> Float32[torch.Tensor, "rows dim"]:
+def bring_to_device(rows: Vectors, device: torch.device) -> Float32[torch.Tensor, "rows dim"]:
     """Bring vectors to the device, as float32; a map of a file is read."""
     if not isinstance(rows, torch.Tensor):
         copied = isinstance(rows, np.memmap) or not rows.flags.writeable

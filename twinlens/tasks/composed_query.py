@@ -8,7 +8,7 @@ import polars as pl
 from twinlens.config.params import Params
 from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.collection import Collection
-from twinlens.tasks.inputs import IMAGES, UNTRAINED, Input
+from twinlens.tasks.inputs import COMPOSED_PAIRS, IMAGES, PICTURE, UNTRAINED, Input
 from twinlens.tasks.qrels import Pairs
 
 NAME, TEXTS = "composed_query", "composed_texts"
@@ -45,4 +45,9 @@ def build(collection: Collection, params: Params) -> tuple[list[Task], list[Inpu
         texts=queries["text"].to_list(),
     )
     texts = queries.select(pl.col("query_id").alias("id"), "image_id", "text")
-    return [task], [*collection.inputs(), Input(TEXTS, texts, shared=True, again=(UNTRAINED,))]
+    # in the order of the pictures, so that each shard is read once; for models that read both together
+    both = collection.pool.select("image_id", *PICTURE).join(
+        texts, on="image_id", how="inner", maintain_order="left_right"
+    )
+    pairs_read = Input(COMPOSED_PAIRS, both.select("id", "image_id", "text", *PICTURE), shared=True)
+    return [task], [*collection.inputs(), Input(TEXTS, texts, shared=True, again=(UNTRAINED,)), pairs_read]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 IMAGES, CAPTIONS, JOINED, GENERATED = "images", "captions", "captions_joined", "captions_generated"
 CLASSES, NEGATIVES = "classes", "negatives"  # prompts of the classes; pictures that are never ranked
+COMPOSED_PAIRS = "composed_pairs"  # pictures with the words that say what is to be different, read together
 VALIDATION_IMAGES, VALIDATION_CAPTIONS = "validation_images", "validation_captions"  # to choose weights on
 VALIDATION_GENERATED = "validation_generated"
 
@@ -41,6 +42,11 @@ class Input:
     shared: bool = False  # of use only where words and pictures can be compared
     embedded: bool = True  # whether it gets vectors at all: some texts are searched by their words only
     again: tuple[str, ...] = ()  # UNTRAINED, OTHER_WAY: how it is embedded again where a model allows it
+
+    @property
+    def asks(self) -> bool:
+        """Whether it mostly asks: words that people wrote do, those that stand for pictures do not."""
+        return "text" in self.reads and self.name not in (JOINED, GENERATED, VALIDATION_GENERATED)
 
     @property
     def reads(self) -> frozenset[str]:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +28,8 @@ from transformers import (
     Tipsv2Model,
 )
 
-from tests.tiny import CPU, TEXTS, photos, sizes, special_tokens, spread, tokenizer, write_json
+from tests.strangers import CODE, save_stranger
+from tests.tiny import CPU, TEXTS, photos, sizes, special_tokens, spread, tokenizer
 from twinlens.config.models import TransformersTower
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.models import encoders
@@ -289,76 +289,17 @@ def test_random_weights_need_only_the_configuration(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- a stranger's code
 
-CODE = """
-import torch
-from transformers import PretrainedConfig, PreTrainedModel
 
-class TinyConfig(PretrainedConfig):
-    model_type = "tiny_stranger"
-    max_position_embeddings = 18
-
-class TinyModel(PreTrainedModel):
-    config_class = TinyConfig
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.scale = torch.nn.Parameter(torch.ones(4))
-        self.post_init()
-
-    def encode_text(self, texts):
-        counts = [[len(text), text.count("a"), text.count("e"), 1.0] for text in texts]
-        return (torch.tensor(counts) * self.scale).detach().numpy()
-
-    def encode_image(self, pixels):
-        return torch.cat([pixels.mean(dim=(2, 3)), torch.ones(len(pixels), 1)], dim=1) * self.scale
-"""
-
-
-@pytest.fixture
-def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository whose model is written in a file of its own."""
-    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    folder = tmp_path / f"stranger_{tmp_path.name}"
-    folder.mkdir()
-    (folder / "modeling_tiny.py").write_text(CODE, encoding="utf-8")
-    auto_map = {"AutoConfig": "modeling_tiny.TinyConfig", "AutoModel": "modeling_tiny.TinyModel"}
-    write_json({"model_type": "tiny_stranger", "auto_map": auto_map}, folder / "config.json")
-    save_file({"scale": torch.tensor([2.0, 3.0, 4.0, 5.0])}, folder / "model.safetensors", metadata={"format": "pt"})
-    tokenizer().save_pretrained(folder)
-    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
-
-
-def test_a_strangers_code_runs_when_the_card_says_so(stranger: Path) -> None:
-    towers = load(card(stranger, trust_remote_code=True, prompt="e "))
-    assert towers.image is not None and towers.text is not None
-    assert encoded(towers.text, ["a dog"]).tolist() == [[14.0, 3.0, 4.0, 5.0]]
-    with torch.inference_mode():
-        found = towers.image.encode(torch.full((1, 3, 32, 32), 255, dtype=torch.uint8))
-    assert found.tolist() == [[2.0, 3.0, 4.0, 5.0]]
-
-
-def test_a_strangers_code_does_not_run_unless_the_card_says_so(stranger: Path) -> None:
-    flag = stranger / "it ran"
-    (stranger / "modeling_tiny.py").write_text(f"open({str(flag)!r}, 'w')\n{CODE}", encoding="utf-8")
-    with pytest.raises(DataError, match="someone/tiny could not be loaded"):
-        load(card(stranger))
+def test_a_strangers_code_does_not_run_here(tmp_path: Path) -> None:
+    flag = tmp_path / "it ran"
+    folder = save_stranger(tmp_path / "stranger", f"open({str(flag)!r}, 'w')\n{CODE}")
+    for tower in (
+        card(folder),
+        card(folder, trust_remote_code=True),
+    ):  # as a card gives it, the latter is an OwnCodeTower
+        with pytest.raises(DataError, match=r"someone/tiny could not be loaded from .*`trust_remote_code: true`"):
+            load(tower)
     assert not flag.exists()
-    load(card(stranger, trust_remote_code=True))
-    assert flag.exists()
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["from transformers.models.clip.modeling_clip import a_loss_that_was_removed", "torch.a_function_that_was_removed"],
-)
-def test_a_strangers_code_that_is_too_old_for_the_library_is_explained(line: str, stranger: Path) -> None:
-    (stranger / "modeling_tiny.py").write_text(f"{CODE}\n{line}\n", encoding="utf-8")
-    with pytest.raises(
-        DataError, match=r"brings code of its own, which does not run with this transformers: .*was_removed"
-    ):
-        load(card(stranger, trust_remote_code=True))
 
 
 def test_a_strangers_code_is_pinned_or_the_card_is_refused() -> None:

@@ -7,16 +7,17 @@ the loops in `embed` make the batches and the unit length.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
 
 from twinlens.core.device import Placement
-from twinlens.images.transforms import PixelSpec
+from twinlens.images.transforms import PixelSpec, batch_pixels
+from twinlens.models.native import NativeBatch, Size
 
 
 class ImageEncoder(Protocol):
@@ -79,14 +80,68 @@ class PictureFileEncoder(Protocol):
         ...
 
 
+class NativeEncoder(Protocol):
+    """An image tower that reads pictures at their own size or shape, by its library's processor."""
+
+    parameters: int
+    reads_pairs: bool  # whether a picture and a text together make one vector
+    fewest_pixels: int  # a picture with fewer is enlarged; 0 where none is, or where it is not known
+    threads: int | None  # that may read at one time; None: as many as one likes
+
+    def count_tokens(self, sizes: Sequence[Size]) -> Int64[np.ndarray, " pictures"]:
+        """How long pictures of some heights and widths are to the model: those as long go together."""
+        ...
+
+    def read(self, jpegs: Sequence[bytes], texts: Sequence[str] | None = None) -> NativeBatch:
+        """Read a batch as the model does, on the CPU; texts only where `reads_pairs`."""
+        ...
+
+    def encode(self, batch: NativeBatch) -> Float32[torch.Tensor, "inputs dim"]:
+        """Raw vectors of a batch, on the device where they were computed."""
+        ...
+
+
 @dataclass(frozen=True)
 class LoadedEncoders:
-    """The loaded encoders of a tower, those that were asked for; a joint model is loaded once."""
+    """The loaded encoders of a tower, those that were asked for; a joint model is loaded once.
+
+    Pictures are read by one of `image`, `files` and `native`.
+    """
 
     image: ImageEncoder | None
     text: TextEncoder | None
     files: PictureFileEncoder | None = None
     folded: bool = False  # whether blocks were folded for inference, see `models/folding.py`
+    native: NativeEncoder | None = None
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether pictures can be read at all."""
+        return any(one is not None for one in (self.image, self.files, self.native))
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether a picture and a text together make one vector."""
+        return self.native is not None and self.native.reads_pairs
+
+
+def put_prompt(loaded: LoadedEncoders, prompt: str) -> LoadedEncoders:
+    """The encoders of the same model with another prompt, those that have one."""
+
+    def prompted(encoder: Any) -> Any:
+        return encoder.with_prompt(prompt) if hasattr(encoder, "with_prompt") else encoder
+
+    return replace(loaded, text=prompted(loaded.text), native=prompted(loaded.native))
+
+
+def encode_jpegs(loaded: LoadedEncoders, jpegs: Sequence[bytes]) -> Float32[torch.Tensor, "images dim"]:
+    """Raw vectors of a few pictures, whichever way the tower reads them."""
+    if loaded.files is not None:
+        return loaded.files.encode_files(jpegs)
+    if loaded.native is not None:
+        return loaded.native.encode(loaded.native.read(jpegs))
+    assert loaded.image is not None
+    return loaded.image.encode(batch_pixels(jpegs, loaded.image.pixels))
 
 
 def normalise_pixels(

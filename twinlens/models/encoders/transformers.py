@@ -26,6 +26,16 @@ from twinlens.models.encoders.base import (
     upload,
 )
 from twinlens.models.image_processor import read_pixel_spec
+from twinlens.models.native import (
+    Features,
+    NativeBatch,
+    Shown,
+    Size,
+    count_picture_tokens,
+    decode_shown,
+    find_fewest_pixels,
+    move_features,
+)
 from twinlens.models.state_dicts import load_transformers
 from twinlens.models.weights import UNREADABLE, give_reason, refuse_wordless
 
@@ -36,32 +46,25 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
     """Load both towers of a joint model, or the text tower of a text model.
 
     Raises:
-        DataError: the model cannot be loaded, its remote code does not run with this transformers,
-            or it offers neither pair of towers nor text states.
+        DataError: the model cannot be loaded, or brings code of its own, which is not run here (see `own_code`).
+        ParamsError: it has no pair of towers, and no pooling is named.
     """
-    remote: dict[str, Any] = {"trust_remote_code": card.trust_remote_code}
-    if card.code_revision:
-        remote["code_revision"] = card.code_revision
     try:
-        config = AutoConfig.from_pretrained(path, **remote)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         if random_weights:
-            model = AutoModel.from_config(config, **remote)
+            model = AutoModel.from_config(config)
         else:
             # many text models are published without the pooler, which `mean` and `cls` do not use
-            model = load_transformers(AutoModel, path, "pooler." if card.pooling else None, **remote)
-        tokenizer = AutoTokenizer.from_pretrained(path, **remote)
+            model = load_transformers(AutoModel, path, "pooler." if card.pooling else None)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         refuse_wordless(tokenizer, path)
-        joint = hasattr(model, "get_image_features") or hasattr(model, "encode_image")
-        processor = AutoImageProcessor.from_pretrained(path, **remote) if joint and card.pooling is None else None
+        processor = None
+        if hasattr(model, "get_image_features") and card.pooling is None:
+            processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
     except (ImportError, AttributeError) as error:
-        if not card.trust_remote_code:
-            raise DataError(f"{card.transformers} could not be loaded: {error}") from None
-        raise DataError(
-            f"{card.transformers} brings code of its own, which does not run with this transformers: {error}. "
-            "Run it in an environment with the release it was written for (its page names it)"
-        ) from None
+        raise DataError(f"{card.transformers} could not be loaded: {error}") from None
     except UNREADABLE as error:
-        if "trust_remote_code" in str(error) and not card.trust_remote_code:
+        if "trust_remote_code" in str(error):
             raise DataError(
                 f"{card.transformers} could not be loaded from {path}: it brings code of its own. Read that code, then "
                 "write `trust_remote_code: true` on the card (and the hub's `revision` and `code_revision`)"
@@ -74,9 +77,24 @@ def load(card: TransformersTower, path: Path, placement: Placement, random_weigh
         raise ParamsError(
             f"{card.transformers} has no pair of towers: as a text tower it needs `pooling: mean` or `cls`"
         )
-    return LoadedEncoders(
-        _Image(model, read_pixel_spec(processor), placement), _Text(model, tokenizer, card.prompt, placement)
-    )
+    return _pair_towers(model, processor, _Text(model, tokenizer, card.prompt, placement), placement)
+
+
+def _pair_towers(model: Any, processor: Any, text: _Text, placement: Placement) -> LoadedEncoders:
+    """Pair the texts' tower with that of pictures: fed by us, or where we do not know how, by the library's processor.
+
+    Raises:
+        DataError: the processor is not known here, and the model is no pair of towers.
+    """
+    try:
+        pixels = read_pixel_spec(processor)
+    except DataError as error:
+        if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+            raise DataError(
+                f"{error}. A model that is asked by messages is named as `sentence_transformers:`"
+            ) from None
+        return LoadedEncoders(None, text, native=_NativeImage(model, processor, placement))
+    return LoadedEncoders(_Image(model, pixels, placement), text)
 
 
 def pool_output(output: Any) -> torch.Tensor:
@@ -97,9 +115,35 @@ class _Image:
 
     def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
         pixels = normalise_pixels(pictures, self.pixels, self.placement)
-        if hasattr(self.model, "get_image_features"):
-            return _vectors(self.model.get_image_features(pixel_values=pixels))
-        return _vectors(self.model.encode_image(pixels))
+        return _vectors(self.model.get_image_features(pixel_values=pixels))
+
+
+class _NativeImage:
+    """Pictures by the library's own processor: at their own shape (NaFlex), or prepared as we do not know how to."""
+
+    reads_pairs = False
+    threads: int | None = None
+
+    def __init__(self, model: Any, processor: Any, placement: Placement) -> None:
+        self.model, self.processor, self.placement = model, processor, placement
+        self.parameters = count_parameters(getattr(model, "vision_model", model))
+        self.fewest_pixels = find_fewest_pixels(processor)
+
+    def count_tokens(self, sizes: Sequence[Size]) -> Int64[np.ndarray, " pictures"]:
+        return count_picture_tokens(self.processor, sizes)
+
+    def read(self, jpegs: Sequence[bytes], texts: Sequence[str] | None = None) -> NativeBatch:
+        assert texts is None
+        shown = decode_shown(jpegs, None)
+        return NativeBatch(shown, self._read_shown(shown))
+
+    def _read_shown(self, shown: Sequence[Shown]) -> Features:
+        return dict(self.processor(images=[one.picture for one in shown], return_tensors="pt"))
+
+    def encode(self, batch: NativeBatch) -> Float32[torch.Tensor, "images dim"]:
+        features = self._read_shown(batch.shown) if batch.features is None else batch.features
+        moved = move_features(features, self.placement.device, self.placement.dtype)
+        return _vectors(self.model.get_image_features(**moved))
 
 
 class _Tokens:
@@ -163,16 +207,6 @@ class _Text(_Tokens):
         super().__init__(model, tokenizer, prompt, placement)
         self.model = model
         self.parameters = count_parameters(getattr(model, "text_model", model))
-
-    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
-        """See `_Tokens.tokenize`; a model of its own code may tokenize by itself."""
-        if hasattr(self.model, "get_text_features"):
-            return super().tokenize(texts)
-
-        def encode(places: Int64[np.ndarray, " some"]) -> Float32[torch.Tensor, "some dim"]:
-            return _vectors(torch.as_tensor(self.model.encode_text([self.prompt + texts[place] for place in places])))
-
-        return TokenizedTexts(np.array(self.token_counts(texts), dtype=np.int64), encode)
 
     def encode_tokens(self, tokens: dict[str, torch.Tensor]) -> Float32[torch.Tensor, "texts dim"]:
         return _vectors(self.model.get_text_features(**tokens))

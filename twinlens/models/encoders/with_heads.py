@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from twinlens.core.device import Placement
-from twinlens.models.encoders.base import ImageEncoder, LoadedEncoders
+from twinlens.models.encoders.base import ImageEncoder, LoadedEncoders, NativeEncoder
 from twinlens.models.heads import ProjectionHeads
+from twinlens.models.native import NativeBatch
 
 
 def attach_heads(
@@ -20,7 +21,8 @@ def attach_heads(
     through = pairs.serving(direction)
     image = None if loaded.image is None else _Image(loaded.image, pairs, through, placement)
     text = None if loaded.text is None else _Text(loaded.text, pairs, through, placement)
-    return LoadedEncoders(image, text)
+    native = None if loaded.native is None else _Native(loaded.native, pairs, through, placement)
+    return LoadedEncoders(image, text, native=native)
 
 
 class _Image:
@@ -30,6 +32,18 @@ class _Image:
 
     def encode(self, pictures: UInt8[torch.Tensor, "images 3 height width"]) -> Float32[torch.Tensor, "images dim"]:
         rows = self.tower.encode(pictures).cpu().numpy()
+        return torch.from_numpy(self.pairs.apply_to(rows, self.direction, "image", self.placement.device))
+
+
+class _Native:
+    def __init__(self, tower: NativeEncoder, pairs: ProjectionHeads, direction: str, placement: Placement) -> None:
+        self.tower, self.pairs, self.direction, self.placement = tower, pairs, direction, placement
+        self.parameters, self.threads, self.reads_pairs = tower.parameters, tower.threads, False
+        self.fewest_pixels = tower.fewest_pixels
+        self.count_tokens, self.read = tower.count_tokens, tower.read
+
+    def encode(self, batch: NativeBatch) -> Float32[torch.Tensor, "inputs dim"]:
+        rows = self.tower.encode(batch).cpu().numpy()
         return torch.from_numpy(self.pairs.apply_to(rows, self.direction, "image", self.placement.device))
 
 

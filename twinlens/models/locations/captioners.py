@@ -7,7 +7,7 @@ from pathlib import Path
 from twinlens.config.captioners import CaptionerCard
 from twinlens.models.weights import fetch_hub_weights, find_local_checkpoint
 
-FILES = ["*.json", "*.txt", "*.model"]
+FILES = ["*.json", "*.txt", "*.model", "*.jinja"]  # the last: chat templates
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # large models come in several files
 
 

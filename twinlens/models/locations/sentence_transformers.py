@@ -9,8 +9,9 @@ from twinlens.config.models import SentenceTransformersTower
 from twinlens.core.errors import DataError
 from twinlens.models.weights import fetch_weights_folder, find_local_checkpoint
 
-FILES = ["*.json", "*.txt", "*.model"]
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of each module that has any; the first found is taken
+FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+# Of each module that has any; the first found are taken. Large models come in several files.
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
 
 
 def locate(card: SentenceTransformersTower) -> Path:
@@ -24,11 +25,16 @@ def locate(card: SentenceTransformersTower) -> Path:
     if folder is None:
         folder = fetch_weights_folder(card.sentence_transformers, card.revision, FILES)
         for name in WEIGHTS:
-            lacking = [module for module in list_modules(folder) if not any((module / w).exists() for w in WEIGHTS)]
+            lacking = [module for module in list_modules(folder) if not find_weights(module)]
             wanted = [(module / name).relative_to(folder).as_posix() for module in lacking]
             folder = fetch_weights_folder(card.sentence_transformers, card.revision, [*FILES, *wanted])
     list_modules(folder)
     return folder
+
+
+def find_weights(module: Path) -> list[Path]:
+    """Find the files that hold the weights of a module; most modules have none."""
+    return next((files for name in WEIGHTS if (files := sorted(module.glob(name)))), [])
 
 
 def list_modules(folder: Path) -> list[Path]:

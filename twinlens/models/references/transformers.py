@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from twinlens.config.models import TransformersTower
 from twinlens.core.device import Placement
 from twinlens.models.encoders.base import LoadedEncoders
+from twinlens.models.native import move_features
 from twinlens.models.references.base import Reference, Vector
 
 UNSAID = 1_000_000  # tokens: what a tokenizer says that was saved without a limit is more
@@ -24,7 +25,7 @@ def build(tower: TransformersTower, path: Path, loaded: LoadedEncoders, placemen
     """Build the reference; see `twinlens.models.references.build`."""
     encoder: Any = loaded.text
     model: Any = encoder.model
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=tower.trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(path)
     said = int(tokenizer.model_max_length)
     siglip = str(model.config.model_type).startswith("siglip")  # as its processor does: full padding, and no mask
 
@@ -43,18 +44,17 @@ def build(tower: TransformersTower, path: Path, loaded: LoadedEncoders, placemen
         if tower.pooling is not None:
             states = model(**tokens(words)).last_hidden_state.float().cpu()  # (1, tokens, dim)
             return states[:, 0] if tower.pooling == "cls" else states.mean(dim=1)
-        if hasattr(model, "get_text_features"):
-            return _vectors(model.get_text_features(**tokens(words)))
-        return _vectors(torch.as_tensor(model.encode_text([tower.prompt + words])))
+        return _vectors(model.get_text_features(**tokens(words)))
 
     if tower.pooling is not None:
         return Reference("transformers", None, text)
-    processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=tower.trust_remote_code)
+    processor = AutoImageProcessor.from_pretrained(path)
 
     def picture(image: Image) -> Vector:
-        pixels = torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"])
-        features = getattr(model, "get_image_features", None) or model.encode_image
-        return _vectors(features(pixels.to(placement.device, placement.dtype)))
+        read = move_features(dict(processor(images=image, return_tensors="pt")), placement.device, placement.dtype)
+        if loaded.native is not None:
+            return _vectors(model.get_image_features(**read))
+        return _vectors(model.get_image_features(torch.as_tensor(read["pixel_values"])))
 
     return Reference("transformers", picture, text)
 

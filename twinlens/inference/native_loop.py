@@ -1,0 +1,103 @@
+"""The embedding loop of pictures at their own size: batches of equal length, in parts as in `loop`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int64
+
+from twinlens.core.device import Placement, name_device_fault
+from twinlens.core.progress import Progress
+from twinlens.core.scratch import Scratch
+from twinlens.core.shards import iter_pixels
+from twinlens.images.transforms import map_ahead
+from twinlens.inference.loop import DeviceRoom, PartsAtWork, choose_part_size
+from twinlens.inference.transfers import open_transfers
+from twinlens.models.encoders.base import NativeEncoder
+from twinlens.models.native import NativeBatch, read_size
+
+
+def choose_native_batch_size(placement: Placement) -> int:
+    """Choose a batch size for pictures at their own size, which may have many times the pixels of others."""
+    return 16 if placement.device.type == "cpu" else 64
+
+
+def embed_native(
+    encoder: NativeEncoder,
+    shards: Path,
+    rows: pl.DataFrame,
+    scratch: Scratch,
+    placement: Placement,
+    *,
+    batch: int | None = None,
+    read_threads: int = 2,
+    room: DeviceRoom | None = None,
+) -> None:
+    """Fill `scratch` with the vectors of pictures at their own size, or of pictures with texts.
+
+    Of a part, those that make as many tokens go together, the longest first: a batch that is too large is met at once.
+    The next batches are read while a GPU works.
+
+    Args:
+        encoder: an image tower with a processor of its own.
+        shards: folder of the `resize` stage.
+        rows: `id`, `image_id`, `shard`, `row` and, for pairs, `text` of the inputs wanted, in the order wanted.
+        scratch: where finished parts are kept; parts that are there are not made again.
+        placement: where the encoder runs.
+        batch: inputs a step.
+        read_threads: threads that read ahead of the model, where it allows several.
+        room: what is known of the device's memory, and will be for the next call.
+
+    Raises:
+        DataError: a vector is NaN, infinite or zero; the inputs are named.
+        ResourceError: the device is no longer there.
+    """
+    batch = batch or choose_native_batch_size(placement)
+    room = room or DeviceRoom()
+    parts = PartsAtWork(
+        rows["id"].to_list(), choose_part_size(placement, texts=False), scratch, open_transfers(placement)
+    )
+    todo = sum(part.size for part in parts.missing)
+    orders: deque[Int64[np.ndarray, " rows"]] = deque()
+    jpegs = (jpeg for part in parts.missing for _, jpeg in iter_pixels(shards, rows[part.rows]))
+
+    def list_batches() -> Iterator[tuple[list[bytes], list[str] | None]]:
+        for part in parts.missing:
+            mine = list(islice(jpegs, part.size))
+            texts = rows["text"][part.rows].to_list() if "text" in rows.columns else None
+            lengths = encoder.count_tokens([read_size(jpeg) for jpeg in mine])
+            if texts is not None:
+                lengths = lengths * max(map(len, texts)) + [len(text) for text in texts]  # by picture, then by words
+            order = np.argsort(-lengths, kind="stable")
+            orders.append(order)
+            for at in range(0, part.size, batch):
+                some = order[at : at + batch]
+                yield [mine[place] for place in some], None if texts is None else [texts[place] for place in some]
+
+    with (
+        name_device_fault(placement),
+        Progress("embed pictures", total=len(rows), unit="img", done=len(rows) - todo) as bar,
+    ):
+        ready = _read_native(encoder, list_batches(), read_threads, placement)
+        parts.start()
+        for part in parts.missing:
+            while parts.count < part.size:
+                pictures = next(ready)
+                parts.add(encoder.encode, pictures, room)
+                bar.add(len(pictures))
+            parts.end(part, orders.popleft())
+        parts.finish()
+
+
+def _read_native(
+    encoder: NativeEncoder, tasks: Iterable[tuple[list[bytes], list[str] | None]], threads: int, placement: Placement
+) -> Iterator[NativeBatch]:
+    if placement.device.type == "cpu":  # a thread of Python beside a model that has all cores holds it up
+        return (encoder.read(*task) for task in tasks)
+    threads = threads if encoder.threads is None else min(threads, encoder.threads)
+    return map_ahead(lambda task: encoder.read(*task), tasks, threads, waiting=threads)
