@@ -22,7 +22,6 @@ from twinlens.evaluation.cost import (
     TRAINING,
     build_quality_cost_rows,
     build_training_rows,
-    read_json,
     summarise_costs,
     write_csv,
     write_json,
@@ -40,7 +39,7 @@ from twinlens.evaluation.gates import (
 )
 from twinlens.evaluation.pool import Pool
 from twinlens.evaluation.random_weights import find_no_better
-from twinlens.evaluation.serving import build_serving
+from twinlens.evaluation.serving import read_serving
 from twinlens.report.summary import format_results_table, summarise_results
 from twinlens.retrieval.runs import read_unmeasured
 from twinlens.tasks.inputs import read_inputs
@@ -81,8 +80,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
             told["pool"] = told["pool"] | describe_ceiling(pool, inputs, params.evaluate.ks)
     cost.write(paths.cost("evaluate", dataset, model), items=results.queries)
     costs = summarise_costs(dataset, model, captioner)
-    records = read_json(paths.cost("clock", dataset, model)), read_json(paths.prices_card())
-    costs["serving"] = build_serving(*records, costs, results.costs, results.untrained, model)
+    costs["serving"] = read_serving(dataset, model, costs, results.costs, results.untrained)
     against_cost = build_quality_cost_rows(results.retrieval, results.costs, costs, k)
     write_json(summarise_results(results.retrieval, against_cost, k), metrics / "summary.json")
     write_json(results.retrieval, metrics / "retrieval.json")

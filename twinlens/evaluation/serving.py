@@ -9,13 +9,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from twinlens.core import paths
 from twinlens.core.costs import name_machine_of
+from twinlens.evaluation.cost import read_json
 from twinlens.tasks.inputs import GENERATED
 
 Row = tuple[str, str]  # task and retriever
 CAPTIONING = "caption_caption"  # the part of the records that describes a picture
 HOUR_MS = 3_600_000.0
 MILLION = 1_000_000
+
+
+def read_serving(
+    dataset: str,
+    model: str,
+    costs: Mapping[str, Any],
+    made_of: Mapping[Row, Sequence[str]],
+    untrained: Mapping[Row, str],
+) -> dict[str, Any]:
+    """Read what `clock` and `validate` left, and build the block `serving`; see `build_serving`.
+
+    Raises:
+        DataError: one of them has not run.
+    """
+    clocked, prices = read_json(paths.cost("clock", dataset, model)), read_json(paths.prices_card())
+    return build_serving(clocked, prices, costs, made_of, untrained, model)
 
 
 def build_serving(
