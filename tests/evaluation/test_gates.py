@@ -292,7 +292,7 @@ def test_a_gate_stops_or_warns_as_the_parameters_say(caplog: pytest.LogCaptureFi
 
 
 def test_the_readme_tells_of_every_gate() -> None:
-    text = Path("README.md").read_text(encoding="utf-8")
+    text = Path("docs/trust.md").read_text(encoding="utf-8")
     table = text.split("| gate | is tripped by | seen in |")[1].split("\n\n")[0]
     told = [name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])]
     assert sorted(told) == sorted(NAMES)
