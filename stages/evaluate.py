@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
-
-import polars as pl
 
 from stages.runner import run_stage
 from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
-from twinlens.config.params import Params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
 from twinlens.core.scratch import write_whole
@@ -30,13 +26,11 @@ from twinlens.evaluation.evaluate import measure_all_runs
 from twinlens.evaluation.gates import (
     detect_easy_pool,
     detect_near_copies,
-    detect_overlap,
-    detect_still_learning,
-    detect_taught_on,
     detect_wrong_size,
     find_near_copies,
     measure_apart,
 )
+from twinlens.evaluation.learning import check_learning
 from twinlens.evaluation.pool import Pool
 from twinlens.evaluation.random_weights import find_no_better
 from twinlens.evaluation.serving import read_serving
@@ -99,30 +93,6 @@ def main(dataset: str, model: str, captioner: str) -> None:
         f"{results.compared:,}",
         "\n\n".join([format_results_table(results.retrieval, k), *read_unmeasured(paths.ranked(dataset, model))]),
     )
-
-
-def check_learning(
-    gates: Gates, params: Params, groups: pl.DataFrame, names: tuple[str, str, str], logs: list[Path]
-) -> list[str]:
-    """Check what was learnt and from what; returns the names, of model and captioner, that the pipeline trained.
-
-    Args:
-        gates: that are checked.
-        params: the settings.
-        groups: table GROUPS.
-        names: of the dataset, the model and the captioner.
-        logs: the folders with the logs of the model's training and the captioner's.
-    """
-    dataset, model, captioner = names
-    embedding, captioning = params.models[model], params.captioners[captioner]
-    trained_here = embedding.train is not None, captioning.train is not None
-    learners = [name for name, here in zip(names[1:], trained_here, strict=True) if here]
-    gates.check("train_overlap", detect_overlap(groups, learners))
-    taught = {model: embedding.trained_on, captioner: captioning.trained_on}
-    gates.check("taught_on", detect_taught_on(params.datasets[dataset].origins, taught))
-    named = zip(names[1:], logs, strict=True)
-    gates.check("still_learning", detect_still_learning({name: folder / "training.csv" for name, folder in named}))
-    return learners
 
 
 if __name__ == "__main__":

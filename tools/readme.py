@@ -22,7 +22,13 @@ from twinlens.report.summary import describe_pool, format_markdown, select_shown
 
 README, CATEGORY_SEARCH, TRAINED = Path("README.md"), Path("docs/category-search.md"), Path("docs/training.md")
 RESULTS = Path("docs/results.md")
-PAGES = (README, RESULTS, CATEGORY_SEARCH, TRAINED, *(Path(page) for page in ("docs/measures.md", "docs/real-photos.md", "CONTRIBUTING.md")))
+PAGES = (
+    README,
+    RESULTS,
+    CATEGORY_SEARCH,
+    TRAINED,
+    *(Path(page) for page in ("docs/measures.md", "docs/real-photos.md", "CONTRIBUTING.md")),
+)
 KEPT = Path("docs/results")
 OF_THE_DEFAULT = ("default", "default_all", "category_search")  # tables of what is in `metrics/`
 # What the first table of the README shows: enough to say what feeds a search best. `docs/results.md` has the rest.

@@ -226,25 +226,10 @@ _WordVectors = Annotated[WordVectorsTower, Tag("word_vectors")]
 _Vectors = Annotated[VectorsTower, Tag("vectors")]
 _Endpoint = Annotated[EndpointTower, Tag("endpoint")]
 
-JointTower = Annotated[
-    _OpenClip | _SentenceTransformers | _Transformers | _OwnCode | _JinaClip | _Vectors | _Endpoint, _BY_FAMILY
-]
-ImageTower = Annotated[
-    _OpenClip
-    | _Timm
-    | _Torchvision
-    | _SentenceTransformers
-    | _Transformers
-    | _OwnCode
-    | _JinaClip
-    | _Vectors
-    | _Endpoint,
-    _BY_FAMILY,
-]
-TextTower = Annotated[
-    _OpenClip | _SentenceTransformers | _Transformers | _OwnCode | _JinaClip | _WordVectors | _Vectors | _Endpoint,
-    _BY_FAMILY,
-]
+_Either = _Transformers | _OwnCode | _JinaClip | _Vectors | _Endpoint  # of pictures, of words or of both
+JointTower = Annotated[_OpenClip | _SentenceTransformers | _Either, _BY_FAMILY]
+ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _SentenceTransformers | _Either, _BY_FAMILY]
+TextTower = Annotated[_OpenClip | _SentenceTransformers | _WordVectors | _Either, _BY_FAMILY]
 Tower = (
     OpenClipTower
     | TimmTower
