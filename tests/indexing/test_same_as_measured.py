@@ -15,7 +15,6 @@ from twinlens.core import paths
 from twinlens.core.vectors import read_vectors
 from twinlens.retrieval import hybrid, scores
 from twinlens.retrieval.base import Dense, Scorer
-from twinlens.retrieval.fusion import fuse_weighted
 from twinlens.retrieval.lexical import WordScores, index_documents
 from twinlens.retrieval.tokenize import tokenize
 from twinlens.tasks.inputs import read_inputs
@@ -36,7 +35,7 @@ class Measured:
         index = index_documents("captions_and_generated", texts, self.ids)
         lexical = WordScores(index, index.queries([tokenize(text) for text in self.queries]))
         by_rank = partial(hybrid.fuse_by_rank, constant=fusion.rrf_constant, depth=fusion.rrf_depth)
-        by_score = partial(fuse_weighted, image_weight=1.0 - text_weight)
+        by_score = partial(hybrid.fuse_by_weight, image_weight=1.0 - text_weight)
         self.scorers: dict[str, Scorer] = {
             "vector": pixels,
             "text": lexical,
