@@ -106,7 +106,7 @@ from twinlens.images import decode
 raw = Path(sys.argv[1]).read_bytes()
 decode.open_picture(Path(sys.argv[2]).read_bytes())  # libraries are loaded by now
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 80_000_000,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + 120_000_000,) * 2)
 try:
     resize_pictures(iter([("a", "photo", raw)]), 1, read_params().resize, Path(sys.argv[3]), 1)
 except ResourceError as error:
@@ -118,7 +118,7 @@ except ResourceError as error:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="address space is measured as Linux tells it")
 @pytest.mark.parametrize("kind", ["JPEG", "progressive", "PNG", "TIFF", "WEBP"])
 def test_a_healthy_photo_is_never_damaged_for_want_of_memory(kind: str, tmp_path: Path) -> None:
-    """A process that may take 80 MB more opens a picture of 48 megapixels, which takes at least 144."""
+    """A process that may take 120 MB more opens a picture of 48 megapixels, which takes at least 144."""
     grey = Image.new("RGB", (8000, 6000), "grey")  # flat, so that it is written quickly
     options: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": 50},

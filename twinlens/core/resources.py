@@ -22,7 +22,7 @@ from twinlens.core.errors import ResourceError
 # What decoders and allocators say. "out of memory" is also what libtiff says of a damaged size.
 MEMORY = re.compile(
     r"out of memory|insufficient memory|not enough memory|memory allocation|(can'?t|cannot|unable to) allocate|"
-    r"bad_alloc|malloc of size",
+    r"bad_alloc|malloc of size|can't start new thread",
     re.IGNORECASE,
 )
 DISK = {
