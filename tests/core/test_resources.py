@@ -36,6 +36,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /d
         MemoryError("Unable to allocate 286. MiB for an array"),
         OSError("out of memory when reading image file"),
         ValueError("Insufficient memory (case 4)"),
+        RuntimeError("can't start new thread"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to"),
     ],
 )
