@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.paired import Row
+from benchmarks.paired import Row, wait_for_device
 from benchmarks.pictures import jpegs, multiply, shards
 from twinlens.core.device import Placement, choose_device
 
@@ -76,11 +76,11 @@ def measure_matrix_rate(placement: Placement, size: int = 8192, repeats: int = 1
     left, right = (torch.randn(size, size, device=placement.device, dtype=placement.dtype) for _ in range(2))
     for _ in range(3):
         left @ right
-    _wait(placement)
+    wait_for_device()
     started = time.perf_counter()
     for _ in range(repeats):
         left @ right
-    _wait(placement)
+    wait_for_device()
     return 2 * size**3 * repeats / (time.perf_counter() - started)
 
 
@@ -96,8 +96,3 @@ def _at_most(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _wait(placement: Placement) -> None:
-    if placement.device.type == "cuda":
-        torch.cuda.synchronize()

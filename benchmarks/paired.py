@@ -29,10 +29,10 @@ def alternate(
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for counted in range(rounds + 1):
         for name, way in ways.items():
-            _wait_for_device()
+            wait_for_device()
             started = clock()
             way()
-            _wait_for_device()
+            wait_for_device()
             if counted:
                 taken[name].append(clock() - started)
     return taken
@@ -48,7 +48,8 @@ def median(taken: dict[str, list[float]], name: str) -> float:
     return statistics.median(taken[name])
 
 
-def _wait_for_device() -> None:
+def wait_for_device() -> None:
+    """Wait until a GPU has done what it was given, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

@@ -31,7 +31,7 @@ def read_known_costs(revisions: Sequence[str]) -> list[dict[str, Any]]:
     return known
 
 
-def list_experiments() -> list[str]:
+def list_revisions() -> list[str]:
     """List the revisions of all experiments, the oldest first."""
     told = run_command("git", "for-each-ref", "--sort=committerdate", "--format=%(refname)", "refs/exps")
     return [ref for ref in told.split() if re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/.+", ref)]

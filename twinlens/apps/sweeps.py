@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -41,10 +41,14 @@ class Step:
     settings: tuple[str, ...] = ()  # further `key=value`, as for -S
 
     @property
+    def pairs(self) -> list[str]:
+        """What is set, each as `key=value`."""
+        return [f"{key}={value}" for key, value in self.choice.items()] + list(self.settings)
+
+    @property
     def options(self) -> list[str]:
         """Options of `dvc exp run`."""
-        told = [f"{key}={value}" for key, value in self.choice.items()] + list(self.settings)
-        return [word for one in told for word in ("-S", one)]
+        return [word for one in self.pairs for word in ("-S", one)]
 
 
 def plan_steps(
@@ -146,7 +150,7 @@ class Queue:
             parse_settings(run_command("git", "show", f"{ref}:./params.yaml")),
             parse_settings(Path("params.yaml").read_text("utf-8")),
         )
-        for key, value in [one.split("=", 1) for one in (*_pairs(step.choice), *step.settings)]:
+        for key, value in [one.split("=", 1) for one in step.pairs]:
             if ":" in key:  # of a card's file, which the difference above would have shown
                 return False
             *path, last = key.lstrip("+~").split(".")
@@ -270,10 +274,6 @@ def _is_alive(number: int) -> bool:
         return Path(f"/proc/{number}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return True
-
-
-def _pairs(choice: Mapping[str, str]) -> list[str]:
-    return [f"{key}={value}" for key, value in choice.items()]
 
 
 def parse_settings(text: str) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def _tell_duration(params: Params, todo: list[Step]) -> str:
     from twinlens.core.costs import name_machine
     from twinlens.models.sizes import count_parameters
 
-    known = durations.read_known_costs(durations.list_experiments())
+    known = durations.read_known_costs(durations.list_revisions())
     names = {step.choice["model"] for step in todo} | {one["choice"]["model"] for one in known}
     parameters = {}
     for name in names & set(params.models):
