@@ -216,7 +216,7 @@ class ComputeParams(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$")]  # auto, cpu, cuda, cuda:1, mps
     # Null: what suits the machine, chosen here, so that whoever reads the settings has a number.
     decode_threads: Annotated[Threads, BeforeValidator(lambda given: choose_threads() if given is None else given)]
-    engine: Literal["local", "ray"] = "local"  # who works on the parts of `resize`, `classify`, `caption`, `embed`, `rank`
+    engine: Literal["local", "ray"] = "local"  # who works on the parts of a stage
     address: str | None = None  # of the Ray cluster; null: one on this machine
     parts: str | None = None  # folder or bucket of finished parts, which every worker sees; null: `paths.scratch()`
     pixels: Literal["cpu", "device"] = "cpu"  # where `embed` decodes and resizes; in the key of what it keeps
