@@ -18,6 +18,7 @@ PACKAGE = Path("twinlens")
 ROOMS = (
     "core",
     "config",
+    "engines",
     "images",
     "datasets",
     "tasks",

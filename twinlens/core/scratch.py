@@ -18,9 +18,11 @@ import json
 import logging
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -50,6 +52,50 @@ def digest(strings: Iterable[str]) -> str:
         raw = string.encode("utf-8", "surrogatepass")
         found.update(len(raw).to_bytes(8, "little") + raw)
     return found.hexdigest()
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a finished part is: its name, and SHA-256, size, time and inode of each of its files."""
+
+    name: str
+    files: dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class PartStore:
+    """Where the parts of some work lie: small and picklable, for those who make parts; `Scratch` accepts them."""
+
+    folder: Path
+
+    def put(self, name: str, write: Callable[[Path], None]) -> Receipt:
+        """Make a part: `write` fills a temporary file (or folder), which then takes its name at once."""
+        final = self.folder / name
+        part = final.with_name(f".part-{socket.gethostname()}-{os.getpid()}-{final.name}")
+        try:
+            with name_disk_fault(final, part):
+                write(part)
+                if part.is_file():
+                    with part.open("rb") as file:
+                        os.fsync(file.fileno())
+                receipt = Receipt(name, _compute_digests(part))
+                if final.is_dir():
+                    shutil.rmtree(final)
+                part.replace(final)
+        finally:
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
+        return receipt
+
+    def note(self, name: str, **figures: float) -> Receipt:
+        """Record figures of a part (what it took, say); to be accepted before the part is."""
+        return self.put(f"{name}.note", lambda path: _write_text(path, json.dumps(figures)))
+
+    def read(self, name: str) -> Path:
+        """A local path of a part."""
+        return self.folder / name
 
 
 class Scratch:
@@ -117,8 +163,19 @@ class Scratch:
         notes = [json.loads(path.read_text()) for path in whole]
         return float(sum(note.get(figure, 0.0) for note in notes))
 
+    def open_store(self) -> PartStore:
+        """The place of the parts, for those who make them elsewhere."""
+        return PartStore(self.folder.absolute())
+
+    def accept(self, receipt: Receipt) -> None:
+        """Take a part for finished that was put into the store."""
+        self._note(receipt.name, receipt.files)
+
     def _note_digests(self, name: str, part: Path) -> None:
-        line = json.dumps({"name": name, "files": _compute_digests(part)}, separators=(",", ":"))
+        self._note(name, _compute_digests(part))
+
+    def _note(self, name: str, files: dict[str, list[Any]]) -> None:
+        line = json.dumps({"name": name, "files": files}, separators=(",", ":"))
         with (self.folder / DIGESTS).open("a", encoding="utf-8") as file:
             file.write(f"\n{line}\n")  # on a line of its own, also after one that was cut off
             file.flush()
