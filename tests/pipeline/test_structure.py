@@ -37,6 +37,7 @@ MAY_BE_SLOW = (
     *("models", "inference", "training"),
     *(
         "core/device.py",
+        "engines/actor.py",
         "images/transforms.py",
         "retrieval/exact.py",
         "retrieval/selection.py",

@@ -33,8 +33,8 @@ class Entry:
         if len(self.reasons) == TRIES:
             told = "; ".join(dict.fromkeys(self.reasons))
             raise ClusterError(
-                f"part {self.task.name} failed {TRIES} times, each time on a worker that had nothing else: {told}. What "
-                "is finished is kept: mend this part (a picture that ends a process, for instance) and run again"
+                f"part {self.task.name} failed {TRIES} times, each time on a worker that had nothing else: {told}. "
+                "What is finished is kept: mend this part (a picture that ends a process, for instance) and run again"
             )
 
 

@@ -127,9 +127,7 @@ class RayEngine(Engine):
         self._connect()
         if not connection.count("GPU"):
             if device == "cuda":
-                raise ClusterError(
-                    "compute.device is cuda, and no node of the cluster has a GPU; write `auto` or `cpu`"
-                )
+                raise ClusterError("compute.device is cuda, and no node of the cluster has a GPU: write auto or cpu")
             return choose_device("cpu", "cpu")
         hand = self._start(gpu=True)
         found: Placement = self._await(hand)
