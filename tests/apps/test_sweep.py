@@ -45,19 +45,19 @@ def test_every_model_goes_with_every_captioner_once() -> None:
 
 def with_seeds(model: int | None, captioner: int | None = None) -> Params:
     """The settings, with so many seeds on the cards of the default."""
-    of = PARAMS.models["clip-scenes"], PARAMS.captioners["blip-scenes"]
-    made = [
-        one.model_copy(update={"train": one.train.model_copy(update={"seeds": seeds, "seed": 7})})
-        for one, seeds in zip(of, (model, captioner), strict=True)
-        if one.train is not None
-    ]
-    models, captioners = {**PARAMS.models, "clip-scenes": made[0]}, {**PARAMS.captioners, "blip-scenes": made[1]}
+    card, words = PARAMS.models["clip-scenes"], PARAMS.captioners["blip-scenes"]
+    assert card.train is not None
+    assert words.train is not None
+    own = card.train.model_copy(update={"seeds": model, "seed": 7})
+    others = words.train.model_copy(update={"seeds": captioner, "seed": 7})
+    models = {**PARAMS.models, "clip-scenes": card.model_copy(update={"train": own})}
+    captioners = {**PARAMS.captioners, "blip-scenes": words.model_copy(update={"train": others})}
     return PARAMS.model_copy(update={"models": models, "captioners": captioners})
 
 
 def test_a_card_that_asks_for_seeds_is_as_many_experiments_that_differ_in_the_seed() -> None:
     planned = sweeps.plan_steps(with_seeds(3), ["clip-scenes", "vit-b-32"], [], ["rank.depth=20"], "x-")
-    assert [one.name for one in planned] == ["x-clip-scenes-seed7", "x-clip-scenes-seed8", "x-clip-scenes-seed9", "x-vit-b-32"]  # fmt: skip
+    assert [one.name for one in planned] == [*(f"x-clip-scenes-seed{n}" for n in (7, 8, 9)), "x-vit-b-32"]
     assert planned[1].settings == ("rank.depth=20", "cards/models/clip-scenes.yaml:++train.seed=8")
     assert planned[3].settings == ("rank.depth=20",)
     both = sweeps.plan_steps(with_seeds(2, 2), ["clip-scenes"], [], [], "")

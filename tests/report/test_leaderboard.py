@@ -15,6 +15,7 @@ from twinlens.evaluation.candidates import Candidate
 from twinlens.evaluation.entries import Limits
 from twinlens.report.choice_text import write_sentence
 from twinlens.report.leaderboard import render
+from twinlens.report.leaders import Material
 
 
 def test_the_page_says_what_to_take_and_has_a_line_a_candidate_with_its_interval_drawn() -> None:
@@ -39,7 +40,7 @@ def test_it_draws_quality_against_each_cost_that_is_compared_and_measures_agains
 
 def test_it_lists_the_queries_on_which_the_leaders_differ_most() -> None:
     found = of(three())
-    page = render(found, {"p0000#0": "a red boat"})
+    page = render(found, Material({"p0000#0": "a red boat"}))
     assert "Where the leaders disagree" in page
     assert found.rival is not None
     assert f"between {found.chosen.name} and {found.rival.name}" in page

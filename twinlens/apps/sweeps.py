@@ -99,8 +99,8 @@ def _list_seeds(
             raise ParamsError(f"-S {setting}: `seeds` are read from the card; write `seeds: {value}` into {file}")
         if key == "train.seed" and file in several:
             raise ParamsError(
-                f"-S {setting} asks for one seed, and {file} for {several[file].seeds} (`train.seeds`): leave one of the "
-                "two out"
+                f"-S {setting} asks for one seed, and {file} for {several[file].seeds} (`train.seeds`): leave one of "
+                "the two out"
             )
     if not several:
         return [("", ())]
@@ -116,7 +116,7 @@ def _list_seeds(
 
 
 def split_setting(setting: str) -> tuple[str, str, str]:
-    """Split `key=value` or `file:key=value`, as of `-S`, into the file, the key without signs before it, and the value."""
+    """Split `key=value` or `file:key=value`, as of `-S`, into file, key (without signs before it) and value."""
     name, _, value = setting.partition("=")
     file, colon, key = name.rpartition(":")
     return file if colon else SETTINGS, key.lstrip("+~"), value
