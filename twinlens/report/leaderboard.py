@@ -75,6 +75,7 @@ def _tabulate(choice: Choice, entry: Entry, number: int) -> dict[str, Any]:
         cells.append({"kind": "text", "value": why, "text": why})
     return {
         "name": entry.name,
+        "broken": Markup("_<wbr>").join(entry.name.split("_")),  # where a phone may break it
         "model": entry.model if len({other.model for other in choice.entries}) > 1 else "",
         "marker": charts.draw_marker(number, 9, 8),
         "style": "taken" if entry is choice.chosen else "refused" if entry.refused else "",
@@ -112,7 +113,7 @@ def _draw_costs(choice: Choice, numbers: Mapping[int, int]) -> dict[str, Markup]
 
 def _list_drawn(choice: Choice) -> list[Entry]:
     """Those whose measures are drawn against k: the group of the best, or the best few."""
-    return list_leaders(choice, min(charts.SERIES, max(LEAST_DRAWN, len(choice.group))))
+    return list_leaders(choice)[: min(charts.SERIES, max(LEAST_DRAWN, len(choice.group)))]
 
 
 def _draw_curves(choice: Choice, numbers: Mapping[int, int]) -> list[tuple[str, Markup]]:

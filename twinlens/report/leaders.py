@@ -79,10 +79,20 @@ def _read_if_there(path: Path, *columns: str) -> pl.DataFrame | None:
     return found.select(columns) if set(columns) <= set(found.columns) else None
 
 
-def list_leaders(choice: Choice, count: int) -> list[Entry]:
-    """List the chosen one, then the others of the group of the best, then the next best that may be taken."""
+def list_leaders(choice: Choice) -> list[Entry]:
+    """List the chosen one, then the others of the group of the best, then the next best: all that may be taken."""
     ordered = [choice.chosen, *choice.group, *choice.allowed]
-    return list({id(entry): entry for entry in ordered}.values())[:count]
+    return list({id(entry): entry for entry in ordered}.values())
+
+
+def list_rivals(choice: Choice) -> list[Entry]:
+    """List the leaders that differ from the chosen one in some query."""
+
+    def read(entry: Entry) -> pl.Series:
+        return entry.candidate.read(choice.task, entry.row)[choice.measure]
+
+    own = read(choice.chosen)
+    return [entry for entry in list_leaders(choice)[1:] if not read(entry).equals(own)]
 
 
 def tell_slices(choice: Choice, material: Material) -> dict[str, Any]:
@@ -91,7 +101,7 @@ def tell_slices(choice: Choice, material: Material) -> dict[str, Any]:
     Returns:
         `pairs`, each with its chart, rows and swaps in words, and `why` where there is nothing to tell.
     """
-    chosen, *rivals = list_leaders(choice, 1 + RIVALS)
+    chosen, rivals = choice.chosen, list_rivals(choice)[:RIVALS]
     task, _ = chosen.candidate.first.open_run(choice.task, chosen.row)
     slices = cut_slices(
         list(zip(task.query_ids, task.query_images, strict=True)), material.labels, _list_words(task, material.texts)
@@ -112,7 +122,7 @@ def tell_slices(choice: Choice, material: Material) -> dict[str, Any]:
                 "second": rival.name,
                 "rows": bounded,
                 "left_out": len(contrasts) - len(bounded),
-                "swaps": [_say_swap(one, chosen.name, rival.name) for one in bounded if one.swaps],
+                "swaps": [say_swap(one, chosen.name, rival.name) for one in bounded if one.swaps],
                 "chart": _draw(bounded, f"{rival.name} minus {chosen.name}"),
             }
         )
@@ -133,7 +143,8 @@ def _select(contrasts: Sequence[Contrast]) -> list[Contrast]:
     return [*kept, *(one for one in contrasts if one.of.kind != CATEGORY)]
 
 
-def _say_swap(one: Contrast, first: str, second: str) -> str:
+def say_swap(one: Contrast, first: str, second: str) -> str:
+    """Say where which of two is better, and that the other one is elsewhere."""
     here, there = (second, first) if one.effect > 0 else (first, second)
     where = f"pictures with {one.of.name}" if one.of.kind == CATEGORY else f"queries of {one.of.name}"
     return (
@@ -156,12 +167,10 @@ def _shorten(one: Slice) -> str:
 
 def tell_disagreement(choice: Choice, material: Material) -> dict[str, Any] | None:
     """Tell the queries on which the chosen one and its first rival differ most, with what each found; for the page."""
-    rivals = list_leaders(choice, 2)[1:]
-    if not rivals:  # all others may not be taken
-        rivals = [entry for entry in choice.entries if entry is not choice.chosen][:1]
-    if not rivals:
+    others = [entry for entry in choice.entries if entry is not choice.chosen]  # where no other may be taken
+    ours, theirs = choice.chosen, next(iter([*list_rivals(choice), *others]), None)
+    if theirs is None:
         return None
-    ours, theirs = choice.chosen, rivals[0]
     table = find_most_changed(
         ours.candidate, theirs.candidate, choice.task, (ours.row, theirs.row), choice.measure, choice.queries
     )
