@@ -45,7 +45,8 @@ class Progress:
         """Count `n` as done before, which no rate counts."""
         self.count += n
         self.start_count += n
-        self.bar.initial += n
+        if self.terminal:
+            self.bar.initial += n
         self.bar.update(n)
 
     def show(self, what: str) -> None:

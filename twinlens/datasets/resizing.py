@@ -13,7 +13,7 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -101,7 +101,7 @@ class Resized:
     usable: int  # pictures
     aside: int
     notes: Counter[str]
-    seconds: float  # of all shards, whenever and by whomever they were made
+    seconds: float = 0.0  # of all shards, whenever and by whomever they were made
 
 
 class ResizeJob:
@@ -151,7 +151,8 @@ class ResizeJob:
                 for receipt in receipts:
                     scratch.accept(receipt)
         shards = -(-total // self.params.images_per_shard)
-        return _join(scratch, shards, total, out)
+        found = _join(scratch.open_store(), shards, total, out)
+        return replace(found, seconds=scratch.total("seconds"))
 
     def _read_listed(self) -> Iterator[pl.DataFrame]:
         return tables.read_slices(self.listed, tables.IMAGES, ("image_id", "file"), self.params.images_per_shard)
@@ -169,11 +170,11 @@ def _is_there(scratch: Scratch, number: int) -> bool:
     """Whether a shard is finished: its table of outcomes, which is put last, and what that says there is."""
     if not scratch.has(name_outcomes(number)):
         return False
-    rows = tables.read_table(scratch.read(name_outcomes(number)), tables.OUTCOMES)["row"]
+    rows = tables.read_table(scratch.open_store().read(name_outcomes(number)), tables.OUTCOMES)["row"]
     return rows.count() == 0 or scratch.has(name_shard(number))
 
 
-def _join(scratch: Scratch, shards: int, total: int, out: Path) -> Resized:
+def _join(store: PartStore, shards: int, total: int, out: Path) -> Resized:
     """Write the index of all shards, a million rows in memory, and link the shards beside it."""
     told: Counter[str] = Counter()
     aside = 0
@@ -185,7 +186,7 @@ def _join(scratch: Scratch, shards: int, total: int, out: Path) -> Resized:
             for name, schema in (("index", tables.INDEX), ("hashes", tables.HASHES), ("notes", tables.NOTES))
         )
         for number in range(shards):
-            made = tables.read_table(scratch.read(name_outcomes(number)), tables.OUTCOMES)
+            made = tables.read_table(store.read(name_outcomes(number)), tables.OUTCOMES)
             usable, said = select_index(made), select_notes(made)
             index.add(usable)
             hashes.add(select_hashes(made))
@@ -194,10 +195,10 @@ def _join(scratch: Scratch, shards: int, total: int, out: Path) -> Resized:
             aside += len(made) - len(usable)
             first = said if first.is_empty() else first
             if len(usable):
-                link_file(scratch.read(name_shard(number)), out / name_shard(number))
+                link_file(store.read(name_shard(number)), out / name_shard(number))
         if not index.rows:
             raise DataError(explain_nothing(total, first))
-    return Resized(index.rows, aside, told, scratch.total("seconds"))
+    return Resized(index.rows, aside, told)
 
 
 def link_file(source: Path, out: Path) -> None:

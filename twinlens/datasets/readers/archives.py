@@ -30,7 +30,6 @@ from twinlens.datasets.readers.tars import Tar
 from twinlens.datasets.readers.texts import decode
 from twinlens.datasets.readers.zips import Zip
 
-
 _Key = tuple[Path, int, int]  # path, size and time of change of an archive
 HOLDING: list[_Held] = []  # see `hold_archives`
 MOST_HELD = 4
