@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32
 
 from twinlens.core import paths, tables
 from twinlens.core.errors import DataError
-from twinlens.core.vectors import read_vectors
+from twinlens.core.vectors import has_vectors, read_vectors
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
 Rows = Float32[np.ndarray, "pictures dim"]
@@ -83,10 +83,10 @@ def _negatives(folder: Path, pool: set[str]) -> Float32[np.ndarray, "negatives d
 
 def _read(folder: Path, name: str) -> tuple[list[str], Rows] | None:
     """The picture that each vector of an input is of, and the vectors, mapped; None where the model made none."""
-    if not (folder / f"{name}.npy").exists():
+    if not has_vectors(folder, name):
         return None
     found = read_vectors(folder, name)
-    return found.image_ids, found.unit
+    return found.image_ids, np.asarray(found.unit)
 
 
 def _caption_vectors(folder: Path, ids: list[str]) -> tuple[Rows | None, Bool[np.ndarray, " pictures"]]:
@@ -104,7 +104,7 @@ def _caption_vectors(folder: Path, ids: list[str]) -> tuple[Rows | None, Bool[np
         if (places < 0).any() or (np.diff(places) < 0).any():
             raise DataError(f"{folder}: the vectors' ids are not the pool's pictures: `dvc repro -f embed`")
         starts = np.flatnonzero(np.diff(places, prepend=-1))  # captions of one picture stand side by side
-        mean = np.add.reduceat(source[1], starts, axis=0, dtype=np.float64)
+        mean = np.add.reduceat(np.asarray(source[1]), starts, axis=0, dtype=np.float64)
         length = np.linalg.norm(mean, axis=1, keepdims=True)
         usable = length[:, 0] > 1e-6  # captions that cancel say nothing
         vectors[places[starts[usable]]] = mean[usable] / length[usable]
