@@ -26,6 +26,7 @@ def main(dataset: str) -> None:
         write_whole(paths.resized(dataset)) as draft,
     ):
         resized = job.write(scratch, engine, draft)
+        cost.machine = engine.machine
     for note, n in resized.notes.most_common(10):
         log.info("  %d x %s", n, note)
     log.info("%s: %s pictures ready, %s set aside", dataset, f"{resized.usable:,}", f"{resized.aside:,}")

@@ -20,9 +20,9 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from twinlens.config.datasets import ComposedCard, DatasetCard
+from twinlens.config.datasets import ComposedCard, DatasetCard, list_places
 from twinlens.config.params import ResizeParams
-from twinlens.core import tables
+from twinlens.core import paths, tables
 from twinlens.core.code import code_digest
 from twinlens.core.errors import DataError
 from twinlens.core.hashing import recall_digest
@@ -76,6 +76,11 @@ class ShardWorker:
     raw: Path  # folder of the `download` stage; absolute, as a worker's own folder is another
     params: ResizeParams
     store: PartStore
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """What every worker has to see: the dataset's own files, and the record of them."""
+        return (self.raw, *map(paths.expand, list_places(self.card)))
 
     def __call__(self, tasks: Iterable[ShardTask], seat: Seat) -> Iterator[list[Receipt]]:
         """See `engines.Worker`: the receipts of each shard."""
