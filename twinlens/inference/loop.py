@@ -267,7 +267,8 @@ def is_complete(scratch: Scratch, count: int, per_part: int) -> bool:
 
 def iter_finished(scratch: Scratch) -> Iterator[Float32[np.ndarray, "rows dim"]]:
     """Iterate over the vectors of all parts in order, as the tower gave them."""
-    return (np.load(file, allow_pickle=False) for file in sorted(scratch.folder.glob("part-*.npy")))
+    files = scratch.iter_paths(scratch.list_parts("part-*.npy"))
+    return (np.load(file, allow_pickle=False) for file in files)
 
 
 def regroup(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
