@@ -226,7 +226,7 @@ def _build(params: Params, material: IndexContent) -> list[Row]:
 
     plain_s = _timed(plain) / 1000
     flat = faiss.IndexFlatIP(DIM)
-    faiss_s = _timed(lambda: (flat.add(rows), faiss.write_index(flat, "flat.faiss"))) / 1000
+    faiss_s = _timed(lambda: (flat.add(np.asarray(rows)), faiss.write_index(flat, "flat.faiss"))) / 1000
     size, plain_size = _megabytes(manifest.folder), _megabytes(Path(PLAIN))
     return [
         Row(

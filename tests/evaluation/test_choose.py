@@ -267,6 +267,12 @@ def test_experiments_that_differ_in_the_seed_alone_are_one_row_with_the_seeds_in
     merged, notes = merge_seeds([Candidate("a", (one,)), Candidate("b", (two,)), made[2]])
     assert [c.name for c in merged] == ["a+b", "c"]
     assert notes == ["a+b differ in the seed alone: one row, the mean over 2 seeds."]
+    swept = [replace(each, name=f"x-clip-seed{n}") for n, each in enumerate((one, two))]
+    (named,), (note,) = merge_seeds([Candidate(each.name, (each,)) for each in swept])
+    assert named.name == "x-clip (2 seeds)"
+    assert note == (
+        "x-clip (2 seeds) is x-clip-seed0+x-clip-seed1, which differ in the seed alone: one row, the mean over 2 seeds."
+    )
     other = replace(two, settings=told | {"model card: train.lr": "2"})
     assert len(merge_seeds([Candidate("a", (one,)), Candidate("b", (other,))])[0]) == 2
     found = of([Candidate("a", (one,)), made[2]])

@@ -26,14 +26,28 @@ from types import TracebackType
 from typing import Any, Self
 
 from twinlens.core import paths
-from twinlens.core.hashing import REMEMBERED, hash_file
+from twinlens.core.errors import DataError
+from twinlens.core.hashing import REMEMBERED
 from twinlens.core.parent import is_running, refuse_orphan
+from twinlens.core.part_store import (
+    DRAFT,
+    NOTE,
+    RECEIPTS,
+    SHARE,
+    FolderStore,
+    PartStore,
+    Receipt,
+    append_receipt,
+    has_digests,
+    read_receipts,
+    wait_for,
+    write_figures,
+)
 from twinlens.core.resources import name_disk_fault
 
 log = logging.getLogger("twinlens")
 
 KEEP_DAYS = 30.0
-DIGESTS = "digests.jsonl"  # of the parts of a folder, one a line; the last one counts
 PRUNED_ELSEWHERE = ("index",)  # by twinlens.indexing, which knows the tables that a manifest names
 
 
@@ -59,11 +73,21 @@ class Scratch:
     ...     for i in range(parts):
     ...         if not scratch.has(f"{i:05d}.npy"):
     ...             scratch.put(f"{i:05d}.npy", lambda path: np.save(path, compute(i)))
+
+    Where workers make the parts, each gets `open_store()`, and what its `put` gives back is accepted here:
+
+    >>> scratch.accept(receipt)                             # doctest: +SKIP
+
+    Args:
+        work: what is done, as a folder's name.
+        key: fingerprint of all that decides the parts.
+        parts: `compute.parts`, the folder that all workers see; None: `paths.scratch()`.
     """
 
-    def __init__(self, work: str, key: str) -> None:
-        self.folder = paths.scratch() / work / key
+    def __init__(self, work: str, key: str, parts: str | None = None) -> None:
+        self.folder = (paths.expand(parts) if parts else paths.scratch()) / work / key
         self._whole: set[str] = set()  # parts that were compared with their digests
+        self._noted: dict[str, Receipt] | None = None  # by part, while the lock is held: nobody else notes any
 
     def path(self, name: str) -> Path:
         """Path of the part `name`, finished or not."""
@@ -71,7 +95,7 @@ class Scratch:
 
     def has(self, name: str) -> bool:
         """Whether the part is finished: a part is whole, with its figures, or it counts as absent."""
-        return self._is_whole(name) and (not self.path(f"{name}.note").exists() or self._is_whole(f"{name}.note"))
+        return self._is_whole(name) and (not self.path(name + NOTE).exists() or self._is_whole(name + NOTE))
 
     def _is_whole(self, name: str) -> bool:
         path = self.path(name)
@@ -79,8 +103,8 @@ class Scratch:
             return False
         if name in self._whole:
             return True
-        noted = _read_digests(self.folder).get(name)
-        if noted is None or not _has_digests(path, noted):
+        noted = (read_receipts(self.folder) if self._noted is None else self._noted).get(name)
+        if noted is None or not has_digests(path, noted.files):
             log.warning("%s is not as it was written (a fault of the disk, or an older version): made again", path)
             return False
         self._whole.add(name)
@@ -88,42 +112,39 @@ class Scratch:
 
     def put(self, name: str, write: Callable[[Path], None]) -> Path:
         """Make a part: `write` fills a temporary file (or folder), which then takes its name at once."""
-        final = self.path(name)
-        part = final.with_name(f".part-{os.getpid()}-{final.name}")
-        try:
-            with name_disk_fault(final, part):
-                write(part)
-                if part.is_file():
-                    with part.open("rb") as file:
-                        os.fsync(file.fileno())
-                self._note_digests(name, part)
-                if final.is_dir():
-                    shutil.rmtree(final)  # what is mapped stays readable to those who have it open
-                part.replace(final)
-        finally:
-            if part.is_dir():
-                shutil.rmtree(part)
-            else:
-                part.unlink(missing_ok=True)
-        return final
+        FolderStore(self.folder).put_noted(name, write, lambda receipt: self._note_receipt(receipt, sync=True))
+        return self.path(name)
 
     def note(self, name: str, **figures: float) -> None:
         """Record figures of a part (what it took, say) before it is put, so that a resumed run knows them too."""
-        self.put(f"{name}.note", lambda path: _write_text(path, json.dumps(figures)))
+        self.put(name + NOTE, lambda path: write_figures(path, figures))
 
     def total(self, figure: str) -> float:
         """The sum of a noted figure over all parts, whenever and in whichever run they were made."""
-        whole = (path for path in sorted(self.folder.glob("*.note")) if self._is_whole(path.name))
+        whole = (path for path in sorted(self.folder.glob(f"*{NOTE}")) if self._is_whole(path.name))
         notes = [json.loads(path.read_text()) for path in whole]
         return float(sum(note.get(figure, 0.0) for note in notes))
 
-    def _note_digests(self, name: str, part: Path) -> None:
-        line = json.dumps({"name": name, "files": _compute_digests(part)}, separators=(",", ":"))
-        with (self.folder / DIGESTS).open("a", encoding="utf-8") as file:
-            file.write(f"\n{line}\n")  # on a line of its own, also after one that was cut off
-            file.flush()
-            os.fsync(file.fileno())
-        self._whole.add(name)
+    def open_store(self) -> PartStore:
+        """Where the parts lie, for a worker: it can be pickled, and used without the lock that is held here."""
+        return FolderStore(self.folder.absolute())
+
+    def accept(self, receipt: Receipt) -> None:
+        """Take a part that a worker has put for finished: from now on it is one of those that are there.
+
+        Raises:
+            DataError: this machine does not see it.
+        """
+        if not wait_for(self.path(receipt.name)):
+            raise DataError(f"a worker put {receipt.name} into {self.folder.absolute()}, and here it is not. {SHARE}")
+        self._note_receipt(receipt, sync=False)  # lost with the power, the part is made again
+        FolderStore(self.folder).drop_receipt(receipt.name)
+
+    def _note_receipt(self, receipt: Receipt, *, sync: bool) -> None:
+        append_receipt(self.folder, receipt, sync=sync)
+        if self._noted is not None:
+            self._noted[receipt.name] = receipt
+        self._whole.add(receipt.name)
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -134,56 +155,23 @@ class Scratch:
         except BlockingIOError:
             log.info("another process is doing this work; waiting for it (%s)", self.folder)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-        for leftover in self.folder.glob(".part-*"):  # of a process that was killed
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        for leftover in (
+            *self.folder.glob(f"{DRAFT}*"),
+            *self.folder.glob(f"{RECEIPTS}/{DRAFT}*"),
+        ):  # of a process that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        self._noted = read_receipts(self.folder)
+        for path, receipt in FolderStore(self.folder).list_receipts():  # of workers whose driver was killed
+            append_receipt(self.folder, receipt, sync=False)
+            self._noted[receipt.name] = receipt
+            path.unlink(missing_ok=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._noted = None
         self._lock.close()
-
-
-def _compute_digests(part: Path) -> dict[str, list[Any]]:
-    """SHA-256, size, time and inode of each file of a part, by its name within it; of a file under an empty name."""
-    files = [part] if part.is_file() else sorted(file for file in part.rglob("*") if file.is_file())
-    return {_name_within(part, file): [hash_file(file), *_stamp(file)] for file in files}
-
-
-def _has_digests(part: Path, noted: dict[str, list[Any]]) -> bool:
-    """Whether a part is as it was written.
-
-    A file is read again. A folder is a table that is mapped, of which nobody reads all: its files are read again only
-    where size, time or inode are others than they were.
-    """
-    for name, (sha256, *stamp) in noted.items():
-        file = part / name if name else part
-        if not file.is_file() or file.stat().st_size != stamp[0]:
-            return False
-        if (not name or _stamp(file) != stamp) and hash_file(file) != sha256:
-            return False
-    return bool(noted)
-
-
-def _name_within(part: Path, file: Path) -> str:
-    return "" if file == part else file.relative_to(part).as_posix()
-
-
-def _stamp(file: Path) -> list[int]:
-    stat = file.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-
-
-def _read_digests(folder: Path) -> dict[str, dict[str, list[Any]]]:
-    """Digests of the parts of a folder, by part; a line that is none (cut off, damaged) is none."""
-    found: dict[str, dict[str, list[Any]]] = {}
-    with suppress(FileNotFoundError):
-        for line in (folder / DIGESTS).read_bytes().splitlines():
-            with suppress(ValueError, KeyError, TypeError):
-                noted = json.loads(line)
-                files = {str(name): list(values) for name, values in noted["files"].items() if len(values) == 4}
-                found[str(noted["name"])] = files
-    return found
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from twinlens.evaluation.intervals import Interval
 
 NAMED = 4  # of a list of names; more are counted
 SEED = "train.seed"  # how the key of a setting ends that makes another seed of the same recipe
+OF_A_SWEEP = re.compile(r"(.+)-seed\d+")  # how `twinlens sweep` names the experiments of several seeds
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,20 @@ def merge_seeds(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[
             found += group
             continue
         row = group[0].row
-        name = "+".join(one.name for one in seeds.values()) + (f":{row}" if row else "")
+        end = f":{row}" if row else ""
+        joined = "+".join(one.name for one in seeds.values()) + end
+        stem = _find_stem([one.name for one in seeds.values()])
+        name = joined if stem is None else f"{stem} ({len(seeds)} seeds){end}"
         found.append(Candidate(name, tuple(seeds.values()), row))
-        told.append(f"{name} differ in the seed alone: one row, the mean over {len(seeds)} seeds.")
+        which = joined if name == joined else f"{name} is {joined}, which"
+        told.append(f"{which} differ in the seed alone: one row, the mean over {len(seeds)} seeds.")
     return found, told
+
+
+def _find_stem(names: Sequence[str]) -> str | None:
+    """What the names of a sweep's seeds begin with; None where they are others."""
+    stems = {found[1] if (found := OF_A_SWEEP.fullmatch(name)) else None for name in names}
+    return stems.pop() if len(stems) == 1 else None
 
 
 def choose_task(candidates: Sequence[Candidate], asked: str | None) -> str:

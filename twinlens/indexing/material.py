@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Int
 
 from twinlens.core import paths, tables
 from twinlens.core.errors import DataError
-from twinlens.core.vectors import read_vectors
+from twinlens.core.vectors import has_vectors, read_vectors
 from twinlens.indexing.store import RowBlocks, iter_blocks
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
@@ -87,7 +87,7 @@ def _negatives(folder: Path, pool: set[str]) -> Float32[np.ndarray, "negatives d
 
 def _read(folder: Path, name: str) -> tuple[list[str], RowBlocks] | None:
     """The picture that each vector of an input is of, and the vectors, mapped; None where the model made none."""
-    if not (folder / f"{name}.npy").exists():
+    if not has_vectors(folder, name):
         return None
     found = read_vectors(folder, name)
     return found.image_ids, found.unit

@@ -13,7 +13,7 @@ from twinlens.core.errors import DataError, QueryError
 from twinlens.core.hashing import recall_digest
 from twinlens.core.scratch import Scratch
 from twinlens.indexing.index import Index
-from twinlens.indexing.manifest import FOLDER, Manifest, digest_files, list_vector_files, locate_copy
+from twinlens.indexing.manifest import FOLDER, Manifest, digest_files, list_vector_files, locate_copy, name_vector_file
 
 log = logging.getLogger("twinlens")
 
@@ -86,7 +86,7 @@ def can_answer(dataset: str, model: str, captioner: str) -> bool:
     if (manifest.folder / FOLDER).exists():
         return True
     made_of = (paths.grouped(dataset), paths.filtered(dataset), paths.resized(dataset))
-    vectors = {file.name for file in list_vector_files(dataset, model)}
+    vectors = {name_vector_file(file) for file in list_vector_files(dataset, model)}
     return vectors == set(manifest.vectors) and all(
         path.is_dir() for path in (*made_of, paths.captioned(dataset, captioner))
     )

@@ -29,10 +29,9 @@ from jaxtyping import Float32, Int64
 
 from twinlens.core.device import Placement, name_device_fault
 from twinlens.core.progress import Progress
-from twinlens.core.resources import name_disk_fault, reserve_room
 from twinlens.core.scratch import Scratch
 from twinlens.core.shards import iter_pixels
-from twinlens.core.vectors import compute_lengths, normalise_rows
+from twinlens.core.vectors import compute_lengths, normalise_rows, write_rows
 from twinlens.images.transforms import map_ahead
 from twinlens.inference.feed import Feed
 from twinlens.inference.transfers import Fetched, Transfers, open_transfers
@@ -211,31 +210,31 @@ def iter_finished(scratch: Scratch) -> Iterator[Float32[np.ndarray, "rows dim"]]
     return (np.load(file, allow_pickle=False) for file in sorted(scratch.folder.glob("part-*.npy")))
 
 
+def regroup(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Join and cut blocks of rows into blocks of `size` rows; the last one has what is left."""
+    waiting: list[np.ndarray] = []
+    for block in blocks:
+        waiting.append(block)
+        while sum(map(len, waiting)) >= size:
+            joined = np.concatenate(waiting)
+            yield joined[:size]
+            waiting = [joined[size:]]
+    if sum(map(len, waiting)):
+        yield np.concatenate(waiting)
+
+
 def join_parts(scratch: Scratch) -> Float32[np.ndarray, "rows dim"]:
     """Join the vectors of all parts in memory, as the tower gave them."""
     return np.concatenate(list(iter_finished(scratch)))
 
 
 def collect(scratch: Scratch, count: int, path: Path) -> int:
-    """Write the unit vectors of all parts as one `.npy` file of float32 rows; returns the number of dimensions.
-
-    Written rather than mapped: where a disk is full, a mapped file ends the process without a word.
+    """Write the unit vectors of all parts as `vectors.write_rows` does; returns the number of dimensions.
 
     Raises:
         ResourceError: the disk is full; the message has the bytes that are needed and free.
     """
-    dim, row = 0, 0
-    with name_disk_fault(path), path.open("wb") as file:
-        for part in iter_finished(scratch):
-            if not dim:
-                dim = int(part.shape[1])
-                described = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
-                np.lib.format.write_array_header_1_0(file, described)
-                reserve_room(file, path, file.tell() + 4 * count * dim)
-            file.write(np.ascontiguousarray(normalise_rows(part), dtype="<f4").data)
-            row += len(part)
-    assert dim and row == count, f"{scratch.folder} holds {row} rows of {count}"
-    return dim
+    return write_rows(path, (normalise_rows(part) for part in iter_finished(scratch)), count)
 
 
 Batch = TypeVar("Batch", torch.Tensor, np.ndarray, NativeBatch)

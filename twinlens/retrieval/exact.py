@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int, Int64
 
+from twinlens.core.row_sources import Rows
 from twinlens.retrieval.scores import read_sort_keys
 from twinlens.retrieval.selection import BLOCK_BYTES, NARROW, WIDE_ITEMS, Products, Selector, Vectors, bring_to_device
 from twinlens.tasks.qrels import Qrels
@@ -84,11 +85,11 @@ def find_nearest(
 class OnDevice:
     """Scores of a pair of vectors with all items: as `base.Dense` has them, from products made on a GPU."""
 
-    queries: Float32[np.ndarray, "queries dim"]
+    queries: Rows
     items: Float32[torch.Tensor, "items dim"]
 
     @classmethod
-    def of(cls, queries: Float32[np.ndarray, "queries dim"], items: Vectors, device: str) -> OnDevice:
+    def of(cls, queries: Rows, items: Vectors, device: str) -> OnDevice:
         """Bring the items to the device."""
         return cls(queries, bring_to_device(items, torch.device(device)))
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int, Int64
 
 from twinlens.core.errors import DataError
+from twinlens.core.row_sources import Rows, RowSource
 from twinlens.retrieval.scores import LOWEST, ROWS, bound_float32_error, bound_float64_error, round_sums
 
 BLOCK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}  # of one block of the product; a GPU holds two of them
@@ -28,7 +29,7 @@ DENSE = 16  # of so many pairs one to be scored exactly: then a product of all o
 FEW_NUMBERS = 2**23  # of all items, which are then held in float64 too: 64 MB
 WIDE_ITEMS = 2**13  # in float64 at once
 
-Vectors = Float32[np.ndarray, "rows dim"] | Float32[torch.Tensor, "rows dim"]
+Vectors = Rows | Float32[torch.Tensor, "rows dim"]
 
 
 @dataclass(frozen=True)
@@ -252,8 +253,9 @@ def _split(sizes: Int[np.ndarray, " queries"], most: int) -> Iterator[tuple[int,
 def bring_to_device(rows: Vectors, device: torch.device) -> Float32[torch.Tensor, "rows dim"]:
     """Bring vectors to the device, as float32; a map of a file is read."""
     if not isinstance(rows, torch.Tensor):
-        copied = isinstance(rows, np.memmap) or not rows.flags.writeable
-        rows = torch.from_numpy(np.array(rows, dtype=np.float32, order="C", copy=True if copied else None))
+        read = np.asarray(rows, dtype=np.float32) if isinstance(rows, RowSource) else rows
+        copied = isinstance(read, np.memmap) or not read.flags.writeable
+        rows = torch.from_numpy(np.array(read, dtype=np.float32, order="C", copy=True if copied else None))
     return rows.to(device, torch.float32).contiguous()
 
 
