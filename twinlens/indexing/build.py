@@ -80,8 +80,7 @@ def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings:
         ids=digest(material.pool["image_id"]),
         pictures=digest(material.pool["sha256"]),
         texts=digest(
-            "\n".join([*human, *labels, machine or ""])
-            for human, machine, labels in material.texts.iter_rows()
+            "\n".join([*human, *labels, machine or ""]) for human, machine, labels in material.texts.iter_rows()
         ),
         vectors=vectors,
         weights=weights,
