@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from twinlens.core.errors import DataError
-from twinlens.core.scratch import PartStore, Receipt
+from twinlens.core.part_store import PartStore, Receipt
 from twinlens.engines.base import Seat
 
 

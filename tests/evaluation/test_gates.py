@@ -80,17 +80,17 @@ def embedded(tmp_path: Path) -> Embedded:
 
 
 def plant_nan(at: Embedded) -> None:
-    rows = at.sources[IMAGES].rows.copy()
+    rows = np.array(at.sources[IMAGES].rows)
     rows[7, 3] = np.nan
     at.put(IMAGES, rows)
 
 
 def plant_length(at: Embedded) -> None:
-    at.put(CAPTIONS, at.sources[CAPTIONS].rows * np.float32(1.01))
+    at.put(CAPTIONS, np.asarray(at.sources[CAPTIONS].rows) * np.float32(1.01))
 
 
 def plant_repeats(at: Embedded) -> None:
-    rows = at.sources[IMAGES].rows.copy()
+    rows = np.array(at.sources[IMAGES].rows)
     rows[21] = rows[22]
     at.put(IMAGES, rows)
 
@@ -100,7 +100,7 @@ def plant_shift(at: Embedded) -> None:
 
 
 def plant_swap(at: Embedded) -> None:
-    pictures, words = at.sources[IMAGES].rows, at.sources[CAPTIONS].rows
+    pictures, words = (np.asarray(at.sources[name].rows) for name in (IMAGES, CAPTIONS))
     at.put(IMAGES, words)
     at.put(CAPTIONS, pictures)
 

@@ -34,6 +34,10 @@ class FetchError(TwinLensError):
     """A file could not be had from where it was asked for."""
 
 
+class BucketError(FetchError):
+    """A bucket does not do what is asked: it refuses, is not there, or does not answer; the message says which."""
+
+
 class QueryError(TwinLensError):
     """A search asks for something that cannot be searched for; the message says what can."""
 

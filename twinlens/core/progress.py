@@ -42,6 +42,14 @@ class Progress:
             done, total = f"{self.count:,}", f"{self.total:,}"
             log.info("%s: %s of %s (%s%s)%s", self.what, done, total, self.rate(), self.figures, self._left())
 
+    def skip(self, n: int) -> None:
+        """Count `n` as done before, which no rate counts."""
+        self.count += n
+        self.start_count += n
+        if self.terminal:
+            self.bar.initial += n
+        self.bar.update(n)
+
     def show(self, what: str) -> None:
         """Show beside the count what is being done, on a terminal; elsewhere a line where it is something else now."""
         if self.terminal:

@@ -15,7 +15,12 @@ from twinlens.core.errors import DataError, remake
 
 def shard_path(folder: Path, shard: int) -> Path:
     """The file of one shard."""
-    return folder / f"shard-{shard:05d}.parquet"
+    return folder / name_shard(shard)
+
+
+def name_shard(shard: int) -> str:
+    """The name of the file of one shard."""
+    return f"shard-{shard:05d}.parquet"
 
 
 def iter_pixels(folder: Path, rows: pl.DataFrame) -> Iterator[tuple[str, bytes]]:

@@ -29,10 +29,9 @@ from jaxtyping import Float32
 
 from twinlens.core.device import Placement, name_device_fault
 from twinlens.core.progress import Progress
-from twinlens.core.resources import name_disk_fault, reserve_room
 from twinlens.core.scratch import Scratch
 from twinlens.core.shards import iter_pixels_of
-from twinlens.core.vectors import normalise_rows
+from twinlens.core.vectors import normalise_rows, write_rows
 from twinlens.engines.base import Seat
 from twinlens.images.transforms import map_ahead
 from twinlens.inference.feed import Feed
@@ -268,7 +267,21 @@ def is_complete(scratch: Scratch, count: int, per_part: int) -> bool:
 
 def iter_finished(scratch: Scratch) -> Iterator[Float32[np.ndarray, "rows dim"]]:
     """Iterate over the vectors of all parts in order, as the tower gave them."""
-    return (np.load(file, allow_pickle=False) for file in sorted(scratch.folder.glob("part-*.npy")))
+    files = scratch.iter_paths(scratch.list_parts("part-*.npy"))
+    return (np.load(file, allow_pickle=False) for file in files)
+
+
+def regroup(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Join and cut blocks of rows into blocks of `size` rows; the last one has what is left."""
+    waiting: list[np.ndarray] = []
+    for block in blocks:
+        waiting.append(block)
+        while sum(map(len, waiting)) >= size:
+            joined = np.concatenate(waiting)
+            yield joined[:size]
+            waiting = [joined[size:]]
+    if sum(map(len, waiting)):
+        yield np.concatenate(waiting)
 
 
 def join_parts(scratch: Scratch) -> Float32[np.ndarray, "rows dim"]:
@@ -277,25 +290,12 @@ def join_parts(scratch: Scratch) -> Float32[np.ndarray, "rows dim"]:
 
 
 def collect(scratch: Scratch, count: int, path: Path) -> int:
-    """Write the unit vectors of all parts as one `.npy` file of float32 rows; returns the number of dimensions.
-
-    Written rather than mapped: where a disk is full, a mapped file ends the process without a word.
+    """Write the unit vectors of all parts as `vectors.write_rows` does; returns the number of dimensions.
 
     Raises:
         ResourceError: the disk is full; the message has the bytes that are needed and free.
     """
-    dim, row = 0, 0
-    with name_disk_fault(path), path.open("wb") as file:
-        for part in iter_finished(scratch):
-            if not dim:
-                dim = int(part.shape[1])
-                described = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
-                np.lib.format.write_array_header_1_0(file, described)
-                reserve_room(file, path, file.tell() + 4 * count * dim)
-            file.write(np.ascontiguousarray(normalise_rows(part), dtype="<f4").data)
-            row += len(part)
-    assert dim and row == count, f"{scratch.folder} holds {row} rows of {count}"
-    return dim
+    return write_rows(path, (normalise_rows(part) for part in iter_finished(scratch)), count)
 
 
 Batch = TypeVar("Batch", torch.Tensor, np.ndarray, NativeBatch)

@@ -14,7 +14,8 @@ import polars as pl
 import torch
 from jaxtyping import Float32, Int64
 
-from twinlens.core.scratch import PartStore, Receipt, Scratch
+from twinlens.core.part_store import PartStore, Receipt
+from twinlens.core.scratch import Scratch
 from twinlens.core.vectors import compute_lengths
 from twinlens.inference.transfers import Fetched, Transfers
 from twinlens.models.native import NativeBatch
