@@ -24,9 +24,8 @@ from twinlens.core.costs import Cost
 from twinlens.core.errors import ClusterError, DataError
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch
-from twinlens.engines import Engine, open_engine
-from twinlens.engines import cluster as engines
-from twinlens.engines.sites import Site
+from twinlens.engines import Engine, open_engine, sites
+from twinlens.engines.sites import Sight, Site
 from twinlens.inference import loop
 from twinlens.inference.embed import _reads_pairs
 from twinlens.inference.tower import TowerJob
@@ -168,22 +167,23 @@ def test_a_tower_that_reads_pictures_with_texts_is_asked_where_it_is_loaded(engi
 def test_workers_of_another_version_are_refused_with_both(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = engines.list_versions()
-    monkeypatch.setattr(engines, "list_versions", lambda: real | {"torch": "1.0"})
+    real = sites.list_versions()
+    monkeypatch.setattr("twinlens.engines.cluster.list_versions", lambda: real | {"torch": "1.0"})
     with pytest.raises(ClusterError, match=rf"other versions: torch 1\.0 \({real['torch'].replace('+', '.')} there\)"):
         list(engine.map(Adder(tmp_path), list_sums(3)))
 
 
-def test_a_path_that_workers_do_not_see_is_named(engine: Engine, tmp_path: Path) -> None:
+def test_a_path_that_workers_do_not_see_is_named(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights = tmp_path / "weights"
     weights.write_text("as the driver sees it")
-    seen = engines.see
-    try:
-        engines.see = lambda paths: tuple(type(one)(one.path, "other") for one in seen(paths))  # type: ignore[assignment]
-        with pytest.raises(ClusterError, match=rf"does not see what the driver sees at {weights}.*NFS"):
-            list(engine.map(Adder(tmp_path), list_sums(3), paths=[weights]))
-    finally:
-        engines.see = seen
+    seen = sites.see
+    monkeypatch.setattr(
+        "twinlens.engines.cluster.see", lambda paths: tuple(Sight(one.path, "other") for one in seen(paths))
+    )
+    with pytest.raises(ClusterError, match=rf"does not see what the driver sees at {weights}.*NFS"):
+        list(engine.map(Adder(tmp_path, paths=(weights,)), list_sums(3)))
 
 
 def test_a_gpu_that_nobody_has_is_asked_for_in_vain(cluster: Any) -> None:

@@ -43,6 +43,7 @@ class Adder:
     meet: int = 0  # so many processes are there before anything is made,
     joined: int = 0  # and so many have been there before the last quarter of 200 parts is
     begun: int = 0
+    paths: tuple[Path, ...] = ()
 
     def __call__(self, tasks: Iterable[Sum], seat: Seat) -> Iterator[Any]:
         """Add up."""
