@@ -20,9 +20,10 @@ import requests
 
 from tests.buckets import KEY, SECRET, BucketHost, Request
 from twinlens.core import bucket_store, buckets, paths
-from twinlens.core.bucket_store import LOCK, BucketLock
+from twinlens.core.bucket_store import BucketLock
 from twinlens.core.buckets import Bucket
 from twinlens.core.errors import BucketError, DataError, ResourceError
+from twinlens.core.part_store import LOCK
 from twinlens.core.scratch import Scratch, prune
 from twinlens.inference.loop import collect
 
@@ -301,7 +302,7 @@ def test_a_lock_that_beats_is_not_taken_over_however_long_it_is_held(monkeypatch
     bucket = Bucket(f"{PARTS}/work/key")
     lock = BucketLock(bucket)
     lock.acquire()
-    tags = set()
+    tags: set[str] = set()
     end = time.monotonic() + PATIENCE_S
     while len(tags) < 3:  # each beat changes it, which is what the others look at
         assert time.monotonic() < end

@@ -14,15 +14,14 @@ import socket
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from twinlens.core import paths
+from twinlens.core.ahead import read_ahead
 from twinlens.core.buckets import Bucket, StoredObject
 from twinlens.core.errors import BucketError, DataError
 from twinlens.core.hashing import hash_file
@@ -117,18 +116,10 @@ class BucketStore:
             there = (self.folder / receipt.name).is_file()
             return self.fetch(receipt.name, receipt.files[""][0]), there
 
-        waiting: deque[Future[tuple[Path, bool]]] = deque()
-        with ThreadPoolExecutor(AHEAD, thread_name_prefix="fetch") as pool:
-            try:
-                for receipt in receipts:
-                    waiting.append(pool.submit(fetch, receipt))
-                    if len(waiting) > AHEAD:
-                        yield from _lend(waiting.popleft())
-                while waiting:
-                    yield from _lend(waiting.popleft())
-            finally:
-                for future in waiting:
-                    future.cancel()
+        for path, was_there in read_ahead(fetch, receipts, AHEAD):
+            yield path
+            if not was_there:
+                path.unlink(missing_ok=True)
 
     def list_parts(self) -> dict[str, Receipt]:
         """List the parts that are there, by name; older ones of the same name are removed."""
@@ -154,8 +145,7 @@ class BucketStore:
                 return dict(json.loads(content or b"{}"))
             return {}
 
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="notes") as pool:
-            return list(pool.map(read, receipts))
+        return list(read_ahead(read, receipts, AT_ONCE))
 
     @contextmanager
     def _draft(self, name: str) -> Iterator[Path]:
@@ -166,13 +156,6 @@ class BucketStore:
                 yield part
         finally:
             part.unlink(missing_ok=True)
-
-
-def _lend(fetched: Future[tuple[Path, bool]]) -> Iterator[Path]:
-    path, was_there = fetched.result()
-    yield path
-    if not was_there:
-        path.unlink(missing_ok=True)
 
 
 def _digest_of(stored: StoredObject) -> str:

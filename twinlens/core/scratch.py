@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from twinlens.core import paths
 from twinlens.core.bucket_store import USED, BucketLock, BucketStore, prune_bucket
-from twinlens.core.buckets import Bucket, is_bucket, strip_file_url
+from twinlens.core.buckets import Bucket, is_bucket
 from twinlens.core.errors import DataError
 from twinlens.core.hashing import REMEMBERED
 from twinlens.core.parent import is_running, refuse_orphan
@@ -93,7 +93,7 @@ class Scratch:
             self._remote = BucketStore(Bucket(f"{parts.rstrip('/')}/{work}/{key}"), Path(work) / key)
         self.folder = paths.scratch() / work / key  # of copies, where the parts are in a bucket
         if parts is not None and self._remote is None:
-            self.folder = paths.expand(strip_file_url(parts)) / work / key
+            self.folder = paths.expand(parts) / work / key
         self._whole: set[str] = set()  # parts that were compared with their digests
         self._noted: dict[str, Receipt] | None = None  # by part, while the lock is held: nobody else notes any
         self._figures: dict[str, dict[str, float]] = {}  # of parts in a bucket, by the digest of their note
@@ -328,7 +328,7 @@ def prune(keep_days: float = KEEP_DAYS, parts: str | None = None) -> list[Path |
     oldest = time.time() - keep_days * 86_400
     places = [paths.scratch()]
     if parts is not None and not is_bucket(parts):
-        places.append(paths.expand(strip_file_url(parts)))
+        places.append(paths.expand(parts))
     kept = [folder for place in places for folder in place.glob("*/*") if folder.is_dir()]
     mine = [folder for folder in kept if folder.parent.name not in PRUNED_ELSEWHERE]
     stale = [folder for folder in mine if folder.stat().st_mtime < oldest]
