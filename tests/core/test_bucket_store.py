@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -93,7 +94,7 @@ def test_a_copy_that_is_here_is_not_fetched_again(bucket_host: BucketHost) -> No
 
 def test_a_worker_puts_parts_and_keeps_no_copies() -> None:
     with Scratch("work", "key", PARTS) as scratch:
-        store = scratch.open_store()
+        store = pickle.loads(pickle.dumps(scratch.open_store()))
         receipts = [store.note("part-0", seconds=2.0), store.put("part-0", text("vectors"))]
         assert not list(scratch.folder.iterdir())
         assert not scratch.has("part-0")
@@ -112,7 +113,7 @@ def test_a_worker_puts_parts_and_keeps_no_copies() -> None:
 def test_parts_are_joined_in_order_and_their_copies_go(tmp_path: Path) -> None:
     rows = np.eye(6, dtype=np.float32)
     with Scratch("work", "key", PARTS) as scratch:
-        store = scratch.open_store()
+        store = pickle.loads(pickle.dumps(scratch.open_store()))
         for number in (2, 0, 1):
 
             def write(path: Path, number: int = number) -> None:

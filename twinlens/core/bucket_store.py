@@ -46,10 +46,15 @@ class BucketStore:
     Args:
         bucket: of this work, as `s3://bucket/folder/<work>/<key>`.
         below: folder of the copies, below the scratch folder of whichever machine it is.
+        keeps: whether a copy of what is put stays, for the driver, which joins it; not in a worker that it is sent to.
     """
 
     bucket: Bucket
     below: Path
+    keeps: bool = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BucketStore, (self.bucket, self.below, False)
 
     @property
     def folder(self) -> Path:
@@ -58,10 +63,6 @@ class BucketStore:
 
     def put(self, name: str, write: Callable[[Path], None]) -> Receipt:
         """Make a part in a local file, which is put whole; see `PartStore`."""
-        return self.put_and_keep(name, write, keep=False)
-
-    def put_and_keep(self, name: str, write: Callable[[Path], None], *, keep: bool = True) -> Receipt:
-        """Make a part whose copy stays on this machine, for whoever reads it here."""
         with self._draft(name) as part:
             write(part)
             if not part.is_file():
@@ -69,7 +70,7 @@ class BucketStore:
             sha256 = hash_file(part)
             size = part.stat().st_size
             self.bucket.put(part, f"{name}/{sha256}")
-            if keep:
+            if self.keeps:
                 part.replace(self.folder / name)
         return Receipt(name, {"": [sha256, size]})
 

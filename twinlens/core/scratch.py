@@ -149,7 +149,7 @@ class Scratch:
     def put(self, name: str, write: Callable[[Path], None]) -> Path:
         """Make a part: `write` fills a temporary file (or folder), which then takes its name at once."""
         if self._remote is not None:
-            self._note_receipt(self._remote.put_and_keep(name, write))
+            self._note_receipt(self._remote.put(name, write))
         else:
             FolderStore(self.folder).put_noted(name, write, lambda receipt: self._note_receipt(receipt, sync=True))
         return self.folder / name
