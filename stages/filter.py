@@ -112,6 +112,7 @@ def classify_pictures(
         raw="".join(path.read_text() for path in sorted(raw.rglob("manifest.json"))),
         max_megapixels=params.resize.max_megapixels,
         decode_threads=params.compute.decode_threads,
+        parts=params.compute.parts,
     )
     return pl.DataFrame({"image_id": [image.image_id for image in mine], "share": shares})
 

@@ -115,10 +115,12 @@ class Scratch:
         return self._is_whole(name) and (not self.path(name + NOTE).exists() or self._is_whole(name + NOTE))
 
     def list_parts(self, pattern: str) -> list[str]:
-        """List the names of parts that match a pattern such as `part-*.npy`, sorted."""
+        """List the names of parts that match a pattern such as `part-*.npy`, by their numbers, however long."""
         if self._remote is not None:
-            return sorted(fnmatch.filter(self._known(), pattern))
-        return sorted(path.name for path in self.folder.glob(pattern))
+            names = fnmatch.filter(self._known(), pattern)
+        else:
+            names = [path.name for path in self.folder.glob(pattern)]
+        return sorted(names, key=lambda name: (len(name), name))
 
     def iter_paths(self, names: Sequence[str]) -> Iterator[Path]:
         """Iterate over the paths of finished parts; those in a bucket are fetched ahead, and go when they were read."""

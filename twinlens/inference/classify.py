@@ -42,6 +42,7 @@ def sum_class_shares(
     raw: str,
     max_megapixels: float,
     decode_threads: int = 2,
+    parts: str | None = None,
 ) -> Float64[np.ndarray, " files"]:
     """Sum the classifier's probabilities over `classes` for every picture; NaN where it cannot be opened.
 
@@ -54,6 +55,7 @@ def sum_class_shares(
         raw: what identifies the pictures' bytes: the content of the manifest.
         max_megapixels: larger pictures are not opened.
         decode_threads: threads that decode ahead of the model.
+        parts: `compute.parts`, where finished parts are kept.
 
     Raises:
         ResourceError: memory ran out while pictures were opened.
@@ -70,7 +72,7 @@ def sum_class_shares(
         code=code_digest(__name__, f"twinlens.models.classifiers.{card.family}"),
     )
     starts = range(0, len(files), PER_PART)
-    with Scratch("classify", key) as scratch, Progress("classify", total=len(files), unit="img") as bar:
+    with Scratch("classify", key, parts) as scratch, Progress("classify", total=len(files), unit="img") as bar:
         model: Classifier | None = None
         for start in starts:
             count, name = min(PER_PART, len(files) - start), f"{start:08d}.npy"
@@ -87,8 +89,9 @@ def sum_class_shares(
 
                 scratch.put(name, write)
             bar.add(count)
-        parts = [np.load(scratch.path(f"{start:08d}.npy"), allow_pickle=False) for start in starts]
-    return np.concatenate([np.empty(0), *parts])
+        names = [f"{start:08d}.npy" for start in starts]
+        shares = [np.load(path, allow_pickle=False) for path in scratch.iter_paths(names)]
+    return np.concatenate([np.empty(0), *shares])
 
 
 def _classify(

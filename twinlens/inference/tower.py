@@ -120,7 +120,7 @@ class TowerJob:
         """
         words = {"texts": digest(pool["text"])} if "text" in pool.columns else {}
         key = fingerprint(pictures=digest(pool["sha256"]), ids=digest(pool["image_id"]), **words, **self.identity)
-        with Scratch("embed", key) as scratch:
+        with Scratch("embed", key, self.compute.parts) as scratch:
             size, rows = choose_part_size(self.placement, texts=False), _name_rows(pool)
             if spans := list_missing(len(pool), size, scratch):
                 parts = slice_pictures(rows, spans, scratch.open_store(), shards, size, self.prompt)
@@ -136,7 +136,7 @@ class TowerJob:
     def parts_of_texts(self, texts: pl.DataFrame) -> Iterator[Scratch]:
         """Vectors of texts (`id`, `text`) in parts, and their probe, as the tower gives them."""
         key = fingerprint(texts=digest(texts["text"]), **self.identity)
-        with Scratch("embed", key) as scratch:
+        with Scratch("embed", key, self.compute.parts) as scratch:
             size, words, ids = choose_part_size(self.placement, texts=True), texts["text"], texts["id"]
             if spans := list_missing(len(texts), size, scratch):
                 parts = slice_texts(words, ids, spans, scratch.open_store(), size, self.prompt)
