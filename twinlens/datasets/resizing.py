@@ -23,6 +23,7 @@ import torch
 from twinlens.config.datasets import ComposedCard, DatasetCard, list_places
 from twinlens.config.params import ResizeParams
 from twinlens.core import paths, tables
+from twinlens.core.buckets import is_bucket
 from twinlens.core.code import code_digest
 from twinlens.core.errors import DataError
 from twinlens.core.hashing import recall_digest
@@ -79,8 +80,8 @@ class ShardWorker:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """What every worker has to see: the dataset's own files, and the record of them."""
-        return (self.raw, *map(paths.expand, list_places(self.card)))
+        """What every worker has to see: the dataset's own files, and the record of them; a bucket is seen by all."""
+        return (self.raw, *(paths.expand(place) for place in list_places(self.card) if not is_bucket(place)))
 
     def __call__(self, tasks: Iterable[ShardTask], seat: Seat) -> Iterator[list[Receipt]]:
         """See `engines.Worker`: the receipts of each shard."""
