@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twinlens.apps.sweeps import Step, parse_settings, run_command
+from twinlens.apps.sweeps import SETTINGS, Step, parse_settings, run_command
 from twinlens.core.errors import TwinLensError
 from twinlens.evaluation.cost import STAGES
 
@@ -24,7 +24,7 @@ def read_known_costs(revisions: Sequence[str]) -> list[dict[str, Any]]:
                 )
             else:
                 chosen, costs = (Path(file).read_text("utf-8") for file in ("params.yaml", "metrics/cost.json"))
-            params, cost = parse_settings(chosen), json.loads(costs)
+            params, cost = parse_settings(chosen, SETTINGS), json.loads(costs)
             known.append({"choice": {kind: str(params[kind]) for kind in ("dataset", "model", "captioner")}} | cost)
         except (TwinLensError, OSError, KeyError, ValueError):
             continue
