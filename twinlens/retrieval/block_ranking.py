@@ -76,10 +76,10 @@ def _list_blocks(made: Scorer, task: Task, start: int, stop: int) -> Iterator[tu
     return (one for one in split_into_blocks(made, len(task.item_ids)) if start <= one[0] < stop)
 
 
-def choose_span(items: int, queries: int = QUERIES_PER_SPAN) -> int:
-    """Choose how many queries make a span: about so many, and whole blocks, as sums may depend on what is beside."""
+def choose_span(items: int) -> int:
+    """Choose how many queries make a span: whole blocks, as the last digit of a sum may depend on what is beside it."""
     step = choose_block_size(items)
-    return step * max(1, queries // step)
+    return step * max(1, QUERIES_PER_SPAN // step)
 
 
 def rank_together(

@@ -43,13 +43,13 @@ class RunWriter:
         while sum(len(block) for block, _ in self.waiting) >= most:
             self._flush(most)
 
-    def _flush(self, queries: int | None = None) -> None:
+    def _flush(self, most: int | None = None) -> None:
         """Write so many queries that wait as one row group: small groups would each hold the names of all items."""
         if not self.waiting:
             return
         rows, scores = (np.concatenate(parts) for parts in zip(*self.waiting, strict=True))
-        self.waiting = [] if queries is None or queries == len(rows) else [(rows[queries:], scores[queries:])]
-        rows, scores = rows[:queries], scores[:queries]
+        self.waiting = [] if most is None or most == len(rows) else [(rows[most:], scores[most:])]
+        rows, scores = rows[:most], scores[:most]
         count, depth = rows.shape
         names = pa.array(self.query_ids[self.written : self.written + count], pa.string())
         queries = np.repeat(np.arange(count, dtype=np.int32), depth)

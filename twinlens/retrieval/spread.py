@@ -95,8 +95,8 @@ class RankWorker:
         return cls(params.model_copy(update=cards), dataset, model, device)
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """What every worker has to see."""
+    def folders(self) -> tuple[Path, ...]:
+        """What there is to rank, which every worker has to see."""
         return (paths.tasks(self.dataset, self.params.captioner), paths.embedded(self.dataset, self.model))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def make_key(worker: RankWorker) -> str:
     """Make a key of everything that decides the lists."""
     params = worker.params
     modules = [f"twinlens.retrieval.{module.name}" for module in pkgutil.iter_modules(retrieval.__path__)]
-    files = [path for folder in worker.paths for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [path for folder in worker.folders for path in sorted(folder.rglob("*")) if path.is_file()]
     return fingerprint(
         settings=params.model_dump(mode="json", include={"rank", "hybrid", "category_search", "captioner"}),
         cards=[
@@ -196,8 +196,8 @@ def make_key(worker: RankWorker) -> str:
 class SpreadLists:
     """Lists of several searches, made by the workers of an engine span by span, and read in order."""
 
-    def __init__(self, worker: RankWorker, scratch: Scratch, span: int | None = None) -> None:
-        self.worker, self.scratch, self.store, self.span = worker, scratch, scratch.open_store(), span
+    def __init__(self, worker: RankWorker, scratch: Scratch) -> None:
+        self.worker, self.scratch, self.store = worker, scratch, scratch.open_store()
 
     def make(self, searches: Iterable[tuple[Task, Sequence[Retriever]]], engine: Engine) -> None:
         """Make what is missing of some searches and of the further draws of their retrievers.
@@ -210,7 +210,7 @@ class SpreadLists:
         missing = [task for task in wanted if not self.scratch.has(task.name)]
         total, left = sum(task.size for task in wanted), sum(task.size for task in missing)
         with Progress("rank", total=total, unit="query", done=total - left) as bar:
-            for receipts in engine.map(self.worker, missing, bar):
+            for receipts in engine.map(self.worker, missing, bar, paths=self.worker.folders):
                 for receipt in receipts:
                     self.scratch.accept(receipt)
 
@@ -226,8 +226,9 @@ class SpreadLists:
         for search in [*searches, _describe(task, retrievers, 0)]:
             yield from ((search, span) for span in self._split(task))
 
-    def _split(self, task: Task) -> list[Span]:
-        size, count = self.span or choose_span(len(task.item_ids)), len(task.query_ids)
+    @staticmethod
+    def _split(task: Task) -> list[Span]:
+        size, count = choose_span(len(task.item_ids)), len(task.query_ids)
         return [(start, min(start + size, count)) for start in range(0, count, size)]
 
 
