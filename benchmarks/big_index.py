@@ -1,14 +1,14 @@
 """A search index of millions of generated vectors: built from several files in blocks, then searched.
 
-    python -m benchmarks.big_index write FOLDER --rows 1000000    # files of vectors, and the true ten best of 200 queries
-    python -m benchmarks.big_index build FOLDER                   # seconds and memory; the index as `twinlens` opens it
-    python -m benchmarks.big_index search FOLDER                  # recall and milliseconds by effort, then of a new process
+    python -m benchmarks.big_index write FOLDER --rows 1000000   # files of vectors, and the ten best of 200 queries
+    python -m benchmarks.big_index build FOLDER                  # seconds and memory; an index as `twinlens` opens it
+    python -m benchmarks.big_index search FOLDER                 # recall and milliseconds by effort
 
-The law of the vectors, of `DIM` numbers: 20,000 centres, the n-th of which has a share of 1 / (10 + n); a vector is its
-centre times sqrt(1 - 0.7^2) and noise of length 0.7, brought to unit length. Centres and noise are normal, with a
-standard deviation of dimension i of (1 + i)^-0.375: about 70 dimensions have a share in the variance, as of a CLIP. In a
-million, the best has a cosine of .67 with a query and the tenth one of .62. Queries are drawn as the vectors are. Files hold
-half-precision numbers, and those are what is right.
+The law of the vectors, of `DIM` numbers: 20,000 centres, the n-th of which has a share that goes as 1 / (10 + n); a
+vector is its centre times sqrt(1 - 0.7^2) and noise of length 0.7, brought to unit length. Centres and noise are
+normal, with a standard deviation of dimension i of (1 + i)^-0.375: about 70 dimensions have a share in the variance, as
+of a CLIP. In a million, the best has a cosine of .67 with a query and the tenth one of .62. Queries are drawn as the
+vectors are. Files hold half-precision numbers, and those are what is right.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ def write(folder: Path, rows: int) -> None:
     block, left = 0, np.zeros((0, DIM), np.float32)
     for start in range(0, rows, PER_FILE):
         wanted = min(PER_FILE, rows - start)
-        file = np.lib.format.open_memmap(
-            folder / f"part-{start // PER_FILE:05d}.npy", "w+", np.float16, (wanted, DIM)
-        )
+        file = np.lib.format.open_memmap(folder / f"part-{start // PER_FILE:05d}.npy", "w+", np.float16, (wanted, DIM))
         written = 0
         while written < wanted:
             if not len(left):
