@@ -14,7 +14,8 @@ from twinlens.core.code import code_digest
 from twinlens.core.probes import Probe, choose_rows
 from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.vectors import Matrix
-from twinlens.inference.loop import PICTURES_PER_PART, TEXTS_PER_PART, is_complete, store_rows
+from twinlens.inference.loop import PICTURES_PER_PART, TEXTS_PER_PART, is_complete
+from twinlens.inference.parts import store_rows
 from twinlens.inference.tower import PROBE, TowerJob
 from twinlens.models import encoders
 
