@@ -174,6 +174,7 @@ def search(folder: Path, efforts: list[tuple[int, int]]) -> None:
     manifest, right = _open(folder), np.load(folder / "vectors/right.npz")
     index, defaults = Index(manifest), read_params().search
     kind = manifest.settings["vector_index"]
+    candidates.PROBED[kind] = 1
     taken: dict[tuple[int, int], list[float]] = {effort: [] for effort in efforts}
     used: dict[tuple[int, int], list[float]] = {effort: [] for effort in efforts}
     hits = dict.fromkeys(efforts, 0)
