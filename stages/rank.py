@@ -13,7 +13,7 @@ from twinlens.core.costs import Cost
 from twinlens.core.device import choose_device
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import write_whole
-from twinlens.core.vectors import read_vectors
+from twinlens.core.vectors import has_vectors, read_vectors
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.cross_encoder import find_shards
 from twinlens.retrieval.lexical import read_validation
@@ -43,7 +43,7 @@ def main(dataset: str, model: str) -> None:
     folder, embedded = paths.tasks(dataset, params.captioner), paths.embedded(dataset, model)
     inputs, tasks = read_inputs(folder / "inputs"), read_tasks(folder)
     names = [name + way for way in ("", UNTRAINED, OTHER_WAY) for name in inputs]
-    vectors = {name: read_vectors(embedded, name) for name in names if (embedded / f"{name}.npy").exists()}
+    vectors = {name: read_vectors(embedded, name) for name in names if has_vectors(embedded, name)}
     for name, found in vectors.items():
         check_ids(inputs, name, found.ids)
     gates.add(embedded / "gates.json")

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinlens.core import paths
+from twinlens.core.part_store import DIGESTS
 from twinlens.core.scratch import (
-    DIGESTS,
     Scratch,
     digest,
     fingerprint,

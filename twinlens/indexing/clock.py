@@ -25,7 +25,7 @@ from twinlens.core import paths
 from twinlens.core.costs import MB, describe_machine, peak_gpu_bytes, peak_host_bytes
 from twinlens.core.errors import QueryError
 from twinlens.core.shards import iter_pixels
-from twinlens.core.vectors import read_vectors
+from twinlens.core.vectors import has_vectors, read_vectors
 from twinlens.indexing.answers import FOUND, Answer, Held, open_answer, search_at_once
 from twinlens.indexing.manifest import Manifest
 from twinlens.indexing.query_encoder import QueryEncoder
@@ -310,7 +310,7 @@ def clock_model(params: Params, dataset: str, model: str, start: Start) -> dict[
     encoder = QueryEncoder(card, manifest, params.compute.device, "dvc repro train")
     encodings = clock_encodings(encoder, inputs, paths.resized(dataset))
     embedded = paths.embedded(dataset, model)
-    there = [name + way for way in ("", OTHER_WAY) for name in inputs if (embedded / f"{name}{way}.npy").exists()]
+    there = [name + way for way in ("", OTHER_WAY) for name in inputs if has_vectors(embedded, name + way)]
     vectors = {name: read_vectors(embedded, name) for name in there}
     for name, found in vectors.items():
         check_ids(inputs, name, found.ids)

@@ -13,12 +13,13 @@ import polars as pl
 from twinlens.core.code import code_digest
 from twinlens.core.probes import Probe, choose_rows
 from twinlens.core.scratch import Scratch, digest, fingerprint
-from twinlens.core.vectors import Rows
-from twinlens.inference.loop import PICTURES_PER_PART, TEXTS_PER_PART, is_complete, store_rows
+from twinlens.core.vectors import Matrix
+from twinlens.inference.loop import PICTURES_PER_PART, TEXTS_PER_PART, is_complete
+from twinlens.inference.parts import store_rows
 from twinlens.inference.tower import PROBE, TowerJob
 from twinlens.models import encoders
 
-Take = Callable[[slice], Rows]
+Take = Callable[[slice], Matrix]
 
 
 class LookupJob(TowerJob):
@@ -73,6 +74,6 @@ class LookupJob(TowerJob):
                 scratch.put(PROBE, self._probe(some["id"].to_list(), alone, texts["text"].n_unique()).write)
             yield scratch
 
-    def _probe(self, ids: list[str], alone: Rows, contents: int) -> Probe:
+    def _probe(self, ids: list[str], alone: Matrix, contents: int) -> Probe:
         """A probe that shows rows moved against their ids; how a model reads a text cannot be seen from here."""
         return Probe(ids, alone, alone[:0], float("nan"), contents, self.exact)

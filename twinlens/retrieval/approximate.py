@@ -24,7 +24,13 @@ from twinlens.retrieval.scores import compute_exact_scores
 if TYPE_CHECKING:
     from lancedb.table import Table
 
-INDEXES = {"ivf_flat": "IvfFlat", "ivf_sq": "IvfSq", "ivf_pq": "IvfPq", "ivf_hnsw_sq": "HnswSq"}  # LanceDB's names
+INDEXES = {  # LanceDB's names
+    "ivf_flat": "IvfFlat",
+    "ivf_sq": "IvfSq",
+    "ivf_pq": "IvfPq",
+    "ivf_rq": "IvfRq",
+    "ivf_hnsw_sq": "HnswSq",
+}
 LEAST = 256  # items: what the training of quantised indexes asks for
 WARM_UP = 3  # queries before the clock runs
 COLUMNS = ("setting", "recall", "ms_per_query", "build_s", "index_mb")

@@ -13,7 +13,7 @@ import polars as pl
 from jaxtyping import Float32, Float64, Int
 
 from twinlens.core.costs import Cost
-from twinlens.core.vectors import Vectors
+from twinlens.core.vectors import Rows, Vectors
 from twinlens.retrieval.scores import Block
 from twinlens.tasks.base import TaskMetadata
 from twinlens.tasks.inputs import GENERATED
@@ -35,8 +35,8 @@ class Scorer(Protocol):
 class Dense:
     """Scores of a pair of vectors: inner products in float64, rounded to float32. It is searched without blocks too."""
 
-    queries: Float32[np.ndarray, "queries dim"]
-    items: Float32[np.ndarray, "items dim"]
+    queries: Rows
+    items: Rows
 
     def __len__(self) -> int:
         return len(self.queries)

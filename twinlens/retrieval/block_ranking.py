@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32, Int, Int64
 
+from twinlens.core.row_sources import choose_rows
 from twinlens.retrieval import scores
 from twinlens.retrieval.base import Dense, Scorer
 from twinlens.retrieval.exact import Neighbours, OnDevice, find_nearest
@@ -52,7 +53,7 @@ def rank_blocks(
     """
     lists = _Lists.of(task, depth, len(made), rows)
     if isinstance(made, Dense):
-        items = made.items if rows is None else made.items[rows]
+        items = made.items if rows is None else choose_rows(made.items, rows)
         own, qrels = lists.exclude, lists.qrels
         yield from find_nearest(made.queries, items, lists.depth, own_rows=own, qrels=qrels, device=device)
         return

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
 
@@ -27,6 +29,10 @@ from twinlens.datasets.readers.names import (
 from twinlens.datasets.readers.tars import Tar
 from twinlens.datasets.readers.texts import decode
 from twinlens.datasets.readers.zips import Zip
+
+_Key = tuple[Path, int, int]  # path, size and time of change of an archive
+HOLDING: list[_Held] = []  # see `hold_archives`
+MOST_HELD = 4
 
 
 class Tree(Protocol):
@@ -59,7 +65,59 @@ def open_tree(path: Path) -> Tree:
         return _Folder(path)
     if not path.is_file():
         raise FetchError(f"{path} is not there; wanted a folder or a zip or tar archive")
+    return HOLDING[-1].open(path) if HOLDING else _open_archive(path)
+
+
+def _open_archive(path: Path) -> Tree:
     return Tar(path) if ".tar" in path.name or path.name.endswith(".tgz") else Zip(path)
+
+
+@contextmanager
+def hold_archives() -> Iterator[None]:
+    """Hold the archives that are opened meanwhile, the last few, so that who comes back reads no contents again.
+
+    For who reads an archive range after range: its table of contents takes a tar a look at each of its members.
+    """
+    held = _Held()
+    HOLDING.append(held)
+    try:
+        yield
+    finally:
+        HOLDING.remove(held)
+        held.close()
+
+
+class _Held:
+    """The archives that were opened last; those in use stay open, however many they are."""
+
+    def __init__(self) -> None:
+        self._open: dict[_Key, tuple[Tree, int]] = {}  # and how many use it; what was opened last stands last
+
+    def open(self, path: Path) -> Tree:
+        stat = path.stat()
+        key = path, stat.st_size, stat.st_mtime_ns
+        tree, users = self._open.pop(key, (None, 0))
+        tree = tree or _open_archive(path)
+        self._open[key] = tree, users + 1
+        return _Lent(tree, partial(self._give_back, key))
+
+    def _give_back(self, key: _Key) -> None:
+        tree, users = self._open[key]
+        self._open[key] = tree, users - 1
+        idle = [one for one, (_, users) in self._open.items() if not users]
+        for one in idle[: max(0, len(self._open) - MOST_HELD)]:
+            self._open.pop(one)[0].close()
+
+    def close(self) -> None:
+        for tree, _ in self._open.values():
+            tree.close()
+
+
+class _Lent:
+    """An archive that is held: who has it closes it for himself only."""
+
+    def __init__(self, tree: Tree, give_back: Callable[[], None]) -> None:
+        self.names, self.find, self.read, self.close = tree.names, tree.find, tree.read, give_back
 
 
 class Trees:
