@@ -3,7 +3,8 @@
 The default's tables come from `metrics/retrieval.json`, the others from numbers kept in `docs/results/`:
 `python -m tools.readme real-photos` keeps a copy of that file, `training` what there is to say of the
 trained model whose results are in `metrics/`. What `twinlens choose` said of a sweep is kept by itself,
-`twinlens choose a b c --format json --out docs/results/choice-<name>.json`, for the block `choice-<name>`. A test holds that the pages show what the numbers say.
+`twinlens choose a b c --format json --out docs/results/choice-<name>.json`, for the block `choice-<name>`. A test holds
+that the pages show what the numbers say.
 """
 
 from __future__ import annotations
