@@ -231,7 +231,11 @@ def test_a_sweep_survives_a_model_that_fails_and_exp_show_has_a_row_for_each(wor
     shown = json.loads(workspace.run("dvc", "exp", "show", "--json"))
     head = next(entry for entry in shown if entry["rev"] != "workspace")
     good = [one["revs"][0]["data"] for one in head["experiments"] if one["name"] != "clip-bad"]
-    assert sorted(data["params"]["params.yaml"]["data"]["model"] for data in good) == ["clip-other", "clip-other", "clip-scenes"]
+    assert sorted(data["params"]["params.yaml"]["data"]["model"] for data in good) == [
+        "clip-other",
+        "clip-other",
+        "clip-scenes",
+    ]
     values = [json.dumps(data["metrics"]["metrics/summary.json"]["data"]["ndcg"]) for data in good]
     assert len(set(values)) == len(good)
     narrow = Workspace(workspace.folder, {"COLUMNS": "160"})

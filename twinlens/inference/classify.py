@@ -148,7 +148,7 @@ def sum_class_shares(
 
         for receipt in engine.map(worker, list_missing(), bar):
             scratch.accept(receipt)
-        parts = [np.load(scratch.path(name), allow_pickle=False) for name in names]
+        parts = [np.load(path, allow_pickle=False) for path in scratch.iter_paths(names)]
     return np.concatenate([np.empty(0), *parts])
 
 
