@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -95,7 +95,7 @@ def embed(photos: Path | None, count: int, rounds: int, cluster: Engine, start: 
             jobs[name].pictures("images", Path(folder) / "resized", rows, out)
             written[name] = (out / "images.npy").read_bytes()
 
-        ways = {name: partial(work, name) for name in jobs}
+        ways: dict[str, Callable[[], object]] = {name: partial(work, name) for name in jobs}
         taken = alternate(ways, rounds)
         processor = alternate(ways, rounds, read_processor_s)
     same = "the same bytes" if written["local"] == written["ray"] else "OTHER BYTES"
