@@ -96,9 +96,7 @@ def write(folder: Path, rows: int) -> None:
     block, left = 0, np.zeros((0, DIM), np.float32)
     for start in range(0, rows, PER_FILE):
         wanted = min(PER_FILE, rows - start)
-        file = np.lib.format.open_memmap(
-            folder / f"part-{start // PER_FILE:05d}.npy", "w+", np.float16, (wanted, DIM)
-        )
+        file = np.lib.format.open_memmap(folder / f"part-{start // PER_FILE:05d}.npy", "w+", np.float16, (wanted, DIM))
         written = 0
         while written < wanted:
             if not len(left):

@@ -44,10 +44,25 @@ def card(path: Path, **changes: Any) -> TimmTower:
 
 
 def shares(
-    pictures: list[bytes | str], tower: ClassifierCard, classes: list[int] = VEHICLES, raw: str = "raw"
+    pictures: list[bytes | str],
+    tower: ClassifierCard,
+    classes: list[int] = VEHICLES,
+    raw: str = "raw",
+    parts: str | None = None,
 ) -> np.ndarray:
     files = [f"{n}.jpg" for n in range(len(pictures))]
-    return sum_class_shares(iter(pictures), files, tower, classes, CPU, raw=raw, max_megapixels=100)
+    return sum_class_shares(iter(pictures), files, tower, classes, CPU, raw=raw, max_megapixels=100, parts=parts)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("bucket_host")
+def test_parts_in_a_bucket_give_the_same_shares(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classify, "PER_PART", 2)
+    pictures: list[bytes | str] = [jpeg(n) for n in range(5)]
+    found = shares(pictures, card(weights), parts="s3://photos/parts")
+    assert shares(pictures, card(weights)).tolist() == found.tolist()
+    monkeypatch.setattr(classifiers, "load", None)  # all are kept
+    assert shares(pictures, card(weights), parts="s3://photos/parts").tolist() == found.tolist()
 
 
 def test_the_share_is_the_summed_softmax_of_timms_own_model_and_transform(weights: Path) -> None:
