@@ -18,7 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
-import torch
 
 from twinlens.config.datasets import ComposedCard, DatasetCard, list_places
 from twinlens.config.params import ResizeParams
@@ -47,7 +46,7 @@ from twinlens.images.resize import (
 
 log = logging.getLogger("twinlens")
 
-LIBRARIES = ("pillow", "simplejpeg", "pyarrow")  # that decide bytes, beside torch
+LIBRARIES = ("torch", "pillow", "simplejpeg", "pyarrow")  # that decide bytes
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,6 @@ class ShardWorker:
     raw: Path  # folder of the `download` stage; absolute, as a worker's own folder is another
     params: ResizeParams
     store: PartStore
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """What every worker has to see: the dataset's own files, and the record of them; a bucket is seen by all."""
-        return (self.raw, *(paths.expand(place) for place in list_places(self.card) if not is_bucket(place)))
 
     def __call__(self, tasks: Iterable[ShardTask], seat: Seat) -> Iterator[list[Receipt]]:
         """See `engines.Worker`: the receipts of each shard."""
@@ -134,7 +128,7 @@ class ResizeJob:
             params=self.params.model_dump(mode="json"),
             pictures=digest("\0".join(column) for part in self._read_listed() for column in part.iter_columns()),
             raw=[[path.relative_to(self.raw).as_posix(), recall_digest(path)] for path in files],
-            libraries=[torch.__version__, *map(version, LIBRARIES)],
+            libraries=[version(name) for name in LIBRARIES],
             code=code_digest(__name__, *adapters),
         )
 
@@ -153,7 +147,9 @@ class ResizeJob:
         total = tables.count_rows(self.listed)
         worker = ShardWorker(self.card, self.raw, self.params, scratch.open_store())
         with Progress("resize", total=total, unit="img") as bar:
-            for receipts in engine.map(worker, self._list_missing(scratch, bar), bar):
+            named = (place for place in list_places(self.card) if not is_bucket(place))  # all see a bucket
+            seen = (self.raw, *map(paths.expand, named))  # by every worker
+            for receipts in engine.map(worker, self._list_missing(scratch, bar), bar, paths=seen):
                 for receipt in receipts:
                     scratch.accept(receipt)
         shards = -(-total // self.params.images_per_shard)

@@ -93,7 +93,7 @@ class TowerJob:
 
     def ask(self, function: Callable[..., R], *arguments: Any) -> R:
         """Ask whoever has loaded the tower `function(worker, *arguments)`; the function is a module's."""
-        return self.engine.ask(self.worker, function, *arguments, paths=(self.weights,))
+        return self.engine.ask(self.worker, function, *arguments)
 
     def in_role(self, role: Role) -> TowerJob:
         """The job of the same tower for what asks, or for what is searched: a model is loaded once for both."""
@@ -125,7 +125,7 @@ class TowerJob:
             if spans := list_missing(len(pool), size, scratch):
                 parts = slice_pictures(rows, spans, scratch.open_store(), shards, size, self.prompt)
                 with show_progress("embed pictures", "img", len(pool), spans) as bar:
-                    self._accept(scratch, self.engine.map(self.worker, parts, bar, paths=(self.weights, shards)))
+                    self._accept(scratch, self.engine.map(self.worker, parts, bar))
             if not scratch.has(PROBE):
                 contents = pool.select(name for name in ("sha256", "text") if name in pool.columns).n_unique()
                 chosen = rows[choose_rows(len(rows))]
@@ -141,7 +141,7 @@ class TowerJob:
             if spans := list_missing(len(texts), size, scratch):
                 parts = slice_texts(words, ids, spans, scratch.open_store(), size, self.prompt)
                 with show_progress("embed texts", "text", len(texts), spans) as bar:
-                    self._accept(scratch, self.engine.map(self.worker, parts, bar, paths=(self.weights,)))
+                    self._accept(scratch, self.engine.map(self.worker, parts, bar))
             if not scratch.has(PROBE):
                 scratch.put(PROBE, self.ask(probe_texts, probe.choose_texts(texts), self.prompt).write)
             yield scratch
