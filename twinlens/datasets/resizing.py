@@ -22,6 +22,7 @@ import polars as pl
 from twinlens.config.datasets import ComposedCard, DatasetCard, list_places
 from twinlens.config.params import ResizeParams
 from twinlens.core import paths, tables
+from twinlens.core.buckets import is_bucket
 from twinlens.core.code import code_digest
 from twinlens.core.errors import DataError
 from twinlens.core.hashing import recall_digest
@@ -75,6 +76,11 @@ class ShardWorker:
     raw: Path  # folder of the `download` stage; absolute, as a worker's own folder is another
     params: ResizeParams
     store: PartStore
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """What every machine has to see: the dataset's own files, and the record of them; all see a bucket."""
+        return (self.raw, *(paths.expand(place) for place in list_places(self.card) if not is_bucket(place)))
 
     def __call__(self, tasks: Iterable[ShardTask], seat: Seat) -> Iterator[list[Receipt]]:
         """See `engines.Worker`: the receipts of each shard."""
@@ -146,8 +152,7 @@ class ResizeJob:
         total = tables.count_rows(self.listed)
         worker = ShardWorker(self.card, self.raw, self.params, scratch.open_store())
         with Progress("resize", total=total, unit="img") as bar:
-            seen = (self.raw, *map(paths.expand, list_places(self.card)))  # by every worker
-            for receipts in engine.map(worker, self._list_missing(scratch, bar), bar, paths=seen):
+            for receipts in engine.map(worker, self._list_missing(scratch, bar), bar):
                 for receipt in receipts:
                     scratch.accept(receipt)
         shards = -(-total // self.params.images_per_shard)
