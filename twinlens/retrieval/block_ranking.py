@@ -40,8 +40,9 @@ def rank_blocks(
     *,
     zero_is_miss: bool = False,
     rows: Int[np.ndarray, " chosen"] | None = None,
+    part: tuple[int, int] | None = None,
 ) -> Iterator[Neighbours]:
-    """Rank the best items of every query of a task, a block of queries at a time.
+    """Rank the best items of every query of a task, or of some, a block of queries at a time.
 
     Args:
         made: what the retriever makes: vectors, or scores.
@@ -50,18 +51,21 @@ def rank_blocks(
         device: where products of vectors are made.
         zero_is_miss: whether an item with score 0 was not found.
         rows: the items to rank; all if absent. Rows of what is found are then places in `rows`.
+        part: the queries, from the first to before the second; all if absent. Lists do not depend on it.
     """
+    start, stop = part or (0, len(made))
     lists = _Lists.of(task, depth, len(made), rows)
     if isinstance(made, Dense):
         items = made.items if rows is None else choose_rows(made.items, rows)
-        own, qrels = lists.exclude, lists.qrels
-        yield from find_nearest(made.queries, items, lists.depth, own_rows=own, qrels=qrels, device=device)
+        own = None if lists.exclude is None else lists.exclude[start:stop]
+        asked, qrels, depth = made.queries[start:stop], lists.qrels, lists.depth
+        yield from find_nearest(asked, items, depth, own_rows=own, qrels=qrels, device=device, first_query=start)
         return
 
     def rank(bounds: tuple[int, int]) -> Neighbours:
         return lists.rank(made.block(*bounds), bounds[0], zero_is_miss)
 
-    yield from map_in_order(rank, split_into_blocks(made, len(task.item_ids)))
+    yield from map_in_order(rank, split_into_blocks(made, len(task.item_ids), start, stop))
 
 
 def rank_together(
