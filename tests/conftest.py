@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.buckets import BucketHost, point_at, serving_buckets
 from tests.web import Host, serving
 
 LONGEST = ("test_dvc_contract.py", "test_real_photos.py")  # files that begin
@@ -83,3 +84,25 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def running_bucket_host() -> Iterator[BucketHost]:
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    with serving_buckets() as running:
+        yield running
+
+
+@pytest.fixture
+def bucket_host(running_bucket_host: BucketHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketHost]:
+    """An S3 server on this machine with an empty `s3://photos`, whose faults `bucket_host.faults` says."""
+    import requests
+
+    host = running_bucket_host
+    point_at(host, monkeypatch)
+    requests.post(f"{host.url}/moto-api/reset", timeout=60)
+    requests.put(f"{host.url}/photos", timeout=60)
+    host.requests.clear()
+    yield host
+    host.faults = lambda request: None

@@ -19,6 +19,7 @@ PACKAGE = Path("twinlens")
 ROOMS = (
     "core",
     "config",
+    "engines",
     "images",
     "datasets",
     "tasks",
@@ -37,6 +38,7 @@ MAY_BE_SLOW = (
     *("models", "inference", "training"),
     *(
         "core/device.py",
+        "engines/actor.py",
         "images/transforms.py",
         "retrieval/exact.py",
         "retrieval/selection.py",

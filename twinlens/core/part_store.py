@@ -8,7 +8,9 @@ network file system are lost.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import os
 import shutil
 import socket
@@ -18,12 +20,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from twinlens.core.errors import DataError, ResourceError
 from twinlens.core.hashing import hash_file
 from twinlens.core.resources import name_disk_fault
 
+log = logging.getLogger("twinlens")
+
+LOCK = "lock"
 DIGESTS = "digests.jsonl"  # of the parts of a folder, one a line; the last one counts
 RECEIPTS = ".receipts"  # folder of those that no driver has accepted yet, a file each
 DRAFT = ".part-"  # begins the name of a part while it is written
@@ -132,6 +137,22 @@ class FolderStore:
 
 
 SHARE = "Set compute.parts to a folder that all machines see under the same path, or to a bucket (s3://bucket/folder)"
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Take the lock of a folder, or wait for it, which is said with who holds it; closing what is returned frees it."""
+    path = folder / LOCK
+    lock = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = path.read_text(encoding="utf-8", errors="replace")[:200] or "unknown"
+        log.info("another process is doing this work (%s); waiting for it (%s)", holder, folder)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+    lock.flush()
+    return lock
 
 
 def wait_for(path: Path) -> bool:

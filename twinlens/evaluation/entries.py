@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from twinlens.core.errors import DataError, suggest_nearest
 from twinlens.evaluation.candidate_costs import Costs, allow_licence
-from twinlens.evaluation.candidates import Candidate
+from twinlens.evaluation.candidates import Candidate, check_same_pools
 from twinlens.evaluation.experiments import Experiment
 from twinlens.evaluation.intervals import Interval
 
@@ -99,20 +99,34 @@ def _find_stem(names: Sequence[str]) -> str | None:
 
 
 def choose_task(candidates: Sequence[Candidate], asked: str | None) -> str:
-    """Choose the task that is asked for, or `caption_to_image`, or else the first that all have.
+    """Choose the task that is asked for, or `caption_to_image`, or else the first that all have, with the rows named.
 
     Raises:
         DataError: not all candidates have it.
     """
     known = [task for task in candidates[0].first.pools if all(task in c.first.pools for c in candidates)]
+    able = [task for task in known if all(c.row is None or c.has(task, c.row) for c in candidates)] or known
     if asked is None:
         if not known:
             raise DataError(f"{', '.join(c.name for c in candidates)} share no task: they cannot be put on one list")
-        return "caption_to_image" if "caption_to_image" in known else known[0]
+        return "caption_to_image" if "caption_to_image" in able else able[0]
     if asked not in known:
         lacking = [c.name for c in candidates if asked not in c.first.pools]
         raise DataError(f"{', '.join(lacking)} has no task '{asked}' ({suggest_nearest(asked, known)})")
     return asked
+
+
+def keep_one_pool(candidates: Sequence[Candidate], task: str | None) -> tuple[list[Candidate], list[str]]:
+    """Keep the candidates whose numbers are about what the first one's are, and say of the others what differs."""
+    name, kept, told = choose_task(candidates, task), [], []
+    for candidate in candidates:
+        try:
+            check_same_pools(candidates[0].first, candidate.first, only=name)
+        except DataError as error:
+            told.append(f"Left out: {candidate.name}. {error}.")
+        else:
+            kept.append(candidate)
+    return kept, told
 
 
 def expand_rows(candidates: Sequence[Candidate], task: str, retrievers: Sequence[str]) -> Iterator[Entry]:
@@ -122,7 +136,9 @@ def expand_rows(candidates: Sequence[Candidate], task: str, retrievers: Sequence
     for candidate in candidates:
         every = [row for of, row in candidate.first.runs if of == task and candidate.has(task, row)]
         if candidate.row is not None and candidate.row not in every:
-            raise DataError(f"{candidate.name} has no row '{candidate.row}' of {task}: {', '.join(every)}")
+            elsewhere = [of for of in candidate.first.pools if candidate.has(of, candidate.row)]
+            hint = f"it is one of {', '.join(elsewhere)} (--task); " if elsewhere else ""
+            raise DataError(f"{candidate.name} has no row of {task}: {hint}rows there are {', '.join(every)}")
         own = [candidate.row] if candidate.row is not None else every
         for row in own:
             if candidate.row is None and retrievers and row not in retrievers:

@@ -19,6 +19,7 @@ from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.core.probes import Probe, choose_rows
 from twinlens.core.vectors import compute_lengths, normalise_rows, write_rows
+from twinlens.engines.base import Engine
 from twinlens.inference.jobs import make_job
 from twinlens.inference.loop import iter_finished, join_parts, regroup
 from twinlens.inference.tower import PROBE, TowerJob, count_cut_texts, write_ids
@@ -66,7 +67,12 @@ class Features:
 
 
 def load_features(
-    card: ModelCard, weights: Mapping[str, Path], placement: Placement, compute: ComputeParams, cost: Cost
+    card: ModelCard,
+    weights: Mapping[str, Path],
+    placement: Placement,
+    compute: ComputeParams,
+    cost: Cost,
+    engine: Engine | None = None,
 ) -> Features:
     """Load the features that a card's heads are trained on.
 
@@ -76,10 +82,11 @@ def load_features(
         placement: as of `TowerJob`.
         compute: as of `TowerJob`.
         cost: as of `TowerJob`.
+        engine: as of `TowerJob`.
     """
     assert card.image is not None and card.text is not None and isinstance(card.train, HeadsRecipe)
-    image = make_job(card.image, weights["image"], placement, compute, cost)
-    text = make_job(card.text, weights["text"], placement, compute, cost)
+    image = make_job(card.image, weights["image"], placement, compute, cost, engine)
+    text = make_job(card.text, weights["text"], placement, compute, cost, engine)
     return Features(image, text, words=card.train.heads.text == "lstm")
 
 

@@ -8,12 +8,20 @@ from twinlens.config.models import EndpointTower, Tower, VectorsTower
 from twinlens.config.params import ComputeParams
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
+from twinlens.engines.base import Engine
 from twinlens.inference.remote import EndpointJob
 from twinlens.inference.stored import StoredJob
 from twinlens.inference.tower import TowerJob
 
 
-def make_job(tower: Tower, weights: Path, placement: Placement, compute: ComputeParams, cost: Cost) -> TowerJob:
+def make_job(
+    tower: Tower,
+    weights: Path,
+    placement: Placement,
+    compute: ComputeParams,
+    cost: Cost,
+    engine: Engine | None = None,
+) -> TowerJob:
     """Make the job that embeds by a tower.
 
     Args:
@@ -22,6 +30,7 @@ def make_job(tower: Tower, weights: Path, placement: Placement, compute: Compute
         placement: where a model runs.
         compute: batches and threads.
         cost: where the work is recorded.
+        engine: who works on the parts; this process, if nobody is named.
     """
     kind: type[TowerJob] = {VectorsTower: StoredJob, EndpointTower: EndpointJob}.get(type(tower), TowerJob)
-    return kind(tower, weights, placement, compute, cost)
+    return kind(tower, weights, placement, compute, cost, engine)

@@ -57,7 +57,7 @@ def _tell_licences(choice: Choice) -> bool:
 
 
 def _tabulate(choice: Choice, entry: Entry, number: int) -> dict[str, Any]:
-    interval = entry.interval
+    interval, several = entry.interval, len({other.model for other in choice.entries}) > 1
     bounds = "not defined" if interval.low is None else f"{interval.low:.3f} to {interval.high:.3f}"
     both = Markup("{}<small>{}</small>").format(_draw_interval(choice, entry), bounds)
     cells: list[dict[str, Any]] = [
@@ -76,7 +76,7 @@ def _tabulate(choice: Choice, entry: Entry, number: int) -> dict[str, Any]:
     return {
         "name": entry.name,
         "broken": Markup("_<wbr>").join(entry.name.split("_")),  # where a phone may break it
-        "model": entry.model if len({other.model for other in choice.entries}) > 1 else "",
+        "model": entry.model if several and entry.model not in entry.name else "",
         "marker": charts.draw_marker(number, 9, 8),
         "style": "taken" if entry is choice.chosen else "refused" if entry.refused else "",
         "cells": cells,
@@ -105,7 +105,9 @@ def _draw_costs(choice: Choice, numbers: Mapping[int, int]) -> dict[str, Markup]
     for cost in choice.compared:
         points = [Series(e.name, numbers[id(e)], [(e.cost(cost), e.mean)]) for e in choice.allowed]
         points = [one for one in points if math.isfinite(one.points[0][0])]
-        chart = charts.draw_scatter(points, COSTS[cost], label_measure(choice.measure), f"quality against {cost}")
+        chart = charts.draw_scatter(
+            points, cost.replace("_", " "), label_measure(choice.measure), f"quality against {cost}"
+        )
         if chart:
             found[COSTS[cost]] = chart
     return found

@@ -149,7 +149,7 @@ def say_swap(one: Contrast, first: str, second: str) -> str:
     where = f"pictures with {one.of.name}" if one.of.kind == CATEGORY else f"queries of {one.of.name}"
     return (
         f"{where} ({one.queries:,} queries): {here} is better by {abs(one.effect):.3f}, on all others {there} by "
-        f"{abs(one.elsewhere):.3f} (p = {one.p_holm:.2g} by Holm)"
+        f"{abs(one.elsewhere):.3f} ({'p < 0.001' if one.p_holm < 0.001 else f'p = {one.p_holm:.2g}'} by Holm)"
     )
 
 

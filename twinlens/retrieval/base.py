@@ -71,6 +71,7 @@ class Corpus:
     shards: Path | None = None  # where pictures lie, for who reads them once more
     pictures: pl.DataFrame | None = None  # `image_id`, `shard`, `row`, `sha256` of the pool
     cost: Cost = field(default_factory=Cost)  # where the seconds of making something to search are noted
+    keep: bool = True  # whether scores that take a model are kept and found again; a clock has them made each time
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Reranker(Protocol):
     retriever: str  # whose best items it takes
     inputs: tuple[str, ...]
     costs: tuple[str, ...]
+    loads: bool  # whether it loads a model of its own
 
     def scores(
         self, first: int, rows: Int[np.ndarray, "queries depth"], scores: Float32[np.ndarray, "queries depth"]

@@ -30,12 +30,15 @@ BLOCK_BYTES = 2**21  # of one block of scores: four sides, each with what is mad
 WEIGHTS = np.linspace(0.0, 1.0, 21)  # the grid
 
 
-def split_into_blocks(
-    scorer: Scorer, items: int, start: int = 0, stop: int | None = None
-) -> Iterator[tuple[int, int]]:
-    """Split the queries, or those from `start` to before `stop`, into blocks to score at once, as (start, stop)."""
-    step, end = max(1, BLOCK_BYTES // (4 * max(1, items))), len(scorer) if stop is None else stop
-    return ((first, min(first + step, end)) for first in range(start, end, step))
+def choose_block_size(items: int) -> int:
+    """Choose how many queries are scored at once."""
+    return max(1, BLOCK_BYTES // (4 * max(1, items)))
+
+
+def split_into_blocks(scorer: Scorer, items: int) -> Iterator[tuple[int, int]]:
+    """Split the queries into blocks to score at once, as (start, stop)."""
+    step = choose_block_size(items)
+    return ((start, min(start + step, len(scorer))) for start in range(0, len(scorer), step))
 
 
 @dataclass(frozen=True)
