@@ -1,27 +1,26 @@
 """A search index of millions of generated vectors: built from several files in blocks, then searched.
 
-    python -m benchmarks.big_index write FOLDER --rows 1000000    # files of vectors, and the true ten best of 200 queries
-    python -m benchmarks.big_index build FOLDER                   # seconds and memory; the index as `twinlens` opens it
-    python -m benchmarks.big_index search FOLDER                  # recall and milliseconds by effort, then of a new process
+    python -m benchmarks.big_index write FOLDER --rows 1000000   # files of vectors, and the ten best of 200 queries
+    python -m benchmarks.big_index build FOLDER                  # seconds and memory; an index as `twinlens` opens it
+    python -m benchmarks.big_index search FOLDER                 # recall and milliseconds by effort
 
-The law of the vectors, of `DIM` numbers: 20,000 centres, the n-th of which has a share of 1 / (10 + n); a vector is its
-centre times sqrt(1 - 0.7^2) and noise of length 0.7, brought to unit length. Centres and noise are normal, with a
-standard deviation of dimension i of (1 + i)^-0.375: about 70 dimensions have a share in the variance, as of a CLIP. In a
-million, the best has a cosine of .67 with a query and the tenth one of .62. Queries are drawn as the vectors are. Files hold
-half-precision numbers, and those are what is right.
+The law of the vectors, of `DIM` numbers: 20,000 centres, the n-th of which has a share that goes as 1 / (10 + n); a
+vector is its centre times sqrt(1 - 0.7^2) and noise of length 0.7, brought to unit length. Centres and noise are
+normal, with a standard deviation of dimension i of (1 + i)^-0.375: about 70 dimensions have a share in the variance, as
+of a CLIP. In a million, the best has a cosine of .67 with a query and the tenth one of .62. Queries are drawn as the
+vectors are. Files hold half-precision numbers, and those are what is right.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -96,9 +95,7 @@ def write(folder: Path, rows: int) -> None:
     block, left = 0, np.zeros((0, DIM), np.float32)
     for start in range(0, rows, PER_FILE):
         wanted = min(PER_FILE, rows - start)
-        file = np.lib.format.open_memmap(
-            folder / f"part-{start // PER_FILE:05d}.npy", "w+", np.float16, (wanted, DIM)
-        )
+        file = np.lib.format.open_memmap(folder / f"part-{start // PER_FILE:05d}.npy", "w+", np.float16, (wanted, DIM))
         written = 0
         while written < wanted:
             if not len(left):
@@ -177,23 +174,27 @@ def search(folder: Path, efforts: list[tuple[int, int]]) -> None:
     manifest, right = _open(folder), np.load(folder / "vectors/right.npz")
     index, defaults = Index(manifest), read_params().search
     kind = manifest.settings["vector_index"]
+    candidates.PROBED[kind] = 1
     taken: dict[tuple[int, int], list[float]] = {effort: [] for effort in efforts}
+    used: dict[tuple[int, int], list[float]] = {effort: [] for effort in efforts}
     hits = dict.fromkeys(efforts, 0)
     for number, query in enumerate(right["queries"]):
         for probes, refine in efforts:
             candidates.REFINE[kind] = refine
-            started = time.perf_counter()
+            started, begun = time.perf_counter(), time.process_time()
             rows = find(index, query, defaults.model_copy(update={"probes": probes}))
             if number >= QUERIES // 10:  # the first bring the index into memory
                 taken[probes, refine].append(1000 * (time.perf_counter() - started))
+                used[probes, refine].append(1000 * (time.process_time() - begun))
             hits[probes, refine] += len(set(rows.tolist()) & set(right["rows"][number].tolist()))
     print(f"load {os.getloadavg()[0]:.1f}")
     for (probes, refine), all_ms in taken.items():
         recall = hits[probes, refine] / (K * QUERIES)
         quarter, median = statistics.quantiles(all_ms, n=4)[0], statistics.median(all_ms)
+        processor = statistics.median(used[probes, refine])
         print(
             f"{probes} partitions, {refine * K} scored again: recall@{K} {recall:.3f}, {median:.1f} ms "
-            f"(the fastest quarter up to {quarter:.1f})"
+            f"(the fastest quarter up to {quarter:.1f}), {processor:.1f} ms of a processor"
         )
 
 
@@ -205,19 +206,20 @@ def find(index: Index, query: np.ndarray, params: SearchParams) -> np.ndarray:
 
 
 def first(folder: Path) -> None:
-    """Print the milliseconds of each step of one query in a new process."""
-    began = time.perf_counter()
+    """Print the milliseconds of each step of one query in a new process: by the clock, and of processors."""
     manifest, query = _open(folder), np.load(folder / "vectors/right.npz")["queries"][0]
-    index, params = Index(manifest), read_params().search
-    opened = time.perf_counter()
-    _ = index.table
-    imported = time.perf_counter()
-    find(index, query, params)
-    found = time.perf_counter()
-    find(index, query, params)
-    again = time.perf_counter()
-    steps = {"open": opened - began, "LanceDB": imported - opened, "search": found - imported, "again": again - found}
-    print(json.dumps({name: round(1000 * seconds) for name, seconds in steps.items()}))
+    params, clocks, index = read_params().search, [(time.perf_counter(), time.process_time())], Index(manifest)
+    steps: dict[str, Callable[[], object]] = {
+        "open": lambda: len(index.copy),
+        "import LanceDB, open the table": lambda: index.table,
+        "search": lambda: find(index, query, params),
+        "search again": lambda: find(index, query, params),
+    }
+    for name, step in steps.items():
+        step()
+        clocks.append((time.perf_counter(), time.process_time()))
+        clock, used = (1000 * (now - before) for now, before in zip(clocks[-1], clocks[-2], strict=True))
+        print(f"{name}: {clock:.0f} ms, {used:.0f} ms of a processor")
 
 
 def _open(folder: Path) -> Manifest:

@@ -184,18 +184,21 @@ def known(model: str, captioner: str = "blip-scenes", **seconds: float) -> dict[
 
 
 @pytest.mark.parametrize(
-    ("model", "parameters", "expected"),
+    ("model", "parameters", "trained", "expected"),
     [
-        ("a", {}, 60 + 1 + 0 + 30 + 4 + 5),  # as it was; what the dataset's own stages made is there
-        ("b", {"a": 10, "b": 30}, 60 + 1 + 0 + 90 + 4 + 5),  # embedding in proportion to the parameters
-        ("b", {"a": 10, "b": None}, None),  # whether it is trained, and for how long, is not known
+        ("a", {}, "a", 60 + 1 + 200 + 30 + 4 + 5),  # as it was; what the dataset's own stages made is there
+        ("b", {"a": 10, "b": 30}, "ab", 60 + 1 + 600 + 90 + 4 + 5),  # in proportion to the parameters
+        ("b", {"a": 10, "b": 30}, "a", 60 + 1 + 0 + 90 + 4 + 5),  # weights that are fetched train nothing
+        ("b", {"a": 10, "b": 30}, "b", None),  # where another was fetched, how long a training takes is not known
+        ("b", {"a": 10, "b": None}, "ab", None),
     ],
 )
 def test_how_long_it_takes_is_told_by_what_earlier_runs_took(
-    model: str, parameters: Mapping[str, int | None], expected: float | None
+    model: str, parameters: Mapping[str, int | None], trained: str, expected: float | None
 ) -> None:
-    assert durations.estimate_seconds(steps(model)[0], [known("a")], parameters) == expected
-    assert durations.estimate_seconds(steps(model)[0], [], parameters) is None
+    ran = known("a", train=200.0)
+    assert durations.estimate_seconds(steps(model)[0], [ran], parameters, trained) == expected
+    assert durations.estimate_seconds(steps(model)[0], [], parameters, trained) is None
 
 
 def test_an_estimate_by_another_machine_says_so_and_is_not_made_where_this_one_knows() -> None:
@@ -205,12 +208,12 @@ def test_an_estimate_by_another_machine_says_so_and_is_not_made_where_this_one_k
         return made | {"stages": stages}
 
     here, there = on("here, 2 cores", "a", 1.0), on("there, 64 cores", "a", 0.1)
-    whole = durations.estimate_seconds(steps("a")[0], [known("a")], {})
-    assert durations.estimate_here(steps("a")[0], [here, there], {}, "here, 2 cores") == (whole, [])
-    seconds, others = durations.estimate_here(steps("a")[0], [there], {}, "here, 2 cores")
+    whole = durations.estimate_seconds(steps("a")[0], [known("a")], {}, "a")
+    assert durations.estimate_here(steps("a")[0], [here, there], {}, "a", "here, 2 cores") == (whole, [])
+    seconds, others = durations.estimate_here(steps("a")[0], [there], {}, "a", "here, 2 cores")
     assert seconds == pytest.approx(0.1 * (whole or 0.0))
     assert others == ["there, 64 cores"]
-    assert durations.estimate_here(steps("a")[0], [known("a")], {}, "here, 2 cores") == (whole, [])  # not named
+    assert durations.estimate_here(steps("a")[0], [known("a")], {}, "a", "here, 2 cores") == (whole, [])  # not named
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.2, "1 s"), (80, "80 s"), (600, "10 minutes"), (9000, "2.5 hours")])

@@ -138,7 +138,7 @@ def test_the_key_follows_vectors_and_settings() -> None:
 
 
 @pytest.mark.usefixtures("copy")
-@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "ivf_rq"])
 def test_an_approximate_index_is_made_from_the_stated_size_up_and_scores_exactly(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,19 +31,14 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0  # doubled after each attempt; between 
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 MISSED = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}  # of a conditional put
 S3 = ("s3", "s3a")
-TABLED = ("http", "https", "hf")  # fsspec knows these, and they are no buckets
+OTHERS = ("file", "http", "https", "hf")  # whose URLs name a folder, and what is fetched
 
 T = TypeVar("T")
 
 
 def is_bucket(location: str) -> bool:
     """Whether a place is named by a URL of a store rather than as a folder or an address on the web."""
-    return "://" in location and urlsplit(location).scheme not in ("file", "local", *TABLED)
-
-
-def strip_file_url(location: str) -> str:
-    """Give the folder of a `file://` URL; other places as they are."""
-    return urlsplit(location).path if urlsplit(location).scheme in ("file", "local") else location
+    return "://" in location and urlsplit(location).scheme not in OTHERS
 
 
 @dataclass(frozen=True)
@@ -94,11 +89,16 @@ class Bucket:
         return None if info is None or info["type"] != "file" else _describe(info, name)
 
     def read(self, name: str, start: int | None = None, stop: int | None = None) -> bytes | None:
-        """Read an object, or some of its bytes; None where there is none."""
+        """Read an object, or some of its bytes, fewer where it ends before; None where there is none."""
         alone = {"max_concurrency": 1} if self._is_s3 else {}  # else it asks for the size first
 
         def read(fs: Any) -> bytes | None:
-            content: bytes = fs.cat_file(self._path(name), start=start, end=stop, **alone)
+            try:
+                content: bytes = fs.cat_file(self._path(name), start=start, end=stop, **alone)
+            except OSError as error:
+                if _find_code(error) == "InvalidRange":
+                    return b""
+                raise
             return content
 
         return self._ask("read", name, read, missing=lambda: None)

@@ -18,11 +18,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
-import torch
 
 from twinlens.config.datasets import ComposedCard, DatasetCard, list_places
 from twinlens.config.params import ResizeParams
 from twinlens.core import paths, tables
+from twinlens.core.buckets import is_bucket
 from twinlens.core.code import code_digest
 from twinlens.core.errors import DataError
 from twinlens.core.hashing import recall_digest
@@ -46,7 +46,7 @@ from twinlens.images.resize import (
 
 log = logging.getLogger("twinlens")
 
-LIBRARIES = ("pillow", "simplejpeg", "pyarrow")  # that decide bytes, beside torch
+LIBRARIES = ("torch", "pillow", "simplejpeg", "pyarrow")  # that decide bytes
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class ShardWorker:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """What every worker has to see: the dataset's own files, and the record of them."""
-        return (self.raw, *map(paths.expand, list_places(self.card)))
+        """What every machine has to see: the dataset's own files, and the record of them; all see a bucket."""
+        return (self.raw, *(paths.expand(place) for place in list_places(self.card) if not is_bucket(place)))
 
     def __call__(self, tasks: Iterable[ShardTask], seat: Seat) -> Iterator[list[Receipt]]:
         """See `engines.Worker`: the receipts of each shard."""
@@ -133,7 +133,7 @@ class ResizeJob:
             params=self.params.model_dump(mode="json"),
             pictures=digest("\0".join(column) for part in self._read_listed() for column in part.iter_columns()),
             raw=[[path.relative_to(self.raw).as_posix(), recall_digest(path)] for path in files],
-            libraries=[torch.__version__, *map(version, LIBRARIES)],
+            libraries=[version(name) for name in LIBRARIES],
             code=code_digest(__name__, *adapters),
         )
 

@@ -80,8 +80,6 @@ class RayEngine(Engine):
         worker: Worker[T, R],
         tasks: Iterable[T],
         bar: Progress | None = None,
-        *,
-        paths: Iterable[Path] = (),
     ) -> Iterator[R]:
         """See `Engine.map`.
 
@@ -94,7 +92,8 @@ class RayEngine(Engine):
         self._connect()
         from ray import cloudpickle
 
-        payload, sights = cloudpickle.dumps(worker), see(paths)
+        payload = cloudpickle.dumps(worker)
+        sights = see(path for one in (worker, backlog.first) for path in getattr(one, "paths", ()))
         self._sent.clear()  # of an earlier call that was broken off
         for hand in self._hands.values():
             hand.busy, hand.alone = 0, False

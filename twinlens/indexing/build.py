@@ -24,7 +24,7 @@ from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.shards import iter_pixels
 from twinlens.images.thumbnails import make_thumbnail
 from twinlens.indexing import postings
-from twinlens.indexing.candidates import refuse_without_lancedb, write_candidates
+from twinlens.indexing.candidates import check_candidates, write_candidates
 from twinlens.indexing.manifest import (
     FOLDER,
     PUBLISHED,
@@ -158,7 +158,9 @@ def write_table(manifest: Manifest, material: IndexContent, shards: Path, folder
     settings = IndexParams.model_validate(manifest.settings)
     approximate = settings.approximate(len(material))
     if approximate:
-        refuse_without_lancedb()
+        spaces = {IMAGE_VECTOR: material.image_vectors, CAPTION_VECTOR: material.caption_vectors}
+        dims = {name: rows.shape[1] for name, rows in spaces.items() if rows is not None}
+        check_candidates(settings.vector_index, dims)
     folder.mkdir(parents=True)
     schema = ROWS.with_metadata({name: getattr(manifest, name) for name in IDENTITY})
     write_rows(folder, _batches(material, shards, settings.thumbnail_px, schema, threads), schema)

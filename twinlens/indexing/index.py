@@ -60,11 +60,6 @@ class Index:
         """Image ids, by row."""
         return self.copy.ids
 
-    @cached_property
-    def row_of(self) -> dict[str, int]:
-        """Rows, by image id."""
-        return {image_id: row for row, image_id in enumerate(self.ids)}
-
     @property
     def spaces(self) -> tuple[str, ...]:
         """The columns of vectors that there are."""

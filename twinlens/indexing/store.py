@@ -7,7 +7,7 @@ asked for. Vectors lie in the form that `index.precision` names, by the same cod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +101,21 @@ class RowStore:
         """One column, by row; not of the vectors."""
         batches = (self._batch(number) for number in range(self._reader.num_record_batches))
         return [value for batch in batches for value in batch.column(name).to_pylist()]
+
+    def find_rows(self, ids: Collection[str]) -> dict[str, int]:
+        """Look up the rows of image ids, those that there are, in one pass over the mapped ids."""
+        import pyarrow.compute as pc  # a search by words does without
+
+        found: dict[str, int] = {}
+        # what cannot be encoded (half of a pair of surrogates) is the id of no picture
+        wanted = pa.array([one for one in ids if one == one.encode("utf-8", "replace").decode()], pa.string())
+        for number in range(self._reader.num_record_batches):
+            if len(found) == len(wanted):
+                break
+            named = self._batch(number).column("image_id")
+            for place in np.flatnonzero(pc.is_in(named, wanted)):
+                found.setdefault(named[int(place)].as_py(), number * self._per_batch + int(place))
+        return found
 
     def take(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         """Read all but the vectors of some rows, in the order given."""

@@ -43,7 +43,7 @@ def find_nearest(
     qrels: Qrels | None = None,
     device: str = "cpu",
     block_bytes: int | None = None,
-    item_bytes: int | None = None,
+    item_rows: int | None = None,
     first_query: int = 0,
 ) -> Iterator[Neighbours]:
     """Find the `k` best items of every query, a block of queries at a time; the full matrix never exists.
@@ -57,7 +57,7 @@ def find_nearest(
         qrels: asks for the rank of the first relevant item in the whole pool, by the same order.
         device: where the product is made, and where items are scored and ordered.
         block_bytes: of one block of the product; empty: what suits the device.
-        item_bytes: of one block of items, where they are to be read in such; empty: what suits the device.
+        item_rows: items of one block, where they are to be read in such; empty: what suits the device.
         first_query: number of the first query in `qrels` and in what is found, where `queries` are a part of all.
 
     Raises:
@@ -68,7 +68,7 @@ def find_nearest(
     if k < 1:
         raise ValueError(f"a pool of {len(items)} items leaves nothing to rank")
     place = torch.device("cpu" if device.partition(":")[0] in NARROW else device)
-    if needs_blocks(items, place, item_bytes):
+    if needs_blocks(items, place, item_rows):
         ranked = rank_in_blocks(
             queries,
             items,
@@ -78,7 +78,7 @@ def find_nearest(
             qrels=qrels,
             first_query=first_query,
             block_bytes=block_bytes,
-            item_bytes=item_bytes,
+            item_rows=item_rows,
         )
         for first, keys, hits in ranked:
             for start in range(0, len(keys), LISTS):
