@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 
 from tests.datasets.test_resizing import COMPUTE as LOCAL
@@ -17,7 +16,7 @@ from tests.datasets.test_resizing import PICTURES, contents, make_job, write
 from twinlens.core.scratch import Scratch
 from twinlens.datasets import resizing
 from twinlens.datasets.resizing import ShardTask, ShardWorker
-from twinlens.engines import Engine, LocalEngine, Seat, open_engine
+from twinlens.engines import Engine, Seat, open_engine
 
 pytestmark = pytest.mark.slow
 

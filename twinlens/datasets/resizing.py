@@ -77,6 +77,11 @@ class ShardWorker:
     params: ResizeParams
     store: PartStore
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """What every machine has to see: the dataset's own files, and the record of them; all see a bucket."""
+        return (self.raw, *(paths.expand(place) for place in list_places(self.card) if not is_bucket(place)))
+
     def __call__(self, tasks: Iterable[ShardTask], seat: Seat) -> Iterator[list[Receipt]]:
         """See `engines.Worker`: the receipts of each shard."""
         taken: deque[ShardTask] = deque()
@@ -147,9 +152,7 @@ class ResizeJob:
         total = tables.count_rows(self.listed)
         worker = ShardWorker(self.card, self.raw, self.params, scratch.open_store())
         with Progress("resize", total=total, unit="img") as bar:
-            named = (place for place in list_places(self.card) if not is_bucket(place))  # all see a bucket
-            seen = (self.raw, *map(paths.expand, named))  # by every worker
-            for receipts in engine.map(worker, self._list_missing(scratch, bar), bar, paths=seen):
+            for receipts in engine.map(worker, self._list_missing(scratch, bar), bar):
                 for receipt in receipts:
                     scratch.accept(receipt)
         shards = -(-total // self.params.images_per_shard)

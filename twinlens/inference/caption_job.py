@@ -43,6 +43,11 @@ class CaptionWorker:
         """What is pickled: the fields."""
         return {name: value for name, value in vars(self).items() if name != "loaded"}
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """What every machine has to see."""
+        return (self.weights,)
+
     @cached_property
     def loaded(self) -> Captioner | PromptedCaptioner:
         """The captioner."""
@@ -146,7 +151,7 @@ class CaptionJob:
             per_part, per_task = caption.PICTURES_PER_PART, caption.choose_parts_per_task(self.compute.image_batch)
         tasks = list_missing(pictures, per_part, per_task, shards, scratch)
         with show_progress(pictures, tasks) as bar:
-            accept(scratch, self.engine.map(self.worker, tasks, bar, paths=(self.weights, shards)))
+            accept(scratch, self.engine.map(self.worker, tasks, bar))
         texts = read_texts(pictures, per_part, scratch)
         if prompted:
             caption_prompted.tell_shortcomings(self.card.max_new_tokens, texts, int(scratch.total("cut")))

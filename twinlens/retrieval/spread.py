@@ -95,7 +95,7 @@ class RankWorker:
         return cls(params.model_copy(update=cards), dataset, model, device)
 
     @property
-    def folders(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[Path, ...]:
         """What there is to rank, which every worker has to see."""
         return (paths.tasks(self.dataset, self.params.captioner), paths.embedded(self.dataset, self.model))
 
@@ -179,7 +179,7 @@ def make_key(worker: RankWorker) -> str:
     """Make a key of everything that decides the lists."""
     params = worker.params
     modules = [f"twinlens.retrieval.{module.name}" for module in pkgutil.iter_modules(retrieval.__path__)]
-    files = [path for folder in worker.folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [path for folder in worker.paths for path in sorted(folder.rglob("*")) if path.is_file()]
     return fingerprint(
         settings=params.model_dump(mode="json", include={"rank", "hybrid", "category_search", "captioner"}),
         cards=[
@@ -210,7 +210,7 @@ class SpreadLists:
         missing = [task for task in wanted if not self.scratch.has(task.name)]
         total, left = sum(task.size for task in wanted), sum(task.size for task in missing)
         with Progress("rank", total=total, unit="query", done=total - left) as bar:
-            for receipts in engine.map(self.worker, missing, bar, paths=self.worker.folders):
+            for receipts in engine.map(self.worker, missing, bar):
                 for receipt in receipts:
                     self.scratch.accept(receipt)
 
