@@ -78,6 +78,12 @@ def refused(folder: Path, change: dict[str, Any]) -> str:
         ({"captioner": "blip-bse"}, "did you mean 'blip-base'?"),
         ({"resize.shortest_sied_px": 3}, "resize.shortest_sied_px: no such key (did you mean 'shortest_side_px'?"),
         ({"evalaute": {}}, "evalaute: no such key (did you mean 'evaluate'?"),
+        ({"modell": "vit-b-32"}, "; take `modell` out of the file"),
+        (
+            {"train": {"epochs": 1}},
+            "train: no key of params.yaml, but one of cards: -S 'cards/models/clip-scenes.yaml:train.epochs=1' or "
+            "-S 'cards/captioners/blip-scenes.yaml:train.epochs=1'; take `train` out of the file",
+        ),
         ({"cards/models/fasttext.yaml:text.pooling": "none"}, "`pooling: none` leaves a text's words apart, which"),
         (
             {"cards/models/fasttext.yaml:text.poolng": "mean"},
