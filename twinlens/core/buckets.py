@@ -51,14 +51,23 @@ class StoredObject:
 class Bucket:
     """The objects below a URL such as `s3://bucket/folder`; can be pickled.
 
-    Every method raises `BucketError` where the store refuses, has no such bucket, or does not answer for `PATIENCE_S`.
+    Every method raises `BucketError` where the store refuses, has no such bucket, or does not answer.
+
+    Args:
+        url: of the bucket, or of a folder in it.
+        patience_s: for so long a store that does not answer is asked again; None: `PATIENCE_S`.
     """
 
     url: str
+    patience_s: float | None = None
 
     def __post_init__(self) -> None:
         refuse_bad_url(self.url)
         refuse_unknown_store(self.url)
+
+    @property
+    def _patience_s(self) -> float:
+        return PATIENCE_S if self.patience_s is None else self.patience_s
 
     @property
     def _is_s3(self) -> bool:
@@ -155,7 +164,7 @@ class Bucket:
 
     def _ask(self, what: str, name: str, call: Callable[[Any], T], missing: Callable[[], T] | None = None) -> T:
         """Ask the store, again and again while it is only busy; `missing` answers where there is no such object."""
-        until, wait = 0.0, FIRST_WAIT_S
+        until, wait, patience_s = 0.0, FIRST_WAIT_S, self._patience_s
         while True:
             try:
                 return call(_open(urlsplit(self.url).scheme, os.getpid(), os.environ.get("AWS_ENDPOINT_URL")))
@@ -169,10 +178,10 @@ class Bucket:
                         raise
                     raise BucketError(self._explain(error, what, name, told)) from None
                 now = time.monotonic()
-                until = until or now + PATIENCE_S
+                until = until or now + patience_s
                 if now >= until:
                     raise BucketError(self._explain(error, what, name)) from None
-                say_once(self._place(name), error, PATIENCE_S)
+                say_once(self._place(name), error, patience_s)
             time.sleep(wait * random.uniform(0.5, 1))
             wait = min(2 * wait, LONGEST_WAIT_S)
 
@@ -188,7 +197,7 @@ class Bucket:
             told += f" at {name_endpoint()}: make it, or mend the URL"
         elif not told:
             told = (
-                f"the store did not answer for {PATIENCE_S:.0f} s (last: {shorten(error)}). It is asked at "
+                f"the store did not answer for {self._patience_s:.0f} s (last: {shorten(error)}). It is asked at "
                 f"{name_endpoint()} (AWS_ENDPOINT_URL). Run again when it does: what was finished is kept"
             )
         return f"{self._place(name)} ({call}): {told}"
