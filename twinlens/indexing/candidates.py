@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from lancedb.table import Table
 
 TABLE, ROW = "vectors", "row"
-# Times the wanted candidates that an index is asked for, to be scored again: of one bit a dimension it takes most.
-REFINE = {"ivf": 1, "hnsw": 4, "ivf_rq": 20}
-# Times `search.probes` partitions that are looked at: a bit a dimension is read in a thirtieth of the time of a number.
-PROBED = {"ivf": 1, "hnsw": 1, "ivf_rq": 4}
-BITS = 8  # dimensions that LanceDB packs into a byte of RaBitQ's codes
+# Times the wanted candidates that an index is asked for, to be scored again by the stored vectors.
+REFINE = {"ivf": 1, "hnsw": 4, "ivf_rq": 10}
+BITS = 2  # of a dimension: one bit takes ten times as many candidates for the same recall
+# Pictures a partition of `ivf_rq`: four times LanceDB's own choice, as two bits a dimension are read in a fraction of
+# the time of a number, and to find the partition of every vector is most of the work of building.
+PER_PARTITION = 32_768
+PACKED = 8  # dimensions: theirs have to be a multiple, as LanceDB packs the bits of so many into a byte
 SAMPLED = 64  # vectors a partition of `ivf_rq` that its centre is fitted to
 
 
@@ -43,10 +45,10 @@ def check_candidates(kind: str, dims: Mapping[str, int]) -> None:
         ParamsError: it takes no such vectors.
     """
     _refuse_without_lancedb()
-    odd = [f"{name} has {dim}" for name, dim in dims.items() if kind == "ivf_rq" and dim % BITS]
+    odd = [f"{name} has {dim}" for name, dim in dims.items() if kind == "ivf_rq" and dim % PACKED]
     if odd:
         raise ParamsError(
-            f"index.vector_index: ivf_rq takes vectors of a multiple of {BITS} dimensions, and {odd[0]}: "
+            f"index.vector_index: ivf_rq takes vectors of a multiple of {PACKED} dimensions, and {odd[0]}: "
             "take ivf or hnsw"
         )
 
@@ -74,13 +76,15 @@ def write_candidates(folder: Path, kind: str) -> None:
     # To LanceDB a null vector is a bad one; here it is a picture that nobody described.
     table = lancedb.connect(folder).create_table(TABLE, data=blocks, on_bad_vectors="null")
     for name in spaces:
-        table.create_index(name, config=_config(kind))
+        table.create_index(name, config=_config(kind, len(copy)))
 
 
-def _config(kind: str) -> Any:
+def _config(kind: str, rows: int) -> Any:
     from lancedb.index import HnswSq, IvfFlat, IvfRq
 
-    return {"ivf": IvfFlat("dot"), "hnsw": HnswSq("dot"), "ivf_rq": IvfRq("dot", sample_rate=SAMPLED)}[kind]
+    if kind == "ivf_rq":
+        return IvfRq("dot", num_partitions=max(1, round(rows / PER_PARTITION)), num_bits=BITS, sample_rate=SAMPLED)
+    return IvfFlat("dot") if kind == "ivf" else HnswSq("dot")
 
 
 def open_candidates(folder: Path) -> Table:
@@ -116,7 +120,7 @@ def find_candidates(
     found = (
         table.search(vector, vector_column_name=space)
         .distance_type("dot")
-        .nprobes(params.probes * PROBED[kind])
+        .nprobes(params.probes)
         .ef(max(params.ef, asked))
         .limit(asked)
         .select([ROW, "_distance"])
