@@ -18,6 +18,7 @@ from jaxtyping import Float32, Int
 from twinlens.config.params import SearchParams
 from twinlens.core.errors import DataError, ParamsError, require_extra
 from twinlens.indexing.store import BLOCK, RowStore, Space
+from twinlens.retrieval.compression import RABITQ_BITS, RABITQ_MULTIPLE
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -25,11 +26,9 @@ if TYPE_CHECKING:
 TABLE, ROW = "vectors", "row"
 # Times the wanted candidates that an index is asked for, to be scored again by the stored vectors.
 REFINE = {"ivf": 1, "hnsw": 4, "ivf_rq": 10}
-BITS = 2  # of a dimension: one bit takes ten times as many candidates for the same recall
 # Pictures a partition of `ivf_rq`: four times LanceDB's own choice, as two bits a dimension are read in a fraction of
 # the time of a number, and to find the partition of every vector is most of the work of building.
 PER_PARTITION = 32_768
-PACKED = 8  # dimensions: theirs have to be a multiple, as LanceDB packs the bits of so many into a byte
 SAMPLED = 64  # vectors a partition of `ivf_rq` that its centre is fitted to
 
 
@@ -45,10 +44,10 @@ def check_candidates(kind: str, dims: Mapping[str, int]) -> None:
         ParamsError: it takes no such vectors.
     """
     _refuse_without_lancedb()
-    odd = [f"{name} has {dim}" for name, dim in dims.items() if kind == "ivf_rq" and dim % PACKED]
+    odd = [f"{name} has {dim}" for name, dim in dims.items() if kind == "ivf_rq" and dim % RABITQ_MULTIPLE]
     if odd:
         raise ParamsError(
-            f"index.vector_index: ivf_rq takes vectors of a multiple of {PACKED} dimensions, and {odd[0]}: "
+            f"index.vector_index: ivf_rq takes vectors of a multiple of {RABITQ_MULTIPLE} dimensions, and {odd[0]}: "
             "take ivf or hnsw"
         )
 
@@ -83,7 +82,8 @@ def _config(kind: str, rows: int) -> Any:
     from lancedb.index import HnswSq, IvfFlat, IvfRq
 
     if kind == "ivf_rq":
-        return IvfRq("dot", num_partitions=max(1, round(rows / PER_PARTITION)), num_bits=BITS, sample_rate=SAMPLED)
+        partitions = max(1, round(rows / PER_PARTITION))
+        return IvfRq("dot", num_partitions=partitions, num_bits=RABITQ_BITS, sample_rate=SAMPLED)
     return IvfFlat("dot") if kind == "ivf" else HnswSq("dot")
 
 
