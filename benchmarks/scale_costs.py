@@ -110,9 +110,11 @@ def plan(pictures: float, gpus: int, given: Mapping[str, float] | None = None) -
     store = min(nodes * v["store_per_node"], v["store_whole"]) * GB
     vector = 4 * v["dim"]
 
-    def step(name: str, items: float, read: float, written: float, part: int = 0, **rates: float) -> Step:
+    def step(
+        name: str, items: float, read: float, written: float, part: int = 0, rates: Mapping[str, float] | None = None
+    ) -> Step:
         """A step whose `read` and `written` are bytes an item, by all nodes, or by the driver's where `part` is 0."""
-        limits = dict(rates)
+        limits = dict(rates or {})
         limits[STORE] = (store if part else v["store_per_node"] * GB) / (read + written)
         if part:
             limits[DRIVER] = v["part_driver"] * part
@@ -121,14 +123,14 @@ def plan(pictures: float, gpus: int, given: Mapping[str, float] | None = None) -
     ranked = pictures * v["queries"] * v["retrievers"]
     shares = ranked / (pictures * v["retrievers"] * nodes)  # scores a vector that a node reads
     return [
-        step("download", pictures, 0, v["picture_bytes"], **{LINE: v["line"] * GB / v["picture_bytes"]}),
+        step("download", pictures, 0, v["picture_bytes"], rates={LINE: v["line"] * GB / v["picture_bytes"]}),
         step(
             "resize",
             pictures,
             v["picture_bytes"],
             v["stored_bytes"],
             PER_PART["resize"],
-            **{CPU: cores * v["resize_core"]},
+            rates={CPU: cores * v["resize_core"]},
         ),
         step(
             "caption",
@@ -136,7 +138,7 @@ def plan(pictures: float, gpus: int, given: Mapping[str, float] | None = None) -
             v["stored_bytes"],
             60,
             PER_PART["caption"],
-            **{GPU: gpus * v["caption_gpu"] * v["h100_memory"], CPU: cores * v["decode_core"]},
+            rates={GPU: gpus * v["caption_gpu"] * v["h100_memory"], CPU: cores * v["decode_core"]},
         ),
         step(
             "embed pictures",
@@ -144,7 +146,7 @@ def plan(pictures: float, gpus: int, given: Mapping[str, float] | None = None) -
             v["stored_bytes"],
             vector,
             PER_PART["embed"],
-            **{GPU: gpus * v["embed_gpu"] * v["h100_compute"], CPU: cores * v["decode_core"]},
+            rates={GPU: gpus * v["embed_gpu"] * v["h100_compute"], CPU: cores * v["decode_core"]},
         ),
         step(
             "embed captions",
@@ -152,16 +154,16 @@ def plan(pictures: float, gpus: int, given: Mapping[str, float] | None = None) -
             60,
             vector,
             PER_PART["text"],
-            **{GPU: gpus * v["text_gpu"] * v["h100_compute"]},
+            rates={GPU: gpus * v["text_gpu"] * v["h100_compute"]},
         ),
         step("join the vectors", 2 * pictures, vector, vector),
-        step("rank", ranked, vector / shares, 0, BLOCK_SCORES, **{GPU: gpus * v["rank_gpu"] * v["h100_compute"]}),
+        step("rank", ranked, vector / shares, 0, BLOCK_SCORES, rates={GPU: gpus * v["rank_gpu"] * v["h100_compute"]}),
         step(
             "index",
             pictures,
             v["stored_bytes"] + 2 * vector,
             v["thumbnail_bytes"] + v["dim"] / 4 + 16,
-            **{CPU: v["cores_per_gpu"] * GPUS_PER_NODE * v["index_core"]},  # of the driver's node
+            rates={CPU: v["cores_per_gpu"] * GPUS_PER_NODE * v["index_core"]},  # of the driver's node
         ),
     ]
 

@@ -32,7 +32,7 @@ def main(dataset: str, model: str) -> None:
             items = embedder.embed(inputs.values(), paths.resized(dataset), draft)
             gates.write(draft / "gates.json")
         cost.machine = engine.machine
-    prune()
+    prune(parts=params.compute.parts)
     cost.write(paths.cost("embed", dataset, model), items=items, seconds=cost.seconds_of_parts())
 
 

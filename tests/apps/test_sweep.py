@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from twinlens.apps import durations, sweeps
 from twinlens.apps.cli import app
-from twinlens.apps.sweeps import DONE, FAILED, QUEUED, RUNNING, Step
+from twinlens.apps.steps import Step, plan_steps
+from twinlens.apps.sweeps import DONE, FAILED, QUEUED, RUNNING
 from twinlens.config.load import read_params
 from twinlens.config.models import ModelCard
 from twinlens.config.params import Params
@@ -31,16 +32,14 @@ def steps(*models: str, captioner: str = "blip-scenes") -> list[Step]:
 
 
 def test_every_model_goes_with_every_captioner_once() -> None:
-    planned = sweeps.plan_steps(
-        PARAMS, ["vit-l-14", "vit-b-32", "vit-l-14"], ["none", "blip-base"], ["rank.depth=20"], "x-"
-    )
+    planned = plan_steps(PARAMS, ["vit-l-14", "vit-b-32", "vit-l-14"], ["none", "blip-base"], ["rank.depth=20"], "x-")
     assert [one.name for one in planned] == [
         "x-vit-l-14-none", "x-vit-l-14-blip-base", "x-vit-b-32-none", "x-vit-b-32-blip-base"
     ]  # fmt: skip
     assert planned[1].options == [
         "-S", "dataset=scenes", "-S", "model=vit-l-14", "-S", "captioner=blip-base", "-S", "rank.depth=20"
     ]  # fmt: skip
-    assert [one.name for one in sweeps.plan_steps(PARAMS, ["vit-l-14"], [], [], "")] == ["vit-l-14"]
+    assert [one.name for one in plan_steps(PARAMS, ["vit-l-14"], [], [], "")] == ["vit-l-14"]
 
 
 def with_seeds(model: int | None, captioner: int | None = None) -> Params:
@@ -56,15 +55,15 @@ def with_seeds(model: int | None, captioner: int | None = None) -> Params:
 
 
 def test_a_card_that_asks_for_seeds_is_as_many_experiments_that_differ_in_the_seed() -> None:
-    planned = sweeps.plan_steps(with_seeds(3), ["clip-scenes", "vit-b-32"], [], ["rank.depth=20"], "x-")
+    planned = plan_steps(with_seeds(3), ["clip-scenes", "vit-b-32"], [], ["rank.depth=20"], "x-")
     assert [one.name for one in planned] == [*(f"x-clip-scenes-seed{n}" for n in (7, 8, 9)), "x-vit-b-32"]
     assert planned[1].settings == ("rank.depth=20", "cards/models/clip-scenes.yaml:++train.seed=8")
     assert planned[3].settings == ("rank.depth=20",)
-    both = sweeps.plan_steps(with_seeds(2, 2), ["clip-scenes"], [], [], "")
+    both = plan_steps(with_seeds(2, 2), ["clip-scenes"], [], [], "")
     assert both[1].settings == (
         "cards/models/clip-scenes.yaml:++train.seed=8", "cards/captioners/blip-scenes.yaml:++train.seed=8"
     )  # fmt: skip
-    assert [one.name for one in sweeps.plan_steps(with_seeds(1), ["clip-scenes"], [], [], "")] == ["clip-scenes"]
+    assert [one.name for one in plan_steps(with_seeds(1), ["clip-scenes"], [], [], "")] == ["clip-scenes"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_seeds_that_contradict_each_other_are_refused(
     seeds: tuple[int | None, int | None], settings: list[str], told: str
 ) -> None:
     with pytest.raises(ParamsError, match=told):
-        sweeps.plan_steps(with_seeds(*seeds), ["clip-scenes"], [], settings, "")
+        plan_steps(with_seeds(*seeds), ["clip-scenes"], [], settings, "")
 
 
 def test_seeds_stand_in_no_dump_of_a_card_as_no_training_depends_on_them() -> None:
@@ -131,7 +130,7 @@ def test_an_experiment_of_a_seed_is_finished_where_its_card_differs_in_that_alon
 )
 def test_what_cannot_be_planned_is_refused(models: list[str], settings: list[str], told: str) -> None:
     with pytest.raises(ParamsError, match=told):
-        sweeps.plan_steps(PARAMS, models, [], settings, "")
+        plan_steps(PARAMS, models, [], settings, "")
 
 
 def test_parameters_are_counted_without_weights() -> None:
@@ -185,18 +184,21 @@ def known(model: str, captioner: str = "blip-scenes", **seconds: float) -> dict[
 
 
 @pytest.mark.parametrize(
-    ("model", "parameters", "expected"),
+    ("model", "parameters", "trained", "expected"),
     [
-        ("a", {}, 60 + 1 + 0 + 30 + 4 + 5),  # as it was; what the dataset's own stages made is there
-        ("b", {"a": 10, "b": 30}, 60 + 1 + 0 + 90 + 4 + 5),  # embedding in proportion to the parameters
-        ("b", {"a": 10, "b": None}, None),  # whether it is trained, and for how long, is not known
+        ("a", {}, "a", 60 + 1 + 200 + 30 + 4 + 5),  # as it was; what the dataset's own stages made is there
+        ("b", {"a": 10, "b": 30}, "ab", 60 + 1 + 600 + 90 + 4 + 5),  # in proportion to the parameters
+        ("b", {"a": 10, "b": 30}, "a", 60 + 1 + 0 + 90 + 4 + 5),  # weights that are fetched train nothing
+        ("b", {"a": 10, "b": 30}, "b", None),  # where another was fetched, how long a training takes is not known
+        ("b", {"a": 10, "b": None}, "ab", None),
     ],
 )
 def test_how_long_it_takes_is_told_by_what_earlier_runs_took(
-    model: str, parameters: Mapping[str, int | None], expected: float | None
+    model: str, parameters: Mapping[str, int | None], trained: str, expected: float | None
 ) -> None:
-    assert durations.estimate_seconds(steps(model)[0], [known("a")], parameters) == expected
-    assert durations.estimate_seconds(steps(model)[0], [], parameters) is None
+    ran = known("a", train=200.0)
+    assert durations.estimate_seconds(steps(model)[0], [ran], parameters, trained) == expected
+    assert durations.estimate_seconds(steps(model)[0], [], parameters, trained) is None
 
 
 def test_an_estimate_by_another_machine_says_so_and_is_not_made_where_this_one_knows() -> None:
@@ -206,12 +208,12 @@ def test_an_estimate_by_another_machine_says_so_and_is_not_made_where_this_one_k
         return made | {"stages": stages}
 
     here, there = on("here, 2 cores", "a", 1.0), on("there, 64 cores", "a", 0.1)
-    whole = durations.estimate_seconds(steps("a")[0], [known("a")], {})
-    assert durations.estimate_here(steps("a")[0], [here, there], {}, "here, 2 cores") == (whole, [])
-    seconds, others = durations.estimate_here(steps("a")[0], [there], {}, "here, 2 cores")
+    whole = durations.estimate_seconds(steps("a")[0], [known("a")], {}, "a")
+    assert durations.estimate_here(steps("a")[0], [here, there], {}, "a", "here, 2 cores") == (whole, [])
+    seconds, others = durations.estimate_here(steps("a")[0], [there], {}, "a", "here, 2 cores")
     assert seconds == pytest.approx(0.1 * (whole or 0.0))
     assert others == ["there, 64 cores"]
-    assert durations.estimate_here(steps("a")[0], [known("a")], {}, "here, 2 cores") == (whole, [])  # not named
+    assert durations.estimate_here(steps("a")[0], [known("a")], {}, "a", "here, 2 cores") == (whole, [])  # not named
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.2, "1 s"), (80, "80 s"), (600, "10 minutes"), (9000, "2.5 hours")])

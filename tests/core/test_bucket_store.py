@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -20,9 +21,10 @@ import requests
 
 from tests.buckets import KEY, SECRET, BucketHost, Request
 from twinlens.core import bucket_store, buckets, paths
-from twinlens.core.bucket_store import LOCK, BucketLock
+from twinlens.core.bucket_store import BucketLock
 from twinlens.core.buckets import Bucket
 from twinlens.core.errors import BucketError, DataError, ResourceError
+from twinlens.core.part_store import LOCK
 from twinlens.core.scratch import Scratch, prune
 from twinlens.inference.loop import collect
 
@@ -92,7 +94,7 @@ def test_a_copy_that_is_here_is_not_fetched_again(bucket_host: BucketHost) -> No
 
 def test_a_worker_puts_parts_and_keeps_no_copies() -> None:
     with Scratch("work", "key", PARTS) as scratch:
-        store = scratch.open_store()
+        store = pickle.loads(pickle.dumps(scratch.open_store()))
         receipts = [store.note("part-0", seconds=2.0), store.put("part-0", text("vectors"))]
         assert not list(scratch.folder.iterdir())
         assert not scratch.has("part-0")
@@ -111,7 +113,7 @@ def test_a_worker_puts_parts_and_keeps_no_copies() -> None:
 def test_parts_are_joined_in_order_and_their_copies_go(tmp_path: Path) -> None:
     rows = np.eye(6, dtype=np.float32)
     with Scratch("work", "key", PARTS) as scratch:
-        store = scratch.open_store()
+        store = pickle.loads(pickle.dumps(scratch.open_store()))
         for number in (2, 0, 1):
 
             def write(path: Path, number: int = number) -> None:
@@ -301,7 +303,7 @@ def test_a_lock_that_beats_is_not_taken_over_however_long_it_is_held(monkeypatch
     bucket = Bucket(f"{PARTS}/work/key")
     lock = BucketLock(bucket)
     lock.acquire()
-    tags = set()
+    tags: set[str] = set()
     end = time.monotonic() + PATIENCE_S
     while len(tags) < 3:  # each beat changes it, which is what the others look at
         assert time.monotonic() < end

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.buckets import KEY, SECRET, BucketHost, Request
-from twinlens.core import buckets
-from twinlens.core.buckets import Bucket, is_bucket, strip_file_url
-from twinlens.core.errors import BucketError, ExtraError, ParamsError
+from twinlens.core import buckets, paths
+from twinlens.core.buckets import Bucket, is_bucket
+from twinlens.core.errors import BucketError, ExtraError, FetchError, ParamsError
 
 pytestmark = pytest.mark.slow  # they start a server
 
@@ -152,8 +152,9 @@ def test_without_its_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_what_is_a_bucket_and_what_a_folder() -> None:
     assert is_bucket("s3://photos/x")
     assert not any(map(is_bucket, ("/data/x", "data", "file:///data/x", "https://mirror/x")))
-    assert strip_file_url("file:///data/x") == "/data/x"
-    assert strip_file_url("~/x") == "~/x"
+    assert paths.expand("file:///data/x") == Path("/data/x")
+    with pytest.raises(FetchError, match="wanted a folder or file of this machine"):
+        paths.expand("s3://photos/x")
 
 
 def test_a_large_file_goes_in_pieces_and_shows_only_when_whole(bucket_host: BucketHost, tmp_path: Path) -> None:

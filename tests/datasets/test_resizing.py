@@ -57,7 +57,7 @@ class Killed(LocalEngine):
 
     shards = 2
 
-    def map(self, worker: Any, tasks: Iterable[Any], bar: Any = None) -> Iterator[Any]:
+    def map(self, worker: Any, tasks: Iterable[Any], bar: Any = None, *, paths: Iterable[Path] = ()) -> Iterator[Any]:
         for n, result in enumerate(super().map(worker, tasks, bar)):
             if n == self.shards:
                 raise KeyboardInterrupt
@@ -71,7 +71,7 @@ class Watched(LocalEngine):
         super().__init__(COMPUTE, device="cpu")
         self.asked: list[int] = []
 
-    def map(self, worker: Any, tasks: Iterable[ShardTask], bar: Any = None) -> Iterator[Any]:
+    def map(self, worker: Any, tasks: Iterable[Any], bar: Any = None, *, paths: Iterable[Path] = ()) -> Iterator[Any]:
         def noted() -> Iterator[ShardTask]:
             for task in tasks:
                 self.asked.append(task.number)

@@ -40,13 +40,19 @@ class Adder:
     broken: str = ""  # or a defect
     fails_once: str = ""  # or a defect, the first time
     seconds: float = 0.0
+    meet: int = 0  # so many processes are there before anything is made,
+    joined: int = 0  # and so many have been there before the last quarter of 200 parts is
     begun: int = 0
+    paths: tuple[Path, ...] = ()
 
     def __call__(self, tasks: Iterable[Sum], seat: Seat) -> Iterator[Any]:
         """Add up."""
         self.begun += 1
+        (self.log / f"here-{os.getpid()}").touch()
+        self.wait_for(self.meet)
         for task in tasks:
             time.sleep(self.seconds)
+            self.wait_for(self.joined if task.number >= 150 else 0)
             if task.name == self.poison:
                 os.kill(os.getpid(), signal.SIGKILL)
             if task.name == self.wrong:
@@ -59,6 +65,11 @@ class Adder:
                 file.write(f"{task.name}\n")
             seat.count(1)
             yield self.put(task) if task.store is not None else sum(range(task.number))
+
+    def wait_for(self, count: int) -> None:
+        """Wait until so many processes have begun."""
+        while len(list(self.log.glob("here-*"))) < count:
+            time.sleep(0.05)
 
     def put(self, task: Sum) -> tuple[Receipt, ...]:
         """Put the part into its store."""

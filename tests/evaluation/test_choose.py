@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from tests import experiments
@@ -250,6 +251,15 @@ def test_another_pool_is_refused() -> None:
     with pytest.raises(DataError, match="b, c has no task 'other'"):
         pools = {"other": made[0].first.pools[TASK]} | made[0].first.pools
         choose([Candidate("a", (replace(made[0].first, pools=pools),)), *made[1:]], "other", MEASURE)
+
+
+def test_values_that_the_lists_do_not_give_are_of_another_version_and_refused() -> None:
+    made = three()
+    file = f"{TASK}/{IMAGE}.parquet"
+    table = made[1].first.open_table(file).with_columns(pl.col(MEASURE) * 0.9)
+    other = replace(made[1].first, open_table=lambda _: table, tables={})
+    with pytest.raises(DataError, match=r"b, caption_to_image, image: its lists give .*measured by another version"):
+        of([made[0], Candidate("b", (other,)), made[2]])
 
 
 def test_with_fewer_than_ten_pictures_nobody_is_called_worse() -> None:

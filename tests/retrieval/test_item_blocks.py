@@ -82,7 +82,7 @@ def test_blocks_of_items_give_the_bytes_of_the_whole_pool(
         patch.setattr(item_blocks, "STATE_BYTES", 7 * (16 * 3 + 32 * k))
         patch.setattr(exact, "LISTS", 3)
         found = list(
-            find_nearest(asked, pool, k, own_rows=own, qrels=qrels, item_bytes=12 * block, block_bytes=4 * block * step)
+            find_nearest(asked, pool, k, own_rows=own, qrels=qrels, item_rows=block, block_bytes=4 * block * step)
         )
     for mine, wanted in zip(all_of(found), whole, strict=True):
         assert mine.dtype == wanted.dtype
@@ -104,7 +104,7 @@ def test_pools_in_files_are_read_a_block_at_a_time(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(FileRows, "read", counted)
     monkeypatch.setattr(FileRows, "__array__", None)
     qrels = Groups(np.arange(40), np.arange(500) // 10)
-    found = all_of(list(find_nearest(asked, stored, 7, qrels=qrels, item_bytes=64 * 100)))
+    found = all_of(list(find_nearest(asked, stored, 7, qrels=qrels, item_rows=100)))
     assert seen == [100] * 5
     for mine, wanted in zip(found, all_of(list(find_nearest(asked, pool, 7, qrels=qrels))), strict=True):
         assert mine.tobytes() == wanted.tobytes()
@@ -125,7 +125,7 @@ def test_first_hits_take_a_second_pass_only_where_a_long_list_of_judgements_has_
     monkeypatch.setattr(selection.Selector, "multiply", counted)
     few, many = Groups(np.arange(20), np.arange(600) // 2), Groups(np.arange(20) % 2, np.arange(600) % 2)
     for qrels in (few, many):  # of every query two relevant items, or 300
-        list(find_nearest(asked, pool, 20, qrels=qrels, item_bytes=32 * 100))
+        list(find_nearest(asked, pool, 20, qrels=qrels, item_rows=100))
         assert sum(made) == 20 * 600
         made.clear()
     best = np.argmax(asked @ pool.T, axis=1)
@@ -135,26 +135,11 @@ def test_first_hits_take_a_second_pass_only_where_a_long_list_of_judgements_has_
     qrels = Groups(np.where(np.arange(20) == 0, 0, 99), groups)
     wanted = all_of(list(find_nearest(asked, pool, 20, qrels=qrels)))
     made.clear()
-    found = all_of(list(find_nearest(asked, pool, 20, qrels=qrels, item_bytes=32 * 100)))
+    found = all_of(list(find_nearest(asked, pool, 20, qrels=qrels, item_rows=100)))
     assert sum(made) == 21 * 600
     assert found[2].tobytes() == wanted[2].tobytes()
     assert found[2][0] == 591
     assert best[0] == found[0][0, 0]
-
-
-def test_a_part_of_the_queries_gives_its_part_of_the_lists_whatever_the_pool_is_read_by() -> None:
-    pool, asked, qrels = unit(90, 4, 3, 4), unit(30, 4, 3, 5), Groups(np.arange(30), np.arange(90) // 3)
-    whole = all_of(list(find_nearest(asked, pool, 5, qrels=qrels)))
-    for item_bytes in (None, 16 * 20):
-        parts = [
-            list(
-                find_nearest(asked[start : start + 12], pool, 5, qrels=qrels, first_query=start, item_bytes=item_bytes)
-            )
-            for start in (0, 12, 24)
-        ]
-        assert [part[0].first_query for part in parts] == [0, 12, 24]
-        for place, wanted in enumerate(whole):
-            assert np.concatenate([all_of(part)[place] for part in parts]).tobytes() == wanted.tobytes()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -162,15 +147,15 @@ def test_vectors_that_are_not_finite_are_refused_in_whichever_block_they_are(val
     pool, asked = unit(90, 4, 3, 4), unit(3, 4, 3, 5)
     pool[77, 2] = value
     with pytest.raises(DataError, match="some items hold NaN or infinity"):
-        list(find_nearest(asked, pool, 5, item_bytes=16 * 20))
+        list(find_nearest(asked, pool, 5, item_rows=20))
     asked[1, 0] = value
     with pytest.raises(DataError, match="some queries hold NaN or infinity"):
-        list(find_nearest(asked, pool[:70], 5, item_bytes=16 * 20))
+        list(find_nearest(asked, pool[:70], 5, item_rows=20))
 
 
 def test_only_pools_beyond_a_bound_are_read_in_blocks_and_what_is_on_the_device_stays_there() -> None:
     cpu, rows = torch.device("cpu"), np.zeros((100, 4), np.float32)
     assert not needs_blocks(rows, cpu)
-    assert not needs_blocks(rows, cpu, item_bytes=1600)
-    assert needs_blocks(rows, cpu, item_bytes=1599)
-    assert not needs_blocks(torch.from_numpy(rows), cpu, item_bytes=16)
+    assert not needs_blocks(rows, cpu, item_rows=100)
+    assert needs_blocks(rows, cpu, item_rows=99)
+    assert not needs_blocks(torch.from_numpy(rows), cpu, item_rows=1)

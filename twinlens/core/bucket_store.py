@@ -14,15 +14,14 @@ import socket
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from twinlens.core import paths
+from twinlens.core.ahead import read_ahead
 from twinlens.core.buckets import Bucket, StoredObject
 from twinlens.core.errors import BucketError, DataError
 from twinlens.core.hashing import hash_file
@@ -47,10 +46,17 @@ class BucketStore:
     Args:
         bucket: of this work, as `s3://bucket/folder/<work>/<key>`.
         below: folder of the copies, below the scratch folder of whichever machine it is.
+        keeps: whether a copy of what is put stays, for the driver, which joins it; not in a worker that it is sent to.
+        known: digests of parts, as far as the driver has heard of them; a worker asks the bucket.
     """
 
     bucket: Bucket
     below: Path
+    keeps: bool = True
+    known: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BucketStore, (self.bucket, self.below, False)
 
     @property
     def folder(self) -> Path:
@@ -59,10 +65,6 @@ class BucketStore:
 
     def put(self, name: str, write: Callable[[Path], None]) -> Receipt:
         """Make a part in a local file, which is put whole; see `PartStore`."""
-        return self.put_and_keep(name, write, keep=False)
-
-    def put_and_keep(self, name: str, write: Callable[[Path], None], *, keep: bool = True) -> Receipt:
-        """Make a part whose copy stays on this machine, for whoever reads it here."""
         with self._draft(name) as part:
             write(part)
             if not part.is_file():
@@ -70,7 +72,7 @@ class BucketStore:
             sha256 = hash_file(part)
             size = part.stat().st_size
             self.bucket.put(part, f"{name}/{sha256}")
-            if keep:
+            if self.keeps:
                 part.replace(self.folder / name)
         return Receipt(name, {"": [sha256, size]})
 
@@ -84,6 +86,8 @@ class BucketStore:
         Raises:
             DataError: there is no such part, or it is damaged: then it is removed, so that the next run makes it again.
         """
+        if name in self.known:
+            return self.fetch(name, self.known[name])
         found = self.bucket.list_objects(f"{name}/")
         if not found:
             raise DataError(
@@ -117,18 +121,10 @@ class BucketStore:
             there = (self.folder / receipt.name).is_file()
             return self.fetch(receipt.name, receipt.files[""][0]), there
 
-        waiting: deque[Future[tuple[Path, bool]]] = deque()
-        with ThreadPoolExecutor(AHEAD, thread_name_prefix="fetch") as pool:
-            try:
-                for receipt in receipts:
-                    waiting.append(pool.submit(fetch, receipt))
-                    if len(waiting) > AHEAD:
-                        yield from _lend(waiting.popleft())
-                while waiting:
-                    yield from _lend(waiting.popleft())
-            finally:
-                for future in waiting:
-                    future.cancel()
+        for path, was_there in read_ahead(fetch, receipts, AHEAD):
+            yield path
+            if not was_there:
+                path.unlink(missing_ok=True)
 
     def list_parts(self) -> dict[str, Receipt]:
         """List the parts that are there, by name; older ones of the same name are removed."""
@@ -143,6 +139,8 @@ class BucketStore:
                 old.append(min(known, one, key=lambda each: each.modified).name)
             newest[name] = one if known is None else max(known, one, key=lambda each: each.modified)
         self.bucket.remove(old)
+        self.known.clear()
+        self.known.update((name, _digest_of(one)) for name, one in newest.items())
         return {name: Receipt(name, {"": [_digest_of(one), one.size]}) for name, one in newest.items()}
 
     def read_notes(self, receipts: Sequence[Receipt]) -> list[dict[str, float]]:
@@ -154,8 +152,7 @@ class BucketStore:
                 return dict(json.loads(content or b"{}"))
             return {}
 
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="notes") as pool:
-            return list(pool.map(read, receipts))
+        return list(read_ahead(read, receipts, AT_ONCE))
 
     @contextmanager
     def _draft(self, name: str) -> Iterator[Path]:
@@ -166,13 +163,6 @@ class BucketStore:
                 yield part
         finally:
             part.unlink(missing_ok=True)
-
-
-def _lend(fetched: Future[tuple[Path, bool]]) -> Iterator[Path]:
-    path, was_there = fetched.result()
-    yield path
-    if not was_there:
-        path.unlink(missing_ok=True)
 
 
 def _digest_of(stored: StoredObject) -> str:

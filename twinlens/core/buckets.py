@@ -31,19 +31,14 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0  # doubled after each attempt; between 
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 MISSED = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}  # of a conditional put
 S3 = ("s3", "s3a")
-TABLED = ("http", "https", "hf")  # fsspec knows these, and they are no buckets
+OTHERS = ("file", "http", "https", "hf")  # whose URLs name a folder, and what is fetched
 
 T = TypeVar("T")
 
 
 def is_bucket(location: str) -> bool:
     """Whether a place is named by a URL of a store rather than as a folder or an address on the web."""
-    return "://" in location and urlsplit(location).scheme not in ("file", "local", *TABLED)
-
-
-def strip_file_url(location: str) -> str:
-    """Give the folder of a `file://` URL; other places as they are."""
-    return urlsplit(location).path if urlsplit(location).scheme in ("file", "local") else location
+    return "://" in location and urlsplit(location).scheme not in OTHERS
 
 
 @dataclass(frozen=True)
@@ -67,6 +62,7 @@ class Bucket:
 
     def __post_init__(self) -> None:
         refuse_bad_url(self.url)
+        refuse_unknown_store(self.url)
 
     @property
     def _is_s3(self) -> bool:
@@ -94,11 +90,16 @@ class Bucket:
         return None if info is None or info["type"] != "file" else _describe(info, name)
 
     def read(self, name: str, start: int | None = None, stop: int | None = None) -> bytes | None:
-        """Read an object, or some of its bytes; None where there is none."""
+        """Read an object, or some of its bytes, fewer where it ends before; None where there is none."""
         alone = {"max_concurrency": 1} if self._is_s3 else {}  # else it asks for the size first
 
         def read(fs: Any) -> bytes | None:
-            content: bytes = fs.cat_file(self._path(name), start=start, end=stop, **alone)
+            try:
+                content: bytes = fs.cat_file(self._path(name), start=start, end=stop, **alone)
+            except OSError as error:
+                if _find_code(error) == "InvalidRange":
+                    return b""
+                raise
             return content
 
         return self._ask("read", name, read, missing=lambda: None)
@@ -198,11 +199,10 @@ class Bucket:
 
 
 def refuse_bad_url(url: str) -> None:
-    """Refuse a URL that no store can be found by, or that holds credentials.
+    """Refuse a URL that names no bucket, or that holds credentials; asks for no library, as settings are read often.
 
     Raises:
         ParamsError: it is such a one.
-        ExtraError: the store's library is not installed.
     """
     parts = urlsplit(url)
     if "@" in parts.netloc:
@@ -212,7 +212,16 @@ def refuse_bad_url(url: str) -> None:
         )
     if not parts.netloc:
         raise ParamsError(f"{url}: names no bucket; wanted one such as s3://bucket/folder")
-    _find_class(parts.scheme)
+
+
+def refuse_unknown_store(url: str) -> None:
+    """Refuse a URL whose store is not known, or whose library is not installed.
+
+    Raises:
+        ParamsError: the store is not known.
+        ExtraError: the library of S3 is not installed.
+    """
+    _find_class(urlsplit(url).scheme)
 
 
 @lru_cache

@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from twinlens.core import paths
 from twinlens.core.bucket_store import USED, BucketLock, BucketStore, prune_bucket
-from twinlens.core.buckets import Bucket, is_bucket, strip_file_url
+from twinlens.core.buckets import Bucket, is_bucket
 from twinlens.core.errors import DataError
 from twinlens.core.hashing import REMEMBERED
 from twinlens.core.parent import is_running, refuse_orphan
@@ -93,7 +93,7 @@ class Scratch:
             self._remote = BucketStore(Bucket(f"{parts.rstrip('/')}/{work}/{key}"), Path(work) / key)
         self.folder = paths.scratch() / work / key  # of copies, where the parts are in a bucket
         if parts is not None and self._remote is None:
-            self.folder = paths.expand(strip_file_url(parts)) / work / key
+            self.folder = paths.expand(parts) / work / key
         self._whole: set[str] = set()  # parts that were compared with their digests
         self._noted: dict[str, Receipt] | None = None  # by part, while the lock is held: nobody else notes any
         self._figures: dict[str, dict[str, float]] = {}  # of parts in a bucket, by the digest of their note
@@ -115,10 +115,12 @@ class Scratch:
         return self._is_whole(name) and (not self.path(name + NOTE).exists() or self._is_whole(name + NOTE))
 
     def list_parts(self, pattern: str) -> list[str]:
-        """List the names of parts that match a pattern such as `part-*.npy`, sorted."""
+        """List the names of parts that match a pattern such as `part-*.npy`, by their numbers, however long."""
         if self._remote is not None:
-            return sorted(fnmatch.filter(self._known(), pattern))
-        return sorted(path.name for path in self.folder.glob(pattern))
+            names = fnmatch.filter(self._known(), pattern)
+        else:
+            names = [path.name for path in self.folder.glob(pattern)]
+        return sorted(names, key=lambda name: (len(name), name))
 
     def iter_paths(self, names: Sequence[str]) -> Iterator[Path]:
         """Iterate over the paths of finished parts; those in a bucket are fetched ahead, and go when they were read."""
@@ -149,7 +151,7 @@ class Scratch:
     def put(self, name: str, write: Callable[[Path], None]) -> Path:
         """Make a part: `write` fills a temporary file (or folder), which then takes its name at once."""
         if self._remote is not None:
-            self._note_receipt(self._remote.put_and_keep(name, write))
+            self._note_receipt(self._remote.put(name, write))
         else:
             FolderStore(self.folder).put_noted(name, write, lambda receipt: self._note_receipt(receipt, sync=True))
         return self.folder / name
@@ -193,8 +195,10 @@ class Scratch:
             FolderStore(self.folder).drop_receipt(receipt.name)
 
     def _note_receipt(self, receipt: Receipt, *, sync: bool = False) -> None:
-        if self._remote is None:  # in a bucket its name says it all
+        if self._remote is None:
             append_receipt(self.folder, receipt, sync=sync)
+        else:  # its name in the bucket says it all
+            self._remote.known[receipt.name] = receipt.files[""][0]
         if self._noted is not None:
             self._noted[receipt.name] = receipt
         self._whole.add(receipt.name)
@@ -328,7 +332,7 @@ def prune(keep_days: float = KEEP_DAYS, parts: str | None = None) -> list[Path |
     oldest = time.time() - keep_days * 86_400
     places = [paths.scratch()]
     if parts is not None and not is_bucket(parts):
-        places.append(paths.expand(strip_file_url(parts)))
+        places.append(paths.expand(parts))
     kept = [folder for place in places for folder in place.glob("*/*") if folder.is_dir()]
     mine = [folder for folder in kept if folder.parent.name not in PRUNED_ELSEWHERE]
     stale = [folder for folder in mine if folder.stat().st_mtime < oldest]

@@ -18,11 +18,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
-import torch
 
 from twinlens.config.datasets import ComposedCard, DatasetCard, list_places
 from twinlens.config.params import ResizeParams
 from twinlens.core import paths, tables
+from twinlens.core.buckets import is_bucket
 from twinlens.core.code import code_digest
 from twinlens.core.errors import DataError
 from twinlens.core.hashing import recall_digest
@@ -31,8 +31,7 @@ from twinlens.core.progress import Progress
 from twinlens.core.resources import name_disk_fault
 from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.shards import name_shard
-from twinlens.datasets import make_adapter
-from twinlens.datasets.readers.archives import hold_archives
+from twinlens.datasets.pictures import open_pictures
 from twinlens.engines import Engine, Seat
 from twinlens.images.resize import (
     Picture,
@@ -46,7 +45,7 @@ from twinlens.images.resize import (
 
 log = logging.getLogger("twinlens")
 
-LIBRARIES = ("pillow", "simplejpeg", "pyarrow")  # that decide bytes, beside torch
+LIBRARIES = ("torch", "pillow", "simplejpeg", "pyarrow")  # that decide bytes
 
 
 @dataclass(frozen=True)
@@ -79,24 +78,22 @@ class ShardWorker:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """What every worker has to see: the dataset's own files, and the record of them."""
-        return (self.raw, *map(paths.expand, list_places(self.card)))
+        """What every machine has to see: the dataset's own files, and the record of them; all see a bucket."""
+        return (self.raw, *(paths.expand(place) for place in list_places(self.card) if not is_bucket(place)))
 
     def __call__(self, tasks: Iterable[ShardTask], seat: Seat) -> Iterator[list[Receipt]]:
         """See `engines.Worker`: the receipts of each shard."""
         taken: deque[ShardTask] = deque()
         shards = ((task.number, task.size) for task in iter(taken.popleft, None))
-        with hold_archives():
-            pictures = self._read_pictures(tasks, taken)
-            yield from write_shards(pictures, shards, self.params, self.store, seat.decode_threads, seat.count)
+        with open_pictures(self.card, self.raw) as read:
 
-    def _read_pictures(self, tasks: Iterable[ShardTask], taken: deque[ShardTask]) -> Iterator[Picture]:
-        """The pictures of some tasks; each is noted before its first picture."""
-        adapter = make_adapter(self.card)
-        for task in tasks:
-            taken.append(task)
-            raw = adapter.read_pictures(self.raw, task.files)
-            yield from zip(task.image_ids, task.files, raw, strict=True)
+            def read_pictures() -> Iterator[Picture]:
+                for task in tasks:
+                    taken.append(task)  # before its first picture comes
+                    yield from zip(task.image_ids, task.files, read(task.files), strict=True)
+
+            pictures = read_pictures()
+            yield from write_shards(pictures, shards, self.params, self.store, seat.decode_threads, seat.count)
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class ResizeJob:
             params=self.params.model_dump(mode="json"),
             pictures=digest("\0".join(column) for part in self._read_listed() for column in part.iter_columns()),
             raw=[[path.relative_to(self.raw).as_posix(), recall_digest(path)] for path in files],
-            libraries=[torch.__version__, *map(version, LIBRARIES)],
+            libraries=[version(name) for name in LIBRARIES],
             code=code_digest(__name__, *adapters),
         )
 

@@ -51,6 +51,11 @@ class Backlog:
         self._draining: set[str] = set()  # workers that finish what they have, to be given a suspect
         self._ended = False
 
+    @property
+    def first(self) -> Task:
+        """The first part that waits; there is one."""
+        return self._fresh[0].task
+
     def look_ahead(self, count: int) -> int:
         """Take up to `count` parts from their source, and count those that wait: fewer only if there are no more."""
         while not self._ended and len(self._fresh) < count:

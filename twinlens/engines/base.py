@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
@@ -49,6 +48,8 @@ class Worker(Protocol[T_contra, R_co]):
 
     It takes tasks ahead of its work, as far as it likes, and gives back one result a task, in their order. A result is
     small (receipts and figures): what is large it has written before. It is called again and again, after errors too.
+
+    Where it has `paths` (or its tasks do), those are files and folders that every machine has to see: weights, shards.
     """
 
     def __call__(self, tasks: Iterable[T_contra], seat: Seat, /) -> Iterator[R_co]:
@@ -96,8 +97,6 @@ class Engine(ABC):
         worker: Worker[T, R],
         tasks: Iterable[T],
         bar: Progress | None = None,
-        *,
-        paths: Iterable[Path] = (),
     ) -> Iterator[R]:
         """Iterate over the results of tasks of one kind, in any order.
 
@@ -105,18 +104,15 @@ class Engine(ABC):
             worker: what does the work; each place of work has its own copy, and keeps it for later calls.
             tasks: taken as they are needed, a bounded number ahead.
             bar: counts items.
-            paths: files and folders that every worker has to see: weights and shards.
 
         Raises:
             TwinLensError: of the worker, as it was raised there.
             ResourceError: a part failed again and again; the message names it, and why.
         """
 
-    def ask(
-        self, worker: Worker[Any, Any], function: Callable[..., R], *arguments: Any, paths: Iterable[Path] = ()
-    ) -> R:
+    def ask(self, worker: Worker[Any, Any], function: Callable[..., R], *arguments: Any) -> R:
         """Ask one worker `function(worker, *arguments)`; a function of a module, and an answer that is small."""
-        answers: list[R] = list(self.map(worker, [Ask(function.__name__, function, arguments)], paths=paths))
+        answers: list[R] = list(self.map(worker, [Ask(function.__name__, function, arguments)]))
         return answers[0]
 
     @abstractmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twinlens.engines.base import Engine, R, Seat, T, Worker, run_worker
@@ -26,8 +25,6 @@ class LocalEngine(Engine):
         worker: Worker[T, R],
         tasks: Iterable[T],
         bar: Progress | None = None,
-        *,
-        paths: Iterable[Path] = (),
     ) -> Iterator[R]:
         """See `Engine.map`; the results come in the order of the tasks, and errors as they are."""
         seat = Seat(self.compute.decode_threads, _count_nothing if bar is None else bar.add)

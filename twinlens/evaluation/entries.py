@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from twinlens.core.errors import DataError, suggest_nearest
 from twinlens.evaluation.candidate_costs import Costs, allow_licence
-from twinlens.evaluation.candidates import Candidate
+from twinlens.evaluation.candidates import Candidate, check_same_pools
 from twinlens.evaluation.experiments import Experiment
 from twinlens.evaluation.intervals import Interval
 
@@ -114,6 +114,19 @@ def choose_task(candidates: Sequence[Candidate], asked: str | None) -> str:
         lacking = [c.name for c in candidates if asked not in c.first.pools]
         raise DataError(f"{', '.join(lacking)} has no task '{asked}' ({suggest_nearest(asked, known)})")
     return asked
+
+
+def keep_one_pool(candidates: Sequence[Candidate], task: str | None) -> tuple[list[Candidate], list[str]]:
+    """Keep the candidates whose numbers are about what the first one's are, and say of the others what differs."""
+    name, kept, told = choose_task(candidates, task), [], []
+    for candidate in candidates:
+        try:
+            check_same_pools(candidates[0].first, candidate.first, only=name)
+        except DataError as error:
+            told.append(f"Left out: {candidate.name}. {error}.")
+        else:
+            kept.append(candidate)
+    return kept, told
 
 
 def expand_rows(candidates: Sequence[Candidate], task: str, retrievers: Sequence[str]) -> Iterator[Entry]:

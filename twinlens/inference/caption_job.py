@@ -39,14 +39,14 @@ class CaptionWorker:
     placement: Placement
     batch: int | None
 
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """What every worker has to see."""
-        return (self.weights,)
-
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: the fields."""
         return {name: value for name, value in vars(self).items() if name != "loaded"}
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """What every machine has to see."""
+        return (self.weights,)
 
     @cached_property
     def loaded(self) -> Captioner | PromptedCaptioner:
@@ -135,7 +135,7 @@ class CaptionJob:
         if not scratch.has(WORDS):
             texts = self._caption(shards, pictures, scratch)
             scratch.note(WORDS, parameters=self.engine.ask(self.worker, count_parameters))
-            scratch.put(WORDS, lambda path: path.write_text(json.dumps(texts), encoding="utf-8"))
+            scratch.put(WORDS, lambda path: _write(path, json.dumps(texts)))
         words: list[str] = json.loads(scratch.open_store().read(WORDS).read_text(encoding="utf-8"))
         return words
 
@@ -156,3 +156,7 @@ class CaptionJob:
         if prompted:
             caption_prompted.tell_shortcomings(self.card.max_new_tokens, texts, int(scratch.total("cut")))
         return texts
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

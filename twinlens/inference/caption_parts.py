@@ -48,6 +48,11 @@ class CaptionTask:
         return sum(part.size for part in self.parts)
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """What every machine has to see."""
+        return (self.shards,)
+
+    @property
     def rows(self) -> pl.DataFrame:
         """Where its pictures are."""
         return pl.concat([part.rows for part in self.parts])

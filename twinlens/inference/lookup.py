@@ -49,7 +49,7 @@ class LookupJob(TowerJob):
     def parts_of_pictures(self, shards: Path, pool: pl.DataFrame) -> Iterator[Scratch]:
         """See `TowerJob.parts_of_pictures`."""
         key = fingerprint(pictures=digest(pool["sha256"]), ids=digest(pool["image_id"]), **self.identity)
-        with Scratch("embed", key) as scratch:
+        with Scratch("embed", key, self.compute.parts) as scratch:
             if not is_complete(scratch, len(pool), PICTURES_PER_PART):
                 take = self.look_up_pictures(shards, pool)
                 store_rows(take, pool["image_id"].to_list(), scratch, PICTURES_PER_PART)
@@ -64,7 +64,7 @@ class LookupJob(TowerJob):
     def parts_of_texts(self, texts: pl.DataFrame) -> Iterator[Scratch]:
         """See `TowerJob.parts_of_texts`."""
         key = fingerprint(texts=digest(texts["text"]), ids=digest(texts["id"]), **self.identity)
-        with Scratch("embed", key) as scratch:
+        with Scratch("embed", key, self.compute.parts) as scratch:
             if not is_complete(scratch, len(texts), TEXTS_PER_PART):
                 take = self.look_up_texts(texts)
                 store_rows(take, texts["id"].to_list(), scratch, TEXTS_PER_PART)

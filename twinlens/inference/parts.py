@@ -45,6 +45,11 @@ class PicturePart:
         return len(self.rows)
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """What every machine has to see."""
+        return () if self.source.shards is None else (self.source.shards,)
+
+    @property
     def ids(self) -> list[str]:
         """Names for messages."""
         found: list[str] = self.rows["id" if "id" in self.rows.columns else "image_id"].to_list()

@@ -93,7 +93,7 @@ class TowerJob:
 
     def ask(self, function: Callable[..., R], *arguments: Any) -> R:
         """Ask whoever has loaded the tower `function(worker, *arguments)`; the function is a module's."""
-        return self.engine.ask(self.worker, function, *arguments, paths=(self.weights,))
+        return self.engine.ask(self.worker, function, *arguments)
 
     def in_role(self, role: Role) -> TowerJob:
         """The job of the same tower for what asks, or for what is searched: a model is loaded once for both."""
@@ -120,12 +120,12 @@ class TowerJob:
         """
         words = {"texts": digest(pool["text"])} if "text" in pool.columns else {}
         key = fingerprint(pictures=digest(pool["sha256"]), ids=digest(pool["image_id"]), **words, **self.identity)
-        with Scratch("embed", key) as scratch:
+        with Scratch("embed", key, self.compute.parts) as scratch:
             size, rows = choose_part_size(self.placement, texts=False), _name_rows(pool)
             if spans := list_missing(len(pool), size, scratch):
                 parts = slice_pictures(rows, spans, scratch.open_store(), shards, size, self.prompt)
                 with show_progress("embed pictures", "img", len(pool), spans) as bar:
-                    self._accept(scratch, self.engine.map(self.worker, parts, bar, paths=(self.weights, shards)))
+                    self._accept(scratch, self.engine.map(self.worker, parts, bar))
             if not scratch.has(PROBE):
                 contents = pool.select(name for name in ("sha256", "text") if name in pool.columns).n_unique()
                 chosen = rows[choose_rows(len(rows))]
@@ -136,12 +136,12 @@ class TowerJob:
     def parts_of_texts(self, texts: pl.DataFrame) -> Iterator[Scratch]:
         """Vectors of texts (`id`, `text`) in parts, and their probe, as the tower gives them."""
         key = fingerprint(texts=digest(texts["text"]), **self.identity)
-        with Scratch("embed", key) as scratch:
+        with Scratch("embed", key, self.compute.parts) as scratch:
             size, words, ids = choose_part_size(self.placement, texts=True), texts["text"], texts["id"]
             if spans := list_missing(len(texts), size, scratch):
                 parts = slice_texts(words, ids, spans, scratch.open_store(), size, self.prompt)
                 with show_progress("embed texts", "text", len(texts), spans) as bar:
-                    self._accept(scratch, self.engine.map(self.worker, parts, bar, paths=(self.weights,)))
+                    self._accept(scratch, self.engine.map(self.worker, parts, bar))
             if not scratch.has(PROBE):
                 scratch.put(PROBE, self.ask(probe_texts, probe.choose_texts(texts), self.prompt).write)
             yield scratch

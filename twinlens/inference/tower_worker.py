@@ -40,6 +40,11 @@ class TowerWorker:
         """What is pickled: the fields."""
         return {name: value for name, value in vars(self).items() if name not in ("loaded", "_prompted", "_pixels")}
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """What every machine has to see."""
+        return (self.weights,)
+
     @cached_property
     def loaded(self) -> LoadedEncoders:
         """The encoders, their blocks folded where they can be."""

@@ -33,7 +33,7 @@ from twinlens.retrieval.selection import (
 from twinlens.tasks.qrels import Qrels
 
 POOL_BYTES = {"cpu": 2**29, "cuda": 2**33}  # of items that are brought to the device as a whole
-ITEM_BYTES = {"cpu": 2**26, "cuda": 2**30}  # of a block of items
+ITEM_ROWS = {"cpu": 2**14, "cuda": 2**18}  # of a block of items: at 512 dimensions 32 MB, and 512 MB
 STATE_BYTES = 2**28  # of the queries at hand
 FEW_RELEVANT = 64  # items of a query, which are scored before everything else
 PAIRS = 2**20  # of queries and relevant items at once
@@ -41,11 +41,12 @@ PAIRS = 2**20  # of queries and relevant items at once
 Keys = Int64[np.ndarray, "queries k"]
 
 
-def needs_blocks(items: Vectors, device: torch.device, item_bytes: int | None = None) -> bool:
-    """Whether items are too many to be brought to a device as a whole; `item_bytes` are those of a block of them."""
-    size = 4 * items.shape[0] * items.shape[1]
-    there = isinstance(items, torch.Tensor) and items.device == device
-    return not there and size > (item_bytes or POOL_BYTES.get(device.type, POOL_BYTES["cpu"]))
+def needs_blocks(items: Vectors, device: torch.device, item_rows: int | None = None) -> bool:
+    """Whether items are too many to be brought to a device as a whole; `item_rows` are those of a block of them."""
+    if isinstance(items, torch.Tensor) and items.device == device:
+        return False
+    most = POOL_BYTES.get(device.type, POOL_BYTES["cpu"])
+    return len(items) > item_rows if item_rows is not None else 4 * items.shape[0] * items.shape[1] > most
 
 
 def rank_in_blocks(
@@ -56,9 +57,8 @@ def rank_in_blocks(
     *,
     own_rows: Int[np.ndarray, " queries"] | None = None,
     qrels: Qrels | None = None,
-    first_query: int = 0,
     block_bytes: int | None = None,
-    item_bytes: int | None = None,
+    item_rows: int | None = None,
 ) -> Iterator[tuple[int, Keys, Int64[np.ndarray, " queries"] | None]]:
     """Rank the items for as many queries at a time as memory holds; see `exact.find_nearest`.
 
@@ -69,9 +69,8 @@ def rank_in_blocks(
         device: where products are made.
         own_rows: see there.
         qrels: see there.
-        first_query: number of the first query in `qrels`.
         block_bytes: of one block of the product.
-        item_bytes: of one block of items.
+        item_rows: of one block of items.
 
     Yields:
         Of some queries the number of the first, the keys of their best items, best first, and the ranks of their first
@@ -82,12 +81,12 @@ def rank_in_blocks(
     for start in range(0, len(queries), at_once):
         rows = slice(start, min(start + at_once, len(queries)))
         own = None if own_rows is None else np.asarray(own_rows[rows], dtype=np.int64)
-        pool = _Pool(items, k, device, block_bytes, item_bytes)
+        pool = _Pool(items, k, device, block_bytes, item_rows)
         asked = bring_to_device(queries[rows], device)
         if qrels is None:
             yield start, pool.rank(asked, own, None)[0], None
             continue
-        numbers = first_query + np.arange(rows.start, rows.stop)
+        numbers = np.arange(rows.start, rows.stop)
         few = qrels.counts()[numbers] <= FEW_RELEVANT
         best = pool.find_best_relevant(asked, own, numbers, few, qrels)
         keys, above = pool.rank(asked, own, best)
@@ -103,12 +102,11 @@ class _Pool:
     """The items, a block at a time."""
 
     def __init__(
-        self, items: Vectors, k: int, device: torch.device, block_bytes: int | None, item_bytes: int | None
+        self, items: Vectors, k: int, device: torch.device, block_bytes: int | None, item_rows: int | None
     ) -> None:
         self.items, self.k, self.device = items, k, device
         self.block_bytes = block_bytes or BLOCK_BYTES.get(device.type, BLOCK_BYTES["cpu"])
-        size = item_bytes or ITEM_BYTES.get(device.type, ITEM_BYTES["cpu"])
-        self.rows_at_once = max(1, size // (4 * items.shape[1]))
+        self.rows_at_once = item_rows or ITEM_ROWS.get(device.type, ITEM_ROWS["cpu"])
 
     def rank(
         self,

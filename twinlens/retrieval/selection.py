@@ -26,7 +26,7 @@ GROUPS_PER_RESULT = 4  # at least; of fewer, too many would be looked at
 CELLS = {"cpu": 2**22, "cuda": 2**25}  # scores looked at in the second round at once
 WIDE_CELLS = 2**24  # numbers of gathered vectors in float64 at once, on a GPU
 DENSE = 16  # of so many pairs one to be scored exactly: then a product of all of them is faster than gathered vectors
-FEW_NEAR = 8  # of so many products one near a score: then all are compared, rather than gathered
+FEW_NEAR = 32  # of so many groups one near a score: then all are compared, rather than gathered
 FEW_NUMBERS = 2**23  # of all items, which are then held in float64 too: 64 MB
 WIDE_ITEMS = 2**13  # in float64 at once
 
@@ -210,7 +210,11 @@ class Selector:
         count, lowest = len(block.queries), torch.tensor(LOWEST, device=relevant.device)
         found = self.make_keys(block, queries, relevant)
         best = lowest.repeat(count).scatter_reduce(0, queries, found, "amax")
-        return torch.where(torch.isfinite(read_scores(best)), self._count_in_all(block, best) + 1, 0)
+        return torch.where(
+            torch.isfinite(read_scores(best)),
+            self._count_in_all(block, best, torch.arange(count, device=best.device)) + 1,
+            0,
+        )
 
     def count_better(
         self, block: Products, maxima: Float32[torch.Tensor, "queries groups"], keys: Int64[torch.Tensor, " queries"]
@@ -224,24 +228,55 @@ class Selector:
         """
         scores = read_scores(keys)[:, None]
         near = maxima >= scores - self.tolerance
-        if int(near.sum()) * self.width * FEW_NEAR > block.product.numel():
-            step = max(1, self.cells // block.product.shape[1])
-            parts = [slice(start, start + step) for start in range(0, len(keys), step)]
-            every = [Products(block.queries[part], block.product[part], block.error) for part in parts]
-            counts = [self._count_in_all(some, keys[part]) for some, part in zip(every, parts, strict=True)]
-            return torch.cat(counts)
-        queries, groups = torch.nonzero(near, as_tuple=True)
+        many = near.sum(dim=1) * FEW_NEAR > self.groups
+        above = torch.zeros(len(keys), dtype=torch.int64, device=keys.device)
+        step = max(1, self.cells // block.product.shape[1])
+        for some in torch.split(torch.nonzero(many)[:, 0], step):
+            above[some] = self._count_in_all(block, keys[some], some)
+        queries, groups = torch.nonzero(near & ~many[:, None], as_tuple=True)
         inside = groups[:, None] + self.groups * torch.arange(self.width, device=groups.device)  # (near groups, width)
         apart = block.product.take(inside + (block.product.shape[1] * queries)[:, None]) - scores[queries]
-        above = torch.zeros(len(keys), dtype=torch.int64, device=keys.device)
         above.index_add_(0, queries, (apart > self.tolerance).sum(dim=1))
         places, columns = torch.nonzero(apart.abs() <= self.tolerance, as_tuple=True)
         return above + self._count_near(block, keys, queries[places], inside[places, columns])
 
-    def _count_in_all(self, block: Products, keys: Int64[torch.Tensor, " queries"]) -> Int64[torch.Tensor, " queries"]:
-        apart = block.product - read_scores(keys)[:, None]
+    def _count_in_all(
+        self,
+        block: Products,
+        keys: Int64[torch.Tensor, " asked"],
+        asked: Int64[torch.Tensor, " asked"],
+    ) -> Int64[torch.Tensor, " asked"]:
+        """Count the items above a key of each of some queries, rising, by looking at all products."""
+        if keys.device.type == "cpu":
+            return self._count_in_rows(block, keys, asked)
+        some = Products(block.queries[asked], block.product[asked], block.error)
+        apart = some.product - read_scores(keys)[:, None]
         above = (apart > self.tolerance).sum(dim=1)
-        return above + self._count_near(block, keys, *torch.nonzero(apart.abs() <= self.tolerance, as_tuple=True))
+        return above + self._count_near(some, keys, *torch.nonzero(apart.abs() <= self.tolerance, as_tuple=True))
+
+    def _count_in_rows(
+        self,
+        block: Products,
+        keys: Int64[torch.Tensor, " asked"],
+        asked: Int64[torch.Tensor, " asked"],
+    ) -> Int64[torch.Tensor, " asked"]:
+        """The same, a query at a time, whose products stay in the cache: torch's sums of truths are slow on a CPU."""
+        product, above, near = block.product.numpy(), np.zeros(len(keys), dtype=np.int64), []
+        wide = 1.01 * self.tolerance  # so that the limits may be rounded
+        for place, (query, score) in enumerate(zip(asked.tolist(), read_scores(keys).tolist(), strict=True)):
+            if not np.isfinite(score):  # of a left out item, or of none
+                continue
+            row, least, most = product[query], np.float32(score - wide), np.float32(score + wide)
+            above[place] = np.count_nonzero(row > most)
+            if np.count_nonzero(row >= least) > above[place]:
+                columns = np.flatnonzero((row >= least) & (row <= most))
+                near.append((np.full(len(columns), place), columns))
+        found = torch.from_numpy(above)
+        if near:
+            places, rows = (torch.from_numpy(np.concatenate(one)) for one in zip(*near, strict=True))
+            some = Products(block.queries[asked], block.product[asked[:0]], block.error)
+            found += self._count_near(some, keys, places, rows)
+        return found
 
     def _count_near(
         self,
@@ -250,8 +285,11 @@ class Selector:
         asked: Int64[torch.Tensor, " pairs"],
         rows: Int64[torch.Tensor, " pairs"],
     ) -> Int64[torch.Tensor, " queries"]:
-        """Of pairs that the product cannot tell apart, by query, rising: those whose exact key is larger."""
-        better = self.make_keys(block, asked, rows) > keys[asked]
+        """Of pairs that the product cannot tell apart, by query, rising: those whose exact key is larger.
+
+        None of them is left out: its product is minus infinity, which is not near a score.
+        """
+        better = write_keys(self.score_pairs(block, asked, rows), rows + self.first_row) > keys[asked]
         return torch.bincount(asked[better], minlength=len(keys))
 
 

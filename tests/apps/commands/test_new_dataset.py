@@ -226,12 +226,26 @@ def test_a_folder_without_pictures_is_refused_with_what_it_holds(
 
 
 @pytest.mark.parametrize(
+    ("name", "said"),
+    [("t.csv", "is a table; wanted the folder of its pictures"), ("0.jpg", "is a picture; wanted the folder in which")],
+)
+def test_a_file_in_place_of_its_folder_is_answered_with_the_folder(
+    name: str, said: str, twinlens: Command, tmp_path: Path
+) -> None:
+    mine = write(tmp_path / "mine", photos(2) | {"t.csv": b"file,caption\n0.jpg,a dog\n"})
+    done = twinlens("new-dataset", str(mine / name))
+    assert done.code == 2
+    assert said in done.err
+    assert "remove" not in done.err
+
+
+@pytest.mark.parametrize(
     ("table", "said"),
     [
         ("id,caption\n0,a dog\n1,a cat\n", "column id names pictures without their endings ('0' for 0.jpg)"),
         ("url,caption\nhttps://x.org/0.jpg,a dog\n", "column url holds addresses"),
         ("file,caption\nold/0.jpg,a dog\n", "names pictures by other paths ('old/0.jpg' for 0.jpg)"),
-        ("file,caption\nnine.jpg,a dog\n", "names pictures that are not there, 'nine.jpg' for instance"),
+        ("file,caption\nnine.jpg,a dog\n", "that are not there, 'nine.jpg' for instance; what is there is '0.jpg'"),
         ("0.jpg,a dog\n1.jpg,a cat\n", "its first line is a row"),
         ("who,what\nAnn,a dog\n", "no column names pictures of the folder: it has who ('Ann'), what ('a dog')"),
         ("file,caption\n", "no row below its heading"),

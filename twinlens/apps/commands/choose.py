@@ -63,7 +63,7 @@ def choose(
     """
     from twinlens.core.scratch import write_whole_text
     from twinlens.evaluation import choose as choosing
-    from twinlens.evaluation.entries import Limits
+    from twinlens.evaluation.entries import Limits, keep_one_pool
     from twinlens.evaluation.measures import MAIN
     from twinlens.report import choice_text
     from twinlens.report.leaderboard import render
@@ -71,6 +71,9 @@ def choose(
 
     with show_work("choosing"):
         read, notes = (read_named(candidates), []) if candidates else read_finished()
+        if not candidates:  # nobody asked for all of them in particular
+            read, others = keep_one_pool(read, task)
+            notes += others
         found = choosing.choose(
             read,
             task,

@@ -84,9 +84,19 @@ def new_dataset(
 
 
 def _find_folder(folder: Path) -> Path:
+    from twinlens.datasets.readers.names import is_picture
+    from twinlens.datasets.readers.tabular import ENDINGS
+
     found = folder.expanduser()
     if not found.exists():
         raise DataError(f"{folder} is not there; wanted a folder of pictures")
+    if found.is_file() and found.suffix.lower() in ENDINGS:
+        raise DataError(
+            f"{folder} is a table; wanted the folder of its pictures, and the table behind it: "
+            f"`twinlens new-dataset FOLDER --table {folder}`"
+        )
+    if found.is_file() and is_picture(found.name):
+        raise DataError(f"{folder} is a picture; wanted the folder in which it lies: {folder.parent}")
     return found.absolute()
 
 

@@ -14,9 +14,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
 
+from twinlens.core.ahead import read_ahead
+from twinlens.core.bucket_files import AnyFile, BucketFile, BucketFolder, Place
+from twinlens.core.buckets import StoredObject
 from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets.annotations import Drop
 from twinlens.datasets.readers.limits import MAX_PICTURE_BYTES, MAX_TABLE_BYTES, explain_size
+from twinlens.datasets.readers.members import Members
 from twinlens.datasets.readers.names import (
     Known,
     explain_ending,
@@ -30,7 +34,8 @@ from twinlens.datasets.readers.tars import Tar
 from twinlens.datasets.readers.texts import decode
 from twinlens.datasets.readers.zips import Zip
 
-_Key = tuple[Path, int, int]  # path, size and time of change of an archive
+REQUESTS_AT_ONCE = 16
+_Key = tuple[str, int, int | str]  # path, size, and time of change or etag of an archive
 HOLDING: list[_Held] = []  # see `hold_archives`
 MOST_HELD = 4
 
@@ -55,21 +60,27 @@ class Tree(Protocol):
         ...
 
 
-def open_tree(path: Path) -> Tree:
-    """Open a folder, a zip or a tar (also compressed) as a tree.
+def open_tree(path: Place) -> Tree:
+    """Open a folder, a zip or a tar (also compressed) as a tree; of a bucket a folder or a tar.
 
     Raises:
         FetchError: it is not there, is no whole archive, or holds a name that leads out of it.
     """
-    if path.is_dir():
+    if not path.exists():
+        raise FetchError(f"{path} is not there; wanted a folder or a zip or tar archive")
+    if isinstance(path, BucketFolder):
+        return _BucketFolder(path)
+    if isinstance(path, BucketFile) and path.name.endswith(".zip"):
+        raise FetchError(f"{path}: a zip in a bucket is not read; wanted a folder, a tar, or the zip on this machine")
+    if isinstance(path, Path) and path.is_dir():
         return _Folder(path)
     if not path.is_file():
-        raise FetchError(f"{path} is not there; wanted a folder or a zip or tar archive")
+        raise FetchError(f"{path} is no file; wanted a folder or a zip or tar archive")
     return HOLDING[-1].open(path) if HOLDING else _open_archive(path)
 
 
-def _open_archive(path: Path) -> Tree:
-    return Tar(path) if ".tar" in path.name or path.name.endswith(".tgz") else Zip(path)
+def _open_archive(path: AnyFile) -> Tree:
+    return Tar(path) if isinstance(path, BucketFile) or ".tar" in path.name or path.name.endswith(".tgz") else Zip(path)
 
 
 @contextmanager
@@ -93,9 +104,9 @@ class _Held:
     def __init__(self) -> None:
         self._open: dict[_Key, tuple[Tree, int]] = {}  # and how many use it; what was opened last stands last
 
-    def open(self, path: Path) -> Tree:
+    def open(self, path: AnyFile) -> Tree:
         stat = path.stat()
-        key = path, stat.st_size, stat.st_mtime_ns
+        key = str(path), stat.st_size, path.etag if isinstance(path, BucketFile) else path.stat().st_mtime_ns
         tree, users = self._open.pop(key, (None, 0))
         tree = tree or _open_archive(path)
         self._open[key] = tree, users + 1
@@ -126,7 +137,7 @@ class Trees:
     def __init__(self) -> None:
         self._open: dict[str, Tree] = {}
 
-    def at(self, key: str, where: Callable[[], Path]) -> Tree:
+    def at(self, key: str, where: Callable[[], Place]) -> Tree:
         """The tree of `key`, opened at `where()` the first time."""
         if key not in self._open:
             self._open[key] = open_tree(where())
@@ -212,6 +223,32 @@ class _Folder:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class _BucketFolder(Members[StoredObject]):
+    """A folder in a bucket, of which each file is fetched when it is read."""
+
+    def __init__(self, folder: BucketFolder) -> None:
+        super().__init__(folder.objects)
+        self._bucket = folder.bucket
+
+    def _size_of(self, member: StoredObject) -> int:
+        return member.size
+
+    def _extract(self, member: StoredObject, limit: int) -> bytes | str:
+        content = self._bucket.read(member.name)
+        return "not there any more" if content is None else content
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def read_each(tree: Tree, files: Iterable[str]) -> Iterator[bytes | str]:
+    """Iterate over the contents of files; where each is a request to a bucket, several at a time."""
+    if isinstance(tree, _BucketFolder):
+        yield from read_ahead(tree.read, files, REQUESTS_AT_ONCE)
+    else:
+        yield from map(tree.read, files)
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
