@@ -43,8 +43,8 @@ def main(pictures: int, bits: int) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     near = {(later, earlier) for later, earlier, apart in found.tolist() if apart}
     print(
-        f"{pictures:,} hashes of which {pictures // 100:,} are equal, {bits} bits: {seconds:.1f} s of a processor, peak "
-        f"memory {peak:,.0f} MB ({before:,.0f} before), {len(found):,} pairs, near ones as planted: {near == planted}"
+        f"{pictures:,} hashes of which {pictures // 100:,} are equal, {bits} bits: {seconds:.1f} s of a processor, "
+        f"peak memory {peak:,.0f} MB ({before:,.0f} before), {len(found):,} pairs, as planted: {near == planted}"
     )
 
 
