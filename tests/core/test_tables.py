@@ -164,3 +164,23 @@ def test_a_damaged_table_is_named_with_the_stage_that_makes_it(damage: bytes, tm
     path.write_bytes(damage)
     with pytest.raises(DataError, match=r"images.parquet is damaged \(.*\): `dvc repro -f -s group` makes it again"):
         tables.read_table(path, tables.GROUPS)
+
+
+def test_only_the_columns_that_are_wanted_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pl.DataFrame({"id": ["a", "b"], "image_id": ["x", "y"]})
+    tables.write_table(table, tmp_path / "vectors.parquet", tables.VECTORS)
+    asked: list[object] = []
+    read = pq.read_table
+
+    def noted(path: Path, columns: Any = None) -> pa.Table:
+        asked.append(columns)
+        return read(path, columns=columns)
+
+    monkeypatch.setattr(pq, "read_table", noted)
+    found = tables.read_table(tmp_path / "vectors.parquet", tables.VECTORS, ["image_id"])
+    assert found.equals(table.select("image_id"))
+    assert tables.read_table(tmp_path / "vectors.parquet", tables.VECTORS).equals(table)
+    assert asked == [["image_id"], None]
+    table.drop("image_id").write_parquet(tmp_path / "other.parquet")
+    with pytest.raises(DataError, match=r"columns \['image_id'\] are missing"):
+        tables.read_table(tmp_path / "other.parquet", tables.VECTORS, ["image_id"])
