@@ -208,3 +208,23 @@ def test_a_table_that_cannot_be_read_in_slices_says_so(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"no table")
     with pytest.raises(DataError, match="is damaged"):
         tables.count_rows(tmp_path / "t.parquet")
+
+
+def test_only_the_columns_that_are_wanted_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pl.DataFrame({"id": ["a", "b"], "image_id": ["x", "y"]})
+    tables.write_table(table, tmp_path / "vectors.parquet", tables.VECTORS)
+    asked: list[object] = []
+    read = pq.read_table
+
+    def noted(path: Path, columns: Any = None) -> pa.Table:
+        asked.append(columns)
+        return read(path, columns=columns)
+
+    monkeypatch.setattr(pq, "read_table", noted)
+    found = tables.read_table(tmp_path / "vectors.parquet", tables.VECTORS, ["image_id"])
+    assert found.equals(table.select("image_id"))
+    assert tables.read_table(tmp_path / "vectors.parquet", tables.VECTORS).equals(table)
+    assert asked == [["image_id"], None]
+    table.drop("image_id").write_parquet(tmp_path / "other.parquet")
+    with pytest.raises(DataError, match=r"columns \['image_id'\] are missing"):
+        tables.read_table(tmp_path / "other.parquet", tables.VECTORS, ["image_id"])
