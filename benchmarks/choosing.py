@@ -3,8 +3,8 @@
 python -m benchmarks.choosing                            # 20 experiments, 25,000 queries
 python -m benchmarks.choosing --experiments 40 --pictures 1000
 
-Pictures with five captions each, drawn; each experiment sees them with noise of its own. Experiments are in memory: what
-DVC takes to open them is left out. Seconds of the processor and of the clock, then the page's bytes.
+Pictures with five captions each, drawn; each experiment sees them with noise of its own. Experiments are in memory:
+what DVC takes to open them is left out. Seconds of the processor and of the clock, then the page's bytes.
 """
 
 from __future__ import annotations
