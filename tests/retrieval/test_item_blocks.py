@@ -142,19 +142,6 @@ def test_first_hits_take_a_second_pass_only_where_a_long_list_of_judgements_has_
     assert best[0] == found[0][0, 0]
 
 
-def test_a_part_of_the_queries_gives_its_part_of_the_lists_whatever_the_pool_is_read_by() -> None:
-    pool, asked, qrels = unit(90, 4, 3, 4), unit(30, 4, 3, 5), Groups(np.arange(30), np.arange(90) // 3)
-    whole = all_of(list(find_nearest(asked, pool, 5, qrels=qrels)))
-    for item_rows in (None, 20):
-        parts = [
-            list(find_nearest(asked[start : start + 12], pool, 5, qrels=qrels, first_query=start, item_rows=item_rows))
-            for start in (0, 12, 24)
-        ]
-        assert [part[0].first_query for part in parts] == [0, 12, 24]
-        for place, wanted in enumerate(whole):
-            assert np.concatenate([all_of(part)[place] for part in parts]).tobytes() == wanted.tobytes()
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_vectors_that_are_not_finite_are_refused_in_whichever_block_they_are(value: float) -> None:
     pool, asked = unit(90, 4, 3, 4), unit(3, 4, 3, 5)

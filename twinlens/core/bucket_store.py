@@ -47,11 +47,13 @@ class BucketStore:
         bucket: of this work, as `s3://bucket/folder/<work>/<key>`.
         below: folder of the copies, below the scratch folder of whichever machine it is.
         keeps: whether a copy of what is put stays, for the driver, which joins it; not in a worker that it is sent to.
+        known: digests of parts, as far as the driver has heard of them; a worker asks the bucket.
     """
 
     bucket: Bucket
     below: Path
     keeps: bool = True
+    known: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return BucketStore, (self.bucket, self.below, False)
@@ -84,6 +86,8 @@ class BucketStore:
         Raises:
             DataError: there is no such part, or it is damaged: then it is removed, so that the next run makes it again.
         """
+        if name in self.known:
+            return self.fetch(name, self.known[name])
         found = self.bucket.list_objects(f"{name}/")
         if not found:
             raise DataError(
@@ -135,6 +139,8 @@ class BucketStore:
                 old.append(min(known, one, key=lambda each: each.modified).name)
             newest[name] = one if known is None else max(known, one, key=lambda each: each.modified)
         self.bucket.remove(old)
+        self.known.clear()
+        self.known.update((name, _digest_of(one)) for name, one in newest.items())
         return {name: Receipt(name, {"": [_digest_of(one), one.size]}) for name, one in newest.items()}
 
     def read_notes(self, receipts: Sequence[Receipt]) -> list[dict[str, float]]:

@@ -62,6 +62,7 @@ class Bucket:
 
     def __post_init__(self) -> None:
         refuse_bad_url(self.url)
+        refuse_unknown_store(self.url)
 
     @property
     def _is_s3(self) -> bool:
@@ -198,11 +199,10 @@ class Bucket:
 
 
 def refuse_bad_url(url: str) -> None:
-    """Refuse a URL that no store can be found by, or that holds credentials.
+    """Refuse a URL that names no bucket, or that holds credentials; asks for no library, as settings are read often.
 
     Raises:
         ParamsError: it is such a one.
-        ExtraError: the store's library is not installed.
     """
     parts = urlsplit(url)
     if "@" in parts.netloc:
@@ -212,7 +212,16 @@ def refuse_bad_url(url: str) -> None:
         )
     if not parts.netloc:
         raise ParamsError(f"{url}: names no bucket; wanted one such as s3://bucket/folder")
-    _find_class(parts.scheme)
+
+
+def refuse_unknown_store(url: str) -> None:
+    """Refuse a URL whose store is not known, or whose library is not installed.
+
+    Raises:
+        ParamsError: the store is not known.
+        ExtraError: the library of S3 is not installed.
+    """
+    _find_class(urlsplit(url).scheme)
 
 
 @lru_cache

@@ -195,8 +195,10 @@ class Scratch:
             FolderStore(self.folder).drop_receipt(receipt.name)
 
     def _note_receipt(self, receipt: Receipt, *, sync: bool = False) -> None:
-        if self._remote is None:  # in a bucket its name says it all
+        if self._remote is None:
             append_receipt(self.folder, receipt, sync=sync)
+        else:  # its name in the bucket says it all
+            self._remote.known[receipt.name] = receipt.files[""][0]
         if self._noted is not None:
             self._noted[receipt.name] = receipt
         self._whole.add(receipt.name)

@@ -26,6 +26,7 @@ from twinlens.core.hashing import hash_text, recall_digest
 from twinlens.core.part_store import PartStore, Receipt
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch, fingerprint
+from twinlens.core.tables import AS_PUBLISHED
 from twinlens.engines import Engine, Seat
 from twinlens.retrieval.base import Retriever, Scorer
 from twinlens.retrieval.block_ranking import Ranks, Span, choose_span, rank_among_judged, rank_together
@@ -206,13 +207,23 @@ class SpreadLists:
             searches: tasks, as published where their retrievers are, and retrievers of one group.
             engine: whose workers.
         """
-        wanted = [SpanTask(*part, self.store) for one in searches for part in self._list_parts(*one)]
+        spread = [one for one in searches if self.holds(one[1])]
+        wanted = [SpanTask(*part, self.store) for one in spread for part in self._list_parts(*one)]
         missing = [task for task in wanted if not self.scratch.has(task.name)]
         total, left = sum(task.size for task in wanted), sum(task.size for task in missing)
         with Progress("rank", total=total, unit="query", done=total - left) as bar:
             for receipts in engine.map(self.worker, missing, bar):
                 for receipt in receipts:
                     self.scratch.accept(receipt)
+
+    @staticmethod
+    def holds(retrievers: Sequence[Retriever]) -> bool:
+        """Whether the lists of some retrievers are made by workers.
+
+        Not of those that are fitted to each query: the fit is the work, the driver needs it to tell of it, and its last
+        digits depend on how many threads it has.
+        """
+        return not any(one.fitted for one in retrievers)
 
     def read(
         self, task: Task, retrievers: Sequence[Retriever], draw: int
@@ -233,5 +244,5 @@ class SpreadLists:
 
 
 def _describe(task: Task, retrievers: Sequence[Retriever], draw: int) -> Search:
-    name = task.about.published_of or task.name
+    name = task.name.removesuffix(AS_PUBLISHED) if retrievers[0].published else task.name
     return Search(name, tuple(one.name for one in retrievers), retrievers[0].published, draw)
