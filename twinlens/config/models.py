@@ -84,6 +84,28 @@ class SentenceTransformersTower(Weights):
         return self.model_copy(update={"prompt": self.prompt_of(role), "query_prompt": None, "item_prompt": None})
 
 
+class MultiVectorTower(SentenceTransformersTower):
+    """A sentence-transformers model of token vectors (ColBERT, ColPali and their kind): a matrix for each input.
+
+    Prompts that the card does not name are the model's own, as they mark what asks and what is searched.
+    """
+
+    family: ClassVar[str] = "multi_vector"
+    key: ClassVar[str] = "sentence_transformers"  # that names it on a card
+    token_vectors: Literal[True]
+
+    @model_validator(mode="after")
+    def _whole_tokens(self) -> Self:
+        if self.dimensions is not None:
+            raise ValueError("`dimensions` shortens one vector; with `token_vectors` there are many: leave it out")
+        return self
+
+    @property
+    def multi_vector(self) -> str:
+        """The hub repository."""
+        return self.sentence_transformers
+
+
 class TransformersTower(Weights):
     """A transformers model: both towers (CLIP, SigLIP, ...) or a text encoder with a pooling."""
 
@@ -205,6 +227,8 @@ def _family(value: Any) -> str | None:
     found = [family for family in _FAMILIES if isinstance(value, dict) and family in value]
     if found == ["transformers"] and any(value.get(key) not in (None, False) for key in _OWN_CODE):
         return OwnCodeTower.family
+    if found == ["sentence_transformers"] and "token_vectors" in value:
+        return MultiVectorTower.family
     return found[0] if len(found) == 1 else None
 
 
@@ -218,6 +242,7 @@ _BY_FAMILY = Discriminator(
 _OpenClip = Annotated[OpenClipTower, Tag("open_clip")]
 _Timm = Annotated[TimmTower, Tag("timm")]
 _SentenceTransformers = Annotated[SentenceTransformersTower, Tag("sentence_transformers")]
+_MultiVector = Annotated[MultiVectorTower, Tag("multi_vector")]
 _JinaClip = Annotated[JinaClipTower, Tag("jina_clip")]
 _Torchvision = Annotated[TorchvisionTower, Tag("torchvision")]
 _Transformers = Annotated[TransformersTower, Tag("transformers")]
@@ -227,14 +252,17 @@ _Vectors = Annotated[VectorsTower, Tag("vectors")]
 _Endpoint = Annotated[EndpointTower, Tag("endpoint")]
 
 _Either = _Transformers | _OwnCode | _JinaClip | _Vectors | _Endpoint  # of pictures, of words or of both
-JointTower = Annotated[_OpenClip | _SentenceTransformers | _Either, _BY_FAMILY]
-ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _SentenceTransformers | _Either, _BY_FAMILY]
-TextTower = Annotated[_OpenClip | _SentenceTransformers | _WordVectors | _Either, _BY_FAMILY]
+JointTower = Annotated[_OpenClip | _SentenceTransformers | _MultiVector | _Either, _BY_FAMILY]
+ImageTower = Annotated[
+    _OpenClip | _Timm | _Torchvision | _SentenceTransformers | _MultiVector | _Either, _BY_FAMILY
+]
+TextTower = Annotated[_OpenClip | _SentenceTransformers | _MultiVector | _WordVectors | _Either, _BY_FAMILY]
 Tower = (
     OpenClipTower
     | TimmTower
     | TorchvisionTower
     | SentenceTransformersTower
+    | MultiVectorTower
     | TransformersTower
     | JinaClipTower
     | OwnCodeTower
