@@ -13,6 +13,7 @@ from twinlens.core.costs import Cost
 from twinlens.core.device import choose_device
 from twinlens.core.errors import DataError
 from twinlens.core.scratch import write_whole
+from twinlens.core.token_matrices import read_token_matrices
 from twinlens.core.vectors import read_vectors
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.cross_encoder import find_shards
@@ -56,7 +57,8 @@ def main(dataset: str, model: str) -> None:
     texts = {name: one.rows for name, one in inputs.items() if "text" in one.reads}
     card = params.models[model]
     shards = find_shards(card, dataset)
-    corpus = Corpus(vectors, texts, card.shares_a_space, validation, shards, pool, cost)
+    tokens = read_token_matrices(embedded, vectors)
+    corpus = Corpus(vectors, texts, card.shares_a_space, validation, shards, pool, cost, tokens)
     with write_whole(paths.ranked(dataset, model)) as draft:
         for task in tasks:
             retrievers = {(one.name, one.published): one for one in list_retrievers(task, corpus, params)}

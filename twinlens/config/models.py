@@ -253,9 +253,7 @@ _Endpoint = Annotated[EndpointTower, Tag("endpoint")]
 
 _Either = _Transformers | _OwnCode | _JinaClip | _Vectors | _Endpoint  # of pictures, of words or of both
 JointTower = Annotated[_OpenClip | _SentenceTransformers | _MultiVector | _Either, _BY_FAMILY]
-ImageTower = Annotated[
-    _OpenClip | _Timm | _Torchvision | _SentenceTransformers | _MultiVector | _Either, _BY_FAMILY
-]
+ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _SentenceTransformers | _MultiVector | _Either, _BY_FAMILY]
 TextTower = Annotated[_OpenClip | _SentenceTransformers | _MultiVector | _WordVectors | _Either, _BY_FAMILY]
 Tower = (
     OpenClipTower

@@ -77,8 +77,8 @@ def refuse_useless(matrices: TokenMatrices, ids: Sequence[str]) -> None:
     for row, (start, length) in enumerate(zip(matrices.starts, matrices.lengths, strict=True)):
         if not 0 < length <= MOST_TOKENS:
             raise DataError(
-                f"{ids[row]} has {length:,} token vectors, wanted 1 to {MOST_TOKENS:,}: leave it out of the dataset, or "
-                "shorten what the model reads of it"
+                f"{ids[row]} has {length:,} token vectors, wanted 1 to {MOST_TOKENS:,}: leave it out of the dataset, "
+                "or shorten what the model reads of it"
             )
         found = np.linalg.norm(matrices.values[start : start + length].astype(np.float32), axis=1)
         if not (np.abs(found - 1.0) < UNIT).all():
@@ -114,9 +114,7 @@ def write_token_matrices(parts: Iterable[Path], count: int, folder: Path, name: 
             (of_tokens, tokens, "<f2", int(lengths.sum())),
             (of_inputs, pooled, "<f4", count),
         ):
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": kind, "fortran_order": False, "shape": (rows, dim)}
-            )
+            np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": (rows, dim)})
             reserve_room(file, path, file.tell() + int(kind[-1]) * rows * dim)
         for part in files:
             values = np.ascontiguousarray(part["values"], dtype="<f2")
@@ -145,7 +143,9 @@ def read_token_matrices(folder: Path, vectors: Mapping[str, Vectors]) -> dict[st
     Raises:
         DataError: the files of a source do not belong together, or are damaged.
     """
-    return {name: _read(folder, name, len(source.ids)) for name, source in vectors.items() if _path(folder, name).exists()}
+    return {
+        name: _read(folder, name, len(source.ids)) for name, source in vectors.items() if _path(folder, name).exists()
+    }
 
 
 def _read(folder: Path, name: str, count: int) -> TokenMatrices:
@@ -158,8 +158,8 @@ def _read(folder: Path, name: str, count: int) -> TokenMatrices:
     lengths = np.diff(offsets)
     if values.ndim != 2 or values.dtype != np.float16 or len(lengths) != count or offsets[-1] != len(values):
         raise DataError(
-            f"{path} holds {len(values):,} token vectors of {len(lengths):,} inputs, where {offsets[-1]:,} of {count:,} "
-            f"are wanted: {remake('embed')}"
+            f"{path} holds {len(values):,} token vectors of {len(lengths):,} inputs, where {offsets[-1]:,} of "
+            f"{count:,} are wanted: {remake('embed')}"
         )
     return TokenMatrices(values, offsets[:-1], lengths)
 

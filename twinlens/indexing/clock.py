@@ -25,6 +25,7 @@ from twinlens.core import paths
 from twinlens.core.costs import MB, describe_machine, peak_gpu_bytes, peak_host_bytes
 from twinlens.core.errors import QueryError
 from twinlens.core.shards import iter_pixels
+from twinlens.core.token_matrices import read_token_matrices
 from twinlens.core.vectors import read_vectors
 from twinlens.indexing.answers import FOUND, Answer, Held, open_answer, search_at_once
 from twinlens.indexing.manifest import Manifest
@@ -300,7 +301,7 @@ def clock_model(params: Params, dataset: str, model: str, start: Start) -> dict[
     for name, found in vectors.items():
         check_ids(inputs, name, found.ids)
     texts = {name: one.rows for name, one in inputs.items() if "text" in one.reads}
-    corpus = Corpus(vectors, texts, card.shares_a_space)
+    corpus = Corpus(vectors, texts, card.shares_a_space, tokens=read_token_matrices(embedded, vectors))
 
     from twinlens.core.device import choose_device  # torch, which the first answers did without where they could
 

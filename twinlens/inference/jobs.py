@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twinlens.config.models import EndpointTower, Tower, VectorsTower
+from twinlens.config.models import EndpointTower, MultiVectorTower, Tower, VectorsTower
 from twinlens.config.params import ComputeParams
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
+from twinlens.inference.multi_vector import MultiVectorJob
 from twinlens.inference.remote import EndpointJob
 from twinlens.inference.stored import StoredJob
 from twinlens.inference.tower import TowerJob
@@ -23,5 +24,9 @@ def make_job(tower: Tower, weights: Path, placement: Placement, compute: Compute
         compute: batches and threads.
         cost: where the work is recorded.
     """
-    kind: type[TowerJob] = {VectorsTower: StoredJob, EndpointTower: EndpointJob}.get(type(tower), TowerJob)
-    return kind(tower, weights, placement, compute, cost)
+    kinds: dict[type[Tower], type[TowerJob]] = {
+        VectorsTower: StoredJob,
+        EndpointTower: EndpointJob,
+        MultiVectorTower: MultiVectorJob,
+    }
+    return kinds.get(type(tower), TowerJob)(tower, weights, placement, compute, cost)

@@ -239,6 +239,8 @@ def collect(scratch: Scratch, count: int, path: Path) -> int:
 
 
 Batch = TypeVar("Batch", torch.Tensor, np.ndarray, NativeBatch)
+Some = TypeVar("Some", torch.Tensor, np.ndarray, NativeBatch, list[str])
+Made = TypeVar("Made")
 
 
 class _Part:
@@ -280,7 +282,7 @@ class PartsAtWork:
     def add(self, encode: Callable[[Batch], torch.Tensor], batch: Batch, room: DeviceRoom) -> None:
         """Compute the vectors of a batch."""
         self._marks.append(self.transfers.mark())
-        self._vectors += _encode(encode, batch, room)
+        self._vectors += encode_in_halves(encode, batch, room)
         self._marks.append(self.transfers.mark())
         self.count += len(batch)
 
@@ -310,13 +312,13 @@ class PartsAtWork:
             self.started = now
 
 
-def _encode(encode: Callable[[Batch], torch.Tensor], batch: Batch, room: DeviceRoom) -> list[torch.Tensor]:
+def encode_in_halves(encode: Callable[[Some], Made], batch: Some, room: DeviceRoom) -> list[Made]:
     """Run the model; a batch that does not fit into the device's memory is halved until it does, and so are all later.
 
     Raises:
         OutOfMemoryError: of torch: nor does one alone.
     """
-    vectors: list[torch.Tensor] = []
+    vectors: list[Made] = []
     at, tried = 0, room.most
     while at < len(batch):
         some = batch[at : at + (room.most or len(batch))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -70,10 +70,7 @@ def embed_native(
         for part in parts.missing:
             mine = list(islice(jpegs, part.size))
             texts = rows["text"][part.rows].to_list() if "text" in rows.columns else None
-            lengths = encoder.count_tokens([read_size(jpeg) for jpeg in mine])
-            if texts is not None:
-                lengths = lengths * max(map(len, texts)) + [len(text) for text in texts]  # by picture, then by words
-            order = np.argsort(-lengths, kind="stable")
+            order = order_by_length(encoder, mine, texts)
             orders.append(order)
             for at in range(0, part.size, batch):
                 some = order[at : at + batch]
@@ -83,7 +80,7 @@ def embed_native(
         name_device_fault(placement),
         Progress("embed pictures", total=len(rows), unit="img", done=len(rows) - todo) as bar,
     ):
-        ready = _read_native(encoder, list_batches(), read_threads, placement)
+        ready = read_native(encoder, list_batches(), read_threads, placement)
         parts.start()
         for part in parts.missing:
             while parts.count < part.size:
@@ -94,9 +91,21 @@ def embed_native(
         parts.finish()
 
 
-def _read_native(
+def order_by_length(
+    encoder: NativeEncoder, jpegs: Sequence[bytes], texts: Sequence[str] | None
+) -> Int64[np.ndarray, " inputs"]:
+    """Order pictures, or pictures with texts, the longest first: those that make as many tokens go together."""
+    lengths = encoder.count_tokens([read_size(jpeg) for jpeg in jpegs])
+    if texts is not None:
+        lengths = lengths * max(map(len, texts)) + [len(text) for text in texts]  # by picture, then by words
+    order: Int64[np.ndarray, " inputs"] = np.argsort(-lengths, kind="stable")
+    return order
+
+
+def read_native(
     encoder: NativeEncoder, tasks: Iterable[tuple[list[bytes], list[str] | None]], threads: int, placement: Placement
 ) -> Iterator[NativeBatch]:
+    """Read batches (JPEG bytes, and texts or None) ahead of a GPU, by as many threads as the encoder allows."""
     if placement.device.type == "cpu":  # a thread of Python beside a model that has all cores holds it up
         return (encoder.read(*task) for task in tasks)
     threads = threads if encoder.threads is None else min(threads, encoder.threads)

@@ -50,6 +50,7 @@ PACKAGES = {  # that decide a vector, beside torch
     "open_clip": ("open_clip_torch", "transformers", "tokenizers"),
     "timm": ("timm",),
     "sentence_transformers": ("sentence-transformers", "transformers", "tokenizers"),
+    "multi_vector": ("sentence-transformers", "transformers", "tokenizers"),
     "torchvision": ("torchvision",),
     "transformers": ("transformers", "tokenizers"),
     "jina_clip": ("timm", "transformers", "tokenizers"),
@@ -93,7 +94,7 @@ class TowerJob:
     def pictures(self, name: str, shards: Path, pool: pl.DataFrame, out: Path) -> None:
         """Embed pictures, or pictures with texts, into `out` as `<name>.npy` and `<name>.parquet`."""
         with self.parts_of_pictures(shards, pool) as scratch:
-            self._collect(name, scratch, _name_rows(pool).select("id", "image_id"), out)
+            self._collect(name, scratch, name_rows(pool).select("id", "image_id"), out)
 
     def texts(self, name: str, texts: pl.DataFrame, out: Path) -> None:
         """Embed texts (`id`, `image_id`, `text`) into `out` as `<name>.npy` and `<name>.parquet`."""
@@ -111,7 +112,7 @@ class TowerJob:
         with Scratch("embed", key) as scratch:
             whole = is_complete(scratch, len(pool), choose_part_size(self.placement, texts=False))
             if not (whole and scratch.has(PROBE)) and self.loaded.native is not None:
-                self._embed_native(self.loaded.native, shards, _name_rows(pool), scratch)
+                self._embed_native(self.loaded.native, shards, name_rows(pool), scratch)
             elif not whole:
                 encoder = self.loaded.image
                 if encoder is None:
@@ -211,8 +212,8 @@ class _RoleJob(TowerJob):
         return put_prompt(self._job.loaded, self._prompt)
 
 
-def _name_rows(pool: pl.DataFrame) -> pl.DataFrame:
-    """Rows of pictures with an `id`: the picture's, where they have none of their own."""
+def name_rows(pool: pl.DataFrame) -> pl.DataFrame:
+    """The rows of pictures with an `id`: the picture's, where they have none of their own."""
     return pool if "id" in pool.columns else pool.with_columns(pl.col("image_id").alias("id"))
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from jaxtyping import Bool, Float, Float32
 
+from twinlens.models.encoders.base import NativeEncoder, TextEncoder
 from twinlens.models.native import NativeBatch
 
 
@@ -30,16 +31,17 @@ class TokenBatch:
         return (self.vectors.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
 
 
-class TokenTextEncoder(Protocol):
-    """A text tower that gives a vector for each token, beside what `TextEncoder` asks for."""
-
-    max_tokens: int
-    parameters: int
-
-    def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """See `TextEncoder.token_counts`."""
-        ...
+class TokenTextEncoder(TextEncoder, Protocol):
+    """A text tower that can give a vector for each token too."""
 
     def encode_tokens(self, texts: Sequence[str]) -> TokenBatch:
+        """Token vectors of a batch."""
+        ...
+
+
+class TokenPictureEncoder(NativeEncoder, Protocol):
+    """An image tower that can give a vector for each token too."""
+
+    def encode_tokens(self, batch: NativeBatch) -> TokenBatch:
         """Token vectors of a batch."""
         ...

@@ -37,9 +37,7 @@ def colbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def card(folder: Path, **fields: Any) -> MultiVectorTower:
-    return MultiVectorTower(
-        sentence_transformers="someone/tiny", checkpoint=str(folder), token_vectors=True, **fields
-    )
+    return MultiVectorTower(sentence_transformers="someone/tiny", checkpoint=str(folder), token_vectors=True, **fields)
 
 
 def load(folder: Path, role: Role = "query", **fields: Any) -> LoadedEncoders:
@@ -177,7 +175,9 @@ def test_a_card_names_it_by_one_more_key(tmp_path: Path) -> None:
     tower = {"sentence_transformers": "someone/tiny", "token_vectors": True}
     joint = ModelCard.model_validate({"joint": tower}).joint
     assert isinstance(joint, MultiVectorTower)
-    assert ModelCard.model_validate(json.loads(ModelCard(joint=joint).model_dump_json(exclude_none=True))).joint == joint
+    assert (
+        ModelCard.model_validate(json.loads(ModelCard(joint=joint).model_dump_json(exclude_none=True))).joint == joint
+    )
     with pytest.raises(ValueError, match="`dimensions` shortens one vector"):
         MultiVectorTower.model_validate(tower | {"dimensions": 8})
     assert not isinstance(read_params().models["minilm"].text, MultiVectorTower)

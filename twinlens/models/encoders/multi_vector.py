@@ -37,9 +37,7 @@ TASKS: dict[Role, str] = {"query": "query", "item": "document"}  # as the librar
 PROMPTS: dict[Role, tuple[str, ...]] = {"query": ("query",), "item": ("document", "passage", "corpus")}
 
 
-def load(
-    card: MultiVectorTower, path: Path, placement: Placement, random_weights: bool = False
-) -> LoadedEncoders:
+def load(card: MultiVectorTower, path: Path, placement: Placement, random_weights: bool = False) -> LoadedEncoders:
     """Load the towers: texts as what asks, and where the model reads pictures, those as what is searched.
 
     Raises:
@@ -138,9 +136,9 @@ def find_limit(model: MultiVectorEncoder, role: Role, said: int) -> int:
     """
     first: Any = model[0]
     limits = [said, getattr(first, "query_length" if role == "query" else "document_length", None)]
-    if (expansion := getattr(first, "query_expansion", None)) is not None and role == "query":
-        if expansion["strategy"] == "fixed":  # longer ones are cut to it
-            limits.append(expansion["length"])
+    expansion = getattr(first, "query_expansion", None) or {}
+    if role == "query" and expansion.get("strategy") == "fixed":  # longer ones are cut to it
+        limits.append(expansion["length"])
     if said > UNSAID:
         limits.append(getattr(model.config.get_text_config(), "max_position_embeddings", None))
     return min(limit for limit in limits if limit is not None)

@@ -69,9 +69,7 @@ def load(
     return LoadedEncoders(None, text, native=PictureReader(model, card.prompt_of("item"), card.dimensions, placement))
 
 
-def refuse_module_gaps(
-    model: Iterable[torch.nn.Module], folders: Sequence[Path], path: Path, reports: Reports
-) -> None:
+def refuse_module_gaps(model: Iterable[torch.nn.Module], folders: Sequence[Path], path: Path, reports: Reports) -> None:
     """Refuse a transformer whose weights were not in its files: the library fills it with random numbers and goes on.
 
     Weights under a wrapper's names are loaded once more under the model's own.
