@@ -15,8 +15,9 @@ from tests.models.encoders.test_multi_vector import card
 from tests.models.encoders.test_multimodal import JPEGS, decoded
 from tests.tiny import CPU, TEXTS, write_shards
 from tests.token_models import DIM, EXPANDED, save_colbert, save_colqwen
-from twinlens.config.models import ModelCard, MultiVectorTower
+from twinlens.config.models import ModelCard
 from twinlens.config.params import ComputeParams
+from twinlens.config.sentence_models import MultiVectorTower
 from twinlens.core.costs import Cost
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.core.probes import Probe

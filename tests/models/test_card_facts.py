@@ -11,6 +11,10 @@ import torch
 from transformers import (
     AutoModel,
     ChineseCLIPConfig,
+    ColModernVBertConfig,
+    ColModernVBertForRetrieval,
+    ColQwen2Config,
+    ColQwen2ForRetrieval,
     M2M100Config,
     MetaClip2Config,
     PreTrainedConfig,
@@ -21,13 +25,13 @@ from twinlens.config.load import read_params
 from twinlens.config.models import (
     EndpointTower,
     OpenClipTower,
-    SentenceTransformersTower,
     TimmTower,
     Tower,
     TransformersTower,
     VectorsTower,
     WordVectorsTower,
 )
+from twinlens.config.sentence_models import MultiVectorTower, SentenceTransformersTower
 
 PARAMS = read_params()
 ELSEWHERE = (WordVectorsTower, VectorsTower, EndpointTower)  # no model of ours
@@ -65,6 +69,36 @@ NLLB_600M = M2M100Config(
     encoder_ffn_dim=4096,
     decoder_ffn_dim=4096,
 )
+# Sizes as published; both counts are those of mteb's registry and of gme-qwen2-vl-2b, the same model, and a head more.
+TOKEN_VECTORS: dict[str, tuple[Any, Any]] = {
+    "colmodernvbert": (
+        ColModernVBertForRetrieval,
+        ColModernVBertConfig(
+            vlm_config={
+                "model_type": "modernvbert",
+                "text_config": {"vocab_size": 50408},
+                "vision_config": {"image_size": 512},
+            }
+        ),
+    ),
+    "colqwen2": (
+        ColQwen2ForRetrieval,
+        ColQwen2Config(
+            vlm_config={
+                "model_type": "qwen2_vl",
+                "text_config": {
+                    "hidden_size": 1536,
+                    "intermediate_size": 8960,
+                    "num_hidden_layers": 28,
+                    "num_attention_heads": 12,
+                    "num_key_value_heads": 2,
+                    "vocab_size": 151936,
+                },
+                "vision_config": {"hidden_size": 1536},
+            }
+        ),
+    ),
+}
 
 
 def count(model: torch.nn.Module) -> int:
@@ -134,6 +168,20 @@ def test_a_card_of_transformers_says_what_its_architecture_has(name: str) -> Non
     assert about.parameters == pytest.approx(count(model), rel=NEAR)
     assert (about.dims, about.input_px) == (dims, config.vision_config.image_size)
     assert about.context_tokens == config.text_config.max_position_embeddings
+
+
+@pytest.mark.parametrize("name", sorted(TOKEN_VECTORS))
+def test_a_card_of_token_vectors_says_what_its_architecture_has(name: str) -> None:
+    tower, (kind, config) = PARAMS.models[name].joint, TOKEN_VECTORS[name]
+    assert isinstance(tower, MultiVectorTower)
+    with torch.device("meta"):
+        found = count(kind(config))
+    about = tower.about
+    assert about.parameters == found
+    assert (about.dims, about.context_tokens) == (
+        config.embedding_dim,
+        config.get_text_config().max_position_embeddings,
+    )
 
 
 @pytest.mark.parametrize(

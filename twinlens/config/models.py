@@ -12,24 +12,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from twinlens.config.architectures import refuse_impossible_open_clip, refuse_missing
-from twinlens.config.base import Card, Origin
+from twinlens.config.base import Card, Origin, Weights
 from twinlens.config.endpoints import Address, KeyVariable, RequestSettings
 from twinlens.config.environments import Calls, Environment, ProcessLimits
 from twinlens.config.numbers import Count, Flag, PositiveOrZero
+from twinlens.config.sentence_models import MultiVectorTower, SentenceTransformersTower
 from twinlens.config.training import HeadsRecipe, ModelRecipe, TowerRecipe
 
 # ---------------------------------------------------------------- towers
-
-Role = Literal["query", "item"]  # what asks, and what is searched
-
-
-class Weights(Card):
-    """Source of weights; a local `checkpoint` is taken instead of the hub when given."""
-
-    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")  # commit of the hub repository
-    checkpoint: str | None = None  # file or folder; ~ and $VARIABLES are expanded
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")  # of the checkpoint file, checked
-    trained_on: list[Origin] = Field(default=[], exclude=True)  # datasets, as far as is known; decides no result
 
 
 class OpenClipTower(Weights):
@@ -57,53 +47,6 @@ class TimmTower(Weights):
     timm: str  # architecture.tag as timm writes it
     kwargs: dict[str, Any] = {}  # for timm.create_model
     preprocess: dict[str, Any] = {}  # overrides of the transform that timm records: mean, std, crop_pct, ...
-
-
-class SentenceTransformersTower(Weights):
-    """A sentence-transformers model with its own pooling: of texts, or of pictures, texts and both together."""
-
-    family: ClassVar[str] = "sentence_transformers"
-    sentence_transformers: str  # hub repository
-    prompt: str = ""  # put before every text; where the model is asked by messages, its instruction, of pictures too
-    query_prompt: str | None = None  # of what asks, in place of `prompt`
-    item_prompt: str | None = None  # of what is searched: pictures, and texts that stand for them
-    dimensions: Count | None = None  # the first ones of each vector, where the model was trained for it (matryoshka)
-
-    @property
-    def has_roles(self) -> bool:
-        """Whether what asks and what is searched have prompts of their own."""
-        return self.prompt_of("query") != self.prompt_of("item")
-
-    def prompt_of(self, role: Role) -> str:
-        """The prompt of what asks, or of what is searched."""
-        own = self.query_prompt if role == "query" else self.item_prompt
-        return self.prompt if own is None else own
-
-    def in_role(self, role: Role) -> SentenceTransformersTower:
-        """The tower with one prompt for all: that of a role."""
-        return self.model_copy(update={"prompt": self.prompt_of(role), "query_prompt": None, "item_prompt": None})
-
-
-class MultiVectorTower(SentenceTransformersTower):
-    """A sentence-transformers model of token vectors (ColBERT, ColPali and their kind): a matrix for each input.
-
-    Prompts that the card does not name are the model's own, as they mark what asks and what is searched.
-    """
-
-    family: ClassVar[str] = "multi_vector"
-    key: ClassVar[str] = "sentence_transformers"  # that names it on a card
-    token_vectors: Literal[True]
-
-    @model_validator(mode="after")
-    def _whole_tokens(self) -> Self:
-        if self.dimensions is not None:
-            raise ValueError("`dimensions` shortens one vector; with `token_vectors` there are many: leave it out")
-        return self
-
-    @property
-    def multi_vector(self) -> str:
-        """The hub repository."""
-        return self.sentence_transformers
 
 
 class TransformersTower(Weights):

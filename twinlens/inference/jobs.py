@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twinlens.config.models import EndpointTower, MultiVectorTower, Tower, VectorsTower
+from twinlens.config.models import EndpointTower, Tower, VectorsTower
 from twinlens.config.params import ComputeParams
+from twinlens.config.sentence_models import MultiVectorTower
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.inference.multi_vector import MultiVectorJob

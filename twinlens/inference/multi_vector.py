@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from twinlens.config.models import MultiVectorTower, Role
+from twinlens.config.sentence_models import MultiVectorTower, Role
 from twinlens.core.code import code_digest
 from twinlens.core.errors import ParamsError
 from twinlens.core.probes import Probe

@@ -17,8 +17,9 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from twinlens.config.models import Role, SentenceTransformersTower, Tower
+from twinlens.config.models import Tower
 from twinlens.config.params import ComputeParams
+from twinlens.config.sentence_models import Role, SentenceTransformersTower
 from twinlens.core.code import code_digest
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement

@@ -18,7 +18,8 @@ from tests.models.encoders.test_multimodal import JPEGS, decoded
 from tests.tiny import CPU, TEXTS
 from tests.token_models import DIM, EXPANDED, MARKS, save_colbert, save_colqwen
 from twinlens.config.load import read_params
-from twinlens.config.models import ModelCard, MultiVectorTower, Role
+from twinlens.config.models import ModelCard
+from twinlens.config.sentence_models import MultiVectorTower, Role
 from twinlens.core.errors import DataError
 from twinlens.models import encoders, references
 from twinlens.models.encoders.base import LoadedEncoders, encode_jpegs

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float32
 from sentence_transformers import MultiVectorEncoder
 
-from twinlens.config.models import MultiVectorTower, Role
+from twinlens.config.sentence_models import MultiVectorTower, Role
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
 from twinlens.models.encoders.base import LoadedEncoders, place

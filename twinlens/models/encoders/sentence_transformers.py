@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int64
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_log
 
-from twinlens.config.models import SentenceTransformersTower
+from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.models.encoders.base import LoadedEncoders, count_parameters, place

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from twinlens.config.models import MultiVectorTower
+from twinlens.config.sentence_models import MultiVectorTower
 from twinlens.core.errors import DataError
 from twinlens.models.locations.sentence_transformers import FILES, WEIGHTS, find_weights, list_modules
 from twinlens.models.weights import fetch_weights_folder, find_local_checkpoint
