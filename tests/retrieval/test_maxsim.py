@@ -139,7 +139,7 @@ def test_blocks_take_no_more_than_they_may_and_hold_every_item_once(longest: int
 
 def test_five_hundred_queries_of_five_thousand_items_need_a_quarter_of_a_gigabyte() -> None:
     lengths, of_block = np.full(5000, 128), 2**21 // (4 * 5000)  # queries that `rank` asks for at once
-    plans = plan_blocks(lengths, of_block * 128, 128, module.BLOCK_BYTES, module.PRODUCT_BYTES["cpu"])
+    plans = plan_blocks(lengths, of_block * 128, 128, module.BLOCK_BYTES, module.SHARED)
     assert max(plan.count_bytes(of_block * 128, 128) for plan in plans) <= 2**28
     items, scores = 5000 * 128 * 128 * 2, 4 * of_block * 5000  # the first is a map of a file
     assert 2**28 + items + 16 * scores < 2**30

@@ -34,7 +34,7 @@ from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import GENERATED, IMAGES, OTHER_WAY
 
 BLOCK_BYTES = 2**28  # of everything that is in memory at one time for a block of queries, but their scores
-PRODUCT_BYTES = {"cpu": 2**21, "cuda": 2**27}  # of the products among it: on a CPU they stay in the cache
+IN_CACHE, SHARED = 2**21, 2**25  # of the products among it: of one core, and where several wait for each other
 STEP = 512  # query tokens of one product, at most
 FIXED_POINT = 2.0**48
 PADDING = 1.25  # how much longer the longest item of a block may be than its shortest
@@ -225,7 +225,7 @@ def score_all(
         return scores, np.zeros(len(queries))
     asked = torch.from_numpy(np.concatenate([queries.matrix(row) for row in range(len(queries))]))
     tokens = asked.to(device).float()  # (query tokens, dim)
-    product_bytes = min(PRODUCT_BYTES.get(device.partition(":")[0], PRODUCT_BYTES["cpu"]), block_bytes // 4)
+    product_bytes = min(choose_product_bytes(device), block_bytes // 4)
     ends = np.cumsum(queries.lengths)
     with full_float32(), torch.inference_mode():
         for plan in plan_blocks(items.lengths, len(tokens), items.dim, block_bytes, product_bytes):
@@ -234,6 +234,11 @@ def score_all(
             sums = torch.stack([one.sum(dim=0) for one in best.tensor_split(torch.from_numpy(ends[:-1]))])
             scores[:, plan.rows] = sums.float().cpu().numpy()
     return scores, bound_error(queries.lengths, items.dim)
+
+
+def choose_product_bytes(device: str) -> int:
+    """Choose how large a product is made at once."""
+    return IN_CACHE if device == "cpu" and torch.get_num_threads() == 1 else SHARED
 
 
 def _find_best(
