@@ -226,7 +226,7 @@ def _build(params: Params, material: IndexContent) -> list[Row]:
 
     plain_s = _timed(plain) / 1000
     flat = faiss.IndexFlatIP(DIM)
-    faiss_s = _timed(lambda: (flat.add(rows), faiss.write_index(flat, "flat.faiss"))) / 1000
+    faiss_s = _timed(lambda: (flat.add(np.asarray(rows)), faiss.write_index(flat, "flat.faiss"))) / 1000
     size, plain_size = _megabytes(manifest.folder), _megabytes(Path(PLAIN))
     return [
         Row(
@@ -313,9 +313,9 @@ def _material(pictures: int) -> IndexContent:
     rng = np.random.default_rng(2)
     captions = [[" ".join(_drawn(rng, 10)) for _ in range(2)] for _ in ids]
     images, texts = (unit_vectors(pictures, DIM, seed) for seed in (3, 4))
-    return IndexContent(
-        pool, captions, [None] * pictures, [[]] * pictures, images, texts, np.ones(pictures, dtype=np.bool_), None
-    )
+    nothing = {"caption_generated": pl.Series([None] * pictures, dtype=pl.String), "labels": [[]] * pictures}
+    words = pl.DataFrame({"captions": captions, **nothing}, schema_overrides={"labels": pl.List(pl.String)})
+    return IndexContent(pool, words, images, texts, np.ones(pictures, dtype=np.bool_), None)
 
 
 def _drawn(rng: np.random.Generator, count: int) -> list[str]:
@@ -327,7 +327,7 @@ def _write_weights(folder: Path, material: IndexContent) -> None:
     from open_clip.model import CLIP
     from safetensors.torch import save_file
 
-    tokenizer = learn_tokenizer([text for texts in material.captions[:2_000] for text in texts])
+    tokenizer = learn_tokenizer([text for texts in material.texts["captions"][:2_000] for text in texts])
     text = {"context_length": 77, "vocab_size": len(tokenizer), "width": 128, "heads": 4, "layers": 2}
     config = {
         "embed_dim": DIM,

@@ -11,7 +11,7 @@ from stages.runner import run_stage
 from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.scratch import write_whole_file
-from twinlens.core.vectors import bring_to_unit
+from twinlens.core.vectors import has_vectors, read_vectors
 from twinlens.retrieval import approximate
 from twinlens.tasks.inputs import CAPTIONS, IMAGES, JOINED
 
@@ -21,10 +21,9 @@ log = logging.getLogger("twinlens")
 def main(dataset: str, model: str) -> None:
     """Write metrics/approximate.csv: recall and latency of every setting on the pool's vectors."""
     params, vectors = read_params(), paths.embedded(dataset, model)
-    files = {name: vectors / f"{name}.npy" for name in (IMAGES, JOINED, CAPTIONS)}
-    items = bring_to_unit(np.load(files[IMAGES] if files[IMAGES].exists() else files[JOINED], allow_pickle=False))
-    words_search = params.models[model].shares_a_space and files[CAPTIONS].exists()
-    asked = bring_to_unit(np.load(files[CAPTIONS], mmap_mode="r", allow_pickle=False)) if words_search else items
+    items = np.asarray(read_vectors(vectors, IMAGES if has_vectors(vectors, IMAGES) else JOINED).unit)
+    words_search = params.models[model].shares_a_space and has_vectors(vectors, CAPTIONS)
+    asked = np.asarray(read_vectors(vectors, CAPTIONS).unit) if words_search else items
     rows = pl.DataFrame(approximate.measure_settings(asked, items, params.approximate))
     with write_whole_file(paths.METRICS / "approximate.csv") as draft:
         rows.write_csv(draft)

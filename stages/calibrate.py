@@ -12,7 +12,7 @@ from twinlens.core import paths
 from twinlens.core.device import choose_device
 from twinlens.core.errors import ParamsError
 from twinlens.core.scratch import write_whole_file, write_whole_text
-from twinlens.core.vectors import read_vectors
+from twinlens.core.vectors import has_vectors, read_vectors
 from twinlens.retrieval.calibration import Calibrated, fit_or_explain, write_coverage
 from twinlens.tasks.inputs import IMAGES, VALIDATION_CAPTIONS, VALIDATION_IMAGES, check_ids, read_inputs
 
@@ -24,7 +24,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     params, embedded = read_params(), paths.embedded(dataset, model)
     inputs = read_inputs(paths.tasks(dataset, captioner) / "inputs")
     wanted = (IMAGES, VALIDATION_IMAGES, VALIDATION_CAPTIONS)
-    vectors = {name: read_vectors(embedded, name) for name in wanted if (embedded / f"{name}.npy").exists()}
+    vectors = {name: read_vectors(embedded, name) for name in wanted if has_vectors(embedded, name)}
     for name, found in vectors.items():
         check_ids(inputs, name, found.ids)
     device = str(choose_device(params.compute.device).device)

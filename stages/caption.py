@@ -15,6 +15,7 @@ from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement, choose_device
 from twinlens.core.scratch import Scratch, write_whole
+from twinlens.engines import open_engine
 from twinlens.inference.caption_job import CaptionJob
 from twinlens.models.locations import captioners
 from twinlens.tasks.validation import draw_validation
@@ -27,39 +28,39 @@ log = logging.getLogger("twinlens")
 def main(dataset: str, captioner: str) -> None:
     """Write one caption per picture; beside them the weights, where they were trained here."""
     params = read_params()
-    card, compute, placement = params.captioners[captioner], params.compute, choose_device(params.compute.device)
-    cost = Cost(placement.name)
+    card, compute = params.captioners[captioner], params.compute
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
     captions = tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS)
     described = {"captions": groups.filter("in_pool"), "validation": draw_validation(groups, captions, params.hybrid)}
-    if card.captioner == "none":
+    if card.captioner in ("none", "endpoint"):
+        cost = Cost()
         with write_whole(paths.captioned(dataset, captioner)) as draft:
-            for name in described:
-                write_captions(groups[:0], [], draft / f"{name}.parquet")
-        cost.write(paths.cost("caption", dataset, captioner), items=0)
+            if card.captioner == "none":
+                for name in described:
+                    write_captions(groups[:0], [], draft / f"{name}.parquet")
+            else:
+                _ask_service(card, dataset, described, draft, cost)
+        asked = 0 if card.captioner == "none" else sum(map(len, described.values()))
+        seconds = cost.seconds_of_parts() if asked else None
+        cost.write(paths.cost("caption", dataset, captioner), items=asked, seconds=seconds)
         return
-    if card.captioner == "endpoint":
-        with write_whole(paths.captioned(dataset, captioner)) as draft:
-            _ask_service(card, dataset, described, draft, cost)
-        seconds = cost.seconds_of_parts()
-        cost.write(paths.cost("caption", dataset, captioner), items=sum(map(len, described.values())), seconds=seconds)
-        return
-    with write_whole(paths.captioned(dataset, captioner)) as draft:
+    with open_engine(compute) as engine, write_whole(paths.captioned(dataset, captioner)) as draft:
+        cost = Cost(engine.placement.name)
         if card.train is None:
             weights = captioners.locate(card)
         else:
             weights = draft / "weights"
             material = TrainingData(groups, captions, paths.resized(dataset), compute.decode_threads)
-            exact = Placement(placement.device, torch.float32)
+            exact = Placement(choose_device(compute.device).device, torch.float32)
             from twinlens.training.captioning import train_captioner  # imports its library, which takes seconds
 
             trained = train_captioner(card, material, exact, weights)
             write_log(trained.log, draft / "training.csv")
             cost.add("train", seconds=trained.seconds, items=trained.pictures)
-        job = CaptionJob(card, weights, placement, compute)
+        job = CaptionJob(card, weights, engine.placement, compute, engine)
         items, seconds, waiting, parameters, tokens = sum(map(len, described.values())), 0.0, 0.0, 0, 0
         for name, pictures in described.items():
-            with Scratch("caption", job.key(pictures)) as scratch:
+            with Scratch("caption", job.key(pictures), compute.parts) as scratch:
                 texts = job.write(paths.resized(dataset), pictures, scratch)
                 seconds += scratch.total("seconds")
                 waiting += scratch.total("waiting_s")
@@ -68,6 +69,7 @@ def main(dataset: str, captioner: str) -> None:
             write_captions(pictures, texts, draft / f"{name}.parquet")
             if texts:
                 log.info("%s, %s: %s, for example: %s", captioner, name, f"{len(texts):,}", "; ".join(texts[:3]))
+        cost.machine = engine.machine
     share = waiting / seconds if seconds else 0.0
     counted = {"tokens": tokens} if card.captioner == "transformers" else {}
     cost.add("caption", seconds=seconds, items=items, parameters=parameters, waiting_share=share, **counted)

@@ -10,7 +10,7 @@ from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.device import choose_device
 from twinlens.core.errors import ParamsError
-from twinlens.core.vectors import read_vectors
+from twinlens.core.vectors import has_vectors, read_vectors
 from twinlens.evaluation.budget import COLUMNS, measure_budget
 from twinlens.evaluation.cost import write_csv
 from twinlens.evaluation.recommendation import NOT_MEASURED, say_recommended
@@ -26,7 +26,7 @@ def main(dataset: str, model: str, captioner: str) -> None:
     params, settings = read_params(), read_budget()
     folder, embedded = paths.tasks(dataset, captioner), paths.embedded(dataset, model)
     inputs, card = read_inputs(folder / "inputs"), params.models[model]
-    vectors = {name: read_vectors(embedded, name) for name in inputs if (embedded / f"{name}.npy").exists()}
+    vectors = {name: read_vectors(embedded, name) for name in inputs if has_vectors(embedded, name)}
     for name, found in vectors.items():
         check_ids(inputs, name, found.ids)
     search = choose_search(read_tasks(folder), vectors, card.shares_a_space, card.matryoshka)

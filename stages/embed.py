@@ -9,9 +9,9 @@ from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.costs import Cost
-from twinlens.core.device import choose_device
 from twinlens.core.scratch import prune, write_whole
 from twinlens.core.tables import INDEX, read_table
+from twinlens.engines import open_engine
 from twinlens.inference.embed import Embedder
 from twinlens.tasks.inputs import read_inputs
 
@@ -19,18 +19,20 @@ from twinlens.tasks.inputs import read_inputs
 def main(dataset: str, model: str) -> None:
     """Write one file of vectors and one of ids for each input that the model can read."""
     params = read_params()
-    placement, gates = choose_device(params.compute.device, params.compute.pixels), Gates(params.gates)
-    cost = Cost(placement.name)
+    gates = Gates(params.gates)
     inputs = read_inputs(paths.tasks(dataset, params.captioner) / "inputs")
-    embedder = Embedder(params.models[model], paths.trained(dataset, model), placement, params.compute, cost)
     shown = {image_id for one in inputs.values() if "image" in one.reads for image_id in one.rows["image_id"]}
     stored = read_table(paths.resized(dataset) / "index.parquet", INDEX).filter(pl.col("image_id").is_in(list(shown)))
-    for gate, trouble in embedder.inspect(stored.select("width", "height")):
-        gates.check(gate, trouble)
-    with write_whole(paths.embedded(dataset, model)) as draft:
-        items = embedder.embed(inputs.values(), paths.resized(dataset), draft)
-        gates.write(draft / "gates.json")
-    prune()
+    with open_engine(params.compute) as engine:
+        cost, trained = Cost(engine.placement.name), paths.trained(dataset, model)
+        embedder = Embedder(params.models[model], trained, engine.placement, params.compute, cost, engine)
+        for gate, trouble in embedder.inspect(stored.select("width", "height")):
+            gates.check(gate, trouble)
+        with write_whole(paths.embedded(dataset, model)) as draft:
+            items = embedder.embed(inputs.values(), paths.resized(dataset), draft)
+            gates.write(draft / "gates.json")
+        cost.machine = engine.machine
+    prune(parts=params.compute.parts)
     cost.write(paths.cost("embed", dataset, model), items=items, seconds=cost.seconds_of_parts())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -23,6 +24,8 @@ from twinlens.datasets import filter as filtering
 from twinlens.datasets import keep as keeping
 from twinlens.datasets.annotations import Annotations
 from twinlens.datasets.classes import read_classes
+from twinlens.datasets.pictures import open_pictures
+from twinlens.engines import open_engine
 
 log = logging.getLogger("twinlens")
 
@@ -94,25 +97,22 @@ def classify_pictures(
     annotations: Annotations, card: DatasetCard, rule: Keep, dataset: str, params: Params
 ) -> pl.DataFrame:
     """Classify every picture that `keep` is about: the classifier's sum of probabilities, as `tables.CLASSIFIED`."""
-    import torch  # takes two seconds, and most datasets need no classifier
-
-    from twinlens.core.device import Placement, choose_device
-    from twinlens.inference.classify import sum_class_shares
+    from twinlens.inference.classify import (
+        sum_class_shares,  # torch takes two seconds; most datasets need no classifier
+    )
 
     assert rule.classifier is not None
-    mine, raw = keeping.select_decided(annotations, card.pool), paths.raw(dataset)
-    files = [image.file for image in mine]
-    shares = sum_class_shares(
-        datasets.make_adapter(card).read_pictures(raw, files),
-        files,
-        rule.classifier,
-        sorted(read_classes(rule.classes or "")),
-        # float32 whatever the device, so that a picture at the threshold is kept on all machines or on none
-        Placement(choose_device(params.compute.device).device, torch.float32),
-        raw="".join(path.read_text() for path in sorted(raw.rglob("manifest.json"))),
-        max_megapixels=params.resize.max_megapixels,
-        decode_threads=params.compute.decode_threads,
-    )
+    mine, raw = keeping.select_decided(annotations, card.pool), paths.raw(dataset).absolute()
+    with open_engine(params.compute) as engine:
+        shares = sum_class_shares(
+            partial(open_pictures, card, raw),
+            [image.file for image in mine],
+            rule.classifier,
+            sorted(read_classes(rule.classes or "")),
+            engine,
+            raw="".join(path.read_text() for path in sorted(raw.rglob("manifest.json"))),
+            max_megapixels=params.resize.max_megapixels,
+        )
     return pl.DataFrame({"image_id": [image.image_id for image in mine], "share": shares})
 
 

@@ -13,13 +13,17 @@ from typing import Any
 
 import pytest
 
+from tests.buckets import BucketHost, point_at, serving_buckets
 from tests.web import Host, serving
 
 LONGEST = ("test_dvc_contract.py", "test_real_photos.py")  # files that begin
 ALONE = {  # tests that any worker may run, wherever the rest of their file is
     "test_killed_in_caption_train_and_embed_it_resumes_and_ends_byte_identical",
     "test_drawn_vehicles_are_searched_for_among_ever_more_distractors",
-    "test_a_queued_sweep_runs_and_exp_show_has_a_row_for_each",
+    "test_a_sweep_survives_a_model_that_fails_and_exp_show_has_a_row_for_each",
+    "test_a_value_of_a_card_is_set_from_the_command_line",
+    "test_an_experiment_in_a_folder_of_its_own_runs_what_it_would_here",
+    "test_changing_the_captioner_reruns_only_caption_and_what_reads_captions",
     "test_600_photos_give_the_table_of_the_readme",
 }
 
@@ -80,3 +84,25 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def running_bucket_host() -> Iterator[BucketHost]:
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    with serving_buckets() as running:
+        yield running
+
+
+@pytest.fixture
+def bucket_host(running_bucket_host: BucketHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketHost]:
+    """An S3 server on this machine with an empty `s3://photos`, whose faults `bucket_host.faults` says."""
+    import requests
+
+    host = running_bucket_host
+    point_at(host, monkeypatch)
+    requests.post(f"{host.url}/moto-api/reset", timeout=60)
+    requests.put(f"{host.url}/photos", timeout=60)
+    host.requests.clear()
+    yield host
+    host.faults = lambda request: None

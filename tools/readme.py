@@ -2,7 +2,9 @@
 
 The default's tables come from `metrics/retrieval.json`, the others from numbers kept in `docs/results/`:
 `python -m tools.readme real-photos` keeps a copy of that file, `training` what there is to say of the
-trained model whose results are in `metrics/`. A test holds that the pages show what the numbers say.
+trained model whose results are in `metrics/`. What `twinlens choose` said of a sweep is kept by itself,
+`twinlens choose a b c --format json --out docs/results/choice-<name>.json`, for the block `choice-<name>`. A test holds
+that the pages show what the numbers say.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import yaml
 
 from twinlens.core.scratch import write_whole_text
 from twinlens.evaluation.measures import MAIN, MEASURES, drawn, headline
+from twinlens.report.choice_text import format_cost, label_measure
 from twinlens.report.summary import describe_pool, format_markdown, select_shown
 
 README, CATEGORY_SEARCH, TRAINED = Path("README.md"), Path("docs/category-search.md"), Path("docs/training.md")
@@ -30,6 +33,7 @@ PAGES = (
     *(Path(page) for page in ("docs/measures.md", "docs/real-photos.md", "CONTRIBUTING.md")),
 )
 KEPT = Path("docs/results")
+CHOICE = "choice-"  # how the names of choices that are kept begin
 OF_THE_DEFAULT = ("default", "default_all", "category_search")  # tables of what is in `metrics/`
 # What the first table of the README shows: enough to say what feeds a search best. `docs/results.md` has the rest.
 FIRST = {
@@ -185,6 +189,26 @@ def keep_training() -> None:
     write_whole_text(path, json.dumps(every, indent=2) + "\n")
 
 
+def format_choice(kept: dict[str, Any]) -> str:
+    """Format what `twinlens choose --format json` said: its sentence, and a row a candidate."""
+    header = ["", "candidate", label_measure(kept["measure"]), "95 % interval", "group"]
+    costs = list(kept["entries"][0]["costs"])
+    rows = []
+    for entry in kept["entries"]:
+        bounds = entry["interval"]
+        interval = f"{bounds['low']:.3f} to {bounds['high']:.3f}" if "low" in bounds else "not defined"
+        row = [
+            "**>**" if entry["name"] == kept["chosen"] else "",
+            f"`{entry['name']}`",
+            f"{entry['mean']:.3f}",
+            interval,
+        ]
+        row.append(entry["group"] + (" *" if entry["efficient"] else ""))
+        rows.append(row + [format_cost(cost, entry["costs"][cost]) for cost in costs])
+    where = f"{kept['task']}: {kept['queries']:,} queries in {kept['clusters']:,} clusters."
+    return f"{kept['sentence']}\n\n{format_markdown([*header, *costs], rows)}\n\n{where}\n"
+
+
 def format_measures() -> str:
     """Format every measure with its definition and its other names, as they are registered."""
     rows = [[f"`{measure.name}_at_k`", measure.description, measure.also] for measure in MEASURES.values()]
@@ -225,6 +249,8 @@ def format_block(name: str) -> str:
     }
     if name in made:
         return made[name]()
+    if name.startswith(CHOICE):
+        return format_choice(read_kept(name))
     if name.startswith("training-"):
         return format_training(
             [own for own in read_kept("training") if own["dataset"] == name.removeprefix("training-")]

@@ -6,10 +6,12 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from twinlens.apps import durations, sweeps
@@ -17,6 +19,7 @@ from twinlens.apps.cli import app
 from twinlens.apps.sweeps import DONE, FAILED, QUEUED, RUNNING, Step
 from twinlens.config.load import read_params
 from twinlens.config.models import ModelCard
+from twinlens.config.params import Params
 from twinlens.core.errors import ParamsError
 from twinlens.models import sizes
 
@@ -38,6 +41,88 @@ def test_every_model_goes_with_every_captioner_once() -> None:
         "-S", "dataset=scenes", "-S", "model=vit-l-14", "-S", "captioner=blip-base", "-S", "rank.depth=20"
     ]  # fmt: skip
     assert [one.name for one in sweeps.plan_steps(PARAMS, ["vit-l-14"], [], [], "")] == ["vit-l-14"]
+
+
+def with_seeds(model: int | None, captioner: int | None = None) -> Params:
+    """The settings, with so many seeds on the cards of the default."""
+    card, words = PARAMS.models["clip-scenes"], PARAMS.captioners["blip-scenes"]
+    assert card.train is not None
+    assert words.train is not None
+    own = card.train.model_copy(update={"seeds": model, "seed": 7})
+    others = words.train.model_copy(update={"seeds": captioner, "seed": 7})
+    models = {**PARAMS.models, "clip-scenes": card.model_copy(update={"train": own})}
+    captioners = {**PARAMS.captioners, "blip-scenes": words.model_copy(update={"train": others})}
+    return PARAMS.model_copy(update={"models": models, "captioners": captioners})
+
+
+def test_a_card_that_asks_for_seeds_is_as_many_experiments_that_differ_in_the_seed() -> None:
+    planned = sweeps.plan_steps(with_seeds(3), ["clip-scenes", "vit-b-32"], [], ["rank.depth=20"], "x-")
+    assert [one.name for one in planned] == [*(f"x-clip-scenes-seed{n}" for n in (7, 8, 9)), "x-vit-b-32"]
+    assert planned[1].settings == ("rank.depth=20", "cards/models/clip-scenes.yaml:++train.seed=8")
+    assert planned[3].settings == ("rank.depth=20",)
+    both = sweeps.plan_steps(with_seeds(2, 2), ["clip-scenes"], [], [], "")
+    assert both[1].settings == (
+        "cards/models/clip-scenes.yaml:++train.seed=8", "cards/captioners/blip-scenes.yaml:++train.seed=8"
+    )  # fmt: skip
+    assert [one.name for one in sweeps.plan_steps(with_seeds(1), ["clip-scenes"], [], [], "")] == ["clip-scenes"]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "settings", "told"),
+    [
+        ((3, 2), [], "clip-scenes.yaml for 3 and cards/captioners/blip-scenes.yaml for 2 seeds .*need as many"),
+        ((3, None), ["cards/models/clip-scenes.yaml:train.seed=1"], "asks for one seed, and .* for 3 .*leave one of"),
+        ((None, None), ["cards/models/clip-scenes.yaml:+train.seeds=4"], "write `seeds: 4` into cards/models/clip"),
+    ],
+)
+def test_seeds_that_contradict_each_other_are_refused(
+    seeds: tuple[int | None, int | None], settings: list[str], told: str
+) -> None:
+    with pytest.raises(ParamsError, match=told):
+        sweeps.plan_steps(with_seeds(*seeds), ["clip-scenes"], [], settings, "")
+
+
+def test_seeds_stand_in_no_dump_of_a_card_as_no_training_depends_on_them() -> None:
+    card, more = (with_seeds(n).models["clip-scenes"] for n in (None, 5))
+    assert card.model_dump(mode="json") == more.model_dump(mode="json")
+    assert card.train is not None
+    with pytest.raises(ValidationError, match="4294967295, the largest seed"):
+        type(card.train).model_validate({**card.train.model_dump(), "seed": 2**32 - 2, "seeds": 3})
+    with pytest.raises(ValidationError, match="less than or equal to 100"):
+        type(card.train).model_validate({**card.train.model_dump(), "seeds": 101})
+
+
+def test_an_experiment_of_a_seed_is_finished_where_its_card_differs_in_that_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        return sweeps.run_command("git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words)
+
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q")
+    card = tmp_path / "cards/models/a.yaml"
+    card.parent.mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text("model: b\ncompute:\n  threads: 1\n")
+    card.write_text("# of a recipe\nbase: models/b\ntrain:\n  epochs: 2\n")
+    git("add", "-A")
+    git("commit", "-qm", "before")
+    (tmp_path / "params.yaml").write_text("model: a\ncompute:\n  threads: 2\n")
+    card.write_text("base: models/b\ntrain:\n  epochs: 2\n  seed: 8\n")
+    git("commit", "-qam", "the experiment")
+    git("update-ref", "refs/made", "HEAD")
+    git("reset", "-q", "--hard", "HEAD~")
+    queue = sweeps.Queue()
+    monkeypatch.setattr(sweeps.Queue, "_repo", SimpleNamespace(scm=SimpleNamespace(get_ref=bool)))
+    monkeypatch.setattr(sweeps.Queue, "_ref", lambda self, step: "refs/made")
+
+    def step(seed: int) -> Step:
+        return Step("a", {"model": "a"}, (f"cards/models/a.yaml:++train.seed={seed}",))
+
+    assert queue.is_finished(step(8))
+    assert not queue.is_finished(step(9))
+    assert not queue.is_finished(Step("a", {"model": "a"}))
+    card.write_text("base: models/b\ntrain:\n  epochs: 3\n")
+    assert not queue.is_finished(step(8))
 
 
 @pytest.mark.parametrize(
@@ -100,18 +185,21 @@ def known(model: str, captioner: str = "blip-scenes", **seconds: float) -> dict[
 
 
 @pytest.mark.parametrize(
-    ("model", "parameters", "expected"),
+    ("model", "parameters", "trained", "expected"),
     [
-        ("a", {}, 60 + 1 + 0 + 30 + 4 + 5),  # as it was; what the dataset's own stages made is there
-        ("b", {"a": 10, "b": 30}, 60 + 1 + 0 + 90 + 4 + 5),  # embedding in proportion to the parameters
-        ("b", {"a": 10, "b": None}, None),  # whether it is trained, and for how long, is not known
+        ("a", {}, "a", 60 + 1 + 200 + 30 + 4 + 5),  # as it was; what the dataset's own stages made is there
+        ("b", {"a": 10, "b": 30}, "ab", 60 + 1 + 600 + 90 + 4 + 5),  # in proportion to the parameters
+        ("b", {"a": 10, "b": 30}, "a", 60 + 1 + 0 + 90 + 4 + 5),  # weights that are fetched train nothing
+        ("b", {"a": 10, "b": 30}, "b", None),  # where another was fetched, how long a training takes is not known
+        ("b", {"a": 10, "b": None}, "ab", None),
     ],
 )
 def test_how_long_it_takes_is_told_by_what_earlier_runs_took(
-    model: str, parameters: Mapping[str, int | None], expected: float | None
+    model: str, parameters: Mapping[str, int | None], trained: str, expected: float | None
 ) -> None:
-    assert durations.estimate_seconds(steps(model)[0], [known("a")], parameters) == expected
-    assert durations.estimate_seconds(steps(model)[0], [], parameters) is None
+    ran = known("a", train=200.0)
+    assert durations.estimate_seconds(steps(model)[0], [ran], parameters, trained) == expected
+    assert durations.estimate_seconds(steps(model)[0], [], parameters, trained) is None
 
 
 def test_an_estimate_by_another_machine_says_so_and_is_not_made_where_this_one_knows() -> None:
@@ -121,12 +209,12 @@ def test_an_estimate_by_another_machine_says_so_and_is_not_made_where_this_one_k
         return made | {"stages": stages}
 
     here, there = on("here, 2 cores", "a", 1.0), on("there, 64 cores", "a", 0.1)
-    whole = durations.estimate_seconds(steps("a")[0], [known("a")], {})
-    assert durations.estimate_here(steps("a")[0], [here, there], {}, "here, 2 cores") == (whole, [])
-    seconds, others = durations.estimate_here(steps("a")[0], [there], {}, "here, 2 cores")
+    whole = durations.estimate_seconds(steps("a")[0], [known("a")], {}, "a")
+    assert durations.estimate_here(steps("a")[0], [here, there], {}, "a", "here, 2 cores") == (whole, [])
+    seconds, others = durations.estimate_here(steps("a")[0], [there], {}, "a", "here, 2 cores")
     assert seconds == pytest.approx(0.1 * (whole or 0.0))
     assert others == ["there, 64 cores"]
-    assert durations.estimate_here(steps("a")[0], [known("a")], {}, "here, 2 cores") == (whole, [])  # not named
+    assert durations.estimate_here(steps("a")[0], [known("a")], {}, "a", "here, 2 cores") == (whole, [])  # not named
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.2, "1 s"), (80, "80 s"), (600, "10 minutes"), (9000, "2.5 hours")])

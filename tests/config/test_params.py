@@ -34,12 +34,19 @@ from twinlens.core.errors import ParamsError
 from twinlens.datasets.classes import read_classes
 
 PARAMS = read_params()
+DEFAULT = {"dataset": "scenes", "model": "clip-scenes", "captioner": "blip-scenes"}
 
 
 def chosen(folder: Path, change: dict[str, Any]) -> Path:
-    """A copy of params.yaml and the cards with some keys set to other values (None removes)."""
+    """A copy of params.yaml and the cards with some keys set to other values (None removes).
+
+    Its names are the default's, whatever the last `dvc exp run -S` left.
+    """
     shutil.copytree("cards", folder / "cards")
-    shutil.copy("params.yaml", folder / "params.yaml")
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    for kind, name in DEFAULT.items():
+        text = re.sub(rf"^{kind}: .*", f"{kind}: {name}", text, flags=re.MULTILINE)
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
     for name, value in change.items():
         if value is not None:
             workspace.change(folder, {name: value})

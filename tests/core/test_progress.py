@@ -73,9 +73,9 @@ def test_long_work_prints_a_line_now_and_then(
     monkeypatch.setattr(progress, "LINE_EVERY_S", 3.0)
     work(clock, seconds=10, each=1, total=12_800, n=1280)
     assert lines.messages == [
-        "embed images: 3,840 of 12,800 (1,280.0 img/s), 00:07 left",
-        "embed images: 7,680 of 12,800 (1,280.0 img/s), 00:04 left",
-        "embed images: 11,520 of 12,800 (1,280.0 img/s), 00:01 left",
+        "embed images: 3,840 of 12,800 (1,280.0 img/s, loss 0.5), 00:07 left",
+        "embed images: 7,680 of 12,800 (1,280.0 img/s, loss 0.5), 00:04 left",
+        "embed images: 11,520 of 12,800 (1,280.0 img/s, loss 0.5), 00:01 left",
         "embed images: 12,800 in 10.0 s (1,280.0 img/s)",
     ]
     assert capsys.readouterr().err == ""
@@ -100,7 +100,7 @@ def test_with_the_real_clock_too(lines: pytest.LogCaptureFixture, monkeypatch: p
 def test_what_an_earlier_run_did_counts_as_done_but_not_as_speed(clock: Clock, lines: pytest.LogCaptureFixture) -> None:
     work(clock, seconds=16, each=1, total=1000, done=900, n=5)
     assert lines.messages == [
-        "embed images: 975 of 1,000 (5.0 img/s), 00:05 left",
+        "embed images: 975 of 1,000 (5.0 img/s, loss 0.5), 00:05 left",
         "embed images: 980 in 16.0 s (5.0 img/s)",
     ]
 

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinlens.core import paths
+from twinlens.core.part_store import DIGESTS
 from twinlens.core.scratch import (
-    DIGESTS,
     Scratch,
     digest,
     fingerprint,
@@ -250,6 +250,14 @@ def test_figures_of_all_parts_are_summed_whichever_run_made_them() -> None:
         assert scratch.total("seconds") == 3.5
         assert scratch.total("truncated") == 2.0
         assert scratch.total("unheard") == 0.0
+
+
+def test_parts_are_listed_by_their_numbers_however_many_there_are() -> None:
+    with Scratch("work", "key") as scratch:
+        for number in (100_000, 9, 99_999):
+            scratch.put(f"part-{number:05d}.npy", text("x"))
+        assert scratch.list_parts("part-*.npy") == ["part-00009.npy", "part-99999.npy", "part-100000.npy"]
+        assert [path.name for path in scratch.iter_paths(["part-00009.npy"])] == ["part-00009.npy"]
 
 
 def test_a_part_that_is_made_again_counts_once() -> None:

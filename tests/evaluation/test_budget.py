@@ -209,7 +209,9 @@ def test_captions_search_pictures_where_a_space_is_shared_else_object_sets() -> 
     assert found.task is t2i
     assert (found.queries == mine).all()
     assert found.known.mean_query is not None
-    np.testing.assert_allclose(found.known.mean_query, vectors[VALIDATION_CAPTIONS].rows.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(
+        found.known.mean_query, np.asarray(vectors[VALIDATION_CAPTIONS].rows).mean(axis=0), atol=1e-6
+    )
     assert (
         len(found.known.fitted_on) == 9
     )  # five, and of the negatives those that are neither of the pool nor among them

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from tests import experiments
@@ -17,7 +18,7 @@ from twinlens.core.errors import DataError
 from twinlens.evaluation.candidate_costs import allow_licence, read_costs
 from twinlens.evaluation.candidates import Candidate
 from twinlens.evaluation.choose import Choice, choose, observe_pair
-from twinlens.evaluation.entries import Limits, merge_seeds
+from twinlens.evaluation.entries import Limits, choose_task, expand_rows, merge_seeds
 from twinlens.evaluation.experiments import Experiment
 from twinlens.report.choice_text import describe_need, format_choice, write_sentence
 
@@ -252,6 +253,15 @@ def test_another_pool_is_refused() -> None:
         choose([Candidate("a", (replace(made[0].first, pools=pools),)), *made[1:]], "other", MEASURE)
 
 
+def test_values_that_the_lists_do_not_give_are_of_another_version_and_refused() -> None:
+    made = three()
+    file = f"{TASK}/{IMAGE}.parquet"
+    table = made[1].first.open_table(file).with_columns(pl.col(MEASURE) * 0.9)
+    other = replace(made[1].first, open_table=lambda _: table, tables={})
+    with pytest.raises(DataError, match=r"b, caption_to_image, image: its lists give .*measured by another version"):
+        of([made[0], Candidate("b", (other,)), made[2]])
+
+
 def test_with_fewer_than_ten_pictures_nobody_is_called_worse() -> None:
     found = of(three(9))
     assert len(found.group) == 3
@@ -267,6 +277,12 @@ def test_experiments_that_differ_in_the_seed_alone_are_one_row_with_the_seeds_in
     merged, notes = merge_seeds([Candidate("a", (one,)), Candidate("b", (two,)), made[2]])
     assert [c.name for c in merged] == ["a+b", "c"]
     assert notes == ["a+b differ in the seed alone: one row, the mean over 2 seeds."]
+    swept = [replace(each, name=f"x-clip-seed{n}") for n, each in enumerate((one, two))]
+    (named,), (note,) = merge_seeds([Candidate(each.name, (each,)) for each in swept])
+    assert named.name == "x-clip (2 seeds)"
+    assert note == (
+        "x-clip (2 seeds) is x-clip-seed0+x-clip-seed1, which differ in the seed alone: one row, the mean over 2 seeds."
+    )
     other = replace(two, settings=told | {"model card: train.lr": "2"})
     assert len(merge_seeds([Candidate("a", (one,)), Candidate("b", (other,))])[0]) == 2
     found = of([Candidate("a", (one,)), made[2]])
@@ -305,3 +321,15 @@ def test_plan_needs_one_row_of_each_of_two() -> None:
         observe_pair([made[0], made[0]], None, MEASURE, None)
     with pytest.raises(DataError, match="9 clusters of queries, of 10 that are needed to plan by"):
         observe_pair(three(9)[:2], None, MEASURE, None)
+
+
+def test_named_rows_choose_the_task_that_has_them_and_a_row_of_another_is_told_where_it_is() -> None:
+    first = three()[0].first
+    pools = {"object_sets": first.pools[TASK], TASK: first.pools[TASK]}
+    runs = [("object_sets", IMAGE), ("object_sets", "captions_joined"), (TASK, IMAGE)]
+    made = [Candidate(f"a:{row}", (replace(first, pools=pools, runs=runs),), row) for row in (IMAGE, "captions_joined")]
+    assert choose_task(made[:1], None) == TASK
+    assert choose_task(made, None) == "object_sets"
+    wanted = r"^a:captions_joined has no row of caption_to_image: it is one of object_sets \(--task\); .* are image$"
+    with pytest.raises(DataError, match=wanted):
+        list(expand_rows(made, TASK, []))

@@ -267,7 +267,7 @@ def test_measures_of_the_sources_stand_beside_one_another_under_their_own_names(
 
 def test_ranks_within_a_batch_are_of_the_first_caption_among_first_captions(ranked: Path) -> None:
     of = {
-        name: vectors([f"{n}" for n in range(count)], [""] * count, seed).rows
+        name: np.asarray(vectors([f"{n}" for n in range(count)], [""] * count, seed).rows)
         for name, count, seed in (("p", COUNT, 1), ("c", 5 * COUNT, 2))
     }
     scores = of["p"].astype(float) @ of["c"][::5].astype(float).T
@@ -478,7 +478,7 @@ def test_where_only_some_queries_must_not_find_an_item_the_lists_end_before_it(t
     exclude = np.array([n if n % 2 else -1 for n in range(8)])
     about = TaskMetadata("A picture, changed by a text", "it2i", 9)
     task = listed("composed", about, gains, names, query_images=names, exclude=exclude)
-    rows = vectors(names, names, 0).rows
+    rows = np.asarray(vectors(names, names, 0).rows)
     gates, params = Gates(read_params().gates), PARAMS.model_copy(update={"ks": [1, 5]})
     scorers: dict[str, Scorer] = {"image": Dense(rows, rows), "words": ByBlocks(rows)}
     for name in scorers:

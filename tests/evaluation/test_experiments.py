@@ -235,6 +235,51 @@ def test_what_came_out_of_the_queue_and_the_workspace_are_chosen_from_and_a_page
     assert json.loads(planned.stdout)["pictures"] == 60
 
 
+def test_what_cannot_be_chosen_from_is_refused_in_a_sentence_on_the_command_line(project: Path) -> None:
+    alone = twinlens("choose", "workspace")
+    assert alone.returncode == 2
+    assert alone.stderr.startswith("twinlens: choose needs two candidates or more on t, found workspace: name others")
+    CARD.unlink()
+    CARD.write_text('{"train": {"seed": 0, "epochs": 2}}')
+    measure(0.8)
+    for options, said in (
+        (
+            ["--max-bytes", "1"],
+            "none of the 2 candidates meets what is asked; the nearest is main: vector_bytes unknown.",
+        ),
+        (["--licence", "permissive"], "none of the 2 candidates meets what is asked; the nearest is main: licence not"),
+        (["--costs", "vector_byte"], "there is no cost 'vector_byte' (did you mean 'vector_bytes'"),
+        (["--task", "u"], "main, workspace has no task 'u'"),
+        (["--measure", "ndcg_at_20"], "has no ndcg_at_20 (did you mean 'ndcg_at_10'"),
+        (["--retriever", "words"], "choose needs two candidates or more on t, found none"),
+    ):
+        done = twinlens("choose", "main", "workspace", *options)
+        assert done.returncode == 2, (options, done.stdout)
+        assert said in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+    measure(0.8, queries=40)
+    few = twinlens("choose", "workspace", "main")
+    assert few.returncode == 2
+    assert "t: the number of queries is 40 in workspace and 60 in main; only experiments over one pool" in few.stderr
+
+
+def test_an_experiment_on_another_pool_is_left_out_of_all_and_said(project: Path) -> None:
+    for name, queries in (("good-one", 60), ("other-pool", 50)):
+        measure(0.8, queries=queries)
+        CARD.unlink()
+        CARD.write_text('{"train": {"seed": 0, "epochs": 2}}')
+        run("dvc", "commit", "-q", "-f")
+        run("dvc", "exp", "save", "-n", name)
+    run("git", "checkout", "-q", ".")
+    run("dvc", "checkout", "-q", "--force")
+    done = twinlens("choose", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert {entry["name"] for entry in said["entries"]} == {"good-one", "workspace"}
+    (note,) = [note for note in said["notes"] if note.startswith("Left out: other-pool. ")]
+    assert "t: the number of queries is 60 in workspace and 50 in other-pool" in note
+
+
 def test_two_seeds_of_one_recipe_are_nothing_to_choose_between(project: Path) -> None:
     done = twinlens("choose", "main", "better")
     assert done.returncode == 2

@@ -32,7 +32,7 @@ from twinlens.evaluation.gates import (
     measure_apart,
 )
 from twinlens.evaluation.intervals import Interval, bootstrap_means
-from twinlens.inference.probe import measure_last_word, probe_texts
+from twinlens.inference.probe import choose_texts, measure_last_word, probe_texts
 from twinlens.retrieval.checks import Ties
 from twinlens.retrieval.rank import check_vectors
 from twinlens.retrieval.runs import RunWriter, read_run
@@ -80,17 +80,17 @@ def embedded(tmp_path: Path) -> Embedded:
 
 
 def plant_nan(at: Embedded) -> None:
-    rows = at.sources[IMAGES].rows.copy()
+    rows = np.array(at.sources[IMAGES].rows)
     rows[7, 3] = np.nan
     at.put(IMAGES, rows)
 
 
 def plant_length(at: Embedded) -> None:
-    at.put(CAPTIONS, at.sources[CAPTIONS].rows * np.float32(1.01))
+    at.put(CAPTIONS, np.asarray(at.sources[CAPTIONS].rows) * np.float32(1.01))
 
 
 def plant_repeats(at: Embedded) -> None:
-    rows = at.sources[IMAGES].rows.copy()
+    rows = np.array(at.sources[IMAGES].rows)
     rows[21] = rows[22]
     at.put(IMAGES, rows)
 
@@ -100,7 +100,7 @@ def plant_shift(at: Embedded) -> None:
 
 
 def plant_swap(at: Embedded) -> None:
-    pictures, words = at.sources[IMAGES].rows, at.sources[CAPTIONS].rows
+    pictures, words = (np.asarray(at.sources[name].rows) for name in (IMAGES, CAPTIONS))
     at.put(IMAGES, words)
     at.put(CAPTIONS, pictures)
 
@@ -176,7 +176,7 @@ TEXTS = pl.DataFrame(
 @pytest.mark.parametrize("tower", [Tower(reads_padding=True), Tower(reads=3)])
 def test_a_text_tower_that_reads_padding_or_cuts_too_early_is_caught(tower: Tower, tmp_path: Path) -> None:
     for encoder, sound in ((Tower(), True), (tower, False)):
-        probe = probe_texts(encoder, TEXTS, CPU)
+        probe = probe_texts(encoder, choose_texts(TEXTS), CPU)
         probe.write(tmp_path / f"{CAPTIONS}.probe.npz")
         rows = np.concatenate([encoder.encode([text]).numpy() for text in TEXTS["text"]])
         rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)

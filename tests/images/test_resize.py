@@ -60,12 +60,12 @@ MIXED: list[Picture] = [
 ]
 
 
-def test_usable_pictures_keep_their_order_and_fill_shard_after_shard(tmp_path: Path) -> None:
+def test_a_shard_holds_the_usable_ones_of_so_many_listed_pictures_in_their_order(tmp_path: Path) -> None:
     index = resized(MIXED, tmp_path).index
     assert index["image_id"].to_list() == ["plain", "large", "png", "last"]
-    assert index["shard"].to_list() == [0, 0, 0, 1]
-    assert index["row"].to_list() == [0, 1, 2, 0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["shard-00000.parquet", "shard-00001.parquet"]
+    assert index["shard"].to_list() == [0, 0, 1, 3]  # of those listed for the third none is usable
+    assert index["row"].to_list() == [0, 1, 0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"shard-0000{n}.parquet" for n in (0, 1, 3)]
 
 
 def test_a_shard_that_is_just_full_leaves_no_empty_one(tmp_path: Path) -> None:

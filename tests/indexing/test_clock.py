@@ -198,6 +198,7 @@ def test_a_reranker_counts_its_own_time_beside_the_search(watch: Watch, monkeypa
         retriever: str = "image"
         inputs: tuple[str, ...] = (CAPTIONS,)
         costs: tuple[str, ...] = ()
+        loads: bool = False
         seen: ClassVar[list[int]] = []
 
         def scores(self, first: int, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -211,6 +212,36 @@ def test_a_reranker_counts_its_own_time_beside_the_search(watch: Watch, monkeypa
     assert list(told) == ["image", "image_again"]
     assert told["image_again"]["search_ms"] == 6.0
     assert set(Again.seen) == {3}
+
+
+def test_a_reranker_with_a_model_is_clocked_warm_and_its_loading_is_of_the_first_answer(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_answers(watch, 0.001, monkeypatch)
+    monkeypatch.setattr(clock, "peak_host_bytes", lambda: 4_000_000_000)
+    monkeypatch.setattr(clock, "peak_gpu_bytes", lambda: 3_000_000_000)
+
+    class Model:
+        name: str = "cross_encoder"
+        retriever: str = "image"
+        inputs: tuple[str, ...] = ("images",)
+        costs: tuple[str, ...] = ()
+        loads: bool = True
+        asked = 0
+
+        def scores(self, first: int, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+            watch.now += 7.0 if self.asked else 20.0
+            self.asked += 1
+            return scores
+
+    own, model = clock.Clock({CAPTIONS: captions()}, encodings(), Start(2.0, 0), "cpu"), Model()
+    image = Retriever("image", lambda: Dense(UNIT, UNIT), ("images",), ("embed_images",))
+    told = dict(own.clock(task(), image, [(model, 3)]))["image_cross_encoder"]
+    assert told["search_ms"] == 7001.0
+    assert told["cold_start_s"] == pytest.approx(2.0 + 0.5 + 0.001 + 20.0)
+    assert told["queries"] == 9  # which take over a minute
+    assert model.asked == 1 + 1 + 9  # the first, one more unclocked, as it takes longer than a fast one's three
+    assert (told["host_mb"], told["gpu_mb"]) == (4000.0, 3000.0)
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,9 @@ def test_a_search_rates_as_validation_was_rated() -> None:
     vectors = read_vectors(paths.embedded(DATASET, MODEL), "captions").unit
     texts = {caption: None for row in range(POOL) for caption in searcher.index.pictures([row])[0].captions}
     text = next(iter(texts))
-    scores = np.sort(searcher.towers.text(text)[0] @ read_vectors(paths.embedded(DATASET, MODEL), "images").unit.T)[
-        ::-1
-    ]
+    scores = np.sort(
+        searcher.towers.text(text)[0] @ np.asarray(read_vectors(paths.embedded(DATASET, MODEL), "images").unit).T
+    )[::-1]
     assert vectors.shape[1] == len(searcher.towers.text(text)[0])
     signal = float(compute_signal(scores[None], 0.05)[0])
     for least, expected in ((signal - 1e-4, 0.9), (signal + 1e-4, 0.0)):

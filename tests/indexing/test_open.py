@@ -13,11 +13,12 @@ from stages import index
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from tests.workspace import change
 from twinlens import Searcher, search
+from twinlens.config.load import read_params
 from twinlens.core import paths
 from twinlens.core.errors import DataError, QueryError
 from twinlens.core.scratch import Scratch
 from twinlens.indexing.manifest import FOLDER, TOWERS, Manifest, list_vector_files, locate_copy
-from twinlens.indexing.open import can_answer
+from twinlens.indexing.open import can_answer, list_indexes
 
 NAMES = (DATASET, MODEL, CAPTIONER)
 TEXT = "a red car in the snow"
@@ -44,6 +45,20 @@ def test_a_missing_index_is_named_with_the_command_that_builds_it() -> None:
         search(TEXT)
     with pytest.raises(QueryError, match=r"`dvc exp run -S model=vit-b-32 -S captioner=none index`"):
         search(TEXT, model="vit-b-32", captioner="none")
+
+
+@pytest.mark.usefixtures("root")
+def test_beside_a_missing_index_those_are_named_that_can_answer() -> None:
+    there = list_indexes(read_params())
+    assert NAMES in there
+    assert there == list_indexes(read_params(), DATASET)
+    assert list_indexes(read_params(), "coco") == []
+    with pytest.raises(QueryError) as error:
+        search(TEXT, model="vit-b-32")
+    asked = [f"--dataset {dataset} --model {model} --captioner {captioner}" for dataset, model, captioner in there]
+    told, _, more = str(error.value).partition("index`; what can answer here: ")[2].partition(", and ")
+    assert told.split(", or ") == asked[:3]
+    assert more == f"{len(asked) - 3} more"
 
 
 @pytest.mark.usefixtures("root")

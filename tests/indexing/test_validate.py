@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -16,6 +17,8 @@ from tests.tiny import jpegs, photo
 from twinlens import search
 from twinlens.config.params import ResizeParams
 from twinlens.core.errors import QueryError
+from twinlens.indexing import validate
+from twinlens.indexing.store import RowStore, write_rows
 from twinlens.indexing.validate import MAX_WORDS, clean_text, find_rows, read_image
 
 LIMITS = ResizeParams(shortest_side_px=64, min_side_px=16, max_megapixels=1, jpeg_quality=95, images_per_shard=10)
@@ -199,10 +202,30 @@ def test_a_plain_small_jpeg_keeps_its_bytes_so_that_a_picture_of_the_pool_has_it
     assert read_image(JPEG, LIMITS) == (JPEG, [])
 
 
-def test_rows_are_without_repeats_in_the_order_given() -> None:
-    row_of = {"a": 0, "b": 1, "c": 2}
-    assert find_rows(["c", "a", "c"], row_of) == [2, 0]
-    assert find_rows("b", row_of) == [1]
-    assert find_rows((), row_of) == []
-    with pytest.raises(QueryError, match="nothing is near it"):
-        find_rows(["zzz"], row_of)
+def stored(folder: Path, ids: list[str], each: int) -> RowStore:
+    """A row store of pictures that have nothing but ids, so many a batch."""
+    schema = pa.schema([("image_id", pa.string())])
+    batches = [pa.record_batch([ids[at : at + each]], schema=schema) for at in range(0, len(ids), each)]
+    write_rows(folder, batches, schema)
+    return RowStore(folder)
+
+
+def test_rows_are_without_repeats_in_the_order_given(tmp_path: Path) -> None:
+    store = stored(tmp_path, ["a", "b", "c", "d", "e"], 2)
+    assert len(store) == 5
+    assert find_rows(["e", "a", "e", "c"], store) == [4, 0, 2]
+    assert find_rows("b", store) == [1]
+    with pytest.raises(QueryError, match="no picture 'zzz' among the 5 indexed: nothing is near it"):
+        find_rows(["zzz"], store)
+    with pytest.raises(QueryError, match=r"there is no picture '.*ud800' among"):
+        find_rows(["a", "\ud800"], store)
+
+
+def test_ids_of_a_large_pool_are_neither_listed_nor_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate, "SUGGESTED", 4)
+    monkeypatch.delattr(RowStore, "ids")
+    store = stored(tmp_path, ["a", "b", "c", "d", "e"], 2)
+    assert find_rows((), store) == []
+    assert find_rows(["e", "b"], store) == [4, 1]
+    with pytest.raises(QueryError, match=r"there is no picture 'zzz' among the 5 indexed$"):
+        find_rows(["zzz"], store)

@@ -18,10 +18,12 @@ from tests.tiny import CPU, jpegs, sizes, special_tokens, spread, tokenizer, wri
 from twinlens.config.captioners import CaptionerCard
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, ResourceError
-from twinlens.core.progress import Progress
+from twinlens.core.part_store import FolderStore
 from twinlens.core.scratch import Scratch
+from twinlens.engines import Seat
 from twinlens.inference import caption as loop
 from twinlens.inference.caption import caption_pictures, choose_batch_size
+from twinlens.inference.caption_parts import CaptionPart, CaptionTask
 from twinlens.models.captioners.transformers import Captioner
 
 COUNT = 22
@@ -184,7 +186,8 @@ def test_the_batch_suits_the_device() -> None:
     cuda = Placement(torch.device("cuda"), torch.bfloat16)
     assert choose_batch_size(CPU) == 32
     assert choose_batch_size(cuda, free_bytes=80 * 10**9) == 512
-    assert choose_batch_size(cuda, free_bytes=8 * 10**9) == 192
+    assert choose_batch_size(cuda, free_bytes=8 * 10**9) == 128  # a power of two, so that it divides a task
+    assert choose_batch_size(cuda, free_bytes=20 * 10**9) == 256
     assert choose_batch_size(cuda, free_bytes=10**8) == 32
 
 
@@ -242,12 +245,17 @@ def test_what_the_device_waited_for_pixels_is_noted(shards: Path, rows: pl.DataF
 def test_pixels_that_come_while_the_device_works_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("twinlens.inference.caption.time.perf_counter", lambda: clock[0])
-    with Scratch("caption", "key") as scratch, Progress("caption", total=4) as bar:
-        writer = loop._Writer(scratch, {"one": 1, "two": 2, "three": 1}, bar)
+    rows = pl.DataFrame({"image_id": ["a", "b"], "shard": [0, 0], "row": [0, 1]})
+    with Scratch("caption", "key") as scratch:
+        writer, store = loop._Writer(Seat(1, lambda _: None)), scratch.open_store()
+        one, two, three = (CaptionPart(name, rows[:size]) for name, size in (("one", 1), ("two", 2), ("three", 1)))
+        writer.expect(CaptionTask((one, two), Path("shards"), store, 4))
+        writer.expect(CaptionTask((three,), Path("shards"), store, 4))
         clock[0] = 5.0  # asked for at the start, there after two seconds
-        writer.write(loop._Started([lambda: ["a"]], asked=0.0, ready=2.0))
+        assert writer.write(loop._Started([lambda: ["a"]], asked=0.0, ready=2.0)) == []
         clock[0] = 11.0  # asked for early, and there a second after the batch before had ended
-        writer.write(loop._Started([lambda: ["b", "c"]], asked=3.0, ready=6.0))
+        (receipts,) = writer.write(loop._Started([lambda: ["b", "c"]], asked=3.0, ready=6.0))
+        assert [receipt.name for receipt in receipts] == ["one.note", "one", "two.note", "two"]
         clock[0] = 13.0  # there before that
         writer.write(loop._Started([lambda: ["d"]], asked=7.0, ready=10.0))
         notes = {name: json.loads(scratch.path(f"{name}.note").read_text()) for name in ("one", "two", "three")}
@@ -265,7 +273,7 @@ def test_a_batch_of_several_parts_writes_them_all_and_a_fault_of_the_disk_is_not
         raise ResourceError("the disk is full")
 
     with monkeypatch.context() as patch, pytest.raises(ResourceError, match="the disk is full"):
-        patch.setattr(Scratch, "put", full)
+        patch.setattr(FolderStore, "put", full)
         run(captioner(), shards, rows, batch=4)
     whole = captioner()
     run(whole, shards, rows, batch=COUNT)

@@ -201,7 +201,7 @@ def test_the_job_takes_the_loop_of_its_card_and_loads_nothing_for_finished_work(
     job = CaptionJob(card, tmp_path / "weights", CPU, compute)
     with Scratch("caption", "key") as scratch:
         words = job.write(shards, rows, scratch)
-        assert (len(words), scratch.total("parameters")) == (COUNT, job.loaded.parameters)
+        assert (len(words), scratch.total("parameters")) == (COUNT, job.worker.loaded.parameters)
         again = CaptionJob(card, tmp_path / "nowhere", CPU, compute)
         assert again.write(shards, rows, scratch) == words
         assert "loaded" not in vars(again)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,21 @@ from safetensors.torch import save_file
 from tests.datasets.adapters.pictures import jpeg
 from twinlens.config.datasets import ClassifierCard, ImageNetCard
 from twinlens.config.models import TimmTower
+from twinlens.config.params import ComputeParams
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.datasets.adapters.imagenet import ImageNet
 from twinlens.datasets.classes import read_classes
 from twinlens.datasets.keep import measure_agreement
+from twinlens.datasets.pictures import open_pictures
+from twinlens.engines import LocalEngine
 from twinlens.inference import classify
 from twinlens.inference.classify import sum_class_shares
 from twinlens.models import classifiers
 from twinlens.models.classifiers.base import Classifier
 
 CPU = Placement(torch.device("cpu"), torch.float32)
+ENGINE = LocalEngine(ComputeParams(device="cpu", decode_threads=2, image_batch=None, text_batch=None), CPU)
 VEHICLES = sorted(read_classes("vehicles-49"))
 
 
@@ -47,7 +53,12 @@ def shares(
     pictures: list[bytes | str], tower: ClassifierCard, classes: list[int] = VEHICLES, raw: str = "raw"
 ) -> np.ndarray:
     files = [f"{n}.jpg" for n in range(len(pictures))]
-    return sum_class_shares(iter(pictures), files, tower, classes, CPU, raw=raw, max_megapixels=100)
+    by_name = dict(zip(files, pictures, strict=True))
+
+    def read(some: Sequence[str]) -> Iterator[bytes | str]:
+        return (by_name[name] for name in some)
+
+    return sum_class_shares(lambda: nullcontext(read), files, tower, classes, ENGINE, raw=raw, max_megapixels=100)
 
 
 def test_the_share_is_the_summed_softmax_of_timms_own_model_and_transform(weights: Path) -> None:
@@ -73,13 +84,21 @@ def test_a_killed_run_goes_on_and_another_threshold_classifies_nothing_again(
     pictures: list[bytes | str] = [jpeg(n) for n in range(10)]
     whole = shares(list(pictures), card(weights), raw="other")
 
-    def breaking() -> Iterator[bytes | str]:
-        yield from pictures[:6]
-        raise KeyboardInterrupt
+    def breaking(files: Sequence[str]) -> Iterator[bytes | str]:
+        for name in files:
+            if name == "6.jpg":
+                raise KeyboardInterrupt
+            yield pictures[int(name[0])]
 
     with pytest.raises(KeyboardInterrupt):
         sum_class_shares(
-            breaking(), [f"{n}.jpg" for n in range(10)], card(weights), VEHICLES, CPU, raw="raw", max_megapixels=100
+            lambda: nullcontext(breaking),
+            [f"{n}.jpg" for n in range(10)],
+            card(weights),
+            VEHICLES,
+            ENGINE,
+            raw="raw",
+            max_megapixels=100,
         )
     seen: list[int] = []
     once = Classifier.shares
@@ -127,9 +146,8 @@ def test_the_real_mobilenet_puts_vehicles_in_and_other_photos_out(shared_data: P
     made.download(tmp_path / "raw")
     images = made.annotations(tmp_path / "raw").images
     files = [image.file for image in images]
-    found = sum_class_shares(
-        made.read_pictures(tmp_path / "raw", files), files, tower, VEHICLES, CPU, raw="", max_megapixels=100
-    )
+    reading = partial(open_pictures, made.card, tmp_path / "raw")
+    found = sum_class_shares(reading, files, tower, VEHICLES, ENGINE, raw="", max_megapixels=100)
     names = set(read_classes("vehicles-49").values())
     kept = {image.image_id for image, share in zip(images, found, strict=True) if share > 0.6}
     figures = measure_agreement(kept, {image.image_id for image in images if names & set(image.labels)})

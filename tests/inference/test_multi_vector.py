@@ -23,7 +23,7 @@ from twinlens.core.errors import DataError, ParamsError
 from twinlens.core.probes import Probe
 from twinlens.core.token_matrices import TokenMatrices, join_matrices, read_token_matrices, refuse_useless
 from twinlens.core.vectors import read_vectors
-from twinlens.inference import token_loop
+from twinlens.inference import loop
 from twinlens.inference.conformity import KINDS, inspect_tower
 from twinlens.inference.embed import Embedder
 from twinlens.inference.jobs import make_job
@@ -58,10 +58,8 @@ def furthest(found: TokenMatrices, wanted: list[Any]) -> float:
 @pytest.fixture
 def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TWINLENS_SCRATCH", str(tmp_path / "scratch"))
-    monkeypatch.setattr(token_loop, "PICTURES_PER_PART", 2)
-    monkeypatch.setattr(token_loop, "TEXTS_PER_PART", 3)
-    monkeypatch.setattr("twinlens.inference.multi_vector.PICTURES_PER_PART", 2)
-    monkeypatch.setattr("twinlens.inference.multi_vector.TEXTS_PER_PART", 3)
+    monkeypatch.setattr(loop, "PICTURES_PER_PART", 2)
+    monkeypatch.setattr(loop, "TEXTS_PER_PART", 3)
     (tmp_path / "out").mkdir()
     return tmp_path / "out"
 
@@ -107,8 +105,8 @@ def test_a_part_that_is_missing_is_made_again_alone(out: Path, tmp_path: Path, m
     folder = save_colbert(tmp_path)
     job(folder).in_role("query").texts("captions", TABLE, out)
     before = (out / "captions.tokens.npy").read_bytes()
-    parts = sorted((tmp_path / "scratch").rglob("tokens-*.npz"))
-    assert [part.name for part in parts] == ["tokens-000000000.npz", "tokens-000000003.npz"]
+    parts = sorted((tmp_path / "scratch").rglob("part-*.npy"))
+    assert [part.name for part in parts] == ["part-00000.npy", "part-00001.npy"]
     parts[1].unlink()
     asked: list[str] = []
     own = TokenTexts.encode_tokens

@@ -74,7 +74,7 @@ def test_vectors_are_the_librarys_in_the_order_of_the_rows_and_kept(
     assert Probe.read(tmp_path / "images.probe.npz").alone.shape[1] == WIDTH
     again = job(folder)
     again.pictures("images", tmp_path / "shards", pool, tmp_path)
-    assert "loaded" not in vars(again)
+    assert "loaded" not in vars(again.worker)
     assert np.array_equal(np.load(tmp_path / "images.npy"), found)
 
 

@@ -60,7 +60,7 @@ def job(tower: TransformersTower, placement: Placement = CPU, compute: ComputePa
 
 
 def was_loaded(done: TowerJob) -> bool:
-    return "loaded" in vars(done)
+    return "loaded" in vars(done.worker)
 
 
 def captions(words: list[str] = WORDS) -> pl.DataFrame:

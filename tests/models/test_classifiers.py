@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from tests.datasets.adapters.pictures import encoded
 from tests.hub import COMMIT, point_at, serving_hub
 from tests.tiny import CPU, photo, sizes, spread
 from twinlens.config.datasets import Keep, TransformersClassifier
+from twinlens.config.params import ComputeParams
 from twinlens.core.errors import DataError
 from twinlens.datasets.classes import read_classes, read_wordnet_ids
+from twinlens.engines import LocalEngine
 from twinlens.inference.classify import sum_class_shares
 from twinlens.models import classifiers
 from twinlens.models.classifiers.base import refuse_other_classes
@@ -47,7 +50,13 @@ def card(folder: Path) -> TransformersClassifier:
 
 def shares(pictures: list[bytes], tower: TransformersClassifier, classes: list[int] = VEHICLES) -> np.ndarray:
     files = [f"{n}.jpg" for n in range(len(pictures))]
-    return sum_class_shares(iter(pictures), files, tower, classes, CPU, raw="raw", max_megapixels=100)
+    by_name = dict(zip(files, pictures, strict=True))
+
+    def read(some: Sequence[str]) -> Iterator[bytes | str]:
+        return (by_name[name] for name in some)
+
+    engine = LocalEngine(ComputeParams(device="cpu", decode_threads=2, image_batch=None, text_batch=None), CPU)
+    return sum_class_shares(lambda: nullcontext(read), files, tower, classes, engine, raw="raw", max_megapixels=100)
 
 
 @pytest.fixture(scope="module")

@@ -118,11 +118,10 @@ def test_a_value_of_a_card_is_set_from_the_command_line(workspace: Workspace) ->
     assert workspace.ran("dvc", "exp", "run", "-S", "cards/models/clip-scenes.yaml:train.epochs=2") == []
 
 
-def test_a_change_in_a_base_reruns_the_card_that_uses_it(workspace: Workspace) -> None:
-    workspace.run("dvc", "exp", "run", "-S", "model=clip-other")
-    ran = workspace.ran("dvc", "exp", "run", "-S", "cards/models/clip-scenes.yaml:train.learning_rate=0.002")
+def test_a_change_in_a_base_reruns_the_card_that_uses_it(experimented: Workspace) -> None:
+    ran = experimented.ran("dvc", "exp", "run", "-S", "cards/models/clip-scenes.yaml:train.learning_rate=0.002")
     assert ran == [GUARD, *OF_THE_MODEL]
-    ran = workspace.ran("dvc", "exp", "run", "-S", "cards/models/siglip-scenes.yaml:train.objective=clip")
+    ran = experimented.ran("dvc", "exp", "run", "-S", "cards/models/siglip-scenes.yaml:train.objective=clip")
     assert ran == [GUARD]
 
 
@@ -217,22 +216,28 @@ def test_two_models_are_compared_and_reported_from_what_the_pipeline_left(experi
 
 def test_a_sweep_survives_a_model_that_fails_and_exp_show_has_a_row_for_each(workspace: Workspace) -> None:
     bad = {"base": "models/clip-scenes", "train": {"learning_rate": 1e6, "epochs": 1}}
-    workspace.change({"cards/models/clip-bad.yaml:": bad})
+    workspace.change({"cards/models/clip-bad.yaml:": bad, "cards/models/clip-other.yaml:train.seeds": 2})
     sweep = ("python", "-m", "twinlens", "sweep", "--models")
     assert "git add cards/models/clip-bad.yaml" in workspace.run(*sweep, "clip-scenes,clip-bad,clip-other", check=False)
     workspace.commit("another card")
     told = workspace.run(*sweep, "clip-scenes,clip-bad,clip-other")
-    assert "3 experiments, 0 of them finished" in told
+    assert "4 experiments, 0 of them finished" in told
     assert "clip-bad failed and is skipped" in told
-    assert "clip-other failed" not in told, told
-    assert "3 experiments, 2 of them finished" in workspace.run(*sweep, "clip-scenes,clip-bad,clip-other", "--dry")
+    assert "clip-other-seed1 failed" not in told, told
+    assert "clip-other (2 seeds) is clip-other-seed0+clip-other-seed1, which differ in the seed alone: one row" in told
+    assert "One seed only: clip-scenes." in told
+    assert "4 experiments, 3 of them finished" in workspace.run(*sweep, "clip-scenes,clip-bad,clip-other", "--dry")
     assert "Success" in workspace.run("dvc", "queue", "status")
     shown = json.loads(workspace.run("dvc", "exp", "show", "--json"))
     head = next(entry for entry in shown if entry["rev"] != "workspace")
     good = [one["revs"][0]["data"] for one in head["experiments"] if one["name"] != "clip-bad"]
-    assert sorted(data["params"]["params.yaml"]["data"]["model"] for data in good) == ["clip-other", "clip-scenes"]
-    values = [data["metrics"]["metrics/summary.json"]["data"] for data in good]
-    assert values[0]["ndcg"] != values[1]["ndcg"]
+    assert sorted(data["params"]["params.yaml"]["data"]["model"] for data in good) == [
+        "clip-other",
+        "clip-other",
+        "clip-scenes",
+    ]
+    values = [json.dumps(data["metrics"]["metrics/summary.json"]["data"]["ndcg"]) for data in good]
+    assert len(set(values)) == len(good)
     narrow = Workspace(workspace.folder, {"COLUMNS": "160"})
     lines = narrow.run("dvc", "exp", "show", "--hide-workspace", "--only-changed", "--drop", LEADERBOARD).splitlines()
     assert max(map(len, lines)) <= 160

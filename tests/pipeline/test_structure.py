@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.conftest import ALONE
 from twinlens.core.code import decides, find_reachable, list_imports, outline
 
 PIPELINE = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -18,6 +19,7 @@ PACKAGE = Path("twinlens")
 ROOMS = (
     "core",
     "config",
+    "engines",
     "images",
     "datasets",
     "tasks",
@@ -36,6 +38,7 @@ MAY_BE_SLOW = (
     *("models", "inference", "training"),
     *(
         "core/device.py",
+        "engines/actor.py",
         "images/transforms.py",
         "retrieval/exact.py",
         "retrieval/maxsim.py",
@@ -234,3 +237,8 @@ def test_no_stage_but_the_guard_depends_on_where_and_how_fast_it_runs() -> None:
     assert PIPELINE["validate"]["params"] == [{"params.yaml": None}]
     for stage in PIPELINE.values():
         assert not any(str(param).startswith("compute") for param in stage.get("params", []))
+
+
+@pytest.mark.parametrize("name", sorted(ALONE))
+def test_what_any_worker_may_run_is_a_test(name: str) -> None:
+    assert any(f"def {name}(" in path.read_text(encoding="utf-8") for path in Path("tests").rglob("test_*.py"))

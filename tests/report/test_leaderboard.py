@@ -8,13 +8,25 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
+import simplejpeg
 
-from tests.evaluation.test_choose import MEASURE, of, three
+from tests import experiments
+from tests.evaluation import drawn
+from tests.evaluation.test_choose import IMAGE, MEASURE, TASK, costs, of, three, with_costs
+from tests.experiments import experiment
+from twinlens.core import tables
+from twinlens.core.shards import shard_path
 from twinlens.evaluation.candidates import Candidate
+from twinlens.evaluation.choose import Choice
 from twinlens.evaluation.entries import Limits
+from twinlens.report import charts
 from twinlens.report.choice_text import write_sentence
 from twinlens.report.leaderboard import render
+from twinlens.report.leaders import Material, list_rivals, say_swap, tell_slices
+from twinlens.tasks.base import Task
 
 
 def test_the_page_says_what_to_take_and_has_a_line_a_candidate_with_its_interval_drawn() -> None:
@@ -39,7 +51,7 @@ def test_it_draws_quality_against_each_cost_that_is_compared_and_measures_agains
 
 def test_it_lists_the_queries_on_which_the_leaders_differ_most() -> None:
     found = of(three())
-    page = render(found, {"p0000#0": "a red boat"})
+    page = render(found, Material({"p0000#0": "a red boat"}))
     assert "Where the leaders disagree" in page
     assert found.rival is not None
     assert f"between {found.chosen.name} and {found.rival.name}" in page
@@ -75,3 +87,72 @@ def test_a_browser_sorts_it_by_a_click(tmp_path: Path) -> None:
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile", "--dump-dom"]
     done = subprocess.run([browser, *flags, path.as_uri()], capture_output=True, text=True, timeout=600, check=True)
     assert re.findall(r'<th scope="row" data-value="(\w+)">', done.stdout) == ["c", "b", "a"]
+
+
+def many(count: int = 40) -> tuple[Choice, Task]:
+    """A leaderboard of as many models, of which one is a little better and the others much alike."""
+    task, runs = drawn.draw_captions(np.random.default_rng(5), 60, count, 0.6)
+    made = [
+        with_costs(experiment(f"model-{n:02d}", task, {IMAGE: rows}), f"model-{n:02d}", costs(1.0 + n))
+        for n, rows in enumerate(runs)
+    ]
+    return of(experiments.alone(*made)), task
+
+
+def material_of(task: Task, folder: Path, side_px: int = 320) -> Material:
+    """What a workspace would have of its pictures: one in two shows a boat, captions of two to seven words, noise."""
+    ids, rng = task.item_ids, np.random.default_rng(0)
+    jpegs = [
+        simplejpeg.encode_jpeg(rng.integers(0, 256, (side_px, side_px, 3), dtype=np.uint8), quality=90) for _ in ids
+    ]
+    tables.write_table(pl.DataFrame({"image_id": ids, "jpeg": jpegs}), shard_path(folder, 0), tables.PIXELS)
+    places = pl.DataFrame({"image_id": ids, "shard": 0, "row": range(len(ids))})
+    labels = {image_id: ["boat"] if n % 2 else ["car", "dog"] for n, image_id in enumerate(ids)}
+    texts = {query_id: "a " + "very " * (n % 6) + "boat" for n, query_id in enumerate(task.query_ids)}
+    return Material(texts, labels, places, folder)
+
+
+def test_forty_models_are_a_page_of_bounded_size_and_few_elements(tmp_path: Path) -> None:
+    choice, task = many()
+    page = render(choice, material_of(task, tmp_path))
+    assert page.count('<tr class="') >= 40
+    assert 40 < page.count("data:image/jpeg;base64,") <= 6 * 9
+    assert (
+        len(page.encode()) < 1_500_000
+    )  # of noise, which no real picture is worse than; those of photos are a quarter
+    assert page.count("<") / 2 < 5_000
+    for told in ("boat", "car", "dog", "2 to 3 words", "6 to 7 words"):
+        assert f'<th scope="row">{told}</th>' in page
+    assert page.count('<li class="hit">') + page.count('<li class="miss">') == 6 * 2 * 4
+
+
+def test_without_the_dataset_in_the_workspace_the_page_says_what_would_fetch_it() -> None:
+    page = render(of(three()))
+    assert "Not told: the workspace has no captions and labels of these queries (`dvc pull filter`)" in page
+    assert "The pictures are not in the workspace: `dvc pull resize group` fetches them." in page
+    assert "<img" not in page
+
+
+def test_a_swap_is_said_in_words_and_has_another_marker(tmp_path: Path) -> None:
+    choice, task = many(3)
+    found = tell_slices(choice, material_of(task, tmp_path))
+    (row, *_) = found["pairs"][0]["rows"]
+    swapped = replace(row, effect=0.05, elsewhere=-0.02, p_holm=0.003)
+    assert swapped.swaps
+    assert say_swap(swapped, "a", "b") == (
+        f"pictures with {row.of.name} ({row.queries} queries): b is better by 0.050, on all others a by 0.020 "
+        "(p = 0.003 by Holm)"
+    )
+    assert charts.draw_marker(4, 1, 1).split('class="')[1][:2] not in found["pairs"][0]["chart"]
+
+
+def test_one_that_never_differs_is_no_rival() -> None:
+    made = three()
+    same = replace(made[1].first, name="same", runs=[(TASK, "other")])
+    table = same.read(TASK, IMAGE)
+    same = replace(
+        same, open_table=lambda file: table, open_run=lambda task, row: made[1].first.open_run(task, IMAGE), tables={}
+    )
+    choice = of([*made, Candidate("same", (same,))])
+    assert any(entry.name.startswith("same") for entry in choice.entries)
+    assert not any(one.name.startswith(("same", "b")) for one in list_rivals(choice))

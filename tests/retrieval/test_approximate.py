@@ -25,6 +25,8 @@ SETTINGS: dict[str, dict[str, object]] = {
     "pq_refined": {"index": "ivf_pq", "partitions": 1, "nprobes": 1, "refine": 10},
     "graph": {"index": "ivf_hnsw_sq", "partitions": 1, "nprobes": 1, "ef": 100},
     "sq": {"index": "ivf_sq", "partitions": 1, "nprobes": 1},
+    "rq": {"index": "ivf_rq", "partitions": 1, "nprobes": 1},
+    "rq_refined": {"index": "ivf_rq", "partitions": 1, "nprobes": 1, "refine": 20},
 }
 
 
@@ -35,6 +37,8 @@ def test_exact_search_misses_nothing_and_each_setting_what_it_must() -> None:
     assert recall["exact, numpy"] == recall["exact, LanceDB"] == recall["all"] == 1
     assert recall["few"] < 0.9  # one partition of eight, of random vectors
     assert recall["pq"] < recall["pq_refined"]
+    assert recall["rq"] < recall["rq_refined"]
+    assert recall["rq_refined"] > 0.8
     assert min(recall["graph"], recall["sq"]) > 0.8
     for row in rows:
         assert tuple(row) == approximate.COLUMNS
@@ -66,3 +70,10 @@ def test_settings_of_one_index_share_it(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(approximate, "_config", noted)
     approximate.measure_settings(unit(5, 16, 1), unit(300, 16, 0), params(**{k: SETTINGS[k] for k in ("all", "few")}))
     assert made == ["ivf_flat"]
+
+
+def test_bits_are_left_out_where_the_dimensions_are_no_multiple_of_8() -> None:
+    rows = approximate.measure_settings(
+        unit(3, 20, 1), unit(300, 20, 0), params(rq=SETTINGS["rq"], all=SETTINGS["all"])
+    )
+    assert [row["setting"] for row in rows] == ["exact, numpy", "exact, LanceDB", "all"]

@@ -90,7 +90,7 @@ def found(task: Task, leave_out: tuple[str, ...] = (), **card: object) -> dict[s
 def pair(retriever: Retriever) -> tuple[np.ndarray, np.ndarray]:
     searching = retriever.make()
     assert isinstance(searching, Dense)
-    return searching.queries, searching.items
+    return np.asarray(searching.queries), np.asarray(searching.items)
 
 
 def classes(task: Task) -> list[str]:
@@ -155,7 +155,7 @@ def test_a_class_is_searched_for_by_the_model_before_training_by_name_and_by_exe
 @pytest.mark.parametrize("fed", [IMAGES, CLASSES, NEGATIVES])
 def test_vectors_ten_times_too_long_search_as_unit_ones_do(fed: str) -> None:
     sources = made()
-    longer = {fed: Vectors(sources[fed].ids, sources[fed].image_ids, sources[fed].rows * np.float32(10))}
+    longer = {fed: Vectors(sources[fed].ids, sources[fed].image_ids, np.asarray(sources[fed].rows) * np.float32(10))}
     for task in tasks():
         found_as, wanted_as = (
             {one.name: one for one in retrievers(task, Corpus(all_of, {}, joint=True), given())}
@@ -172,7 +172,7 @@ def test_every_retriever_ranks_by_its_own_formula() -> None:
     row_of = {image_id: row for row, image_id in enumerate(sources[IMAGES].ids)}
     own = sources[IMAGES].rows[[row_of[query.split("#")[1]] for query in task.query_ids]].astype(np.float64)
     words = sources[CLASSES].rows[[CLASS_NAMES.index(name) for name in classes(task)]].astype(np.float64)
-    examples, apart = exemplar.Examples.of(list(own[:, None])), sources[NEGATIVES].rows.astype(np.float64)
+    examples, apart = exemplar.Examples.of(list(own[:, None])), np.asarray(sources[NEGATIVES].rows, dtype=np.float64)
     card = PARAMS.standard
     svm = 1 / (2 * card.svm_c)
     expected = {
@@ -203,7 +203,8 @@ def test_the_published_protocol_scales_columns_and_takes_its_negatives_from_what
     assert task.about.counts == {"classes": 3, "negatives": 9}  # 1,000 wanted, 9 are ranked
     sources = made()
     _, items = pair(ways["exemplar"])
-    scaled = sources[IMAGES].rows / np.linalg.norm(sources[IMAGES].rows.astype(np.float64), axis=0)
+    pictures = np.asarray(sources[IMAGES].rows)
+    scaled = pictures / np.linalg.norm(pictures.astype(np.float64), axis=0)
     row_of = {image_id: row for row, image_id in enumerate(sources[IMAGES].ids)}
     ranked = scaled[[row_of[image_id] for image_id in task.item_ids]]
     np.testing.assert_allclose(items, ranked / np.linalg.norm(ranked, axis=1).max(), atol=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +77,24 @@ def test_scores_are_the_librarys_own_and_are_kept(
     monkeypatch.setattr(models, "PairScorer", None)  # would be called if a model were wanted
     (again,) = rerankers(task, corpus, params)
     assert np.array_equal(again.scores(1, rows, found), found)
+
+
+def test_a_clock_has_every_score_made_anew(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, corpus, params = made(folder, tmp_path)
+    (kept,) = rerankers(task, corpus, params)
+    rows, asked = np.array([[4, 0, 2]]), []
+    wanted = kept.scores(0, rows, np.zeros(rows.shape, np.float32))
+    own = models.PairScorer.score
+
+    def score(self: models.PairScorer, pairs: Sequence[tuple[str, Image.Image]]) -> np.ndarray:
+        asked.append(len(pairs))
+        return own(self, pairs)
+
+    monkeypatch.setattr(models.PairScorer, "score", score)
+    (again,) = rerankers(task, replace(corpus, keep=False), params)
+    for _ in range(2):
+        assert np.array_equal(again.scores(0, rows, wanted), wanted)
+    assert asked == [3, 3]
 
 
 def test_each_picture_is_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

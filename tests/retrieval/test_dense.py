@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tasks.small import CAPTION_IDS, CAPTION_IMAGES, IDS, built, corpus, params, vectors
-from twinlens.core.vectors import Vectors
+from twinlens.core.vectors import Rows, Vectors
 from twinlens.retrieval.base import Dense, Retriever
 from twinlens.retrieval.block_ranking import rank_blocks
 from twinlens.retrieval.dense import draw_one_caption_each, retrievers
@@ -58,13 +58,13 @@ def names(sources: Mapping[str, Vectors], joint: bool) -> dict[str, list[str]]:
 def pair(retriever: Retriever) -> tuple[np.ndarray, np.ndarray]:
     made = retriever.make()
     assert isinstance(made, Dense)
-    return made.queries, made.items
+    return np.asarray(made.queries), np.asarray(made.items)
 
 
-def check(retriever: Retriever, queries: np.ndarray, items: np.ndarray) -> None:
+def check(retriever: Retriever, queries: Rows, items: Rows) -> None:
     of_queries, of_items = pair(retriever)
-    np.testing.assert_array_equal(of_queries, queries)
-    np.testing.assert_array_equal(of_items, items)
+    np.testing.assert_array_equal(of_queries, np.asarray(queries))
+    np.testing.assert_array_equal(of_items, np.asarray(items))
 
 
 # ------------------------------------------------------------- which a task gets
@@ -177,7 +177,7 @@ def test_a_trained_model_searches_as_it_was_before_too_in_every_task_and_by_one_
 @pytest.mark.parametrize("fed", [IMAGES, CAPTIONS, JOINED, GENERATED])
 def test_vectors_ten_times_too_long_give_the_rows_that_unit_ones_give(fed: str) -> None:
     source = ALL[fed]
-    longer = {fed: Vectors(source.ids, source.image_ids, source.rows * np.float32(10))}
+    longer = {fed: Vectors(source.ids, source.image_ids, np.asarray(source.rows) * np.float32(10))}
     for task in TASKS.values():
         for name, one in found(task, ALL | longer).items():
             for ours, wanted in zip(pair(one), pair(found(task)[name]), strict=True):
@@ -200,7 +200,7 @@ def of_lengths(source: Vectors, seed: int) -> Vectors:
 
 def whole(source: Vectors) -> np.ndarray:
     assert source.lengths is not None
-    return source.rows.astype(np.float64) * source.lengths[:, None]
+    return np.asarray(source.rows, dtype=np.float64) * source.lengths[:, None]
 
 
 @pytest.mark.parametrize("each", [False, True])
@@ -250,8 +250,10 @@ def test_pixels_and_words_together_score_the_weighted_sum_of_both(weight: float)
     for name in ("caption_to_image", "image_to_caption"):
         queries, items = pair(found(TASKS[name], image_weight=weight)["image_and_caption_generated"])
         captions, pictures = (items, queries) if name == "image_to_caption" else (queries, items)
-        both = weight * ALL[IMAGES].rows + (1 - weight) * ALL[GENERATED].rows
-        np.testing.assert_allclose(captions @ pictures.T, ALL[CAPTIONS].rows @ both[: len(pictures)].T, atol=1e-6)
+        both = weight * np.asarray(ALL[IMAGES].rows) + (1 - weight) * np.asarray(ALL[GENERATED].rows)
+        np.testing.assert_allclose(
+            captions @ pictures.T, np.asarray(ALL[CAPTIONS].rows) @ both[: len(pictures)].T, atol=1e-6
+        )
 
 
 def test_one_caption_is_drawn_by_seed_and_evenly() -> None:
@@ -278,7 +280,7 @@ def test_a_caption_is_drawn_as_often_as_the_parameters_say_and_each_time_anew() 
     assert len(made.draws) == 39
     assert made.told(made.make())["draws"] == 40
     every = [draw() for draw in (made.make, *made.draws)]
-    assert len({draw.items.tobytes() for draw in every if isinstance(draw, Dense)}) > 1
+    assert len({np.asarray(draw.items).tobytes() for draw in every if isinstance(draw, Dense)}) > 1
     again = found(TASKS["object_sets"], caption_draws=40)["caption_random"].draws
     for one, other in zip(made.draws, again, strict=True):
         check(replace(made, make=one), *pair(replace(made, make=other)))

@@ -205,7 +205,7 @@ def test_a_device_that_sums_otherwise_gives_the_same_bytes(monkeypatch: pytest.M
         return products.flip(1).cumsum(1)[:, -1] + (torch.rand(len(rows)) - 0.5) * block.error / 2
 
     monkeypatch.setattr(torch, "mm", rounded_elsewhere)
-    monkeypatch.setattr(selection.Selector, "_score_pairs", another_order)
+    monkeypatch.setattr(selection.Selector, "_sum_pairs", another_order)
     assert everything() == expected
 
 

@@ -145,7 +145,7 @@ def test_a_weighted_sum_is_what_a_plain_loop_makes(seed: int, weight: float) -> 
 def test_joined_vectors_multiply_to_the_weighted_sum_of_similarities() -> None:
     generator = np.random.default_rng(0)
     image, text = (normalise_rows(generator.standard_normal((5, dim)).astype(np.float32)) for dim in (3, 4))
-    both = concatenate(image, text, 0.8)
+    both = np.asarray(concatenate(image, text, 0.8))
     assert both @ both.T == pytest.approx(0.8 * image @ image.T + 0.2 * text @ text.T, abs=1e-5)
 
 

@@ -240,7 +240,7 @@ def test_a_run_lists_the_best_and_a_reranked_one_what_one_vector_had_found(tmp_p
 
     again = list_rerankers(task, made, params)
     assert [(one.retriever, one.name) for one in again] == [("image", "maxsim"), ("caption_generated", "maxsim")]
-    by_mean = made.vectors[CAPTIONS].unit @ made.vectors[IMAGES].unit.T
+    by_mean = np.asarray(made.vectors[CAPTIONS].unit) @ np.asarray(made.vectors[IMAGES].unit).T
     dense = Retriever(
         "image", lambda: Dense(made.vectors[CAPTIONS].unit, made.vectors[IMAGES].unit), (IMAGES,), costs_of((IMAGES,))
     )

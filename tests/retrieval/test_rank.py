@@ -63,6 +63,7 @@ class Turning:
     retriever: str = "words"
     inputs: tuple[str, ...] = ("captions", "images")
     costs: tuple[str, ...] = ("rerank_images",)
+    loads: bool = False
     asked: list[tuple[int, list[list[int]], list[list[float]]]] = field(default_factory=list)
 
     def scores(self, first: int, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twinlens.apps.sweeps import Step, parse_settings, run_command
+from twinlens.apps.sweeps import SETTINGS, Step, parse_settings, run_command
 from twinlens.core.errors import TwinLensError
 from twinlens.evaluation.cost import STAGES
 
@@ -24,7 +24,7 @@ def read_known_costs(revisions: Sequence[str]) -> list[dict[str, Any]]:
                 )
             else:
                 chosen, costs = (Path(file).read_text("utf-8") for file in ("params.yaml", "metrics/cost.json"))
-            params, cost = parse_settings(chosen), json.loads(costs)
+            params, cost = parse_settings(chosen, SETTINGS), json.loads(costs)
             known.append({"choice": {kind: str(params[kind]) for kind in ("dataset", "model", "captioner")}} | cost)
         except (TwinLensError, OSError, KeyError, ValueError):
             continue
@@ -51,7 +51,11 @@ def list_machines(record: Mapping[str, Any]) -> list[str]:
 
 
 def estimate_here(
-    step: Step, known: Sequence[Mapping[str, Any]], parameters: Mapping[str, int | None], here: str
+    step: Step,
+    known: Sequence[Mapping[str, Any]],
+    parameters: Mapping[str, int | None],
+    trained: Collection[str],
+    here: str,
 ) -> tuple[float | None, list[str]]:
     """Estimate the seconds that a step takes by what ran on this machine, or else on any; tells which others.
 
@@ -59,32 +63,35 @@ def estimate_here(
         step: the experiment.
         known: of `read_known_costs`.
         parameters: of each model, where they are known.
+        trained: the models that are trained here.
         here: the name of this machine.
     """
     own = [one for one in known if all(name.startswith(here) for name in list_machines(one))]  # a GPU may follow
-    seconds = estimate_seconds(step, own, parameters)
+    seconds = estimate_seconds(step, own, parameters, trained)
     if seconds is not None:
         return seconds, []
     others = dict.fromkeys(name for one in known for name in list_machines(one) if not name.startswith(here))
-    return estimate_seconds(step, known, parameters), list(others)
+    return estimate_seconds(step, known, parameters, trained), list(others)
 
 
 def estimate_seconds(
-    step: Step, known: Sequence[Mapping[str, Any]], parameters: Mapping[str, int | None]
+    step: Step, known: Sequence[Mapping[str, Any]], parameters: Mapping[str, int | None], trained: Collection[str]
 ) -> float | None:
     """Estimate the seconds that a step takes; None where nothing comparable was measured.
 
     A stage that ran for the same names costs what it did then; of another model on the same dataset, embedding and
-    training cost in proportion to the parameters. What the dataset's own stages made is there.
+    training cost in proportion to the parameters. What the dataset's own stages made is there, and the weights of a
+    model that is not trained here are only noted.
 
     Args:
         step: the experiment.
         known: of `read_known_costs`, later ones preferred.
         parameters: of each model, where they are known.
+        trained: the models that are trained here.
     """
     total = 0.0
     for stage, kinds in STAGES.items():
-        if kinds == ("dataset",):
+        if kinds == ("dataset",) or (stage == "train" and step.choice["model"] not in trained):
             continue
         own = [
             one for one in known if stage in one["stages"] and all(one["choice"][k] == step.choice[k] for k in kinds)
@@ -93,6 +100,8 @@ def estimate_seconds(
             total += own[-1]["stages"][stage]["seconds"]
             continue
         near = [one for one in known if stage in one["stages"] and one["choice"]["dataset"] == step.choice["dataset"]]
+        if stage == "train":
+            near = [one for one in near if one["choice"]["model"] in trained]
         if not near:
             return None
         seconds, scale = near[-1]["stages"][stage]["seconds"], 1.0

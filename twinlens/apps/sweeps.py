@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from twinlens.config.params import Params
+from twinlens.config.training import Recipe
 from twinlens.config.yaml_file import parse_yaml
 from twinlens.core.errors import DataError, ParamsError, TwinLensError, suggest_nearest
 
-MADE = ("params.yaml", "dvc.lock", "metrics")  # what an experiment changes: its settings and its results
+SETTINGS = "params.yaml"
+MADE = ("dvc.lock", "metrics")  # what an experiment makes anew in git; beside it, it changes the files of its settings
 QUEUED, RUNNING, FAILED, DONE = "queued", "running", "failed", "done"
 STAGE = re.compile(r"^Running stage '([^']+)'", re.MULTILINE)
 OF_DVC = re.compile(
@@ -54,10 +56,10 @@ class Step:
 def plan_steps(
     params: Params, models: Sequence[str], captioners: Sequence[str], settings: Sequence[str], prefix: str
 ) -> list[Step]:
-    """Plan the experiments, one for each model with each captioner; every card is read.
+    """Plan the experiments, one for each model with each captioner, and for each seed of those; every card is read.
 
     Raises:
-        ParamsError: there is no such card, it is no good, or a setting is not `key=value`.
+        ParamsError: there is no such card, it is no good, a setting is not `key=value`, or seeds contradict each other.
     """
     models, captioners = list(dict.fromkeys(models)), list(dict.fromkeys(captioners)) or [params.captioner]
     for kind, cards, names in (("models", params.models, models), ("captioners", params.captioners, captioners)):
@@ -69,12 +71,55 @@ def plan_steps(
         raise ParamsError(f"-S wants key=value, found '{wrong}'")
     return [
         Step(
-            prefix + (model if len(captioners) == 1 else f"{model}-{captioner}"),
+            prefix + (model if len(captioners) == 1 else f"{model}-{captioner}") + suffix,
             {"dataset": params.dataset, "model": model, "captioner": captioner},
-            tuple(settings),
+            (*settings, *seed),
         )
         for model, captioner in product(models, captioners)
+        for suffix, seed in _list_seeds(params, model, captioner, settings)
     ]
+
+
+def _list_seeds(
+    params: Params, model: str, captioner: str, settings: Sequence[str]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """List the ends of the names of a choice's experiments, one a seed that its cards ask for, and what sets the seed.
+
+    Raises:
+        ParamsError: the cards ask for different numbers of seeds, or the settings for others than the cards.
+    """
+    recipes: dict[str, Recipe | None] = {
+        f"cards/models/{model}.yaml": params.models[model].train,
+        f"cards/captioners/{captioner}.yaml": params.captioners[captioner].train,
+    }
+    several = {file: one for file, one in recipes.items() if one is not None and (one.seeds or 1) > 1}
+    for setting in settings:
+        file, key, value = split_setting(setting)
+        if key == "train.seeds":
+            raise ParamsError(f"-S {setting}: `seeds` are read from the card; write `seeds: {value}` into {file}")
+        if key == "train.seed" and file in several:
+            raise ParamsError(
+                f"-S {setting} asks for one seed, and {file} for {several[file].seeds} (`train.seeds`): leave one of "
+                "the two out"
+            )
+    if not several:
+        return [("", ())]
+    counts = {file: one.seeds or 1 for file, one in several.items()}
+    if len(set(counts.values())) > 1:
+        told = " and ".join(f"{file} for {count}" for file, count in counts.items())
+        raise ParamsError(f"{told} seeds (`train.seeds`): both are trained together, so that they need as many")
+    first = next(iter(several.values()))
+    return [
+        (f"-seed{first.seed + n}", tuple(f"{file}:++train.seed={one.seed + n}" for file, one in several.items()))
+        for n in range(first.seeds or 1)
+    ]
+
+
+def split_setting(setting: str) -> tuple[str, str, str]:
+    """Split `key=value` or `file:key=value`, as of `-S`, into file, key (without signs before it) and value."""
+    name, _, value = setting.partition("=")
+    file, colon, key = name.rpartition(":")
+    return file if colon else SETTINGS, key.lstrip("+~"), value
 
 
 def refuse_what_does_not_fit(params: Params, steps: Sequence[Step]) -> list[str]:
@@ -143,22 +188,20 @@ class Queue:
         ref = self._ref(step)
         if not self._repo.scm.get_ref(ref):
             return False
-        others = [f":(exclude){path}" for path in MADE]
+        pairs = [split_setting(one) for one in step.pairs]
+        files = dict.fromkeys([SETTINGS, *(file for file, _, _ in pairs)])
+        others = [f":(exclude){path}" for path in (*MADE, *files)]
         if subprocess.run(["git", "diff", "--quiet", ref, "--", ".", *others], check=False).returncode:
             return False
-        made, wanted = (
-            parse_settings(run_command("git", "show", f"{ref}:./params.yaml")),
-            parse_settings(Path("params.yaml").read_text("utf-8")),
-        )
-        for key, value in [one.split("=", 1) for one in step.pairs]:
-            if ":" in key:  # of a card's file, which the difference above would have shown
+        for file in files:
+            made = parse_settings(run_command("git", "show", f"{ref}:./{file}"), file)
+            wanted = parse_settings(Path(file).read_text("utf-8"), file)
+            for key, value in [(key, value) for of, key, value in pairs if of == file]:
+                set_value(wanted, key, parse_yaml(value.encode(), key))
+            speed = {"compute": None} if file == SETTINGS else {}
+            if made | speed != wanted | speed:
                 return False
-            *path, last = key.lstrip("+~").split(".")
-            place = wanted
-            for part in path:
-                place = place.setdefault(part, {})
-            place[last] = parse_yaml(value.encode(), key)
-        return bool(made | {"compute": None} == wanted | {"compute": None})
+        return True
 
     def states(self, steps: Sequence[Step]) -> dict[str, str]:
         """What the queue knows of the steps, by name; those it does not know are left out."""
@@ -276,17 +319,28 @@ def _is_alive(number: int) -> bool:
         return True
 
 
-def parse_settings(text: str) -> dict[str, Any]:
-    """Parse what a params.yaml holds.
+def parse_settings(text: str, file: str) -> dict[str, Any]:
+    """Parse what params.yaml or a card holds.
 
     Raises:
         ParamsError: it is no YAML.
         DataError: it holds no settings.
     """
-    found = parse_yaml(text.encode(), "params.yaml")
+    found = parse_yaml(text.encode(), file)
     if not isinstance(found, dict):
-        raise DataError("params.yaml holds no settings")
+        raise DataError(f"{file} holds no settings")
     return found
+
+
+def set_value(settings: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value of nested settings by its dotted key."""
+    *path, last = key.split(".")
+    place = settings
+    for part in path:
+        if not isinstance(place.get(part), dict):
+            place[part] = {}
+        place = place[part]
+    place[last] = value
 
 
 def run_command(*command: str) -> str:

@@ -252,6 +252,10 @@ class ModelCard(Card):
     def _can_be_trained(self) -> Self:
         if isinstance(self.train, HeadsRecipe) and (self.image is None or self.text is None):
             raise ValueError("`train.heads` stand on two towers: name `image` and `text`")
+        if isinstance(self.train, HeadsRecipe) and any(
+            isinstance(one, MultiVectorTower) for one in self.towers().values()
+        ):
+            raise ValueError("`train.heads` stand on one vector for an input: leave out `token_vectors`")
         if isinstance(self.train, TowerRecipe):
             if self.joint is None:
                 raise ValueError("`train` without `heads` trains the towers of a joint model: name `joint`")

@@ -10,12 +10,13 @@ from typing import Annotated
 from pydantic import Field
 
 LARGEST = 2**31 - 1  # of whole numbers: what files and libraries keep in 32 bits
+LARGEST_SEED = 2**32 - 1  # that every library takes
 EXTREME = 1e9  # of weights and rates: beyond it, and below its inverse, float32 has too few digits for a result
 
 Count = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
 Several = Annotated[int, Field(strict=True, ge=2, le=LARGEST)]
-Seed = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)]  # the largest that every library takes
+Seed = Annotated[int, Field(strict=True, ge=0, le=LARGEST_SEED)]
 Side = Annotated[int, Field(strict=True, ge=1, le=65_500)]  # of a picture, in pixels; a JPEG's sides end there
 Threads = Annotated[int, Field(strict=True, ge=1, le=256)]
 Batch = Annotated[int, Field(strict=True, ge=1, le=65_536)]

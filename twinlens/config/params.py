@@ -119,7 +119,7 @@ class CategoryParams(Section):
 class IndexSetting(Section):
     """One approximate index, and how thoroughly it is searched."""
 
-    index: Literal["ivf_flat", "ivf_sq", "ivf_pq", "ivf_hnsw_sq"]
+    index: Literal["ivf_flat", "ivf_sq", "ivf_pq", "ivf_rq", "ivf_hnsw_sq"]
     partitions: Count  # LanceDB takes fewer where there are too few items to train them
     nprobes: Count  # partitions that are searched
     ef: Count | None = None  # candidates of a graph's search
@@ -157,7 +157,7 @@ class IndexParams(Section):
     thumbnail_px: Annotated[int, Field(strict=True, ge=32, le=1024)]  # longer side
     # Of the vectors that are searched. The default is for manifests from before there was a choice.
     precision: Literal["float32", "float16", "int8"] = "float32"
-    vector_index: Literal["exact", "ivf", "hnsw"]  # exact: none
+    vector_index: Literal["exact", "ivf", "ivf_rq", "hnsw"]  # exact: none
     # Smaller tables are searched exactly, whatever `vector_index` says.
     from_rows: Annotated[int, Field(strict=True, ge=256, le=LARGEST)]
 

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from twinlens.config.base import Card
-from twinlens.config.numbers import LARGEST, Count, Flag, Positive, PositiveOrZero, Seed, Several, Share
+from twinlens.config.numbers import LARGEST, LARGEST_SEED, Count, Flag, Positive, PositiveOrZero, Seed, Several, Share
 
+MOST_SEEDS = 100  # of one recipe
 Part = Annotated[float, Field(strict=True, ge=0, lt=1)]  # never the whole
 Tiny = Annotated[float, Field(strict=True, gt=0, le=1)]  # of what is added lest something be divided by zero
 
@@ -43,11 +44,15 @@ class Recipe(Card):
     keep: Literal["last", "best"] = "last"  # the epoch whose weights are kept; best: by the validation split
     patience: Count | None = None  # epochs without a better one after which training stops
     seed: Seed = 0
+    # By how many seeds, from `seed` on, `twinlens sweep` trains: an experiment each. No single training depends on it.
+    seeds: Annotated[int, Field(strict=True, ge=1, le=MOST_SEEDS)] | None = Field(default=None, exclude=True)
 
     @model_validator(mode="after")
     def _draws_fit(self) -> Self:
         if self.replacement and self.samples_per_epoch is None:
             raise ValueError("`replacement` needs `samples_per_epoch`")
+        if self.seed + (self.seeds or 1) > LARGEST_SEED + 1:
+            raise ValueError(f"`seed` {self.seed} and {self.seeds} `seeds` go beyond {LARGEST_SEED}, the largest seed")
         return self
 
 

@@ -18,7 +18,7 @@ from twinlens.core.scratch import digest
 
 PACKAGE = Path(__file__).parents[1]
 # The rooms that decide nothing: settings reach a key by their values, and plumbing carries what others decided.
-PLUMBING = ("config", "core")
+PLUMBING = ("config", "core", "engines")
 DECIDING = ("core/device.py", "core/probes.py", "core/shards.py", "core/vectors.py")  # but for numbers and formats
 
 

@@ -32,6 +32,7 @@ class Cost:
     def __init__(self, device: str = "cpu") -> None:
         self.started = time.perf_counter()
         self.device = device
+        self.machine: str | None = None  # where the work was done, if not in this process
         self.parts: dict[str, dict[str, Any]] = {}
 
     def add(self, part: str, *, seconds: float, items: int, **figures: float | str) -> None:
@@ -59,7 +60,7 @@ class Cost:
             "items_per_s": _rate(items, seconds),
             "peak_host_mb": _round(peak_host_bytes() / MB),
             "device": self.device,
-            "machine": name_machine(),
+            "machine": self.machine or name_machine(),
         }
         if (gpu := peak_gpu_bytes()) is not None:
             record["peak_gpu_mb"] = _round(gpu / MB)

@@ -26,8 +26,16 @@ class ResourceError(TwinLensError):
     """The machine has too little memory or disk space for what is asked; the message says what to lower or free."""
 
 
+class ClusterError(TwinLensError):
+    """A cluster cannot do the work as it is, or a part of the work failed there again and again."""
+
+
 class FetchError(TwinLensError):
     """A file could not be had from where it was asked for."""
+
+
+class BucketError(FetchError):
+    """A bucket does not do what is asked: it refuses, is not there, or does not answer; the message says which."""
 
 
 class QueryError(TwinLensError):

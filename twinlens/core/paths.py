@@ -195,13 +195,17 @@ def _folder(variable: str) -> str | None:
 
 
 def expand(location: str) -> Path:
-    """Expand ~ and $VARIABLES in a path from a card; relative paths start at the main checkout.
+    """Expand ~ and $VARIABLES in a path from a card, or one of `file://`; relative paths start at the main checkout.
 
     Raises:
-        FetchError: a variable is not set.
+        FetchError: a variable is not set, or it is the URL of something else.
     """
-    expanded = os.path.expandvars(location)
+    expanded = os.path.expandvars(location.removeprefix("file://"))
     if unset := re.findall(r"\$\{?(\w+)", expanded):
         raise FetchError(f"{location}: the environment variable {unset[0]} is not set")
+    if "://" in expanded:  # as a path it would be a folder of that name, here
+        raise FetchError(
+            f"{location}: wanted a folder or file of this machine. What is read in buckets: docs/storage.md"
+        )
     path = Path(expanded).expanduser()
     return path if path.is_absolute() else Path(os.environ.get("DVC_ROOT", ".")) / path

@@ -24,7 +24,7 @@ class Progress:
         self.count = self.start_count = done
         self.started = self.last_line = time.monotonic()
         self.terminal = sys.stderr.isatty()
-        self.shown = ""
+        self.shown = self.figures = ""
         self.bar = tqdm(
             desc=what, total=total, unit=unit, unit_scale=scale, initial=done, disable=not self.terminal, leave=False
         )
@@ -35,11 +35,20 @@ class Progress:
         self.bar.update(n)
         if figures:
             self.bar.set_postfix(figures, refresh=False)
+            self.figures = "".join(f", {name} {value}" for name, value in figures.items())
         now = time.monotonic()
         if not self.terminal and now - self.last_line >= LINE_EVERY_S:
             self.last_line = now
             done, total = f"{self.count:,}", f"{self.total:,}"
-            log.info("%s: %s of %s (%s)%s", self.what, done, total, self.rate(), self._left())
+            log.info("%s: %s of %s (%s%s)%s", self.what, done, total, self.rate(), self.figures, self._left())
+
+    def skip(self, n: int) -> None:
+        """Count `n` as done before, which no rate counts."""
+        self.count += n
+        self.start_count += n
+        if self.terminal:
+            self.bar.initial += n
+        self.bar.update(n)
 
     def show(self, what: str) -> None:
         """Show beside the count what is being done, on a terminal; elsewhere a line where it is something else now."""

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -75,6 +75,40 @@ def name_memory_shortage(what: str, remedy: str) -> Iterator[None]:
         if not is_memory_shortage(error):
             raise
         raise ResourceError(f"memory ran out while {what} ({_first_line(error)}). {remedy}") from None
+
+
+def measure_free_memory() -> int:
+    """Measure the bytes of memory that this process could still take: the system's, bounded by its control group.
+
+    What the system holds only to read files faster counts as free.
+    """
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    groups = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError, StopIteration):
+        told = (groups / "memory.stat").read_text().splitlines()
+        files = int(next(line for line in told if line.startswith("inactive_file ")).split()[1])
+        used = int((groups / "memory.current").read_text()) - files
+        found = min(found, max(0, int((groups / "memory.max").read_text()) - used))
+    return found
+
+
+def ensure_memory(needed: int, what: str, remedy: str = "Take a machine with more memory, or a smaller pool") -> None:
+    """Refuse to begin work for which memory would run out.
+
+    Args:
+        needed: bytes.
+        what: needs them, as the beginning of "... need so many bytes of memory".
+        remedy: what makes it need less, as an advice.
+
+    Raises:
+        ResourceError: fewer are free.
+    """
+    free = measure_free_memory()
+    if needed > free:
+        raise ResourceError(f"{what} need {needed:,} bytes of memory, and {free:,} are free. {remedy}")
 
 
 def measure_free(path: Path) -> int:

@@ -12,28 +12,45 @@ was damaged on the disk, and is made again instead of being loaded.
 
 from __future__ import annotations
 
-import fcntl
+import fnmatch
 import hashlib
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from twinlens.core import paths
-from twinlens.core.hashing import REMEMBERED, hash_file
+from twinlens.core.bucket_store import USED, BucketLock, BucketStore, prune_bucket
+from twinlens.core.buckets import Bucket, is_bucket
+from twinlens.core.errors import DataError
+from twinlens.core.hashing import REMEMBERED
 from twinlens.core.parent import is_running, refuse_orphan
+from twinlens.core.part_store import (
+    DRAFT,
+    NOTE,
+    RECEIPTS,
+    SHARE,
+    FolderStore,
+    PartStore,
+    Receipt,
+    append_receipt,
+    has_digests,
+    lock_folder,
+    read_receipts,
+    wait_for,
+    write_figures,
+)
 from twinlens.core.resources import name_disk_fault
 
 log = logging.getLogger("twinlens")
 
 KEEP_DAYS = 30.0
-DIGESTS = "digests.jsonl"  # of the parts of a folder, one a line; the last one counts
 PRUNED_ELSEWHERE = ("index",)  # by twinlens.indexing, which knows the tables that a manifest names
 
 
@@ -59,28 +76,73 @@ class Scratch:
     ...     for i in range(parts):
     ...         if not scratch.has(f"{i:05d}.npy"):
     ...             scratch.put(f"{i:05d}.npy", lambda path: np.save(path, compute(i)))
+
+    Where workers make the parts, each gets `open_store()`, and what its `put` gives back is accepted here:
+
+    >>> scratch.accept(receipt)                             # doctest: +SKIP
+
+    Args:
+        work: what is done, as a folder's name.
+        key: fingerprint of all that decides the parts.
+        parts: `compute.parts`, the folder or the URL of a bucket that all workers see; None: `paths.scratch()`.
     """
 
-    def __init__(self, work: str, key: str) -> None:
-        self.folder = paths.scratch() / work / key
+    def __init__(self, work: str, key: str, parts: str | None = None) -> None:
+        self._remote: BucketStore | None = None
+        if parts is not None and is_bucket(parts):
+            self._remote = BucketStore(Bucket(f"{parts.rstrip('/')}/{work}/{key}"), Path(work) / key)
+        self.folder = paths.scratch() / work / key  # of copies, where the parts are in a bucket
+        if parts is not None and self._remote is None:
+            self.folder = paths.expand(parts) / work / key
         self._whole: set[str] = set()  # parts that were compared with their digests
+        self._noted: dict[str, Receipt] | None = None  # by part, while the lock is held: nobody else notes any
+        self._figures: dict[str, dict[str, float]] = {}  # of parts in a bucket, by the digest of their note
 
     def path(self, name: str) -> Path:
-        """Path of the part `name`, finished or not."""
+        """Path of the part `name`, finished or not; fetched from the bucket where it is in one.
+
+        Raises:
+            DataError: its bytes in the bucket are not those that were put.
+        """
+        if self._remote is not None and (receipt := self._known().get(name)) is not None:
+            return self._remote.fetch(name, receipt.files[""][0])
         return self.folder / name
 
     def has(self, name: str) -> bool:
         """Whether the part is finished: a part is whole, with its figures, or it counts as absent."""
-        return self._is_whole(name) and (not self.path(f"{name}.note").exists() or self._is_whole(f"{name}.note"))
+        if self._remote is not None:
+            return name in self._known()  # it appears whole, and after its figures
+        return self._is_whole(name) and (not self.path(name + NOTE).exists() or self._is_whole(name + NOTE))
+
+    def list_parts(self, pattern: str) -> list[str]:
+        """List the names of parts that match a pattern such as `part-*.npy`, by their numbers, however long."""
+        if self._remote is not None:
+            names = fnmatch.filter(self._known(), pattern)
+        else:
+            names = [path.name for path in self.folder.glob(pattern)]
+        return sorted(names, key=lambda name: (len(name), name))
+
+    def iter_paths(self, names: Sequence[str]) -> Iterator[Path]:
+        """Iterate over the paths of finished parts; those in a bucket are fetched ahead, and go when they were read."""
+        if self._remote is None:
+            yield from map(self.path, names)
+        else:
+            known = self._known()
+            yield from self._remote.iter_copies([known[name] for name in names])
+
+    def _known(self) -> dict[str, Receipt]:
+        if self._noted is not None:
+            return self._noted
+        return read_receipts(self.folder) if self._remote is None else self._remote.list_parts()
 
     def _is_whole(self, name: str) -> bool:
-        path = self.path(name)
+        path = self.folder / name
         if not path.exists():
             return False
         if name in self._whole:
             return True
-        noted = _read_digests(self.folder).get(name)
-        if noted is None or not _has_digests(path, noted):
+        noted = self._known().get(name)
+        if noted is None or not has_digests(path, noted.files):
             log.warning("%s is not as it was written (a fault of the disk, or an older version): made again", path)
             return False
         self._whole.add(name)
@@ -88,102 +150,94 @@ class Scratch:
 
     def put(self, name: str, write: Callable[[Path], None]) -> Path:
         """Make a part: `write` fills a temporary file (or folder), which then takes its name at once."""
-        final = self.path(name)
-        part = final.with_name(f".part-{os.getpid()}-{final.name}")
-        try:
-            with name_disk_fault(final, part):
-                write(part)
-                if part.is_file():
-                    with part.open("rb") as file:
-                        os.fsync(file.fileno())
-                self._note_digests(name, part)
-                if final.is_dir():
-                    shutil.rmtree(final)  # what is mapped stays readable to those who have it open
-                part.replace(final)
-        finally:
-            if part.is_dir():
-                shutil.rmtree(part)
-            else:
-                part.unlink(missing_ok=True)
-        return final
+        if self._remote is not None:
+            self._note_receipt(self._remote.put(name, write))
+        else:
+            FolderStore(self.folder).put_noted(name, write, lambda receipt: self._note_receipt(receipt, sync=True))
+        return self.folder / name
 
     def note(self, name: str, **figures: float) -> None:
         """Record figures of a part (what it took, say) before it is put, so that a resumed run knows them too."""
-        self.put(f"{name}.note", lambda path: _write_text(path, json.dumps(figures)))
+        self.put(name + NOTE, lambda path: write_figures(path, figures))
 
     def total(self, figure: str) -> float:
         """The sum of a noted figure over all parts, whenever and in whichever run they were made."""
-        whole = (path for path in sorted(self.folder.glob("*.note")) if self._is_whole(path.name))
-        notes = [json.loads(path.read_text()) for path in whole]
+        if self._remote is not None:
+            notes = self._read_notes(self._remote)
+        else:
+            whole = (path for path in sorted(self.folder.glob(f"*{NOTE}")) if self._is_whole(path.name))
+            notes = [json.loads(path.read_text()) for path in whole]
         return float(sum(note.get(figure, 0.0) for note in notes))
 
-    def _note_digests(self, name: str, part: Path) -> None:
-        line = json.dumps({"name": name, "files": _compute_digests(part)}, separators=(",", ":"))
-        with (self.folder / DIGESTS).open("a", encoding="utf-8") as file:
-            file.write(f"\n{line}\n")  # on a line of its own, also after one that was cut off
-            file.flush()
-            os.fsync(file.fileno())
-        self._whole.add(name)
+    def _read_notes(self, remote: BucketStore) -> list[dict[str, float]]:
+        """The figures of all parts in a bucket, each read once."""
+        noted = {
+            receipt.files[""][0]: receipt for name, receipt in sorted(self._known().items()) if name.endswith(NOTE)
+        }
+        missing = {digest: receipt for digest, receipt in noted.items() if digest not in self._figures}
+        self._figures |= dict(zip(missing, remote.read_notes(list(missing.values())), strict=True))
+        return [self._figures[receipt.files[""][0]] for name, receipt in self._known().items() if name.endswith(NOTE)]
+
+    def open_store(self) -> PartStore:
+        """Where the parts lie, for a worker: it can be pickled, and used without the lock that is held here."""
+        return FolderStore(self.folder.absolute()) if self._remote is None else self._remote
+
+    def accept(self, receipt: Receipt) -> None:
+        """Take a part that a worker has put for finished: from now on it is one of those that are there.
+
+        Raises:
+            DataError: this machine does not see it.
+        """
+        if self._remote is None and not wait_for(self.folder / receipt.name):
+            raise DataError(f"a worker put {receipt.name} into {self.folder.absolute()}, and here it is not. {SHARE}")
+        self._note_receipt(receipt)  # lost with the power, the part is made again
+        if self._remote is None:
+            FolderStore(self.folder).drop_receipt(receipt.name)
+
+    def _note_receipt(self, receipt: Receipt, *, sync: bool = False) -> None:
+        if self._remote is None:  # in a bucket its name says it all
+            append_receipt(self.folder, receipt, sync=sync)
+        if self._noted is not None:
+            self._noted[receipt.name] = receipt
+        self._whole.add(receipt.name)
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         os.utime(self.folder)
-        self._lock = (self.folder / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another process is doing this work; waiting for it (%s)", self.folder)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-        for leftover in self.folder.glob(".part-*"):  # of a process that was killed
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        if self._remote is None:
+            self._open_folder()
+        else:
+            self._open_bucket(self._remote)
         return self
+
+    def _open_folder(self) -> None:
+        self._lock = lock_folder(self.folder)
+        for leftover in (*self.folder.glob(f"{DRAFT}*"), *self.folder.glob(f"{RECEIPTS}/{DRAFT}*")):  # of the killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        self._noted = read_receipts(self.folder)
+        for path, receipt in FolderStore(self.folder).list_receipts():  # of workers whose driver was killed
+            append_receipt(self.folder, receipt, sync=False)
+            self._noted[receipt.name] = receipt
+            path.unlink(missing_ok=True)
+
+    def _open_bucket(self, remote: BucketStore) -> None:
+        self._held = BucketLock(remote.bucket)
+        self._held.acquire()
+        try:
+            remote.bucket.write(USED, b"")
+            self._noted = remote.list_parts()
+        except BaseException:
+            self._held.release()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.close()
-
-
-def _compute_digests(part: Path) -> dict[str, list[Any]]:
-    """SHA-256, size, time and inode of each file of a part, by its name within it; of a file under an empty name."""
-    files = [part] if part.is_file() else sorted(file for file in part.rglob("*") if file.is_file())
-    return {_name_within(part, file): [hash_file(file), *_stamp(file)] for file in files}
-
-
-def _has_digests(part: Path, noted: dict[str, list[Any]]) -> bool:
-    """Whether a part is as it was written.
-
-    A file is read again. A folder is a table that is mapped, of which nobody reads all: its files are read again only
-    where size, time or inode are others than they were.
-    """
-    for name, (sha256, *stamp) in noted.items():
-        file = part / name if name else part
-        if not file.is_file() or file.stat().st_size != stamp[0]:
-            return False
-        if (not name or _stamp(file) != stamp) and hash_file(file) != sha256:
-            return False
-    return bool(noted)
-
-
-def _name_within(part: Path, file: Path) -> str:
-    return "" if file == part else file.relative_to(part).as_posix()
-
-
-def _stamp(file: Path) -> list[int]:
-    stat = file.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-
-
-def _read_digests(folder: Path) -> dict[str, dict[str, list[Any]]]:
-    """Digests of the parts of a folder, by part; a line that is none (cut off, damaged) is none."""
-    found: dict[str, dict[str, list[Any]]] = {}
-    with suppress(FileNotFoundError):
-        for line in (folder / DIGESTS).read_bytes().splitlines():
-            with suppress(ValueError, KeyError, TypeError):
-                noted = json.loads(line)
-                files = {str(name): list(values) for name, values in noted["files"].items() if len(values) == 4}
-                found[str(noted["name"])] = files
-    return found
+        self._noted = None
+        if self._remote is None:
+            self._lock.close()
+        else:
+            self._held.release()
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -266,10 +320,18 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def prune(keep_days: float = KEEP_DAYS) -> list[Path]:
-    """Remove work that no run has used for `keep_days`; returns the folders removed."""
+def prune(keep_days: float = KEEP_DAYS, parts: str | None = None) -> list[Path | str]:
+    """Remove work that no run has used for `keep_days`; returns the folders, and URLs, removed.
+
+    Args:
+        keep_days: so long it is kept.
+        parts: `compute.parts`, where there is work too.
+    """
     oldest = time.time() - keep_days * 86_400
-    kept = [folder for folder in paths.scratch().glob("*/*") if folder.is_dir()]
+    places = [paths.scratch()]
+    if parts is not None and not is_bucket(parts):
+        places.append(paths.expand(parts))
+    kept = [folder for place in places for folder in place.glob("*/*") if folder.is_dir()]
     mine = [folder for folder in kept if folder.parent.name not in PRUNED_ELSEWHERE]
     stale = [folder for folder in mine if folder.stat().st_mtime < oldest]
     for folder in stale:
@@ -278,4 +340,4 @@ def prune(keep_days: float = KEEP_DAYS) -> list[Path]:
         with suppress(FileNotFoundError):
             if remembered.stat().st_mtime < oldest:
                 remembered.unlink()
-    return stale
+    return [*stale, *(prune_bucket(parts, keep_days) if parts is not None and is_bucket(parts) else [])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +15,12 @@ from twinlens.core.errors import DataError, remake
 
 def shard_path(folder: Path, shard: int) -> Path:
     """The file of one shard."""
-    return folder / f"shard-{shard:05d}.parquet"
+    return folder / name_shard(shard)
+
+
+def name_shard(shard: int) -> str:
+    """The name of the file of one shard."""
+    return f"shard-{shard:05d}.parquet"
 
 
 def iter_pixels(folder: Path, rows: pl.DataFrame) -> Iterator[tuple[str, bytes]]:
@@ -26,17 +31,19 @@ def iter_pixels(folder: Path, rows: pl.DataFrame) -> Iterator[tuple[str, bytes]]
         rows: `image_id`, `shard` and `row`; shards must not return once left. Where they have `sha256`, bytes are
             compared with it, which takes a fiftieth of what decoding takes.
 
-    Yields:
+    Returns:
         image_id and bytes, in the order of `rows`.
 
     Raises:
         DataError: a picture is not where `rows` say, or not as `resize` wrote it.
     """
+    return iter_pixels_of(folder, [rows])
+
+
+def iter_pixels_of(folder: Path, tables_of_rows: Iterable[pl.DataFrame]) -> Iterator[tuple[str, bytes]]:
+    """Iterate over the JPEG bytes of the pictures of one table after the other; otherwise as `iter_pixels`."""
     shard, table = -1, None
-    digests = rows["sha256"] if "sha256" in rows.columns else [None] * len(rows)
-    for (image_id, at_shard, row), sha256 in zip(
-        rows.select("image_id", "shard", "row").iter_rows(), digests, strict=True
-    ):
+    for image_id, at_shard, row, sha256 in (one for rows in tables_of_rows for one in _list_places(rows)):
         path = shard_path(folder, at_shard)
         if at_shard != shard or table is None:
             shard, table = at_shard, _read_shard(path)
@@ -50,6 +57,12 @@ def iter_pixels(folder: Path, rows: pl.DataFrame) -> Iterator[tuple[str, bytes]]
         if sha256 is not None and hashlib.sha256(jpeg).hexdigest() != sha256:
             raise DataError(f"{path}: row {row}, {image_id}, has other bytes than were written: {remake('resize')}")
         yield image_id, jpeg
+
+
+def _list_places(rows: pl.DataFrame) -> Iterator[tuple[str, int, int, str | None]]:
+    digests = rows["sha256"] if "sha256" in rows.columns else [None] * len(rows)
+    places = rows.select("image_id", "shard", "row").iter_rows()
+    return ((*place, sha256) for place, sha256 in zip(places, digests, strict=True))
 
 
 def _read_shard(path: Path) -> pa.Table:

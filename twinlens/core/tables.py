@@ -5,7 +5,10 @@ Writing checks the columns, so a stage that reads a table may rely on its schema
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import polars as pl
 import pyarrow as pa
@@ -27,6 +30,7 @@ def _columns(**types: pa.DataType) -> pa.Schema:
     )
 
 
+ROWS_PER_GROUP = 1024 * 1024  # of a file: Arrow's own choice
 _text = pa.string()
 
 IMAGES = _columns(
@@ -45,6 +49,16 @@ PIXELS = _columns(image_id=_text, jpeg=pa.binary())
 INDEX = _columns(image_id=_text, shard=pa.int32(), row=pa.int32(), width=pa.int32(), height=pa.int32(), sha256=_text)
 HASHES = _columns(image_id=_text, perceptual_hash=pa.binary())  # beside INDEX, in its order
 NOTES = _columns(image_id=_text, kept=pa.bool_(), note=_text)  # mended (kept) or set aside (not)
+OUTCOMES = _columns(  # of the pictures listed for a shard, in their order; those without a row are set aside
+    image_id=_text,
+    shard=pa.int32(),
+    row_or_null=pa.int32(),
+    width_or_null=pa.int32(),
+    height_or_null=pa.int32(),
+    sha256_or_null=_text,
+    perceptual_hash_or_null=pa.binary(),
+    notes=pa.list_(_text),
+)
 GROUPS = _columns(
     image_id=_text,
     split=_text,
@@ -122,6 +136,87 @@ def write_table(table: pa.Table | pl.DataFrame, path: Path, schema: pa.Schema) -
         pq.write_table(conform(table, schema, path.name), path, compression="zstd")
 
 
+class TableWriter:
+    """Writer of a table in pieces, of which no more than a row group is in memory; the file is that of `write_table`.
+
+    >>> with TableWriter(path, schema) as table:            # doctest: +SKIP
+    ...     table.add(piece)
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path, self.schema = path, schema
+        self.rows = 0  # added so far
+        self._pieces: list[pa.Table] = []
+        self._waiting = 0  # rows of these
+        self._written = False
+
+    def add(self, piece: pa.Table | pl.DataFrame) -> None:
+        """Add the next rows; raises as `write_table` does."""
+        made = conform(piece, self.schema, self.path.name)
+        self._pieces.append(made)
+        self.rows += len(made)
+        self._waiting += len(made)
+        while self._waiting >= ROWS_PER_GROUP:
+            self._flush(ROWS_PER_GROUP)
+
+    def _flush(self, rows: int) -> None:
+        whole = pa.concat_tables(self._pieces) if self._pieces else self.schema.empty_table()
+        group, rest = whole.slice(0, rows), whole.slice(rows)
+        with name_disk_fault(self.path):
+            self._writer.write_table(group.combine_chunks(), row_group_size=ROWS_PER_GROUP)
+        self._pieces, self._waiting, self._written = [rest], len(rest), True
+
+    def __enter__(self) -> Self:
+        with name_disk_fault(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self.path, self.schema, compression="zstd")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and (self._waiting or not self._written):
+            self._flush(self._waiting)
+        with name_disk_fault(self.path):
+            self._writer.close()
+
+
+def count_rows(path: Path) -> int:
+    """Count the rows of a table by what its file says of itself; raises as `read_table` does."""
+    with _explain_damage(path, None):
+        return int(pq.read_metadata(path).num_rows)
+
+
+def read_slices(path: Path, schema: pa.Schema, columns: Sequence[str], rows: int) -> Iterator[pl.DataFrame]:
+    """Iterate over some columns of a table, so many rows at a time and a row group in memory.
+
+    Raises:
+        DataError: the file is not there, is damaged, or its columns are not those of `schema`.
+    """
+    wanted = pa.schema([schema.field(name) for name in columns])
+    left = wanted.empty_table()
+    for group in _read_groups(path, list(columns)):
+        left = pa.concat_tables([left, conform(group, wanted, str(path))])
+        while len(left) >= rows:
+            yield _to_frame(left.slice(0, rows))
+            left = left.slice(rows)
+    if len(left):
+        yield _to_frame(left)
+
+
+def _read_groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    with _explain_damage(path, None):
+        file = pq.ParquetFile(path)
+    for group in range(file.num_row_groups):
+        with _explain_damage(path, None):
+            table = file.read_row_group(group, columns=columns)
+        yield table
+
+
+def _to_frame(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
 def conform(table: pa.Table | pl.DataFrame, schema: pa.Schema, name: str) -> pa.Table:
     """Bring a table to exactly the columns of `schema`, in its order and types."""
     if isinstance(table, pl.DataFrame):
@@ -145,10 +240,7 @@ def read_table(path: Path, schema: pa.Schema) -> pl.DataFrame:
     Raises:
         DataError: the file is not there, is damaged, or its columns are not those of `schema`.
     """
-    table = read_arrow(path)
-    frame = pl.from_arrow(conform(table, schema, str(path)))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    return _to_frame(conform(read_arrow(path), schema, str(path)))
 
 
 def read_arrow(path: Path, stage: str | None = None) -> pa.Table:
@@ -161,8 +253,15 @@ def read_arrow(path: Path, stage: str | None = None) -> pa.Table:
     Raises:
         DataError: the file is not there, or is damaged.
     """
-    try:
+    with _explain_damage(path, stage):
         return pq.read_table(path)
+
+
+@contextmanager
+def _explain_damage(path: Path, stage: str | None) -> Iterator[None]:
+    """Say of a table that cannot be read what there is to do; as `read_arrow`."""
+    try:
+        yield
     except FileNotFoundError:
         raise DataError(f"{path} is not here: {advise('`dvc repro` makes it, `dvc pull` fetches it')}") from None
     except PermissionError:

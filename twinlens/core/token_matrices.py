@@ -6,7 +6,7 @@ each input begins, and where the last one ends. Rows have the order of the sourc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from jaxtyping import Float, Float16, Float32, Int, Int64
 
 from twinlens.core.errors import DataError, remake
 from twinlens.core.resources import name_disk_fault, reserve_room
-from twinlens.core.vectors import Vectors
+from twinlens.core.vectors import Vectors, write_rows
 
 UNIT = 0.05  # how far the length of a token's vector may be from one: bfloat16 is off by that much
 MOST_TOKENS = 2**14  # of an input: so many products can be added without error (`retrieval/maxsim.py`)
@@ -89,40 +89,43 @@ def refuse_useless(matrices: TokenMatrices, ids: Sequence[str]) -> None:
             )
 
 
-def write_token_matrices(parts: Iterable[Path], count: int, folder: Path, name: str) -> Int64[np.ndarray, " inputs"]:
-    """Write the parts of a source as one, with the mean of each input's token vectors at unit length as `<name>.npy`.
+def write_token_matrices(parts: Iterable[Path], count: int, tokens: int, folder: Path, name: str) -> int:
+    """Write the parts of a source as one, and the mean of each input's token vectors as `<name>.npy` or its folder.
 
     Args:
-        parts: `.npz` files with `values` and `lengths`, in order.
+        parts: files with `values` and `lengths`, in order.
         count: inputs of all parts.
+        tokens: of all inputs.
         folder: where the files go.
         name: of the source.
 
     Returns:
-        How many token vectors each input has.
+        The numbers of a token's vector.
 
     Raises:
         ResourceError: the disk is full; the message has the bytes that are needed and free.
     """
-    files = [np.load(part, allow_pickle=False) for part in parts]
-    lengths = np.concatenate([file["lengths"] for file in files])
-    assert len(lengths) == count, f"the parts of {name} hold {len(lengths)} inputs of {count}"
-    dim = int(files[0]["values"].shape[1])
-    tokens, pooled = folder / f"{name}.tokens.npy", folder / f"{name}.npy"
-    with name_disk_fault(tokens), tokens.open("wb") as of_tokens, pooled.open("wb") as of_inputs:
-        for file, path, kind, rows in (
-            (of_tokens, tokens, "<f2", int(lengths.sum())),
-            (of_inputs, pooled, "<f4", count),
-        ):
-            np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": (rows, dim)})
-            reserve_room(file, path, file.tell() + int(kind[-1]) * rows * dim)
-        for part in files:
-            values = np.ascontiguousarray(part["values"], dtype="<f2")
-            of_tokens.write(values.data)
-            of_inputs.write(np.ascontiguousarray(pool_tokens(values, part["lengths"]), dtype="<f4").data)
-    with (folder / f"{name}.offsets.npy").open("wb") as file:
-        np.save(file, np.concatenate([[0], np.cumsum(lengths)]).astype("<i8"))
-    return lengths
+    path, lengths = _path(folder, name), list[Int64[np.ndarray, " inputs"]]()
+    with name_disk_fault(path), path.open("wb") as file:
+
+        def write() -> Iterator[Float32[np.ndarray, "inputs dim"]]:
+            for part in parts:
+                with np.load(part, allow_pickle=False) as held:
+                    values, own = np.ascontiguousarray(held["values"], dtype="<f2"), held["lengths"]
+                if not lengths:
+                    described = {"descr": "<f2", "fortran_order": False, "shape": (tokens, values.shape[1])}
+                    np.lib.format.write_array_header_1_0(file, described)
+                    reserve_room(file, path, file.tell() + 2 * tokens * values.shape[1])
+                file.write(values.data)
+                lengths.append(own)
+                yield pool_tokens(values, own)
+
+        dim = write_rows(folder / f"{name}.npy", write(), count)
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+    assert offsets[-1] == tokens, f"the parts of {name} hold {offsets[-1]} token vectors of {tokens}"
+    with (folder / f"{name}.offsets.npy").open("wb") as of_offsets:
+        np.save(of_offsets, offsets.astype("<i8"))
+    return dim
 
 
 def pool_tokens(

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from twinlens.core import paths
+from twinlens.core.bucket_files import BucketFolder
+from twinlens.core.buckets import Bucket, is_bucket
+from twinlens.core.errors import BucketError
+from twinlens.core.scratch import digest
+
+log = logging.getLogger("twinlens")
 
 
 def describe_state(places: list[str]) -> dict[str, Any] | None:
@@ -25,6 +32,11 @@ def describe_state(places: list[str]) -> dict[str, Any] | None:
     """
     found: dict[str, Any] = {}
     for place in places:
+        if is_bucket(place):
+            if (state := _describe_bucket(place)) is None:
+                return None
+            found[place] = state
+            continue
         path = paths.expand(place)
         if not path.exists():
             return None
@@ -34,6 +46,20 @@ def describe_state(places: list[str]) -> dict[str, Any] | None:
         )
         found[place] = {"files": len(files), "bytes": sum(size for _, size, _ in files), "digest": told.hexdigest()}
     return found
+
+
+def _describe_bucket(place: str) -> dict[str, Any] | None:
+    """The state of the files of a bucket, whose etags tell what times do elsewhere; None where it may not be seen."""
+    url, _, name = place.rstrip("/").rpartition("/")
+    try:
+        single = Bucket(url).describe(name) if "://" in url and not url.endswith("/") else None
+        objects = BucketFolder(place).objects if single is None else {name: single}
+    except BucketError as error:
+        log.warning("%s", error)
+        return None
+    told = digest(text for name, one in sorted(objects.items()) for text in (name, str(one.size), one.etag))
+    size = sum(one.size for one in objects.values())
+    return {"files": len(objects), "bytes": size, "digest": told} if objects else None
 
 
 def write_state(state: dict[str, Any] | None, file: Path) -> None:

@@ -182,10 +182,12 @@ class Deletions:
         for start in range(0, len(self.query), BLOCK):
             some = slice(start, start + BLOCK)
             query, unit = self.query[some], self.unit[some]
-            keep = self.listed[query] != unit[:, None]
-            padded = np.pad(keep, ((0, 0), (0, self.k)), constant_values=True)  # a list may end before place k
-            padded &= np.cumsum(padded, axis=1) <= self.k  # the first k that stay
-            gains = np.pad(self.gains[query], ((0, 0), (0, self.k)))[padded].reshape(-1, self.k)
+            keep, gains = self.listed[query] != unit[:, None], self.gains[query]
+            if short := self.k - int(keep.sum(axis=1).min(initial=self.k)):  # a list may end before place k
+                keep = np.pad(keep, ((0, 0), (0, short)), constant_values=True)
+                gains = np.pad(gains, ((0, 0), (0, short)))
+            keep &= np.cumsum(keep, axis=1, dtype=np.int32) <= self.k  # the first k that stay
+            gains = gains[keep].reshape(-1, self.k)
             left = np.maximum(self.counts[query] - self.removed[some], 1)
             if self.ideal is None or self.removed_gains is None:
                 yield Judged(gains, left)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from twinlens.core.errors import DataError, suggest_nearest
 from twinlens.evaluation.candidate_costs import Costs, allow_licence
-from twinlens.evaluation.candidates import Candidate
+from twinlens.evaluation.candidates import Candidate, check_same_pools
 from twinlens.evaluation.experiments import Experiment
 from twinlens.evaluation.intervals import Interval
 
 NAMED = 4  # of a list of names; more are counted
 SEED = "train.seed"  # how the key of a setting ends that makes another seed of the same recipe
+OF_A_SWEEP = re.compile(r"(.+)-seed\d+")  # how `twinlens sweep` names the experiments of several seeds
 
 
 @dataclass(frozen=True)
@@ -80,27 +82,51 @@ def merge_seeds(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[
             found += group
             continue
         row = group[0].row
-        name = "+".join(one.name for one in seeds.values()) + (f":{row}" if row else "")
+        end = f":{row}" if row else ""
+        joined = "+".join(one.name for one in seeds.values()) + end
+        stem = _find_stem([one.name for one in seeds.values()])
+        name = joined if stem is None else f"{stem} ({len(seeds)} seeds){end}"
         found.append(Candidate(name, tuple(seeds.values()), row))
-        told.append(f"{name} differ in the seed alone: one row, the mean over {len(seeds)} seeds.")
+        which = joined if name == joined else f"{name} is {joined}, which"
+        told.append(f"{which} differ in the seed alone: one row, the mean over {len(seeds)} seeds.")
     return found, told
 
 
+def _find_stem(names: Sequence[str]) -> str | None:
+    """What the names of a sweep's seeds begin with; None where they are others."""
+    stems = {found[1] if (found := OF_A_SWEEP.fullmatch(name)) else None for name in names}
+    return stems.pop() if len(stems) == 1 else None
+
+
 def choose_task(candidates: Sequence[Candidate], asked: str | None) -> str:
-    """Choose the task that is asked for, or `caption_to_image`, or else the first that all have.
+    """Choose the task that is asked for, or `caption_to_image`, or else the first that all have, with the rows named.
 
     Raises:
         DataError: not all candidates have it.
     """
     known = [task for task in candidates[0].first.pools if all(task in c.first.pools for c in candidates)]
+    able = [task for task in known if all(c.row is None or c.has(task, c.row) for c in candidates)] or known
     if asked is None:
         if not known:
             raise DataError(f"{', '.join(c.name for c in candidates)} share no task: they cannot be put on one list")
-        return "caption_to_image" if "caption_to_image" in known else known[0]
+        return "caption_to_image" if "caption_to_image" in able else able[0]
     if asked not in known:
         lacking = [c.name for c in candidates if asked not in c.first.pools]
         raise DataError(f"{', '.join(lacking)} has no task '{asked}' ({suggest_nearest(asked, known)})")
     return asked
+
+
+def keep_one_pool(candidates: Sequence[Candidate], task: str | None) -> tuple[list[Candidate], list[str]]:
+    """Keep the candidates whose numbers are about what the first one's are, and say of the others what differs."""
+    name, kept, told = choose_task(candidates, task), [], []
+    for candidate in candidates:
+        try:
+            check_same_pools(candidates[0].first, candidate.first, only=name)
+        except DataError as error:
+            told.append(f"Left out: {candidate.name}. {error}.")
+        else:
+            kept.append(candidate)
+    return kept, told
 
 
 def expand_rows(candidates: Sequence[Candidate], task: str, retrievers: Sequence[str]) -> Iterator[Entry]:
@@ -110,7 +136,9 @@ def expand_rows(candidates: Sequence[Candidate], task: str, retrievers: Sequence
     for candidate in candidates:
         every = [row for of, row in candidate.first.runs if of == task and candidate.has(task, row)]
         if candidate.row is not None and candidate.row not in every:
-            raise DataError(f"{candidate.name} has no row '{candidate.row}' of {task}: {', '.join(every)}")
+            elsewhere = [of for of in candidate.first.pools if candidate.has(of, candidate.row)]
+            hint = f"it is one of {', '.join(elsewhere)} (--task); " if elsewhere else ""
+            raise DataError(f"{candidate.name} has no row of {task}: {hint}rows there are {', '.join(every)}")
         own = [candidate.row] if candidate.row is not None else every
         for row in own:
             if candidate.row is None and retrievers and row not in retrievers:

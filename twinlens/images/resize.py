@@ -1,13 +1,20 @@
-"""The loop of the `resize` stage: every picture opened once, mended or set aside, and put into a shard."""
+"""The loop of the `resize` stage: every picture opened once, mended or set aside, and put into a shard.
+
+A shard is made of a range of the listed pictures, and holds those of them that are usable. So any worker can make any
+shard, knowing nothing of the others; what it took and what it says of each picture stands in a table beside it.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import polars as pl
@@ -20,7 +27,7 @@ from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.core.progress import Progress
 from twinlens.core.resources import name_memory_shortage
-from twinlens.core.shards import shard_path
+from twinlens.core.shards import name_shard
 from twinlens.images.decode import BadPictureError, PreparedPicture, prepare_jpeg
 from twinlens.images.duplicates import HASHED_PX, compute_perceptual_hash
 from twinlens.images.transforms import resize, to_numpy, to_tensor
@@ -39,60 +46,178 @@ class ResizeResult:
 Picture = tuple[str, str, bytes | str]  # image_id, file, bytes or the reason why there are none
 
 
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Store(Protocol[R_co]):
+    """Place where finished files are put, each whole or not at all; what it gives for one is handed on."""
+
+    def put(self, name: str, write: Callable[[Path], None]) -> R_co:
+        """Let `write` fill a file, which then takes its name."""
+        ...
+
+    def note(self, name: str, **figures: float) -> R_co:
+        """Record figures of a file that is about to be put."""
+        ...
+
+
+def name_outcomes(shard: int) -> str:
+    """Name the table of what became of each picture of a shard; where it is there, the shard is finished."""
+    return f"outcomes-{shard:05d}.parquet"
+
+
+def write_shards(
+    pictures: Iterator[Picture],
+    shards: Iterator[tuple[int, int]],
+    params: ResizeParams,
+    store: Store[R],
+    threads: int,
+    advance: Callable[[int], object],
+) -> Iterator[list[R]]:
+    """Write shards of upright RGB JPEGs, one in memory while the one before is written.
+
+    Beside each shard that holds a picture, `name_shard`, stands its table of outcomes, `name_outcomes`, with the
+    `seconds` that both took; a shard whose pictures are all set aside has that table alone.
+
+    Args:
+        pictures: those listed for the shards, in order; a reason instead of bytes where they cannot be had.
+        shards: number of each, and how many pictures are listed for it; asked for once its first picture is there.
+        params: the limits and the size.
+        store: where they are put.
+        threads: that decode and encode; processes where more than threads can use, see `map_on_cores`.
+        advance: is told how many more pictures are done.
+
+    Yields:
+        What the store gave for the files of each shard, once they are there.
+
+    Raises:
+        ResourceError: memory or disk space ran out; no picture is set aside for that.
+    """
+    remedy = (
+        f"Lower compute.decode_threads (now {threads}), which reruns nothing, or resize.max_megapixels "
+        f"(now {params.max_megapixels:g}), which leaves larger pictures out"
+    )
+    work = _Preparation(params, remedy)
+    shard: _Shard | None = None
+    with (
+        closing(map_on_cores(work, pictures, threads, size_of, remedy)) as prepared,
+        _ShardWriter(store) as writer,
+    ):
+        for outcome in prepared:
+            if shard is None:
+                shard = _Shard(*next(shards))
+            shard.add(*outcome)
+            del outcome
+            advance(1)
+            if shard.is_full:
+                yield from writer.write(shard)
+                shard = None
+        yield from writer.finish()
+
+
 def resize_pictures(
     pictures: Iterator[Picture], total: int, params: ResizeParams, out: Path, threads: int
 ) -> ResizeResult:
-    """Write shards of upright RGB JPEGs into `out`, one in memory while the one before is written.
+    """Write the shards of some pictures into a folder; see `write_shards`.
 
     Args:
         pictures: what the dataset lists, in order; a reason instead of bytes where they cannot be had.
-        total: how many, for the progress bar.
+        total: how many.
         params: the limits and the size.
         out: a folder, made if need be.
-        threads: that decode and encode; processes where more than threads can use, see `map_on_cores`.
+        threads: that decode and encode.
 
     Raises:
         DataError: no picture is usable.
         ResourceError: memory or disk space ran out; no picture is set aside for that.
     """
     out.mkdir(parents=True, exist_ok=True)
-    index: list[tuple[str, int, int, int, int, str]] = []
-    hashes: list[bytes] = []
-    notes: list[tuple[str, bool, str]] = []
-    shard: list[tuple[str, bytes]] = []
-    remedy = (
-        f"Lower compute.decode_threads (now {threads}), which reruns nothing, or resize.max_megapixels "
-        f"(now {params.max_megapixels:g}), which leaves larger pictures out"
-    )
-    number = 0
-    with Progress("resize", total=total, unit="img") as bar, _ShardWriter(out) as writer:
-        work = _Preparation(params, remedy)
-        for image_id, made, sha256 in map_on_cores(work, pictures, threads, size_of, remedy):
-            bar.add(1)
-            if isinstance(made, str):
-                notes.append((image_id, False, made))
-                continue
-            notes += [(image_id, True, note) for note in made.mended]
-            index.append((image_id, number, len(shard), made.width, made.height, sha256))
-            hashes.append(made.perceptual_hash)
-            shard.append((image_id, made.jpeg))
-            if len(shard) == params.images_per_shard:
-                writer.write(number, shard)
-                number, shard = number + 1, []
-        if shard:
-            writer.write(number, shard)
-    if not index:
-        why = f"; the first was set aside because: {notes[0][2]}" if notes else ""
-        raise DataError(f"none of {total} pictures is usable{why}")
-    columns = ["image_id", "shard", "row", "width", "height", "sha256"]
-    return ResizeResult(
-        pl.DataFrame(index, schema=columns, orient="row"),
-        pl.DataFrame(
-            {"image_id": [row[0] for row in index], "perceptual_hash": hashes},
-            schema={"image_id": pl.String, "perceptual_hash": pl.Binary},
-        ),
-        pl.DataFrame(notes, schema={"image_id": pl.String, "kept": pl.Boolean, "note": pl.String}, orient="row"),
-    )
+    sizes = list(split_evenly(total, params.images_per_shard))
+    with Progress("resize", total=total, unit="img") as bar:
+        deque(write_shards(pictures, iter(sizes), params, _Folder(out), threads, bar.add), maxlen=0)
+    outcomes = []
+    for number, _ in sizes:
+        path = out / name_outcomes(number)
+        outcomes.append(tables.read_table(path, tables.OUTCOMES))
+        path.unlink()
+    made = pl.concat([read_outcomes(tables.OUTCOMES.empty_table()), *outcomes])
+    found = ResizeResult(select_index(made), select_hashes(made), select_notes(made))
+    if found.index.is_empty():
+        raise DataError(explain_nothing(total, found.notes))
+    return found
+
+
+def split_evenly(total: int, size: int) -> Iterator[tuple[int, int]]:
+    """Split a number of things into ranges of one size, the last one smaller: the number and the size of each."""
+    return ((number, min(size, total - number * size)) for number in range(-(-total // size)))
+
+
+def read_outcomes(table: pa.Table) -> pl.DataFrame:
+    """Read a table of outcomes as polars."""
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def select_index(outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Select the table INDEX of what became of pictures: where those that are usable lie."""
+    return outcomes.filter(pl.col("row").is_not_null()).select(tables.INDEX.names)
+
+
+def select_hashes(outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Select the table HASHES of what became of pictures."""
+    return outcomes.filter(pl.col("row").is_not_null()).select(tables.HASHES.names)
+
+
+def select_notes(outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Select the table NOTES of what became of pictures: a row for each note."""
+    kept = pl.col("row").is_not_null().alias("kept")
+    noted = outcomes.select("image_id", kept, pl.col("notes").alias("note")).explode("note", empty_as_null=False)
+    return noted.select(tables.NOTES.names)
+
+
+def explain_nothing(total: int, notes: pl.DataFrame) -> str:
+    """Say that no picture is usable, with the first reason."""
+    why = "" if notes.is_empty() else f"; the first was set aside because: {notes['note'][0]}"
+    return f"none of {total} pictures is usable{why}"
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder as a store."""
+
+    folder: Path
+
+    def put(self, name: str, write: Callable[[Path], None]) -> None:
+        write(self.folder / name)
+
+    def note(self, name: str, **figures: float) -> None:
+        """Nobody asks."""
+
+
+@dataclass
+class _Shard:
+    """A shard that is being made."""
+
+    number: int
+    listed: int  # pictures
+    jpegs: list[tuple[str, bytes]] = field(default_factory=list)
+    outcomes: list[tuple[object, ...]] = field(default_factory=list)  # rows of OUTCOMES
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all pictures that are listed for it have been added."""
+        return len(self.outcomes) == self.listed
+
+    def add(self, image_id: str, made: PreparedPicture | str, sha256: str) -> None:
+        """Add a picture, or the reason why it is set aside."""
+        if isinstance(made, str):
+            self.outcomes.append((image_id, self.number, None, None, None, None, None, [made]))
+            return
+        place = (self.number, len(self.jpegs), made.width, made.height)
+        self.outcomes.append((image_id, *place, sha256, made.perceptual_hash, list(made.mended)))
+        self.jpegs.append((image_id, made.jpeg))
 
 
 @dataclass(frozen=True)
@@ -123,38 +248,51 @@ class _Preparation:
         return image_id, made, hashlib.sha256(made.jpeg).hexdigest()
 
 
-class _ShardWriter:
+class _ShardWriter(Generic[R]):
     """Writes shards in a thread, one at a time, while the pictures of the next are prepared."""
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(self, store: Store[R]) -> None:
+        self.store = store
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="shards")
-        self.writing: Future[None] | None = None
+        self.writing: Future[list[R]] | None = None
+        self.ended = time.perf_counter()  # the shard before
 
-    def write(self, number: int, shard: list[tuple[str, bytes]]) -> None:
-        """Begin to write a shard, once the one before is written, so that two are in memory at most."""
-        self._wait()
-        self.writing = self.pool.submit(_write_shard, self.out, number, shard)
+    def write(self, shard: _Shard) -> Iterator[list[R]]:
+        """Begin to write a shard, once the one before is written, so that two are in memory at most; gives that one."""
+        now = time.perf_counter()
+        seconds, self.ended = now - self.ended, now
+        yield from self.finish()
+        self.writing = self.pool.submit(_write_shard, self.store, shard, seconds)
 
-    def _wait(self) -> None:
+    def finish(self) -> Iterator[list[R]]:
+        """Wait for what is being written, if anything is, and give what the store gave for it."""
         if self.writing is not None:
-            self.writing.result()
+            written, self.writing = self.writing, None
+            yield written.result()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            if error is None:
-                self._wait()
-        finally:
-            self.pool.shutdown()
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown()
 
 
-def _write_shard(out: Path, number: int, shard: list[tuple[str, bytes]]) -> None:
-    rows = {"image_id": [i for i, _ in shard], "jpeg": [jpeg for _, jpeg in shard]}
+def _write_shard(store: Store[R], shard: _Shard, seconds: float) -> list[R]:
+    """Write a shard, and last the table that says that it is finished."""
+    given: list[R] = []
+    if shard.jpegs:
+        given.append(store.put(name_shard(shard.number), lambda path: _write_pixels(path, shard.jpegs)))
+    outcomes = pl.DataFrame(shard.outcomes, schema=read_outcomes(tables.OUTCOMES.empty_table()).schema, orient="row")
+    name = name_outcomes(shard.number)
+    given.append(store.note(name, seconds=seconds))
+    given.append(store.put(name, lambda path: tables.write_table(outcomes, path, tables.OUTCOMES)))
+    return given
+
+
+def _write_pixels(path: Path, jpegs: Sequence[tuple[str, bytes]]) -> None:
+    rows = {"image_id": [i for i, _ in jpegs], "jpeg": [jpeg for _, jpeg in jpegs]}
     table = pa.table(rows, schema=tables.PIXELS)
-    pq.write_table(table, shard_path(out, number), compression="none", row_group_size=len(shard))
+    pq.write_table(table, path, compression="none", row_group_size=len(jpegs))
 
 
 def size_of(picture: Picture) -> int:

@@ -14,7 +14,7 @@ import signal
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -37,7 +37,7 @@ def map_on_cores(
     cores: int,
     bytes_of: Callable[[T], int],
     remedy: str,
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """Iterate over the results of `work` in order, computed a little ahead of the caller on so many cores.
 
     By threads where those suffice, or where this system has no fork; else by processes, which are forks of this one

@@ -24,7 +24,7 @@ from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.shards import iter_pixels
 from twinlens.images.thumbnails import make_thumbnail
 from twinlens.indexing import postings
-from twinlens.indexing.candidates import refuse_without_lancedb, write_candidates
+from twinlens.indexing.candidates import check_candidates, write_candidates
 from twinlens.indexing.manifest import (
     FOLDER,
     PUBLISHED,
@@ -80,8 +80,7 @@ def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings:
         ids=digest(material.pool["image_id"]),
         pictures=digest(material.pool["sha256"]),
         texts=digest(
-            "\n".join([*human, *labels, machine or ""])
-            for human, labels, machine in zip(material.captions, material.labels, material.generated, strict=True)
+            "\n".join([*human, *labels, machine or ""]) for human, machine, labels in material.texts.iter_rows()
         ),
         vectors=vectors,
         weights=weights,
@@ -159,11 +158,13 @@ def write_table(manifest: Manifest, material: IndexContent, shards: Path, folder
     settings = IndexParams.model_validate(manifest.settings)
     approximate = settings.approximate(len(material))
     if approximate:
-        refuse_without_lancedb()
+        spaces = {IMAGE_VECTOR: material.image_vectors, CAPTION_VECTOR: material.caption_vectors}
+        dims = {name: rows.shape[1] for name, rows in spaces.items() if rows is not None}
+        check_candidates(settings.vector_index, dims)
     folder.mkdir(parents=True)
     schema = ROWS.with_metadata({name: getattr(manifest, name) for name in IDENTITY})
     write_rows(folder, _batches(material, shards, settings.thumbnail_px, schema, threads), schema)
-    postings.write(folder, (_words_of(material, row) for row in range(len(material))))
+    postings.write(folder, _words_of_each(material))
     none = np.zeros(0, dtype=np.int64)
     if material.image_vectors is not None:
         write_space(folder, IMAGE_VECTOR, material.image_vectors, none, settings.precision)
@@ -183,25 +184,19 @@ def _batches(
 
     jpegs = (jpeg for _, jpeg in iter_pixels(shards, material.pool))
     small = map_ahead(lambda jpeg: make_thumbnail(jpeg, side_px), jpegs, threads)
-    ids = material.pool["image_id"].to_list()
     with Progress("index", total=len(material), unit="img") as bar:
         for start in range(0, len(material), BATCH):
-            rows = range(start, min(start + BATCH, len(material)))
-            columns = {
-                "image_id": [ids[row] for row in rows],
-                "thumbnail": [next(small) for _ in rows],
-                "captions": [material.captions[row] for row in rows],
-                "caption_generated": [material.generated[row] for row in rows],
-                "labels": [material.labels[row] for row in rows],
-            }
-            arrays = [pa.array(values, schema.field(name).type) for name, values in columns.items()]
+            ids, texts = material.pool["image_id"][start : start + BATCH], material.texts[start : start + BATCH]
+            columns = {"image_id": ids.to_list(), "thumbnail": [next(small) for _ in ids]}
+            columns |= texts.to_dict(as_series=False)
+            arrays = [pa.array(columns[field.name], field.type) for field in schema]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-            bar.add(len(rows))
+            bar.add(len(ids))
 
 
-def _words_of(material: IndexContent, row: int) -> list[str]:
-    texts = [*material.captions[row], material.generated[row] or ""]
-    return [word for text in texts for word in tokenize(text)]
+def _words_of_each(material: IndexContent) -> Iterator[list[str]]:
+    for captions, generated, _ in material.texts.iter_rows():
+        yield [word for text in (*captions, generated or "") for word in tokenize(text)]
 
 
 def prune_tables(unused_days: float = UNUSED_DAYS) -> list[Path]:

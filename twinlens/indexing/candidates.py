@@ -1,50 +1,86 @@
 """Approximate candidates: a table of LanceDB with the vectors alone, where params.yaml asks for a vector index.
 
+Whatever the index finds is scored again by the vectors of the row store, so that the table needs no exact ones: of
+`ivf_rq` it holds half-precision vectors, which LanceDB reads while it builds the index and never after.
 Importing LanceDB and opening a table takes seconds of a processor, more than an exact search of 100,000 vectors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int
 
 from twinlens.config.params import SearchParams
-from twinlens.core.errors import DataError, require_extra
-from twinlens.indexing.store import RowStore, Space
+from twinlens.core.errors import DataError, ParamsError, require_extra
+from twinlens.indexing.store import BLOCK, RowStore, Space
 
 if TYPE_CHECKING:
     from lancedb.table import Table
 
 TABLE, ROW = "vectors", "row"
-REFINE = 4  # an approximate search looks at this many times the wanted candidates with their full vectors
+# Times the wanted candidates that an index is asked for, to be scored again: of one bit a dimension it takes most.
+REFINE = {"ivf": 1, "hnsw": 4, "ivf_rq": 20}
+# Times `search.probes` partitions that are looked at: a bit a dimension is read in a thirtieth of the time of a number.
+PROBED = {"ivf": 1, "hnsw": 1, "ivf_rq": 4}
+BITS = 8  # dimensions that LanceDB packs into a byte of RaBitQ's codes
+SAMPLED = 64  # vectors a partition of `ivf_rq` that its centre is fitted to
 
 
-def refuse_without_lancedb() -> None:
-    """Check for the library before an hour's work rather than after.
+def check_candidates(kind: str, dims: Mapping[str, int]) -> None:
+    """Check that an index can be built before an hour's work rather than after.
+
+    Args:
+        kind: `ivf`, `hnsw` or `ivf_rq`.
+        dims: of the vectors, by column.
 
     Raises:
-        ExtraError: it is not installed.
+        ExtraError: LanceDB is not installed.
+        ParamsError: it takes no such vectors.
     """
+    _refuse_without_lancedb()
+    odd = [f"{name} has {dim}" for name, dim in dims.items() if kind == "ivf_rq" and dim % BITS]
+    if odd:
+        raise ParamsError(
+            f"index.vector_index: ivf_rq takes vectors of a multiple of {BITS} dimensions, and {odd[0]}: "
+            "take ivf or hnsw"
+        )
+
+
+def _refuse_without_lancedb() -> None:
     with require_extra("ann", "an approximate index (index.vector_index)"):
         import lancedb  # noqa: F401
 
 
 def write_candidates(folder: Path, kind: str) -> None:
-    """Write the table beside the vectors in `folder`, with an index of a kind, `ivf` or `hnsw`, for each space."""
+    """Write the table beside the vectors in `folder`, with an index for each space; a block is in memory at a time.
+
+    Args:
+        folder: of a row store with its vectors.
+        kind: `ivf`, `hnsw` or `ivf_rq`.
+    """
     import lancedb
-    from lancedb.index import HnswSq, IvfFlat
 
     copy = RowStore(folder)
-    columns = {ROW: pa.array(np.arange(len(copy), dtype=np.int32))}
-    columns |= {name: _vectors(copy.space(name)) for name in copy.spaces}
+    spaces = {name: copy.space(name) for name in copy.spaces}
+    number = pa.float16() if kind == "ivf_rq" else pa.float32()
+    columns = [(name, pa.list_(number, space.rows.shape[1])) for name, space in spaces.items()]
+    schema = pa.schema([(ROW, pa.int32()), *columns])
+    blocks = pa.RecordBatchReader.from_batches(schema, _blocks(spaces, len(copy), schema))
     # To LanceDB a null vector is a bad one; here it is a picture that nobody described.
-    table = lancedb.connect(folder).create_table(TABLE, data=pa.table(columns), on_bad_vectors="null")
-    for name in copy.spaces:
-        table.create_index(name, config=IvfFlat("dot") if kind == "ivf" else HnswSq("dot"))
+    table = lancedb.connect(folder).create_table(TABLE, data=blocks, on_bad_vectors="null")
+    for name in spaces:
+        table.create_index(name, config=_config(kind))
+
+
+def _config(kind: str) -> Any:
+    from lancedb.index import HnswSq, IvfFlat, IvfRq
+
+    return {"ivf": IvfFlat("dot"), "hnsw": HnswSq("dot"), "ivf_rq": IvfRq("dot", sample_rate=SAMPLED)}[kind]
 
 
 def open_candidates(folder: Path) -> Table:
@@ -54,7 +90,7 @@ def open_candidates(folder: Path) -> Table:
         DataError: it is not there.
         ExtraError: LanceDB is not installed.
     """
-    refuse_without_lancedb()
+    _refuse_without_lancedb()
     import lancedb
 
     try:
@@ -64,25 +100,42 @@ def open_candidates(folder: Path) -> Table:
 
 
 def find_candidates(
-    table: Table, space: str, vector: Float32[np.ndarray, " dim"], count: int, params: SearchParams
+    table: Table, space: str, vector: Float32[np.ndarray, " dim"], count: int, params: SearchParams, kind: str
 ) -> Int[np.ndarray, " candidates"]:
-    """Find about `count` rows that are probably the nearest."""
+    """Find rows that are probably the nearest: `REFINE` times as many as wanted, in no order that means anything.
+
+    Args:
+        table: of `open_candidates`.
+        space: a column of vectors.
+        vector: of the query.
+        count: items wanted.
+        params: effort.
+        kind: of the index.
+    """
+    asked = count * REFINE[kind]
     found = (
         table.search(vector, vector_column_name=space)
         .distance_type("dot")
-        .nprobes(params.probes)
-        .ef(max(params.ef, count))
-        .refine_factor(REFINE)
-        .limit(count)
+        .nprobes(params.probes * PROBED[kind])
+        .ef(max(params.ef, asked))
+        .limit(asked)
         .select([ROW, "_distance"])
         .to_arrow()
     )
     return found[ROW].to_numpy().astype(np.int64)
 
 
-def _vectors(space: Space) -> pa.Array:
-    absent = np.zeros(len(space.rows), dtype=bool)
-    absent[space.absent] = True
-    return pa.FixedSizeListArray.from_arrays(
-        pa.array(space.take(slice(None)).ravel()), space.rows.shape[1], mask=pa.array(absent) if absent.any() else None
-    )
+def _blocks(spaces: dict[str, Space], rows: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for start in range(0, rows, BLOCK):
+        some = slice(start, min(start + BLOCK, rows))
+        numbers = pa.array(np.arange(some.start, some.stop, dtype=np.int32))
+        vectors = [_vectors(space, some, schema.field(name).type) for name, space in spaces.items()]
+        yield pa.RecordBatch.from_arrays([numbers, *vectors], schema=schema)
+
+
+def _vectors(space: Space, some: slice, kept: pa.FixedSizeListType) -> pa.Array:
+    rows = space.take(some).astype(kept.value_type.to_pandas_dtype(), copy=False)
+    absent = np.zeros(len(rows), dtype=bool)
+    absent[space.absent[(space.absent >= some.start) & (space.absent < some.stop)] - some.start] = True
+    mask = pa.array(absent) if absent.any() else None
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), type=kept, mask=mask)

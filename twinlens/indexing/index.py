@@ -60,11 +60,6 @@ class Index:
         """Image ids, by row."""
         return self.copy.ids
 
-    @cached_property
-    def row_of(self) -> dict[str, int]:
-        """Rows, by image id."""
-        return {image_id: row for row, image_id in enumerate(self.ids)}
-
     @property
     def spaces(self) -> tuple[str, ...]:
         """The columns of vectors that there are."""
@@ -103,16 +98,26 @@ class Index:
             Fewer than `depth` where there are no more.
         """
         if len(weighted) == 1 and self.manifest.approximate:
-            term = weighted[0]
-            candidates = find_candidates(self.table, term.space, term.vector, depth + len(left_out), params)
-            candidates = candidates[~np.isin(candidates, list(left_out))]
+            candidates = self._approximate_candidates(weighted[0], depth, left_out, params)
         else:
             candidates = self._candidates(weighted, depth, left_out)
+        return self._best(weighted, candidates, depth)
+
+    def _best(
+        self, weighted: Sequence[WeightedVector], candidates: Int[np.ndarray, " candidates"], depth: int
+    ) -> Ranked:
         if not len(candidates):
             return candidates, np.zeros(0, dtype=np.float32)
         scores = self._scores(weighted, candidates)
         rows, ordered = order_by_score(candidates[None], scores[None])
         return rows[0, :depth], ordered[0, :depth]
+
+    def _approximate_candidates(
+        self, term: WeightedVector, depth: int, left_out: Collection[int], params: SearchParams
+    ) -> Int[np.ndarray, " candidates"]:
+        kind = self.manifest.settings["vector_index"]
+        rows = find_candidates(self.table, term.space, term.vector, depth + len(left_out), params, kind)
+        return rows[~np.isin(rows, list(left_out))]
 
     def _products(
         self, weighted: Sequence[WeightedVector], left_out: Collection[int]
@@ -157,10 +162,10 @@ class Index:
         """
         words = self.postings.scores(tokens)
         if len(weighted) == 1 and self.manifest.approximate:
-            term = weighted[0]
-            by_vector = find_candidates(self.table, term.space, term.vector, depth + len(left_out), params)
+            candidates = self._approximate_candidates(weighted[0], depth, left_out, params)
+            by_vector, _ = self._best(weighted, candidates, depth)
             by_words, _ = self.search_words(tokens, depth, left_out)
-            rows = np.setdiff1d(np.union1d(by_vector, by_words), list(left_out)).astype(np.int64)
+            rows = np.union1d(by_vector, by_words).astype(np.int64)
             exact = self._scores(weighted, rows)
             bounds = _bounds(exact), _bounds(words[rows])
         else:

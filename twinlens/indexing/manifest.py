@@ -21,6 +21,7 @@ from twinlens.core import paths
 from twinlens.core.errors import DataError
 from twinlens.core.hashing import hash_file
 from twinlens.core.scratch import write_whole_text
+from twinlens.core.vectors import list_files
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
 FOLDER = "index"  # in a manifest's own folder: the files that answer
@@ -115,16 +116,21 @@ def list_named_keys() -> set[str]:
 def list_vector_files(dataset: str, model: str) -> list[Path]:
     """List the files of data/embedded that an index is made of: those that are there."""
     folder = paths.embedded(dataset, model)
-    wanted = (folder / f"{name}{ending}" for name in FILES for ending in (".npy", ".parquet"))
-    return [file for file in wanted if file.exists()]
+    found = [[*list_files(folder, name), folder / f"{name}.parquet"] for name in FILES]
+    return [file for files in found for file in files if file.exists()]
 
 
 def digest_files(files: Iterable[Path], digest: Callable[[Path], str] = hash_file) -> dict[str, str]:
-    """Compute the SHA-256 of each file, by name.
+    """Compute the SHA-256 of each file, by name; of one of several that hold a source, with the source's name.
 
     Args:
-        files: names must differ.
+        files: of `list_vector_files`.
         digest: how; by `recall_digest` where files are asked about often, as vectors of large pools take longer to
             read than to search.
     """
-    return {file.name: digest(file) for file in files}
+    return {name_vector_file(file): digest(file) for file in files}
+
+
+def name_vector_file(file: Path) -> str:
+    """Name a file of data/embedded as the manifest does."""
+    return f"{file.parent.name}/{file.name}" if file.parent.name in FILES else file.name

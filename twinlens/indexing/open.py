@@ -13,9 +13,11 @@ from twinlens.core.errors import DataError, QueryError
 from twinlens.core.hashing import recall_digest
 from twinlens.core.scratch import Scratch
 from twinlens.indexing.index import Index
-from twinlens.indexing.manifest import FOLDER, Manifest, digest_files, list_vector_files, locate_copy
+from twinlens.indexing.manifest import FOLDER, Manifest, digest_files, list_vector_files, locate_copy, name_vector_file
 
 log = logging.getLogger("twinlens")
+
+SHOWN = 3  # indexes that a message names
 
 
 def format_rebuild_command(params: Params, dataset: str, model: str, captioner: str) -> str:
@@ -47,6 +49,7 @@ def open_index(params: Params, dataset: str, model: str, captioner: str) -> Inde
     if manifest is None:
         raise QueryError(
             f"there is no index of {dataset} with {model} and captions by {captioner}: {advise(f'`{command}`')}"
+            f"{_tell_others(params)}"
         )
     _refuse_other_vectors(manifest, command)
     if not Scratch("index", manifest.key).has(FOLDER):
@@ -86,10 +89,37 @@ def can_answer(dataset: str, model: str, captioner: str) -> bool:
     if (manifest.folder / FOLDER).exists():
         return True
     made_of = (paths.grouped(dataset), paths.filtered(dataset), paths.resized(dataset))
-    vectors = {file.name for file in list_vector_files(dataset, model)}
+    vectors = {name_vector_file(file) for file in list_vector_files(dataset, model)}
     return vectors == set(manifest.vectors) and all(
         path.is_dir() for path in (*made_of, paths.captioned(dataset, captioner))
     )
+
+
+def list_indexes(params: Params, dataset: str | None = None) -> list[tuple[str, str, str]]:
+    """List the indexes on this disk that can answer: dataset, model and captioner of each, sorted.
+
+    Args:
+        params: params.yaml; what has no card any more is left out.
+        dataset: of this one only; of all if absent.
+    """
+    folders = (paths.DATA / "indexed", locate_copy("", "", "").parent)
+    files = {file for folder in folders for file in folder.glob(f"{dataset or '*'}/*/*.json")}
+    names = {(file.parent.parent.name, file.parent.name, file.stem) for file in files}
+    cards = (params.datasets, params.models, params.captioners)
+    return sorted(
+        each
+        for each in names
+        if all(name in known for name, known in zip(each, cards, strict=True)) and can_answer(*each)
+    )
+
+
+def _tell_others(params: Params) -> str:
+    """What can be asked instead: after a run that failed, params.yaml names what has no index yet."""
+    others = [f"--dataset {name} --model {model} --captioner {by}" for name, model, by in list_indexes(params)]
+    if not others:
+        return ""
+    more = f", and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+    return f"; what can answer here: {', or '.join(others[:SHOWN])}{more}"
 
 
 def _manifest(dataset: str, model: str, captioner: str) -> Manifest | None:

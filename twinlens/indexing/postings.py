@@ -67,7 +67,7 @@ def write(folder: Path, documents: Iterable[Sequence[str]]) -> None:
     """Write the lists of some pictures, given as the words of each."""
     from twinlens.retrieval.bm25 import Bm25  # scipy takes half a second, which a query need not wait for
 
-    write_counted(folder, Bm25.of(list(documents)))
+    write_counted(folder, Bm25.of(documents))
 
 
 def write_counted(folder: Path, counted: Bm25) -> None:

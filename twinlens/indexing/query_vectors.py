@@ -140,7 +140,7 @@ def _vectors(index: Index, space: str, rows: list[int], dim: int) -> Float32[np.
     """Stored vectors of marked pictures; (0, dim) where there are none."""
     if without := np.intersect1d(rows, index.space(space).absent).tolist():
         raise QueryError(
-            f"{index.ids[int(without[0])]!r} has no vector to learn from ({space}): nobody described it, and "
-            f"{index.manifest.model} searches by captions; leave it out of the marked pictures"
+            f"{index.pictures(without[:1])[0].image_id!r} has no vector to learn from ({space}): nobody described it, "
+            f"and {index.manifest.model} searches by captions; leave it out of the marked pictures"
         )
     return index.vectors(space, rows) if rows else np.zeros((0, dim), dtype=np.float32)

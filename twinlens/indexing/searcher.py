@@ -100,7 +100,7 @@ class Searcher:
         Raises:
             QueryError: there is no such id; the message has the nearest ones.
         """
-        return self.index.pictures(find_rows(image_id, self.index.row_of))[0]
+        return self.index.pictures(find_rows(image_id, self.index.copy))[0]
 
     def search(
         self,
@@ -188,9 +188,11 @@ class Searcher:
         cleaned, notes = clean_text(text)
         limits = self.params.resize.at_most(self.params.datasets[self.dataset].shortest_side_px)
         jpeg, mended = (None, []) if image is None else read_image(image, limits)
-        likes, unlikes = find_rows(like, self.index.row_of), find_rows(unlike, self.index.row_of)
+        likes, unlikes = find_rows(like, self.index.copy), find_rows(unlike, self.index.copy)
         if both := set(likes) & set(unlikes):
-            raise QueryError(f"{self.index.ids[min(both)]!r} is both liked and disliked: leave one out")
+            raise QueryError(
+                f"{self.index.pictures([min(both)])[0].image_id!r} is both liked and disliked: leave one out"
+            )
         return CheckedQuery(
             text=cleaned,
             jpeg=jpeg,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
@@ -18,6 +18,8 @@ from twinlens.indexing.results import Mode
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from twinlens.indexing.store import RowStore
+
     Picture = str | Path | bytes | Image
 
 MODES = ("auto", *get_args(Mode))
@@ -27,6 +29,7 @@ MAX_IMAGE_BYTES = 64 * 2**20
 SHOWN = 200  # characters of a wrong value that a message repeats
 PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # those that PNG holds
 MEMORY_RAN_OUT = "the query's image needs more memory than there is just now: make it smaller, or try again in a minute"
+SUGGESTED = 200_000  # ids that one is compared with to find the nearest: a second or two
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -130,7 +133,7 @@ def _encoded(image: Image, limits: ResizeParams) -> bytes:
     return out.getvalue()
 
 
-def find_rows(ids: str | Iterable[str], row_of: Mapping[str, int]) -> list[int]:
+def find_rows(ids: str | Iterable[str], store: RowStore) -> list[int]:
     """Look up the rows of image ids, without repeats, in the order given.
 
     Raises:
@@ -139,12 +142,19 @@ def find_rows(ids: str | Iterable[str], row_of: Mapping[str, int]) -> list[int]:
     if not isinstance(ids, Iterable) or isinstance(ids, (bytes, bytearray, memoryview)):  # those are made of numbers
         raise QueryError(f"liked and disliked pictures are given by id, one or several; found {type(ids).__name__}")
     given = [ids] if isinstance(ids, str) else list(ids)
+    row_of = store.find_rows({image_id for image_id in given if isinstance(image_id, str)}) if given else {}
     for image_id in given:
         if not isinstance(image_id, str) or image_id not in row_of:
-            close = get_close_matches(str(image_id)[:SHOWN], row_of, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(repr(name) for name in close)}?" if close else "nothing is near it"
-            raise QueryError(f"there is no picture {str(image_id)[:SHOWN]!r} among the {len(row_of):,} indexed: {hint}")
+            shown = str(image_id)[:SHOWN]
+            raise QueryError(f"there is no picture {shown!r} among the {len(store):,} indexed{_suggest(shown, store)}")
     return list(dict.fromkeys(row_of[image_id] for image_id in given))
+
+
+def _suggest(shown: str, store: RowStore) -> str:
+    if len(store) > SUGGESTED:
+        return ""
+    close = get_close_matches(shown, store.ids, n=3, cutoff=0.5)
+    return f": did you mean {' or '.join(repr(name) for name in close)}?" if close else ": nothing is near it"
 
 
 def check_name(value: str, names: Collection[str], what: str) -> str:

@@ -1,19 +1,20 @@
 """The captioning loop: part by part, so that a killed run goes on where it was.
 
 Three things go on at once: threads decode pictures, the main thread queues batches on the device, and one more thread
-reads words and writes parts. Parts are of one size everywhere, and a batch may reach over several of them.
+reads words and writes parts. Parts are of one size everywhere; a worker is given several at once, as a batch may reach
+over several of them.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import polars as pl
@@ -22,9 +23,18 @@ from jaxtyping import UInt8
 
 from twinlens.core.device import Placement
 from twinlens.core.errors import ResourceError
-from twinlens.core.progress import Progress
+from twinlens.core.part_store import Receipt
 from twinlens.core.scratch import Scratch
-from twinlens.core.shards import iter_pixels
+from twinlens.core.shards import iter_pixels_of
+from twinlens.engines import Seat
+from twinlens.inference.caption_parts import (
+    CaptionTask,
+    accept,
+    list_missing,
+    put_texts,
+    read_texts,
+    show_progress,
+)
 from twinlens.inference.feed import Feed
 from twinlens.inference.transfers import open_transfers
 from twinlens.models.captioners.transformers import Captioner
@@ -49,7 +59,8 @@ def choose_batch_size(placement: Placement, free_bytes: int | None = None) -> in
         return 32
     if free_bytes is None:
         free_bytes = torch.cuda.mem_get_info(placement.device)[0]
-    return min(LARGEST_BATCH, max(32, free_bytes // BYTES_PER_PICTURE // 32 * 32))
+    fitting = min(LARGEST_BATCH, max(32, free_bytes // BYTES_PER_PICTURE))
+    return 1 << (fitting.bit_length() - 1)  # a power of two, so that batches of one size fill a task
 
 
 def caption_pictures(
@@ -61,7 +72,7 @@ def caption_pictures(
     batch: int | None = None,
     decode_threads: int = 2,
 ) -> list[str]:
-    """Write one caption per picture, in the order of `rows`.
+    """Write one caption per picture, in the order of `rows`, in this process.
 
     Args:
         captioner: with its weights.
@@ -74,46 +85,70 @@ def caption_pictures(
     Raises:
         ResourceError: not even one picture fits into the device's memory beside the model.
     """
-    names = [f"part-{n:05d}.json" for n in range(-(-len(rows) // PICTURES_PER_PART))]
-    spans = {name: rows[n * PICTURES_PER_PART : (n + 1) * PICTURES_PER_PART] for n, name in enumerate(names)}
-    missing = {name: len(spans[name]) for name in names if not scratch.has(name)}
-    if missing:
-        todo = pl.concat([spans[name] for name in missing])
-        with Progress("caption", total=len(rows), unit="img", done=len(rows) - len(todo)) as bar:
-            writer = _Writer(scratch, missing, bar)
-            batches = _read_batches(captioner, shards, todo, batch, decode_threads)
-            with ThreadPoolExecutor(1, thread_name_prefix="words") as thread:
-                queued: deque[Future[None]] = deque()
-                for pixels, asked in batches:
-                    ready = time.perf_counter()
-                    started = _Started(_start(captioner, pixels), asked, ready)
-                    del pixels
-                    queued.append(thread.submit(writer.write, started))
-                    while len(queued) >= QUEUED or (queued and queued[0].done()):
-                        queued.popleft().result()
-                while queued:
-                    queued.popleft().result()
-    return [text for name in names for text in json.loads(scratch.path(name).read_text(encoding="utf-8"))]
+    tasks = list_missing(rows, PICTURES_PER_PART, choose_parts_per_task(batch), shards, scratch)
+    with show_progress(rows, tasks) as bar:
+        accept(scratch, stream_captions(captioner, tasks, Seat(decode_threads, bar.add), batch))
+    return read_texts(rows, PICTURES_PER_PART, scratch)
+
+
+def choose_parts_per_task(batch: int | None) -> int:
+    """Choose how many parts a worker is given at once: a batch never reaches over two tasks, whoever works on them."""
+    return -(-max(LARGEST_BATCH, batch or 0) // PICTURES_PER_PART)
+
+
+def stream_captions(
+    captioner: Captioner, tasks: Iterable[CaptionTask], seat: Seat, batch: int | None
+) -> Iterator[list[Receipt]]:
+    """Put the captions of pictures into the store part by part; as `caption_pictures`.
+
+    Args:
+        captioner: with its weights.
+        tasks: taken, and their pictures read and decoded, ahead of the model.
+        seat: where the work is done.
+        batch: pictures a step.
+
+    Yields:
+        The receipts of each task.
+    """
+    tasks = iter(tasks)
+    if (first := next(tasks, None)) is None:
+        return
+    expected = first.expected
+    most = min(batch or choose_batch_size(captioner.placement), captioner.largest_batch or expected, expected)
+    captioner.expect(most if expected >= BATCHES_WORTH_RECORDING * most else None)
+    writer = _Writer(seat)
+    taken = deque[CaptionTask]()
+
+    def list_sizes() -> Iterator[int]:
+        for task in chain([first], tasks):
+            taken.append(task)
+            writer.expect(task)
+            yield from (min(most, task.size - at) for at in range(0, task.size, most))
+
+    def list_rows() -> Iterator[pl.DataFrame]:
+        while taken:  # pictures are asked for once the size of their batch is known
+            yield taken.popleft().rows
+
+    jpegs = (jpeg for _, jpeg in iter_pixels_of(first.shards, list_rows()))
+    feed = Feed(captioner.pixels, most, open_transfers(captioner.placement), seat.decode_threads)
+    with closing(feed.batches(jpegs, list_sizes())) as batches, ThreadPoolExecutor(1, "words") as thread:
+        queued: deque[Future[list[list[Receipt]]]] = deque()
+        while True:
+            asked = time.perf_counter()
+            if (pixels := next(batches, None)) is None:
+                break
+            ready = time.perf_counter()
+            started = _Started(_start(captioner, pixels), asked, ready)
+            del pixels
+            queued.append(thread.submit(writer.write, started))
+            while len(queued) >= QUEUED or (queued and queued[0].done()):
+                yield from queued.popleft().result()
+        while queued:
+            yield from queued.popleft().result()
 
 
 Pixels = UInt8[torch.Tensor, "images 3 height width"]
 Words = Callable[[], list[str]]
-
-
-def _read_batches(
-    captioner: Captioner, shards: Path, rows: pl.DataFrame, batch: int | None, decode_threads: int
-) -> Iterator[tuple[Pixels, float]]:
-    """Batches on their way to the device, each valid until the next is asked for, and when it was asked for."""
-    placement = captioner.placement
-    batch = min(batch or choose_batch_size(placement), captioner.largest_batch or len(rows), len(rows))
-    captioner.expect(batch if len(rows) >= BATCHES_WORTH_RECORDING * batch else None)
-    sizes = [min(batch, len(rows) - at) for at in range(0, len(rows), batch)]
-    jpegs = (jpeg for _, jpeg in iter_pixels(shards, rows))
-    feed = Feed(captioner.pixels, batch, open_transfers(placement), decode_threads)
-    with closing(feed.batches(jpegs, sizes)) as ready:
-        for _ in sizes:
-            asked = time.perf_counter()
-            yield next(ready), asked
 
 
 def _start(captioner: Captioner, pixels: Pixels) -> list[Words]:
@@ -153,38 +188,41 @@ class _Started:
 class _Writer:
     """Writes parts as their captions come, in order."""
 
-    def __init__(self, scratch: Scratch, missing: dict[str, int], bar: Progress) -> None:
-        self._scratch, self._bar = scratch, bar
-        self._missing = deque(missing.items())
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+        self._tasks: deque[CaptionTask] = deque()
         self._ended = time.perf_counter()  # the batch before
         self._texts: list[str] = []
         self._seconds, self._waiting = 0.0, 0.0  # of these texts
+        self._receipts: list[list[Receipt]] = []  # of the first task's parts
 
-    def write(self, batch: _Started) -> None:
-        """Wait for a batch's words and write the parts that are full by then."""
+    def expect(self, task: CaptionTask) -> None:
+        """Expect the captions of one more task."""
+        self._tasks.append(task)
+
+    def write(self, batch: _Started) -> list[list[Receipt]]:
+        """Wait for a batch's words and write the parts that are full by then; gives the receipts of finished tasks."""
         texts = [text for words in batch.words for text in words()]
         ended = time.perf_counter()
         # Pixels that came while the device was still at work on the batch before have kept nobody waiting.
         waiting = max(0.0, batch.ready - max(batch.asked, self._ended)) / len(texts)
         seconds = (ended - self._ended) / len(texts)
         self._ended = ended
+        finished: list[list[Receipt]] = []
         while texts:
-            name, size = self._missing[0]
-            mine, texts = texts[: size - len(self._texts)], texts[size - len(self._texts) :]
+            task = self._tasks[0]
+            part = task.parts[len(self._receipts)]
+            mine, texts = texts[: part.size - len(self._texts)], texts[part.size - len(self._texts) :]
             self._texts += mine
             self._seconds += seconds * len(mine)
             self._waiting += waiting * len(mine)
-            if len(self._texts) == size:
-                self._put(name)
-            self._bar.add(len(mine))
-
-    def _put(self, name: str) -> None:
-        text = json.dumps(self._texts)
-        self._scratch.note(name, seconds=self._seconds, waiting_s=self._waiting)
-        self._scratch.put(name, lambda path: _write(path, text))
-        self._missing.popleft()
-        self._texts, self._seconds, self._waiting = [], 0.0, 0.0
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+            if len(self._texts) == part.size:
+                figures = {"seconds": self._seconds, "waiting_s": self._waiting}
+                self._receipts.append(put_texts(task.store, part.name, self._texts, **figures))
+                self._texts, self._seconds, self._waiting = [], 0.0, 0.0
+            if len(self._receipts) == len(task.parts):
+                finished.append([receipt for receipts in self._receipts for receipt in receipts])
+                self._receipts = []
+                self._tasks.popleft()
+            self._seat.count(len(mine))
+        return finished

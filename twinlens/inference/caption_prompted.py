@@ -6,10 +6,9 @@ shorter ones are padded with is computed for nothing.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +18,19 @@ import torch
 
 from twinlens.core.device import Placement
 from twinlens.core.errors import ResourceError
-from twinlens.core.progress import Progress
+from twinlens.core.part_store import Receipt
 from twinlens.core.scratch import Scratch
 from twinlens.core.shards import iter_pixels
+from twinlens.engines import Seat
 from twinlens.images.transforms import map_ahead
+from twinlens.inference.caption_parts import (
+    CaptionTask,
+    accept,
+    list_missing,
+    put_texts,
+    read_texts,
+    show_progress,
+)
 from twinlens.models.captioners.prompted import Caption, Inputs, PromptedCaptioner
 from twinlens.models.state_dicts import without_reports
 
@@ -51,7 +59,7 @@ def choose_batch_size(placement: Placement, free_bytes: int | None = None) -> in
 def caption_by_prompt(
     captioner: PromptedCaptioner, shards: Path, rows: pl.DataFrame, scratch: Scratch, *, batch: int | None = None
 ) -> list[str]:
-    """Write one caption per picture, in the order of `rows`.
+    """Write one caption per picture, in the order of `rows`, in this process.
 
     Args:
         captioner: with its weights.
@@ -64,38 +72,45 @@ def caption_by_prompt(
     Raises:
         ResourceError: not even one picture fits into the device's memory beside the model.
     """
-    names = [f"part-{n:05d}.json" for n in range(-(-len(rows) // PICTURES_PER_PART))]
-    spans = {name: rows[n * PICTURES_PER_PART : (n + 1) * PICTURES_PER_PART] for n, name in enumerate(names)}
-    missing = {name: span for name, span in spans.items() if not scratch.has(name)}
-    done = len(rows) - sum(map(len, missing.values()))
+    tasks = list_missing(rows, PICTURES_PER_PART, 1, shards, scratch)
+    with show_progress(rows, tasks) as bar:
+        accept(scratch, stream_prompted(captioner, tasks, Seat(1, bar.add), batch))
+    texts = read_texts(rows, PICTURES_PER_PART, scratch)
+    tell_shortcomings(captioner.card.max_new_tokens, texts, int(scratch.total("cut")))
+    return texts
+
+
+def stream_prompted(
+    captioner: PromptedCaptioner, tasks: Iterable[CaptionTask], seat: Seat, batch: int | None
+) -> Iterator[list[Receipt]]:
+    """Put the captions of pictures into the store part by part, and give the receipts of each; as `caption_by_prompt`.
+
+    Tasks of one part each are taken, and their pictures prepared, ahead of the model.
+    """
     size = batch or choose_batch_size(captioner.placement)
-    with without_reports(), Progress("caption", total=len(rows), unit="img", done=done) as bar:
+    with without_reports():
         part = _Part({})
         ended = time.perf_counter()
         # One thread prepares: a tokenizer is not to be used by several.
-        batches = _read_batches(captioner, shards, missing, size)
-        for prepared in map_ahead(_Preparing(captioner), batches, 1, BATCHES_AHEAD):
+        for prepared in map_ahead(_Preparing(captioner), _read_batches(captioner, tasks, size), 1, BATCHES_AHEAD):
             ready = time.perf_counter()
             some = _caption(captioner, prepared)
             part.captions |= dict(zip(prepared.batch.places, some, strict=True))
             part.waiting_s += ready - ended
             part.seconds += time.perf_counter() - ended
             ended = time.perf_counter()
-            if len(part.captions) == len(spans[prepared.batch.part]):
-                part.put(scratch, prepared.batch.part)
+            seat.count(len(some))
+            if len(part.captions) == prepared.batch.task.size:
+                yield part.put(prepared.batch.task)
                 part = _Part({})
-            bar.add(len(some))
-    texts = [text for name in names for text in json.loads(scratch.path(name).read_text(encoding="utf-8"))]
-    _tell(captioner, texts, int(scratch.total("cut")))
-    return texts
 
 
 @dataclass(frozen=True)
 class _Batch:
     """Pictures of one part that are captioned together."""
 
-    part: str
-    places: list[int]  # of the pictures in the part
+    task: CaptionTask
+    places: list[int]  # of the pictures in its part
     jpegs: list[bytes]
 
 
@@ -121,29 +136,23 @@ class _Part:
     seconds: float = 0.0
     waiting_s: float = 0.0
 
-    def put(self, scratch: Scratch, name: str) -> None:
+    def put(self, task: CaptionTask) -> list[Receipt]:
         captions = [self.captions[place] for place in range(len(self.captions))]
         tokens, cut = sum(one.tokens for one in captions), sum(one.cut for one in captions)
-        scratch.note(name, seconds=self.seconds, waiting_s=self.waiting_s, tokens=tokens, cut=cut)
-        text = json.dumps([one.text for one in captions])
-        scratch.put(name, lambda path: _write(path, text))
+        figures = {"seconds": self.seconds, "waiting_s": self.waiting_s, "tokens": tokens, "cut": cut}
+        return put_texts(task.store, task.parts[0].name, [one.text for one in captions], **figures)
 
 
-def _read_batches(
-    captioner: PromptedCaptioner, shards: Path, parts: dict[str, pl.DataFrame], size: int
-) -> Iterator[_Batch]:
+def _read_batches(captioner: PromptedCaptioner, tasks: Iterable[CaptionTask], size: int) -> Iterator[_Batch]:
     """Batches of each part in turn: pictures of about the same number of pixels, those of one shape together."""
-    if not parts:
-        return
-    jpegs = (jpeg for _, jpeg in iter_pixels(shards, pl.concat(list(parts.values()))))
-    for name, span in parts.items():
-        mine = [next(jpegs) for _ in range(len(span))]
+    for task in tasks:
+        mine = [jpeg for _, jpeg in iter_pixels(task.shards, task.rows)]
         shapes = [simplejpeg.decode_jpeg_header(jpeg)[:2] for jpeg in mine]
         order = sorted(range(len(mine)), key=lambda place: (shapes[place][0] * shapes[place][1], shapes[place]))
         while order:
             size = min(size, captioner.largest_batch or size)
             places, order = order[:size], order[size:]
-            yield _Batch(name, places, [mine[place] for place in places])
+            yield _Batch(task, places, [mine[place] for place in places])
 
 
 def _caption(captioner: PromptedCaptioner, prepared: _Prepared) -> list[Caption]:
@@ -170,17 +179,14 @@ def _caption(captioner: PromptedCaptioner, prepared: _Prepared) -> list[Caption]
     return captions
 
 
-def _tell(captioner: PromptedCaptioner, texts: list[str], cut: int) -> None:
+def tell_shortcomings(most: int, texts: list[str], cut: int) -> None:
+    """Tell of captions that are empty, or were cut at so many tokens."""
     if cut:
         log.warning(
             "%s of %s captions were cut at max_new_tokens, %d: raise it, or ask for shorter ones",
             f"{cut:,}",
             f"{len(texts):,}",
-            captioner.card.max_new_tokens,
+            most,
         )
     if empty := sum(not text for text in texts):
         log.warning("%s of %s captions are empty", f"{empty:,}", f"{len(texts):,}")
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

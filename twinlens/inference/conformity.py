@@ -34,6 +34,7 @@ from twinlens.core.vectors import Rows
 from twinlens.images.drawn import draw_pictures
 from twinlens.inference.enlarged import InputSize, measure_input
 from twinlens.inference.tower import TowerJob
+from twinlens.inference.tower_worker import TowerWorker
 from twinlens.models import encoders, references
 from twinlens.models.encoders.base import LoadedEncoders, TextEncoder, encode_jpegs
 from twinlens.models.references.base import Vector
@@ -162,7 +163,7 @@ def inspect_tower(job: TowerJob, kinds: Sequence[str]) -> Inspection:
     key = fingerprint(inspected=code_digest(__name__, *modules), kinds=sorted(kinds), **job.identity)
     with Scratch("conformity", key) as scratch:
         if not scratch.has("found.json"):
-            text = json.dumps(asdict(_inspect(job, kinds)))
+            text = json.dumps(asdict(job.ask(_inspect, kinds)))
             scratch.put("found.json", lambda path: _write(path, text))
         found = json.loads(scratch.path("found.json").read_text(encoding="utf-8"))
     comparisons = [Comparison(**one) for one in found["comparisons"]]
@@ -196,19 +197,19 @@ def compute_golden(role: str, tower: Tower, placement: Placement, compute: Compu
     return GoldenVectors.model_validate(found)
 
 
-def _inspect(job: TowerJob, kinds: Sequence[str]) -> Inspection:
-    loaded, found = job.loaded, []
+def _inspect(worker: TowerWorker, kinds: Sequence[str]) -> Inspection:
+    loaded, found = worker.loaded, []
     with torch.inference_mode():
         # the library's path is that of the model as it is published: folding must not move what it is compared with
-        published = encoders.load(job.tower, job.weights, job.placement) if loaded.folded else loaded
-        reference = references.build(job.tower, job.weights, published, job.placement)
+        published = encoders.load(worker.tower, worker.weights, worker.placement) if loaded.folded else loaded
+        reference = references.build(worker.tower, worker.weights, published, worker.placement)
         library = None if reference is None else reference.library
         if PICTURES in kinds and loaded.reads_pictures:
             own = None if reference is None else reference.picture
-            found.append(_compare(PICTURES, job, library, *read_pictures(loaded, own)))
+            found.append(_compare(PICTURES, worker, library, *read_pictures(loaded, own)))
         if TEXTS in kinds and loaded.text is not None:
             own_text = None if reference is None else reference.text
-            found.append(_compare(TEXTS, job, library, *read_texts(loaded.text, own_text)))
+            found.append(_compare(TEXTS, worker, library, *read_texts(loaded.text, own_text)))
     model = getattr(loaded.image or loaded.native or loaded.text, "model", None)
     untouched = count_untouched_norms(model) if isinstance(model, torch.nn.Module) else 0
     return Inspection(found, untouched, measure_input(loaded) if PICTURES in kinds else InputSize())
@@ -245,14 +246,14 @@ def _write_long_texts(encoder: TextEncoder) -> dict[str, str]:
 
 
 def _compare(
-    kind: str, job: TowerJob, library: str | None, names: list[str], ours: Rows, theirs: Rows | None
+    kind: str, worker: TowerWorker, library: str | None, names: list[str], ours: Rows, theirs: Rows | None
 ) -> Comparison:
     unit = _unit(ours)
     beside = unit if theirs is None else _unit(theirs)
     count = len(beside)
     return Comparison(
         kind,
-        "exact" if job.placement.dtype == torch.float32 else "rounded",
+        "exact" if worker.placement.dtype == torch.float32 else "rounded",
         library,
         names,
         [] if theirs is None else np.maximum(0.0, 1.0 - (unit * beside).sum(axis=1)).tolist(),

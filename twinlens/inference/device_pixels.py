@@ -71,6 +71,12 @@ class DevicePixels:
                 out[torch.tensor(some, device=self.device)] = fitted
         return out
 
+    def take_refused(self) -> int:
+        """Take the number of pictures that the device did not take, which begins anew."""
+        with self._counting:
+            count, self.refused = self.refused, 0
+        return count
+
     def _decoded(self, jpegs: Sequence[bytes]) -> list[torch.Tensor]:
         takes = [place for place, jpeg in enumerate(jpegs) if takes_device(jpeg)]
         found: dict[int, torch.Tensor] = {}

@@ -17,12 +17,14 @@ from twinlens.config.training import HeadsRecipe, TowerRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError
+from twinlens.engines.base import Engine
 from twinlens.inference.conformity import KINDS, inspect_tower, name_tower, needs_inspection
 from twinlens.inference.coverage import find_unreadable
 from twinlens.inference.enlarged import detect_enlarged
 from twinlens.inference.features import Features, HeadedJob, load_features
 from twinlens.inference.jobs import make_job
 from twinlens.inference.tower import TowerJob
+from twinlens.inference.tower_worker import TowerWorker
 from twinlens.models.checkpoints import locate_heads, locate_initial_weights, locate_weights
 from twinlens.models.heads import CAPTION_TO_IMAGE, IMAGE_TO_CAPTION, ProjectionHeads
 from twinlens.tasks.inputs import OTHER_WAY, UNTRAINED, Input, write_left_out
@@ -47,6 +49,7 @@ class Embedder:
     placement: Placement
     compute: ComputeParams
     cost: Cost
+    engine: Engine | None = None  # who works on the parts; this process, if nobody is named
 
     def inspect(self, sizes: pl.DataFrame) -> Iterator[tuple[str, str | None]]:
         """Look at every tower before the long work: each gate with what is wrong, in words.
@@ -137,7 +140,7 @@ class Embedder:
     @cached_property
     def _features(self) -> Features:
         weights = {role: locate_weights(role, self.card, self.trained) for role in self.card.towers()}
-        return load_features(self.card, weights, self.placement, self.compute, self.cost)
+        return load_features(self.card, weights, self.placement, self.compute, self.cost, self.engine)
 
     @cached_property
     def _loaded_once(self) -> dict[bool, dict[str, TowerJob]]:
@@ -156,7 +159,9 @@ class Embedder:
     def _located(self, locate: Callable[[str, ModelCard, Path], Path], initial: bool) -> dict[str, TowerJob]:
         if initial not in self._loaded_once:
             self._loaded_once[initial] = {
-                role: make_job(tower, locate(role, self.card, self.trained), self.placement, self.compute, self.cost)
+                role: make_job(
+                    tower, locate(role, self.card, self.trained), self.placement, self.compute, self.cost, self.engine
+                )
                 for role, tower in self.card.towers().items()
             }
         return self._loaded_once[initial]
@@ -165,8 +170,12 @@ class Embedder:
 def _reads(job: TowerJob, one: Input, role: str) -> bool:
     """Whether a tower reads an input; which of them read pictures and words together is seen when they are loaded."""
     if one.reads == PAIRS:
-        return isinstance(job.tower, SentenceTransformersTower) and role == "joint" and job.loaded.reads_pairs
+        return isinstance(job.tower, SentenceTransformersTower) and role == "joint" and job.ask(_reads_pairs)
     return one.reads in READS[role]
+
+
+def _reads_pairs(worker: TowerWorker) -> bool:
+    return worker.loaded.reads_pairs
 
 
 def _leave_out(work: Mapping[str, tuple[TowerJob, list[Input]]], shards: Path, out: Path) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ from twinlens.config.training import HeadsRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.core.probes import Probe, choose_rows
-from twinlens.core.vectors import compute_lengths, normalise_rows
+from twinlens.core.vectors import compute_lengths, normalise_rows, write_rows
+from twinlens.engines.base import Engine
 from twinlens.inference.jobs import make_job
-from twinlens.inference.loop import join_parts
+from twinlens.inference.loop import iter_finished, join_parts, regroup
 from twinlens.inference.tower import PROBE, TowerJob, count_cut_texts, write_ids
-from twinlens.models.heads import ProjectionHeads
+from twinlens.models.heads import AT_ONCE, ProjectionHeads
+
+ROWS_AT_ONCE = 64 * AT_ONCE  # in memory, where vectors pass through heads: whole batches, so that none has other rows
 
 
 class Features:
@@ -64,7 +67,12 @@ class Features:
 
 
 def load_features(
-    card: ModelCard, weights: Mapping[str, Path], placement: Placement, compute: ComputeParams, cost: Cost
+    card: ModelCard,
+    weights: Mapping[str, Path],
+    placement: Placement,
+    compute: ComputeParams,
+    cost: Cost,
+    engine: Engine | None = None,
 ) -> Features:
     """Load the features that a card's heads are trained on.
 
@@ -74,10 +82,11 @@ def load_features(
         placement: as of `TowerJob`.
         compute: as of `TowerJob`.
         cost: as of `TowerJob`.
+        engine: as of `TowerJob`.
     """
     assert card.image is not None and card.text is not None and isinstance(card.train, HeadsRecipe)
-    image = make_job(card.image, weights["image"], placement, compute, cost)
-    text = make_job(card.text, weights["text"], placement, compute, cost)
+    image = make_job(card.image, weights["image"], placement, compute, cost, engine)
+    text = make_job(card.text, weights["text"], placement, compute, cost, engine)
     return Features(image, text, words=card.train.heads.text == "lstm")
 
 
@@ -101,17 +110,17 @@ class HeadedJob:
         """Embed pictures into `out` as `<name>.npy` and `<name>.parquet`."""
         ids = pool.select(pl.col("image_id").alias("id"), "image_id")
         with self.features.image.parts_of_pictures(shards, pool) as scratch:
-            dim = self._write(name, join_parts(scratch), Probe.read(scratch.path(PROBE)), ids, out, "image")
+            dim = self._write(name, iter_finished(scratch), Probe.read(scratch.path(PROBE)), ids, out, "image")
             self.features.image.note_cost(name, scratch, len(pool), dim)
 
     def texts(self, name: str, texts: pl.DataFrame, out: Path) -> None:
         """Embed texts (`id`, `image_id`, `text`) into `out` as `<name>.npy` and `<name>.parquet`."""
         if self.features.words:
-            dim = self._write(name, self.features.embed_texts(texts), self._probe_of_words(texts), texts, out, "text")
+            dim = self._write(name, [self.features.embed_texts(texts)], self._probe_of_words(texts), texts, out, "text")
             self.features.text.cost.add(name, seconds=0.0, items=len(texts), dim=dim, vector_bytes=4 * dim)
             return
         with self.features.text.parts_of_texts(texts) as scratch:
-            dim = self._write(name, join_parts(scratch), Probe.read(scratch.path(PROBE)), texts, out, "text")
+            dim = self._write(name, iter_finished(scratch), Probe.read(scratch.path(PROBE)), texts, out, "text")
             self.features.text.note_cost(name, scratch, len(texts), dim, **count_cut_texts(name, scratch, len(texts)))
 
     def _probe_of_words(self, texts: pl.DataFrame) -> Probe:
@@ -123,14 +132,24 @@ class HeadedJob:
         contents = texts["text"].n_unique()
         return Probe(rows["id"].to_list(), np.array(one_by_one), np.array(beside), float("nan"), contents, True)
 
-    def _write(self, name: str, rows: np.ndarray, probed: Probe, ids: pl.DataFrame, out: Path, side: str) -> int:
+    def _write(
+        self, name: str, blocks: Iterable[np.ndarray], probed: Probe, ids: pl.DataFrame, out: Path, side: str
+    ) -> int:
         def through(some: np.ndarray) -> np.ndarray:
             return self.pairs.apply_to(some, self.direction, side, self.placement.device)
 
-        vectors = through(rows)
-        long = compute_lengths(vectors, ids["id"].to_list())
-        np.save(out / f"{name}.npy", normalise_rows(vectors))
+        long: list[np.ndarray] = []
+
+        def pass_through() -> Iterator[np.ndarray]:
+            at = 0
+            for block in regroup(blocks, ROWS_AT_ONCE):
+                vectors = through(block)
+                long.append(compute_lengths(vectors, ids["id"][at : at + len(block)].to_list()).astype(np.float32))
+                yield normalise_rows(vectors)
+                at += len(block)
+
+        dim = write_rows(out / f"{name}.npy", pass_through(), len(ids))
         if self.by_length:  # their source compared them by distance
-            np.save(out / f"{name}.length.npy", long.astype(np.float32))
+            np.save(out / f"{name}.length.npy", np.concatenate(long))
         write_ids(name, ids, probed.transform(lambda some: normalise_rows(through(some))), out)
-        return int(vectors.shape[1])
+        return dim

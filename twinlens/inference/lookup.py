@@ -13,12 +13,13 @@ import polars as pl
 from twinlens.core.code import code_digest
 from twinlens.core.probes import Probe, choose_rows
 from twinlens.core.scratch import Scratch, digest, fingerprint
-from twinlens.core.vectors import Rows
-from twinlens.inference.loop import PICTURES_PER_PART, TEXTS_PER_PART, is_complete, store_rows
+from twinlens.core.vectors import Matrix
+from twinlens.inference.loop import PICTURES_PER_PART, TEXTS_PER_PART, is_complete
+from twinlens.inference.parts import store_rows
 from twinlens.inference.tower import PROBE, TowerJob
 from twinlens.models import encoders
 
-Take = Callable[[slice], Rows]
+Take = Callable[[slice], Matrix]
 
 
 class LookupJob(TowerJob):
@@ -48,7 +49,7 @@ class LookupJob(TowerJob):
     def parts_of_pictures(self, shards: Path, pool: pl.DataFrame) -> Iterator[Scratch]:
         """See `TowerJob.parts_of_pictures`."""
         key = fingerprint(pictures=digest(pool["sha256"]), ids=digest(pool["image_id"]), **self.identity)
-        with Scratch("embed", key) as scratch:
+        with Scratch("embed", key, self.compute.parts) as scratch:
             if not is_complete(scratch, len(pool), PICTURES_PER_PART):
                 take = self.look_up_pictures(shards, pool)
                 store_rows(take, pool["image_id"].to_list(), scratch, PICTURES_PER_PART)
@@ -63,7 +64,7 @@ class LookupJob(TowerJob):
     def parts_of_texts(self, texts: pl.DataFrame) -> Iterator[Scratch]:
         """See `TowerJob.parts_of_texts`."""
         key = fingerprint(texts=digest(texts["text"]), ids=digest(texts["id"]), **self.identity)
-        with Scratch("embed", key) as scratch:
+        with Scratch("embed", key, self.compute.parts) as scratch:
             if not is_complete(scratch, len(texts), TEXTS_PER_PART):
                 take = self.look_up_texts(texts)
                 store_rows(take, texts["id"].to_list(), scratch, TEXTS_PER_PART)
@@ -73,6 +74,6 @@ class LookupJob(TowerJob):
                 scratch.put(PROBE, self._probe(some["id"].to_list(), alone, texts["text"].n_unique()).write)
             yield scratch
 
-    def _probe(self, ids: list[str], alone: Rows, contents: int) -> Probe:
+    def _probe(self, ids: list[str], alone: Matrix, contents: int) -> Probe:
         """A probe that shows rows moved against their ids; how a model reads a text cannot be seen from here."""
         return Probe(ids, alone, alone[:0], float("nan"), contents, self.exact)

@@ -14,28 +14,39 @@ part is whole, and come back while the next part is computed (`Transfers`).
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from twinlens.core.device import Placement, name_device_fault
 from twinlens.core.progress import Progress
-from twinlens.core.resources import name_disk_fault, reserve_room
 from twinlens.core.scratch import Scratch
-from twinlens.core.shards import iter_pixels
-from twinlens.core.vectors import compute_lengths, normalise_rows
+from twinlens.core.shards import iter_pixels_of
+from twinlens.core.vectors import normalise_rows, write_rows
+from twinlens.engines.base import Seat
 from twinlens.images.transforms import map_ahead
 from twinlens.inference.feed import Feed
-from twinlens.inference.transfers import Fetched, Transfers, open_transfers
+from twinlens.inference.parts import (
+    Finished,
+    PartsAtWork,
+    PicturePart,
+    Span,
+    TextPart,
+    accept,
+    list_missing,
+    slice_pictures,
+    slice_texts,
+)
+from twinlens.inference.transfers import open_transfers
 from twinlens.models.encoders.base import ImageEncoder, TextEncoder, TokenizedTexts, read_texts
 from twinlens.models.native import NativeBatch
 
@@ -80,7 +91,7 @@ def embed_pictures(
     room: DeviceRoom | None = None,
     read: Callable[[Sequence[bytes]], torch.Tensor] | None = None,
 ) -> None:
-    """Fill `scratch` with the vectors of pictures.
+    """Fill `scratch` with the vectors of pictures, in this process.
 
     Args:
         encoder: an image tower.
@@ -97,33 +108,83 @@ def embed_pictures(
         DataError: a vector is NaN, infinite or zero; the pictures are named.
         ResourceError: the device is no longer there.
     """
-    per_part = choose_part_size(placement, texts=False)
-    batch = min(batch or choose_batch_size(placement, texts=False), per_part)
-    parts = PartsAtWork(rows["image_id"].to_list(), per_part, scratch, open_transfers(placement))
-    missing = pl.concat([rows[part.rows] for part in parts.missing]) if parts.missing else rows[:0]
-    if not len(missing):
+    size = choose_part_size(placement, texts=False)
+    spans = list_missing(len(rows), size, scratch)
+    parts = slice_pictures(rows, spans, scratch.open_store(), shards, size)
+    with show_progress("embed pictures", "img", len(rows), spans) as bar:
+        seat = Seat(decode_threads, bar.add)
+        accept(scratch, stream_pictures(encoder, parts, placement, seat, batch=batch, room=room, read=read))
+
+
+def show_progress(what: str, unit: str, total: int, missing: Sequence[Span]) -> Progress:
+    """A bar for some work of which parts are missing."""
+    return Progress(what, total, unit, done=total - sum(span.stop - span.start for span in missing))
+
+
+def stream_pictures(
+    encoder: ImageEncoder,
+    parts: Iterable[PicturePart],
+    placement: Placement,
+    seat: Seat,
+    *,
+    batch: int | None = None,
+    room: DeviceRoom | None = None,
+    read: Callable[[Sequence[bytes]], torch.Tensor] | None = None,
+) -> Iterator[Finished]:
+    """Put the vectors of pictures into the store part by part, and give back what was put; as `embed_pictures`.
+
+    Parts are taken, and their pictures read and decoded, ahead of the model, across their ends.
+    """
+    first, parts = _peek(parts)
+    if first is None:
         return
-    room = room or DeviceRoom()
-    sizes = [min(batch, part.size - at) for part in parts.missing for at in range(0, part.size, batch)]
-    jpegs = (jpeg for _, jpeg in iter_pixels(shards, missing))
-    with (
-        name_device_fault(placement),
-        ExitStack() as stack,
-        Progress("embed pictures", total=len(rows), unit="img", done=len(rows) - len(missing)) as bar,
-    ):
+    most = min(batch or choose_batch_size(placement, texts=False), first.source.largest)
+    room, transfers = room or DeviceRoom(), open_transfers(placement)
+    taken, begun = deque[PicturePart](), deque[PicturePart]()
+
+    def list_sizes() -> Iterator[int]:
+        for part in parts:
+            taken.append(part)
+            begun.append(part)
+            yield from (min(most, part.size - at) for at in range(0, part.size, most))
+
+    def list_rows() -> Iterator[pl.DataFrame]:
+        while taken:  # pictures are asked for once the size of their batch is known
+            yield taken.popleft().rows
+
+    assert first.source.shards is not None
+    jpegs = (jpeg for _, jpeg in iter_pixels_of(first.source.shards, list_rows()))
+    with name_device_fault(placement), ExitStack() as stack:
         if read is None:
-            feed = Feed(encoder.pixels, max(sizes), parts.transfers, decode_threads)
-            ready = stack.enter_context(closing(feed.batches(jpegs, sizes)))
+            feed = Feed(encoder.pixels, most, transfers, seat.decode_threads)
+            ready = stack.enter_context(closing(feed.batches(jpegs, list_sizes())))
         else:
-            ready = (read(list(islice(jpegs, size))) for size in sizes)
-        parts.start()
-        for part in parts.missing:
-            while parts.count < part.size:
-                pixels = next(ready)
-                parts.add(encoder.encode, pixels, room)
-                bar.add(len(pixels))
-            parts.end(part)
-        parts.finish()
+            ready = (read(list(islice(jpegs, size))) for size in list_sizes())
+        work = PartsAtWork(transfers, partial(encode_halving, room=room))
+        for pixels in ready:
+            work.add(encoder.encode, pixels)
+            seat.count(len(pixels))
+            if work.count == begun[0].size:
+                refused = {} if read is None else _count_refused(read)
+                yield from work.end(begun.popleft(), None, **refused)
+        yield from work.finish()
+
+
+def _count_refused(read: Callable[[Sequence[bytes]], torch.Tensor]) -> dict[str, float]:
+    """The pictures of a part that the device's decoder did not take."""
+    take = getattr(read, "take_refused", None)
+    count = 0 if take is None else take()
+    return {"decoded_on_cpu": count} if count else {}
+
+
+P = TypeVar("P", PicturePart, TextPart)
+
+
+def _peek(parts: Iterable[P]) -> tuple[P | None, Iterator[P]]:
+    """The first of some parts, and all of them."""
+    rest = iter(parts)
+    first = next(rest, None)
+    return first, rest if first is None else chain([first], rest)
 
 
 def embed_texts(
@@ -136,7 +197,7 @@ def embed_texts(
     batch: int | None = None,
     room: DeviceRoom | None = None,
 ) -> None:
-    """Fill `scratch` with the vectors of texts; notes how many the tower could not read to their end, or at all.
+    """Fill `scratch` with the vectors of texts, in this process; notes how many the tower could not read, or not whole.
 
     Args:
         encoder: a text tower.
@@ -151,64 +212,76 @@ def embed_texts(
         DataError: a vector is NaN, infinite or zero; the texts are named.
         ResourceError: the device is no longer there.
     """
+    size = choose_part_size(placement, texts=True)
+    spans = list_missing(len(texts), size, scratch)
+    parts = slice_texts(texts, ids, spans, scratch.open_store(), size)
+    with show_progress("embed texts", "text", len(texts), spans) as bar:
+        accept(scratch, stream_texts(encoder, parts, placement, Seat(1, bar.add), batch=batch, room=room))
+
+
+def stream_texts(
+    encoder: TextEncoder,
+    parts: Iterable[TextPart],
+    placement: Placement,
+    seat: Seat,
+    *,
+    batch: int | None = None,
+    room: DeviceRoom | None = None,
+) -> Iterator[Finished]:
+    """Put the vectors of texts into the store part by part, and give back what was put; as `embed_texts`."""
     batch = batch or choose_batch_size(placement, texts=True)
-    room = room or DeviceRoom()
-    parts = PartsAtWork(ids, choose_part_size(placement, texts=True), scratch, open_transfers(placement))
-    todo = sum(part.size for part in parts.missing)
-    with (
-        name_device_fault(placement),
-        Progress("embed texts", total=len(texts), unit="text", done=len(texts) - todo) as bar,
-    ):
-        parts.start()
-        for part, found in zip(parts.missing, _read_ahead(encoder, texts, parts.missing), strict=True):
+    room, begun = room or DeviceRoom(), deque[TextPart]()
+
+    def list_parts() -> Iterator[TextPart]:
+        for part in parts:
+            begun.append(part)
+            yield part
+
+    with name_device_fault(placement):
+        work = PartsAtWork(open_transfers(placement), partial(encode_halving, room=room))
+        for found in _read_ahead(encoder, list_parts()):
+            part = begun.popleft()
             by_length = np.argsort(found.counts, kind="stable")
             for start in range(0, part.size, batch):
                 chosen = by_length[start : start + batch]
-                parts.add(found.encode, chosen, room)
-                bar.add(len(chosen))
+                work.add(found.encode, chosen)
+                seat.count(len(chosen))
             too_long, unknown = int((found.counts > encoder.max_tokens).sum()), int((found.counts == 0).sum())
-            parts.end(part, by_length, truncated=too_long, unknown=unknown)
-        parts.finish()
+            yield from work.end(part, by_length, truncated=too_long, unknown=unknown)
+        yield from work.finish()
 
 
-def _read_ahead(encoder: TextEncoder, texts: Sequence[str], parts: Iterable[_Part]) -> Iterator[TokenizedTexts]:
+def _read_ahead(encoder: TextEncoder, parts: Iterable[TextPart]) -> Iterator[TokenizedTexts]:
     """The texts of some parts, tokenized by a thread while the device works; in turn where `encode` tokenizes too."""
 
-    def read(part: _Part) -> TokenizedTexts:
-        return read_texts(encoder, texts[part.rows])
+    def read(part: TextPart) -> TokenizedTexts:
+        return read_texts(encoder, part.texts)
 
     return map_ahead(read, parts, threads=1) if hasattr(encoder, "tokenize") else map(read, parts)
 
 
-def store_rows(
-    take: Callable[[slice], Float32[np.ndarray, "rows dim"]], ids: Sequence[str], scratch: Scratch, per_part: int
-) -> None:
-    """Fill `scratch` with vectors that are there already.
-
-    Args:
-        take: gives some of the rows.
-        ids: of all rows, for messages.
-        scratch: where finished parts are kept; parts that are there are not made again.
-        per_part: rows of a part.
-
-    Raises:
-        DataError: a vector is NaN, infinite or zero; the rows are named.
-    """
-    for part in _list_missing(len(ids), per_part, scratch):
-        started = time.perf_counter()
-        rows = take(part.rows)
-        compute_lengths(rows, list(ids[part.rows]))
-        _put(scratch, part, rows, seconds=time.perf_counter() - started)
-
-
 def is_complete(scratch: Scratch, count: int, per_part: int) -> bool:
     """Whether all parts are finished, so that no model is needed."""
-    return not _list_missing(count, per_part, scratch)
+    return not list_missing(count, per_part, scratch)
 
 
 def iter_finished(scratch: Scratch) -> Iterator[Float32[np.ndarray, "rows dim"]]:
     """Iterate over the vectors of all parts in order, as the tower gave them."""
-    return (np.load(file, allow_pickle=False) for file in sorted(scratch.folder.glob("part-*.npy")))
+    files = scratch.iter_paths(scratch.list_parts("part-*.npy"))
+    return (np.load(file, allow_pickle=False) for file in files)
+
+
+def regroup(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Join and cut blocks of rows into blocks of `size` rows; the last one has what is left."""
+    waiting: list[np.ndarray] = []
+    for block in blocks:
+        waiting.append(block)
+        while sum(map(len, waiting)) >= size:
+            joined = np.concatenate(waiting)
+            yield joined[:size]
+            waiting = [joined[size:]]
+    if sum(map(len, waiting)):
+        yield np.concatenate(waiting)
 
 
 def join_parts(scratch: Scratch) -> Float32[np.ndarray, "rows dim"]:
@@ -217,102 +290,19 @@ def join_parts(scratch: Scratch) -> Float32[np.ndarray, "rows dim"]:
 
 
 def collect(scratch: Scratch, count: int, path: Path) -> int:
-    """Write the unit vectors of all parts as one `.npy` file of float32 rows; returns the number of dimensions.
-
-    Written rather than mapped: where a disk is full, a mapped file ends the process without a word.
+    """Write the unit vectors of all parts as `vectors.write_rows` does; returns the number of dimensions.
 
     Raises:
         ResourceError: the disk is full; the message has the bytes that are needed and free.
     """
-    dim, row = 0, 0
-    with name_disk_fault(path), path.open("wb") as file:
-        for part in iter_finished(scratch):
-            if not dim:
-                dim = int(part.shape[1])
-                described = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
-                np.lib.format.write_array_header_1_0(file, described)
-                reserve_room(file, path, file.tell() + 4 * count * dim)
-            file.write(np.ascontiguousarray(normalise_rows(part), dtype="<f4").data)
-            row += len(part)
-    assert dim and row == count, f"{scratch.folder} holds {row} rows of {count}"
-    return dim
+    return write_rows(path, (normalise_rows(part) for part in iter_finished(scratch)), count)
 
 
-Batch = TypeVar("Batch", torch.Tensor, np.ndarray, NativeBatch)
-Some = TypeVar("Some", torch.Tensor, np.ndarray, NativeBatch, list[str])
+Batch = TypeVar("Batch", torch.Tensor, np.ndarray, NativeBatch, list[str])
 Made = TypeVar("Made")
 
 
-class _Part:
-    def __init__(self, number: int, start: int, stop: int) -> None:
-        self.name, self.rows, self.size = f"part-{number:05d}.npy", slice(start, stop), stop - start
-
-
-def _list_missing(count: int, size: int, scratch: Scratch) -> list[_Part]:
-    """The parts of a job that are not finished."""
-    every = [_Part(n, start, min(start + size, count)) for n, start in enumerate(range(0, count, size))]
-    return [part for part in every if not scratch.has(part.name)]
-
-
-def _put(scratch: Scratch, part: _Part, vectors: Float32[np.ndarray, "rows dim"], **figures: float) -> None:
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.save(file, vectors)
-
-    scratch.note(part.name, **figures)
-    scratch.put(part.name, write)
-
-
-class PartsAtWork:
-    """The parts of one job: vectors on the device, on their way to the host, and finished in the scratch folder."""
-
-    def __init__(self, ids: Sequence[str], size: int, scratch: Scratch, transfers: Transfers) -> None:
-        self.ids, self.scratch, self.transfers = ids, scratch, transfers
-        self.missing = _list_missing(len(ids), size, scratch)
-        self.count = 0  # rows of the part at hand
-        self._vectors: list[torch.Tensor] = []
-        self._marks: list[Any] = []  # start and end of each of its batches, behind the end of the batch before it
-        self._under_way: deque[tuple[_Part, Fetched, list[Any], np.ndarray | None, dict[str, float]]] = deque()
-
-    def start(self) -> None:
-        """Begin to count the seconds."""
-        self.started = time.perf_counter()
-        self._marks = [self.transfers.mark()]
-
-    def add(self, encode: Callable[[Batch], torch.Tensor], batch: Batch, room: DeviceRoom) -> None:
-        """Compute the vectors of a batch."""
-        self._marks.append(self.transfers.mark())
-        self._vectors += encode_in_halves(encode, batch, room)
-        self._marks.append(self.transfers.mark())
-        self.count += len(batch)
-
-    def end(self, part: _Part, order: Int64[np.ndarray, " rows"] | None = None, **figures: float) -> None:
-        """End a part, whose rows were added in some `order`; it is put when its vectors are on the host."""
-        self._under_way.append((part, self.transfers.fetch(self._vectors), self._marks, order, figures))
-        self._vectors, self._marks, self.count = [], self._marks[-1:], 0
-        self.finish(self.transfers.behind)
-
-    def finish(self, but: int = 0) -> None:
-        """Put all parts that have ended, but for the last ones.
-
-        Raises:
-            DataError: a vector is NaN, infinite or zero; the rows are named.
-        """
-        while len(self._under_way) > but:
-            part, fetched, marks, order, figures = self._under_way.popleft()
-            vectors = fetched()
-            if order is not None:
-                ordered = np.empty_like(vectors)
-                ordered[order] = vectors
-                vectors = ordered
-            compute_lengths(vectors, list(self.ids[part.rows]))
-            idle = sum(self.transfers.measure(*pair) for pair in zip(marks[::2], marks[1::2], strict=False))
-            now = time.perf_counter()
-            _put(self.scratch, part, vectors, seconds=now - self.started, idle=idle, **figures)
-            self.started = now
-
-
-def encode_in_halves(encode: Callable[[Some], Made], batch: Some, room: DeviceRoom) -> list[Made]:
+def encode_halving(encode: Callable[[Batch], Made], batch: Batch, room: DeviceRoom) -> list[Made]:
     """Run the model; a batch that does not fit into the device's memory is halved until it does, and so are all later.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ import polars as pl
 from jaxtyping import Int64
 
 from twinlens.core.device import Placement, name_device_fault
-from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch
 from twinlens.core.shards import iter_pixels
+from twinlens.engines.base import Seat
 from twinlens.images.transforms import map_ahead
-from twinlens.inference.loop import DeviceRoom, PartsAtWork, choose_part_size
+from twinlens.inference.loop import DeviceRoom, choose_part_size, encode_halving, show_progress
+from twinlens.inference.parts import Finished, PartsAtWork, PicturePart, accept, list_missing, slice_pictures
 from twinlens.inference.transfers import open_transfers
 from twinlens.models.encoders.base import NativeEncoder
 from twinlens.models.native import NativeBatch, read_size
@@ -57,38 +58,45 @@ def embed_native(
         DataError: a vector is NaN, infinite or zero; the inputs are named.
         ResourceError: the device is no longer there.
     """
-    batch = batch or choose_native_batch_size(placement)
-    room = room or DeviceRoom()
-    parts = PartsAtWork(
-        rows["id"].to_list(), choose_part_size(placement, texts=False), scratch, open_transfers(placement)
-    )
-    todo = sum(part.size for part in parts.missing)
-    orders: deque[Int64[np.ndarray, " rows"]] = deque()
-    jpegs = (jpeg for part in parts.missing for _, jpeg in iter_pixels(shards, rows[part.rows]))
+    size = choose_part_size(placement, texts=False)
+    spans = list_missing(len(rows), size, scratch)
+    parts = slice_pictures(rows, spans, scratch.open_store(), shards, size)
+    with show_progress("embed pictures", "img", len(rows), spans) as bar:
+        accept(scratch, stream_native(encoder, parts, placement, Seat(read_threads, bar.add), batch=batch, room=room))
+
+
+def stream_native(
+    encoder: NativeEncoder,
+    parts: Iterable[PicturePart],
+    placement: Placement,
+    seat: Seat,
+    *,
+    batch: int | None = None,
+    room: DeviceRoom | None = None,
+) -> Iterator[Finished]:
+    """Put vectors into the store part by part, and give back what was put; as `embed_native`."""
+    batch, room = batch or choose_native_batch_size(placement), room or DeviceRoom()
+    begun = deque[tuple[PicturePart, Int64[np.ndarray, " rows"]]]()
 
     def list_batches() -> Iterator[tuple[list[bytes], list[str] | None]]:
-        for part in parts.missing:
-            mine = list(islice(jpegs, part.size))
-            texts = rows["text"][part.rows].to_list() if "text" in rows.columns else None
+        for part in parts:
+            assert part.source.shards is not None
+            mine = [jpeg for _, jpeg in iter_pixels(part.source.shards, part.rows)]
+            texts = part.rows["text"].to_list() if "text" in part.rows.columns else None
             order = order_by_length(encoder, mine, texts)
-            orders.append(order)
+            begun.append((part, order))
             for at in range(0, part.size, batch):
                 some = order[at : at + batch]
                 yield [mine[place] for place in some], None if texts is None else [texts[place] for place in some]
 
-    with (
-        name_device_fault(placement),
-        Progress("embed pictures", total=len(rows), unit="img", done=len(rows) - todo) as bar,
-    ):
-        ready = read_native(encoder, list_batches(), read_threads, placement)
-        parts.start()
-        for part in parts.missing:
-            while parts.count < part.size:
-                pictures = next(ready)
-                parts.add(encoder.encode, pictures, room)
-                bar.add(len(pictures))
-            parts.end(part, orders.popleft())
-        parts.finish()
+    with name_device_fault(placement):
+        work = PartsAtWork(open_transfers(placement), partial(encode_halving, room=room))
+        for pictures in read_native(encoder, list_batches(), seat.decode_threads, placement):
+            work.add(encoder.encode, pictures)
+            seat.count(len(pictures))
+            if work.count == begun[0][0].size:
+                yield from work.end(*begun.popleft())
+        yield from work.finish()
 
 
 def order_by_length(

@@ -6,6 +6,7 @@ Whoever stores a source's vectors brings its probe to unit length (or through a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,22 +24,23 @@ from twinlens.models.encoders.base import ImageEncoder, NativeEncoder, TextEncod
 SEARCHED = 256  # texts among which the longest that fits is looked for
 
 
-def probe_pictures(encoder: ImageEncoder, shards: Path, pool: pl.DataFrame, placement: Placement) -> probes.Probe:
-    """Embed probes of pictures (`image_id`, `shard`, `row`, `sha256`)."""
-    rows = pool[probes.choose_rows(len(pool))]
+def probe_pictures(
+    encoder: ImageEncoder, shards: Path, rows: pl.DataFrame, placement: Placement, contents: int
+) -> probes.Probe:
+    """Embed probes of chosen pictures (`image_id`, `shard`, `row`, `sha256`); `contents` of all are different."""
     read = make_reader(encoder.pixels, placement)
     with torch.inference_mode():
         alone = [encoder.encode(read([jpeg])) for _, jpeg in iter_pixels(shards, rows)]
     vectors = torch.cat(alone).cpu().numpy()
-    contents = pool["sha256"].n_unique()
     return probes.Probe(
         rows["image_id"].to_list(), vectors, vectors[:0], float("nan"), contents, placement.dtype == torch.float32
     )
 
 
-def probe_native(encoder: NativeEncoder, shards: Path, table: pl.DataFrame, placement: Placement) -> probes.Probe:
-    """Embed probes of pictures at their own size, or of pictures with texts (`id`, ..., `sha256`, `text`)."""
-    rows = table[probes.choose_rows(len(table))]
+def probe_native(
+    encoder: NativeEncoder, shards: Path, rows: pl.DataFrame, placement: Placement, contents: int
+) -> probes.Probe:
+    """Embed probes of chosen pictures at their own size, or of pictures with texts (`id`, ..., `sha256`, `text`)."""
     texts = rows["text"].to_list() if "text" in rows.columns else [None] * len(rows)
     with torch.inference_mode():
         alone = [
@@ -46,21 +48,36 @@ def probe_native(encoder: NativeEncoder, shards: Path, table: pl.DataFrame, plac
             for (_, jpeg), text in zip(iter_pixels(shards, rows), texts, strict=True)
         ]
     vectors = torch.cat(alone).cpu().numpy()
-    contents = table.select(name for name in ("sha256", "text") if name in table.columns).n_unique()
     exact = placement.dtype == torch.float32
     return probes.Probe(rows["id"].to_list(), vectors, vectors[:0], float("nan"), contents, exact)
 
 
-def probe_texts(encoder: TextEncoder, table: pl.DataFrame, placement: Placement) -> probes.Probe:
-    """Embed probes of texts (`id`, `text`)."""
-    rows = table[probes.choose_rows(len(table))]
-    texts, ids = rows["text"].to_list(), rows["id"].to_list()
-    longest = str(max(table["text"], key=len))
-    alone = _first(encoder, [[text] for text in texts])
-    beside = _first(encoder, [[text, longest] for text in texts])
-    contents = table["text"].n_unique()
+@dataclass(frozen=True)
+class ChosenTexts:
+    """Texts of a source by which it is probed."""
+
+    ids: list[str]
+    texts: list[str]
+    longest: str  # of all
+    searched: list[str]  # among which the longest that fits is looked for
+    contents: int  # different ones among all
+
+
+def choose_texts(table: pl.DataFrame) -> ChosenTexts:
+    """Choose those of a source (`id`, `text`)."""
+    rows, texts = table[probes.choose_rows(len(table))], table["text"].to_list()
+    step = max(1, len(texts) // SEARCHED)
+    longest = str(max(texts, key=len))
+    return ChosenTexts(rows["id"].to_list(), rows["text"].to_list(), longest, texts[::step], table["text"].n_unique())
+
+
+def probe_texts(encoder: TextEncoder, chosen: ChosenTexts, placement: Placement) -> probes.Probe:
+    """Embed probes of texts."""
+    alone = _first(encoder, [[text] for text in chosen.texts])
+    beside = _first(encoder, [[text, chosen.longest] for text in chosen.texts])
     exact = placement.dtype == torch.float32
-    return probes.Probe(ids, alone, beside, measure_last_word(encoder, table["text"].to_list()), contents, exact)
+    last = measure_last_word(encoder, chosen.searched)
+    return probes.Probe(chosen.ids, alone, beside, last, chosen.contents, exact)
 
 
 def measure_last_word(encoder: TextEncoder, texts: Sequence[str]) -> float:
@@ -68,8 +85,7 @@ def measure_last_word(encoder: TextEncoder, texts: Sequence[str]) -> float:
 
     A text whose last word is no token to the tower (word vectors know only what is in their file) can tell nothing.
     """
-    step = max(1, len(texts) // SEARCHED)
-    some = [text for text in texts[::step] if len(text.split()) > 1]
+    some = [text for text in texts if len(text.split()) > 1]
     if not some:
         return float("nan")
     counts = encoder.token_counts(some)

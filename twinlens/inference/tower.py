@@ -7,12 +7,13 @@ scratch folder, because the key says what decides them and nothing else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
 import polars as pl
 import torch
@@ -23,25 +24,20 @@ from twinlens.config.sentence_models import Role, SentenceTransformersTower
 from twinlens.core.code import code_digest
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
-from twinlens.core.errors import ParamsError
 from twinlens.core.probes import Probe, choose_rows
 from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.tables import VECTORS, write_table
 from twinlens.core.vectors import normalise_rows
+from twinlens.engines.base import Engine
+from twinlens.engines.local import LocalEngine
 from twinlens.inference import probe
-from twinlens.inference.device_pixels import DevicePixels
-from twinlens.inference.loop import (
-    DeviceRoom,
-    choose_part_size,
-    collect,
-    embed_pictures,
-    embed_texts,
-    is_complete,
-)
-from twinlens.inference.native_loop import embed_native
+from twinlens.inference.loop import choose_part_size, collect, show_progress
+from twinlens.inference.parts import Finished, accept, list_missing, slice_pictures, slice_texts
+from twinlens.inference.tower_worker import TowerWorker, probe_pictures, probe_texts
 from twinlens.models import encoders
-from twinlens.models.encoders.base import LoadedEncoders, NativeEncoder, put_prompt
-from twinlens.models.folding import fold_blocks
+from twinlens.models.encoders.base import LoadedEncoders
+
+R = TypeVar("R")
 
 PROBE = "probe.npz"
 
@@ -65,9 +61,21 @@ NOT_IDENTITY = {"checkpoint", "word_vectors", "sha256", "revision"}  # the weigh
 class TowerJob:
     """A tower with its weights, loaded when the first vector is missing."""
 
-    def __init__(self, tower: Tower, weights: Path, placement: Placement, compute: ComputeParams, cost: Cost) -> None:
+    prompt: str | None = None  # other than the tower's own
+
+    def __init__(
+        self,
+        tower: Tower,
+        weights: Path,
+        placement: Placement,
+        compute: ComputeParams,
+        cost: Cost,
+        engine: Engine | None = None,
+    ) -> None:
+        """Take a tower and its weights, and who works on its parts: this process, if nobody else is named."""
         self.tower, self.weights, self.placement, self.compute, self.cost = tower, weights, placement, compute, cost
-        self._room = DeviceRoom(), DeviceRoom()  # for pictures and for texts, whatever is embedded next
+        self.engine = engine or LocalEngine(compute, placement)
+        self.worker = TowerWorker(tower, weights, placement, compute.image_batch, compute.text_batch)
 
     @cached_property
     def identity(self) -> dict[str, object]:
@@ -80,10 +88,14 @@ class TowerJob:
             "code": code_digest(__name__, f"twinlens.models.encoders.{self.tower.family}"),
         }
 
-    @cached_property
+    @property
     def loaded(self) -> LoadedEncoders:
-        """The encoders, their blocks folded where they can be."""
-        return fold_blocks(encoders.load(self.tower, self.weights, self.placement))
+        """The encoders, loaded in this process; what a cluster is to do goes through `ask`."""
+        return self.worker.prompted(self.prompt)
+
+    def ask(self, function: Callable[..., R], *arguments: Any) -> R:
+        """Ask whoever has loaded the tower `function(worker, *arguments)`; the function is a module's."""
+        return self.engine.ask(self.worker, function, *arguments)
 
     def in_role(self, role: Role) -> TowerJob:
         """The job of the same tower for what asks, or for what is searched: a model is loaded once for both."""
@@ -95,7 +107,7 @@ class TowerJob:
     def pictures(self, name: str, shards: Path, pool: pl.DataFrame, out: Path) -> None:
         """Embed pictures, or pictures with texts, into `out` as `<name>.npy` and `<name>.parquet`."""
         with self.parts_of_pictures(shards, pool) as scratch:
-            self._collect(name, scratch, name_rows(pool).select("id", "image_id"), out)
+            self._collect(name, scratch, _name_rows(pool).select("id", "image_id"), out)
 
     def texts(self, name: str, texts: pl.DataFrame, out: Path) -> None:
         """Embed texts (`id`, `image_id`, `text`) into `out` as `<name>.npy` and `<name>.parquet`."""
@@ -110,69 +122,39 @@ class TowerJob:
         """
         words = {"texts": digest(pool["text"])} if "text" in pool.columns else {}
         key = fingerprint(pictures=digest(pool["sha256"]), ids=digest(pool["image_id"]), **words, **self.identity)
-        with Scratch("embed", key) as scratch:
-            whole = is_complete(scratch, len(pool), choose_part_size(self.placement, texts=False))
-            if not (whole and scratch.has(PROBE)) and self.loaded.native is not None:
-                self._embed_native(self.loaded.native, shards, name_rows(pool), scratch)
-            elif not whole:
-                encoder = self.loaded.image
-                if encoder is None:
-                    name = getattr(self.tower, self.tower.family)
-                    raise ParamsError(f"{name} reads no pictures: name it as `text:` on the card")
-                scratch.note("tower", parameters=encoder.parameters)
-                pixels = None
-                if self.placement.pixels == "device":
-                    pixels = DevicePixels(encoder.pixels, self.placement)
-                embed_pictures(
-                    encoder,
-                    shards,
-                    pool,
-                    scratch,
-                    self.placement,
-                    batch=self.compute.image_batch,
-                    decode_threads=self.compute.decode_threads,
-                    room=self._room[0],
-                    read=pixels,
-                )
-                if pixels is not None and pixels.refused:
-                    log.info("%s pictures were decoded on the CPU, as the device takes no such JPEG", pixels.refused)
-                    scratch.note("pixels", decoded_on_cpu=pixels.refused + scratch.total("decoded_on_cpu"))
+        with Scratch("embed", key, self.compute.parts) as scratch:
+            size, rows = choose_part_size(self.placement, texts=False), _name_rows(pool)
+            if spans := list_missing(len(pool), size, scratch):
+                parts = slice_pictures(rows, spans, scratch.open_store(), shards, size, self.prompt)
+                with show_progress("embed pictures", "img", len(pool), spans) as bar:
+                    self._accept(scratch, self.engine.map(self.worker, parts, bar))
             if not scratch.has(PROBE):
-                assert self.loaded.image is not None
-                scratch.put(PROBE, probe.probe_pictures(self.loaded.image, shards, pool, self.placement).write)
+                contents = pool.select(name for name in ("sha256", "text") if name in pool.columns).n_unique()
+                chosen = rows[choose_rows(len(rows))]
+                scratch.put(PROBE, self.ask(probe_pictures, shards, chosen, contents, self.prompt).write)
             yield scratch
-
-    def _embed_native(self, encoder: NativeEncoder, shards: Path, rows: pl.DataFrame, scratch: Scratch) -> None:
-        scratch.note("tower", parameters=encoder.parameters)
-        embed_native(
-            encoder,
-            shards,
-            rows,
-            scratch,
-            self.placement,
-            batch=self.compute.image_batch,
-            read_threads=self.compute.decode_threads,
-            room=self._room[0],
-        )
-        if not scratch.has(PROBE):
-            scratch.put(PROBE, probe.probe_native(encoder, shards, rows, self.placement).write)
 
     @contextmanager
     def parts_of_texts(self, texts: pl.DataFrame) -> Iterator[Scratch]:
         """Vectors of texts (`id`, `text`) in parts, and their probe, as the tower gives them."""
         key = fingerprint(texts=digest(texts["text"]), **self.identity)
-        with Scratch("embed", key) as scratch:
-            if not is_complete(scratch, len(texts), choose_part_size(self.placement, texts=True)):
-                encoder = self.loaded.text
-                assert encoder is not None
-                scratch.note("tower", parameters=encoder.parameters)
-                words, ids = texts["text"].to_list(), texts["id"].to_list()
-                batch, room = self.compute.text_batch, self._room[1]
-                embed_texts(encoder, words, ids, scratch, self.placement, batch=batch, room=room)
+        with Scratch("embed", key, self.compute.parts) as scratch:
+            size, words, ids = choose_part_size(self.placement, texts=True), texts["text"], texts["id"]
+            if spans := list_missing(len(texts), size, scratch):
+                parts = slice_texts(words, ids, spans, scratch.open_store(), size, self.prompt)
+                with show_progress("embed texts", "text", len(texts), spans) as bar:
+                    self._accept(scratch, self.engine.map(self.worker, parts, bar))
             if not scratch.has(PROBE):
-                assert self.loaded.text is not None
-                scratch.put(PROBE, probe.probe_texts(self.loaded.text, texts, self.placement).write)
+                scratch.put(PROBE, self.ask(probe_texts, probe.choose_texts(texts), self.prompt).write)
             yield scratch
+
+    def _accept(self, scratch: Scratch, results: Iterable[Finished]) -> None:
+        for finished in results:
+            if not scratch.has("tower.note"):
+                scratch.note("tower", parameters=finished.parameters)
+            accept(scratch, [finished])
+        if self.engine.workers:
+            scratch.note("engine", workers=self.engine.workers)
 
     def _collect(self, name: str, scratch: Scratch, ids: pl.DataFrame, out: Path, **figures: float) -> None:
         found = Probe.read(scratch.path(PROBE)).transform(normalise_rows)
@@ -189,6 +171,8 @@ class TowerJob:
             figures["idle_share"] = idle / seconds
         if decoded_on_cpu := int(scratch.total("decoded_on_cpu")):
             figures["decoded_on_cpu"] = decoded_on_cpu
+        if workers := int(scratch.total("workers")):  # the seconds are theirs together
+            figures["workers"] = workers
         self.cost.add(
             name,
             seconds=seconds,
@@ -204,17 +188,12 @@ class _RoleJob(TowerJob):
     """A tower with the prompt of a role, whose model another job has."""
 
     def __init__(self, job: TowerJob, tower: SentenceTransformersTower) -> None:
-        super().__init__(tower, job.weights, job.placement, job.compute, job.cost)
-        self._job, self._room, self._prompt = job, job._room, tower.prompt
-
-    @cached_property
-    def loaded(self) -> LoadedEncoders:
-        """The encoders."""
-        return put_prompt(self._job.loaded, self._prompt)
+        super().__init__(tower, job.weights, job.placement, job.compute, job.cost, job.engine)
+        self.worker, self.prompt = job.worker, tower.prompt
 
 
-def name_rows(pool: pl.DataFrame) -> pl.DataFrame:
-    """The rows of pictures with an `id`: the picture's, where they have none of their own."""
+def _name_rows(pool: pl.DataFrame) -> pl.DataFrame:
+    """Rows of pictures with an `id`: the picture's, where they have none of their own."""
     return pool if "id" in pool.columns else pool.with_columns(pl.col("image_id").alias("id"))
 
 

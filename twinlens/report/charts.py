@@ -125,10 +125,16 @@ def draw_forest(bars: Sequence[Bar], title: str, chance: float | None = None) ->
     return _svg(parts, height, title, width)
 
 
-def draw_effects(bars: Sequence[Bar], title: str) -> Markup:
-    """Draw differences with their intervals about a line at zero; the scale is as wide as they are."""
+def draw_effects(bars: Sequence[Bar], title: str, room: int = 390) -> Markup:
+    """Draw differences with their intervals about a line at zero; the scale is as wide as they are.
+
+    Args:
+        bars: one below the other.
+        title: of the chart.
+        room: for the differences, beside the names.
+    """
     left, row = _room(bars), 24
-    width = left + 390
+    width = left + room
     height = 16 + row * len(bars) + BOTTOM
     widest = max((abs(v) for b in bars for v in (b.mean, b.low, b.high) if v is not None), default=0.0)
     right_half = list_ticks(widest or 0.01, most=3)

@@ -1,4 +1,4 @@
-"""The leaderboard as one page that opens without a network: what to take, the table, quality against each cost."""
+"""The leaderboard as one page that opens without a network: what to take, the table, costs, slices, galleries."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ from markupsafe import Markup
 
 from twinlens.evaluation.candidate_costs import COSTS
 from twinlens.evaluation.choose import Choice
-from twinlens.evaluation.compare import find_most_changed
 from twinlens.evaluation.entries import Entry
 from twinlens.evaluation.measures import drawn, parsed
 from twinlens.report import charts
-from twinlens.report.changed_queries import name_query
 from twinlens.report.charts import Series
 from twinlens.report.choice_text import format_cost, label_measure, write_sentence
+from twinlens.report.leaders import Material, list_leaders, tell_disagreement, tell_slices
 from twinlens.report.templates import load_template
 
-DISAGREE = 20  # queries told
+LEAST_DRAWN = 3  # candidates, of measures against k
 WIDE, HIGH = 140, 16  # of a drawn interval
 
 
-def render(choice: Choice, texts: Mapping[str, str] | None = None) -> str:
+def render(choice: Choice, material: Material | None = None) -> str:
     """Render the page as HTML; everything that comes from data is escaped.
 
     Args:
         choice: of `choose`.
-        texts: by query, its words.
+        material: what the workspace has of the dataset.
     """
+    material = material or Material()
     numbers = {id(entry): place for place, entry in enumerate(choice.entries)}
     return load_template("leaderboard.html.j2").render(
         choice=choice,
         sentence=write_sentence(choice),
+        label=label_measure(choice.measure),
         columns=_list_columns(choice),
         rows=[_tabulate(choice, entry, numbers[id(entry)]) for entry in choice.entries],
         costs=list(_draw_costs(choice, numbers).items()),
         curves=_draw_curves(choice, numbers),
-        changed=_find_disagreement(choice, texts or {}),
+        leaders=[(entry.name, charts.draw_marker(numbers[id(entry)], 9, 8)) for entry in _list_drawn(choice)],
+        slices=tell_slices(choice, material),
+        changed=tell_disagreement(choice, material),
     )
 
 
@@ -54,7 +57,7 @@ def _tell_licences(choice: Choice) -> bool:
 
 
 def _tabulate(choice: Choice, entry: Entry, number: int) -> dict[str, Any]:
-    interval = entry.interval
+    interval, several = entry.interval, len({other.model for other in choice.entries}) > 1
     bounds = "not defined" if interval.low is None else f"{interval.low:.3f} to {interval.high:.3f}"
     both = Markup("{}<small>{}</small>").format(_draw_interval(choice, entry), bounds)
     cells: list[dict[str, Any]] = [
@@ -72,7 +75,8 @@ def _tabulate(choice: Choice, entry: Entry, number: int) -> dict[str, Any]:
         cells.append({"kind": "text", "value": why, "text": why})
     return {
         "name": entry.name,
-        "model": entry.model if len({other.model for other in choice.entries}) > 1 else "",
+        "broken": Markup("_<wbr>").join(entry.name.split("_")),  # where a phone may break it
+        "model": entry.model if several and entry.model not in entry.name else "",
         "marker": charts.draw_marker(number, 9, 8),
         "style": "taken" if entry is choice.chosen else "refused" if entry.refused else "",
         "cells": cells,
@@ -101,16 +105,23 @@ def _draw_costs(choice: Choice, numbers: Mapping[int, int]) -> dict[str, Markup]
     for cost in choice.compared:
         points = [Series(e.name, numbers[id(e)], [(e.cost(cost), e.mean)]) for e in choice.allowed]
         points = [one for one in points if math.isfinite(one.points[0][0])]
-        chart = charts.draw_scatter(points, COSTS[cost], label_measure(choice.measure), f"quality against {cost}")
+        chart = charts.draw_scatter(
+            points, cost.replace("_", " "), label_measure(choice.measure), f"quality against {cost}"
+        )
         if chart:
             found[COSTS[cost]] = chart
     return found
 
 
+def _list_drawn(choice: Choice) -> list[Entry]:
+    """Those whose measures are drawn against k: the group of the best, or the best few."""
+    return list_leaders(choice)[: min(charts.SERIES, max(LEAST_DRAWN, len(choice.group)))]
+
+
 def _draw_curves(choice: Choice, numbers: Mapping[int, int]) -> list[tuple[str, Markup]]:
-    """Measures against k of the group of the best, at the cuts that were measured."""
+    """Measures against k of the leaders, at the cuts that were measured."""
     found = []
-    leaders = choice.group[: charts.SERIES]
+    leaders = _list_drawn(choice)
     tables = [entry.candidate.read(choice.task, entry.row) for entry in leaders]
     for measure in drawn():
         cuts = {name: at[1] for name in tables[0].columns if (at := parsed(name)) and at[0].name == measure.name}
@@ -123,25 +134,3 @@ def _draw_curves(choice: Choice, numbers: Mapping[int, int]) -> list[tuple[str, 
             series.append(Series(entry.name, numbers[id(entry)], points))
         found.append((measure.title, charts.draw_lines(series, "k", measure.title, f"{measure.title} against k")))
     return found
-
-
-def _find_disagreement(choice: Choice, texts: Mapping[str, str]) -> dict[str, Any] | None:
-    """The queries on which the chosen one and its rival, or else the next best, differ most."""
-    others = [choice.rival] if choice.rival is not None else [e for e in choice.entries if e is not choice.chosen][:1]
-    if not others or others[0] is None:
-        return None
-    ours, theirs = choice.chosen, others[0]
-    table = find_most_changed(
-        ours.candidate, theirs.candidate, choice.task, (ours.row, theirs.row), choice.measure, DISAGREE
-    )
-    queries = [
-        {
-            "words": name_query(row["query_id"], texts),
-            "ours": row[choice.measure],
-            "theirs": row[f"{choice.measure}_second"],
-            "first_hit": row["first_hit"],
-            "first_hit_second": row["first_hit_second"],
-        }
-        for row in table.to_dicts()
-    ]
-    return {"first": ours.name, "second": theirs.name, "queries": queries} if queries else None

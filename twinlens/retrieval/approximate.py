@@ -24,7 +24,14 @@ from twinlens.retrieval.scores import compute_exact_scores
 if TYPE_CHECKING:
     from lancedb.table import Table
 
-INDEXES = {"ivf_flat": "IvfFlat", "ivf_sq": "IvfSq", "ivf_pq": "IvfPq", "ivf_hnsw_sq": "HnswSq"}  # LanceDB's names
+INDEXES = {  # LanceDB's names
+    "ivf_flat": "IvfFlat",
+    "ivf_sq": "IvfSq",
+    "ivf_pq": "IvfPq",
+    "ivf_rq": "IvfRq",
+    "ivf_hnsw_sq": "HnswSq",
+}
+BITS = 8  # dimensions that LanceDB packs into a byte: those of `ivf_rq` have to be a multiple
 LEAST = 256  # items: what the training of quantised indexes asks for
 WARM_UP = 3  # queries before the clock runs
 COLUMNS = ("setting", "recall", "ms_per_query", "build_s", "index_mb")
@@ -42,7 +49,8 @@ def measure_settings(queries: Rows, items: Rows, params: ApproximateParams) -> l
 
     Args:
         queries: unit vectors, of which `params.queries`, evenly spread, are asked.
-        items: unit vectors; `params.settings` are left out where there are fewer than 256.
+        items: unit vectors; `params.settings` are left out where there are fewer than 256, and those of `ivf_rq`
+            where the dimensions are no multiple of 8.
         params: what is asked, and of which indexes.
 
     Raises:
@@ -71,7 +79,7 @@ def measure_settings(queries: Rows, items: Rows, params: ApproximateParams) -> l
         table = connection.create_table("items", pa.table({"row": pa.array(np.arange(len(items))), "vector": vectors}))
         rows = [row("exact, numpy", partial(_by_numpy, items=items, k=k))]
         rows.append(row("exact, LanceDB", partial(_by_lance, table, k=k, setting=None)))
-        for names in _of_one_index(params.settings if len(items) >= LEAST else {}):
+        for names in _of_one_index(_list_possible(params.settings, *items.shape)):
             first = params.settings[names[0]]
             started = time.perf_counter()
             table.create_index("vector", config=_config(first), replace=True)
@@ -81,6 +89,13 @@ def measure_settings(queries: Rows, items: Rows, params: ApproximateParams) -> l
                 setting = params.settings[name]
                 rows.append(row(name, partial(_by_lance, table, k=k, setting=setting), build_s, size))
     return rows
+
+
+def _list_possible(settings: Mapping[str, IndexSetting], items: int, dim: int) -> dict[str, IndexSetting]:
+    """The settings that LanceDB can build for so many items of so many dimensions."""
+    if items < LEAST:
+        return {}
+    return {name: setting for name, setting in settings.items() if setting.index != "ivf_rq" or dim % BITS == 0}
 
 
 def _of_one_index(settings: Mapping[str, IndexSetting]) -> list[list[str]]:

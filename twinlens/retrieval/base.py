@@ -14,7 +14,7 @@ from jaxtyping import Float32, Float64, Int
 
 from twinlens.core.costs import Cost
 from twinlens.core.token_matrices import TokenMatrices
-from twinlens.core.vectors import Vectors
+from twinlens.core.vectors import Rows, Vectors
 from twinlens.retrieval.scores import Block
 from twinlens.tasks.base import TaskMetadata
 from twinlens.tasks.inputs import GENERATED
@@ -36,8 +36,8 @@ class Scorer(Protocol):
 class Dense:
     """Scores of a pair of vectors: inner products in float64, rounded to float32. It is searched without blocks too."""
 
-    queries: Float32[np.ndarray, "queries dim"]
-    items: Float32[np.ndarray, "items dim"]
+    queries: Rows
+    items: Rows
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -73,6 +73,7 @@ class Corpus:
     pictures: pl.DataFrame | None = None  # `image_id`, `shard`, `row`, `sha256` of the pool
     cost: Cost = field(default_factory=Cost)  # where the seconds of making something to search are noted
     tokens: Mapping[str, TokenMatrices] = field(default_factory=dict)  # by input, of models that have such
+    keep: bool = True  # whether scores that take a model are kept and found again; a clock has them made each time
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Reranker(Protocol):
     retriever: str  # whose best items it takes
     inputs: tuple[str, ...]
     costs: tuple[str, ...]
+    loads: bool  # whether it loads a model of its own
 
     def scores(
         self, first: int, rows: Int[np.ndarray, "queries depth"], scores: Float32[np.ndarray, "queries depth"]

@@ -10,21 +10,24 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int, Int64
 
+from twinlens.core.row_sources import choose_rows
 from twinlens.retrieval import scores
 from twinlens.retrieval.base import Dense, Scorer
 from twinlens.retrieval.exact import Neighbours, OnDevice, find_nearest
-from twinlens.retrieval.hybrid import Hybrid, ScoredBlock, split_into_blocks
+from twinlens.retrieval.hybrid import Hybrid, ScoredBlock, choose_block_size, split_into_blocks
 from twinlens.tasks.base import Task
 from twinlens.tasks.qrels import Qrels
 
+QUERIES_PER_SPAN = 4096  # that a worker ranks at once
 MOST_THREADS = 16  # each has blocks of scores, and arrays of their size, in memory
 
+Span = tuple[int, int]  # of queries: the first, and the one after the last
 Ranks = Int[np.ndarray, " queries"]  # of first hits; 0: none
 
 T = TypeVar("T")
@@ -39,6 +42,7 @@ def rank_blocks(
     *,
     zero_is_miss: bool = False,
     rows: Int[np.ndarray, " chosen"] | None = None,
+    span: Span | None = None,
 ) -> Iterator[Neighbours]:
     """Rank the best items of every query of a task, a block of queries at a time.
 
@@ -49,22 +53,42 @@ def rank_blocks(
         device: where products of vectors are made.
         zero_is_miss: whether an item with score 0 was not found.
         rows: the items to rank; all if absent. Rows of what is found are then places in `rows`.
+        span: the queries to rank, from the first to before the last; all if absent. It begins and ends where blocks do
+            (`choose_span`).
     """
+    start, stop = span or (0, len(made))
     lists = _Lists.of(task, depth, len(made), rows)
     if isinstance(made, Dense):
-        items = made.items if rows is None else made.items[rows]
-        own, qrels = lists.exclude, lists.qrels
-        yield from find_nearest(made.queries, items, lists.depth, own_rows=own, qrels=qrels, device=device)
+        items = made.items if rows is None else choose_rows(made.items, rows)
+        own = None if lists.exclude is None else lists.exclude[start:stop]
+        queries, qrels = made.queries[start:stop], lists.qrels.between(start, stop)
+        for found in find_nearest(queries, items, lists.depth, own_rows=own, qrels=qrels, device=device):
+            yield replace(found, first_query=found.first_query + start)
         return
 
     def rank(bounds: tuple[int, int]) -> Neighbours:
         return lists.rank(made.block(*bounds), bounds[0], zero_is_miss)
 
-    yield from map_in_order(rank, split_into_blocks(made, len(task.item_ids)))
+    yield from map_in_order(rank, _list_blocks(made, task, start, stop))
+
+
+def _list_blocks(made: Scorer, task: Task, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    return (one for one in split_into_blocks(made, len(task.item_ids)) if start <= one[0] < stop)
+
+
+def choose_span(items: int) -> int:
+    """Choose how many queries make a span: whole blocks, as the last digit of a sum may depend on what is beside it."""
+    step = choose_block_size(items)
+    return step * max(1, QUERIES_PER_SPAN // step)
 
 
 def rank_together(
-    made: Sequence[Scorer], zero_is_miss: Sequence[bool], task: Task, depth: int, device: str
+    made: Sequence[Scorer],
+    zero_is_miss: Sequence[bool],
+    task: Task,
+    depth: int,
+    device: str,
+    span: Span | None = None,
 ) -> Iterator[list[tuple[Neighbours, Ranks | None]]]:
     """Rank by several scorers of the same queries, a block at a time; what they share is computed once.
 
@@ -74,6 +98,7 @@ def rank_together(
         task: who searches what.
         depth: items wanted.
         device: where products of vectors are made.
+        span: the queries to rank; see `rank_blocks`.
 
     Yields:
         By scorer the best items, and the ranks of first hits among the items that are relevant to some query; None
@@ -83,7 +108,7 @@ def rank_together(
     rows = None if judged.all() else np.flatnonzero(judged)
     if isinstance(made[0], Dense):  # which needs no blocks of scores
         (dense,) = made
-        for found in rank_blocks(dense, task, depth, device):
+        for found in rank_blocks(dense, task, depth, device, span=span):
             yield [(found, found.first_hit if rows is None else None)]
         return
     whole = _Lists.of(task, depth, len(made[0]), None)
@@ -107,7 +132,8 @@ def rank_together(
             found.append((best, among))
         return found
 
-    yield from map_in_order(rank, split_into_blocks(made[0], len(task.item_ids)))
+    start, stop = span or (0, len(made[0]))
+    yield from map_in_order(rank, _list_blocks(made[0], task, start, stop))
 
 
 def list_sides(made: Iterable[Scorer]) -> list[Scorer]:
@@ -116,9 +142,9 @@ def list_sides(made: Iterable[Scorer]) -> list[Scorer]:
     return list({id(side): side for side in leaves}.values())
 
 
-def rank_among_judged(made: Scorer, task: Task, depth: int, device: str) -> Ranks:
+def rank_among_judged(made: Scorer, task: Task, depth: int, device: str, span: Span | None = None) -> Ranks:
     """Rank each query's first relevant item among the items that are relevant to some query; see `rank_blocks`."""
-    again = rank_blocks(made, task, depth, device, rows=np.flatnonzero(task.qrels.judged()))
+    again = rank_blocks(made, task, depth, device, rows=np.flatnonzero(task.qrels.judged()), span=span)
     return np.concatenate([found.first_hit for found in again if found.first_hit is not None])
 
 

@@ -10,6 +10,7 @@ formula with k1 = 1.2 and b = 0.75, as LanceDB's full-text search scores.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,17 +32,20 @@ class Bm25:
     counts: sparse.csr_array  # (documents, words), float64
 
     @classmethod
-    def of(cls, documents: Sequence[Sequence[str]]) -> Bm25:
-        """Count the words of every document; a document may be empty."""
+    def of(cls, documents: Iterable[Sequence[str]]) -> Bm25:
+        """Count the words of every document, each of which is looked at once; a document may be empty."""
         column_of: dict[str, int] = {}
+        columns, lengths = array("q"), array("q")
         for document in documents:
-            for word in document:
-                column_of.setdefault(word, len(column_of))
-        return cls(column_of, _count(documents, column_of))
+            columns.extend(column_of.setdefault(word, len(column_of)) for word in document)
+            lengths.append(len(document))
+        return cls(column_of, _count(columns, lengths, len(column_of)))
 
     def queries(self, queries: Sequence[Sequence[str]]) -> sparse.csr_array:
         """Queries as (queries, words) counts; words that no document holds have no column and score nothing."""
-        return _count(queries, self.column_of)
+        known = [[self.column_of[word] for word in text if word in self.column_of] for text in queries]
+        columns = array("q", (column for own in known for column in own))
+        return _count(columns, array("q", map(len, known)), len(self.column_of))
 
     def scores(
         self, queries: sparse.csr_array, own_rows: Int[np.ndarray, " queries"] | None = None
@@ -108,11 +112,10 @@ class Bm25:
         return np.log1p((self.counts.shape[0] - holding + 0.5) / (holding + 0.5))
 
 
-def _count(texts: Iterable[Sequence[str]], column_of: dict[str, int]) -> sparse.csr_array:
-    columns = [[column_of[word] for word in text if word in column_of] for text in texts]
-    rows = np.repeat(np.arange(len(columns)), [len(own) for own in columns])
-    flat = np.array([column for own in columns for column in own], dtype=np.int64)
-    entries = (np.ones(len(flat)), (rows, flat))
-    counted = sparse.coo_array(entries, shape=(len(columns), len(column_of))).tocsr()
+def _count(columns: array[int], lengths: array[int], words: int) -> sparse.csr_array:
+    """Count the words of texts, given as the columns of all their words one after the other, and how many each has."""
+    rows = np.repeat(np.arange(len(lengths)), np.asarray(lengths))
+    entries = (np.ones(len(columns)), (rows, np.asarray(columns)))
+    counted = sparse.coo_array(entries, shape=(len(lengths), words)).tocsr()
     counted.sum_duplicates()
     return counted

@@ -91,15 +91,15 @@ def choose_search(
             right = task.about.category == category and task.item_images is None and task.about.published_of is None
             if not right or asks not in vectors or source not in vectors or (category == "t2i" and not joint):
                 continue
-            items = take_rows(vectors[source], task.item_ids)
-            queries = take_rows(vectors[asks], task.query_ids)
+            items = np.asarray(take_rows(vectors[source], task.item_ids))
+            queries = np.asarray(take_rows(vectors[asks], task.query_ids))
             others = _take_others(vectors, set(task.item_ids)) if source == IMAGES else items[:0]
             enough = len(others) >= 2 * items.shape[1]
             mean: Vector | None = None
             if category == "i2i":
                 mean = items.mean(axis=0)
             elif VALIDATION_CAPTIONS in vectors:
-                mean = vectors[VALIDATION_CAPTIONS].unit.mean(axis=0)
+                mean = np.asarray(vectors[VALIDATION_CAPTIONS].unit).mean(axis=0)
             return MeasuredSearch(task, queries, items, Known(others if enough else items, enough, mean, matryoshka))
     return None
 

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from twinlens.core.errors import DataError
-from twinlens.core.vectors import Rows, Vectors
+from twinlens.core.vectors import Matrix, Rows, Vectors
 from twinlens.retrieval.confidence import BEST, ConfidenceRule, Scores, Signal, compute_signal
 from twinlens.retrieval.exact import find_nearest
 from twinlens.retrieval.scores import compute_exact_scores
@@ -109,7 +109,7 @@ def fit_or_explain(vectors: Mapping[str, Vectors], model: str, joint: bool, devi
         )
     row_of = {image_id: row for row, image_id in enumerate(pictures.ids)}
     of_captions = np.array([row_of[image_id] for image_id in captions.image_ids])
-    answers = find_answers(captions.unit, pictures.unit, of_captions, pool.unit, device)
+    answers = find_answers(np.asarray(captions.unit), np.asarray(pictures.unit), of_captions, pool.unit, device)
     rule = fit_rule(answers)
     rows = build_coverage_rows(answers, rule)
     if rule.most is None:
@@ -127,7 +127,7 @@ def fit_or_explain(vectors: Mapping[str, Vectors], model: str, joint: bool, devi
 
 
 def find_answers(
-    captions: Rows, pictures: Rows, of_captions: Int[np.ndarray, " queries"], pool: Rows, device: str = "cpu"
+    captions: Matrix, pictures: Matrix, of_captions: Int[np.ndarray, " queries"], pool: Rows, device: str = "cpu"
 ) -> Answers:
     """Let each caption search the pool with its own picture in it; a tie with another counts as wrong.
 

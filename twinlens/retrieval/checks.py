@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,9 +11,9 @@ from jaxtyping import Float32, Float64, Int
 
 from twinlens.config.gates import Gates
 from twinlens.core.probes import Probe
-from twinlens.core.vectors import BLOCK, UNIT, measure_lengths
+from twinlens.core.row_sources import Matrix, Rows, split_rows
+from twinlens.core.vectors import UNIT, measure_lengths
 
-Rows = Float32[np.ndarray, "rows dim"]
 CELLS = 2**20  # numbers of tied vectors in memory at once: a constant scorer ties everywhere
 SAME = 1e-6  # equal texts in batches of other lengths differ by so much in a coordinate
 
@@ -41,8 +41,14 @@ def detect_repeated(rows: Rows, contents: int, source: str, max_share: float) ->
         source: its name.
         max_share: of the contents, whose vector may be another's too.
     """
-    distinct = len({row.tobytes() for _, block in _blocks(rows) for row in np.round(block, 5) + 0.0})  # no -0
-    spread = max((float(np.ptp(block, axis=0).max()) for _, block in _blocks(rows)), default=1.0)
+    keys, spread = np.empty(len(rows), dtype=np.int64), 1.0
+    low, high = np.full(rows.shape[1], np.inf), np.full(rows.shape[1], -np.inf)
+    for start, block in _blocks(rows):  # of ten million the numbers themselves would not fit; 64 bits tell them apart
+        rounded = np.round(block, 5) + 0.0  # no -0
+        keys[start : start + len(block)] = [hash(row.tobytes()) for row in rounded]
+        low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
+        spread = float((high - low).max())
+    distinct = len(np.unique(keys))
     if contents > 1 and (distinct == 1 or spread < 1e-6):
         return f"{source}: all vectors are the same, of {contents:,} different inputs: the model has collapsed"
     if (contents - distinct) > max_share * contents:
@@ -65,7 +71,7 @@ class Ties:
         self,
         scores: Float32[np.ndarray, "queries depth"],
         rows: Int[np.ndarray, "queries depth"],
-        items: Float32[np.ndarray, "items dim"] | None,
+        items: Rows | None,
     ) -> None:
         """Count a block of lists, best first; without vectors (words, ranks) equal scores may be right."""
         self.queries += len(scores)
@@ -166,7 +172,7 @@ def _diagnose(
         rows = sources[other].rows
         if rows.shape[1] != vector.shape[1]:
             continue
-        nearest = int(np.argmax(rows @ vector[0]))
+        nearest = int(np.argmax(np.concatenate([block @ vector[0] for _, block in _blocks(rows)])))
         if compute_cosines(np.asarray(rows[nearest : nearest + 1]), vector)[0] < 1 - probe.tolerance:
             continue
         own = probe.ids[wrong[0]]
@@ -183,8 +189,8 @@ def _share(rows: Int[np.ndarray, " wrong"], probe: Probe) -> str:
     return f"{len(rows)} of {len(probe.ids)} inputs embedded alone, {probe.ids[rows[0]]} for instance,"
 
 
-def _blocks(rows: Rows) -> list[tuple[int, Rows]]:
-    return [(start, rows[start : start + BLOCK]) for start in range(0, len(rows), BLOCK)]
+def _blocks(rows: Rows) -> Iterator[tuple[int, Matrix]]:
+    return ((start, rows[start:stop]) for start, stop in split_rows(rows))
 
 
 def _named(bad: Int[np.ndarray, " bad"], ids: Sequence[str], message: str) -> str | None:
@@ -193,7 +199,7 @@ def _named(bad: Int[np.ndarray, " bad"], ids: Sequence[str], message: str) -> st
     return f"{message % len(bad)}: {', '.join(ids[row] for row in bad[:5])}"
 
 
-def compute_cosines(left: Rows, right: Rows) -> Float64[np.ndarray, " rows"]:
+def compute_cosines(left: Matrix, right: Matrix) -> Float64[np.ndarray, " rows"]:
     """Compute the cosine of each pair of rows."""
     a, b = left.astype(np.float64), right.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

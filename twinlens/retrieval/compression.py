@@ -15,7 +15,7 @@ form's own loss, with no approximate index in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -89,9 +89,8 @@ class Int8Steps:
     @classmethod
     def of(cls, rows: Rows) -> Self:
         """Encode."""
-        largest = np.abs(rows).max(axis=0, initial=0.0)
-        steps = (np.where(largest > 0, largest, 1.0) / 127.0).astype(np.float32)
-        return cls(np.rint(rows / steps).clip(-127, 127).astype(np.int8), steps)
+        steps = fit_int8_steps([rows])
+        return cls(round_to_steps(rows, steps), steps)
 
     @property
     def item_bytes(self) -> float:
@@ -244,6 +243,19 @@ def encode(rows: Rows, precision: str, mean_query: Vector | None = None) -> Code
         mean_query: see `RotatedBits.of`; of no use to the others.
     """
     return ENCODERS[precision](rows, mean_query)
+
+
+def fit_int8_steps(blocks: Iterable[Rows]) -> Vector:
+    """Fit the step of each dimension to all rows, given some at a time: the largest value over 127, or 1 over 127."""
+    largest = np.float32(0.0)
+    for rows in blocks:
+        largest = np.maximum(largest, np.abs(rows).max(axis=0, initial=0.0))
+    return np.asarray(np.where(largest > 0, largest, 1.0) / 127.0, dtype=np.float32)
+
+
+def round_to_steps(rows: Rows, steps: Vector) -> Int8[np.ndarray, "rows dim"]:
+    """Round rows to whole numbers of steps."""
+    return np.rint(rows / steps).clip(-127, 127).astype(np.int8)
 
 
 def multiply_in_chunks(rows: np.ndarray, query: Vector) -> Products:

@@ -51,7 +51,7 @@ def rerankers(task: Task, corpus: Corpus, params: Params) -> list[CrossEncoderRe
     asked: dict[str, str] = dict(corpus.texts[about.query_text].select("id", "text").iter_rows())
     order = pl.DataFrame({"image_id": task.item_ids})
     pictures = order.join(corpus.pictures, on="image_id", how="left", maintain_order="left")
-    scores = _Scores(card, [asked[name] for name in task.query_ids], pictures, corpus.shards, params)
+    scores = _Scores(card, [asked[name] for name in task.query_ids], pictures, corpus.shards, params, corpus.keep)
     return [CrossEncoderReranker(scores, name) for name in card.retrievers]
 
 
@@ -69,6 +69,7 @@ class CrossEncoderReranker:
     name: str = "cross_encoder"
     inputs: tuple[str, ...] = (IMAGES,)
     costs: tuple[str, ...] = ()  # nothing is indexed for it: it costs at each query
+    loads: bool = True
 
     def scores(
         self, first: int, rows: Int[np.ndarray, "queries depth"], scores: Float32[np.ndarray, "queries depth"]
@@ -83,9 +84,16 @@ class _Scores:
     """Scores of pairs of a query and an item of one task."""
 
     def __init__(
-        self, card: CrossEncoderCard, queries: list[str], pictures: pl.DataFrame, shards: Path, params: Params
+        self,
+        card: CrossEncoderCard,
+        queries: list[str],
+        pictures: pl.DataFrame,
+        shards: Path,
+        params: Params,
+        keep: bool,
     ) -> None:
         self.card, self.queries, self.pictures, self.shards, self.params = card, queries, pictures, shards, params
+        self.keep = keep
 
     def score(
         self, queries: Int[np.ndarray, " pairs"], items: Int[np.ndarray, " pairs"]
@@ -101,14 +109,21 @@ class _Scores:
     def _score_part(
         self, queries: Int[np.ndarray, " pairs"], items: Int[np.ndarray, " pairs"]
     ) -> Float32[np.ndarray, " pairs"]:
+        if not self.keep:
+            return self._compute(queries, items)
         shown = self.pictures[items]["sha256"].to_list()
         key = fingerprint(pairs=list(zip((self.queries[row] for row in queries), shown, strict=True)), **self.identity)
         with Scratch("rerank", key) as scratch:
             if not scratch.has("scores.npy"):
-                scores = np.concatenate([self._model(batch) for batch in self._read(queries, items)])
+                scores = self._compute(queries, items)
                 scratch.put("scores.npy", lambda path: _save(scores, path))
             kept: np.ndarray = np.load(scratch.path("scores.npy"), allow_pickle=False)
         return kept
+
+    def _compute(
+        self, queries: Int[np.ndarray, " pairs"], items: Int[np.ndarray, " pairs"]
+    ) -> Float32[np.ndarray, " pairs"]:
+        return np.concatenate([self._model(batch) for batch in self._read(queries, items)])
 
     def _read(
         self, queries: Int[np.ndarray, " pairs"], items: Int[np.ndarray, " pairs"]

@@ -25,7 +25,8 @@ import numpy as np
 from jaxtyping import Int
 
 from twinlens.config.params import Params, RankParams
-from twinlens.core.vectors import Rows, Vectors
+from twinlens.core.row_sources import choose_rows
+from twinlens.core.vectors import Matrix, Rows, Vectors
 from twinlens.retrieval.base import Corpus, Dense, Retriever, Scorer, costs_of
 from twinlens.retrieval.euclidean import convert_to_inner_products
 from twinlens.retrieval.exemplar import combine_unit_vectors
@@ -164,10 +165,13 @@ class _Sides:
         texts, pictures = self._whole(self.text, suffix), self._whole(IMAGES, suffix)
         return Dense(*convert_to_inner_products(*((pictures, texts) if self.turned else (texts, pictures))))
 
-    def _whole(self, name: str, suffix: str) -> Rows:
+    def _whole(self, name: str, suffix: str) -> Matrix:
         source = self._of(name, suffix)
         assert source.lengths is not None
-        return self.rows(name, suffix) * np.asarray(source.lengths)[_places(source.ids, self._ids(name))][:, None]
+        return (
+            np.asarray(self.rows(name, suffix))
+            * np.asarray(source.lengths)[_places(source.ids, self._ids(name))][:, None]
+        )
 
     def _of(self, name: str, suffix: str) -> Vectors:
         return self.vectors[name + suffix if name + suffix in self.vectors else name]
@@ -225,7 +229,7 @@ def _composed(task: Task, corpus: Corpus) -> list[Retriever]:
         return take_rows(vectors[IMAGES + suffix], task.item_ids)
 
     def both() -> Dense:
-        return Dense(combine_unit_vectors(pictures(), texts(), 0.5).astype(np.float32), items())
+        return Dense(combine_unit_vectors(np.asarray(pictures()), np.asarray(texts()), 0.5).astype(np.float32), items())
 
     found = [replace(_retriever("image", (IMAGES,), lambda: Dense(pictures(), items())), asks=(IMAGES,))]
     asks = corpus.joint and text is not None and text in vectors
@@ -249,8 +253,8 @@ def _composed(task: Task, corpus: Corpus) -> list[Retriever]:
 
 
 def take_rows(source: Vectors, ids: list[str]) -> Rows:
-    """Take the unit vectors of some ids, in their order; a map of the file where these are all of them."""
-    return source.unit if ids == source.ids else np.asarray(source.unit[_places(source.ids, ids)])
+    """Take the unit vectors of some ids, in their order; as they are stored where these are all of them."""
+    return source.unit if ids == source.ids else choose_rows(source.unit, _places(source.ids, ids))
 
 
 def _places(ids: list[str], wanted: list[str]) -> Int[np.ndarray, " wanted"]:

@@ -15,9 +15,13 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int, Int64
 
+from twinlens.core.row_sources import Rows
+from twinlens.retrieval.item_blocks import needs_blocks, rank_in_blocks
 from twinlens.retrieval.scores import read_sort_keys
 from twinlens.retrieval.selection import BLOCK_BYTES, NARROW, WIDE_ITEMS, Products, Selector, Vectors, bring_to_device
 from twinlens.tasks.qrels import Qrels
+
+LISTS = 1024  # of queries that are given at once, where a pool was read in blocks
 
 
 @dataclass(frozen=True)
@@ -39,17 +43,22 @@ def find_nearest(
     qrels: Qrels | None = None,
     device: str = "cpu",
     block_bytes: int | None = None,
+    item_rows: int | None = None,
+    first_query: int = 0,
 ) -> Iterator[Neighbours]:
     """Find the `k` best items of every query, a block of queries at a time; the full matrix never exists.
 
     Args:
-        queries: float32, one row a query; arrays, maps of files, or tensors, which may be on the device already.
-        items: float32, one row an item; of the same kinds.
+        queries: float32, one row a query; arrays, row sources, or tensors, which may be on the device already.
+        items: float32, one row an item; of the same kinds. Those that are more than `item_blocks.POOL_BYTES` are read
+            a block at a time, and never in memory as a whole.
         k: neighbours wanted; all items where there are fewer.
         own_rows: the row of the item that is the query itself, which is left out; -1 where there is none.
         qrels: asks for the rank of the first relevant item in the whole pool, by the same order.
         device: where the product is made, and where items are scored and ordered.
         block_bytes: of one block of the product; empty: what suits the device.
+        item_rows: items of one block, where they are to be read in such; empty: what suits the device.
+        first_query: number of the first query in `qrels` and in what is found, where `queries` are a part of all.
 
     Raises:
         DataError: a vector holds NaN or infinity.
@@ -59,6 +68,24 @@ def find_nearest(
     if k < 1:
         raise ValueError(f"a pool of {len(items)} items leaves nothing to rank")
     place = torch.device("cpu" if device.partition(":")[0] in NARROW else device)
+    if needs_blocks(items, place, item_rows):
+        ranked = rank_in_blocks(
+            queries,
+            items,
+            k,
+            place,
+            own_rows=own_rows,
+            qrels=qrels,
+            first_query=first_query,
+            block_bytes=block_bytes,
+            item_rows=item_rows,
+        )
+        for first, keys, hits in ranked:
+            for start in range(0, len(keys), LISTS):
+                some = slice(start, start + LISTS)
+                found = read_sort_keys(keys[some])
+                yield Neighbours(first_query + first + start, *found, None if hits is None else hits[some])
+        return
     selector = Selector.over(items, k, place)
     size = block_bytes or BLOCK_BYTES.get(selector.items.device.type, BLOCK_BYTES["cpu"])
     step = max(1, size // (4 * selector.width * selector.groups))
@@ -76,19 +103,19 @@ def find_nearest(
         block = multiply(number) if following is None else following
         rows, scores = read_sort_keys(selector.select(block))
         following = multiply(number + 1) if ahead and number + 1 < len(starts) else None
-        first_hit = None if qrels is None else _find_first_hits(selector, block, start, rows, qrels)
-        yield Neighbours(start, rows, scores, first_hit)
+        first_hit = None if qrels is None else _find_first_hits(selector, block, first_query + start, rows, qrels)
+        yield Neighbours(first_query + start, rows, scores, first_hit)
 
 
 @dataclass(frozen=True)
 class OnDevice:
     """Scores of a pair of vectors with all items: as `base.Dense` has them, from products made on a GPU."""
 
-    queries: Float32[np.ndarray, "queries dim"]
+    queries: Rows
     items: Float32[torch.Tensor, "items dim"]
 
     @classmethod
-    def of(cls, queries: Float32[np.ndarray, "queries dim"], items: Vectors, device: str) -> OnDevice:
+    def of(cls, queries: Rows, items: Vectors, device: str) -> OnDevice:
         """Bring the items to the device."""
         return cls(queries, bring_to_device(items, torch.device(device)))
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
+from twinlens.core.row_sources import Rows
 from twinlens.tasks.qrels import Qrels
 
 BLOCK_CELLS = 2**23  # queries x items of one block of scores: 64 MB of float64
 
 
 def average_precision(
-    queries: Float32[np.ndarray, "queries dim"],
-    items: Float32[np.ndarray, "items dim"],
+    queries: Rows,
+    items: Rows,
     qrels: Qrels,
 ) -> Float64[np.ndarray, " queries"]:
     """Compute the mean, over a query's relevant items, of the precision at their ranks (trec_eval `map`).

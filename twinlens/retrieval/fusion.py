@@ -7,10 +7,12 @@ ranks. Runs and searches fuse by the same functions, and so to the same order.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int
+from jaxtyping import Float64, Int
 
+from twinlens.core.row_sources import DerivedRows, Matrix, Rows, RowSource
 from twinlens.core.vectors import bring_to_unit
 from twinlens.retrieval.scores import Block
 
@@ -20,9 +22,7 @@ Lists = Int[np.ndarray, "queries depth"]
 Gains = Float64[np.ndarray, "queries items"]
 
 
-def concatenate(
-    image: Float32[np.ndarray, "rows image_dim"], text: Float32[np.ndarray, "rows text_dim"], image_weight: float
-) -> Float32[np.ndarray, "rows both"]:
+def concatenate(image: Rows, text: Rows, image_weight: float) -> Rows:
     """Join two vectors per row into one unit vector; each is brought to unit length first, where it has another.
 
     Scaling by the square roots of the weights makes the inner product of two such rows
@@ -33,6 +33,13 @@ def concatenate(
         DataError: a row is NaN, infinite or zero.
     """
     image, text = bring_to_unit(image), bring_to_unit(text)
+    join = partial(_join, image_weight)
+    if isinstance(image, RowSource) or isinstance(text, RowSource):  # joined when they are read
+        return DerivedRows((image, text), join, (len(image), image.shape[1] + text.shape[1]))
+    return join(image, text)
+
+
+def _join(image_weight: float, image: Matrix, text: Matrix) -> Matrix:
     return np.hstack([np.float32(image_weight**0.5) * image, np.float32((1.0 - image_weight) ** 0.5) * text])
 
 

@@ -30,9 +30,14 @@ BLOCK_BYTES = 2**21  # of one block of scores: four sides, each with what is mad
 WEIGHTS = np.linspace(0.0, 1.0, 21)  # the grid
 
 
+def choose_block_size(items: int) -> int:
+    """Choose how many queries are scored at once."""
+    return max(1, BLOCK_BYTES // (4 * max(1, items)))
+
+
 def split_into_blocks(scorer: Scorer, items: int) -> Iterator[tuple[int, int]]:
     """Split the queries into blocks to score at once, as (start, stop)."""
-    step = max(1, BLOCK_BYTES // (4 * max(1, items)))
+    step = choose_block_size(items)
     return ((start, min(start + step, len(scorer))) for start in range(0, len(scorer), step))
 
 

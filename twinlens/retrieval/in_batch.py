@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int
+from jaxtyping import Float64, Int
+
+from twinlens.core.row_sources import Rows
 
 BATCH = 64
 CUTS = (1, 3, 5, 10, 20)
 
 
 def rank_in_batches(
-    queries: Float32[np.ndarray, "queries dim"],
-    items: Float32[np.ndarray, "queries dim"],
+    queries: Rows,
+    items: Rows,
     size: int = BATCH,
 ) -> Int[np.ndarray, " queries"]:
     """Compute the rank of each query's own item, the one in its row, among the items of its batch.

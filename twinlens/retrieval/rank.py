@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -88,8 +89,25 @@ def search(task: Task, retriever: Retriever, depth: int, device: str, folder: Pa
     search_together(task, [retriever], depth, device, folder, gates)
 
 
+class Lists(Protocol):
+    """Lists that were made before, by workers."""
+
+    def read(
+        self, task: Task, retrievers: Sequence[Retriever], draw: int
+    ) -> Iterator[list[tuple[Neighbours, Ranks | None]]]:
+        """Iterate over them as `rank_together` does."""
+        ...
+
+
 def search_together(
-    task: Task, retrievers: Sequence[Retriever], depth: int, device: str, folder: Path, gates: Gates
+    task: Task,
+    retrievers: Sequence[Retriever],
+    depth: int,
+    device: str,
+    folder: Path,
+    gates: Gates,
+    lists: Lists | None = None,
+    draw: int = 0,
 ) -> None:
     """Write the runs of retrievers, what they mean, and every query's first hit, also without distractors.
 
@@ -102,12 +120,15 @@ def search_together(
         device: where products of vectors are made.
         folder: of the task.
         gates: what to do about trouble.
+        lists: made by workers; made here if absent.
+        draw: number of the further draw that is written, from 1; 0: it is none.
     """
     for one in retrievers:
         for n, make in enumerate(one.draws, start=1):
-            draw = folder / DRAWS / str(n)
-            task.write(draw)
-            search(task, replace(one, make=make, draws=()), depth, device, draw, gates)
+            own = folder / DRAWS / str(n)
+            task.write(own)
+            again = replace(one, make=make, draws=())
+            search_together(task, [again], depth, device, own, gates, lists, n)
     made = [one.make() for one in retrievers]
     first_hits: list[list[Ranks]] = [[] for _ in retrievers]
     among: list[list[Ranks]] = [[] for _ in retrievers]
@@ -121,7 +142,11 @@ def search_together(
             files.enter_context(RunWriter(folder / "runs" / f"{one.name}.parquet", task.query_ids, task.item_ids))
             for one in retrievers
         ]
-        for of_block in rank_together(made, [one.zero_is_miss for one in retrievers], task, depth, device):
+        misses = [one.zero_is_miss for one in retrievers]
+        blocks = (
+            rank_together(made, misses, task, depth, device) if lists is None else lists.read(task, retrievers, draw)
+        )
+        for of_block in blocks:
             for place, (found, in_judged) in enumerate(of_block):
                 scorer = made[place]
                 runs[place].add(found.first_query, found.rows, found.scores)

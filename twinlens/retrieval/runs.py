@@ -39,14 +39,17 @@ class RunWriter:
         """Add the lists of the next block of queries, best first."""
         assert first_query == self.written + sum(len(block) for block, _ in self.waiting)
         self.waiting.append((rows, scores))
-        if sum(block.size for block, _ in self.waiting) >= ROWS_PER_GROUP:
-            self._flush()
+        most = max(1, ROWS_PER_GROUP // max(1, rows.shape[1]))  # whatever the blocks, so that they decide no byte
+        while sum(len(block) for block, _ in self.waiting) >= most:
+            self._flush(most)
 
-    def _flush(self) -> None:
-        """Write what waits as one row group: small groups would each hold the names of all items."""
+    def _flush(self, most: int | None = None) -> None:
+        """Write so many queries that wait as one row group: small groups would each hold the names of all items."""
         if not self.waiting:
             return
         rows, scores = (np.concatenate(parts) for parts in zip(*self.waiting, strict=True))
+        self.waiting = [] if most is None or most == len(rows) else [(rows[most:], scores[most:])]
+        rows, scores = rows[:most], scores[:most]
         count, depth = rows.shape
         names = pa.array(self.query_ids[self.written : self.written + count], pa.string())
         queries = np.repeat(np.arange(count, dtype=np.int32), depth)
@@ -59,7 +62,6 @@ class RunWriter:
         ]
         self.writer.write_table(pa.Table.from_arrays(columns, schema=RUN), row_group_size=rows.size)
         self.written += count
-        self.waiting.clear()
 
     def __enter__(self) -> RunWriter:
         return self

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int, Int64
 
 from twinlens.core.errors import DataError
+from twinlens.core.row_sources import Rows, RowSource
 from twinlens.retrieval.scores import LOWEST, ROWS, bound_float32_error, bound_float64_error, round_sums
 
 BLOCK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}  # of one block of the product; a GPU holds two of them
@@ -25,10 +26,11 @@ GROUPS_PER_RESULT = 4  # at least; of fewer, too many would be looked at
 CELLS = {"cpu": 2**22, "cuda": 2**25}  # scores looked at in the second round at once
 WIDE_CELLS = 2**24  # numbers of gathered vectors in float64 at once, on a GPU
 DENSE = 16  # of so many pairs one to be scored exactly: then a product of all of them is faster than gathered vectors
+FEW_NEAR = 32  # of so many groups one near a score: then all are compared, rather than gathered
 FEW_NUMBERS = 2**23  # of all items, which are then held in float64 too: 64 MB
 WIDE_ITEMS = 2**13  # in float64 at once
 
-Vectors = Float32[np.ndarray, "rows dim"] | Float32[torch.Tensor, "rows dim"]
+Vectors = Rows | Float32[torch.Tensor, "rows dim"]
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,15 @@ class Selector:
     groups: int  # item `i` is of the group `i % groups`: neighbours, which are often alike, are of different ones
     width: int  # items of a group
     longest: float
+    first_row: int = 0  # of these items in the pool, where they are a block of it
 
     @classmethod
-    def over(cls, items: Vectors, k: int, device: torch.device) -> Selector:
+    def over(cls, items: Vectors, k: int, device: torch.device, first_row: int = 0) -> Selector:
         """Bring the items to the device, and group them."""
         on_device = bring_to_device(items, device)
         width = min(GROUP, max(1, len(items) // (GROUPS_PER_RESULT * k)))
-        return cls(on_device, k, -(-len(items) // width), width, _measure_longest(on_device, "items"))
+        longest = _measure_longest(on_device, "items")
+        return cls(on_device, k, -(-len(items) // width), width, longest, first_row)
 
     def allocate(self, queries: int) -> torch.Tensor:
         """Memory of the product of a block of queries; what is beyond the items is never written to again."""
@@ -69,7 +73,7 @@ class Selector:
         """Make the product of a block of queries, into `buffer`."""
         # all copies come first: each waits for what the device was given
         block = bring_to_device(queries, self.items.device)
-        error = bound_float64_error(block.shape[1], self.longest * _measure_longest(block, "queries"))
+        error = self.bound_error(block)
         asking = np.zeros(0, dtype=np.int64) if own_rows is None else np.flatnonzero(own_rows >= 0)
         own = asking if own_rows is None else own_rows[asking].astype(np.int64)
         places = torch.from_numpy(np.stack([asking, own])).to(block.device)
@@ -78,6 +82,10 @@ class Selector:
             torch.mm(block, self.items.T, out=product[:, : len(self.items)])
         product[places[0], places[1]] = -torch.inf
         return Products(block, product, error)
+
+    def bound_error(self, queries: Float32[torch.Tensor, "queries dim"]) -> float:
+        """Bound the error of float64 sums with some queries; those that hold NaN or infinity are refused."""
+        return bound_float64_error(queries.shape[1], self.longest * _measure_longest(queries, "queries"))
 
     @property
     def cells(self) -> int:
@@ -89,22 +97,38 @@ class Selector:
         """How far the product may be from the exact scores."""
         return bound_float32_error(self.items.shape[1])
 
-    def select(self, block: Products) -> Int64[np.ndarray, "queries k"]:
+    def find_maxima(self, block: Products) -> Float32[torch.Tensor, "queries groups"]:
+        """Find the best product of each group of items."""
+        return block.product.unflatten(1, (self.width, self.groups)).amax(dim=1) if self.width > 1 else block.product
+
+    def select(
+        self,
+        block: Products,
+        best: Float32[torch.Tensor, "queries groups"] | None = None,
+        least: Float32[torch.Tensor, "queries 1"] | None = None,
+    ) -> Int64[np.ndarray, "queries found"]:
         """Select the best items of each query as keys of the one order, best first.
 
         The `k`-th best of the groups' best is reached by `k` items at least, so that by exact scores the `k`-th best
         item is at most the product's error below it, and looks at most twice that error worse than it is.
+
+        Args:
+            block: the products.
+            best: of the groups (`find_maxima`), where they are known.
+            least: what an item must score to be wanted at all, as the items of other blocks are better; fewer than `k`
+                are found then, and lists are filled up with the lowest key.
         """
-        grouped = block.product.unflatten(1, (self.width, self.groups))
-        best = grouped.amax(dim=1) if self.width > 1 else block.product  # (queries, groups)
-        floor = _kth_largest(best, self.k) - 2 * self.tolerance  # (queries, 1)
+        best = self.find_maxima(block) if best is None else best
+        floor = None if least is None else least - self.tolerance  # (queries, 1)
+        if floor is None or int((best >= floor).sum(dim=1).max()) > self.k:
+            by_groups = _kth_largest(best, self.k) - 2 * self.tolerance
+            floor = by_groups if floor is None else torch.maximum(floor, by_groups)
         near = best >= floor
         counts = near.sum(dim=1).cpu().numpy()
         found = [
-            self._select_near(block, floor, near, start, stop)
-            for start, stop in _split(counts * self.width, self.cells)
+            self._select_near(block, floor, near, start, stop) for start, stop in split(counts * self.width, self.cells)
         ]
-        return np.concatenate(found)
+        return np.concatenate(found) if least is None else _stack(found)
 
     def _select_near(
         self, block: Products, floor: torch.Tensor, near: torch.Tensor, start: int, stop: int
@@ -124,13 +148,17 @@ class Selector:
         self, block: Products, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
     ) -> Int64[torch.Tensor, " pairs"]:
         """Make the keys of pairs by their exact scores: as `scores.make_sort_keys`, of these rows."""
-        scores = _round(self._score_pairs(block, queries, rows), block, self.items, queries, rows)
+        scores = self.score_pairs(block, queries, rows)
         scores[block.product[queries, rows] == -torch.inf] = -torch.inf  # left out
-        bits = (scores + 0.0).view(torch.int32)
-        rising = bits ^ ((bits >> 31) & (2**31 - 1))
-        return rising.long() * ROWS + (ROWS - 1 - rows)
+        return write_keys(scores, rows + self.first_row)
 
-    def _score_pairs(
+    def score_pairs(
+        self, block: Products, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
+    ) -> Float32[torch.Tensor, " pairs"]:
+        """Compute the exact scores of pairs of a query, rising, and an item, whose products are not looked at."""
+        return _round(self._sum_pairs(block, queries, rows), block, self.items, queries, rows)
+
+    def _sum_pairs(
         self, block: Products, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
     ) -> Float64[torch.Tensor, " pairs"]:
         dense = len(rows) * DENSE > len(block.queries) * len(self.items)
@@ -182,14 +210,110 @@ class Selector:
         count, lowest = len(block.queries), torch.tensor(LOWEST, device=relevant.device)
         found = self.make_keys(block, queries, relevant)
         best = lowest.repeat(count).scatter_reduce(0, queries, found, "amax")
-        rising = (best >> 32).int()
-        scores = (rising ^ ((rising >> 31) & (2**31 - 1))).view(torch.float32)[:, None]
-        apart = block.product - scores
+        return torch.where(
+            torch.isfinite(read_scores(best)),
+            self._count_in_all(block, best, torch.arange(count, device=best.device)) + 1,
+            0,
+        )
+
+    def count_better(
+        self, block: Products, maxima: Float32[torch.Tensor, "queries groups"], keys: Int64[torch.Tensor, " queries"]
+    ) -> Int64[torch.Tensor, " queries"]:
+        """Count the items whose key is larger than one of each query, which may be of an item that is not among these.
+
+        Args:
+            block: the products.
+            maxima: of the groups (`find_maxima`): of most, none is near.
+            keys: with a finite score.
+        """
+        scores = read_scores(keys)[:, None]
+        near = maxima >= scores - self.tolerance
+        many = near.sum(dim=1) * FEW_NEAR > self.groups
+        above = torch.zeros(len(keys), dtype=torch.int64, device=keys.device)
+        step = max(1, self.cells // block.product.shape[1])
+        for some in torch.split(torch.nonzero(many)[:, 0], step):
+            above[some] = self._count_in_all(block, keys[some], some)
+        queries, groups = torch.nonzero(near & ~many[:, None], as_tuple=True)
+        inside = groups[:, None] + self.groups * torch.arange(self.width, device=groups.device)  # (near groups, width)
+        apart = block.product.take(inside + (block.product.shape[1] * queries)[:, None]) - scores[queries]
+        above.index_add_(0, queries, (apart > self.tolerance).sum(dim=1))
+        places, columns = torch.nonzero(apart.abs() <= self.tolerance, as_tuple=True)
+        return above + self._count_near(block, keys, queries[places], inside[places, columns])
+
+    def _count_in_all(
+        self,
+        block: Products,
+        keys: Int64[torch.Tensor, " asked"],
+        asked: Int64[torch.Tensor, " asked"],
+    ) -> Int64[torch.Tensor, " asked"]:
+        """Count the items above a key of each of some queries, rising, by looking at all products."""
+        if keys.device.type == "cpu":
+            return self._count_in_rows(block, keys, asked)
+        some = Products(block.queries[asked], block.product[asked], block.error)
+        apart = some.product - read_scores(keys)[:, None]
         above = (apart > self.tolerance).sum(dim=1)
-        asked, rows = torch.nonzero(apart.abs() <= self.tolerance, as_tuple=True)
-        better = self.make_keys(block, asked, rows) > best[asked]
-        above += torch.bincount(asked[better], minlength=count)
-        return torch.where(torch.isfinite(scores[:, 0]), above + 1, 0)
+        return above + self._count_near(some, keys, *torch.nonzero(apart.abs() <= self.tolerance, as_tuple=True))
+
+    def _count_in_rows(
+        self,
+        block: Products,
+        keys: Int64[torch.Tensor, " asked"],
+        asked: Int64[torch.Tensor, " asked"],
+    ) -> Int64[torch.Tensor, " asked"]:
+        """The same, a query at a time, whose products stay in the cache: torch's sums of truths are slow on a CPU."""
+        product, above, near = block.product.numpy(), np.zeros(len(keys), dtype=np.int64), []
+        wide = 1.01 * self.tolerance  # so that the limits may be rounded
+        for place, (query, score) in enumerate(zip(asked.tolist(), read_scores(keys).tolist(), strict=True)):
+            row, least, most = product[query], np.float32(score - wide), np.float32(score + wide)
+            above[place] = np.count_nonzero(row > most)
+            if np.count_nonzero(row >= least) > above[place]:
+                columns = np.flatnonzero((row >= least) & (row <= most))
+                near.append((np.full(len(columns), place), columns))
+        found = torch.from_numpy(above)
+        if near:
+            places, rows = (torch.from_numpy(np.concatenate(one)) for one in zip(*near, strict=True))
+            some = Products(block.queries[asked], block.product[asked[:0]], block.error)
+            found += self._count_near(some, keys, places, rows)
+        return found
+
+    def _count_near(
+        self,
+        block: Products,
+        keys: Int64[torch.Tensor, " queries"],
+        asked: Int64[torch.Tensor, " pairs"],
+        rows: Int64[torch.Tensor, " pairs"],
+    ) -> Int64[torch.Tensor, " queries"]:
+        """Of pairs that the product cannot tell apart, by query, rising: those whose exact key is larger.
+
+        None of them is left out: its product is minus infinity, which is not near a score.
+        """
+        better = write_keys(self.score_pairs(block, asked, rows), rows + self.first_row) > keys[asked]
+        return torch.bincount(asked[better], minlength=len(keys))
+
+
+def write_keys(
+    scores: Float32[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
+) -> Int64[torch.Tensor, " pairs"]:
+    """Make keys of exact scores: as `scores.make_sort_keys`."""
+    bits = (scores + 0.0).view(torch.int32)
+    rising = bits ^ ((bits >> 31) & (2**31 - 1))
+    return rising.long() * ROWS + (ROWS - 1 - rows)
+
+
+def read_scores(keys: Int64[torch.Tensor, " *keys"]) -> Float32[torch.Tensor, " *keys"]:
+    """Read the scores that keys were made of; of the lowest key it is not a number."""
+    rising = (keys >> 32).int()
+    return (rising ^ ((rising >> 31) & (2**31 - 1))).view(torch.float32)
+
+
+def _stack(parts: list[Int64[np.ndarray, "queries _"]]) -> Int64[np.ndarray, "queries most"]:
+    """Stack lists of keys of several lengths, the shorter ones filled up."""
+    table = np.full((sum(map(len, parts)), max(part.shape[1] for part in parts)), LOWEST, dtype=np.int64)
+    start = 0
+    for part in parts:
+        table[start : start + len(part), : part.shape[1]] = part
+        start += len(part)
+    return table
 
 
 def _round(
@@ -239,7 +363,7 @@ def _sort_by_query(
     return torch.sort(table, dim=1, descending=True).values.cpu().numpy()
 
 
-def _split(sizes: Int[np.ndarray, " queries"], most: int) -> Iterator[tuple[int, int]]:
+def split(sizes: Int[np.ndarray, " queries"], most: int) -> Iterator[tuple[int, int]]:
     """Split queries into runs whose sizes together are at most `most`, or that are one query."""
     ends, start = np.cumsum(sizes), 0
     while start < len(sizes):
@@ -252,8 +376,9 @@ def _split(sizes: Int[np.ndarray, " queries"], most: int) -> Iterator[tuple[int,
 def bring_to_device(rows: Vectors, device: torch.device) -> Float32[torch.Tensor, "rows dim"]:
     """Bring vectors to the device, as float32; a map of a file is read."""
     if not isinstance(rows, torch.Tensor):
-        copied = isinstance(rows, np.memmap) or not rows.flags.writeable
-        rows = torch.from_numpy(np.array(rows, dtype=np.float32, order="C", copy=True if copied else None))
+        read = np.asarray(rows, dtype=np.float32) if isinstance(rows, RowSource) else rows
+        copied = isinstance(read, np.memmap) or not read.flags.writeable
+        rows = torch.from_numpy(np.array(read, dtype=np.float32, order="C", copy=True if copied else None))
     return rows.to(device, torch.float32).contiguous()
 
 

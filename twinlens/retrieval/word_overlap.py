@@ -49,6 +49,7 @@ class WordOverlap:
     retriever: str = "image"
     inputs: tuple[str, ...] = (GENERATED,)
     costs: tuple[str, ...] = ("caption_caption",)
+    loads: bool = False
 
     def scores(
         self, first: int, rows: Int[np.ndarray, "queries depth"], scores: Float32[np.ndarray, "queries depth"]

@@ -52,6 +52,10 @@ class Qrels(Protocol):
         """Restrict the judgements to some of the items, in the order given."""
         ...
 
+    def between(self, start: int, stop: int) -> Self:
+        """Restrict the judgements to the queries from `start` to before `stop`."""
+        ...
+
     def ideal(self, depth: int) -> Float64[np.ndarray, "queries depth"] | None:
         """The largest gains of each query's relevant items, falling, filled up by zeros; None: all gains are 1."""
         ...
@@ -139,6 +143,11 @@ class Groups:
             place[rows] = np.arange(len(rows))
             own = np.where(own >= 0, place[own], -1)
         return Groups(self.query_groups, self.item_groups[rows], own)
+
+    def between(self, start: int, stop: int) -> Groups:
+        """See `Qrels.between`."""
+        own = None if self.own is None else self.own[start:stop]
+        return Groups(self.query_groups[start:stop], self.item_groups, own)
 
     def ideal(self, depth: int) -> None:
         """All gains are 1."""
@@ -243,6 +252,11 @@ class Pairs:
         order = np.lexsort((item, query))
         starts = np.searchsorted(query, np.arange(len(self) + 1))
         return Pairs(starts, item[order], weights[order], len(rows))
+
+    def between(self, start: int, stop: int) -> Pairs:
+        """See `Qrels.between`."""
+        first, last = self.starts[start], self.starts[stop]
+        return Pairs(self.starts[start : stop + 1] - first, self.rows[first:last], self.weights[first:last], self.items)
 
     def ideal(self, depth: int) -> Float64[np.ndarray, "queries depth"]:
         """See `Qrels.ideal`."""

@@ -182,3 +182,10 @@ def test_a_card_names_it_by_one_more_key(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`dimensions` shortens one vector"):
         MultiVectorTower.model_validate(tower | {"dimensions": 8})
     assert not isinstance(read_params().models["minilm"].text, MultiVectorTower)
+
+
+def test_heads_are_not_trained_on_many_vectors() -> None:
+    heads = read_params().models["heads-infonce"].model_dump(mode="json", exclude_none=True)
+    tower = {"sentence_transformers": "someone/tiny", "token_vectors": True}
+    with pytest.raises(ValueError, match="stand on one vector for an input: leave out `token_vectors`"):
+        ModelCard.model_validate(heads | {"text": tower})

@@ -63,14 +63,17 @@ def choose(
     """
     from twinlens.core.scratch import write_whole_text
     from twinlens.evaluation import choose as choosing
-    from twinlens.evaluation.entries import Limits
+    from twinlens.evaluation.entries import Limits, keep_one_pool
     from twinlens.evaluation.measures import MAIN
     from twinlens.report import choice_text
-    from twinlens.report.changed_queries import read_query_texts
     from twinlens.report.leaderboard import render
+    from twinlens.report.leaders import Material
 
     with show_work("choosing"):
         read, notes = (read_named(candidates), []) if candidates else read_finished()
+        if not candidates:  # nobody asked for all of them in particular
+            read, others = keep_one_pool(read, task)
+            notes += others
         found = choosing.choose(
             read,
             task,
@@ -82,7 +85,8 @@ def choose(
             notes=notes,
         )
     if form is Format.HTML:
-        text = render(found, read_query_texts(read[0].first.choice["dataset"]))
+        with show_work("drawing"):
+            text = render(found, Material.read(read[0].first.choice["dataset"]))
     else:
         text = choice_text.format_choice(found, form.value)
     if out is None:

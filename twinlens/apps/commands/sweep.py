@@ -77,7 +77,8 @@ def _tell_duration(params: Params, todo: list[Step]) -> str:
     for name in names & set(params.models):
         counts = [count_parameters(tower) for tower in params.models[name].towers().values()]
         parameters[name] = None if None in counts else sum(count for count in counts if count)
-    found = [durations.estimate_here(step, known, parameters, name_machine()) for step in todo]
+    trained = {name for name, card in params.models.items() if card.train is not None}
+    found = [durations.estimate_here(step, known, parameters, trained, name_machine()) for step in todo]
     told = [seconds for seconds, _ in found if seconds is not None]
     if not told:
         return ""

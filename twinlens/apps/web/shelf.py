@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from twinlens.config.params import Params
-from twinlens.core import paths
 from twinlens.core.errors import QueryError
-from twinlens.indexing.manifest import locate_copy
-from twinlens.indexing.open import can_answer
+from twinlens.indexing.open import list_indexes
 from twinlens.indexing.searcher import Searcher
 from twinlens.indexing.session import Found, SearcherCache
 from twinlens.indexing.validate import check_name
@@ -46,15 +44,7 @@ class Shelf:
 
     def names(self) -> list[IndexName]:
         """The indexes on disk that can answer and whose model and captioner still have cards, sorted."""
-        folders = [paths.DATA / "indexed" / self.dataset, locate_copy(self.dataset, "", "").parent]
-        found = {IndexName(file.parent.name, file.stem) for folder in folders for file in folder.glob("*/*.json")}
-        return sorted(
-            name
-            for name in found
-            if name.model in self.params.models
-            and name.captioner in self.params.captioners
-            and can_answer(self.dataset, name.model, name.captioner)
-        )
+        return [IndexName(model, captioner) for _, model, captioner in list_indexes(self.params, self.dataset)]
 
     def find(self, key: str) -> IndexName:
         """The index with this key.

@@ -8,9 +8,11 @@ from pathlib import Path, PurePosixPath
 
 from twinlens.config.datasets import FolderCard
 from twinlens.core import paths
+from twinlens.core.bucket_files import Place, fetch_object, open_place
+from twinlens.core.buckets import is_bucket
 from twinlens.datasets.annotations import SPLITS, Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.ids import make_unique
-from twinlens.datasets.readers.archives import Tree, find_unlisted, list_passed_over, open_tree
+from twinlens.datasets.readers.archives import Tree, find_unlisted, list_passed_over, open_tree, read_each
 from twinlens.datasets.readers.files import record_trees, refuse_change
 from twinlens.datasets.readers.names import is_picture, normalise
 from twinlens.datasets.readers.tabular import TableRow, read_rows
@@ -45,10 +47,10 @@ class Folder:
 
     def list_all(self) -> Annotations:
         """The same of a folder as it is now, whatever was recorded."""
-        places = self._places()
-        tree = open_tree(places["images"])
+        table = self._find_table()
+        tree = open_tree(open_place(self.card.images))
         try:
-            return self._from_folders(tree) if self.card.columns is None else self._from_table(tree, places["table"])
+            return self._from_folders(tree) if table is None else self._from_table(tree, table)
         finally:
             tree.close()
 
@@ -56,14 +58,18 @@ class Folder:
         """Picture bytes, or why there are none."""
         tree = open_tree(self._places()["images"])
         try:
-            for file in files:
-                yield tree.read(file)
+            yield from read_each(tree, files)
         finally:
             tree.close()
 
-    def _places(self) -> dict[str, Path]:
-        places = {"images": paths.expand(self.card.images)}
-        return places if self.card.table is None else places | {"table": paths.expand(self.card.table)}
+    def _places(self) -> dict[str, Place]:
+        places = {"images": open_place(self.card.images)}
+        return places if (table := self._find_table()) is None else places | {"table": table}
+
+    def _find_table(self) -> Path | None:
+        if (table := self.card.table) is None:
+            return None
+        return fetch_object(table) if is_bucket(table) else paths.expand(table)
 
     def _from_folders(self, tree: Tree) -> Annotations:
         images = []

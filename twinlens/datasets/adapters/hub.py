@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from twinlens.config.datasets import HubCard, HubFiles, Split
-from twinlens.core import paths
+from twinlens.core.bucket_files import AnyFile, AnyFolder, find_files, open_folder
 from twinlens.core.download import is_url
 from twinlens.core.errors import DataError, FetchError
 from twinlens.core.hashing import recall_digest
@@ -52,7 +52,7 @@ class Hub:
         if folder is None:
             raise FetchError(f"{self.card.repository} is on the hub: name a folder as `source`")
         names = find(folder, self.card.files)
-        places: dict[str, list[tuple[str, Path]]] = {
+        places: dict[str, list[tuple[str, AnyFile]]] = {
             split: [(name, folder / name) for name in own] for split, own in names.items()
         }
         return read_annotations(places, self.card.columns, self.card.classes)
@@ -62,7 +62,7 @@ class Hub:
         places = {name: path for part in self._places(raw).values() for name, path in part} if files else {}
         return read_pictures(places, files, self.card.columns.image)
 
-    def _places(self, raw: Path) -> dict[str, list[tuple[str, Path]]]:
+    def _places(self, raw: Path) -> dict[str, list[tuple[str, AnyFile]]]:
         folder = local_folder(self.card)
         if folder is None:
             folder = fetch_hub_folder(
@@ -71,8 +71,8 @@ class Hub:
         return read_recorded(raw, folder)
 
 
-def local_folder(card: HubFiles) -> Path | None:
-    """Find the folder that the card names as `source`; None where it names none.
+def local_folder(card: HubFiles) -> AnyFolder | None:
+    """Find the folder (of this machine or a bucket) that the card names as `source`; None where it names none.
 
     Raises:
         FetchError: it is not there, or is an address: what lies there cannot be listed.
@@ -84,22 +84,19 @@ def local_folder(card: HubFiles) -> Path | None:
             f"{card.source}: the files of an address cannot be listed; name a folder as `source`, "
             "or a mirror of the hub in the environment, HF_ENDPOINT=https://..."
         )
-    folder = paths.expand(card.source)
+    folder = open_folder(card.source)
     if not folder.is_dir():
         raise FetchError(f"{folder} is not there. The dataset's card names the folder; it must hold {card.repository}")
     return folder
 
 
-def find(folder: Path, patterns: Mapping[Split, str]) -> dict[Split, list[str]]:
+def find(folder: AnyFolder, patterns: Mapping[Split, str]) -> dict[Split, list[str]]:
     """Find the names of each split's files, sorted; a split of which the folder has none is left out.
 
     Raises:
         FetchError: there is no file of any split.
     """
-    found = {
-        split: sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
-        for split, pattern in patterns.items()
-    }
+    found = {split: sorted(name for name, _ in find_files(folder, pattern)) for split, pattern in patterns.items()}
     if not any(found.values()):
         raise FetchError(f"{folder} holds no file like {' or '.join(patterns.values())}")
     for split in (split for split, names in found.items() if not names):
@@ -107,26 +104,28 @@ def find(folder: Path, patterns: Mapping[Split, str]) -> dict[Split, list[str]]:
     return {split: names for split, names in found.items() if names}
 
 
-def record(raw: Path, found: Mapping[Split, list[str]], folder: Path) -> int:
+def record(raw: Path, found: Mapping[Split, list[str]], folder: AnyFolder) -> int:
     """Write the manifest of some Parquet files; returns how many there are."""
     files = []
     for split, names in found.items():
         for name in names:
-            open_parquet(folder / name)
-            size, digest = (folder / name).stat().st_size, recall_digest(folder / name)
-            files.append({"split": split, "file": name, "bytes": size, "sha256": digest})
+            path = folder / name
+            open_parquet(path)
+            bytes_of = {"sha256": recall_digest(path)} if isinstance(path, Path) else {"etag": path.etag}
+            files.append({"split": split, "file": name, "bytes": path.stat().st_size} | bytes_of)
     with write_whole(raw) as draft:
         (draft / "manifest.json").write_text(json.dumps({"files": files}, indent=2) + "\n")
     return len(files)
 
 
-def read_recorded(raw: Path, folder: Path) -> dict[str, list[tuple[str, Path]]]:
+def read_recorded(raw: Path, folder: AnyFolder) -> dict[str, list[tuple[str, AnyFile]]]:
     """Name and place of the files of each split, refused if they are no longer those recorded."""
-    parts: dict[str, list[tuple[str, Path]]] = {}
+    parts: dict[str, list[tuple[str, AnyFile]]] = {}
     for file in read_manifest(raw):
         path = folder / file["file"]
         size = path.stat().st_size if path.is_file() else None
-        if size != file["bytes"]:
+        etag = file.get("etag") if isinstance(path, Path) or size is None else path.etag
+        if size != file["bytes"] or etag != file.get("etag"):
             what = "is not there" if size is None else f"({size:,} bytes) is not the file that was recorded"
             raise DataError(f"{path} {what}: `dvc repro -f download`")
         parts.setdefault(file["split"], []).append((file["file"], path))

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from twinlens.config.datasets import ImageNetCard, ParquetColumns
 from twinlens.core import paths
+from twinlens.core.bucket_files import AnyFile
 from twinlens.core.download import is_offline
 from twinlens.core.errors import FetchError
 from twinlens.core.hub import ask, explain_error
@@ -62,7 +63,7 @@ class ImageNet:
         places = {name: path for part in self._places(raw).values() for name, path in part} if files else {}
         return read_pictures(places, files, COLUMNS.image)
 
-    def _places(self, raw: Path) -> dict[str, list[tuple[str, Path]]]:
+    def _places(self, raw: Path) -> dict[str, list[tuple[str, AnyFile]]]:
         return read_recorded(raw, local_folder(self.card) or self._cache())
 
     def _cache(self) -> Path:

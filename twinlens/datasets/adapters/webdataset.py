@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from twinlens.config.datasets import WebDatasetCard
-from twinlens.core import paths
+from twinlens.core.bucket_files import AnyFile, find_files, open_folder
 from twinlens.core.errors import FetchError
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.ids import make_unique
@@ -93,13 +93,11 @@ class WebDataset:
         """The endings of what a sample has beside its picture."""
         return [ending.lower() for ending in (self.card.caption, self.card.metadata) if ending is not None]
 
-    def _shards(self) -> Sequence[tuple[str, str, Path]]:
+    def _shards(self) -> Sequence[tuple[str, str, AnyFile]]:
         """Split, name below the folder and path of each shard: two folders may have shards of one name."""
-        folder = paths.expand(self.card.source)
+        folder = open_folder(self.card.source)
         found = [
-            (split, path.relative_to(folder).as_posix(), path)
-            for split, shape in self.card.shards.items()
-            for path in sorted(folder.glob(shape))
+            (split, name, path) for split, shape in self.card.shards.items() for name, path in find_files(folder, shape)
         ]
         if not found:
             raise FetchError(f"{folder} holds no shard like {' or '.join(self.card.shards.values())}")

@@ -9,12 +9,18 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
 
+from twinlens.core.ahead import read_ahead
+from twinlens.core.bucket_files import AnyFile, BucketFile, BucketFolder, Place
+from twinlens.core.buckets import StoredObject
 from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets.annotations import Drop
 from twinlens.datasets.readers.limits import MAX_PICTURE_BYTES, MAX_TABLE_BYTES, explain_size
+from twinlens.datasets.readers.members import Members
 from twinlens.datasets.readers.names import (
     Known,
     explain_ending,
@@ -27,6 +33,11 @@ from twinlens.datasets.readers.names import (
 from twinlens.datasets.readers.tars import Tar
 from twinlens.datasets.readers.texts import decode
 from twinlens.datasets.readers.zips import Zip
+
+REQUESTS_AT_ONCE = 16
+_Key = tuple[str, int, int | str]  # path, size, and time of change or etag of an archive
+HOLDING: list[_Held] = []  # see `hold_archives`
+MOST_HELD = 4
 
 
 class Tree(Protocol):
@@ -49,17 +60,75 @@ class Tree(Protocol):
         ...
 
 
-def open_tree(path: Path) -> Tree:
-    """Open a folder, a zip or a tar (also compressed) as a tree.
+def open_tree(path: Place) -> Tree:
+    """Open a folder, a zip or a tar (also compressed) as a tree; of a bucket a folder or a tar.
 
     Raises:
         FetchError: it is not there, is no whole archive, or holds a name that leads out of it.
     """
-    if path.is_dir():
+    if not path.exists():
+        raise FetchError(f"{path} is not there; wanted a folder or a zip or tar archive")
+    if isinstance(path, BucketFolder):
+        return _BucketFolder(path)
+    if isinstance(path, BucketFile) and path.name.endswith(".zip"):
+        raise FetchError(f"{path}: a zip in a bucket is not read; wanted a folder, a tar, or the zip on this machine")
+    if isinstance(path, Path) and path.is_dir():
         return _Folder(path)
     if not path.is_file():
-        raise FetchError(f"{path} is not there; wanted a folder or a zip or tar archive")
-    return Tar(path) if ".tar" in path.name or path.name.endswith(".tgz") else Zip(path)
+        raise FetchError(f"{path} is no file; wanted a folder or a zip or tar archive")
+    return HOLDING[-1].open(path) if HOLDING else _open_archive(path)
+
+
+def _open_archive(path: AnyFile) -> Tree:
+    return Tar(path) if isinstance(path, BucketFile) or ".tar" in path.name or path.name.endswith(".tgz") else Zip(path)
+
+
+@contextmanager
+def hold_archives() -> Iterator[None]:
+    """Hold the archives that are opened meanwhile, the last few, so that who comes back reads no contents again.
+
+    For who reads an archive range after range: its table of contents takes a tar a look at each of its members.
+    """
+    held = _Held()
+    HOLDING.append(held)
+    try:
+        yield
+    finally:
+        HOLDING.remove(held)
+        held.close()
+
+
+class _Held:
+    """The archives that were opened last; those in use stay open, however many they are."""
+
+    def __init__(self) -> None:
+        self._open: dict[_Key, tuple[Tree, int]] = {}  # and how many use it; what was opened last stands last
+
+    def open(self, path: AnyFile) -> Tree:
+        stat = path.stat()
+        key = str(path), stat.st_size, path.etag if isinstance(path, BucketFile) else path.stat().st_mtime_ns
+        tree, users = self._open.pop(key, (None, 0))
+        tree = tree or _open_archive(path)
+        self._open[key] = tree, users + 1
+        return _Lent(tree, partial(self._give_back, key))
+
+    def _give_back(self, key: _Key) -> None:
+        tree, users = self._open[key]
+        self._open[key] = tree, users - 1
+        idle = [one for one, (_, users) in self._open.items() if not users]
+        for one in idle[: max(0, len(self._open) - MOST_HELD)]:
+            self._open.pop(one)[0].close()
+
+    def close(self) -> None:
+        for tree, _ in self._open.values():
+            tree.close()
+
+
+class _Lent:
+    """An archive that is held: who has it closes it for himself only."""
+
+    def __init__(self, tree: Tree, give_back: Callable[[], None]) -> None:
+        self.names, self.find, self.read, self.close = tree.names, tree.find, tree.read, give_back
 
 
 class Trees:
@@ -68,7 +137,7 @@ class Trees:
     def __init__(self) -> None:
         self._open: dict[str, Tree] = {}
 
-    def at(self, key: str, where: Callable[[], Path]) -> Tree:
+    def at(self, key: str, where: Callable[[], Place]) -> Tree:
         """The tree of `key`, opened at `where()` the first time."""
         if key not in self._open:
             self._open[key] = open_tree(where())
@@ -154,6 +223,32 @@ class _Folder:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class _BucketFolder(Members[StoredObject]):
+    """A folder in a bucket, of which each file is fetched when it is read."""
+
+    def __init__(self, folder: BucketFolder) -> None:
+        super().__init__(folder.objects)
+        self._bucket = folder.bucket
+
+    def _size_of(self, member: StoredObject) -> int:
+        return member.size
+
+    def _extract(self, member: StoredObject, limit: int) -> bytes | str:
+        content = self._bucket.read(member.name)
+        return "not there any more" if content is None else content
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def read_each(tree: Tree, files: Iterable[str]) -> Iterator[bytes | str]:
+    """Iterate over the contents of files; where each is a request to a bucket, several at a time."""
+    if isinstance(tree, _BucketFolder):
+        yield from read_ahead(tree.read, files, REQUESTS_AT_ONCE)
+    else:
+        yield from map(tree.read, files)
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:

@@ -11,10 +11,12 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from twinlens.core import paths
+from twinlens.core.bucket_files import BucketFile, BucketFolder, Place, fetch_object
+from twinlens.core.buckets import is_bucket
 from twinlens.core.download import RemoteFile, download, is_offline, is_url
 from twinlens.core.errors import DataError, FetchError, remake
 from twinlens.core.hashing import hash_file, recall_digest
@@ -111,7 +113,8 @@ class Files:
         return [self._find(wanted) for wanted in self.wanted]
 
     def _folder(self) -> Path | None:
-        return None if self.source is None or is_url(self.source) else paths.expand(self.source)
+        elsewhere = self.source is None or is_url(self.source) or is_bucket(self.source)
+        return None if elsewhere else paths.expand(str(self.source))
 
     def _find(self, wanted: RemoteFile) -> Path:
         if folder := self._folder():
@@ -126,6 +129,8 @@ class Files:
             if not (folder / wanted.name).is_file():
                 raise FetchError(f"the hub's {self.publisher.repository} holds no {wanted.name} at this revision")
             return folder / wanted.name
+        if self.source is not None and is_bucket(self.source):
+            return fetch_object(f"{self.source.rstrip('/')}/{wanted.name}")
         if self.source is not None:
             url = f"{self.source.rstrip('/')}/{wanted.name}"
         else:
@@ -172,12 +177,16 @@ class Files:
         )
 
 
-def describe_tree(folder: Path) -> dict[str, Any]:
+def describe_tree(folder: Place) -> dict[str, Any]:
     """Describe a folder or archive of many files in three numbers: any change of any file changes the digest.
+
+    Of what lies in a bucket, etags stand for the bytes.
 
     Raises:
         FetchError: it is not there.
     """
+    if not isinstance(folder, Path):
+        return _describe_stored(folder)
     if folder.is_file():
         return {"file": folder.name, "bytes": folder.stat().st_size, "sha256": recall_digest(folder)}
     tree = open_tree(folder)
@@ -189,7 +198,19 @@ def describe_tree(folder: Path) -> dict[str, Any]:
     return {"folder": folder.name, "files": len(tree.names()), "bytes": size, "sha256": found.hexdigest()}
 
 
-def record_trees(raw: Path, places: Mapping[str, Path], **facts: Any) -> int:
+def _describe_stored(place: BucketFile | BucketFolder) -> dict[str, Any]:
+    if isinstance(place, BucketFile):
+        return {"file": place.name, "bytes": place.stat().st_size, "etag": place.etag}
+    etags = digest(text for name, one in sorted(place.objects.items()) for text in (name, str(one.size), one.etag))
+    return {
+        "folder": PurePosixPath(str(place)).name,
+        "files": len(place.objects),
+        "bytes": sum(one.size for one in place.objects.values()),
+        "etags": etags,
+    }
+
+
+def record_trees(raw: Path, places: Mapping[str, Place], **facts: Any) -> int:
     """Write a manifest of folders, archives and tables of your own; returns how many there are.
 
     Raises:
@@ -221,8 +242,8 @@ def read_manifest(raw: Path) -> list[dict[str, Any]]:
     return files
 
 
-def refuse_change(raw: Path, places: Mapping[str, Path]) -> None:
-    """Compare folders, archives and tables with the manifest by what is quick to see: sizes and numbers of files.
+def refuse_change(raw: Path, places: Mapping[str, Place]) -> None:
+    """Compare folders, archives and tables with the manifest by what is quick to see: sizes, numbers of files, etags.
 
     Raises:
         FetchError: one is no longer there.
@@ -230,13 +251,15 @@ def refuse_change(raw: Path, places: Mapping[str, Path]) -> None:
     """
     recorded = {file["part"]: file for file in read_manifest(raw)}
     for part, path in places.items():
-        if path.is_dir():
+        if not path.exists():
+            raise FetchError(f"{path} is not there any more: the dataset's card names it")
+        if not isinstance(path, Path):
+            found: dict[str, Any] = _describe_stored(path)
+        elif path.is_dir():
             names = open_tree(path).names()
             found = {"files": len(names), "bytes": sum((path / name).stat().st_size for name in names)}
-        elif path.is_file():
-            found = {"bytes": path.stat().st_size}
         else:
-            raise FetchError(f"{path} is not there any more: the dataset's card names it")
+            found = {"bytes": path.stat().st_size}
         if part not in recorded or any(recorded[part].get(key) != value for key, value in found.items()):
-            now = ", ".join(f"{value:,} {key}" for key, value in found.items())
+            now = ", ".join(f"{value:,} {key}" if isinstance(value, int) else value for key, value in found.items())
             raise DataError(f"{path} ({now}) is not what was recorded: `dvc repro -f download`")

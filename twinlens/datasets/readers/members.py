@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
+from twinlens.core.errors import BucketError
 from twinlens.datasets.readers.limits import MAX_PICTURE_BYTES, describe, explain_size
 from twinlens.datasets.readers.names import Known, is_hidden
 
@@ -38,7 +39,7 @@ class Members(ABC, Generic[Member]):
             return large
         try:
             return self._extract(member, limit)
-        except MemoryError:
+        except (MemoryError, BucketError):  # nothing is wrong with the member
             raise
         except Exception as error:  # the library raises whatever the bytes lead it to
             return f"damaged in the archive: {describe(error)}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
+from twinlens.core.bucket_files import AnyFile
 from twinlens.core.errors import FetchError
 from twinlens.datasets.adapters.base import MISSING
 
@@ -36,7 +37,7 @@ def leads_out(name: str) -> bool:
     return ".." in parts or name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":")
 
 
-def refuse_outside(path: Path, names: Iterable[str]) -> None:
+def refuse_outside(path: AnyFile, names: Iterable[str]) -> None:
     """Refuse an archive that holds a name that leads out of it.
 
     Raises:

@@ -6,13 +6,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from twinlens.config.datasets import ParquetColumns
+from twinlens.core.bucket_files import AnyFile
 from twinlens.core.errors import DataError
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.ids import make_unique
@@ -36,7 +37,7 @@ class Row:
 
 
 def read_annotations(
-    parts: Mapping[str, Sequence[tuple[str, Path]]], columns: ParquetColumns, classes: Sequence[str] | None
+    parts: Mapping[str, Sequence[tuple[str, AnyFile]]], columns: ParquetColumns, classes: Sequence[str] | None
 ) -> Annotations:
     """Read labels, captions and splits of the files' pictures.
 
@@ -74,7 +75,7 @@ def read_annotations(
     return Annotations(list(images.values()), captions, dropped, captioned=columns.caption is not None)
 
 
-def _long_ids(listed: Sequence[Row], places: Mapping[str, Path], column: str) -> list[str]:
+def _long_ids(listed: Sequence[Row], places: Mapping[str, AnyFile], column: str) -> list[str]:
     """File and row of every picture; of rows of one id, split and content, the first: they are one picture.
 
     A layout with a row for each caption has its pictures several times. Pixels are read for ids that repeat, no others.
@@ -89,7 +90,7 @@ def _long_ids(listed: Sequence[Row], places: Mapping[str, Path], column: str) ->
     return [found.get(row.file, row.long_id) for row in listed]
 
 
-def _read(file: pq.ParquetFile, path: Path, columns: ParquetColumns) -> list[dict[str, Any]]:
+def _read(file: pq.ParquetFile, path: AnyFile, columns: ParquetColumns) -> list[dict[str, Any]]:
     """The wanted cells of every row, by what they are; never the pixels."""
     schema = file.schema_arrow
     wanted = {role: name for role, name in columns.model_dump().items() if name is not None}

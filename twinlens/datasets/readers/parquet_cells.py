@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from twinlens.core.errors import DataError
+from twinlens.core.bucket_files import AnyFile
+from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets.readers.limits import (
     MAX_GROUP_BYTES,
     MAX_ROWS,
@@ -26,7 +27,7 @@ BUFFER_BYTES = 2**20  # of the file, read at a time
 ROWS_AT_ONCE, FEW_ROWS = 4096, 64
 
 
-def open_parquet(path: Path, as_dictionary: Sequence[str] = ()) -> pq.ParquetFile:
+def open_parquet(path: AnyFile, as_dictionary: Sequence[str] = ()) -> pq.ParquetFile:
     """Open a Parquet file whose end is whole.
 
     Args:
@@ -37,7 +38,8 @@ def open_parquet(path: Path, as_dictionary: Sequence[str] = ()) -> pq.ParquetFil
         DataError: it is none.
     """
     try:
-        file = pq.ParquetFile(path, read_dictionary=list(as_dictionary), buffer_size=BUFFER_BYTES)
+        source = path if isinstance(path, Path) else path.open()
+        file = pq.ParquetFile(source, read_dictionary=list(as_dictionary), buffer_size=BUFFER_BYTES)
         _read_description(file)
         return file
     except Exception as error:  # Arrow raises whatever the bytes lead it to
@@ -53,19 +55,22 @@ def _read_description(file: pq.ParquetFile) -> None:
             _ = part.path_in_schema, part.total_uncompressed_size, part.num_values, part.has_dictionary_page
 
 
-def raise_if_memory(error: Exception, path: Path) -> None:
+def raise_if_memory(error: Exception, path: AnyFile) -> None:
     """Raise an error again that says that memory ran out; a damaged size asks for more than any file can hold.
 
     Raises:
         MemoryError: memory ran out.
+        FetchError: the file is in a bucket, and could not be had.
     """
+    if isinstance(error, FetchError):
+        raise error
     if isinstance(error, MemoryError):
         asked = max((int(number) for number in re.findall(r"\d+", str(error))), default=0)
         if asked <= MAX_GROUP_BYTES + path.stat().st_size:
             raise error
 
 
-def read_cells(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
+def read_cells(path: AnyFile, columns: Sequence[str]) -> dict[str, list[Any]]:
     """Read the cells of some columns, or of fields of theirs (`image.path`), of every row, by column.
 
     A text that repeats is held once, so that rows that share one take a few bytes each.
@@ -96,7 +101,7 @@ def read_cells(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
     return found
 
 
-def _iter_batches(path: Path, columns: Sequence[str], texts: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _iter_batches(path: AnyFile, columns: Sequence[str], texts: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Some rows of a file at a time, with the texts that repeat in a dictionary."""
     file = open_parquet(path, texts)
     for group in range(file.num_row_groups):
@@ -118,7 +123,7 @@ def is_in(leaf: str, columns: Sequence[str]) -> bool:
     return any(leaf == column or leaf.startswith(f"{column}.") for column in columns)
 
 
-def _refuse_many(path: Path, file: pq.ParquetFile, leaves: set[str]) -> None:
+def _refuse_many(path: AnyFile, file: pq.ParquetFile, leaves: set[str]) -> None:
     """Refuse a file whose own description says that the columns' cells are too many, or too large."""
     rows = file.metadata.num_rows
     if rows > MAX_ROWS:

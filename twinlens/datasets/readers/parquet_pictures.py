@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
+from twinlens.core.bucket_files import AnyFile
 from twinlens.datasets.adapters.base import MISSING
 from twinlens.datasets.readers.limits import MAX_GROUP_BYTES, MAX_PICTURE_BYTES, MAX_RATIO, describe, explain_size
 from twinlens.datasets.readers.parquet_cells import is_in, open_parquet, raise_if_memory
@@ -14,7 +14,7 @@ from twinlens.datasets.readers.parquet_cells import is_in, open_parquet, raise_i
 BYTES_AT_ONCE, MAX_PICTURES_AT_ONCE = 64 * 2**20, 64  # of pictures that are held, by their mean size
 
 
-def read_pictures(places: Mapping[str, Path], files: Sequence[str], column: str) -> Iterator[bytes | str]:
+def read_pictures(places: Mapping[str, AnyFile], files: Sequence[str], column: str) -> Iterator[bytes | str]:
     """Picture bytes of rows named `<file>#<row>`, a few rows in memory at a time while rows are in order."""
     opened: _Pictures | None = None
     for place in files:
@@ -30,7 +30,7 @@ def read_pictures(places: Mapping[str, Path], files: Sequence[str], column: str)
 class _Pictures:
     """The pictures of one file, read ahead row by row; going back begins the row group anew."""
 
-    def __init__(self, name: str, path: Path, column: str) -> None:
+    def __init__(self, name: str, path: AnyFile, column: str) -> None:
         self.name, self.path, self.column = name, path, column
         self.file = open_parquet(path)
         self.groups = [self.file.metadata.row_group(group) for group in range(self.file.num_row_groups)]

@@ -1,0 +1,260 @@
+"""The finished parts of one piece of work in a bucket, and the lock by which one driver at a time has them.
+
+An object's name has the digest of its bytes: `part-00001.npy/<SHA-256>`. So a part and its digest appear together and
+whole, a listing says which parts there are and what each must be, and no file is appended to, which buckets cannot.
+A part that is made again with other bytes gets another name, and the newest counts until the others are gone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from twinlens.core import paths
+from twinlens.core.ahead import read_ahead
+from twinlens.core.buckets import Bucket, StoredObject
+from twinlens.core.errors import BucketError, DataError
+from twinlens.core.hashing import hash_file
+from twinlens.core.parent import is_running
+from twinlens.core.part_store import DRAFT, LOCK, NOTE, Receipt, write_figures
+from twinlens.core.resources import name_disk_fault
+
+log = logging.getLogger("twinlens")
+
+USED = "used"  # written at each use: what was not used for long is removed
+BEATS_EVERY_S = 10.0  # the holder of a lock rewrites it
+STALE_S = 60.0  # a lock that was not rewritten for so long is a dead process's
+LOOKS_EVERY_S = 2.0
+AHEAD = 4  # parts that are fetched while one is read
+AT_ONCE = 16  # small objects that are read at the same time
+
+
+@dataclass(frozen=True)
+class BucketStore:
+    """Parts in a bucket, with copies on this machine of those that were read or made here; see `PartStore`.
+
+    Args:
+        bucket: of this work, as `s3://bucket/folder/<work>/<key>`.
+        below: folder of the copies, below the scratch folder of whichever machine it is.
+        keeps: whether a copy of what is put stays, for the driver, which joins it; not in a worker that it is sent to.
+    """
+
+    bucket: Bucket
+    below: Path
+    keeps: bool = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BucketStore, (self.bucket, self.below, False)
+
+    @property
+    def folder(self) -> Path:
+        """Where the copies lie."""
+        return paths.scratch().absolute() / self.below
+
+    def put(self, name: str, write: Callable[[Path], None]) -> Receipt:
+        """Make a part in a local file, which is put whole; see `PartStore`."""
+        with self._draft(name) as part:
+            write(part)
+            if not part.is_file():
+                raise NotImplementedError(f"{name}: a part in a bucket is one file, not a folder")
+            sha256 = hash_file(part)
+            size = part.stat().st_size
+            self.bucket.put(part, f"{name}/{sha256}")
+            if self.keeps:
+                part.replace(self.folder / name)
+        return Receipt(name, {"": [sha256, size]})
+
+    def note(self, name: str, **figures: float) -> Receipt:
+        """Record figures of a part."""
+        return self.put(f"{name}{NOTE}", lambda path: write_figures(path, figures))
+
+    def read(self, name: str) -> Path:
+        """Give a copy of a part, compared with its digest.
+
+        Raises:
+            DataError: there is no such part, or it is damaged: then it is removed, so that the next run makes it again.
+        """
+        found = self.bucket.list_objects(f"{name}/")
+        if not found:
+            raise DataError(
+                f"{self.bucket.url}/{name}: there is no such part. Run again: what is missing is made again"
+            )
+        return self.fetch(name, max(found, key=lambda one: one.modified).name.rpartition("/")[2])
+
+    def fetch(self, name: str, sha256: str) -> Path:
+        """Give a copy of the part of a digest; raises as `read` does."""
+        final = self.folder / name
+        if final.is_file() and hash_file(final) == sha256:
+            return final
+        whole = f"{name}/{sha256}"
+        for _ in range(2):  # it may have been damaged on the way
+            with self._draft(name) as part:
+                if not self.bucket.fetch(whole, part):
+                    raise DataError(f"{self.bucket.url}/{whole} is gone. Run again: what is missing is made again")
+                if hash_file(part) == sha256:
+                    part.replace(final)
+                    return final
+        self.bucket.remove([whole])
+        raise DataError(
+            f"{self.bucket.url}/{whole} is not as it was written, and was removed. Run again: it is made again, and "
+            "what was finished is kept"
+        )
+
+    def iter_copies(self, receipts: Sequence[Receipt]) -> Iterator[Path]:
+        """Iterate over copies of some parts, the next ones fetched meanwhile; one fetched here goes when read."""
+
+        def fetch(receipt: Receipt) -> tuple[Path, bool]:
+            there = (self.folder / receipt.name).is_file()
+            return self.fetch(receipt.name, receipt.files[""][0]), there
+
+        for path, was_there in read_ahead(fetch, receipts, AHEAD):
+            yield path
+            if not was_there:
+                path.unlink(missing_ok=True)
+
+    def list_parts(self) -> dict[str, Receipt]:
+        """List the parts that are there, by name; older ones of the same name are removed."""
+        newest: dict[str, StoredObject] = {}
+        old: list[str] = []
+        for one in self.bucket.list_objects():
+            name, _, sha256 = one.name.rpartition("/")
+            if not name or len(sha256) != 64:
+                continue  # the lock and its like
+            known = newest.get(name)
+            if known is not None:
+                old.append(min(known, one, key=lambda each: each.modified).name)
+            newest[name] = one if known is None else max(known, one, key=lambda each: each.modified)
+        self.bucket.remove(old)
+        return {name: Receipt(name, {"": [_digest_of(one), one.size]}) for name, one in newest.items()}
+
+    def read_notes(self, receipts: Sequence[Receipt]) -> list[dict[str, float]]:
+        """Read the figures of some parts, several at a time."""
+
+        def read(receipt: Receipt) -> dict[str, float]:
+            content = self.bucket.read(f"{receipt.name}/{receipt.files[''][0]}")
+            with suppress(ValueError, TypeError):
+                return dict(json.loads(content or b"{}"))
+            return {}
+
+        return list(read_ahead(read, receipts, AT_ONCE))
+
+    @contextmanager
+    def _draft(self, name: str) -> Iterator[Path]:
+        part = self.folder / f"{DRAFT}{os.getpid()}-{uuid.uuid4().hex[:8]}-{name}"
+        try:
+            with name_disk_fault(self.folder / name, part):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                yield part
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _digest_of(stored: StoredObject) -> str:
+    return stored.name.rpartition("/")[2]
+
+
+@dataclass
+class BucketLock:
+    """The lock of one piece of work: an object that is made only where there is none, and rewritten while it is held.
+
+    Whoever waits takes it over when it was not rewritten for a minute by the waiter's own clock, or at once when its
+    process is of this machine and has gone. Should both still live (a holder that was cut off from the store), both
+    make the same parts, which appear whole under the digests of their bytes: time is lost, and nothing else.
+    """
+
+    bucket: Bucket
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def acquire(self) -> None:
+        """Take the lock, or wait for it, which is said with who holds it."""
+        self._etag, self._beat = "", 0
+        self._ended = threading.Event()
+        told, seen, since = False, "", time.monotonic()
+        while not (self.bucket.create(LOCK, self._content()) or self._is_mine()):
+            etag, holder = self._look()
+            if not etag:
+                continue  # it was given back in this moment
+            if etag != seen:
+                seen, since = etag, time.monotonic()
+            if (_is_dead(holder) or time.monotonic() - since > STALE_S) and self.bucket.replace(
+                LOCK, self._content(), etag
+            ):
+                log.info("%s was held by %s, which has ended: taken over", self.bucket.url, _name(holder))
+                break
+            if not told:
+                log.info("another process is doing this work (%s); waiting for it (%s)", _name(holder), self.bucket.url)
+                told = True
+            time.sleep(LOOKS_EVERY_S)
+        self._etag = self._look()[0]
+        self._thread = threading.Thread(target=self._beat_on, name="lock", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._ended.set()
+        self._thread.join()
+        with suppress(BucketError):  # where the store is away, it grows stale
+            if self._is_mine():
+                self.bucket.remove([LOCK])
+
+    def _content(self) -> bytes:
+        self._beat += 1
+        held = {"token": self.token, "host": socket.gethostname(), "process": os.getpid(), "beat": self._beat}
+        return json.dumps(held).encode()
+
+    def _look(self) -> tuple[str, dict[str, Any]]:
+        """The lock's etag and holder; empty where there is no lock."""
+        stored = self.bucket.describe(LOCK)
+        content = self.bucket.read(LOCK) if stored is not None else None
+        if stored is None or content is None:
+            return "", {}
+        with suppress(ValueError, TypeError):
+            return stored.etag, dict(json.loads(content))
+        return stored.etag, {}
+
+    def _is_mine(self) -> bool:
+        """Whether the lock has this one's token: an answer that was lost may have said so."""
+        return self._look()[1].get("token") == self.token
+
+    def _beat_on(self) -> None:
+        while not self._ended.wait(BEATS_EVERY_S):
+            try:
+                if not self.bucket.replace(LOCK, self._content(), self._etag) and not self._is_mine():
+                    log.warning("%s: another process has taken this work over; both go on", self.bucket.url)
+                    return
+                self._etag = self._look()[0]
+            except BucketError as error:
+                log.warning("%s", error)
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Whether the process of a lock is one of this machine that has gone."""
+    process = holder.get("process")
+    return holder.get("host") == socket.gethostname() and isinstance(process, int) and not is_running(process)
+
+
+def _name(holder: dict[str, Any]) -> str:
+    return f"process {holder.get('process', '?')} on {holder.get('host', 'a machine unknown')}"
+
+
+def prune_bucket(url: str, keep_days: float) -> list[str]:
+    """Remove the work in a bucket that no run has used for `keep_days`; returns the URLs removed."""
+    bucket = Bucket(url)
+    oldest = time.time() - keep_days * 86_400
+    stale = []
+    for key in (key for work in bucket.list_folders() for key in bucket.list_folders(f"{work}/")):
+        used = bucket.describe(f"{key}/{USED}")
+        if used is not None and used.modified < oldest and bucket.describe(f"{key}/{LOCK}") is None:
+            bucket.remove([one.name for one in bucket.list_objects(f"{key}/")])
+            stale.append(f"{url.rstrip('/')}/{key}")
+    return stale
