@@ -25,7 +25,7 @@ from twinlens.core.vectors import normalise_rows
 from twinlens.engines.base import Engine, Seat
 from twinlens.inference.parts import Finished, Part, TextPart
 from twinlens.inference.token_loop import stream_picture_tokens, stream_text_tokens
-from twinlens.inference.tower import PROBE, TowerJob, write_ids
+from twinlens.inference.tower import PROBE, TowerJob, find_changed_tops, write_ids
 from twinlens.inference.tower_worker import TowerWorker, chain_parts
 from twinlens.models.encoders.base import LoadedEncoders
 
@@ -98,7 +98,9 @@ class MultiVectorJob(TowerJob):
         dim = write_token_matrices(parts, len(ids), tokens, out, name)
         write_ids(name, ids, found, out)
         each = tokens / len(ids)
-        self.note_cost(name, scratch, len(ids), dim, token_vectors=each, **figures)
+        self.note_cost(
+            name, scratch, len(ids), dim, token_vectors=each, **figures, **find_changed_tops(name, found, out)
+        )
         self.cost.parts[name]["vector_bytes"] = round(4 * dim + 2 * dim * each)  # of the mean, and of the token vectors
         if self.placement.device.type == "cuda":
             torch.cuda.empty_cache()
