@@ -39,12 +39,13 @@ def test_probes_that_find_others_alone_than_in_their_batch_are_a_share() -> None
 
 
 def test_more_than_a_few_changed_lists_are_told_by_source() -> None:
-    parts = {"images": {"changed_tops": 0.125}, "captions": {"changed_tops": 0.0}, "of float32": {"items": 3}}
-    told = list(tell_changed_tops(parts))
-    assert len(told) == 1
-    assert told[0].startswith(
-        "images: of the inputs that were embedded once more by themselves, 12% find other nearest 10"
-    )
+    parts: dict[str, dict[str, float]] = {
+        "images": {"changed_tops": 0.125},
+        "captions": {"changed_tops": 0.0},
+        "of float32": {"items": 3},
+    }
+    (told,) = tell_changed_tops(parts)
+    assert told.startswith("images: of the inputs that were embedded once more by themselves, 12% find other nearest")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from twinlens.core.vectors import Rows
+
 NEAREST = 10
 SEARCHED = 100_000  # of the stored vectors, the first: what a note needs
 TOLD = 0.01  # share of changed lists from which it is told
@@ -35,7 +37,7 @@ def _find_nearest(rows: Float32[np.ndarray, "rows dim"], nearest: int) -> Int64[
 def measure_changed_tops(
     alone: Float32[np.ndarray, "probes dim"],
     places: Sequence[int],
-    rows: Float32[np.ndarray, "rows dim"],
+    rows: Rows,
     nearest: int = NEAREST,
 ) -> float:
     """Measure the share of probes whose nearest others are not the same by the vector that was computed alone.
@@ -68,6 +70,6 @@ def tell_changed_tops(parts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         if (share := figures.get("changed_tops", 0.0)) > TOLD:
             yield (
                 f"{name}: of the inputs that were embedded once more by themselves, {share:.0%} find other nearest "
-                f"{NEAREST} than by the vector of their batch: the numbers of bfloat16 depend on the batch. Differences "
-                "of two runs as small as that say nothing; `compute.device=cpu` computes in float32"
+                f"{NEAREST} than by the vector of their batch: numbers of bfloat16 depend on the batch. Differences of "
+                "two runs as small as that say nothing; `compute.device=cpu` computes in float32"
             )
