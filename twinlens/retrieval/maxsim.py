@@ -292,7 +292,7 @@ def score_exactly(
     """
     found = np.empty(len(rows), dtype=np.float32)
     order = np.argsort(items.lengths[rows], kind="stable")
-    asked = torch.from_numpy(np.ascontiguousarray(query)).to(device).double()
+    asked = torch.from_numpy(np.asarray(query, dtype=np.float64)).to(device)
     longest = int(items.lengths[rows].max(initial=1))
     step = max(1, block_bytes // (10 * longest * (items.dim + len(query))))
     with torch.inference_mode():
