@@ -22,8 +22,9 @@ from tests.inference.test_tower import LONG, WORDS, captions
 from tests.models.encoders.test_transformers import save_clip
 from tests.multimodal import save_embedder
 from tests.tiny import CPU, jpegs, write_shards
-from twinlens.config.models import SentenceTransformersTower, TransformersTower
+from twinlens.config.models import TransformersTower
 from twinlens.config.params import ComputeParams
+from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.core.costs import Cost
 from twinlens.core.errors import ClusterError, DataError
 from twinlens.core.progress import Progress

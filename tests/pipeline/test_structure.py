@@ -40,6 +40,7 @@ MAY_BE_SLOW = (
         "core/device.py",
         "images/transforms.py",
         "retrieval/exact.py",
+        "retrieval/maxsim.py",
         "retrieval/selection.py",
         "evaluation/referee.py",
     ),

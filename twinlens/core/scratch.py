@@ -226,6 +226,7 @@ class Scratch:
         self._held = BucketLock(remote.bucket)
         self._held.acquire()
         try:
+            remote.clear_drafts()
             remote.bucket.write(USED, b"")
             self._noted = remote.list_parts()
         except BaseException:

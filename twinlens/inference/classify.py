@@ -28,7 +28,7 @@ from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.engines.base import Engine, Seat
 from twinlens.images.decode import BadPictureError, open_picture
 from twinlens.images.transforms import fit_picture, map_ahead, to_tensor
-from twinlens.inference.batches import hold_threads
+from twinlens.inference.threads import hold_threads
 from twinlens.models import classifiers
 from twinlens.models.classifiers.base import Classifier
 from twinlens.models.weights import identify_weights

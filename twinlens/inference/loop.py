@@ -34,7 +34,6 @@ from twinlens.core.shards import iter_pixels_of
 from twinlens.core.vectors import normalise_rows, write_rows
 from twinlens.engines.base import Seat
 from twinlens.images.transforms import map_ahead
-from twinlens.inference.batches import hold_threads
 from twinlens.inference.feed import Feed
 from twinlens.inference.parts import (
     Finished,
@@ -47,6 +46,7 @@ from twinlens.inference.parts import (
     slice_pictures,
     slice_texts,
 )
+from twinlens.inference.threads import hold_threads
 from twinlens.inference.transfers import open_transfers
 from twinlens.models.encoders.base import ImageEncoder, TextEncoder, TokenizedTexts, read_texts
 from twinlens.models.native import NativeBatch
@@ -301,16 +301,17 @@ def collect(scratch: Scratch, count: int, path: Path) -> int:
     return write_rows(path, (normalise_rows(part) for part in iter_finished(scratch)), count)
 
 
-Batch = TypeVar("Batch", torch.Tensor, np.ndarray, NativeBatch)
+Batch = TypeVar("Batch", torch.Tensor, np.ndarray, NativeBatch, list[str])
+Made = TypeVar("Made")
 
 
-def encode_halving(encode: Callable[[Batch], torch.Tensor], batch: Batch, room: DeviceRoom) -> list[torch.Tensor]:
+def encode_halving(encode: Callable[[Batch], Made], batch: Batch, room: DeviceRoom) -> list[Made]:
     """Run the model; a batch that does not fit into the device's memory is halved until it does, and so are all later.
 
     Raises:
         OutOfMemoryError: of torch: nor does one alone.
     """
-    vectors: list[torch.Tensor] = []
+    vectors: list[Made] = []
     at, tried = 0, room.most
     while at < len(batch):
         some = batch[at : at + (room.most or len(batch))]
