@@ -153,7 +153,7 @@ class ResizeJob:
                 for receipt in receipts:
                     scratch.accept(receipt)
         shards = -(-total // self.params.images_per_shard)
-        found = _join(scratch.open_store(), shards, total, out)
+        found = join_shards(scratch.open_store(), shards, total, out)
         return replace(found, seconds=scratch.total("seconds"))
 
     def _read_listed(self) -> Iterator[pl.DataFrame]:
@@ -176,8 +176,18 @@ def _is_there(scratch: Scratch, number: int) -> bool:
     return rows.count() == 0 or scratch.has(name_shard(number))
 
 
-def _join(store: PartStore, shards: int, total: int, out: Path) -> Resized:
-    """Write the index of all shards, a million rows in memory, and link the shards beside it."""
+def join_shards(store: PartStore, shards: int, total: int, out: Path) -> Resized:
+    """Write the index of all shards, a million rows in memory, and link the shards beside it.
+
+    Args:
+        store: where the shards and their tables of outcomes are.
+        shards: how many.
+        total: pictures, for messages.
+        out: a folder, made if need be.
+
+    Raises:
+        DataError: no picture is usable.
+    """
     told: Counter[str] = Counter()
     aside = 0
     first = pl.DataFrame()

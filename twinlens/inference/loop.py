@@ -298,16 +298,17 @@ def collect(scratch: Scratch, count: int, path: Path) -> int:
     return write_rows(path, (normalise_rows(part) for part in iter_finished(scratch)), count)
 
 
-Batch = TypeVar("Batch", torch.Tensor, np.ndarray, NativeBatch)
+Batch = TypeVar("Batch", torch.Tensor, np.ndarray, NativeBatch, list[str])
+Made = TypeVar("Made")
 
 
-def encode_halving(encode: Callable[[Batch], torch.Tensor], batch: Batch, room: DeviceRoom) -> list[torch.Tensor]:
+def encode_halving(encode: Callable[[Batch], Made], batch: Batch, room: DeviceRoom) -> list[Made]:
     """Run the model; a batch that does not fit into the device's memory is halved until it does, and so are all later.
 
     Raises:
         OutOfMemoryError: of torch: nor does one alone.
     """
-    vectors: list[torch.Tensor] = []
+    vectors: list[Made] = []
     at, tried = 0, room.most
     while at < len(batch):
         some = batch[at : at + (room.most or len(batch))]

@@ -76,15 +76,15 @@ class TowerWorker:
         loaded, room = self.prompted(first.source.prompt), self._room
         if isinstance(first, TextPart):
             assert loaded.text is not None
-            texts: Any = _chain(first, rest)
+            texts: Any = chain_parts(first, rest)
             found = stream_texts(loaded.text, texts, self.placement, seat, batch=self.text_batch, room=room[1])
             parameters = loaded.text.parameters
         elif loaded.native is not None:
-            pictures: Any = _chain(first, rest)
+            pictures: Any = chain_parts(first, rest)
             found = stream_native(loaded.native, pictures, self.placement, seat, batch=self.image_batch, room=room[0])
             parameters = loaded.native.parameters
         else:
-            pictures = _chain(first, rest)
+            pictures = chain_parts(first, rest)
             encoder, read = self._image(loaded), self._pixels
             found = stream_pictures(
                 encoder, pictures, self.placement, seat, batch=self.image_batch, room=room[0], read=read
@@ -107,7 +107,8 @@ class TowerWorker:
         return loaded.image
 
 
-def _chain(first: Part, rest: Iterator[Part]) -> Iterator[Part]:
+def chain_parts(first: Part, rest: Iterator[Part]) -> Iterator[Part]:
+    """A part, and those that follow it."""
     yield first
     yield from rest
 
