@@ -386,3 +386,16 @@ def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
     with Scratch("work", "key", f"file://{tmp_path}/shared") as scratch:
         scratch.put("a", text("x"))
     assert (tmp_path / "shared" / "work" / "key" / "a").read_text() == "x"
+
+
+def test_parts_of_finished_work_can_be_cleared(bucket_host: BucketHost) -> None:
+    with Scratch("work", "key", PARTS) as scratch:
+        scratch.note("one", seconds=1.0)
+        scratch.put("one", text("1"))
+        scratch.clear()
+        assert not scratch.has("one")
+        assert scratch.total("seconds") == 0
+        scratch.put("two", text("2"))
+    assert stored() == ["two", "used"]
+    with Scratch("work", "key", PARTS) as scratch:
+        assert (scratch.has("one"), scratch.has("two")) == (False, True)
