@@ -38,7 +38,7 @@ DIM, CENTRES, FIRST, SPREAD, DECAY = 256, 20_000, 10, 0.7, 0.375
 BLOCK, PER_FILE, PER_BATCH = 8_192, 1_000_000, 256
 QUERIES, K = 200, 10
 KEY = "big"
-EFFORTS = [(probes, refine) for probes in (32, 64, 128, 256) for refine in (10, 20, 50)]
+EFFORTS = [(probes, refine) for probes in (8, 16, 32, 64, 128) for refine in (5, 10, 20)]
 
 
 class Law:
@@ -174,7 +174,6 @@ def search(folder: Path, efforts: list[tuple[int, int]]) -> None:
     manifest, right = _open(folder), np.load(folder / "vectors/right.npz")
     index, defaults = Index(manifest), read_params().search
     kind = manifest.settings["vector_index"]
-    candidates.PROBED[kind] = 1
     taken: dict[tuple[int, int], list[float]] = {effort: [] for effort in efforts}
     used: dict[tuple[int, int], list[float]] = {effort: [] for effort in efforts}
     hits = dict.fromkeys(efforts, 0)

@@ -1,6 +1,6 @@
 """Run the benchmarks and write their table.
 
-python -m benchmarks.run                                    # all but retrievers, memory, scale and intervals, minutes
+python -m benchmarks.run                                    # all but those that take long, minutes
 python -m benchmarks.run --only neighbours --rounds 9
 python -m benchmarks.run --photos ../photos/val2017.zip     # on photos of one's own
 python -m benchmarks.run --only memory
@@ -39,8 +39,9 @@ SECTIONS = (
     "memory",
     "scale",
     "intervals",
+    "engines",
 )
-LONG = ("retrievers", "memory", "scale", "intervals")  # only if asked for
+LONG = ("engines", "retrievers", "memory", "scale", "intervals")  # only if asked for
 
 
 def main() -> None:
@@ -49,7 +50,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=[s for s in SECTIONS if s not in LONG])
     parser.add_argument("--photos", type=Path, help="a zip archive or a folder of JPEGs; drawn ones if absent")
     parser.add_argument("--count", type=int, default=256, help="pictures")
-    parser.add_argument("--pictures", type=int, default=100_000, help="of the search and scale sections")
+    parser.add_argument(
+        "--pictures", type=int, default=100_000, help="of the search and scale sections; parts, of engines"
+    )
     parser.add_argument("--pools", type=int, default=300, help="drawn in the intervals section, of each kind")
     parser.add_argument("--real", help="<dataset>/<model> that went through the pipeline, for the intervals section")
     parser.add_argument("--rounds", type=int, default=5)
@@ -90,6 +93,7 @@ def measure(section: str, options: argparse.Namespace) -> list[Row]:
         "memory": ("run", (600, 5)),
         "scale": ("run", (options.pictures,)),
         "intervals": ("run", (options.pools, options.real)),
+        "engines": ("run", (photos, count, rounds, options.pictures)),
     }[section]
     module = import_module(f"benchmarks.{MODULES.get(section, section)}")
     return list(getattr(module, function)(*arguments))

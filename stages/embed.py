@@ -26,8 +26,10 @@ def main(dataset: str, model: str) -> None:
     params = read_params()
     gates = Gates(params.gates)
     inputs = read_inputs(paths.tasks(dataset, params.captioner) / "inputs")
-    shown = {image_id for one in inputs.values() if "image" in one.reads for image_id in one.rows["image_id"]}
-    stored = read_table(paths.resized(dataset) / "index.parquet", INDEX).filter(pl.col("image_id").is_in(list(shown)))
+    pictures = [one.rows["image_id"] for one in inputs.values() if "image" in one.reads]
+    shown = pl.concat([pl.Series(dtype=pl.String), *pictures])
+    sizes = read_table(paths.resized(dataset) / "index.parquet", INDEX, ["image_id", "width", "height"])
+    stored = sizes.filter(pl.col("image_id").is_in(shown.unique().implode()))
     with open_engine(params.compute) as engine:
         cost, trained = Cost(engine.placement.name), paths.trained(dataset, model)
         embedder = Embedder(params.models[model], trained, engine.placement, params.compute, cost, engine)

@@ -14,6 +14,7 @@ from twinlens.config.load import check_cards, read_params
 from twinlens.config.prices import read_prices
 from twinlens.config.watched import FILE, read_watched
 from twinlens.core import paths
+from twinlens.core.buckets import is_bucket, refuse_unknown_store
 from twinlens.core.scratch import write_whole_text
 
 log = logging.getLogger("twinlens")
@@ -27,6 +28,8 @@ def main() -> None:
     """
     params = read_params()
     check_cards(params)
+    if params.compute.parts is not None and is_bucket(params.compute.parts):
+        refuse_unknown_store(params.compute.parts)
     watched = read_watched(Path("cards"), params.datasets)
     used = (params.dataset, params.datasets), (params.model, params.models), (params.captioner, params.captioners)
     places = list_places(params.dataset_card)

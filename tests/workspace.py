@@ -62,8 +62,8 @@ class Workspace:
         shutil.copytree(self.folder, folder, symlinks=True)
         return Workspace(folder)
 
-    def share(self, remote: Path, *targets: str) -> None:
-        """Name a remote, commit, and send there what the pipeline made."""
+    def share(self, remote: Path | str, *targets: str) -> None:
+        """Name a remote (a folder, or the URL of a bucket), commit, and send there what the pipeline made."""
         self.run("dvc", "remote", "add", "--default", "shared", str(remote))
         self.commit("results, shared")
         self.run("dvc", "push", *targets)

@@ -47,7 +47,7 @@ TRAINED_TASKS = ("caption_to_image", "image_to_caption")
 PARTS = ("mean", "sd", "least", "greatest")
 K = 10  # the cut that the tables show
 ROOMS = (  # from the ground up
-    *("core", "config", "images", "datasets", "tasks", "models", "inference", "training"),
+    *("core", "config", "engines", "images", "datasets", "tasks", "models", "inference", "training"),
     *("retrieval", "evaluation", "indexing", "report", "apps"),
 )
 BESIDE = {  # what is no package

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from twinlens.apps import durations, sweeps
 from twinlens.apps.cli import app
-from twinlens.apps.sweeps import DONE, FAILED, QUEUED, RUNNING, Step
+from twinlens.apps.steps import Step, plan_steps
+from twinlens.apps.sweeps import DONE, FAILED, QUEUED, RUNNING
 from twinlens.config.load import read_params
 from twinlens.config.models import ModelCard
 from twinlens.config.params import Params
@@ -31,16 +32,14 @@ def steps(*models: str, captioner: str = "blip-scenes") -> list[Step]:
 
 
 def test_every_model_goes_with_every_captioner_once() -> None:
-    planned = sweeps.plan_steps(
-        PARAMS, ["vit-l-14", "vit-b-32", "vit-l-14"], ["none", "blip-base"], ["rank.depth=20"], "x-"
-    )
+    planned = plan_steps(PARAMS, ["vit-l-14", "vit-b-32", "vit-l-14"], ["none", "blip-base"], ["rank.depth=20"], "x-")
     assert [one.name for one in planned] == [
         "x-vit-l-14-none", "x-vit-l-14-blip-base", "x-vit-b-32-none", "x-vit-b-32-blip-base"
     ]  # fmt: skip
     assert planned[1].options == [
         "-S", "dataset=scenes", "-S", "model=vit-l-14", "-S", "captioner=blip-base", "-S", "rank.depth=20"
     ]  # fmt: skip
-    assert [one.name for one in sweeps.plan_steps(PARAMS, ["vit-l-14"], [], [], "")] == ["vit-l-14"]
+    assert [one.name for one in plan_steps(PARAMS, ["vit-l-14"], [], [], "")] == ["vit-l-14"]
 
 
 def with_seeds(model: int | None, captioner: int | None = None) -> Params:
@@ -56,15 +55,15 @@ def with_seeds(model: int | None, captioner: int | None = None) -> Params:
 
 
 def test_a_card_that_asks_for_seeds_is_as_many_experiments_that_differ_in_the_seed() -> None:
-    planned = sweeps.plan_steps(with_seeds(3), ["clip-scenes", "vit-b-32"], [], ["rank.depth=20"], "x-")
+    planned = plan_steps(with_seeds(3), ["clip-scenes", "vit-b-32"], [], ["rank.depth=20"], "x-")
     assert [one.name for one in planned] == [*(f"x-clip-scenes-seed{n}" for n in (7, 8, 9)), "x-vit-b-32"]
     assert planned[1].settings == ("rank.depth=20", "cards/models/clip-scenes.yaml:++train.seed=8")
     assert planned[3].settings == ("rank.depth=20",)
-    both = sweeps.plan_steps(with_seeds(2, 2), ["clip-scenes"], [], [], "")
+    both = plan_steps(with_seeds(2, 2), ["clip-scenes"], [], [], "")
     assert both[1].settings == (
         "cards/models/clip-scenes.yaml:++train.seed=8", "cards/captioners/blip-scenes.yaml:++train.seed=8"
     )  # fmt: skip
-    assert [one.name for one in sweeps.plan_steps(with_seeds(1), ["clip-scenes"], [], [], "")] == ["clip-scenes"]
+    assert [one.name for one in plan_steps(with_seeds(1), ["clip-scenes"], [], [], "")] == ["clip-scenes"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_seeds_that_contradict_each_other_are_refused(
     seeds: tuple[int | None, int | None], settings: list[str], told: str
 ) -> None:
     with pytest.raises(ParamsError, match=told):
-        sweeps.plan_steps(with_seeds(*seeds), ["clip-scenes"], [], settings, "")
+        plan_steps(with_seeds(*seeds), ["clip-scenes"], [], settings, "")
 
 
 def test_seeds_stand_in_no_dump_of_a_card_as_no_training_depends_on_them() -> None:
@@ -131,7 +130,7 @@ def test_an_experiment_of_a_seed_is_finished_where_its_card_differs_in_that_alon
 )
 def test_what_cannot_be_planned_is_refused(models: list[str], settings: list[str], told: str) -> None:
     with pytest.raises(ParamsError, match=told):
-        sweeps.plan_steps(PARAMS, models, [], settings, "")
+        plan_steps(PARAMS, models, [], settings, "")
 
 
 def test_parameters_are_counted_without_weights() -> None:

@@ -78,6 +78,12 @@ def refused(folder: Path, change: dict[str, Any]) -> str:
         ({"captioner": "blip-bse"}, "did you mean 'blip-base'?"),
         ({"resize.shortest_sied_px": 3}, "resize.shortest_sied_px: no such key (did you mean 'shortest_side_px'?"),
         ({"evalaute": {}}, "evalaute: no such key (did you mean 'evaluate'?"),
+        ({"modell": "vit-b-32"}, "; take `modell` out of the file"),
+        (
+            {"train": {"epochs": 1}},
+            "train: no key of params.yaml, but one of cards: -S 'cards/models/clip-scenes.yaml:train.epochs=1' or "
+            "-S 'cards/captioners/blip-scenes.yaml:train.epochs=1'; take `train` out of the file",
+        ),
         ({"cards/models/fasttext.yaml:text.pooling": "none"}, "`pooling: none` leaves a text's words apart, which"),
         (
             {"cards/models/fasttext.yaml:text.poolng": "mean"},
@@ -94,6 +100,10 @@ def refused(folder: Path, change: dict[str, Any]) -> str:
         ({"cards/datasets/scenes.yaml:tset": 9}, "cards/datasets/scenes.yaml: tset: no such key (did you mean 'test'?"),
         ({"cards/datasets/scenes.yaml:adapter": "scene"}, "cards/datasets/scenes.yaml: Input tag 'scene' found using"),
         ({"group": None}, "group: missing"),
+        ({"compute.parts": "https://host/x"}, "compute.parts: wanted a folder, or a bucket such as s3://bucket/folder"),
+        ({"compute.parts": " "}, "compute.parts: wanted a folder, or a bucket"),
+        ({"compute.parts": "s3:///x"}, "s3:///x: names no bucket"),
+        ({"compute.parts": "s3://AKIA:secret@photos/x"}, "s3://…@photos: a URL with credentials"),
         ({"rank.depth": "deep"}, "rank.depth: Input should be a valid integer"),
         ({"rank.image_weight": 1.5}, "rank.image_weight: Input should be less than 1, found 1.5"),
         ({"category_search.prompt": "a picture"}, "category_search.prompt: String should match pattern"),

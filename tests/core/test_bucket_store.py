@@ -314,6 +314,29 @@ def test_a_lock_that_beats_is_not_taken_over_however_long_it_is_held(monkeypatch
     assert bucket.describe(LOCK) is None
 
 
+def test_a_store_that_is_away_when_the_work_ends_is_not_waited_for(
+    bucket_host: BucketHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_store, "BRIEFLY_S", 0.05)
+    monkeypatch.setattr(bucket_store, "BEATS_EVERY_S", 0.01)
+    with Scratch("work", "key", PARTS) as scratch:
+        scratch.put("a", text("x"))
+        bucket_host.faults = lambda request: 503
+    bucket_host.faults = lambda request: None
+    assert stored() == ["a", "lock", "used"]  # and stale soon, or at once for this machine
+
+
+def test_drafts_of_the_killed_go_and_those_of_the_living_stay() -> None:
+    folder = Scratch("work", "key", PARTS).folder
+    folder.mkdir(parents=True)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait(PATIENCE_S)
+    for process in (dead.pid, os.getpid()):
+        (folder / f".part-{process}-0a1b2c3d-a").write_text("half")
+    with Scratch("work", "key", PARTS):
+        assert [path.name for path in folder.iterdir()] == [f".part-{os.getpid()}-0a1b2c3d-a"]
+
+
 def test_an_answer_that_was_lost_does_not_lock_its_own_process_out(bucket_host: BucketHost) -> None:
     lost = iter([True])
 

@@ -119,7 +119,8 @@ def test_near_pairs_are_those_that_comparing_all_with_all_finds(chosen: list[tup
             expected.add((b, a, 0))
         elif 0 < apart <= bits and first[hashes[a]] == a and first[hashes[b]] == b:
             expected.add((b, a, apart))
-    assert set(find_near_pairs(as_words(hashes), bits)) == expected
+    found = [tuple(pair) for pair in find_near_pairs(as_words(hashes), bits).tolist()]
+    assert found == sorted(expected)
 
 
 def test_many_equal_hashes_cost_no_square() -> None:
@@ -131,19 +132,19 @@ def test_a_recompressed_shrunken_or_brighter_photo_is_near_and_other_photos_are_
         names = [name for name in archive.namelist() if name.endswith(".jpg")][:60]
         photos = [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
     hashes = [compute_perceptual_hash(np.asarray(photo)) for photo in photos]
-    assert find_near_pairs(as_words(hashes), 64) == []
+    assert not len(find_near_pairs(as_words(hashes), 64))
     for photo, own in zip(photos, hashes, strict=True):
         buffer = io.BytesIO()
         photo.save(buffer, "JPEG", quality=40)
         half = photo.resize((photo.width // 2, photo.height // 2))
         for copy in (Image.open(buffer).convert("RGB"), half):
-            assert find_near_pairs(as_words([own, compute_perceptual_hash(np.asarray(copy))]), 16)
+            assert len(find_near_pairs(as_words([own, compute_perceptual_hash(np.asarray(copy))]), 16))
     brighter = [ImageEnhance.Brightness(photo).enhance(1.1) for photo in photos]
     found = [
         find_near_pairs(as_words([h, compute_perceptual_hash(np.asarray(b))]), 16)
         for h, b in zip(hashes, brighter, strict=True)
     ]
-    assert sum(map(bool, found)) >= 54  # nine of ten
+    assert sum(map(bool, map(len, found))) >= 54  # nine of ten
 
 
 def test_the_hash_that_resize_takes_is_nearly_that_of_the_whole_photo(shared_data: Path) -> None:

@@ -125,7 +125,7 @@ def test_ivf_rq_of_several_files_finds_nearly_all_that_is_nearest_and_scores_it_
     right, params = np.argsort(-(queries @ kept.T), axis=1)[:, :10], read_params().search
     found = [index.nearest([WeightedVector("image_vector", query)], 10, (), params) for query in queries]
     hits = [len(set(rows.tolist()) & set(best.tolist())) for (rows, _), best in zip(found, right, strict=True)]
-    assert np.mean(hits) >= 9
+    assert np.mean(hits) >= 9.5
     for query, (rows, scores) in zip(queries, found, strict=True):
         assert scores == pytest.approx(kept[rows] @ query, abs=1e-6)
         assert (np.diff(scores) <= 0).all()

@@ -56,7 +56,9 @@ def test_beside_a_missing_index_those_are_named_that_can_answer() -> None:
     with pytest.raises(QueryError) as error:
         search(TEXT, model="vit-b-32")
     asked = [f"--dataset {dataset} --model {model} --captioner {captioner}" for dataset, model, captioner in there]
-    told, _, more = str(error.value).partition("index`; what can answer here: ")[2].partition(", and ")
+    told, _, more = (
+        str(error.value).partition("index` makes it, and what it needs; what can answer here: ")[2].partition(", and ")
+    )
     assert told.split(", or ") == asked[:3]
     assert more == f"{len(asked) - 3} more"
 
@@ -212,6 +214,30 @@ def test_an_index_keeps_what_embeds_its_queries_whatever_dvc_takes_out_of_the_wo
     assert [Searcher().search(TEXT).hits, Searcher().search(image=picture).hits] == before
     assert can_answer(*NAMES)
     assert sorted(path.name for path in manifest_of_copy().towers.iterdir()) == ["weights", "weights.json"]
+
+
+@pytest.mark.usefixtures("copy")
+def test_an_index_that_dvc_restored_stays_once_it_was_opened() -> None:
+    forget()  # nothing but DVC's own files, as after `dvc pull`
+    shutil.rmtree(manifest().folder)
+    before = search(TEXT).hits
+    assert manifest_of_copy() == manifest()
+    for folder in (paths.trained, paths.embedded):
+        shutil.rmtree(folder(DATASET, MODEL))
+    paths.indexed(*NAMES).unlink()
+    assert search(TEXT).hits == before
+
+
+@pytest.mark.usefixtures("copy")
+def test_an_index_that_dvc_restored_with_other_weights_is_not_kept() -> None:
+    forget()
+    shutil.rmtree(manifest().folder)
+    weights = paths.trained(DATASET, MODEL) / "weights" / "open_clip_config.json"
+    content = weights.read_text()
+    weights.unlink()
+    weights.write_text(content + " ")
+    assert search("car", mode="text").hits
+    assert not locate_copy(*NAMES).exists()
 
 
 @pytest.mark.usefixtures("copy")

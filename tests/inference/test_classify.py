@@ -50,7 +50,11 @@ def card(path: Path, **changes: Any) -> TimmTower:
 
 
 def shares(
-    pictures: list[bytes | str], tower: ClassifierCard, classes: list[int] = VEHICLES, raw: str = "raw"
+    pictures: list[bytes | str],
+    tower: ClassifierCard,
+    classes: list[int] = VEHICLES,
+    raw: str = "raw",
+    engine: LocalEngine = ENGINE,
 ) -> np.ndarray:
     files = [f"{n}.jpg" for n in range(len(pictures))]
     by_name = dict(zip(files, pictures, strict=True))
@@ -58,7 +62,19 @@ def shares(
     def read(some: Sequence[str]) -> Iterator[bytes | str]:
         return (by_name[name] for name in some)
 
-    return sum_class_shares(lambda: nullcontext(read), files, tower, classes, ENGINE, raw=raw, max_megapixels=100)
+    return sum_class_shares(lambda: nullcontext(read), files, tower, classes, engine, raw=raw, max_megapixels=100)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("bucket_host")
+def test_parts_in_a_bucket_give_the_same_shares(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classify, "PER_PART", 2)
+    kept = LocalEngine(ENGINE.compute.model_copy(update={"parts": "s3://photos/parts"}), CPU)
+    pictures: list[bytes | str] = [jpeg(n) for n in range(5)]
+    found = shares(pictures, card(weights), engine=kept)
+    assert shares(pictures, card(weights)).tolist() == found.tolist()
+    monkeypatch.setattr(classifiers, "load", None)  # all are kept
+    assert shares(pictures, card(weights), engine=kept).tolist() == found.tolist()
 
 
 def test_the_share_is_the_summed_softmax_of_timms_own_model_and_transform(weights: Path) -> None:

@@ -129,6 +129,20 @@ def test_a_second_card_with_the_same_tower_takes_the_vectors_and_loads_no_model(
     assert not was_loaded(second)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("bucket_host")
+def test_parts_in_a_bucket_give_the_same_bytes_and_are_found_again_on_another_machine(
+    clip: Path, shards: Path, pool: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = embedded(job(card(clip)), shards, pool, tmp_path / "local")
+    kept = COMPUTE.model_copy(update={"parts": "s3://photos/parts"})
+    for machine in ("one", "another"):
+        monkeypatch.setenv("TWINLENS_SCRATCH", str(tmp_path / machine))
+        done = job(card(clip), compute=kept)
+        assert embedded(done, shards, pool, tmp_path / f"{machine} out") == wanted
+        assert was_loaded(done) == (machine == "one")
+
+
 def test_a_joint_model_is_loaded_once_for_both_towers(
     clip: Path, shards: Path, pool: pl.DataFrame, tmp_path: Path
 ) -> None:

@@ -342,8 +342,13 @@ def test_a_change_of_the_data_shows_in_git_diff_and_another_datasets_card_stays(
     assert workspace.run("git", "diff", "--stat", card) == ""
 
 
-def test_results_pulled_from_a_remote_run_nothing_in_a_fresh_clone(workspace: Workspace, tmp_path: Path) -> None:
-    workspace.share(tmp_path / "remote")
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_results_pulled_from_a_remote_run_nothing_in_a_fresh_clone(
+    kind: str, workspace: Workspace, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if kind == "bucket":
+        request.getfixturevalue("bucket_host")  # named by the environment, as for every client
+    workspace.share("s3://photos/results" if kind == "bucket" else tmp_path / "remote")
     there = workspace.elsewhere(tmp_path / "there")
     assert not (there.folder / "data/raw").exists()  # git brought none of it
     there.run("dvc", "pull")

@@ -38,7 +38,6 @@ MAY_BE_SLOW = (
     *("models", "inference", "training"),
     *(
         "core/device.py",
-        "engines/actor.py",
         "images/transforms.py",
         "retrieval/exact.py",
         "retrieval/maxsim.py",

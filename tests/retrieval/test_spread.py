@@ -23,7 +23,7 @@ from twinlens.retrieval.base import Retriever
 from twinlens.retrieval.corpus import Opened, open_corpus
 from twinlens.retrieval.rank import group_retrievers, restate_as_published, search_together
 from twinlens.retrieval.registry import list_retrievers
-from twinlens.retrieval.spread import RankWorker, SpreadLists, make_key
+from twinlens.retrieval.spread import RankWorker, SpanTask, SpreadLists, make_key
 from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import write_inputs
 
@@ -79,12 +79,13 @@ class Watched(LocalEngine):
 
     def __init__(self, killed_after: int | None = None) -> None:
         super().__init__(COMPUTE, device="cpu")
+        self.tasks: list[SpanTask] = []
         self.asked: list[str] = []
         self.killed_after = killed_after
 
     def map(self, worker: Any, tasks: Iterable[Any], bar: Any = None, *, paths: Iterable[Path] = ()) -> Iterator[Any]:
         wanted = list(tasks)
-        self.asked = [task.name for task in wanted]
+        self.tasks, self.asked = wanted, [task.name for task in wanted]
         for n, result in enumerate(super().map(worker, wanted, bar)):
             if n == self.killed_after:
                 raise KeyboardInterrupt
@@ -106,6 +107,7 @@ def test_runs_of_spans_are_those_of_one_pass_to_the_byte(
         lists = SpreadLists(worker, scratch)
         lists.make(searches, engine)
         assert len(engine.asked) == len(set(engine.asked)) > len(searches)
+        assert not any("exemplar_svm" in task.search.retrievers for task in engine.tasks)  # fitted: made by the driver
         assert search_all(searches, params, tmp_path / "spread", lists) == whole
 
 

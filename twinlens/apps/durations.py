@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twinlens.apps.sweeps import SETTINGS, Step, parse_settings, run_command
+from twinlens.apps.steps import SETTINGS, Step, parse_settings
+from twinlens.apps.sweeps import run_command
 from twinlens.core.errors import TwinLensError
 from twinlens.evaluation.cost import STAGES
 

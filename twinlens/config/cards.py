@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from twinlens.config.base import BASE
 from twinlens.config.explain import explain_problems
 from twinlens.config.yaml_file import compose_yaml, parse_yaml
-from twinlens.core.errors import ParamsError, suggest_nearest
+from twinlens.core.errors import GO_TO_ROOT, ParamsError, suggest_nearest
 
 KINDS = ("datasets", "models", "captioners")
 ENDING = ".yaml"
@@ -40,9 +40,7 @@ class Library:
             ParamsError: there is no such folder.
         """
         if not folder.is_dir():
-            raise ParamsError(
-                f"{folder} is not here: run from the root of the repository; cards stand there, one a file"
-            )
+            raise ParamsError(f"{folder} is not here: {GO_TO_ROOT}; cards stand there, one a file")
         self.folder = folder
         self.texts = {
             f"{kind}/{file.name.removesuffix(ENDING)}": file.read_bytes()

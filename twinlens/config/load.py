@@ -16,7 +16,7 @@ from twinlens.config.explain import explain_problems
 from twinlens.config.models import ModelCard
 from twinlens.config.params import Params, Settings
 from twinlens.config.yaml_file import parse_yaml
-from twinlens.core.errors import ParamsError
+from twinlens.core.errors import GO_TO_ROOT, ParamsError
 
 TYPES = {"datasets": DatasetCard, "models": ModelCard, "captioners": CaptionerCard}
 IN_A_BASE = re.compile(r" \(a base of [^)]*\)")  # of a message, which the base's own card has without it
@@ -34,7 +34,7 @@ def read_params(path: str | Path = "params.yaml") -> Params:
     try:
         raw = parse_yaml(path.read_bytes(), path)
     except FileNotFoundError:
-        raise ParamsError(f"{path} is not here: run from the root of the repository") from None
+        raise ParamsError(f"{path} is not here: {GO_TO_ROOT}") from None
     if not isinstance(raw, dict):
         raise ParamsError(f"{path} should hold keys and values, found {type(raw).__name__}")
     refuse_cards(raw, path)
@@ -43,7 +43,8 @@ def read_params(path: str | Path = "params.yaml") -> Params:
     try:
         return Params.model_validate(raw | cards)
     except ValidationError as error:
-        told = "\n".join(f"  - {message}" for _, message in explain_problems(error, raw, Settings))
+        problems = explain_problems(error, raw, Settings)
+        told = "\n".join(f"  - {_say_where(keys, message, raw, library)}" for keys, message in problems)
         raise ParamsError(f"{path} has {error.error_count()} problem(s); nothing was run:\n{told}") from None
 
 
@@ -89,6 +90,22 @@ def refuse_cards(raw: dict[str, Any], path: Path) -> None:
         how = "`python tools/move_cards.py` moves them there, with their comments"
     named = ", ".join(f"`{kind}:`" for kind in sections)
     raise ParamsError(f"{path} has cards under {named}, but cards stand in files of their own, cards/*/*.yaml: {how}")
+
+
+def _say_where(keys: tuple[Any, ...], message: str, raw: dict[str, Any], library: Library) -> str:
+    """Say of a section that params.yaml does not have whether a card of the run has it; DVC advises `-S +<key>=`."""
+    if len(keys) != 1 or keys[0] in Settings.model_fields:
+        return message
+    key, found = keys[0], []
+    for kind, named in {"models": "model", "captioners": "captioner"}.items():
+        file = f"{kind}/{raw.get(named)}"
+        card = library.filled(file) if file in library.texts else {}
+        if key in card:
+            places = [".".join(filter(None, (key, rest))) + f"={value}" for rest, value in _leaves(raw[key])]
+            found += [f"-S '{library.path(file)}:{place}'" for place in places]
+    if found:
+        message = f"{key}: no key of params.yaml, but one of cards: {' or '.join(found)}"
+    return f"{message}; take `{key}` out of the file"
 
 
 def _leaves(card: Any) -> list[tuple[str, Any]]:

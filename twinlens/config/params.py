@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, model_validator
 
 from twinlens.config.captioners import CaptionerCard
 from twinlens.config.datasets import DatasetCard
@@ -30,6 +30,7 @@ from twinlens.config.numbers import (
     Signed,
     Threads,
 )
+from twinlens.core.buckets import is_bucket, refuse_bad_url
 from twinlens.core.cores import choose_threads
 from twinlens.core.errors import ParamsError, suggest_nearest
 
@@ -54,7 +55,7 @@ class ResizeParams(Section):
     min_side_px: Side  # smaller pictures are set aside
     max_megapixels: Annotated[float, Field(strict=True, gt=0, le=10_000)]  # larger pictures are set aside, undecoded
     jpeg_quality: Annotated[int, Field(strict=True, ge=1, le=100)]  # of pictures that had to be written anew
-    images_per_shard: Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+    images_per_shard: Annotated[int, Field(strict=True, ge=1, le=1_000_000)]  # that are listed for it
 
     def at_most(self, shortest_side_px: int | None) -> Self:
         """Return a copy with a smaller limit, where a dataset's card gives one."""
@@ -210,6 +211,17 @@ class GateParams(Section):
     max_tied_share: Share
 
 
+def _refuse_odd_place(location: str) -> str:
+    if not location.strip() or location.split("://", maxsplit=1)[0] in ("http", "https", "hf"):
+        raise ValueError("wanted a folder, or a bucket such as s3://bucket/folder")
+    if is_bucket(location):
+        refuse_bad_url(location)
+    return location
+
+
+PartsPlace = Annotated[str, AfterValidator(_refuse_odd_place)]
+
+
 class ComputeParams(Section):
     """Device and speed settings: never part of a result's identity, so no stage depends on them."""
 
@@ -218,7 +230,9 @@ class ComputeParams(Section):
     decode_threads: Annotated[Threads, BeforeValidator(lambda given: choose_threads() if given is None else given)]
     engine: Literal["local", "ray"] = "local"  # who works on the parts of a stage
     address: str | None = None  # of the Ray cluster; null: one on this machine
-    parts: str | None = None  # folder or bucket of finished parts, which every worker sees; null: `paths.scratch()`
+    parts: PartsPlace | None = (
+        None  # folder or bucket of finished parts, which every worker sees; null: `paths.scratch()`
+    )
     pixels: Literal["cpu", "device"] = "cpu"  # where `embed` decodes and resizes; in the key of what it keeps
     image_batch: Batch | None  # null: what suits the device
     text_batch: Batch | None

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 LISTED = 8  # as many names are all told
 NEAREST = 5  # of more
+GO_TO_ROOT = "run from the root of the repository, the folder with params.yaml and dvc.yaml"
 
 
 class TwinLensError(Exception):

@@ -195,8 +195,10 @@ class Scratch:
             FolderStore(self.folder).drop_receipt(receipt.name)
 
     def _note_receipt(self, receipt: Receipt, *, sync: bool = False) -> None:
-        if self._remote is None:  # in a bucket its name says it all
+        if self._remote is None:
             append_receipt(self.folder, receipt, sync=sync)
+        else:  # its name in the bucket says it all
+            self._remote.known[receipt.name] = receipt.files[""][0]
         if self._noted is not None:
             self._noted[receipt.name] = receipt
         self._whole.add(receipt.name)
@@ -224,6 +226,7 @@ class Scratch:
         self._held = BucketLock(remote.bucket)
         self._held.acquire()
         try:
+            remote.clear_drafts()
             remote.bucket.write(USED, b"")
             self._noted = remote.list_parts()
         except BaseException:

@@ -31,8 +31,7 @@ from twinlens.core.progress import Progress
 from twinlens.core.resources import name_disk_fault
 from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.shards import name_shard
-from twinlens.datasets import make_adapter
-from twinlens.datasets.readers.archives import hold_archives
+from twinlens.datasets.pictures import open_pictures
 from twinlens.engines import Engine, Seat
 from twinlens.images.resize import (
     Picture,
@@ -86,17 +85,15 @@ class ShardWorker:
         """See `engines.Worker`: the receipts of each shard."""
         taken: deque[ShardTask] = deque()
         shards = ((task.number, task.size) for task in iter(taken.popleft, None))
-        with hold_archives():
-            pictures = self._read_pictures(tasks, taken)
-            yield from write_shards(pictures, shards, self.params, self.store, seat.decode_threads, seat.count)
+        with open_pictures(self.card, self.raw) as read:
 
-    def _read_pictures(self, tasks: Iterable[ShardTask], taken: deque[ShardTask]) -> Iterator[Picture]:
-        """The pictures of some tasks; each is noted before its first picture."""
-        adapter = make_adapter(self.card)
-        for task in tasks:
-            taken.append(task)
-            raw = adapter.read_pictures(self.raw, task.files)
-            yield from zip(task.image_ids, task.files, raw, strict=True)
+            def read_pictures() -> Iterator[Picture]:
+                for task in tasks:
+                    taken.append(task)  # before its first picture comes
+                    yield from zip(task.image_ids, task.files, read(task.files), strict=True)
+
+            pictures = read_pictures()
+            yield from write_shards(pictures, shards, self.params, self.store, seat.decode_threads, seat.count)
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ class ResizeJob:
                 for receipt in receipts:
                     scratch.accept(receipt)
         shards = -(-total // self.params.images_per_shard)
-        found = _join(scratch.open_store(), shards, total, out)
+        found = join_shards(scratch.open_store(), shards, total, out)
         return replace(found, seconds=scratch.total("seconds"))
 
     def _read_listed(self) -> Iterator[pl.DataFrame]:
@@ -179,8 +176,18 @@ def _is_there(scratch: Scratch, number: int) -> bool:
     return rows.count() == 0 or scratch.has(name_shard(number))
 
 
-def _join(store: PartStore, shards: int, total: int, out: Path) -> Resized:
-    """Write the index of all shards, a million rows in memory, and link the shards beside it."""
+def join_shards(store: PartStore, shards: int, total: int, out: Path) -> Resized:
+    """Write the index of all shards, a million rows in memory, and link the shards beside it.
+
+    Args:
+        store: where the shards and their tables of outcomes are.
+        shards: how many.
+        total: pictures, for messages.
+        out: a folder, made if need be.
+
+    Raises:
+        DataError: no picture is usable.
+    """
     told: Counter[str] = Counter()
     aside = 0
     first = pl.DataFrame()

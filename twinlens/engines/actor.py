@@ -18,6 +18,8 @@ from twinlens.core.errors import ClusterError, TwinLensError
 from twinlens.engines.base import Seat, run_worker
 from twinlens.engines.sites import Sight, Site, list_unseen, list_versions
 
+ON_CPU = "cpu-float32"  # `Placement.name` there, whichever CPU it is: told without torch, which takes seconds
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -45,26 +47,27 @@ class Actor:
         if not os.path.isdir(folder):  # noqa: PTH112 - before anything is imported
             raise ClusterError(f"{folder} is not on this node")
         os.chdir(folder)
+        os.environ["OMP_NUM_THREADS"] = str(cores)  # of torch, which is imported when there is something to compute
         self.device, self.pixels, self.cores = device, pixels, cores
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._ahead: deque[_Job] = deque()
         self._workers: dict[bytes, Any] = {}
+        self._seen: set[tuple[Sight, ...]] = set()
         threading.Thread(target=self._stream, name="stream", daemon=True).start()
 
     def describe(self) -> tuple[Site, Any]:
-        """Describe the surroundings; with the placement of models, if there is a device that is asked for."""
+        """Describe the surroundings; with the placement of models where that is for the device to say."""
         import ray
 
         from twinlens.core.costs import name_machine
-        from twinlens.core.device import choose_device
 
-        if self.device != "none":
+        placement, name = None, ON_CPU
+        if self.device != "cpu":
+            from twinlens.core.device import choose_device
+
             placement = choose_device(self.device, "device" if self.pixels == "device" else "cpu")
-            import_torch_threads(self.cores)
-        else:
-            placement = None
+            name = placement.name
         node = ray.util.get_node_ip_address()
-        name = "" if placement is None else placement.name
         return Site(node, list_versions(), name, name_machine(), self.cores), placement
 
     def work(self, worker: bytes, sights: tuple[Sight, ...], task: Any) -> Outcome:
@@ -78,10 +81,6 @@ class Actor:
         job = _Job(worker, sights, task, Future())
         self._jobs.put(job)
         return job.outcome.result()
-
-    def process(self) -> int:
-        """The number of this process."""
-        return os.getpid()
 
     def _stream(self) -> None:
         while True:
@@ -113,7 +112,7 @@ class Actor:
             yield job.task
 
     def _find(self, job: _Job) -> Any:
-        if missing := list_unseen(job.sights):
+        if job.sights not in self._seen and (missing := list_unseen(job.sights)):
             import ray
 
             raise ClusterError(
@@ -121,16 +120,10 @@ class Actor:
                 f"{', '.join(missing)}: every node needs it at the same path. Put it on a file system that all share "
                 "(NFS), or, where `compute.parts` is meant, into a bucket"
             )
+        self._seen.add(job.sights)
         if job.worker not in self._workers:
             self._workers[job.worker] = pickle.loads(job.worker)
         return self._workers[job.worker]
-
-
-def import_torch_threads(cores: int) -> None:
-    """Let torch compute on the cores of this place alone."""
-    import torch
-
-    torch.set_num_threads(cores)
 
 
 def _explain(error: BaseException, alone: bool) -> Outcome:

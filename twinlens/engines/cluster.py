@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ class _Hand:
     busy: int = 0
     alone: bool = False  # with a suspect, beside which it gets nothing
     items: int = 0
+    ready_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class RayEngine(Engine):
         self._most = 0  # workers that were ready at one time
         self._machine: str | None = None
         self._refused = 0  # actors whose surroundings were others than the driver's
-        self._looked = 0.0
+        self._looked = self._starts_after = 0.0
+        self._failed_starts = 0  # one after the other
+        self._made = False  # whether a part of this call was made
         self._slots = 0
 
     @property
@@ -96,12 +100,14 @@ class RayEngine(Engine):
         sights = see(path for one in (worker, backlog.first) for path in getattr(one, "paths", ()))
         self._sent.clear()  # of an earlier call that was broken off
         for hand in self._hands.values():
-            hand.busy, hand.alone = 0, False
-        began = time.monotonic()
+            hand.busy, hand.alone, hand.items, hand.ready_at = 0, False, 0, time.monotonic()
+        self._made, with_workers = False, time.monotonic()
         while (waiting := backlog.look_ahead(DEPTH * max(1, self._slots) + 1)) or self._sent:
             self._staff(waiting + len(self._sent))
             ready = [hand for hand in self._hands.values() if hand.described is None]
-            if not ready and time.monotonic() - began > START_S:
+            if ready:
+                with_workers = time.monotonic()
+            elif time.monotonic() - with_workers > START_S:
                 raise ClusterError(self._tell_absence())
             self._deal(backlog, ready, payload, sights)
             for ref in self._wait():
@@ -121,13 +127,14 @@ class RayEngine(Engine):
         from twinlens.core.device import choose_device
 
         device = connection.check_device(self.device)
+        pixels = self.compute.pixels if self.device == self.compute.device else "cpu"
         if device == "cpu":
-            return choose_device("cpu", "cpu")
+            return choose_device("cpu", pixels)
         self._connect()
         if not connection.count("GPU"):
             if device == "cuda":
                 raise ClusterError("compute.device is cuda, and no node of the cluster has a GPU: write auto or cpu")
-            return choose_device("cpu", "cpu")
+            return choose_device("cpu", pixels)
         hand = self._start(gpu=True)
         found: Placement = self._await(hand)
         return found
@@ -166,7 +173,7 @@ class RayEngine(Engine):
             self._looked, self._slots = now, connection.count("GPU" if self._gpu else "CPU")
             if not self._slots and not self._hands:
                 raise ClusterError(self._tell_absence())
-        room = self._slots - self._refused
+        room = max(0, self._slots - self._refused) if now >= self._starts_after else 0
         for _ in range(min(wanted, room + min(MORE, room)) - len(self._hands)):
             self._start(self._gpu)
         pending = {hand.described: hand for hand in self._hands.values() if hand.described is not None}
@@ -177,10 +184,12 @@ class RayEngine(Engine):
             assert hand is not None
             try:
                 hand.site, _ = self._get_description(hand)
-            except self._ray.exceptions.RayError as error:
+            except (self._ray.exceptions.RayError, ClusterError) as error:
                 self._dismiss(hand)
                 if not self._most:
                     raise ClusterError(f"a worker could not start: {connection.tell(error)}") from None
+                self._failed_starts += 1  # on a node that is going, or has not what it needs
+                self._starts_after = now + min(60.0, 2.0**self._failed_starts)
                 continue
             self._welcome(hand)
 
@@ -206,7 +215,7 @@ class RayEngine(Engine):
                 raise ClusterError(told)
             log.warning("%s; it is left out", told)
             return
-        hand.described, self._machine = None, site.machine
+        hand.described, hand.ready_at, self._machine, self._failed_starts = None, time.monotonic(), site.machine, 0
         self._most = max(self._most, sum(one.described is None for one in self._hands.values()))
 
     @property
@@ -257,6 +266,11 @@ class RayEngine(Engine):
             self._lose(hand, entry, backlog, connection.tell(error))
             return
         alone, hand.busy, hand.alone = hand.busy == 1, hand.busy - 1, False
+        if isinstance(outcome.error, ClusterError) and self._made:  # a node that has joined, and is not fit
+            log.warning("%s; it is left out", outcome.error)
+            self._refused += 1
+            self._lose(hand, entry, backlog, "", blamed=False)
+            return
         if outcome.error is not None and not isinstance(outcome.error, ResourceError):
             raise outcome.error
         if outcome.error is not None or outcome.trouble:
@@ -268,27 +282,34 @@ class RayEngine(Engine):
                     raise outcome.error from None
                 raise
             return
+        self._made = True
+        hand.items += entry.task.size
         if bar is not None and entry.task.size:
-            hand.items += entry.task.size
-            bar.add(entry.task.size, workers=sum(one.described is None for one in self._hands.values()))
+            bar.add(entry.task.size, **self._tell_rates())
         yield outcome.result
+
+    def _tell_rates(self) -> dict[str, str | int]:
+        """How many workers there are, and the pace of the slowest and of the fastest since they were ready."""
+        ready, now = [hand for hand in self._hands.values() if hand.described is None], time.monotonic()
+        paces = [hand.items / max(now - hand.ready_at, 1e-3) for hand in ready]
+        return {"workers": len(ready), "each": f"{min(paces):,.1f} to {max(paces):,.1f}/s"}
 
     def _suspect(self, entry: Entry, backlog: Backlog, hand: _Hand, reason: str, alone: bool) -> None:
         if alone:
             entry.fail(hand.name, f"{reason} (on {hand.site.node if hand.site else 'a node that is gone'})")
         backlog.give_back(entry)
 
-    def _lose(self, hand: _Hand, entry: Entry, backlog: Backlog, reason: str) -> None:
-        """Give back all parts of an actor that has died; another takes its place."""
+    def _lose(self, hand: _Hand, entry: Entry, backlog: Backlog, reason: str, blamed: bool = True) -> None:
+        """Give back all parts of an actor that has died, or is dismissed; another takes its place."""
         mine = [entry, *(sent.entry for sent in self._sent.values() if sent.hand is hand)]
         self._sent = {ref: sent for ref, sent in self._sent.items() if sent.hand is not hand}
         self._dismiss(hand)
-        self.lost += 1
-        if self.lost <= TOLD:
+        self.lost += blamed
+        if blamed and self.lost <= TOLD:
             where = hand.site.node if hand.site else "a node"
             log.warning("a worker on %s was lost (%s); its parts go to others", where, reason[:300])
         for one in mine:
-            self._suspect(one, backlog, hand, reason, alone=len(mine) == 1)
+            self._suspect(one, backlog, hand, reason, alone=blamed and len(mine) == 1)
 
     def _tell_absence(self) -> str:
         what = "GPU" if self.placement_name and self._gpu else "CPU"
@@ -302,7 +323,8 @@ class RayEngine(Engine):
         if self._ray is None:
             return
         for hand in [*self._hands.values()]:
-            self._dismiss(hand)
+            with suppress(self._ray.exceptions.RayError):
+                self._dismiss(hand)
         self._sent.clear()
         if self._owns:
             self._ray.shutdown()

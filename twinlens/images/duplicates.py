@@ -8,12 +8,14 @@ drawn scenes, which share their backgrounds, the nearest two differ in 18. A cro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from jaxtyping import Int, UInt8, UInt64
 from PIL import Image
 
@@ -68,13 +70,17 @@ def find_duplicates(
     rows = index.select("image_id", "sha256").join(
         images.select("image_id", "split"), on="image_id", maintain_order="left"
     )
-    splits, digests = rows["split"].to_list(), rows["sha256"].to_list()
-    pairs = [(later, earlier, 0, True) for later, earlier in _same(digests)]
+    first = rows.with_row_index("row").select(pl.col("row").first().over("sha256")).to_series().to_numpy()
+    exact = first != np.arange(len(rows))
+    later = np.flatnonzero(exact)
+    pairs = [(a, b, 0, True) for a, b in zip(later.tolist(), first[later].tolist(), strict=True)]
     if near_bits is not None:
-        words = np.frombuffer(b"".join(hashes["perceptual_hash"].to_list()), dtype=np.uint64).reshape(-1, WORDS)
-        exact = {later for later, *_ in pairs}
-        pairs += [(a, b, bits, False) for a, b, bits in find_near_pairs(words, near_bits) if a not in exact]
-    clusters = _clusters(len(rows), [(a, b) for a, b, *_ in pairs])
+        near = find_near_pairs(read_words(hashes["perceptual_hash"]), near_bits)
+        pairs += [(a, b, bits, False) for a, b, bits in near[~exact[near[:, 0]]].tolist()]
+    involved = sorted({row for a, b, *_ in pairs for row in (a, b)})
+    some = rows[involved]
+    splits = dict(zip(involved, some["split"], strict=True))
+    clusters = _clusters([(a, b) for a, b, *_ in pairs])
     sides: dict[int, set[bool]] = {}
     for row, cluster in clusters.items():
         sides.setdefault(cluster, set()).add(splits[row] in EVALUATED)
@@ -83,8 +89,8 @@ def find_duplicates(
     if drop != "none":
         gone = {row for row in leaking if splits[row] not in EVALUATED}
     if drop in ("exact", "near"):
-        gone |= _spare(len(rows), [(a, b) for a, b, _, same in pairs if same or drop == "near"], splits)
-    ids = rows["image_id"].to_list()
+        gone |= _spare([(a, b) for a, b, _, same in pairs if same or drop == "near"], splits)
+    ids = dict(zip(involved, some["image_id"], strict=True))
     table = [
         (
             ids[a],
@@ -113,58 +119,114 @@ _COLUMNS = {
 }
 
 
-def _same(keys: list[str]) -> Iterator[tuple[int, int]]:
-    """Find the row of each repeated key, and the first row that has the key."""
-    first: dict[str, int] = {}
-    for row, key in enumerate(keys):
-        if first.setdefault(key, row) != row:
-            yield row, first[key]
+def read_words(hashes: pl.Series) -> UInt64[np.ndarray, "images words"]:
+    """Read perceptual hashes, 32 bytes each, as the numbers that are compared."""
+    stored = hashes.to_arrow().cast(pa.binary(BITS // 8))
+    buffer = stored.buffers()[1]
+    words = np.frombuffer(b"" if buffer is None else buffer, dtype=np.uint64)
+    return words.reshape(-1, WORDS)[stored.offset : stored.offset + len(stored)]
 
 
-def find_near_pairs(words: UInt64[np.ndarray, "images words"], bits: int) -> list[tuple[int, int, int]]:
-    """Find all pairs of hashes that differ in at most `bits`, as (later row, earlier row, bits).
+def find_near_pairs(words: UInt64[np.ndarray, "images words"], bits: int) -> Int[np.ndarray, "pairs 3"]:
+    """Find all pairs of hashes that differ in at most `bits`, as (later row, earlier row, bits), in this order.
 
-    Of several rows with the same hash only the first is compared with other hashes; the rest are
-    paired with it. Exact: two hashes that differ in at most b bits agree in one of b + 1 bands of
-    their bits, so only hashes that agree in a band are compared. Time grows with the number of
-    such chance agreements, memory with the number of images.
+    Of several rows with the same hash only the first is compared with other hashes; the rest are paired with it.
+    Exact: of `bits + r` bands of a hash, `r` at least are the same in both of such a pair. Bands are dealt into `r - 1`
+    hands, so that two of the `r` are of one hand; only hashes that agree in two bands of a hand are compared. Many
+    bands make many sorts, few bands many chance agreements: at half as many more than `bits` both take about the same
+    time for ten million pictures. Memory is that of the hashes and about three numbers for each; time grows with the
+    pictures and, slowly, with the number of chance agreements.
     """
-    unique, first, inverse = np.unique(words, axis=0, return_index=True, return_inverse=True)
-    inverse = inverse.reshape(-1)
-    pairs = [(row, int(first[of]), 0) for row, of in enumerate(inverse.tolist()) if first[of] != row]
-    unpacked = np.unpackbits(np.ascontiguousarray(unique).view(np.uint8), axis=1)  # (unique, BITS)
-    found: set[tuple[int, int]] = set()
-    for band in np.array_split(np.arange(unpacked.shape[1]), bits + 1):
-        for a, b in _agreeing(np.packbits(unpacked[:, band], axis=1)):
-            close = np.flatnonzero(_distance(unique[a], unique[b]) <= bits)
-            found.update(zip(a[close].tolist(), b[close].tolist(), strict=True))
-    for a_row, b_row in found:
-        later, earlier = sorted((int(first[a_row]), int(first[b_row])), reverse=True)
-        pairs.append((later, earlier, int(_distance(unique[a_row : a_row + 1], unique[b_row : b_row + 1])[0])))
-    return sorted(pairs)
+    rows, first = _find_firsts(words)
+    later = np.flatnonzero(first != np.arange(len(words)))
+    found = [np.stack([later, first[later], np.zeros(len(later), dtype=np.int64)], axis=1)]
+    unique = words if len(rows) == len(words) else words[rows]
+    if bits > 0 and len(unique) > 1:
+        found += [np.stack([rows[b], rows[a], apart], axis=1) for a, b, apart in _compare(unique, bits)]
+    pairs = np.concatenate(found)
+    pairs[:, :2] = np.stack([pairs[:, :2].max(axis=1), pairs[:, :2].min(axis=1)], axis=1)
+    return pairs[np.lexsort(pairs.T[::-1])]
 
 
 Rows = Int[np.ndarray, " pairs"]
+AT_ONCE = 2**20  # pairs that are compared
 
 
-def _agreeing(keys: UInt8[np.ndarray, "hashes bytes"]) -> Iterator[tuple[Rows, Rows]]:
-    """Rows whose keys are the same, in portions of one pair a row: the next of its kind, the one after that, ..."""
-    _, codes = np.unique(keys, axis=0, return_inverse=True)
-    order = np.argsort(codes.reshape(-1), kind="stable")
-    codes = codes.reshape(-1)[order]
-    here, step = np.arange(len(order)), 1
-    while len(here := here[here + step < len(order)]):
-        here = here[codes[here] == codes[here + step]]  # who has no partner at this step has none further on
-        if len(here):
-            yield order[here], order[here + step]
-        step += 1
+def _find_firsts(
+    words: UInt64[np.ndarray, "images words"],
+) -> tuple[Int[np.ndarray, " unique"], Int[np.ndarray, " images"]]:
+    """Rows with the first of each hash, rising, and of every row the first one with the same hash."""
+    order = np.lexsort(words.T)
+    begins = np.ones(len(words), dtype=bool)
+    for start in range(1, len(words), AT_ONCE):
+        here, before = order[start : start + AT_ONCE], order[start - 1 : start - 1 + AT_ONCE]
+        begins[start : start + AT_ONCE] = (words[here] != words[before[: len(here)]]).any(axis=1)
+    first = np.empty(len(words), dtype=np.int64)
+    first[order] = order[begins][np.cumsum(begins) - 1]  # the sort is stable
+    return np.sort(order[begins]), first
 
 
-def _distance(a: UInt64[np.ndarray, "pairs words"], b: UInt64[np.ndarray, "pairs words"]) -> Int[np.ndarray, " pairs"]:
-    return np.bitwise_count(a ^ b).sum(axis=1, dtype=np.int64)
+def _compare(
+    unique: UInt64[np.ndarray, "hashes words"], bits: int
+) -> Iterator[tuple[Rows, Rows, Int[np.ndarray, " pairs"]]]:
+    """Hashes that differ in at most `bits`, each pair once: rows of both, and the bits."""
+    agreeing = max(2, bits // 2)
+    edges = np.linspace(0, BITS, bits + agreeing + 1).astype(int)
+    row_bits = len(unique).bit_length()
+    widest = (64 - row_bits) // 2  # so that the key and the row are one number, which is sorted faster than by an order
+    bands = [(int(low), min(int(high - low), widest)) for low, high in pairwise(edges)]
+    keys = [
+        (one, other)
+        for one in range(len(bands))
+        for other in range(one + 1, len(bands))
+        if one % (agreeing - 1) == other % (agreeing - 1)  # of one hand
+    ]
+    outer = np.ascontiguousarray(unique[:, 0])  # which rules out nearly all chance agreements
+    for number, (one, other) in enumerate(keys):
+        packed = _read_band(unique, *bands[one]) << np.uint64(bands[other][1]) | _read_band(unique, *bands[other])
+        packed = packed << np.uint64(row_bits) | np.arange(len(unique), dtype=np.uint64)
+        packed.sort()
+        for left, right in _agreeing(packed, row_bits):
+            likely = np.flatnonzero(np.bitwise_count(outer[left] ^ outer[right]) <= bits)
+            different = unique[left[likely]] ^ unique[right[likely]]
+            apart = np.bitwise_count(different).sum(axis=1, dtype=np.int64)
+            near = np.flatnonzero(apart <= bits)
+            same = [_read_band(different[near], *band) == 0 for band in bands]
+            seen = np.zeros(len(near), dtype=bool)  # by a key before this one
+            for i, j in keys[:number] if len(near) else ():
+                seen |= same[i] & same[j]
+            chosen = near[~seen]
+            if len(chosen):
+                yield left[likely[chosen]], right[likely[chosen]], apart[chosen]
 
 
-def _clusters(count: int, pairs: list[tuple[int, int]]) -> dict[int, int]:
+def _read_band(words: UInt64[np.ndarray, "hashes words"], low: int, width: int) -> UInt64[np.ndarray, " hashes"]:
+    """Read the `width` bits from bit `low` on, at most 64, as a number."""
+    word, shift = divmod(low, 64)
+    found = words[:, word] >> np.uint64(shift)
+    if shift + width > 64:
+        found |= words[:, word + 1] << np.uint64(64 - shift)
+    return found & np.uint64(2**width - 1)
+
+
+def _agreeing(packed: UInt64[np.ndarray, " hashes"], row_bits: int) -> Iterator[tuple[Rows, Rows]]:
+    """Rows whose keys are the same, in portions: each with the next of its kind, with the one after that, ...
+
+    Args:
+        packed: keys with their rows behind them, rising.
+        row_bits: of the rows.
+    """
+    keys, row = packed >> np.uint64(row_bits), np.uint64(2**row_bits - 1)
+    for start in range(0, len(keys), AT_ONCE):
+        here, step = np.arange(start, min(start + AT_ONCE, len(keys))), 1
+        while len(here := here[: np.searchsorted(here, len(keys) - step)]):
+            here = here[keys[here] == keys[here + step]]  # who has no partner at this step has none further on
+            if len(here):
+                yield (packed[here] & row).astype(np.int64), (packed[here + step] & row).astype(np.int64)
+            step += 1
+
+
+def _clusters(pairs: list[tuple[int, int]]) -> dict[int, int]:
     """The cluster (its first row) of every row that is in a pair: rows linked by pairs, directly or not."""
     parent = dict[int, int]()
 
@@ -176,13 +238,13 @@ def _clusters(count: int, pairs: list[tuple[int, int]]) -> dict[int, int]:
     for a, b in pairs:
         low, high = sorted((root(a), root(b)))
         parent[high] = low
-    return {row: root(row) for row in range(count) if row in parent}
+    return {row: root(row) for row in sorted(parent)}
 
 
-def _spare(count: int, pairs: list[tuple[int, int]], splits: list[str]) -> set[int]:
+def _spare(pairs: list[tuple[int, int]], splits: Mapping[int, str]) -> set[int]:
     """All rows but one of each cluster."""
     members: dict[int, list[int]] = {}
-    for row, cluster in _clusters(count, pairs).items():
+    for row, cluster in _clusters(pairs).items():
         members.setdefault(cluster, []).append(row)
     rank = {"test": 0, "val": 1}
     keepers = {min(rows, key=lambda row: (rank.get(splits[row], 2), row)) for rows in members.values()}

@@ -142,6 +142,26 @@ def keep_towers(manifest: Manifest) -> None:
         scratch.put(TOWERS, put)
 
 
+def keep_restored(manifest: Manifest, card: ModelCard) -> None:
+    """Keep an index that DVC pulled, or restored from its cache, as `publish` keeps one that it makes.
+
+    Unless its weights are not here. DVC takes all of it out of the workspace when it applies another experiment.
+
+    Args:
+        manifest: its table is there.
+        card: of the model.
+    """
+    from twinlens.models.checkpoints import identify_all_weights
+
+    try:
+        weights = identify_all_weights(card, paths.trained(manifest.dataset, manifest.model))
+    except DataError:  # not here
+        return
+    if weights == manifest.weights:
+        keep_towers(manifest)
+        manifest.write(locate_copy(manifest.dataset, manifest.model, manifest.captioner))
+
+
 def _link(source: str | Path, target: str | Path) -> None:
     """Give a file a further name: no stage writes into a file of data/trained, each makes its folder anew."""
     try:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from twinlens.config.params import Params
 from twinlens.core import paths
 from twinlens.core.absence import advise
-from twinlens.core.errors import DataError, QueryError
+from twinlens.core.errors import DataError, QueryError, TwinLensError
 from twinlens.core.hashing import recall_digest
 from twinlens.core.scratch import Scratch
 from twinlens.indexing.index import Index
@@ -47,10 +47,9 @@ def open_index(params: Params, dataset: str, model: str, captioner: str) -> Inde
     command = format_rebuild_command(params, dataset, model, captioner)
     manifest = _manifest(dataset, model, captioner)
     if manifest is None:
-        raise QueryError(
-            f"there is no index of {dataset} with {model} and captions by {captioner}: {advise(f'`{command}`')}"
-            f"{_tell_others(params)}"
-        )
+        remedy = advise(f"`{command}` makes it, and what it needs")
+        missing = f"there is no index of {dataset} with {model} and captions by {captioner}"
+        raise QueryError(f"{missing}: {remedy}{_tell_others(params)}")
     _refuse_other_vectors(manifest, command)
     if not Scratch("index", manifest.key).has(FOLDER):
         log.info(
@@ -63,6 +62,11 @@ def open_index(params: Params, dataset: str, model: str, captioner: str) -> Inde
             make_table(manifest, gather(dataset, model, captioner), params.compute.decode_threads)
         except DataError as error:
             raise DataError(f"the index's table is not on this machine, and cannot be built: {error}") from None
+    if not _is_kept(manifest):
+        from twinlens.indexing.build import keep_restored
+
+        with suppress(OSError, TwinLensError):  # it answers all the same
+            keep_restored(manifest, params.models[model])
     with suppress(OSError):  # a folder that may only be read is pruned by nobody here
         os.utime(manifest.folder)  # in use: not to be pruned
     try:
@@ -127,6 +131,13 @@ def _manifest(dataset: str, model: str, captioner: str) -> Manifest | None:
         with suppress(FileNotFoundError):  # asked before, it could still be removed before it is read
             return Manifest.read(path)
     return None
+
+
+def _is_kept(manifest: Manifest) -> bool:
+    """Whether the index stays where DVC leaves it alone, for when it takes its own files out of the workspace."""
+    with suppress(FileNotFoundError, DataError):
+        return Manifest.read(locate_copy(manifest.dataset, manifest.model, manifest.captioner)) == manifest
+    return False
 
 
 def _refuse_other_vectors(manifest: Manifest, command: str) -> None:

@@ -165,7 +165,7 @@ def check_name(value: str, names: Collection[str], what: str) -> str:
     """
     if not isinstance(value, str) or value not in names:
         shown = str(value)[:SHOWN]
-        raise QueryError(f"{what}: no such one as '{shown}' ({suggest_nearest(shown, names)})")
+        raise QueryError(f"there is no {what} '{shown}' ({suggest_nearest(shown, names)})")
     return value
 
 

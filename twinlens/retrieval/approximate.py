@@ -18,6 +18,7 @@ from jaxtyping import Float32, Int
 
 from twinlens.config.params import ApproximateParams, IndexSetting
 from twinlens.core.errors import require_extra
+from twinlens.retrieval.compression import RABITQ_BITS, RABITQ_MULTIPLE
 from twinlens.retrieval.exact import find_nearest
 from twinlens.retrieval.scores import compute_exact_scores
 
@@ -31,7 +32,6 @@ INDEXES = {  # LanceDB's names
     "ivf_rq": "IvfRq",
     "ivf_hnsw_sq": "HnswSq",
 }
-BITS = 8  # dimensions that LanceDB packs into a byte: those of `ivf_rq` have to be a multiple
 LEAST = 256  # items: what the training of quantised indexes asks for
 WARM_UP = 3  # queries before the clock runs
 COLUMNS = ("setting", "recall", "ms_per_query", "build_s", "index_mb")
@@ -95,7 +95,9 @@ def _list_possible(settings: Mapping[str, IndexSetting], items: int, dim: int) -
     """The settings that LanceDB can build for so many items of so many dimensions."""
     if items < LEAST:
         return {}
-    return {name: setting for name, setting in settings.items() if setting.index != "ivf_rq" or dim % BITS == 0}
+    return {
+        name: setting for name, setting in settings.items() if setting.index != "ivf_rq" or dim % RABITQ_MULTIPLE == 0
+    }
 
 
 def _of_one_index(settings: Mapping[str, IndexSetting]) -> list[list[str]]:
@@ -109,7 +111,8 @@ def _of_one_index(settings: Mapping[str, IndexSetting]) -> list[list[str]]:
 def _config(setting: IndexSetting) -> Any:
     from lancedb import index
 
-    return getattr(index, INDEXES[setting.index])(distance_type="dot", num_partitions=setting.partitions)
+    bits = {"num_bits": RABITQ_BITS} if setting.index == "ivf_rq" else {}  # as the search index has them
+    return getattr(index, INDEXES[setting.index])(distance_type="dot", num_partitions=setting.partitions, **bits)
 
 
 def _by_numpy(query: Float32[np.ndarray, " dim"], items: Rows, k: int) -> Int[np.ndarray, " k"]:

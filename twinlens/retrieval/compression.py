@@ -27,6 +27,9 @@ Vector = Float32[np.ndarray, " dim"]
 Products = Float32[np.ndarray, " items"]
 
 CHUNK = 256  # items that are widened to float32 at a time, so that they stay in the cache: 0.5 MB of 512 dimensions
+# Of LanceDB's IVF_RQ, which has RaBitQ's codes by partition. One bit of a dimension takes ten times as many candidates
+# to be scored again for the same recall; dimensions have to be a multiple, as the bits of so many are packed together.
+RABITQ_BITS, RABITQ_MULTIPLE = 2, 8
 SEED = 0  # of the rotation, which is the same for all pools of one dimension
 
 

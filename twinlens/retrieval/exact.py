@@ -44,7 +44,6 @@ def find_nearest(
     device: str = "cpu",
     block_bytes: int | None = None,
     item_rows: int | None = None,
-    first_query: int = 0,
 ) -> Iterator[Neighbours]:
     """Find the `k` best items of every query, a block of queries at a time; the full matrix never exists.
 
@@ -58,7 +57,6 @@ def find_nearest(
         device: where the product is made, and where items are scored and ordered.
         block_bytes: of one block of the product; empty: what suits the device.
         item_rows: items of one block, where they are to be read in such; empty: what suits the device.
-        first_query: number of the first query in `qrels` and in what is found, where `queries` are a part of all.
 
     Raises:
         DataError: a vector holds NaN or infinity.
@@ -76,7 +74,6 @@ def find_nearest(
             place,
             own_rows=own_rows,
             qrels=qrels,
-            first_query=first_query,
             block_bytes=block_bytes,
             item_rows=item_rows,
         )
@@ -84,7 +81,7 @@ def find_nearest(
             for start in range(0, len(keys), LISTS):
                 some = slice(start, start + LISTS)
                 found = read_sort_keys(keys[some])
-                yield Neighbours(first_query + first + start, *found, None if hits is None else hits[some])
+                yield Neighbours(first + start, *found, None if hits is None else hits[some])
         return
     selector = Selector.over(items, k, place)
     size = block_bytes or BLOCK_BYTES.get(selector.items.device.type, BLOCK_BYTES["cpu"])
@@ -103,8 +100,8 @@ def find_nearest(
         block = multiply(number) if following is None else following
         rows, scores = read_sort_keys(selector.select(block))
         following = multiply(number + 1) if ahead and number + 1 < len(starts) else None
-        first_hit = None if qrels is None else _find_first_hits(selector, block, first_query + start, rows, qrels)
-        yield Neighbours(first_query + start, rows, scores, first_hit)
+        first_hit = None if qrels is None else _find_first_hits(selector, block, start, rows, qrels)
+        yield Neighbours(start, rows, scores, first_hit)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,6 @@ def rank_in_blocks(
     *,
     own_rows: Int[np.ndarray, " queries"] | None = None,
     qrels: Qrels | None = None,
-    first_query: int = 0,
     block_bytes: int | None = None,
     item_rows: int | None = None,
 ) -> Iterator[tuple[int, Keys, Int64[np.ndarray, " queries"] | None]]:
@@ -70,7 +69,6 @@ def rank_in_blocks(
         device: where products are made.
         own_rows: see there.
         qrels: see there.
-        first_query: number of the first query in `qrels`.
         block_bytes: of one block of the product.
         item_rows: of one block of items.
 
@@ -88,7 +86,7 @@ def rank_in_blocks(
         if qrels is None:
             yield start, pool.rank(asked, own, None)[0], None
             continue
-        numbers = first_query + np.arange(rows.start, rows.stop)
+        numbers = np.arange(rows.start, rows.stop)
         few = qrels.counts()[numbers] <= FEW_RELEVANT
         best = pool.find_best_relevant(asked, own, numbers, few, qrels)
         keys, above = pool.rank(asked, own, best)

@@ -92,6 +92,10 @@ def search(task: Task, retriever: Retriever, depth: int, device: str, folder: Pa
 class Lists(Protocol):
     """Lists that were made before, by workers."""
 
+    def holds(self, retrievers: Sequence[Retriever]) -> bool:
+        """Whether those of some retrievers were."""
+        ...
+
     def read(
         self, task: Task, retrievers: Sequence[Retriever], draw: int
     ) -> Iterator[list[tuple[Neighbours, Ranks | None]]]:
@@ -143,9 +147,10 @@ def search_together(
             for one in retrievers
         ]
         misses = [one.zero_is_miss for one in retrievers]
-        blocks = (
-            rank_together(made, misses, task, depth, device) if lists is None else lists.read(task, retrievers, draw)
-        )
+        if lists is None or not lists.holds(retrievers):
+            blocks = rank_together(made, misses, task, depth, device)
+        else:
+            blocks = lists.read(task, retrievers, draw)
         for of_block in blocks:
             for place, (found, in_judged) in enumerate(of_block):
                 scorer = made[place]

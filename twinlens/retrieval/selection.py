@@ -264,6 +264,8 @@ class Selector:
         product, above, near = block.product.numpy(), np.zeros(len(keys), dtype=np.int64), []
         wide = 1.01 * self.tolerance  # so that the limits may be rounded
         for place, (query, score) in enumerate(zip(asked.tolist(), read_scores(keys).tolist(), strict=True)):
+            if not np.isfinite(score):  # of a left out item, or of none
+                continue
             row, least, most = product[query], np.float32(score - wide), np.float32(score + wide)
             above[place] = np.count_nonzero(row > most)
             if np.count_nonzero(row >= least) > above[place]:

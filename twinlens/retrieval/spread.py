@@ -26,6 +26,7 @@ from twinlens.core.hashing import hash_text, recall_digest
 from twinlens.core.part_store import PartStore, Receipt
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import Scratch, fingerprint
+from twinlens.core.tables import AS_PUBLISHED
 from twinlens.engines import Engine, Seat
 from twinlens.retrieval.base import Retriever, Scorer
 from twinlens.retrieval.block_ranking import Ranks, Span, choose_span, rank_among_judged, rank_together
@@ -85,6 +86,7 @@ class RankWorker:
     dataset: str
     model: str
     device: str
+    _listed: dict[str, dict[tuple[str, bool], Retriever]] = field(default_factory=dict, compare=False)
     _made: dict[Search, tuple[Task, list[Retriever], list[Scorer]]] = field(default_factory=dict, compare=False)
 
     @classmethod
@@ -101,7 +103,7 @@ class RankWorker:
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: the settings."""
-        return {name: value for name, value in vars(self).items() if name != "_opened"} | {"_made": {}}
+        return {name: value for name, value in vars(self).items() if name != "_opened"} | {"_listed": {}, "_made": {}}
 
     @cached_property
     def _opened(self) -> Any:
@@ -131,8 +133,11 @@ class RankWorker:
     def _find(self, search: Search) -> tuple[Task, list[Retriever], list[Scorer]]:
         if search not in self._made:
             task = next(one for one in self._opened.tasks if one.name == search.task)
-            every = {(one.name, one.published): one for one in list_retrievers(task, self._opened.corpus, self.params)}
-            found = [every[name, search.published] for name in search.retrievers]
+            if search.task not in self._listed:  # what the retrievers of a task share is made once
+                every = list_retrievers(task, self._opened.corpus, self.params)
+                self._listed.clear()
+                self._listed[search.task] = {(one.name, one.published): one for one in every}
+            found = [self._listed[search.task][name, search.published] for name in search.retrievers]
             if search.draw:
                 found = [replace(one, make=one.draws[search.draw - 1], draws=()) for one in found]
             mine = restate_as_published(task) if search.published else task
@@ -206,13 +211,23 @@ class SpreadLists:
             searches: tasks, as published where their retrievers are, and retrievers of one group.
             engine: whose workers.
         """
-        wanted = [SpanTask(*part, self.store) for one in searches for part in self._list_parts(*one)]
+        spread = [one for one in searches if self.holds(one[1])]
+        wanted = [SpanTask(*part, self.store) for one in spread for part in self._list_parts(*one)]
         missing = [task for task in wanted if not self.scratch.has(task.name)]
         total, left = sum(task.size for task in wanted), sum(task.size for task in missing)
         with Progress("rank", total=total, unit="query", done=total - left) as bar:
             for receipts in engine.map(self.worker, missing, bar):
                 for receipt in receipts:
                     self.scratch.accept(receipt)
+
+    @staticmethod
+    def holds(retrievers: Sequence[Retriever]) -> bool:
+        """Whether the lists of some retrievers are made by workers.
+
+        Not of those that are fitted to each query: the fit is the work, the driver needs it to tell of it, and its last
+        digits depend on how many threads it has.
+        """
+        return not any(one.fitted for one in retrievers)
 
     def read(
         self, task: Task, retrievers: Sequence[Retriever], draw: int
@@ -233,5 +248,5 @@ class SpreadLists:
 
 
 def _describe(task: Task, retrievers: Sequence[Retriever], draw: int) -> Search:
-    name = task.about.published_of or task.name
+    name = task.name.removesuffix(AS_PUBLISHED) if retrievers[0].published else task.name
     return Search(name, tuple(one.name for one in retrievers), retrievers[0].published, draw)

@@ -226,12 +226,26 @@ def test_a_folder_without_pictures_is_refused_with_what_it_holds(
 
 
 @pytest.mark.parametrize(
+    ("name", "said"),
+    [("t.csv", "is a table; wanted the folder of its pictures"), ("0.jpg", "is a picture; wanted the folder in which")],
+)
+def test_a_file_in_place_of_its_folder_is_answered_with_the_folder(
+    name: str, said: str, twinlens: Command, tmp_path: Path
+) -> None:
+    mine = write(tmp_path / "mine", photos(2) | {"t.csv": b"file,caption\n0.jpg,a dog\n"})
+    done = twinlens("new-dataset", str(mine / name))
+    assert done.code == 2
+    assert said in done.err
+    assert "remove" not in done.err
+
+
+@pytest.mark.parametrize(
     ("table", "said"),
     [
         ("id,caption\n0,a dog\n1,a cat\n", "column id names pictures without their endings ('0' for 0.jpg)"),
         ("url,caption\nhttps://x.org/0.jpg,a dog\n", "column url holds addresses"),
         ("file,caption\nold/0.jpg,a dog\n", "names pictures by other paths ('old/0.jpg' for 0.jpg)"),
-        ("file,caption\nnine.jpg,a dog\n", "names pictures that are not there, 'nine.jpg' for instance"),
+        ("file,caption\nnine.jpg,a dog\n", "that are not there, 'nine.jpg' for instance; what is there is '0.jpg'"),
         ("0.jpg,a dog\n1.jpg,a cat\n", "its first line is a row"),
         ("who,what\nAnn,a dog\n", "no column names pictures of the folder: it has who ('Ann'), what ('a dog')"),
         ("file,caption\n", "no row below its heading"),
@@ -269,6 +283,8 @@ def test_names_and_cards_that_cannot_be_are_refused(twinlens: Command, tmp_path:
     assert (odd.code, "try --name my-photos" in odd.err) == (2, True)
     gone = twinlens("new-dataset", str(tmp_path / "gone"))
     assert (gone.code, "is not there" in gone.err) == (2, True)
+    bucket = twinlens("new-dataset", "s3://photos/mine")
+    assert (bucket.code, "write a card with `source` or `images`" in " ".join(bucket.err.split())) == (2, True)
     none = twinlens("new-dataset", str(mine), "--table", "none.csv", "--name", "other")
     assert (none.code, "none.csv is not there" in none.err) == (2, True)
     dollar = twinlens("new-dataset", str(write(tmp_path / "a$b", photos(1))))

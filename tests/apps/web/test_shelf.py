@@ -43,9 +43,9 @@ def test_what_is_not_there_is_refused_with_what_builds_it() -> None:
         shelf.find(f"{MODEL}/gitt")
     with pytest.raises(QueryError, match="dvc exp run -S model=vit-b-32 index"):
         shelf.first("vit-b-32")
-    with pytest.raises(QueryError, match="no such one as 'nothing'"):
+    with pytest.raises(QueryError, match="there is no model 'nothing'"):
         shelf.first("nothing")
-    with pytest.raises(QueryError, match="no such one as 'nothing'"):
+    with pytest.raises(QueryError, match="there is no dataset 'nothing'"):
         Shelf(read_params(), "nothing")
 
 

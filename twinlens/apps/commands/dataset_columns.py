@@ -87,7 +87,7 @@ class Pictures:
             if last:
                 near = self._by_last[PurePosixPath(normalise(last[0])).name][0]
                 return f"names pictures by other paths ({last[0]!r} for {near}): write the path below one folder"
-            return f"names pictures that are not there, {files[0]!r} for instance"
+            return f"names pictures that are not there, {files[0]!r} for instance; what is there is {self.names[0]!r}"
         return None
 
 

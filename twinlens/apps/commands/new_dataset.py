@@ -84,9 +84,24 @@ def new_dataset(
 
 
 def _find_folder(folder: Path) -> Path:
+    from twinlens.datasets.readers.names import is_picture
+    from twinlens.datasets.readers.tabular import ENDINGS
+
     found = folder.expanduser()
     if not found.exists():
+        if ":/" in str(folder):  # one slash is left of a URL's two
+            raise DataError(
+                f"{folder} is no folder of this machine. For pictures in a bucket write a card with `source` or "
+                "`images` as s3://bucket/folder: docs/storage.md"
+            )
         raise DataError(f"{folder} is not there; wanted a folder of pictures")
+    if found.is_file() and found.suffix.lower() in ENDINGS:
+        raise DataError(
+            f"{folder} is a table; wanted the folder of its pictures, and the table behind it: "
+            f"`twinlens new-dataset FOLDER --table {folder}`"
+        )
+    if found.is_file() and is_picture(found.name):
+        raise DataError(f"{folder} is a picture; wanted the folder in which it lies: {folder.parent}")
     return found.absolute()
 
 

@@ -11,7 +11,8 @@ from twinlens.apps.commands.terminal import note, show_work
 from twinlens.core.errors import TwinLensError
 
 if TYPE_CHECKING:
-    from twinlens.apps.sweeps import Queue, Step
+    from twinlens.apps.steps import Step
+    from twinlens.apps.sweeps import Queue
     from twinlens.config.params import Params
 
 
@@ -34,10 +35,11 @@ def sweep(
     again, and what failed is tried once more. Ctrl-C leaves the queue running; `dvc queue stop` stops it.
     """
     from twinlens.apps import sweeps
+    from twinlens.apps.steps import plan_steps
     from twinlens.config.load import read_params
 
     params = read_params()
-    steps = sweeps.plan_steps(params, _names(models), _names(captioners), settings or [], prefix)
+    steps = plan_steps(params, _names(models), _names(captioners), settings or [], prefix)
     sweeps.refuse_unknown_to_git(steps)
     queue = sweeps.Queue()
     with show_work("looking at what is there"):
