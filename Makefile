@@ -1,6 +1,6 @@
 # make repro   set up and run the pipeline on the embedded default
 # make quick   set up, then style, types and the fast tests: minutes
-# make test    the same with all tests: ten minutes on two cores
+# make test    the same with all tests: about a quarter of an hour on two cores
 # make check   style and types only
 # make bench   the benchmarks
 VENV ?= .venv

@@ -44,7 +44,7 @@ def main(pictures: int, bits: int) -> None:
     near = {(later, earlier) for later, earlier, apart in found.tolist() if apart}
     print(
         f"{pictures:,} hashes of which {pictures // 100:,} are equal, {bits} bits: {seconds:.1f} s of a processor, "
-        f"peak memory {peak:,.0f} MB ({before:,.0f} before), {len(found):,} pairs, near ones as planted: {near == planted}"
+        f"peak memory {peak:,.0f} MB ({before:,.0f} before), {len(found):,} pairs, as planted: {near == planted}"
     )
 
 

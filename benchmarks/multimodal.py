@@ -23,7 +23,7 @@ from sentence_transformers import SentenceTransformer
 
 from tests.multimodal import save_embedder
 from tests.tiny import CPU, photo, write_shards
-from twinlens.config.models import SentenceTransformersTower
+from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.core.scratch import Scratch, fingerprint
 from twinlens.core.shards import iter_pixels
 from twinlens.inference.loop import join_parts

@@ -44,6 +44,7 @@ MEASURED: dict[str, Figure] = {
         1350, "pictures/s", "RESULTS.md, Search: 100,000 in 33 to 42 s on two cores, mostly thumbnails"
     ),
     "thumbnail_bytes": Figure(6100, "bytes", "RESULTS.md, Search: 612 MB an index of 100,000"),
+    "join_driver": Figure(70_000, "pictures/s", "RESULTS.md, Workers: tables of shards joined, on a busy machine"),
     "part_driver": Figure(833, "parts/s", "the bound that 100,000 parts of no work are held to: 120 s"),
 }
 ASSUMED: dict[str, Figure] = {
@@ -132,6 +133,7 @@ def plan(pictures: float, gpus: int, given: Mapping[str, float] | None = None) -
             PER_PART["resize"],
             rates={CPU: cores * v["resize_core"]},
         ),
+        Step("join the shards", pictures, {DRIVER: v["join_driver"]}, 200 * pictures, 200 * pictures),
         step(
             "caption",
             pictures,
@@ -174,7 +176,7 @@ def list_bytes(pictures: float) -> list[tuple[str, float]]:
     dim = v["dim"]
     every = [
         ("pictures as they come", v["picture_bytes"]),
-        ("shards of `resize`; its parts are the same files, linked", v["stored_bytes"]),
+        ("shards of `resize`; its parts go once they stand", v["stored_bytes"]),
         ("vectors of pictures and captions, float32; as much again as parts", 2 * 4 * dim),
         ("the same in the index: float16", 2 * 2 * dim),
         ("the same: int8", 2 * dim),

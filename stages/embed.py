@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import polars as pl
 
 from stages.runner import run_stage
@@ -12,8 +14,11 @@ from twinlens.core.costs import Cost
 from twinlens.core.scratch import prune, write_whole
 from twinlens.core.tables import INDEX, read_table
 from twinlens.engines import open_engine
+from twinlens.inference.batches import tell_changed_tops
 from twinlens.inference.embed import Embedder
 from twinlens.tasks.inputs import read_inputs
+
+log = logging.getLogger("twinlens")
 
 
 def main(dataset: str, model: str) -> None:
@@ -21,8 +26,10 @@ def main(dataset: str, model: str) -> None:
     params = read_params()
     gates = Gates(params.gates)
     inputs = read_inputs(paths.tasks(dataset, params.captioner) / "inputs")
-    shown = {image_id for one in inputs.values() if "image" in one.reads for image_id in one.rows["image_id"]}
-    stored = read_table(paths.resized(dataset) / "index.parquet", INDEX).filter(pl.col("image_id").is_in(list(shown)))
+    pictures = [one.rows["image_id"] for one in inputs.values() if "image" in one.reads]
+    shown = pl.concat([pl.Series(dtype=pl.String), *pictures])
+    sizes = read_table(paths.resized(dataset) / "index.parquet", INDEX, ["image_id", "width", "height"])
+    stored = sizes.filter(pl.col("image_id").is_in(shown.unique().implode()))
     with open_engine(params.compute) as engine:
         cost, trained = Cost(engine.placement.name), paths.trained(dataset, model)
         embedder = Embedder(params.models[model], trained, engine.placement, params.compute, cost, engine)
@@ -30,6 +37,9 @@ def main(dataset: str, model: str) -> None:
             gates.check(gate, trouble)
         with write_whole(paths.embedded(dataset, model)) as draft:
             items = embedder.embed(inputs.values(), paths.resized(dataset), draft)
+            for changed in tell_changed_tops(cost.parts):  # no gate: nothing that one could do is missing
+                log.warning("WARNING: %s", changed)
+                gates.found.append({"gate": "batch_changes", "trouble": changed})
             gates.write(draft / "gates.json")
         cost.machine = engine.machine
     prune(parts=params.compute.parts)

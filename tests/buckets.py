@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from twinlens.core import buckets
+from twinlens.core import bucket_faults, buckets
 
 KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
 CODES = {403: "AccessDenied", 500: "InternalError", 503: "SlowDown"}
@@ -103,4 +104,4 @@ def point_at(host: BucketHost, monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setenv(name, value)
     buckets._open.cache_clear()
-    buckets._last_said[0] = -buckets.PATIENCE_S
+    bucket_faults._last_said[0] = -math.inf

@@ -3,7 +3,7 @@
 As a library:
 
 >>> from twinlens import search                              # doctest: +SKIP
->>> for hit in search("two dogs on a beach", k=5).hits:      # doctest: +SKIP
+>>> for hit in search("a red boat on a beach", k=5).hits:    # doctest: +SKIP
 ...     print(hit.rank, hit.image_id, hit.score, hit.captions)
 
 >>> import twinlens                                                                         # doctest: +SKIP

@@ -156,3 +156,18 @@ def test_on_a_terminal_there_is_a_bar_and_no_lines_but_the_last(
     work(clock, seconds=10, each=1, total=320, n=32)
     assert "embed images:   0%" in screen.getvalue()
     assert lines.messages == ["embed images: 320 in 10.0 s (32.0 img/s)"]
+
+
+def test_what_was_done_before_counts_for_no_rate(
+    clock: Clock, lines: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Progress("resize", total=1000, unit="img") as bar:
+        bar.skip(600)
+        clock.now += 4
+        bar.add(100)
+        assert (bar.count, bar.start_count) == (700, 600)
+    assert "(25.0 img/s)" in lines.messages[0]
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress("resize", total=1000, unit="img") as bar:
+        bar.skip(600)
+        assert (bar.bar.n, bar.bar.initial) == (600, 600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,66 @@ def test_a_damaged_table_is_named_with_the_stage_that_makes_it(damage: bytes, tm
     path.write_bytes(damage)
     with pytest.raises(DataError, match=r"images.parquet is damaged \(.*\): `dvc repro -f -s group` makes it again"):
         tables.read_table(path, tables.GROUPS)
+
+
+def test_a_table_written_in_pieces_is_the_file_of_one_written_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = pl.DataFrame([INDEX_ROW | {"image_id": f"{n:02d}"} for n in range(25)])
+    for name, cuts, group in (("many", [0, 3, 3, 17, 25], 2**20), ("one", [0, 25], 2**20)):
+        monkeypatch.setattr(tables, "ROWS_PER_GROUP", group)
+        with tables.TableWriter(tmp_path / f"{name}.parquet", tables.INDEX) as table:
+            for start, stop in pairwise(cuts):
+                table.add(frame[start:stop])
+            assert table.rows == 25
+    tables.write_table(frame, tmp_path / "whole.parquet", tables.INDEX)
+    assert (tmp_path / "many.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    tables.write_table(frame[:0], tmp_path / "whole.parquet", tables.INDEX)
+    with tables.TableWriter(tmp_path / "none.parquet", tables.INDEX):
+        pass
+    assert (tmp_path / "none.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_no_more_than_a_row_group_waits_to_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_GROUP", 10)
+    frame = pl.DataFrame([INDEX_ROW | {"image_id": f"{n:02d}"} for n in range(25)])
+    with tables.TableWriter(tmp_path / "t.parquet", tables.INDEX) as table:
+        for start in range(0, 25, 4):
+            table.add(frame[start : start + 4])
+            assert table._waiting < 10
+    described = pq.read_metadata(tmp_path / "t.parquet")
+    assert [described.row_group(n).num_rows for n in range(3)] == [10, 10, 5]
+    assert tables.read_table(tmp_path / "t.parquet", tables.INDEX)["image_id"].to_list() == frame["image_id"].to_list()
+    assert tables.count_rows(tmp_path / "t.parquet") == 25
+    slices = list(tables.read_slices(tmp_path / "t.parquet", tables.INDEX, ("image_id", "row"), 7))
+    assert [len(one) for one in slices] == [7, 7, 7, 4]  # whatever the row groups
+    assert pl.concat(slices).equals(frame.select("image_id", pl.col("row").cast(pl.Int32)))
+
+
+def test_a_table_that_cannot_be_read_in_slices_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not here"):
+        list(tables.read_slices(tmp_path / "t.parquet", tables.INDEX, ("image_id",), 7))
+    (tmp_path / "t.parquet").write_bytes(b"no table")
+    with pytest.raises(DataError, match="is damaged"):
+        tables.count_rows(tmp_path / "t.parquet")
+
+
+def test_only_the_columns_that_are_wanted_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pl.DataFrame({"id": ["a", "b"], "image_id": ["x", "y"]})
+    tables.write_table(table, tmp_path / "vectors.parquet", tables.VECTORS)
+    asked: list[object] = []
+    read = pq.read_table
+
+    def noted(path: Path, columns: Any = None) -> pa.Table:
+        asked.append(columns)
+        return read(path, columns=columns)
+
+    monkeypatch.setattr(pq, "read_table", noted)
+    found = tables.read_table(tmp_path / "vectors.parquet", tables.VECTORS, ["image_id"])
+    assert found.equals(table.select("image_id"))
+    assert tables.read_table(tmp_path / "vectors.parquet", tables.VECTORS).equals(table)
+    assert asked == [["image_id"], None]
+    table.drop("image_id").write_parquet(tmp_path / "other.parquet")
+    with pytest.raises(DataError, match=r"columns \['image_id'\] are missing"):
+        tables.read_table(tmp_path / "other.parquet", tables.VECTORS, ["image_id"])

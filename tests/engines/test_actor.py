@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.engines.work import Adder, list_sums, read_log, tell_process
+from twinlens.core.device import choose_device
 from twinlens.core.errors import ClusterError, DataError
-from twinlens.engines.actor import Actor, Outcome
+from twinlens.engines.actor import ON_CPU, Actor, Outcome
 from twinlens.engines.base import Ask
 from twinlens.engines.sites import see
 
@@ -19,6 +20,7 @@ from twinlens.engines.sites import see
 @pytest.fixture
 def actor(monkeypatch: pytest.MonkeyPatch) -> Actor:
     monkeypatch.setattr(os, "chdir", lambda folder: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return Actor(".", "cpu", "cpu", 1)
 
 
@@ -71,3 +73,7 @@ def test_a_path_that_is_not_here_is_named(actor: Actor, tmp_path: Path) -> None:
     assert isinstance(told, ClusterError)
     assert str(weights) in str(told)
     assert "NFS" in str(told)
+
+
+def test_every_cpu_computes_alike() -> None:
+    assert choose_device("cpu").name == ON_CPU

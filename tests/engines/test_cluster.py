@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +17,14 @@ import polars as pl
 import pytest
 import torch
 
-from tests.engines.work import Adder, list_sums, read_log, tell_process
+from tests.engines.work import Adder, drive_sums, list_sums, read_log, tell_process
 from tests.inference.test_tower import LONG, WORDS, captions
 from tests.models.encoders.test_transformers import save_clip
 from tests.multimodal import save_embedder
 from tests.tiny import CPU, jpegs, write_shards
-from twinlens.config.models import SentenceTransformersTower, TransformersTower
+from twinlens.config.models import TransformersTower
 from twinlens.config.params import ComputeParams
+from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.core.costs import Cost
 from twinlens.core.errors import ClusterError, DataError
 from twinlens.core.progress import Progress
@@ -105,6 +110,30 @@ def test_workers_and_nodes_may_be_lost_and_nodes_may_join(cluster: Any, engine: 
     made = Counter(read_log(tmp_path))
     assert len(made) == 200
     assert sum(made.values()) <= 200 + 2 * 3  # what was under way on those two
+
+
+def test_a_driver_that_was_killed_is_followed_by_one_that_makes_the_rest(
+    cluster: Any, engine: Engine, tmp_path: Path
+) -> None:
+    code = f"""
+        from pathlib import Path
+        from tests.engines.test_cluster import COMPUTE
+        from tests.engines.work import drive_sums
+        from twinlens.engines import open_engine
+        with open_engine(COMPUTE.model_copy(update={{"address": "{cluster.address}"}})) as engine:
+            drive_sums(engine, Path({str(tmp_path)!r}), 100, "killed")
+    """
+    driver = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    parts = tmp_path / "scratch" / "add" / "killed"
+    while len(list(parts.glob("part-*"))) < 20:
+        assert driver.poll() is None
+        time.sleep(0.05)
+    driver.kill()
+    driver.wait()
+    assert drive_sums(engine, tmp_path, 100, "killed") == SUMS[:100]
+    made = Counter(read_log(tmp_path))
+    assert len(made) == 100
+    assert sum(made.values()) <= 100 + 2 * 3 * 2  # what was under way, and what the workers of the first one still had
 
 
 # ---------------------------------------------------------------- embedding

@@ -14,6 +14,7 @@ from twinlens.config.params import ComputeParams
 from twinlens.core.errors import DataError, ExtraError, ParamsError
 from twinlens.core.progress import Progress
 from twinlens.engines import LocalEngine, open_engine
+from twinlens.engines.connection import tell
 
 LOCAL = ComputeParams(device="cpu", decode_threads=2, image_batch=None, text_batch=None)
 
@@ -64,3 +65,26 @@ def test_what_is_no_address_is_refused(address: str, tmp_path: Path) -> None:
 def test_a_device_of_one_machine_is_refused() -> None:
     with pytest.raises(ParamsError, match=r"compute\.device: cuda:1 is of one machine"):
         _ = open_engine(cluster(device="cuda:1")).placement
+
+
+ACTOR_DIED = """The actor died unexpectedly before finishing this task.
+	class_name: Actor
+	pid: 25297
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker \
+unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was killed
+by the OOM killer"""
+NO_MODULE = """The actor died because of an error raised in its creation task, ray::Actor.__init__()
+  File "somewhere", line 1
+ModuleNotFoundError: No module named 'twinlens'"""
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ACTOR_DIED, "its process ended: Worker unexpectedly exits with a connection error code 2. End of file"),
+        (NO_MODULE, "ModuleNotFoundError: No module named 'twinlens'"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_what_ray_says_is_told_in_a_line(error: str, told: str) -> None:
+    assert tell(RuntimeError(error)) == told

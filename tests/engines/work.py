@@ -12,7 +12,8 @@ from typing import Any
 
 from twinlens.core.errors import DataError
 from twinlens.core.part_store import PartStore, Receipt
-from twinlens.engines.base import Seat
+from twinlens.core.scratch import Scratch
+from twinlens.engines.base import Engine, Seat
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,17 @@ class Adder:
         """Put the part into its store."""
         assert task.store is not None
         return (task.store.put(task.name, lambda path: _write(path, str(sum(range(task.number))))),)
+
+
+def drive_sums(engine: Engine, folder: Path, count: int, key: str) -> list[int]:
+    """What a stage does: have the parts made that are missing, and join all of them."""
+    with Scratch("add", key) as scratch:
+        tasks = list_sums(count, scratch.open_store())
+        missing = (task for task in tasks if not scratch.has(task.name))
+        for receipts in engine.map(Adder(folder, seconds=0.05), missing):
+            for receipt in receipts:
+                scratch.accept(receipt)
+        return [int(scratch.path(task.name).read_text()) for task in tasks]
 
 
 def tell_process(worker: Adder) -> int:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.workspace import ROOT
 from twinlens.core.errors import DataError
+from twinlens.evaluation import measures
 from twinlens.evaluation.measures import (
     MAIN,
     MEASURES,
@@ -313,3 +314,16 @@ def test_a_list_with_more_relevant_items_than_its_pool_is_refused_in_words() -> 
     relevance = np.array([[True, False], [True, True]])
     with pytest.raises(DataError, match="1 lists hold more relevant items than their pool, the first at row 1"):
         Judged.binary(relevance, np.array([1, 1]))
+
+
+def test_the_measure_of_the_recipe_in_contributing_is_one_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "MEASURES", dict(MEASURES))
+    recipe = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    exec(recipe, dict(vars(measures)))
+    made = measures.MEASURES["f1"]
+    assert "f1" not in MEASURES
+    assert callable(made.referee)
+    judged = Judged.binary(np.array([[True, False, True], [False, False, False]]), np.array([4, 1]))
+    for k in (1, 2, 3, 10):
+        assert made(judged, k).tolist() == pytest.approx([made.referee(judged.query(row), k) for row in (0, 1)])
+    assert made(judged, 3).tolist() == pytest.approx([4 / 7, 0.0])

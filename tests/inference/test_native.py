@@ -15,8 +15,9 @@ from sentence_transformers import SentenceTransformer
 
 from tests.multimodal import WIDTH, save_embedder
 from tests.tiny import CPU, TEXTS, photo, write_shards
-from twinlens.config.models import ModelCard, SentenceTransformersTower
+from twinlens.config.models import ModelCard
 from twinlens.config.params import ComputeParams
+from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.core.costs import Cost
 from twinlens.core.errors import ParamsError
 from twinlens.core.probes import Probe

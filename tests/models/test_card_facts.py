@@ -9,8 +9,13 @@ import pytest
 import timm.data
 import torch
 from transformers import (
+    AltCLIPConfig,
     AutoModel,
     ChineseCLIPConfig,
+    ColModernVBertConfig,
+    ColModernVBertForRetrieval,
+    ColQwen2Config,
+    ColQwen2ForRetrieval,
     M2M100Config,
     MetaClip2Config,
     PreTrainedConfig,
@@ -21,13 +26,13 @@ from twinlens.config.load import read_params
 from twinlens.config.models import (
     EndpointTower,
     OpenClipTower,
-    SentenceTransformersTower,
     TimmTower,
     Tower,
     TransformersTower,
     VectorsTower,
     WordVectorsTower,
 )
+from twinlens.config.sentence_models import MultiVectorTower, SentenceTransformersTower
 
 PARAMS = read_params()
 ELSEWHERE = (WordVectorsTower, VectorsTower, EndpointTower)  # no model of ours
@@ -44,6 +49,11 @@ TOWERS = [
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
 TEXT_512 = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8}
 CONFIGURATIONS: dict[str, PreTrainedConfig] = {
+    "BAAI/AltCLIP": AltCLIPConfig(
+        text_config=LARGE | {"intermediate_size": 4096, "vocab_size": 250002, "project_dim": 768},
+        vision_config=LARGE | {"intermediate_size": 4096, "patch_size": 14, "image_size": 224},
+        projection_dim=768,
+    ),
     "google/tipsv2-b14": Tipsv2Config(),
     "google/tipsv2-l14": Tipsv2Config(
         text_config={"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16}, vision_config=LARGE
@@ -65,6 +75,36 @@ NLLB_600M = M2M100Config(
     encoder_ffn_dim=4096,
     decoder_ffn_dim=4096,
 )
+# Sizes as published; both counts are those of mteb's registry and of gme-qwen2-vl-2b, the same model, and a head more.
+TOKEN_VECTORS: dict[str, tuple[Any, Any]] = {
+    "colmodernvbert": (
+        ColModernVBertForRetrieval,
+        ColModernVBertConfig(
+            vlm_config={
+                "model_type": "modernvbert",
+                "text_config": {"vocab_size": 50408},
+                "vision_config": {"image_size": 512},
+            }
+        ),
+    ),
+    "colqwen2": (
+        ColQwen2ForRetrieval,
+        ColQwen2Config(
+            vlm_config={
+                "model_type": "qwen2_vl",
+                "text_config": {
+                    "hidden_size": 1536,
+                    "intermediate_size": 8960,
+                    "num_hidden_layers": 28,
+                    "num_attention_heads": 12,
+                    "num_key_value_heads": 2,
+                    "vocab_size": 151936,
+                },
+                "vision_config": {"hidden_size": 1536},
+            }
+        ),
+    ),
+}
 
 
 def count(model: torch.nn.Module) -> int:
@@ -121,7 +161,7 @@ def test_a_card_says_what_its_architecture_has(
     assert (about.input_px, about.context_tokens) == (side(joint.visual.image_size), min(joint.context_length, reads))
 
 
-@pytest.mark.parametrize("name", ["tipsv2-b-14", "tipsv2-l-14", "chinese-clip-b-16", "metaclip2-b-32-mt5"])
+@pytest.mark.parametrize("name", ["altclip", "tipsv2-b-14", "tipsv2-l-14", "chinese-clip-b-16", "metaclip2-b-32-mt5"])
 def test_a_card_of_transformers_says_what_its_architecture_has(name: str) -> None:
     tower = PARAMS.models[name].joint
     assert isinstance(tower, TransformersTower)
@@ -133,7 +173,22 @@ def test_a_card_of_transformers_says_what_its_architecture_has(name: str) -> Non
     about = tower.about
     assert about.parameters == pytest.approx(count(model), rel=NEAR)
     assert (about.dims, about.input_px) == (dims, config.vision_config.image_size)
-    assert about.context_tokens == config.text_config.max_position_embeddings
+    first = config.text_config.pad_token_id + 1 if name == "altclip" else 0  # positions before are the padding's
+    assert about.context_tokens == config.text_config.max_position_embeddings - first
+
+
+@pytest.mark.parametrize("name", sorted(TOKEN_VECTORS))
+def test_a_card_of_token_vectors_says_what_its_architecture_has(name: str) -> None:
+    tower, (kind, config) = PARAMS.models[name].joint, TOKEN_VECTORS[name]
+    assert isinstance(tower, MultiVectorTower)
+    with torch.device("meta"):
+        found = count(kind(config))
+    about = tower.about
+    assert about.parameters == found
+    assert (about.dims, about.context_tokens) == (
+        config.embedding_dim,
+        config.get_text_config().max_position_embeddings,
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,13 @@ SLOW = ("open_clip", "timm", "torchvision", "transformers", "sentence_transforme
 LOCATE_ALL = f"""
 import sys
 from pathlib import Path
-from twinlens.config.models import (OpenClipTower, SentenceTransformersTower, TimmTower, TorchvisionTower,
-    TransformersTower)
+from twinlens.config.models import (
+    OpenClipTower,
+    TimmTower,
+    TorchvisionTower,
+    TransformersTower,
+)
+from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.models import encoders
 file, folder = sys.argv[1:]
 for tower in (OpenClipTower(open_clip="ViT-B-32", checkpoint=file), TimmTower(timm="test_vit", checkpoint=file),

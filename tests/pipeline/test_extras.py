@@ -20,13 +20,15 @@ from tests.workspace import ROOT
 from tools import offline_plots
 from twinlens.apps.web import server
 from twinlens.config.params import ApproximateParams
+from twinlens.core import buckets
+from twinlens.core.buckets import Bucket
 from twinlens.core.errors import ExtraError, require_extra
 from twinlens.retrieval import approximate
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-FOR_USE = ("ann", "plots", "serve")
-LIBRARIES = ("lancedb", "starlette", "uvicorn", "vl_convert")
+FOR_USE = ("ann", "plots", "ray", "s3", "serve")
+LIBRARIES = ("lancedb", "ray", "s3fs", "starlette", "uvicorn", "vl_convert")
 NEEDS = re.compile(r"require_extra\(\"(\w+)\"")
 PAGE = ("bodies", "connections", "guard", "page", "routes", "turns", "visitors")  # of serving: what carries the page
 
@@ -39,9 +41,15 @@ def params() -> ApproximateParams:
     return ApproximateParams.model_validate({"k": 1, "queries": 1, "settings": {}})
 
 
+def open_bucket() -> Bucket:
+    buckets._find_class.cache_clear()
+    return Bucket("s3://photos/x")
+
+
 USES: dict[str, tuple[str, str, Callable[[], Any]]] = {
     "the page": ("serve", "uvicorn", lambda: server.serve("127.0.0.1", 0)),
     "the stage approximate": ("ann", "lancedb", measure),
+    "a bucket": ("s3", "s3fs", open_bucket),
     "plots without a network": ("plots", "vl_convert", offline_plots.main),
 }
 

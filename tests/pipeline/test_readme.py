@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.evaluation.test_choose import of, three
 from tests.pipeline.test_dvc_contract import LEADERBOARD
 from tests.workspace import ROOT, change
 from tools import readme
 from twinlens.config.load import check_cards, read_params
+from twinlens.report.choice_text import format_choice
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -56,6 +59,16 @@ def test_numbers_that_are_kept_are_told_in_the_order_of_the_tasks() -> None:
     for name in kept:
         tasks = list(readme.read_numbers(name))
         assert tasks == sorted(tasks, key=order.index), name
+
+
+def test_what_choose_said_is_a_table_with_its_sentence_above() -> None:
+    said = format_choice(of(three()), "json")
+    table = readme.format_choice(json.loads(said)).splitlines()
+    assert table[0] == json.loads(said)["sentence"]
+    (taken,) = [line for line in table if line.startswith("| **>**")]
+    assert [cell.strip() for cell in taken.split("|")][2] == "`b`"
+    assert "| 1 ms" in taken
+    assert table[-1] == "caption_to_image: 400 queries in 80 clusters."
 
 
 def test_make_commands_exist() -> None:

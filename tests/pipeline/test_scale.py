@@ -65,6 +65,7 @@ def test_what_is_called_measured_stands_in_the_results() -> None:
         "612 MB",
     ]
     assert [one for one in said if one not in results] == []
+    assert "70,000 pictures/s" in results
     assert MEASURED["embed_gpu"].value == 2357
     assert MEASURED["resize_core"].value == round(1226 / 16)
     assert MEASURED["decode_core"].value == round(3668 / 16)

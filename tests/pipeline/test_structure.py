@@ -38,9 +38,9 @@ MAY_BE_SLOW = (
     *("models", "inference", "training"),
     *(
         "core/device.py",
-        "engines/actor.py",
         "images/transforms.py",
         "retrieval/exact.py",
+        "retrieval/maxsim.py",
         "retrieval/selection.py",
         "evaluation/referee.py",
     ),

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -156,3 +157,34 @@ def test_one_that_never_differs_is_no_rival() -> None:
     choice = of([*made, Candidate("same", (same,))])
     assert any(entry.name.startswith("same") for entry in choice.entries)
     assert not any(one.name.startswith(("same", "b")) for one in list_rivals(choice))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_a_browser_shows_forty_models_within_its_width_with_every_picture(
+    tmp_path: Path, width: int, scheme: Literal["dark", "light"]
+) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
+    if browser is None:
+        pytest.skip("no Chromium here: `apt-get install chromium`")
+    choice, task = many()
+    (tmp_path / "leaderboard.html").write_text(render(choice, material_of(task, tmp_path)), encoding="utf-8")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which(browser), args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto((tmp_path / "leaderboard.html").as_uri())
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        elements = page.evaluate("document.querySelectorAll('*').length")
+        decoded = page.evaluate(
+            "Promise.all([...document.images].map(one => { one.loading = 'eager'; return one.decode(); }))"
+            ".then(() => [...document.images].every(one => one.naturalWidth > 0))"
+        )
+        chromium.close()
+    assert said == []
+    assert wide == width
+    assert elements < 3_000
+    assert decoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ from twinlens.tasks.inputs import (
     VALIDATION_IMAGES,
     Input,
 )
+from twinlens.tasks.qrels import Groups
 from twinlens.tasks.registry import build_tasks
 
 HYBRID = HybridParams(rrf_constant=60, rrf_depth=1000, image_weight=0.7, validation_pictures=9, seed=0)
@@ -195,6 +197,21 @@ def test_a_caption_finds_its_picture_by_the_others_and_never_by_itself(tmp_path:
     assert (own < itself[np.arange(7), mine]).all()
     assert scores[4].tolist() == [0, 0, 0, 0]  # "zebra" is in its own caption alone
     assert rows[4].tolist() == [0, 1, 2, 3]
+
+
+def test_a_task_of_some_of_the_captions_gets_their_scores_and_one_of_some_pictures_those_of_its_items() -> None:
+    rows = np.array([4, 0, 2])
+    some = replace(
+        THERE,
+        query_ids=[THERE.query_ids[row] for row in rows],
+        query_images=[THERE.query_images[row] for row in rows],
+        qrels=Groups(np.array([2, 0, 1]), np.arange(4)),
+    )
+    whole = found(THERE, *EVERY)
+    for name, one in found(some, *EVERY).items():
+        np.testing.assert_array_equal(one.make().block(0, 3), whole[name].make().block(0, 7)[rows], err_msg=name)
+    fewer = replace(some, item_ids=IDS[:3], qrels=Groups(np.array([2, 0, 1]), np.arange(3)))
+    assert {one.make().block(0, 3).shape for one in found(fewer, *EVERY).values()} == {(3, 3)}
 
 
 def test_where_all_words_are_searched_a_caption_does_not_find_its_picture_by_itself_either(tmp_path: Path) -> None:

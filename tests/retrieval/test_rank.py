@@ -300,7 +300,7 @@ def test_blocks_come_in_order_whichever_thread_is_done_first() -> None:
 
     if len(os.sched_getaffinity(0)) == 1:
         later.set()
-    assert list(map_in_order(work, range(40))) == [part * part for part in range(40)]
+    assert list(map_in_order(work, range(40), 4)) == [part * part for part in range(40)]
 
 
 def test_what_a_thread_refuses_is_refused() -> None:
@@ -310,7 +310,7 @@ def test_what_a_thread_refuses_is_refused() -> None:
         return part
 
     with pytest.raises(DataError, match="the third"):
-        list(map_in_order(work, range(9)))
+        list(map_in_order(work, range(9), 4))
 
 
 def test_neighbours_of_one_group_are_searched_together_and_all_others_alone() -> None:

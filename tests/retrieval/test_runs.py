@@ -74,3 +74,13 @@ def test_a_run_that_lacks_a_query_is_refused_by_name(tmp_path: Path) -> None:
         run.add(0, ROWS[:2], SCORES[:2])
     with pytest.raises(DataError, match="1 queries are missing, the first 'q2'"):
         list(read_run(tmp_path / "run.parquet", QUERIES, ITEMS))
+
+
+def test_how_many_queries_come_at_once_decides_no_byte(tmp_path: Path) -> None:
+    rows, scores = np.tile(np.arange(2), (3, 1)), np.zeros((3, 2), np.float32)
+    for name, sizes in (("one", [3]), ("two", [2, 1]), ("three", [1, 1, 1])):
+        with RunWriter(tmp_path / f"{name}.parquet", QUERIES, ITEMS) as run:
+            for first, size in zip(np.cumsum([0, *sizes]), sizes, strict=False):
+                run.add(int(first), rows[first : first + size], scores[first : first + size])
+    assert pq.read_metadata(tmp_path / "one.parquet").num_row_groups == 2  # of two queries, and of one
+    assert len({(tmp_path / f"{name}.parquet").read_bytes() for name in ("one", "two", "three")}) == 1

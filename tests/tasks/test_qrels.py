@@ -182,3 +182,16 @@ def test_pairs_stand_by_query_and_item_whatever_their_order() -> None:
 def test_pairs_that_say_nothing_certain_are_refused(pairs: list[tuple[str, str, float]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Pairs.of(table(*pairs), QUERIES, ITEMS)
+
+
+def test_the_judgements_of_some_queries_are_those_of_all_from_the_first_on() -> None:
+    groups = Groups(np.array([0, 1, 0]), np.array([0, 0, 1, 2]), np.array([1, -1, 0]))
+    pairs = Plain(3, 4, {(0, 0): 1.0, (1, 2): 2.0, (2, 1): 1.0, (2, 3): 0.5}).listed()
+    every: tuple[Qrels, ...] = groups, pairs
+    for qrels in every:
+        for start, stop in ((0, 3), (1, 3), (1, 2), (2, 2)):
+            some = qrels.between(start, stop)
+            assert some.relevant(0, stop - start).tolist() == qrels.relevant(start, stop).tolist()
+            assert some.counts().tolist() == qrels.counts()[start:stop].tolist()
+            lists = np.tile(np.arange(4), (stop - start, 1))
+            assert some.gains(0, lists).tolist() == qrels.gains(start, lists).tolist()

@@ -91,3 +91,12 @@ def describe_card(card: Card) -> dict[str, Any]:
     if remarks := card.about.model_dump(mode="json", exclude_none=True, exclude_defaults=True):
         shown[ABOUT] = remarks
     return shown
+
+
+class Weights(Card):
+    """Source of weights; a local `checkpoint` is taken instead of the hub when given."""
+
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")  # commit of the hub repository
+    checkpoint: str | None = None  # file or folder; ~ and $VARIABLES are expanded
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")  # of the checkpoint file, checked
+    trained_on: list[Origin] = Field(default=[], exclude=True)  # datasets, as far as is known; decides no result

@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from twinlens.config.architectures import refuse_impossible_blip, refuse_missing
+from twinlens.config.base import Weights
 from twinlens.config.endpoints import Address, KeyVariable, RequestSettings
-from twinlens.config.models import Weights
 from twinlens.config.numbers import Count, Positive, PositiveOrZero, Side
 from twinlens.config.training import CaptioningRecipe
 

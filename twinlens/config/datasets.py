@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from twinlens.config.base import Card, Origin
-from twinlens.config.models import TimmTower, Weights
+from twinlens.config.base import Card, Origin, Weights
+from twinlens.config.models import TimmTower
 from twinlens.config.numbers import Count, CountOrZero, Flag, InnerShare, Seed, Side
 from twinlens.core.download import is_url
 

@@ -12,24 +12,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from twinlens.config.architectures import refuse_impossible_open_clip, refuse_missing
-from twinlens.config.base import Card, Origin
+from twinlens.config.base import Card, Origin, Weights
 from twinlens.config.endpoints import Address, KeyVariable, RequestSettings
 from twinlens.config.environments import Calls, Environment, ProcessLimits
 from twinlens.config.numbers import Count, Flag, PositiveOrZero
+from twinlens.config.sentence_models import MultiVectorTower, SentenceTransformersTower
 from twinlens.config.training import HeadsRecipe, ModelRecipe, TowerRecipe
 
 # ---------------------------------------------------------------- towers
-
-Role = Literal["query", "item"]  # what asks, and what is searched
-
-
-class Weights(Card):
-    """Source of weights; a local `checkpoint` is taken instead of the hub when given."""
-
-    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")  # commit of the hub repository
-    checkpoint: str | None = None  # file or folder; ~ and $VARIABLES are expanded
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")  # of the checkpoint file, checked
-    trained_on: list[Origin] = Field(default=[], exclude=True)  # datasets, as far as is known; decides no result
 
 
 class OpenClipTower(Weights):
@@ -57,31 +47,6 @@ class TimmTower(Weights):
     timm: str  # architecture.tag as timm writes it
     kwargs: dict[str, Any] = {}  # for timm.create_model
     preprocess: dict[str, Any] = {}  # overrides of the transform that timm records: mean, std, crop_pct, ...
-
-
-class SentenceTransformersTower(Weights):
-    """A sentence-transformers model with its own pooling: of texts, or of pictures, texts and both together."""
-
-    family: ClassVar[str] = "sentence_transformers"
-    sentence_transformers: str  # hub repository
-    prompt: str = ""  # put before every text; where the model is asked by messages, its instruction, of pictures too
-    query_prompt: str | None = None  # of what asks, in place of `prompt`
-    item_prompt: str | None = None  # of what is searched: pictures, and texts that stand for them
-    dimensions: Count | None = None  # the first ones of each vector, where the model was trained for it (matryoshka)
-
-    @property
-    def has_roles(self) -> bool:
-        """Whether what asks and what is searched have prompts of their own."""
-        return self.prompt_of("query") != self.prompt_of("item")
-
-    def prompt_of(self, role: Role) -> str:
-        """The prompt of what asks, or of what is searched."""
-        own = self.query_prompt if role == "query" else self.item_prompt
-        return self.prompt if own is None else own
-
-    def in_role(self, role: Role) -> SentenceTransformersTower:
-        """The tower with one prompt for all: that of a role."""
-        return self.model_copy(update={"prompt": self.prompt_of(role), "query_prompt": None, "item_prompt": None})
 
 
 class TransformersTower(Weights):
@@ -205,6 +170,8 @@ def _family(value: Any) -> str | None:
     found = [family for family in _FAMILIES if isinstance(value, dict) and family in value]
     if found == ["transformers"] and any(value.get(key) not in (None, False) for key in _OWN_CODE):
         return OwnCodeTower.family
+    if found == ["sentence_transformers"] and "token_vectors" in value:
+        return MultiVectorTower.family
     return found[0] if len(found) == 1 else None
 
 
@@ -218,6 +185,7 @@ _BY_FAMILY = Discriminator(
 _OpenClip = Annotated[OpenClipTower, Tag("open_clip")]
 _Timm = Annotated[TimmTower, Tag("timm")]
 _SentenceTransformers = Annotated[SentenceTransformersTower, Tag("sentence_transformers")]
+_MultiVector = Annotated[MultiVectorTower, Tag("multi_vector")]
 _JinaClip = Annotated[JinaClipTower, Tag("jina_clip")]
 _Torchvision = Annotated[TorchvisionTower, Tag("torchvision")]
 _Transformers = Annotated[TransformersTower, Tag("transformers")]
@@ -227,14 +195,15 @@ _Vectors = Annotated[VectorsTower, Tag("vectors")]
 _Endpoint = Annotated[EndpointTower, Tag("endpoint")]
 
 _Either = _Transformers | _OwnCode | _JinaClip | _Vectors | _Endpoint  # of pictures, of words or of both
-JointTower = Annotated[_OpenClip | _SentenceTransformers | _Either, _BY_FAMILY]
-ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _SentenceTransformers | _Either, _BY_FAMILY]
-TextTower = Annotated[_OpenClip | _SentenceTransformers | _WordVectors | _Either, _BY_FAMILY]
+JointTower = Annotated[_OpenClip | _SentenceTransformers | _MultiVector | _Either, _BY_FAMILY]
+ImageTower = Annotated[_OpenClip | _Timm | _Torchvision | _SentenceTransformers | _MultiVector | _Either, _BY_FAMILY]
+TextTower = Annotated[_OpenClip | _SentenceTransformers | _MultiVector | _WordVectors | _Either, _BY_FAMILY]
 Tower = (
     OpenClipTower
     | TimmTower
     | TorchvisionTower
     | SentenceTransformersTower
+    | MultiVectorTower
     | TransformersTower
     | JinaClipTower
     | OwnCodeTower
@@ -283,6 +252,10 @@ class ModelCard(Card):
     def _can_be_trained(self) -> Self:
         if isinstance(self.train, HeadsRecipe) and (self.image is None or self.text is None):
             raise ValueError("`train.heads` stand on two towers: name `image` and `text`")
+        if isinstance(self.train, HeadsRecipe) and any(
+            isinstance(one, MultiVectorTower) for one in self.towers().values()
+        ):
+            raise ValueError("`train.heads` stand on one vector for an input: leave out `token_vectors`")
         if isinstance(self.train, TowerRecipe):
             if self.joint is None:
                 raise ValueError("`train` without `heads` trains the towers of a joint model: name `joint`")

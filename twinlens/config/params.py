@@ -55,7 +55,7 @@ class ResizeParams(Section):
     min_side_px: Side  # smaller pictures are set aside
     max_megapixels: Annotated[float, Field(strict=True, gt=0, le=10_000)]  # larger pictures are set aside, undecoded
     jpeg_quality: Annotated[int, Field(strict=True, ge=1, le=100)]  # of pictures that had to be written anew
-    images_per_shard: Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+    images_per_shard: Annotated[int, Field(strict=True, ge=1, le=1_000_000)]  # that are listed for it
 
     def at_most(self, shortest_side_px: int | None) -> Self:
         """Return a copy with a smaller limit, where a dataset's card gives one."""

@@ -2,7 +2,7 @@
 
 An object's name has the digest of its bytes: `part-00001.npy/<SHA-256>`. So a part and its digest appear together and
 whole, a listing says which parts there are and what each must be, and no file is appended to, which buckets cannot.
-A part that is made again with other bytes gets another name, and the newest counts until the others are gone.
+A part that is made again with other bytes gets another name, and the newer counts until the older is gone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ USED = "used"  # written at each use: what was not used for long is removed
 BEATS_EVERY_S = 10.0  # the holder of a lock rewrites it
 STALE_S = 60.0  # a lock that was not rewritten for so long is a dead process's
 LOOKS_EVERY_S = 2.0
+BRIEFLY_S = 5.0  # a store that is away is waited for with a beat, or when a lock is given back
 AHEAD = 4  # parts that are fetched while one is read
 AT_ONCE = 16  # small objects that are read at the same time
 
@@ -72,6 +73,8 @@ class BucketStore:
             sha256 = hash_file(part)
             size = part.stat().st_size
             self.bucket.put(part, f"{name}/{sha256}")
+            if self.known.get(name, sha256) != sha256:
+                self.bucket.remove([f"{name}/{self.known[name]}"])
             if self.keeps:
                 part.replace(self.folder / name)
         return Receipt(name, {"": [sha256, size]})
@@ -134,10 +137,10 @@ class BucketStore:
             name, _, sha256 = one.name.rpartition("/")
             if not name or len(sha256) != 64:
                 continue  # the lock and its like
-            known = newest.get(name)
-            if known is not None:
-                old.append(min(known, one, key=lambda each: each.modified).name)
-            newest[name] = one if known is None else max(known, one, key=lambda each: each.modified)
+            *older, newest[name] = sorted(
+                (each for each in (newest.get(name), one) if each is not None), key=lambda each: each.modified
+            )
+            old += [each.name for each in older]
         self.bucket.remove(old)
         self.known.clear()
         self.known.update((name, _digest_of(one)) for name, one in newest.items())
@@ -153,6 +156,13 @@ class BucketStore:
             return {}
 
         return list(read_ahead(read, receipts, AT_ONCE))
+
+    def clear_drafts(self) -> None:
+        """Remove what processes of this machine left half written or half fetched when they were killed."""
+        for leftover in self.folder.glob(f"{DRAFT}*"):
+            process = leftover.name.removeprefix(DRAFT).split("-")[0]
+            if process.isdigit() and not is_running(int(process)):
+                leftover.unlink(missing_ok=True)
 
     @contextmanager
     def _draft(self, name: str) -> Iterator[Path]:
@@ -209,19 +219,21 @@ class BucketLock:
         """Give the lock back."""
         self._ended.set()
         self._thread.join()
-        with suppress(BucketError):  # where the store is away, it grows stale
-            if self._is_mine():
-                self.bucket.remove([LOCK])
+        brief = replace(self.bucket, patience_s=BRIEFLY_S)
+        with suppress(BucketError):  # where the store is away, the lock grows stale
+            if self._look(brief)[1].get("token") == self.token:
+                brief.remove([LOCK])
 
     def _content(self) -> bytes:
         self._beat += 1
         held = {"token": self.token, "host": socket.gethostname(), "process": os.getpid(), "beat": self._beat}
         return json.dumps(held).encode()
 
-    def _look(self) -> tuple[str, dict[str, Any]]:
+    def _look(self, bucket: Bucket | None = None) -> tuple[str, dict[str, Any]]:
         """The lock's etag and holder; empty where there is no lock."""
-        stored = self.bucket.describe(LOCK)
-        content = self.bucket.read(LOCK) if stored is not None else None
+        bucket = bucket or self.bucket
+        stored = bucket.describe(LOCK)
+        content = bucket.read(LOCK) if stored is not None else None
         if stored is None or content is None:
             return "", {}
         with suppress(ValueError, TypeError):
@@ -233,14 +245,14 @@ class BucketLock:
         return self._look()[1].get("token") == self.token
 
     def _beat_on(self) -> None:
+        brief = replace(self.bucket, patience_s=BRIEFLY_S)
         while not self._ended.wait(BEATS_EVERY_S):
-            try:
-                if not self.bucket.replace(LOCK, self._content(), self._etag) and not self._is_mine():
+            with suppress(BucketError):  # the work itself says that the store is away
+                beaten = brief.replace(LOCK, self._content(), self._etag)
+                self._etag, holder = self._look(brief)
+                if not beaten and holder.get("token") != self.token:
                     log.warning("%s: another process has taken this work over; both go on", self.bucket.url)
                     return
-                self._etag = self._look()[0]
-            except BucketError as error:
-                log.warning("%s", error)
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:

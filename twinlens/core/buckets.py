@@ -10,10 +10,8 @@ the store finds them (environment, profile, role); none of them stands in a mess
 
 from __future__ import annotations
 
-import logging
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,13 +20,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from twinlens.core.bucket_faults import explain_refusal, find_code, name_endpoint, passes, say_once, shorten
 from twinlens.core.errors import BucketError, ParamsError, require_extra, suggest_nearest
-
-log = logging.getLogger("twinlens")
 
 PATIENCE_S = 120.0  # so long is asked again
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0  # doubled after each attempt; between half and all of it is waited
-PASSING = {408, 425, 429, 500, 502, 503, 504}
 MISSED = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}  # of a conditional put
 S3 = ("s3", "s3a")
 OTHERS = ("file", "http", "https", "hf")  # whose URLs name a folder, and what is fetched
@@ -55,14 +51,23 @@ class StoredObject:
 class Bucket:
     """The objects below a URL such as `s3://bucket/folder`; can be pickled.
 
-    Every method raises `BucketError` where the store refuses, has no such bucket, or does not answer for `PATIENCE_S`.
+    Every method raises `BucketError` where the store refuses, has no such bucket, or does not answer.
+
+    Args:
+        url: of the bucket, or of a folder in it.
+        patience_s: for so long a store that does not answer is asked again; None: `PATIENCE_S`.
     """
 
     url: str
+    patience_s: float | None = None
 
     def __post_init__(self) -> None:
         refuse_bad_url(self.url)
         refuse_unknown_store(self.url)
+
+    @property
+    def _patience_s(self) -> float:
+        return PATIENCE_S if self.patience_s is None else self.patience_s
 
     @property
     def _is_s3(self) -> bool:
@@ -97,7 +102,7 @@ class Bucket:
             try:
                 content: bytes = fs.cat_file(self._path(name), start=start, end=stop, **alone)
             except OSError as error:
-                if _find_code(error) == "InvalidRange":
+                if find_code(error) == "InvalidRange":
                     return b""
                 raise
             return content
@@ -150,7 +155,7 @@ class Bucket:
             try:
                 put(fs)
             except Exception as error:
-                if isinstance(error, FileExistsError) or _find_code(error) in MISSED:
+                if isinstance(error, FileExistsError) or find_code(error) in MISSED:
                     return False
                 raise
             return True
@@ -159,24 +164,24 @@ class Bucket:
 
     def _ask(self, what: str, name: str, call: Callable[[Any], T], missing: Callable[[], T] | None = None) -> T:
         """Ask the store, again and again while it is only busy; `missing` answers where there is no such object."""
-        until, wait = 0.0, FIRST_WAIT_S
+        until, wait, patience_s = 0.0, FIRST_WAIT_S, self._patience_s
         while True:
             try:
                 return call(_open(urlsplit(self.url).scheme, os.getpid(), os.environ.get("AWS_ENDPOINT_URL")))
             except FileNotFoundError as error:
-                if missing is not None and _find_code(error) != "NoSuchBucket":
+                if missing is not None and find_code(error) != "NoSuchBucket":
                     return missing()
                 raise BucketError(self._explain(error, what, name)) from None
             except Exception as error:
-                if not _passes(error):
-                    if (told := _explain_refusal(error)) is None:
+                if not passes(error):
+                    if (told := explain_refusal(error)) is None:
                         raise
                     raise BucketError(self._explain(error, what, name, told)) from None
                 now = time.monotonic()
-                until = until or now + PATIENCE_S
+                until = until or now + patience_s
                 if now >= until:
                     raise BucketError(self._explain(error, what, name)) from None
-                _say_once(self._place(name), error)
+                say_once(self._place(name), error, patience_s)
             time.sleep(wait * random.uniform(0.5, 1))
             wait = min(2 * wait, LONGEST_WAIT_S)
 
@@ -186,14 +191,14 @@ class Bucket:
     def _explain(self, error: Exception, what: str, name: str, told: str = "") -> str:
         call = getattr(error.__cause__, "operation_name", what)
         if not told and isinstance(error, FileNotFoundError):
-            code = _find_code(error)
+            code = find_code(error)
             bucket = urlsplit(self.url).netloc
             told = f"there is no bucket {bucket}" if code == "NoSuchBucket" else "there is no such object"
-            told += f" at {_name_endpoint()}: make it, or mend the URL"
+            told += f" at {name_endpoint()}: make it, or mend the URL"
         elif not told:
             told = (
-                f"the store did not answer for {PATIENCE_S:.0f} s (last: {_short(error)}). It is asked at "
-                f"{_name_endpoint()} (AWS_ENDPOINT_URL). Run again when it does: what was finished is kept"
+                f"the store did not answer for {self._patience_s:.0f} s (last: {shorten(error)}). It is asked at "
+                f"{name_endpoint()} (AWS_ENDPOINT_URL). Run again when it does: what was finished is kept"
             )
         return f"{self._place(name)} ({call}): {told}"
 
@@ -258,94 +263,3 @@ def _describe(info: dict[str, Any], name: str) -> StoredObject:
     etag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or f"{info['size']}-{modified}"
     seconds = modified.timestamp() if hasattr(modified, "timestamp") else 0.0
     return StoredObject(name, int(info["size"]), str(etag).strip('"'), seconds)
-
-
-def _find_answer(error: BaseException) -> dict[str, Any]:
-    """What S3 answered to a call that failed; nothing where another store did, or none."""
-    for one in (error, error.__cause__):
-        answer = getattr(one, "response", None)
-        if isinstance(answer, dict):
-            return answer
-    return {}
-
-
-def _find_code(error: BaseException) -> str:
-    return str(_find_answer(error).get("Error", {}).get("Code", ""))
-
-
-def _passes(error: Exception) -> bool:
-    """Whether a fault may be gone when the store is asked again."""
-    if answer := _find_answer(error):
-        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return status in PASSING or answer.get("Error", {}).get("Code") in (
-            "SlowDown",
-            "RequestTimeout",
-            "InternalError",
-        )
-    if isinstance(error, PermissionError | FileNotFoundError | FileExistsError):
-        return False
-    if isinstance(error, TimeoutError | ConnectionError):
-        return True
-    kinds = {f"{kind.__module__.split('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
-    return bool(kinds & {"botocore.HTTPClientError", "botocore.IncompleteReadError", "aiohttp.ClientError"}) or (
-        bool(kinds & {"botocore.ConnectionError", "botocore.ResponseStreamingError"})
-    )
-
-
-def _explain_refusal(error: Exception) -> str | None:
-    """Explain what a store refuses, for whom, and what to do; None where it is no refusal."""
-    answer = _find_answer(error)
-    if type(error).__name__ in (
-        "NoCredentialsError",
-        "PartialCredentialsError",
-        "ProfileNotFound",
-        "TokenRetrievalError",
-    ):
-        return (
-            f"{_short(error)}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this machine a "
-            "role"
-        )
-    if isinstance(error, PermissionError) and (answer or not error.filename):
-        return (
-            f"refused ({_short(error)}) to {_name_identity()}. Give it the rights to list, get, put and delete below "
-            "this URL, or take another identity (AWS_PROFILE, AWS_ACCESS_KEY_ID)"
-        )
-    return f"refused ({_short(error)})" if answer else None
-
-
-def _name_identity() -> str:
-    """The identity in use: of the key only its end, which tells keys apart and opens nothing."""
-    try:
-        import botocore.session
-
-        session = botocore.session.get_session()
-        credentials = session.get_credentials()
-    except Exception:  # it only makes a message better
-        credentials = None
-    if credentials is None:
-        return "whoever asks without credentials"
-    profile = f", profile {session.profile}" if session.profile else ""
-    return f"the access key that ends in {str(credentials.access_key)[-4:]} (from {credentials.method}{profile})"
-
-
-def _name_endpoint() -> str:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "the store's own address"
-
-
-def _short(error: Exception) -> str:
-    said = " ".join(str(error).split())[:160]
-    return said or type(error).__name__
-
-
-_said = threading.Lock()
-_last_said = [-PATIENCE_S]
-
-
-def _say_once(place: str, error: Exception) -> None:
-    """Say that a store is busy, once for all threads of an outage."""
-    with _said:
-        now = time.monotonic()
-        quiet = now - _last_said[0] < PATIENCE_S
-        _last_said[0] = _last_said[0] if quiet else now
-    if not quiet:
-        log.warning("%s: %s; asking again for up to %.0f s", place, _short(error), PATIENCE_S)

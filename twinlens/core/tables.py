@@ -234,27 +234,34 @@ def conform(table: pa.Table | pl.DataFrame, schema: pa.Schema, name: str) -> pa.
     return table
 
 
-def read_table(path: Path, schema: pa.Schema) -> pl.DataFrame:
-    """Read a whole table as polars.
+def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read a table, or some of its columns, as polars.
+
+    Args:
+        path: of the file.
+        schema: of the table.
+        columns: those wanted, in this order, of which alone the file is read; all if absent.
 
     Raises:
         DataError: the file is not there, is damaged, or its columns are not those of `schema`.
     """
-    return _to_frame(conform(read_arrow(path), schema, str(path)))
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    return _to_frame(conform(read_arrow(path, columns=columns), wanted, str(path)))
 
 
-def read_arrow(path: Path, stage: str | None = None) -> pa.Table:
+def read_arrow(path: Path, stage: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table as it lies in its file.
 
     Args:
         path: of the file.
         stage: that wrote it; by default the one whose folder of `data` it lies in.
+        columns: those to read; all if absent.
 
     Raises:
         DataError: the file is not there, or is damaged.
     """
     with _explain_damage(path, stage):
-        return pq.read_table(path)
+        return pq.read_table(path, columns=None if columns is None else list(columns))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # of which there are millions
 class RawImage:
     """A picture as a dataset's own files list it."""
 
@@ -18,7 +18,7 @@ class RawImage:
     distractor: bool = False  # in the pool to be told apart from others: needs no caption and no label
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RawCaption:
     """A caption as a dataset's own files list it, in their order."""
 
@@ -26,7 +26,7 @@ class RawCaption:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RawComposedQuery:
     """A composed query: a picture and a text that says what is to be different, with one picture right for it."""
 

@@ -18,6 +18,8 @@ from twinlens.core.errors import ClusterError, TwinLensError
 from twinlens.engines.base import Seat, run_worker
 from twinlens.engines.sites import Sight, Site, list_unseen, list_versions
 
+ON_CPU = "cpu-float32"  # `Placement.name` there, whichever CPU it is: told without torch, which takes seconds
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -45,6 +47,7 @@ class Actor:
         if not os.path.isdir(folder):  # noqa: PTH112 - before anything is imported
             raise ClusterError(f"{folder} is not on this node")
         os.chdir(folder)
+        os.environ["OMP_NUM_THREADS"] = str(cores)  # of torch, which is imported when there is something to compute
         self.device, self.pixels, self.cores = device, pixels, cores
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._ahead: deque[_Job] = deque()
@@ -53,17 +56,19 @@ class Actor:
         threading.Thread(target=self._stream, name="stream", daemon=True).start()
 
     def describe(self) -> tuple[Site, Any]:
-        """Describe the surroundings; with the placement of models."""
+        """Describe the surroundings; with the placement of models where that is for the device to say."""
         import ray
-        import torch
 
         from twinlens.core.costs import name_machine
-        from twinlens.core.device import choose_device
 
-        placement = choose_device(self.device, "device" if self.pixels == "device" else "cpu")
-        torch.set_num_threads(self.cores)  # those of this place alone
+        placement, name = None, ON_CPU
+        if self.device != "cpu":
+            from twinlens.core.device import choose_device
+
+            placement = choose_device(self.device, "device" if self.pixels == "device" else "cpu")
+            name = placement.name
         node = ray.util.get_node_ip_address()
-        return Site(node, list_versions(), placement.name, name_machine(), self.cores), placement
+        return Site(node, list_versions(), name, name_machine(), self.cores), placement
 
     def work(self, worker: bytes, sights: tuple[Sight, ...], task: Any) -> Outcome:
         """Have a part made by a worker, which is unpickled once.

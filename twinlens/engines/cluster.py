@@ -100,7 +100,7 @@ class RayEngine(Engine):
         sights = see(path for one in (worker, backlog.first) for path in getattr(one, "paths", ()))
         self._sent.clear()  # of an earlier call that was broken off
         for hand in self._hands.values():
-            hand.busy, hand.alone = 0, False
+            hand.busy, hand.alone, hand.items, hand.ready_at = 0, False, 0, time.monotonic()
         self._made, with_workers = False, time.monotonic()
         while (waiting := backlog.look_ahead(DEPTH * max(1, self._slots) + 1)) or self._sent:
             self._staff(waiting + len(self._sent))

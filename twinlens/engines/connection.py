@@ -99,7 +99,10 @@ def count_cores_a_worker(gpu: bool) -> int:
 
 def tell(error: BaseException) -> str:
     """What Ray says of an error, in a line: the cause, and not where in Ray it was met."""
+    text = " ".join(str(error).split())
+    if found := re.search(r"exit detail: (.*?)\.? (?:Some common causes|$)", f"{text} "):
+        return f"its process ended: {found[1][:300]}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)), None)
-    cause = next((line for line in lines if re.search(r"exit|killed|died|memory", line, re.IGNORECASE)), None)
+    cause = next((line for line in lines if re.search(r"killed|died|memory", line, re.IGNORECASE)), None)
     return " ".join((told or cause or (lines[0] if lines else type(error).__name__)).split())[:400]

@@ -62,5 +62,6 @@ def detect_no_better(trained: pl.DataFrame, before: pl.DataFrame, measure: str, 
     after, first = (float(table[measure].to_numpy().mean()) for table in (trained, before))
     return (
         f"{run}: {measure} is {after:.4f}, and {first:.4f} by the same model before training (random weights, or those "
-        "that it began with): training made nothing better here, or it is not these weights that were used"
+        f"that it began with), which is no gain beyond chance ({DEVIATIONS:g} standard errors): training made nothing "
+        "better here, or it is not these weights that were used"
     )

@@ -25,6 +25,7 @@ from twinlens.core import paths
 from twinlens.core.costs import MB, describe_machine, peak_gpu_bytes, peak_host_bytes
 from twinlens.core.errors import QueryError
 from twinlens.core.shards import iter_pixels
+from twinlens.core.token_matrices import read_token_matrices
 from twinlens.core.vectors import has_vectors, read_vectors
 from twinlens.indexing.answers import FOUND, Answer, Held, open_answer, search_at_once
 from twinlens.indexing.manifest import Manifest
@@ -316,7 +317,8 @@ def clock_model(params: Params, dataset: str, model: str, start: Start) -> dict[
         check_ids(inputs, name, found.ids)
     texts = {name: one.rows for name, one in inputs.items() if "text" in one.reads}
     pool = inputs[IMAGES].rows if IMAGES in inputs else None
-    corpus = Corpus(vectors, texts, card.shares_a_space, shards=find_shards(card, dataset), pictures=pool, keep=False)
+    tokens, shards = read_token_matrices(embedded, vectors), find_shards(card, dataset)
+    corpus = Corpus(vectors, texts, card.shares_a_space, None, shards, pool, tokens=tokens, keep=False)
 
     from twinlens.core.device import choose_device  # torch, which the first answers did without where they could
 

@@ -116,5 +116,5 @@ def _list_pictures(inputs: Iterable[Input], shards: Path) -> set[str]:
     known = {image_id for one in inputs for image_id in one.rows["image_id"]}
     for name, schema in (("index", INDEX), ("notes", NOTES)):
         if (path := shards / f"{name}.parquet").exists():
-            known |= set(read_table(path, schema)["image_id"])
+            known |= set(read_table(path, schema, ["image_id"])["image_id"])
     return known

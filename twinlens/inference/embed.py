@@ -10,8 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
-from twinlens.config.models import ModelCard, SentenceTransformersTower
+from twinlens.config.models import ModelCard
 from twinlens.config.params import ComputeParams
+from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.config.training import HeadsRecipe, TowerRecipe
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from twinlens.config.models import EndpointTower, Tower, VectorsTower
 from twinlens.config.params import ComputeParams
+from twinlens.config.sentence_models import MultiVectorTower
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.engines.base import Engine
+from twinlens.inference.multi_vector import MultiVectorJob
 from twinlens.inference.remote import EndpointJob
 from twinlens.inference.stored import StoredJob
 from twinlens.inference.tower import TowerJob
@@ -32,5 +34,9 @@ def make_job(
         cost: where the work is recorded.
         engine: who works on the parts; this process, if nobody is named.
     """
-    kind: type[TowerJob] = {VectorsTower: StoredJob, EndpointTower: EndpointJob}.get(type(tower), TowerJob)
-    return kind(tower, weights, placement, compute, cost, engine)
+    kinds: dict[type[Tower], type[TowerJob]] = {
+        VectorsTower: StoredJob,
+        EndpointTower: EndpointJob,
+        MultiVectorTower: MultiVectorJob,
+    }
+    return kinds.get(type(tower), TowerJob)(tower, weights, placement, compute, cost, engine)

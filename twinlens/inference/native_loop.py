@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from twinlens.engines.base import Seat
 from twinlens.images.transforms import map_ahead
 from twinlens.inference.loop import DeviceRoom, choose_part_size, encode_halving, show_progress
 from twinlens.inference.parts import Finished, PartsAtWork, PicturePart, accept, list_missing, slice_pictures
+from twinlens.inference.threads import hold_threads
 from twinlens.inference.transfers import open_transfers
 from twinlens.models.encoders.base import NativeEncoder
 from twinlens.models.native import NativeBatch, read_size
@@ -83,10 +84,7 @@ def stream_native(
             assert part.source.shards is not None
             mine = [jpeg for _, jpeg in iter_pixels(part.source.shards, part.rows)]
             texts = part.rows["text"].to_list() if "text" in part.rows.columns else None
-            lengths = encoder.count_tokens([read_size(jpeg) for jpeg in mine])
-            if texts is not None:
-                lengths = lengths * max(map(len, texts)) + [len(text) for text in texts]  # by picture, then by words
-            order = np.argsort(-lengths, kind="stable")
+            order = order_by_length(encoder, mine, texts)
             begun.append((part, order))
             for at in range(0, part.size, batch):
                 some = order[at : at + batch]
@@ -94,17 +92,30 @@ def stream_native(
 
     with name_device_fault(placement):
         work = PartsAtWork(open_transfers(placement), partial(encode_halving, room=room))
-        for pictures in _read_native(encoder, list_batches(), seat.decode_threads, placement):
-            work.add(encoder.encode, pictures)
+        for pictures in read_native(encoder, list_batches(), seat.decode_threads, placement):
+            with hold_threads(placement, len(pictures) < batch):
+                work.add(encoder.encode, pictures)
             seat.count(len(pictures))
             if work.count == begun[0][0].size:
                 yield from work.end(*begun.popleft())
         yield from work.finish()
 
 
-def _read_native(
+def order_by_length(
+    encoder: NativeEncoder, jpegs: Sequence[bytes], texts: Sequence[str] | None
+) -> Int64[np.ndarray, " inputs"]:
+    """Order pictures, or pictures with texts, the longest first: those that make as many tokens go together."""
+    lengths = encoder.count_tokens([read_size(jpeg) for jpeg in jpegs])
+    if texts is not None:
+        lengths = lengths * max(map(len, texts)) + [len(text) for text in texts]  # by picture, then by words
+    order: Int64[np.ndarray, " inputs"] = np.argsort(-lengths, kind="stable")
+    return order
+
+
+def read_native(
     encoder: NativeEncoder, tasks: Iterable[tuple[list[bytes], list[str] | None]], threads: int, placement: Placement
 ) -> Iterator[NativeBatch]:
+    """Read batches (JPEG bytes, and texts or None) ahead of a GPU, by as many threads as the encoder allows."""
     if placement.device.type == "cpu":  # a thread of Python beside a model that has all cores holds it up
         return (encoder.read(*task) for task in tasks)
     threads = threads if encoder.threads is None else min(threads, encoder.threads)

@@ -28,7 +28,7 @@ class Source:
     store: PartStore
     largest: int  # rows of the largest part
     shards: Path | None = None  # of pictures: the folder of the `resize` stage
-    prompt: str | None = None  # other than the tower's own
+    prompt: str | None = None  # other than the tower's own; of a model of token vectors, its role
 
 
 @dataclass(frozen=True)

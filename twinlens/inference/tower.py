@@ -18,18 +18,20 @@ from typing import Any, TypeVar
 import polars as pl
 import torch
 
-from twinlens.config.models import Role, SentenceTransformersTower, Tower
+from twinlens.config.models import Tower
 from twinlens.config.params import ComputeParams
+from twinlens.config.sentence_models import Role, SentenceTransformersTower
 from twinlens.core.code import code_digest
 from twinlens.core.costs import Cost
 from twinlens.core.device import Placement
 from twinlens.core.probes import Probe, choose_rows
 from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.core.tables import VECTORS, write_table
-from twinlens.core.vectors import normalise_rows
+from twinlens.core.vectors import normalise_rows, read_vectors
 from twinlens.engines.base import Engine
 from twinlens.engines.local import LocalEngine
 from twinlens.inference import probe
+from twinlens.inference.batches import measure_changed_tops
 from twinlens.inference.loop import choose_part_size, collect, show_progress
 from twinlens.inference.parts import Finished, accept, list_missing, slice_pictures, slice_texts
 from twinlens.inference.tower_worker import TowerWorker, probe_pictures, probe_texts
@@ -46,6 +48,7 @@ PACKAGES = {  # that decide a vector, beside torch
     "open_clip": ("open_clip_torch", "transformers", "tokenizers"),
     "timm": ("timm",),
     "sentence_transformers": ("sentence-transformers", "transformers", "tokenizers"),
+    "multi_vector": ("sentence-transformers", "transformers", "tokenizers"),
     "torchvision": ("torchvision",),
     "transformers": ("transformers", "tokenizers"),
     "jina_clip": ("timm", "transformers", "tokenizers"),
@@ -158,7 +161,7 @@ class TowerJob:
         found = Probe.read(scratch.path(PROBE)).transform(normalise_rows)
         dim = collect(scratch, len(ids), out / f"{name}.npy")
         write_ids(name, ids, found, out)
-        self.note_cost(name, scratch, len(ids), dim, **figures)
+        self.note_cost(name, scratch, len(ids), dim, **figures, **find_changed_tops(name, found, out))
         if self.placement.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -208,6 +211,14 @@ def count_cut_texts(name: str, scratch: Scratch, count: int) -> dict[str, int]:
             f"{count:,}",
         )
     return {"truncated": truncated} | ({"unknown": unknown} if unknown else {})
+
+
+def find_changed_tops(name: str, found: Probe, out: Path) -> dict[str, float]:
+    """Find whether the batch changes what is found, as a figure of a source; none where numbers are float32."""
+    if found.exact:
+        return {}
+    rows = read_vectors(out, name).rows
+    return {"changed_tops": measure_changed_tops(found.alone, choose_rows(len(rows)), rows)}
 
 
 def write_ids(name: str, ids: pl.DataFrame, found: Probe, out: Path) -> None:

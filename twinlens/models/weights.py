@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from twinlens.config.models import Weights
+from twinlens.config.base import Weights
 from twinlens.core import paths
 from twinlens.core.errors import DataError, FetchError
 from twinlens.core.hashing import recall_digest

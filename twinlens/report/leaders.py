@@ -35,7 +35,7 @@ from twinlens.report.galleries import make_thumbnails
 from twinlens.tasks.base import Task
 
 RIVALS = 3  # that the chosen one is compared with, slice by slice
-CATEGORIES = 12  # told of each; those with a swap first, then the most frequent
+CATEGORIES = 12  # told of each, or all that swap; those first, then the most frequent
 CHANGED = 20  # queries told in words
 SHOWN, FOUND = 3, 4  # queries shown of each direction, and items of each list
 SIDE_PX = 112  # of their pictures: some 3 kB each, at most 54 of them
@@ -139,7 +139,8 @@ def _list_words(task: Task, texts: Mapping[str, str]) -> Mapping[str, str]:
 
 def _select(contrasts: Sequence[Contrast]) -> list[Contrast]:
     categories = [one for one in contrasts if one.of.kind == CATEGORY]
-    kept = sorted(categories, key=lambda one: not one.swaps)[:CATEGORIES]
+    count = max(CATEGORIES, sum(one.swaps for one in categories))
+    kept = sorted(categories, key=lambda one: not one.swaps)[:count]
     return [*kept, *(one for one in contrasts if one.of.kind != CATEGORY)]
 
 

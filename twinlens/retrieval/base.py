@@ -13,6 +13,7 @@ import polars as pl
 from jaxtyping import Float32, Float64, Int
 
 from twinlens.core.costs import Cost
+from twinlens.core.token_matrices import TokenMatrices
 from twinlens.core.vectors import Rows, Vectors
 from twinlens.retrieval.scores import Block
 from twinlens.tasks.base import TaskMetadata
@@ -71,6 +72,7 @@ class Corpus:
     shards: Path | None = None  # where pictures lie, for who reads them once more
     pictures: pl.DataFrame | None = None  # `image_id`, `shard`, `row`, `sha256` of the pool
     cost: Cost = field(default_factory=Cost)  # where the seconds of making something to search are noted
+    tokens: Mapping[str, TokenMatrices] = field(default_factory=dict)  # by input, of models that have such
     keep: bool = True  # whether scores that take a model are kept and found again; a clock has them made each time
 
 

@@ -16,16 +16,18 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32, Int, Int64
 
+from twinlens.core.resources import ensure_memory, measure_free_memory
 from twinlens.core.row_sources import choose_rows
 from twinlens.retrieval import scores
 from twinlens.retrieval.base import Dense, Scorer
 from twinlens.retrieval.exact import Neighbours, OnDevice, find_nearest
-from twinlens.retrieval.hybrid import Hybrid, ScoredBlock, choose_block_size, split_into_blocks
+from twinlens.retrieval.hybrid import BLOCK_BYTES, Hybrid, ScoredBlock, choose_block_size, split_into_blocks
 from twinlens.tasks.base import Task
 from twinlens.tasks.qrels import Qrels
 
 QUERIES_PER_SPAN = 4096  # that a worker ranks at once
 MOST_THREADS = 16  # each has blocks of scores, and arrays of their size, in memory
+COPIES = 24  # of a block of scores: four sides of hybrids, each with what is made of it
 
 Span = tuple[int, int]  # of queries: the first, and the one after the last
 Ranks = Int[np.ndarray, " queries"]  # of first hits; 0: none
@@ -69,7 +71,8 @@ def rank_blocks(
     def rank(bounds: tuple[int, int]) -> Neighbours:
         return lists.rank(made.block(*bounds), bounds[0], zero_is_miss)
 
-    yield from map_in_order(rank, _list_blocks(made, task, start, stop))
+    threads = choose_threads([made], len(task.item_ids))
+    yield from map_in_order(rank, _list_blocks(made, task, start, stop), threads)
 
 
 def _list_blocks(made: Scorer, task: Task, start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -114,6 +117,7 @@ def rank_together(
     whole = _Lists.of(task, depth, len(made[0]), None)
     few = None if rows is None else _Lists.of(task, depth, len(made[0]), rows)
     sides = list_sides(made)
+    threads = choose_threads(made, len(task.item_ids), OnDevice.pays(device))
     instead: dict[int, Scorer] = {
         id(side): OnDevice.of(side.queries, side.items, device)
         for side in sides
@@ -133,7 +137,7 @@ def rank_together(
         return found
 
     start, stop = span or (0, len(made[0]))
-    yield from map_in_order(rank, _list_blocks(made[0], task, start, stop))
+    yield from map_in_order(rank, _list_blocks(made[0], task, start, stop), threads)
 
 
 def list_sides(made: Iterable[Scorer]) -> list[Scorer]:
@@ -199,14 +203,38 @@ def _find_first_hits(
     return first, score
 
 
-def map_in_order(work: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
+def choose_threads(made: Iterable[Scorer], items: int, on_device: bool = False) -> int:
+    """Choose how many threads score blocks of queries: one a core, while memory has room for the scores of each.
+
+    A block is at least one query with all items, so that memory grows with the pool: 96 bytes an item and thread, and
+    the vectors of hybrids in float64 once. Vectors alone are searched without such blocks, in memory that no pool
+    fills.
+
+    Args:
+        made: scorers.
+        items: of the pool.
+        on_device: whether a device holds the vectors.
+
+    Raises:
+        ResourceError: there is no room for one thread.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    each = COPIES * max(BLOCK_BYTES, 4 * items)
+    wide = sum(8 * side.items.shape[0] * side.items.shape[1] for side in list_sides(made) if isinstance(side, Dense))
+    held = 0 if on_device else wide
+    ensure_memory(
+        held + each,
+        f"the scores of {items:,} items by words, or by words and pixels together,",
+        "Take a machine with more memory, or a smaller pool (`keep:` on the dataset's card)",
+    )
+    return max(1, min(MOST_THREADS, cores, (measure_free_memory() - held) // each))
+
+
+def map_in_order(work: Callable[[T], R], parts: Iterable[T], threads: int) -> Iterator[R]:
     """Iterate over what threads make of the parts, in their order, a few parts ahead of the caller.
 
     numpy and scipy leave the interpreter's lock where they work on whole blocks.
     """
-    threads = min(
-        MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="rank") as pool:
         for part in parts:

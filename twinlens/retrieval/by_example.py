@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from twinlens.config.params import CategoryCard, Params
+from twinlens.core.resources import ensure_memory
 from twinlens.core.vectors import Vectors
 from twinlens.retrieval import exemplar
 from twinlens.retrieval.base import Corpus, Dense, Retriever, costs_of
@@ -188,6 +189,8 @@ class _Side:
 
     def _pictures(self, ids: list[str]) -> Matrix:
         rows = [self._row_of[image_id] for image_id in ids]
+        needed = 12 * len(rows) * self.vectors[IMAGES].rows.shape[1]  # in float32, and in float64
+        ensure_memory(needed, f"the vectors of {len(rows):,} pictures that are searched by examples")
         return np.asarray(self.vectors[IMAGES].unit[rows], dtype=np.float64) / self._columns
 
     @cached_property

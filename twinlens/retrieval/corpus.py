@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from twinlens.config.params import Params
 from twinlens.core import paths
 from twinlens.core.costs import Cost
+from twinlens.core.token_matrices import read_token_matrices
 from twinlens.core.vectors import Vectors, has_vectors, read_vectors
 from twinlens.retrieval.base import Corpus
 from twinlens.retrieval.cross_encoder import find_shards
@@ -48,5 +49,6 @@ def open_corpus(params: Params, dataset: str, model: str, cost: Cost) -> Opened:
     validation = read_validation(params, vectors, inputs, pool["image_id"].to_list())
     texts = {name: one.rows for name, one in inputs.items() if "text" in one.reads}
     card = params.models[model]
-    corpus = Corpus(vectors, texts, card.shares_a_space, validation, find_shards(card, dataset), pool, cost)
+    tokens, shards = read_token_matrices(embedded, vectors), find_shards(card, dataset)
+    corpus = Corpus(vectors, texts, card.shares_a_space, validation, shards, pool, cost, tokens)
     return Opened(tasks, corpus, inputs, vectors)

@@ -100,7 +100,8 @@ def index_documents(kind: str, texts: Mapping[str, pl.DataFrame], image_ids: lis
     documents: dict[str, list[str]] = {image_id: [] for image_id in image_ids}
     for source in KINDS[kind]:
         for image_id, text in texts[source].select("image_id", "text").iter_rows():
-            documents[image_id] += _split(text)
+            if image_id in documents:
+                documents[image_id] += _split(text)
     return Bm25.of(list(documents.values()))
 
 
@@ -148,6 +149,7 @@ def _among_themselves(task: Task, corpus: Corpus) -> list[Retriever]:
 def _by_captions(task: Task, corpus: Corpus, params: HybridParams) -> list[Retriever]:
     captions = corpus.texts[CAPTIONS]
     alone = captions["image_id"].n_unique() == len(captions)  # then nothing is left without the query
+    asked = pl.DataFrame({"id": task.query_ids}).join(captions, on="id", how="left", maintain_order="left")
     pixels: Callable[[], Dense] | None = None
     if corpus.joint and IMAGES in corpus.vectors and CAPTIONS in corpus.vectors:
         sides = (corpus.vectors[CAPTIONS], task.query_ids), (corpus.vectors[IMAGES], task.item_ids)
@@ -164,7 +166,7 @@ def _by_captions(task: Task, corpus: Corpus, params: HybridParams) -> list[Retri
                 len(task.item_ids),
                 corpus.cost,
             )
-            return score_captions(kind, index, captions, task.item_ids)
+            return score_captions(kind, index, asked, task.item_ids)
 
         made = cache(make)  # its hybrids use it too
         found.append(replace(_by_words(kind, made), group=WORDS))

@@ -86,6 +86,7 @@ class RankWorker:
     dataset: str
     model: str
     device: str
+    _listed: dict[str, dict[tuple[str, bool], Retriever]] = field(default_factory=dict, compare=False)
     _made: dict[Search, tuple[Task, list[Retriever], list[Scorer]]] = field(default_factory=dict, compare=False)
 
     @classmethod
@@ -102,7 +103,7 @@ class RankWorker:
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: the settings."""
-        return {name: value for name, value in vars(self).items() if name != "_opened"} | {"_made": {}}
+        return {name: value for name, value in vars(self).items() if name != "_opened"} | {"_listed": {}, "_made": {}}
 
     @cached_property
     def _opened(self) -> Any:
@@ -132,8 +133,11 @@ class RankWorker:
     def _find(self, search: Search) -> tuple[Task, list[Retriever], list[Scorer]]:
         if search not in self._made:
             task = next(one for one in self._opened.tasks if one.name == search.task)
-            every = {(one.name, one.published): one for one in list_retrievers(task, self._opened.corpus, self.params)}
-            found = [every[name, search.published] for name in search.retrievers]
+            if search.task not in self._listed:  # what the retrievers of a task share is made once
+                every = list_retrievers(task, self._opened.corpus, self.params)
+                self._listed.clear()
+                self._listed[search.task] = {(one.name, one.published): one for one in every}
+            found = [self._listed[search.task][name, search.published] for name in search.retrievers]
             if search.draw:
                 found = [replace(one, make=one.draws[search.draw - 1], draws=()) for one in found]
             mine = restate_as_published(task) if search.published else task

@@ -103,7 +103,7 @@ def read_inputs(folder: Path) -> dict[str, Input]:
     found = {}
     for name, one in said.items():
         wanted = ["id", "image_id", *(column for kind in one["reads"] for column in columns[kind])]
-        rows = tables.read_table(folder / f"{name}.parquet", tables.INPUTS).select(wanted)
+        rows = tables.read_table(folder / f"{name}.parquet", tables.INPUTS, wanted)
         found[name] = Input(name, rows, one["shared"], one["embedded"], tuple(one["again"]))
     return found
 

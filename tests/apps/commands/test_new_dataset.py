@@ -283,6 +283,8 @@ def test_names_and_cards_that_cannot_be_are_refused(twinlens: Command, tmp_path:
     assert (odd.code, "try --name my-photos" in odd.err) == (2, True)
     gone = twinlens("new-dataset", str(tmp_path / "gone"))
     assert (gone.code, "is not there" in gone.err) == (2, True)
+    bucket = twinlens("new-dataset", "s3://photos/mine")
+    assert (bucket.code, "write a card with `source` or `images`" in " ".join(bucket.err.split())) == (2, True)
     none = twinlens("new-dataset", str(mine), "--table", "none.csv", "--name", "other")
     assert (none.code, "none.csv is not there" in none.err) == (2, True)
     dollar = twinlens("new-dataset", str(write(tmp_path / "a$b", photos(1))))

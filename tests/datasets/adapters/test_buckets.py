@@ -24,7 +24,7 @@ from twinlens.core.watch import describe_state
 from twinlens.datasets.adapters.folder import Folder
 from twinlens.datasets.adapters.hub import Hub
 from twinlens.datasets.adapters.webdataset import WebDataset
-from twinlens.datasets.readers.archives import open_tree
+from twinlens.datasets.readers.archives import hold_archives, open_tree
 from twinlens.datasets.readers.files import Files
 
 pytestmark = pytest.mark.slow  # they start a server
@@ -119,6 +119,21 @@ def test_a_shard_that_is_read_through_takes_few_requests(tmp_path: Path, bucket_
     bucket_host.requests.clear()
     assert sum(1 for _ in made.read_pictures(tmp_path / "raw", [image.file for image in found.images])) == 202
     assert bucket_host.count("GET", "/set/00.tar") < 20
+
+
+def test_who_comes_back_to_a_shard_again_and_again_lists_and_opens_it_once(
+    tmp_path: Path, bucket_host: BucketHost
+) -> None:
+    fill(SHARDS)
+    made = shards()
+    made.download(tmp_path / "raw")
+    files = [image.file for image in made.annotations(tmp_path / "raw").images]
+    bucket_host.requests.clear()
+    with hold_archives():
+        for _ in range(5):
+            assert len(list(made.read_pictures(tmp_path / "raw", files))) == 4
+    assert bucket_host.count("GET", "list-type") == 0
+    assert bucket_host.count("GET", "/set/01.tar") <= 4
 
 
 def test_shards_that_changed_or_went_are_refused(tmp_path: Path) -> None:
@@ -244,7 +259,7 @@ def test_a_folder_of_pictures_and_its_table_may_be_in_a_bucket(tmp_path: Path, b
     fill({"pics/2.jpg": jpeg(3)})
     assert describe_state(list_places(card)) != state
     with pytest.raises(DataError, match="is not what was recorded"):
-        made.annotations(tmp_path / "raw")
+        Folder(card).annotations(tmp_path / "raw")
     bucket_host.faults = lambda request: 403
     assert describe_state(list_places(card)) is None  # what was recorded counts
 

@@ -8,8 +8,10 @@ import pytest
 
 from tests.datasets.adapters.pictures import jpeg, tarred, write, zipped
 from twinlens.core.errors import FetchError
-from twinlens.datasets.readers.archives import Tree, find_unlisted, open_tree
+from twinlens.datasets.readers import archives
+from twinlens.datasets.readers.archives import Tree, find_unlisted, hold_archives, open_tree
 from twinlens.datasets.readers.names import leads_out
+from twinlens.datasets.readers.zips import Zip
 
 FILES = {
     "photos/a.jpg": jpeg(1),
@@ -99,3 +101,43 @@ def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_names_that_stay_inside_are_told_from_those_that_do_not() -> None:
     assert not any(map(leads_out, ["a.jpg", "a/b..jpg", "...jpg", "a/..b/c.jpg"]))
     assert all(map(leads_out, ["..", "a/../../b", "/a", "\\a", "C:\\a"]))
+
+
+def test_archives_that_are_held_are_opened_once_and_read_after_their_user_closed_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    closed: list[str] = []
+
+    class Counted(Zip):
+        def __init__(self, path: Path) -> None:
+            opened.append(path.name)
+            self.path = path
+            super().__init__(path)
+
+        def close(self) -> None:
+            closed.append(self.path.name)
+            super().close()
+
+    monkeypatch.setattr(archives, "Zip", Counted)
+    for n in range(6):
+        (tmp_path / f"{n}.zip").write_bytes(zipped({"a.jpg": jpeg(n)}))
+
+    def read(*numbers: int) -> list[bytes | str]:
+        trees = [open_tree(tmp_path / f"{n}.zip") for n in numbers]  # all are open at the same time
+        found = [tree.read("a.jpg") for tree in trees]
+        for tree in trees:
+            tree.close()
+        return found
+
+    with hold_archives():
+        assert read(0) == read(0) == [jpeg(0)]
+        assert (opened, closed) == (["0.zip"], [])
+        assert read(0, 1, 2, 3, 4, 5) == [jpeg(n) for n in range(6)]
+        assert len(opened) == 6
+        assert len(closed) == 6 - archives.MOST_HELD
+        (tmp_path / "5.zip").write_bytes(zipped({"a.jpg": jpeg(9), "b.jpg": jpeg(1)}))
+        assert read(5) == [jpeg(9)]  # another file by now
+    assert sorted(opened) == sorted(closed)
+    read(0)
+    assert opened[-1] == closed[-1] == "0.zip"

@@ -26,11 +26,11 @@ from tests.tiny import CPU, TEXTS, photos, spread, tokenizer
 from twinlens.config.models import (
     JinaClipTower,
     OpenClipTower,
-    SentenceTransformersTower,
     TimmTower,
     Tower,
     TransformersTower,
 )
+from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.core.errors import DataError
 from twinlens.models import encoders
 from twinlens.models.encoders.base import LoadedEncoders

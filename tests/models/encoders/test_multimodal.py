@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 from tests.multimodal import SHAPES, WIDTH, save_embedder
 from tests.tiny import CPU, TEXTS, photo
-from twinlens.config.models import SentenceTransformersTower
+from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.models import encoders, references
 from twinlens.models.encoders.base import LoadedEncoders, NativeEncoder, encode_jpegs

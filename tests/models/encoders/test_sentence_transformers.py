@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers import BertConfig, BertModel
 
 from tests.tiny import CPU, TEXTS, sizes, spread, tokenizer
-from twinlens.config.models import SentenceTransformersTower
+from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.core.errors import DataError
 from twinlens.models import encoders
 from twinlens.models.encoders.base import TextEncoder

@@ -9,6 +9,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AltCLIPConfig,
+    AltCLIPModel,
     BertConfig,
     BertModel,
     ChineseCLIPConfig,
@@ -95,6 +97,17 @@ def save_chinese_clip(folder: Path) -> Any:
     return model
 
 
+def save_altclip(folder: Path) -> Any:
+    words = tokenizer()
+    places = POSITIONS + int(words.pad_token_id) + 1  # the first are the padding's
+    text = sizes(vocab_size=len(words), max_position_embeddings=places, pad_token_id=words.pad_token_id, project_dim=16)
+    model = spread(AltCLIPModel(AltCLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)))
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    for part in (model, words, processor):
+        part.save_pretrained(folder)
+    return model
+
+
 def save_bert(folder: Path) -> BertModel:
     words = tokenizer()
     model = spread(BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=POSITIONS, **sizes())))
@@ -131,7 +144,7 @@ def pooled(output: Any) -> torch.Tensor:
 # ---------------------------------------------------------------- both towers
 
 
-@pytest.mark.parametrize("save", [save_clip, save_siglip])
+@pytest.mark.parametrize("save", [save_clip, save_siglip, save_altclip])
 def test_picture_vectors_are_the_librarys_own(save: Any, tmp_path: Path) -> None:
     model = save(tmp_path)
     image = load(card(tmp_path)).image
@@ -168,7 +181,7 @@ def test_siglip_texts_are_padded_to_full_length_and_the_padding_is_not_masked(tm
     assert (found - wrong).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("save", [save_clip, save_siglip])
+@pytest.mark.parametrize("save", [save_clip, save_siglip, save_altclip])
 def test_a_text_has_the_same_vector_in_any_batch(save: Any, tmp_path: Path) -> None:
     save(tmp_path)
     text = text_of(card(tmp_path))
@@ -219,7 +232,7 @@ def test_the_prompt_stands_before_every_text(tmp_path: Path) -> None:
     assert plain.token_counts(["a dog"]) == [4]
 
 
-@pytest.mark.parametrize("save", [save_clip, save_siglip, save_bert])
+@pytest.mark.parametrize("save", [save_clip, save_siglip, save_altclip, save_bert])
 def test_tokens_are_counted_before_a_text_is_cut_and_what_is_cut_changes_nothing(save: Any, tmp_path: Path) -> None:
     save(tmp_path)
     text = text_of(card(tmp_path, pooling="mean" if save is save_bert else None))

@@ -89,6 +89,11 @@ def _find_folder(folder: Path) -> Path:
 
     found = folder.expanduser()
     if not found.exists():
+        if ":/" in str(folder):  # one slash is left of a URL's two
+            raise DataError(
+                f"{folder} is no folder of this machine. For pictures in a bucket write a card with `source` or "
+                "`images` as s3://bucket/folder: docs/storage.md"
+            )
         raise DataError(f"{folder} is not there; wanted a folder of pictures")
     if found.is_file() and found.suffix.lower() in ENDINGS:
         raise DataError(

@@ -104,7 +104,7 @@ def search(
     caption, with tabs between them.
 
     Examples:
-    * twinlens search "two dogs on a beach"
+    * twinlens search "a red boat on a beach"
 
     * twinlens search "at night" --image photo.jpg --image-weight 0.7
 

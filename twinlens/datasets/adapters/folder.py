@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from twinlens.config.datasets import FolderCard
@@ -48,7 +49,7 @@ class Folder:
     def list_all(self) -> Annotations:
         """The same of a folder as it is now, whatever was recorded."""
         table = self._find_table()
-        tree = open_tree(open_place(self.card.images))
+        tree = open_tree(self._images)
         try:
             return self._from_folders(tree) if table is None else self._from_table(tree, table)
         finally:
@@ -56,15 +57,20 @@ class Folder:
 
     def read_pictures(self, raw: Path, files: Sequence[str]) -> Iterator[bytes | str]:
         """Picture bytes, or why there are none."""
-        tree = open_tree(self._places()["images"])
+        tree = open_tree(self._images)
         try:
             yield from read_each(tree, files)
         finally:
             tree.close()
 
     def _places(self) -> dict[str, Place]:
-        places = {"images": open_place(self.card.images)}
+        places = {"images": self._images}
         return places if (table := self._find_table()) is None else places | {"table": table}
+
+    @cached_property
+    def _images(self) -> Place:
+        """Where the pictures are; of a bucket it is listed once, whichever are read."""
+        return open_place(self.card.images)
 
     def _find_table(self) -> Path | None:
         if (table := self.card.table) is None:

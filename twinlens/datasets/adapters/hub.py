@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from twinlens.config.datasets import HubCard, HubFiles, Split
@@ -31,7 +32,7 @@ class Hub:
 
     def download(self, raw: Path) -> int:
         """Fetch the files (or find them in the card's folder) and record what they are."""
-        folder = local_folder(self.card)
+        folder = self._own_folder
         if folder is None:
             folder = fetch_hub_folder(
                 self.card.repository, self.card.revision, list(self.card.files.values()), "dataset"
@@ -48,7 +49,7 @@ class Hub:
         Raises:
             FetchError: the card names no folder, or it is not there.
         """
-        folder = local_folder(self.card)
+        folder = self._own_folder
         if folder is None:
             raise FetchError(f"{self.card.repository} is on the hub: name a folder as `source`")
         names = find(folder, self.card.files)
@@ -62,8 +63,13 @@ class Hub:
         places = {name: path for part in self._places(raw).values() for name, path in part} if files else {}
         return read_pictures(places, files, self.card.columns.image)
 
+    @cached_property
+    def _own_folder(self) -> AnyFolder | None:
+        """See `local_folder`; of a bucket it is listed once, whichever pictures are read."""
+        return local_folder(self.card)
+
     def _places(self, raw: Path) -> dict[str, list[tuple[str, AnyFile]]]:
-        folder = local_folder(self.card)
+        folder = self._own_folder
         if folder is None:
             folder = fetch_hub_folder(
                 self.card.repository, self.card.revision, list(self.card.files.values()), "dataset"

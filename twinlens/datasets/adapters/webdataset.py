@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from twinlens.config.datasets import WebDatasetCard
-from twinlens.core.bucket_files import AnyFile, find_files, open_folder
+from twinlens.core.bucket_files import AnyFile, AnyFolder, find_files, open_folder
 from twinlens.core.errors import FetchError
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
 from twinlens.datasets.ids import make_unique
@@ -89,13 +90,18 @@ class WebDataset:
             if tree is not None:
                 tree.close()
 
+    @cached_property
+    def _folder(self) -> AnyFolder:
+        """Where the shards are; of a bucket it is listed once, whichever pictures are read."""
+        return open_folder(self.card.source)
+
     def _beside(self) -> list[str]:
         """The endings of what a sample has beside its picture."""
         return [ending.lower() for ending in (self.card.caption, self.card.metadata) if ending is not None]
 
     def _shards(self) -> Sequence[tuple[str, str, AnyFile]]:
         """Split, name below the folder and path of each shard: two folders may have shards of one name."""
-        folder = open_folder(self.card.source)
+        folder = self._folder
         found = [
             (split, name, path) for split, shape in self.card.shards.items() for name, path in find_files(folder, shape)
         ]

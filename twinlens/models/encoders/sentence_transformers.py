@@ -6,7 +6,7 @@ processors, at a picture's native resolution. Batches are ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int64
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_log
 
-from twinlens.config.models import SentenceTransformersTower
+from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, ParamsError
 from twinlens.models.encoders.base import LoadedEncoders, count_parameters, place
@@ -57,24 +57,33 @@ def load(
     try:
         with allow_harmless_types(), collect_reports() as reports:
             model = SentenceTransformer(str(path), device=str(placement.device), local_files_only=True)
-        _refuse_gaps(model, path, reports)
+        refuse_module_gaps(model, list_modules(path), path, reports)
     except (*UNREADABLE, ImportError, TypeError) as error:
         raise DataError(f"{path} does not hold a sentence-transformers model: {give_reason(error)}") from None
     refuse_wordless(model.tokenizer, path)
     _refuse_more_dimensions(model, card)
     model = place(model, placement)
-    text = _Text(model, card.prompt_of("query"), card.dimensions, placement)
+    text = TextReader(model, card.prompt_of("query"), card.dimensions, placement)
     if not model.supports("image"):
         return LoadedEncoders(None, text)
-    return LoadedEncoders(None, text, native=_Pictures(model, card.prompt_of("item"), card.dimensions, placement))
+    return LoadedEncoders(None, text, native=PictureReader(model, card.prompt_of("item"), card.dimensions, placement))
 
 
-def _refuse_gaps(model: SentenceTransformer, path: Path, reports: Reports) -> None:
+def refuse_module_gaps(model: Iterable[torch.nn.Module], folders: Sequence[Path], path: Path, reports: Reports) -> None:
     """Refuse a transformer whose weights were not in its files: the library fills it with random numbers and goes on.
 
     Weights under a wrapper's names are loaded once more under the model's own.
+
+    Args:
+        model: its modules.
+        folders: of the modules, as far as they have some.
+        path: of the whole, for messages.
+        reports: of the library's loading.
+
+    Raises:
+        DataError: weights are missing.
     """
-    for folder, module in zip(list_modules(path), model, strict=True):
+    for folder, module in zip(folders, model, strict=False):
         inner = getattr(module, "auto_model", getattr(module, "model", None))
         if not isinstance(inner, torch.nn.Module) or not (files := find_weights(folder)):
             continue
@@ -107,7 +116,7 @@ def _refuse_more_dimensions(model: SentenceTransformer, card: SentenceTransforme
         )
 
 
-class _Tower:
+class Reader:
     """One model and a prompt."""
 
     threads: int | None = 1  # its tokenizer keeps settings that two threads would change under one another
@@ -132,7 +141,9 @@ class _Tower:
         return vectors[:, : self.dimensions].float()
 
 
-class _Text(_Tower):
+class TextReader(Reader):
+    """Texts, as an encoder reads them (`base.TextEncoder`)."""
+
     def __init__(self, model: SentenceTransformer, prompt: str, dimensions: int | None, placement: Placement) -> None:
         super().__init__(model, prompt, dimensions, placement)
         said = int(model.max_seq_length or model.tokenizer.model_max_length)
@@ -142,6 +153,7 @@ class _Text(_Tower):
         self._around: int | None = None
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """See `base.TextEncoder.token_counts`."""
         ids = self.model.tokenizer([self.prompt + text for text in texts], truncation=False, verbose=False).input_ids
         around = self._count_around()
         return [len(row) + around for row in ids]
@@ -160,19 +172,28 @@ class _Text(_Tower):
         return {"text": text} if self.model.supports("image") else text
 
     def encode(self, texts: Sequence[str]) -> Float32[torch.Tensor, "texts dim"]:
-        return self.encode_features(self.read_inputs([self._as_input(text) for text in texts]))
+        """See `base.TextEncoder.encode`."""
+        return self.encode_features(self.read_texts(texts))
+
+    def read_texts(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Read a batch of texts."""
+        return self.read_inputs([self._as_input(text) for text in texts])
 
 
-class _Pictures(_Tower):
+class PictureReader(Reader):
+    """Pictures, and pictures with texts, as an encoder reads them (`base.NativeEncoder`)."""
+
     def __init__(self, model: SentenceTransformer, prompt: str, dimensions: int | None, placement: Placement) -> None:
         super().__init__(model, prompt, dimensions, placement)
         self.fewest_pixels = find_fewest_pixels(model.processor)
         self.reads_pairs = model.supports(("image", "text")) or model.supports("message")
 
     def count_tokens(self, sizes: Sequence[Size]) -> Int64[np.ndarray, " pictures"]:
+        """See `base.NativeEncoder.count_tokens`."""
         return count_picture_tokens(self.model.processor, sizes)
 
     def read(self, jpegs: Sequence[bytes], texts: Sequence[str] | None = None) -> NativeBatch:
+        """See `base.NativeEncoder.read`."""
         shown = decode_shown(jpegs, texts)
         return NativeBatch(shown, self._read_shown(shown))
 
@@ -182,4 +203,9 @@ class _Pictures(_Tower):
         )
 
     def encode(self, batch: NativeBatch) -> Float32[torch.Tensor, "inputs dim"]:
-        return self.encode_features(self._read_shown(batch.shown) if batch.features is None else batch.features)
+        """See `base.NativeEncoder.encode`."""
+        return self.encode_features(self.features_of(batch))
+
+    def features_of(self, batch: NativeBatch) -> dict[str, Any]:
+        """What was read of a batch, or is read now."""
+        return self._read_shown(batch.shown) if batch.features is None else batch.features

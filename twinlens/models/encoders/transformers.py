@@ -153,8 +153,8 @@ class _Tokens:
         self.tokenizer, self.prompt, self.placement = tokenizer, prompt, placement
         config = getattr(model.config, "text_config", model.config)
         positions = int(getattr(config, "max_position_embeddings", 512))
-        if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
-            positions -= 2  # its positions start after the padding's
+        if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "altclip_text_model"):
+            positions -= int(config.pad_token_id) + 1  # its positions start after the padding's
         self.max_tokens = min(positions, int(tokenizer.model_max_length))
         # SigLIP pools at the last position of a text padded to full length, and looks at the padding as at words:
         # less padding, or a mask over it, gives another vector.

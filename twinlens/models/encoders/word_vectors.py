@@ -16,7 +16,8 @@ import regex
 import torch
 from jaxtyping import Float32, Int64
 
-from twinlens.config.models import Weights, WordVectorsTower
+from twinlens.config.base import Weights
+from twinlens.config.models import WordVectorsTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import ParamsError
 from twinlens.models.encoders.base import LoadedEncoders

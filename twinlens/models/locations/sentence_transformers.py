@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from twinlens.config.models import SentenceTransformersTower
+from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.core.errors import DataError
 from twinlens.models.weights import fetch_weights_folder, find_local_checkpoint
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from twinlens.config.models import SentenceTransformersTower
+from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.core.device import Placement
 from twinlens.models.encoders.base import LoadedEncoders
 from twinlens.models.references.base import Reference, Vector
