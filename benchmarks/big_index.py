@@ -80,7 +80,7 @@ class Parts:
         while start < stop:
             number, first = divmod(start, PER_FILE)
             last = min(first + stop - start, PER_FILE)
-            found.append(np.load(self.files[number], mmap_mode="r")[first:last].astype(np.float32))
+            found.append(np.load(self.files[number], mmap_mode="r", allow_pickle=False)[first:last].astype(np.float32))
             start += last - first
         return np.concatenate(found)
 
@@ -135,7 +135,9 @@ class Peak:
 def build(folder: Path, kind: str, precision: str, rows: int | None) -> None:
     """Build the index: rows without words or thumbnails, and vectors by the code of `write_table`."""
     files = sorted((folder / "vectors").glob("part-*.npy"))
-    source = Parts(folder / "vectors", rows or sum(len(np.load(file, mmap_mode="r")) for file in files))
+    source = Parts(
+        folder / "vectors", rows or sum(len(np.load(file, mmap_mode="r", allow_pickle=False)) for file in files)
+    )
     settings = read_params().index.model_dump() | {"vector_index": kind, "precision": precision, "from_rows": 256}
     os.environ["TWINLENS_SCRATCH"] = str(folder / "scratch")
     manifest = Manifest(KEY, "big", "big", "big", len(source), settings, {}, {})
@@ -171,7 +173,7 @@ def _pictures(rows: int) -> Iterator[pa.RecordBatch]:
 
 def search(folder: Path, efforts: list[tuple[int, int]]) -> None:
     """Print recall and milliseconds of each effort; queries come one after the other, the efforts by turns."""
-    manifest, right = _open(folder), np.load(folder / "vectors/right.npz")
+    manifest, right = _open(folder), np.load(folder / "vectors/right.npz", allow_pickle=False)
     index, defaults = Index(manifest), read_params().search
     kind = manifest.settings["vector_index"]
     taken: dict[tuple[int, int], list[float]] = {effort: [] for effort in efforts}
@@ -206,7 +208,7 @@ def find(index: Index, query: np.ndarray, params: SearchParams) -> np.ndarray:
 
 def first(folder: Path) -> None:
     """Print the milliseconds of each step of one query in a new process: by the clock, and of processors."""
-    manifest, query = _open(folder), np.load(folder / "vectors/right.npz")["queries"][0]
+    manifest, query = _open(folder), np.load(folder / "vectors/right.npz", allow_pickle=False)["queries"][0]
     params, clocks, index = read_params().search, [(time.perf_counter(), time.process_time())], Index(manifest)
     steps: dict[str, Callable[[], object]] = {
         "open": lambda: len(index.copy),

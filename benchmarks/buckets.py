@@ -80,7 +80,11 @@ def measure(url: str, folder: Path, count: int, rounds: int) -> None:
         shutil.rmtree(folder / "copies", ignore_errors=True)  # as a driver has none of what workers put
         with Scratch("benchmark", keys[kind], places[kind]) as scratch:
             assert (
-                sum(len(np.load(path)) for path in scratch.iter_paths(scratch.list_parts("part-*.npy"))) == ROWS * count
+                sum(
+                    len(np.load(path, allow_pickle=False))
+                    for path in scratch.iter_paths(scratch.list_parts("part-*.npy"))
+                )
+                == ROWS * count
             )
 
     rows = []

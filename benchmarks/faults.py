@@ -89,7 +89,7 @@ def drive(folder: str, address: str) -> None:
                 for receipt in engine.map(worker, (task for task in tasks if not scratch.has(task.name))):
                     scratch.accept(receipt)
                     log.write(f"{time.time()} {receipt.name}\n")
-            joined = np.concatenate([np.load(scratch.path(task.name)) for task in tasks])
+            joined = np.concatenate([np.load(scratch.path(task.name), allow_pickle=False) for task in tasks])
     except TwinLensError as error:
         sys.exit(f"stopped: {error}")
     (room / "result").write_text(hashlib.sha256(joined.tobytes()).hexdigest())

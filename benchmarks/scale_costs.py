@@ -176,7 +176,7 @@ def list_bytes(pictures: float) -> list[tuple[str, float]]:
     dim = v["dim"]
     every = [
         ("pictures as they come", v["picture_bytes"]),
-        ("shards of `resize`; its parts are the same files, linked", v["stored_bytes"]),
+        ("shards of `resize`; its parts go once they stand", v["stored_bytes"]),
         ("vectors of pictures and captions, float32; as much again as parts", 2 * 4 * dim),
         ("the same in the index: float16", 2 * 2 * dim),
         ("the same: int8", 2 * dim),

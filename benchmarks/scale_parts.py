@@ -83,12 +83,11 @@ def join(pictures: int, per_shard: int = 1000) -> Row:
         os.environ["TWINLENS_SCRATCH"] = str(Path(folder) / "scratch")
         for number in (pictures // 10, pictures):
             with Scratch("join", str(number)) as scratch:
-                store = scratch.open_store()
                 for shard in range(number // per_shard):
-                    store.put(name_outcomes(shard), partial(_write_outcomes, _draw_outcomes(shard, per_shard)))
-                    store.put(f"shard-{shard:05d}.parquet", _write_nothing)
+                    scratch.put(name_outcomes(shard), partial(_write_outcomes, _draw_outcomes(shard, per_shard)))
+                    scratch.put(f"shard-{shard:05d}.parquet", _write_nothing)
                 began = time.perf_counter()
-                join_shards(store, number // per_shard, number, Path(folder) / f"out-{number}")
+                join_shards(scratch, number // per_shard, number, Path(folder) / f"out-{number}")
                 seconds = time.perf_counter() - began
             held.append(peak_host_bytes() / MB)
     return Row(

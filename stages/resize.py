@@ -23,10 +23,11 @@ def main(dataset: str) -> None:
     with (
         Scratch("resize", job.key(), params.compute.parts) as scratch,
         open_engine(params.compute, device="cpu") as engine,
-        write_whole(paths.resized(dataset)) as draft,
     ):
-        resized = job.write(scratch, engine, draft)
+        with write_whole(paths.resized(dataset)) as draft:
+            resized = job.write(scratch, engine, draft)
         cost.machine = engine.machine
+        scratch.clear()
     for note, n in resized.notes.most_common(10):
         log.info("  %d x %s", n, note)
     log.info("%s: %s pictures ready, %s set aside", dataset, f"{resized.usable:,}", f"{resized.aside:,}")

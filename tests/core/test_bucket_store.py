@@ -139,12 +139,26 @@ def test_a_part_that_is_made_again_with_other_bytes_counts_once() -> None:
 
 
 def test_of_two_objects_of_one_name_the_newer_counts_and_the_older_goes(bucket_host: BucketHost) -> None:
+    workers = [pickle.loads(pickle.dumps(Scratch("work", "key", PARTS).open_store())) for _ in range(2)]
+    workers[0].put("a", text("old"))
+    time.sleep(1.1)  # the store's clock has whole seconds
+    workers[1].put("a", text("new"))
+    assert stored() == ["a", "a"]
     with Scratch("work", "key", PARTS) as scratch:
-        scratch.put("a", text("old"))
-        time.sleep(1.1)  # the store's clock has whole seconds
-        scratch.put("a", text("new"))
+        assert scratch.path("a").read_text() == "new"
+        scratch.put("a", text("newer"))
+        scratch.put("a", text("newest"))
+        assert stored() == ["a", "lock", "used"]
     with Scratch("work", "key", PARTS) as again:
-        assert again.path("a").read_text() == "new"
+        assert again.path("a").read_text() == "newest"
+
+
+def test_of_two_objects_of_one_second_one_stays() -> None:
+    worker = pickle.loads(pickle.dumps(Scratch("work", "key", PARTS).open_store()))
+    for content in ("one", "two", "three"):
+        worker.put("a", text(content))
+    with Scratch("work", "key", PARTS) as scratch:
+        assert scratch.path("a").read_text() in ("one", "two", "three")
     assert stored() == ["a", "used"]
 
 
@@ -372,3 +386,16 @@ def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
     with Scratch("work", "key", f"file://{tmp_path}/shared") as scratch:
         scratch.put("a", text("x"))
     assert (tmp_path / "shared" / "work" / "key" / "a").read_text() == "x"
+
+
+def test_parts_of_finished_work_can_be_cleared(bucket_host: BucketHost) -> None:
+    with Scratch("work", "key", PARTS) as scratch:
+        scratch.note("one", seconds=1.0)
+        scratch.put("one", text("1"))
+        scratch.clear()
+        assert not scratch.has("one")
+        assert scratch.total("seconds") == 0
+        scratch.put("two", text("2"))
+    assert stored() == ["two", "used"]
+    with Scratch("work", "key", PARTS) as scratch:
+        assert (scratch.has("one"), scratch.has("two")) == (False, True)

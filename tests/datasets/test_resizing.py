@@ -170,3 +170,17 @@ def test_a_worker_takes_tasks_ahead_and_gives_their_receipts_in_order(job: Resiz
         "outcomes-00000.parquet",
     ]
     assert sum(counted) == 6
+
+
+def test_parts_that_were_joined_can_be_cleared_and_the_output_stays(job: ResizeJob, tmp_path: Path) -> None:
+    with Scratch("resize", job.key()) as scratch:
+        job.write(scratch, LocalEngine(COMPUTE, device="cpu"), tmp_path / "out")
+        before = contents(tmp_path / "out")
+        scratch.clear()
+        assert not scratch.has("outcomes-00000.parquet")
+        assert [path.name for path in scratch.folder.iterdir()] == ["lock"]
+    assert contents(tmp_path / "out") == before
+    engine = Watched()
+    write(job, tmp_path / "again", engine)
+    assert engine.asked == [0, 1, 2]
+    assert contents(tmp_path / "again") == before

@@ -417,8 +417,8 @@ def test_a_tower_is_looked_at_once(tmp_path: Path) -> None:
     first, second, pictures = job(tower), job(tower), job(tower)
     found = inspect_tower(first, (PICTURES, TEXTS))
     assert inspect_tower(second, (PICTURES, TEXTS)) == found
-    assert "loaded" in vars(first)
-    assert "loaded" not in vars(second)
+    assert "loaded" in vars(first.worker)
+    assert "loaded" not in vars(second.worker)
     assert [one.kind for one in inspect_tower(pictures, (PICTURES,)).comparisons] == [PICTURES]
 
 

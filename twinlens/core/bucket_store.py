@@ -2,7 +2,7 @@
 
 An object's name has the digest of its bytes: `part-00001.npy/<SHA-256>`. So a part and its digest appear together and
 whole, a listing says which parts there are and what each must be, and no file is appended to, which buckets cannot.
-A part that is made again with other bytes gets another name, and the newest counts until the others are gone.
+A part that is made again with other bytes gets another name, and the newer counts until the older is gone.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ class BucketStore:
             sha256 = hash_file(part)
             size = part.stat().st_size
             self.bucket.put(part, f"{name}/{sha256}")
+            if self.known.get(name, sha256) != sha256:
+                self.bucket.remove([f"{name}/{self.known[name]}"])
             if self.keeps:
                 part.replace(self.folder / name)
         return Receipt(name, {"": [sha256, size]})
@@ -135,10 +137,10 @@ class BucketStore:
             name, _, sha256 = one.name.rpartition("/")
             if not name or len(sha256) != 64:
                 continue  # the lock and its like
-            known = newest.get(name)
-            if known is not None:
-                old.append(min(known, one, key=lambda each: each.modified).name)
-            newest[name] = one if known is None else max(known, one, key=lambda each: each.modified)
+            *older, newest[name] = sorted(
+                (each for each in (newest.get(name), one) if each is not None), key=lambda each: each.modified
+            )
+            old += [each.name for each in older]
         self.bucket.remove(old)
         self.known.clear()
         self.known.update((name, _digest_of(one)) for name, one in newest.items())

@@ -33,6 +33,7 @@ from twinlens.core.hashing import REMEMBERED
 from twinlens.core.parent import is_running, refuse_orphan
 from twinlens.core.part_store import (
     DRAFT,
+    LOCK,
     NOTE,
     RECEIPTS,
     SHARE,
@@ -193,6 +194,19 @@ class Scratch:
         self._note_receipt(receipt)  # lost with the power, the part is made again
         if self._remote is None:
             FolderStore(self.folder).drop_receipt(receipt.name)
+
+    def clear(self) -> None:
+        """Remove all parts: where the output that was joined of them stands, and they would take as much room again."""
+        if self._remote is not None:
+            names = [one.name for one in self._remote.bucket.list_objects() if one.name not in (LOCK, USED)]
+            self._remote.bucket.remove(names)
+            self._remote.known.clear()
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                _remove(path)
+        self._whole.clear()
+        if self._noted is not None:
+            self._noted.clear()
 
     def _note_receipt(self, receipt: Receipt, *, sync: bool = False) -> None:
         if self._remote is None:

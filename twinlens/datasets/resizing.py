@@ -153,8 +153,7 @@ class ResizeJob:
                 for receipt in receipts:
                     scratch.accept(receipt)
         shards = -(-total // self.params.images_per_shard)
-        found = join_shards(scratch.open_store(), shards, total, out)
-        return replace(found, seconds=scratch.total("seconds"))
+        return replace(join_shards(scratch, shards, total, out), seconds=scratch.total("seconds"))
 
     def _read_listed(self) -> Iterator[pl.DataFrame]:
         return tables.read_slices(self.listed, tables.IMAGES, ("image_id", "file"), self.params.images_per_shard)
@@ -172,15 +171,15 @@ def _is_there(scratch: Scratch, number: int) -> bool:
     """Whether a shard is finished: its table of outcomes, which is put last, and what that says there is."""
     if not scratch.has(name_outcomes(number)):
         return False
-    rows = tables.read_table(scratch.open_store().read(name_outcomes(number)), tables.OUTCOMES)["row"]
+    rows = tables.read_table(scratch.path(name_outcomes(number)), tables.OUTCOMES)["row"]
     return rows.count() == 0 or scratch.has(name_shard(number))
 
 
-def join_shards(store: PartStore, shards: int, total: int, out: Path) -> Resized:
+def join_shards(scratch: Scratch, shards: int, total: int, out: Path) -> Resized:
     """Write the index of all shards, a million rows in memory, and link the shards beside it.
 
     Args:
-        store: where the shards and their tables of outcomes are.
+        scratch: where the shards and their tables of outcomes are.
         shards: how many.
         total: pictures, for messages.
         out: a folder, made if need be.
@@ -191,14 +190,15 @@ def join_shards(store: PartStore, shards: int, total: int, out: Path) -> Resized
     told: Counter[str] = Counter()
     aside = 0
     first = pl.DataFrame()
+    held: list[str] = []  # shards that hold a picture
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:
         index, hashes, notes = (
             files.enter_context(tables.TableWriter(out / f"{name}.parquet", schema))
             for name, schema in (("index", tables.INDEX), ("hashes", tables.HASHES), ("notes", tables.NOTES))
         )
-        for number in range(shards):
-            made = tables.read_table(store.read(name_outcomes(number)), tables.OUTCOMES)
+        for number, path in enumerate(scratch.iter_paths([name_outcomes(number) for number in range(shards)])):
+            made = tables.read_table(path, tables.OUTCOMES)
             usable, said = select_index(made), select_notes(made)
             index.add(usable)
             hashes.add(select_hashes(made))
@@ -207,9 +207,11 @@ def join_shards(store: PartStore, shards: int, total: int, out: Path) -> Resized
             aside += len(made) - len(usable)
             first = said if first.is_empty() else first
             if len(usable):
-                link_file(store.read(name_shard(number)), out / name_shard(number))
+                held.append(name_shard(number))
         if not index.rows:
             raise DataError(explain_nothing(total, first))
+    for name, path in zip(held, scratch.iter_paths(held), strict=True):
+        link_file(path, out / name)
     return Resized(index.rows, aside, told)
 
 

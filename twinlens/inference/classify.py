@@ -28,6 +28,7 @@ from twinlens.core.scratch import Scratch, digest, fingerprint
 from twinlens.engines.base import Engine, Seat
 from twinlens.images.decode import BadPictureError, open_picture
 from twinlens.images.transforms import fit_picture, map_ahead, to_tensor
+from twinlens.inference.threads import hold_threads
 from twinlens.models import classifiers
 from twinlens.models.classifiers.base import Classifier
 from twinlens.models.weights import identify_weights
@@ -84,9 +85,36 @@ class ShareWorker:
         with self.open_pictures() as read:
             for task in tasks:
                 pictures, threads = read(task.files), seat.decode_threads
-                found = _classify(self.model, pictures, task.size, self.classes, self.max_megapixels, threads)
+                found = self._classify(pictures, task.size, threads)
                 seat.count(task.size)
                 yield self.store.put(task.name, partial(_write, found))
+
+    def _classify(self, pictures: Iterator[bytes | str], count: int, threads: int) -> np.ndarray:
+        model, max_megapixels = self.model, self.max_megapixels
+        remedy = (
+            f"Lower compute.decode_threads (now {threads}), or resize.max_megapixels (now {max_megapixels:g}), which "
+            "leaves larger pictures out"
+        )
+
+        def opened(raw: bytes | str) -> torch.Tensor | None:
+            if isinstance(raw, str):
+                return None
+            try:
+                with name_memory_shortage(f"a picture of {len(raw):,} bytes was being opened to classify it", remedy):
+                    picture, *_ = open_picture(raw, max_megapixels=max_megapixels)
+                    return fit_picture(to_tensor(picture), model.pixels)
+            except BadPictureError:
+                return None
+
+        pixels = list(map_ahead(opened, pictures, threads, bytes_of=len))
+        usable = [i for i, picture in enumerate(pixels) if picture is not None]
+        shares = np.full(count, np.nan)
+        for start in range(0, len(usable), BATCH):
+            chosen = usable[start : start + BATCH]
+            batch = torch.stack([p for i in chosen if (p := pixels[i]) is not None])
+            with hold_threads(self.placement, len(chosen) < BATCH):
+                shares[chosen] = model.shares(batch, self.classes)
+        return shares
 
 
 def _write(found: np.ndarray, part: Path) -> None:
@@ -150,35 +178,3 @@ def sum_class_shares(
             scratch.accept(receipt)
         parts = [np.load(path, allow_pickle=False) for path in scratch.iter_paths(names)]
     return np.concatenate([np.empty(0), *parts])
-
-
-def _classify(
-    model: Classifier,
-    pictures: Iterator[bytes | str],
-    count: int,
-    classes: Sequence[int],
-    max_megapixels: float,
-    threads: int,
-) -> np.ndarray:
-    remedy = (
-        f"Lower compute.decode_threads (now {threads}), or resize.max_megapixels (now {max_megapixels:g}), which "
-        "leaves larger pictures out"
-    )
-
-    def opened(raw: bytes | str) -> torch.Tensor | None:
-        if isinstance(raw, str):
-            return None
-        try:
-            with name_memory_shortage(f"a picture of {len(raw):,} bytes was being opened to classify it", remedy):
-                picture, *_ = open_picture(raw, max_megapixels=max_megapixels)
-                return fit_picture(to_tensor(picture), model.pixels)
-        except BadPictureError:
-            return None
-
-    pixels = list(map_ahead(opened, pictures, threads, bytes_of=len))
-    usable = [i for i, picture in enumerate(pixels) if picture is not None]
-    shares = np.full(count, np.nan)
-    for start in range(0, len(usable), BATCH):
-        chosen = usable[start : start + BATCH]
-        shares[chosen] = model.shares(torch.stack([p for i in chosen if (p := pixels[i]) is not None]), classes)
-    return shares

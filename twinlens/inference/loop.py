@@ -46,6 +46,7 @@ from twinlens.inference.parts import (
     slice_pictures,
     slice_texts,
 )
+from twinlens.inference.threads import hold_threads
 from twinlens.inference.transfers import open_transfers
 from twinlens.models.encoders.base import ImageEncoder, TextEncoder, TokenizedTexts, read_texts
 from twinlens.models.native import NativeBatch
@@ -162,7 +163,8 @@ def stream_pictures(
             ready = (read(list(islice(jpegs, size))) for size in list_sizes())
         work = PartsAtWork(transfers, partial(encode_halving, room=room))
         for pixels in ready:
-            work.add(encoder.encode, pixels)
+            with hold_threads(placement, len(pixels) < most):
+                work.add(encoder.encode, pixels)
             seat.count(len(pixels))
             if work.count == begun[0].size:
                 refused = {} if read is None else _count_refused(read)
@@ -244,7 +246,8 @@ def stream_texts(
             by_length = np.argsort(found.counts, kind="stable")
             for start in range(0, part.size, batch):
                 chosen = by_length[start : start + batch]
-                work.add(found.encode, chosen)
+                with hold_threads(placement, len(chosen) < batch):
+                    work.add(found.encode, chosen)
                 seat.count(len(chosen))
             too_long, unknown = int((found.counts > encoder.max_tokens).sum()), int((found.counts == 0).sum())
             yield from work.end(part, by_length, truncated=too_long, unknown=unknown)

@@ -18,6 +18,7 @@ from twinlens.engines.base import Seat
 from twinlens.images.transforms import map_ahead
 from twinlens.inference.loop import DeviceRoom, choose_part_size, encode_halving, show_progress
 from twinlens.inference.parts import Finished, PartsAtWork, PicturePart, accept, list_missing, slice_pictures
+from twinlens.inference.threads import hold_threads
 from twinlens.inference.transfers import open_transfers
 from twinlens.models.encoders.base import NativeEncoder
 from twinlens.models.native import NativeBatch, read_size
@@ -92,7 +93,8 @@ def stream_native(
     with name_device_fault(placement):
         work = PartsAtWork(open_transfers(placement), partial(encode_halving, room=room))
         for pictures in read_native(encoder, list_batches(), seat.decode_threads, placement):
-            work.add(encoder.encode, pictures)
+            with hold_threads(placement, len(pictures) < batch):
+                work.add(encoder.encode, pictures)
             seat.count(len(pictures))
             if work.count == begun[0][0].size:
                 yield from work.end(*begun.popleft())

@@ -20,6 +20,7 @@ from twinlens.inference.device_pixels import DevicePixels
 from twinlens.inference.loop import DeviceRoom, stream_pictures, stream_texts
 from twinlens.inference.native_loop import stream_native
 from twinlens.inference.parts import Finished, Part, TextPart
+from twinlens.inference.threads import hold_threads
 from twinlens.models import encoders
 from twinlens.models.encoders.base import ImageEncoder, LoadedEncoders, put_prompt
 from twinlens.models.folding import fold_blocks
@@ -116,14 +117,16 @@ def chain_parts(first: Part, rest: Iterator[Part]) -> Iterator[Part]:
 def probe_pictures(worker: TowerWorker, shards: Path, rows: pl.DataFrame, contents: int, prompt: str | None) -> Probe:
     """Make the probe of pictures, or of pictures with texts; a question to a worker."""
     loaded = worker.prompted(prompt)
-    if loaded.native is not None:
-        return probe.probe_native(loaded.native, shards, rows, worker.placement, contents)
-    assert loaded.image is not None
-    return probe.probe_pictures(loaded.image, shards, rows, worker.placement, contents)
+    with hold_threads(worker.placement, few=True):
+        if loaded.native is not None:
+            return probe.probe_native(loaded.native, shards, rows, worker.placement, contents)
+        assert loaded.image is not None
+        return probe.probe_pictures(loaded.image, shards, rows, worker.placement, contents)
 
 
 def probe_texts(worker: TowerWorker, chosen: probe.ChosenTexts, prompt: str | None) -> Probe:
     """Make the probe of texts; a question to a worker."""
     encoder = worker.prompted(prompt).text
     assert encoder is not None
-    return probe.probe_texts(encoder, chosen, worker.placement)
+    with hold_threads(worker.placement, few=True):
+        return probe.probe_texts(encoder, chosen, worker.placement)

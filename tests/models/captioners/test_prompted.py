@@ -23,7 +23,13 @@ from twinlens.models.captioners.prompted import Caption, PromptedCaptioner, deco
 from twinlens.models.locations import captioners as locations
 
 LONGEST = 8
-PLAIN = ("llava", "idefics3", "qwen3_vl", "gemma3")  # without their chat template; a picture's token goes in front
+PLAIN = (
+    "internvl",
+    "llava",
+    "idefics3",
+    "qwen3_vl",
+    "gemma3",
+)  # without their chat template; a picture's token goes in front
 FILES = [*jpegs(3), *jpegs(3, 96, 64)[1:]]  # of two shapes
 
 

@@ -15,10 +15,15 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     Gemma3ImageProcessor,
     Gemma3Processor,
+    GotOcr2ImageProcessor,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessor,
     Idefics3Processor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    InternVLVideoProcessor,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -206,7 +211,28 @@ def _florence2(chat: bool) -> tuple[Any, Any]:
     return Florence2ForConditionalGeneration(config), processor
 
 
+def _internvl(chat: bool) -> tuple[Any, Any]:
+    known = words(
+        start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"
+    )
+    size = {"height": SIDE_PX, "width": SIDE_PX}
+    pixels = GotOcr2ImageProcessor(size=size, crop_to_patches=True, min_patches=1, max_patches=3)
+    video = InternVLVideoProcessor(size=size)
+    processor = InternVLProcessor(pixels, known, video, image_seq_length=4, **_template(chat, "<IMG_CONTEXT>"))
+    vision = sizes(image_size=[SIDE_PX, SIDE_PX], patch_size=[8, 8], layer_scale_init_value=0.1)
+    config = InternVLConfig(
+        text_config=text_sizes(known) | {"model_type": "qwen2"},
+        vision_config=vision | {"model_type": "internvl_vision"},
+        image_token_id=known.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        downsample_ratio=0.5,
+        tie_word_embeddings=False,
+    )
+    return InternVLForConditionalGeneration(config), processor
+
+
 BUILDERS = {
+    "internvl": _internvl,
     "qwen3_vl": _qwen3_vl,
     "idefics3": _idefics3,
     "llava": _llava,
@@ -214,7 +240,7 @@ BUILDERS = {
     "gemma3": _gemma3,
     "florence2": _florence2,
 }
-OF_CHATS = ("qwen3_vl", "idefics3", "llava", "gemma3")
+OF_CHATS = ("internvl", "qwen3_vl", "idefics3", "llava", "gemma3")
 
 
 def save(kind: str, folder: Path, chat: bool = True, scale: float = 0.3) -> tuple[Any, Any]:

@@ -189,10 +189,10 @@ def test_a_copy_of_the_file_elsewhere_loads_nothing_and_another_card_does(path: 
     copy = folder / path.name
     copy.write_bytes(path.read_bytes())
     again, found = embedded(card(copy), texts, tmp_path / "second")
-    assert "loaded" not in vars(again)
+    assert "loaded" not in vars(again.worker)
     assert np.array_equal(found, wanted)
     cased, other = embedded(card(path, lowercase=False), texts, tmp_path / "third")
-    assert "loaded" in vars(cased)
+    assert "loaded" in vars(cased.worker)
     assert np.abs(other - wanted).max() > 0.01
 
 
