@@ -100,4 +100,5 @@ if __name__ == "__main__":
         paired(int(sys.argv[2]) if len(sys.argv) > 2 else 5)
     else:
         Path(sys.argv[5]).mkdir(parents=True, exist_ok=True)
-        run(*(int(value) for value in sys.argv[2:5]), Path(sys.argv[5]))
+        items, dim, queries = (int(value) for value in sys.argv[2:5])
+        run(items, dim, queries, Path(sys.argv[5]))

@@ -40,6 +40,8 @@ MAY_BE_SLOW = (
         "core/device.py",
         "images/transforms.py",
         "retrieval/exact.py",
+        "retrieval/item_blocks.py",
+        "retrieval/key_lists.py",
         "retrieval/maxsim.py",
         "retrieval/selection.py",
         "evaluation/referee.py",

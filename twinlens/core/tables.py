@@ -261,7 +261,10 @@ def read_arrow(path: Path, stage: str | None = None, columns: Sequence[str] | No
         DataError: the file is not there, or is damaged.
     """
     with _explain_damage(path, stage):
-        return pq.read_table(path, columns=None if columns is None else list(columns))
+        if columns is None:
+            return pq.read_table(path)
+        there = set(pq.read_schema(path).names)
+        return pq.read_table(path, columns=[name for name in columns if name in there])
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float32, Int, Int64
 
 from twinlens.core.progress import Progress
+from twinlens.retrieval.key_lists import read_scores, split, write_keys
 from twinlens.retrieval.scores import LOWEST, read_sort_keys
 from twinlens.retrieval.selection import (
     BLOCK_BYTES,
@@ -26,9 +27,6 @@ from twinlens.retrieval.selection import (
     Selector,
     Vectors,
     bring_to_device,
-    read_scores,
-    split,
-    write_keys,
 )
 from twinlens.tasks.qrels import Qrels
 

@@ -17,7 +17,15 @@ from jaxtyping import Float, Float32, Float64, Int, Int64
 
 from twinlens.core.errors import DataError
 from twinlens.core.row_sources import Rows, RowSource
-from twinlens.retrieval.scores import LOWEST, ROWS, bound_float32_error, bound_float64_error, round_sums
+from twinlens.retrieval.key_lists import (
+    find_kth_largest,
+    read_scores,
+    sort_by_query,
+    split,
+    stack_keys,
+    write_keys,
+)
+from twinlens.retrieval.scores import LOWEST, bound_float32_error, bound_float64_error, round_sums
 
 BLOCK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}  # of one block of the product; a GPU holds two of them
 NARROW = ("mps",)  # devices without float64: the CPU beside them searches
@@ -121,14 +129,14 @@ class Selector:
         best = self.find_maxima(block) if best is None else best
         floor = None if least is None else least - self.tolerance  # (queries, 1)
         if floor is None or int((best >= floor).sum(dim=1).max()) > self.k:
-            by_groups = _kth_largest(best, self.k) - 2 * self.tolerance
+            by_groups = find_kth_largest(best, self.k) - 2 * self.tolerance
             floor = by_groups if floor is None else torch.maximum(floor, by_groups)
         near = best >= floor
         counts = near.sum(dim=1).cpu().numpy()
         found = [
             self._select_near(block, floor, near, start, stop) for start, stop in split(counts * self.width, self.cells)
         ]
-        return np.concatenate(found) if least is None else _stack(found)
+        return np.concatenate(found) if least is None else stack_keys(found)
 
     def _select_near(
         self, block: Products, floor: torch.Tensor, near: torch.Tensor, start: int, stop: int
@@ -142,7 +150,7 @@ class Selector:
         places, columns = torch.nonzero(hit, as_tuple=True)
         queries, rows = queries[places], inside[places, columns]
         found = self.make_keys(Products(block.queries[start:stop], product, block.error), queries, rows)
-        return _sort_by_query(queries, found, stop - start)[:, : self.k]
+        return sort_by_query(queries, found, stop - start)[:, : self.k]
 
     def make_keys(
         self, block: Products, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
@@ -241,10 +249,7 @@ class Selector:
         return above + self._count_near(block, keys, queries[places], inside[places, columns])
 
     def _count_in_all(
-        self,
-        block: Products,
-        keys: Int64[torch.Tensor, " asked"],
-        asked: Int64[torch.Tensor, " asked"],
+        self, block: Products, keys: Int64[torch.Tensor, " asked"], asked: Int64[torch.Tensor, " asked"]
     ) -> Int64[torch.Tensor, " asked"]:
         """Count the items above a key of each of some queries, rising, by looking at all products."""
         if keys.device.type == "cpu":
@@ -255,10 +260,7 @@ class Selector:
         return above + self._count_near(some, keys, *torch.nonzero(apart.abs() <= self.tolerance, as_tuple=True))
 
     def _count_in_rows(
-        self,
-        block: Products,
-        keys: Int64[torch.Tensor, " asked"],
-        asked: Int64[torch.Tensor, " asked"],
+        self, block: Products, keys: Int64[torch.Tensor, " asked"], asked: Int64[torch.Tensor, " asked"]
     ) -> Int64[torch.Tensor, " asked"]:
         """The same, a query at a time, whose products stay in the cache: torch's sums of truths are slow on a CPU."""
         product, above, near = block.product.numpy(), np.zeros(len(keys), dtype=np.int64), []
@@ -293,31 +295,6 @@ class Selector:
         return torch.bincount(asked[better], minlength=len(keys))
 
 
-def write_keys(
-    scores: Float32[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
-) -> Int64[torch.Tensor, " pairs"]:
-    """Make keys of exact scores: as `scores.make_sort_keys`."""
-    bits = (scores + 0.0).view(torch.int32)
-    rising = bits ^ ((bits >> 31) & (2**31 - 1))
-    return rising.long() * ROWS + (ROWS - 1 - rows)
-
-
-def read_scores(keys: Int64[torch.Tensor, " *keys"]) -> Float32[torch.Tensor, " *keys"]:
-    """Read the scores that keys were made of; of the lowest key it is not a number."""
-    rising = (keys >> 32).int()
-    return (rising ^ ((rising >> 31) & (2**31 - 1))).view(torch.float32)
-
-
-def _stack(parts: list[Int64[np.ndarray, "queries _"]]) -> Int64[np.ndarray, "queries most"]:
-    """Stack lists of keys of several lengths, the shorter ones filled up."""
-    table = np.full((sum(map(len, parts)), max(part.shape[1] for part in parts)), LOWEST, dtype=np.int64)
-    start = 0
-    for part in parts:
-        table[start : start + len(part), : part.shape[1]] = part
-        start += len(part)
-    return table
-
-
 def _round(
     sums: Float64[torch.Tensor, " pairs"],
     block: Products,
@@ -337,42 +314,6 @@ def _round(
         settled = round_sums(sums[unsure].cpu().numpy(), block.error, vectors)
         rounded[unsure] = torch.from_numpy(settled).to(rounded.device)
     return rounded
-
-
-def _kth_largest(values: Float32[torch.Tensor, "queries n"], k: int) -> Float32[torch.Tensor, "queries 1"]:
-    if values.device.type == "cpu":  # numpy's selection is vectorised
-        return torch.from_numpy(-np.partition(-values.numpy(), k - 1, axis=1)[:, k - 1 : k])
-    return torch.topk(values, k, dim=1).values[:, -1:]
-
-
-def _sort_by_query(
-    queries: Int64[torch.Tensor, " pairs"], found: Int64[torch.Tensor, " pairs"], count: int
-) -> Int64[np.ndarray, "queries n"]:
-    """Sort the keys of each of `count` queries, largest first; shorter lists are filled up.
-
-    Args:
-        queries: of each key, rising.
-        found: the keys.
-        count: of queries.
-    """
-    of_query = torch.bincount(queries, minlength=count)
-    first = torch.cumsum(of_query, 0) - of_query
-    table = torch.full((count, int(of_query.max())), LOWEST, dtype=torch.int64, device=found.device)
-    table[queries, torch.arange(len(queries), device=queries.device) - first[queries]] = found
-    if table.device.type == "cpu":
-        ordered: np.ndarray = np.sort(table.numpy(), axis=1)[:, ::-1]
-        return ordered
-    return torch.sort(table, dim=1, descending=True).values.cpu().numpy()
-
-
-def split(sizes: Int[np.ndarray, " queries"], most: int) -> Iterator[tuple[int, int]]:
-    """Split queries into runs whose sizes together are at most `most`, or that are one query."""
-    ends, start = np.cumsum(sizes), 0
-    while start < len(sizes):
-        before = int(ends[start - 1]) if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
-        yield start, stop
-        start = stop
 
 
 def bring_to_device(rows: Vectors, device: torch.device) -> Float32[torch.Tensor, "rows dim"]:
