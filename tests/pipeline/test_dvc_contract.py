@@ -223,8 +223,8 @@ def test_a_sweep_survives_a_model_that_fails_and_exp_show_has_a_row_for_each(wor
     told = workspace.run(*sweep, "clip-scenes,clip-bad,clip-other")
     assert "4 experiments, 0 of them finished" in told
     assert "clip-bad failed and is skipped" in told
-    assert "clip-other-seed1 failed" not in told, told
-    assert "clip-other (2 seeds) is clip-other-seed0+clip-other-seed1, which differ in the seed alone: one row" in told
+    assert "clip-other-seed2 failed" not in told, told
+    assert "clip-other (2 seeds) is clip-other-seed1+clip-other-seed2, which differ in the seed alone: one row" in told
     assert "One seed only: clip-scenes." in told
     assert "4 experiments, 3 of them finished" in workspace.run(*sweep, "clip-scenes,clip-bad,clip-other", "--dry")
     assert "Success" in workspace.run("dvc", "queue", "status")
