@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import socket
 import threading
 import time
@@ -128,6 +129,13 @@ class BucketStore:
             yield path
             if not was_there:
                 path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove all parts, and the copies here; see `PartStore`."""
+        self.bucket.remove([one.name for one in self.bucket.list_objects() if one.name not in (LOCK, USED)])
+        self.known.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def list_parts(self) -> dict[str, Receipt]:
         """List the parts that are there, by name; older ones of the same name are removed."""

@@ -68,6 +68,9 @@ class PartStore(Protocol):
             DataError: there is no such part.
         """
 
+    def clear(self) -> None:
+        """Remove all parts; only who holds the lock may."""
+
 
 @dataclass(frozen=True)
 class FolderStore:
@@ -113,6 +116,14 @@ class FolderStore:
         if not wait_for(path):
             raise DataError(f"{path}: there is no such part on {socket.gethostname()}. {SHARE}")
         return path
+
+    def clear(self) -> None:
+        """Remove all parts; see `PartStore`."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
 
     def list_receipts(self) -> Iterator[tuple[Path, Receipt]]:
         """Iterate over the receipts that workers left, with their files; one that is cut off is none."""

@@ -33,7 +33,6 @@ from twinlens.core.hashing import REMEMBERED
 from twinlens.core.parent import is_running, refuse_orphan
 from twinlens.core.part_store import (
     DRAFT,
-    LOCK,
     NOTE,
     RECEIPTS,
     SHARE,
@@ -50,7 +49,6 @@ from twinlens.core.part_store import (
 from twinlens.core.resources import name_disk_fault
 
 log = logging.getLogger("twinlens")
-
 KEEP_DAYS = 30.0
 PRUNED_ELSEWHERE = ("index",)  # by twinlens.indexing, which knows the tables that a manifest names
 
@@ -196,17 +194,9 @@ class Scratch:
             FolderStore(self.folder).drop_receipt(receipt.name)
 
     def clear(self) -> None:
-        """Remove all parts: where the output that was joined of them stands, and they would take as much room again."""
-        if self._remote is not None:
-            names = [one.name for one in self._remote.bucket.list_objects() if one.name not in (LOCK, USED)]
-            self._remote.bucket.remove(names)
-            self._remote.known.clear()
-        for path in self.folder.iterdir():
-            if path.name != LOCK:
-                _remove(path)
-        self._whole.clear()
-        if self._noted is not None:
-            self._noted.clear()
+        """Remove all parts, where the output that was joined of them stands: they would take as much room again."""
+        self._whole, self._noted = set(), {}
+        self.open_store().clear()
 
     def _note_receipt(self, receipt: Receipt, *, sync: bool = False) -> None:
         if self._remote is None:
