@@ -94,16 +94,26 @@ def test_a_part_that_ends_its_process_is_named_and_all_others_are_made_once(engi
         assert [int(scratch.path(task.name).read_text()) for task in list_sums(30)] == SUMS[:30]
 
 
+def list_workers(folder: Path) -> list[int]:
+    """Processes that have made a part."""
+    return [int(log.stem) for log in folder.glob("*.log")]
+
+
+def find_parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def test_workers_and_nodes_may_be_lost_and_nodes_may_join(cluster: Any, engine: Engine, tmp_path: Path) -> None:
     lost = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+    raylet = lost.all_processes["raylet"][0].process.pid
     results: list[int] = []
     worker = Adder(tmp_path, seconds=0.02, meet=3, joined=5)
     for place, result in enumerate(engine.map(worker, list_sums(200))):
         results.append(result)
-        if place == 20:
-            os.kill(int(next(tmp_path.glob("*.log")).stem), signal.SIGKILL)
+        if place == 20:  # on a node that stays, so that another takes its place there
+            os.kill(next(pid for pid in list_workers(tmp_path) if find_parent(pid) != raylet), signal.SIGKILL)
         if place == 60:
-            os.kill(lost.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+            os.kill(raylet, signal.SIGKILL)
         if place == 100:
             cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
     assert sorted(results) == SUMS

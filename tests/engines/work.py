@@ -68,8 +68,11 @@ class Adder:
             yield self.put(task) if task.store is not None else sum(range(task.number))
 
     def wait_for(self, count: int) -> None:
-        """Wait until so many processes have begun."""
-        while len(list(self.log.glob("here-*"))) < count:
+        """Wait until so many processes have begun; not for ever."""
+        until = time.monotonic() + 240
+        while (here := len(list(self.log.glob("here-*")))) < count:
+            if time.monotonic() > until:
+                raise DataError(f"{here} processes have begun, and {count} were to")
             time.sleep(0.05)
 
     def put(self, task: Sum) -> tuple[Receipt, ...]:
