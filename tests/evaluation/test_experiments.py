@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -160,6 +161,24 @@ def test_an_unknown_name_is_refused_with_the_nearest(project: Path) -> None:
         "twinlens: 'bettr' is neither a git revision nor an experiment (did you mean 'better'?"
     )
     assert "Traceback" not in done.stderr
+
+
+def test_of_two_experiments_of_one_name_the_commit_says_which(project: Path) -> None:
+    for name in ("first", "second"):
+        run("git", "commit", "-q", "--allow-empty", "-m", name)
+        Path("params.yaml").write_text(f"dataset: d\nmodel: m\ncaptioner: none\nremark: {name}\n")
+        run("dvc", "exp", "save", "-n", "twin")
+        run("git", "checkout", "-q", ".")
+    run("git", "commit", "-q", "--allow-empty", "-m", "third")
+    done = twinlens("compare", "main", "twin")
+    assert done.returncode == 2
+    found = re.fullmatch(
+        r"twinlens: there are 2 experiments 'twin': say which by its commit: "
+        r"(\w{7}) \(begun at \w{7}\), \w{7} \(begun at \w{7}\)\n",
+        done.stderr,
+    )
+    assert found is not None, done.stderr
+    assert read_experiment(found[1]).choice == {"dataset": "d", "model": "m", "captioner": "none"}
 
 
 def test_files_that_are_not_in_the_cache_are_named_with_the_commands_that_get_them(project: Path) -> None:

@@ -238,8 +238,14 @@ def _resolve(name: str) -> str:
             try:
                 return resolve_rev(repo.scm, name)
             except DvcException:
+                kept = repo.experiments.ls(all_commits=True)
+                if len(same := [(end, start) for start, ends in kept.items() for own, end in ends if own == name]) > 1:
+                    told = ", ".join(f"{end[:7]} (begun at {start[:7]})" for end, start in same)
+                    raise ExperimentError(
+                        f"there are {len(same)} experiments '{name}': say which by its commit: {told}"
+                    ) from None
                 known = {WORKSPACE, *repo.scm.list_branches(), *repo.scm.list_tags()}
-                known |= {found[0] for names in repo.experiments.ls(all_commits=True).values() for found in names}
+                known |= {found[0] for names in kept.values() for found in names}
                 raise ExperimentError(
                     f"'{name}' is neither a git revision nor an experiment ({suggest_nearest(name, known)})"
                 ) from None
