@@ -85,4 +85,6 @@ def test_the_job_for_kubernetes_names_the_ray_that_is_installed() -> None:
     pods = [job["spec"]["rayClusterSpec"]["headGroupSpec"], *job["spec"]["rayClusterSpec"]["workerGroupSpecs"]]
     for pod in pods:
         (container,) = pod["template"]["spec"]["containers"]
-        assert container["volumeMounts"] == [{"name": "work", "mountPath": "/work"}]
+        assert container["volumeMounts"] == [{"name": "work", "mountPath": "/mnt"}]
+    assert "cd /mnt/twinlens" in job["spec"]["entrypoint"]
+    assert all(pod["minReplicas"] >= 1 for pod in job["spec"]["rayClusterSpec"]["workerGroupSpecs"])  # or `auto` is cpu
