@@ -11,18 +11,14 @@ from typing import Any, cast
 import polars as pl
 import torch
 
-from twinlens.config.models import Tower
-from twinlens.config.params import ComputeParams
 from twinlens.config.sentence_models import MultiVectorTower, Role
 from twinlens.core.code import code_digest
-from twinlens.core.costs import Cost
-from twinlens.core.device import Placement
 from twinlens.core.errors import ParamsError
 from twinlens.core.probes import Probe
 from twinlens.core.scratch import Scratch
 from twinlens.core.token_matrices import write_token_matrices
 from twinlens.core.vectors import normalise_rows
-from twinlens.engines.base import Engine, Seat
+from twinlens.engines.base import Seat
 from twinlens.inference.parts import Finished, Part, TextPart
 from twinlens.inference.token_loop import stream_picture_tokens, stream_text_tokens
 from twinlens.inference.tower import PROBE, TowerJob, find_changed_tops, write_ids
@@ -66,18 +62,7 @@ class TokenWorker(TowerWorker):
 class MultiVectorJob(TowerJob):
     """A tower of token vectors. What asks and what is searched are read otherwise, by one model."""
 
-    def __init__(
-        self,
-        tower: Tower,
-        weights: Path,
-        placement: Placement,
-        compute: ComputeParams,
-        cost: Cost,
-        engine: Engine | None = None,
-    ) -> None:
-        """See `TowerJob`."""
-        super().__init__(tower, weights, placement, compute, cost, engine)
-        self.worker = TokenWorker(tower, weights, placement, compute.image_batch, compute.text_batch)
+    worker_kind = TokenWorker
 
     @cached_property
     def identity(self) -> dict[str, object]:

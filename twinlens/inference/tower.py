@@ -63,6 +63,7 @@ class TowerJob:
     """A tower with its weights, loaded when the first vector is missing."""
 
     prompt: str | None = None  # other than the tower's own
+    worker_kind = TowerWorker  # what makes its parts
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class TowerJob:
         """Take a tower and its weights, and who works on its parts: this process, if nobody else is named."""
         self.tower, self.weights, self.placement, self.compute, self.cost = tower, weights, placement, compute, cost
         self.engine = engine or LocalEngine(compute, placement)
-        self.worker = TowerWorker(tower, weights, placement, compute.image_batch, compute.text_batch)
+        self.worker = self.worker_kind(tower, weights, placement, compute.image_batch, compute.text_batch)
 
     @cached_property
     def identity(self) -> dict[str, object]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from twinlens.config.sentence_models import MultiVectorTower
 from twinlens.core.errors import DataError
-from twinlens.models.locations.sentence_transformers import FILES, WEIGHTS, find_weights, list_modules
-from twinlens.models.weights import fetch_weights_folder, find_local_checkpoint
+from twinlens.models.locations.sentence_transformers import FILES, fetch_modules, list_modules
+from twinlens.models.weights import find_local_checkpoint
 
 OLDER_FILES = ["artifact.metadata"]  # of ColBERT as its authors write it
 KINDS = ("MultiVectorEncoder", "ColBERT")  # how such models are called in their files; the second by pylate
@@ -25,12 +25,7 @@ def locate(card: MultiVectorTower) -> Path:
     """
     folder = find_local_checkpoint(card)
     if folder is None:
-        patterns = [*FILES, *OLDER_FILES]
-        folder = fetch_weights_folder(card.sentence_transformers, card.revision, patterns)
-        for name in WEIGHTS:
-            lacking = [module for module in list_module_folders(folder) if not find_weights(module)]
-            wanted = [(module / name).relative_to(folder).as_posix() for module in lacking]
-            folder = fetch_weights_folder(card.sentence_transformers, card.revision, [*patterns, *wanted])
+        folder = fetch_modules(card.sentence_transformers, card.revision, [*FILES, *OLDER_FILES], list_module_folders)
     refuse_others(folder)
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from twinlens.config.sentence_models import SentenceTransformersTower
@@ -23,12 +24,30 @@ def locate(card: SentenceTransformersTower) -> Path:
     """
     folder = find_local_checkpoint(card)
     if folder is None:
-        folder = fetch_weights_folder(card.sentence_transformers, card.revision, FILES)
-        for name in WEIGHTS:
-            lacking = [module for module in list_modules(folder) if not find_weights(module)]
-            wanted = [(module / name).relative_to(folder).as_posix() for module in lacking]
-            folder = fetch_weights_folder(card.sentence_transformers, card.revision, [*FILES, *wanted])
+        folder = fetch_modules(card.sentence_transformers, card.revision, FILES, list_modules)
     list_modules(folder)
+    return folder
+
+
+def fetch_modules(
+    repository: str, revision: str | None, files: Sequence[str], list_folders: Callable[[Path], list[Path]]
+) -> Path:
+    """Fetch a model's small files, and then the weights of its modules under the first name that each has.
+
+    Args:
+        repository: on the hub.
+        revision: of it.
+        files: patterns of the small ones.
+        list_folders: lists the folders of the modules, of what has come.
+
+    Raises:
+        FetchError: it cannot be had.
+    """
+    folder = fetch_weights_folder(repository, revision, [*files])
+    for name in WEIGHTS:
+        lacking = [module for module in list_folders(folder) if not find_weights(module)]
+        wanted = [(module / name).relative_to(folder).as_posix() for module in lacking]
+        folder = fetch_weights_folder(repository, revision, [*files, *wanted])
     return folder
 
 
