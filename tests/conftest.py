@@ -7,16 +7,29 @@ for a few tests that take minutes each; the longest first, so that at the end no
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.buckets import BucketHost, point_at, serving_buckets
 from tests.web import Host, serving
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 LONGEST = ("test_dvc_contract.py", "test_real_photos.py")  # files that begin
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 ALONE = {  # tests that any worker may run, wherever the rest of their file is
     "test_killed_in_caption_train_and_embed_it_resumes_and_ends_byte_identical",
     "test_drawn_vehicles_are_searched_for_among_ever_more_distractors",
@@ -106,3 +119,24 @@ def bucket_host(running_bucket_host: BucketHost, monkeypatch: pytest.MonkeyPatch
     host.requests.clear()
     yield host
     host.faults = lambda request: None
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """A Chromium that is installed already; without one, what needs it is skipped."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome is on the PATH")
+    return found
+
+
+# Of a module and not of the session: while Playwright runs, its event loop runs in this thread, in which no other
+# Playwright and no `asyncio.run` of a later test could begin.
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    """That Chromium, running."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield running
+        running.close()

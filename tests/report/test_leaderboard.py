@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import polars as pl
@@ -28,6 +27,9 @@ from twinlens.report.choice_text import write_sentence
 from twinlens.report.leaderboard import render
 from twinlens.report.leaders import Material, list_rivals, say_swap, tell_slices
 from twinlens.tasks.base import Task
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 def test_the_page_says_what_to_take_and_has_a_line_a_candidate_with_its_interval_drawn() -> None:
@@ -77,16 +79,13 @@ def test_it_opens_without_a_network_and_escapes_names() -> None:
 
 
 @pytest.mark.slow
-def test_a_browser_sorts_it_by_a_click(tmp_path: Path) -> None:
-    browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
-    if browser is None:
-        pytest.skip("no Chromium here: `apt-get install chromium`")
+def test_a_browser_sorts_it_by_a_click(chromium: str, tmp_path: Path) -> None:
     page = render(of(three(), costs=["vector_bytes"]))
     click = '<script>document.querySelectorAll(".board button")[3].click()</script></body>'
     path = tmp_path / "leaderboard.html"
     path.write_text(page.replace("</body>", click), encoding="utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile", "--dump-dom"]
-    done = subprocess.run([browser, *flags, path.as_uri()], capture_output=True, text=True, timeout=600, check=True)
+    done = subprocess.run([chromium, *flags, path.as_uri()], capture_output=True, text=True, timeout=600, check=True)
     assert re.findall(r'<th scope="row" data-value="(\w+)">', done.stdout) == ["c", "b", "a"]
 
 
@@ -162,28 +161,22 @@ def test_one_that_never_differs_is_no_rival() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_a_browser_shows_forty_models_within_its_width_with_every_picture(
-    tmp_path: Path, width: int, scheme: Literal["dark", "light"]
+    browser: Browser, tmp_path: Path, width: int, scheme: Literal["dark", "light"]
 ) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
-    if browser is None:
-        pytest.skip("no Chromium here: `apt-get install chromium`")
     choice, task = many()
     (tmp_path / "leaderboard.html").write_text(render(choice, material_of(task, tmp_path)), encoding="utf-8")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which(browser), args=["--no-sandbox"])
-        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto((tmp_path / "leaderboard.html").as_uri())
-        wide = page.evaluate("document.documentElement.scrollWidth")
-        elements = page.evaluate("document.querySelectorAll('*').length")
-        decoded = page.evaluate(
-            "Promise.all([...document.images].map(one => { one.loading = 'eager'; return one.decode(); }))"
-            ".then(() => [...document.images].every(one => one.naturalWidth > 0))"
-        )
-        chromium.close()
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto((tmp_path / "leaderboard.html").as_uri())
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    elements = page.evaluate("document.querySelectorAll('*').length")
+    decoded = page.evaluate(
+        "Promise.all([...document.images].map(one => { one.loading = 'eager'; return one.decode(); }))"
+        ".then(() => [...document.images].every(one => one.naturalWidth > 0))"
+    )
+    page.close()
     assert said == []
     assert wide == width
     assert elements < 3_000

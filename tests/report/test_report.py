@@ -476,15 +476,12 @@ def test_hits_and_misses_are_told_by_words_too(page: str) -> None:
 
 @pytest.mark.slow
 def test_a_browser_shows_the_same_tables_and_pictures(
-    page: str, sources: tuple[ReportData, Path], tmp_path: Path
+    page: str, sources: tuple[ReportData, Path], chromium: str, tmp_path: Path
 ) -> None:
-    browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
-    if browser is None:
-        pytest.skip("no Chromium here: `apt-get install chromium`")
     path = tmp_path / "index.html"
     path.write_text(page, encoding="utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile", "--dump-dom"]
-    done = subprocess.run([browser, *flags, path.as_uri()], capture_output=True, text=True, timeout=600, check=True)
+    done = subprocess.run([chromium, *flags, path.as_uri()], capture_output=True, text=True, timeout=600, check=True)
     check(done.stdout, sources[0])
     assert "<title>TwinLens: m on d</title>" in done.stdout  # no caption ran
 

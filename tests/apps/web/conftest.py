@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,15 +34,6 @@ HOSTILE = (
     "${window.owned=3} {{value}} {{{value}}} `${1+1}`",
     "\u0642\u0627\u0631\u0628 \u0623\u062d\u0645\u0631",  # from right to left
     "'\"><b onmouseover=alert(1)>bold</b> &amp; \U0001f6a4",
-)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
 )
 REFUSALS = (400, 403, 404, 405, 408, 411, 413, 415, 500, 503)
 STARTS_WITHIN_S = 240.0
@@ -117,31 +109,57 @@ def large_picture() -> bytes:
     return out.getvalue()
 
 
-def keep_busy(url: str, requests: int, visitor: str | None = None) -> list[socket.socket]:
-    """So many large pictures sent, each by a visitor of its own if none is named, and half of one more."""
-    host, port = url.removeprefix("http://").split(":")
+def write_request(url: str, visitor: str | None = None) -> bytes:
+    """A large picture as it is sent, by a visitor of its own if none is named."""
     picture = large_picture()
-    lines = ["POST /picture HTTP/1.1", f"Host: {host}", "Content-Type: application/octet-stream"]
+    lines = ["POST /picture HTTP/1.1", f"Host: {url.removeprefix('http://')}", "Content-Type: application/octet-stream"]
     lines += [f"Content-Length: {len(picture)}", *([f"Cookie: visitor={visitor}"] if visitor else [])]
-    head = "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
-    connections = [socket.create_connection((host, int(port)), timeout=120) for _ in range(requests + 1)]
+    return "".join(f"{line}\r\n" for line in [*lines, ""]).encode() + picture
+
+
+def connect(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=120)
+
+
+def keep_busy(url: str, requests: int) -> list[socket.socket]:
+    """So many large pictures sent, each by a visitor of its own, and half of one more."""
+    request = write_request(url)
+    connections = [connect(url) for _ in range(requests + 1)]
     for connection in connections[1:]:
-        connection.sendall(head + picture)
-    connections[0].sendall(head + picture[:1000])
+        connection.sendall(request)
+    connections[0].sendall(request[: len(request) - len(large_picture()) + 1000])
     return connections
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """A Chromium that is installed already; without one, the tests of the page are skipped."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome is on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
-        yield running
-        running.close()
+@contextmanager
+def sending(url: str, requests: int, visitor: str) -> Iterator[list[bytes]]:
+    """So many large pictures of one visitor under way for as long as this lasts; yields what was answered to others.
+
+    However slow the machine is just now, there are never fewer.
+    """
+    request, over = write_request(url, visitor), Event()
+    connections: set[socket.socket] = set()
+    answers: list[bytes] = []
+
+    def send() -> None:
+        while not over.is_set():
+            with connect(url) as connection, suppress(OSError):  # whoever has gone at the end is not waited for
+                connections.add(connection)
+                connection.sendall(request)
+                answers.append(connection.recv(1000))
+            connections.discard(connection)
+
+    threads = [Thread(target=send, daemon=True) for _ in range(requests)]
+    for thread in threads:
+        thread.start()
+    yield answers
+    over.set()
+    for connection in list(connections):
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+    for thread in threads:
+        thread.join(120)
 
 
 @pytest.fixture
