@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 
 import polars as pl
 
@@ -13,11 +14,16 @@ from twinlens.config.datasets import BaseDatasetCard, ComposedCard
 from twinlens.config.load import read_params
 from twinlens.config.params import Params
 from twinlens.core import paths, tables
+from twinlens.core.errors import DataError
 from twinlens.core.scratch import write_whole_text
+from twinlens.evaluation import choose
+from twinlens.evaluation.candidates import Candidate
 from twinlens.evaluation.card_figures import read_figures
+from twinlens.evaluation.experiments import WORKSPACE, read_workspace
 from twinlens.evaluation.measures import MAIN
 from twinlens.evaluation.pool import Pool
 from twinlens.report import galleries
+from twinlens.report.choice_text import write_sentence
 from twinlens.report.page import ReportData, render
 from twinlens.retrieval.runs import read_unmeasured
 
@@ -77,7 +83,18 @@ def gather(params: Params, dataset: str, model: str, captioner: str) -> ReportDa
         figures=read_figures(evaluated),
         unmeasured=read_unmeasured(ranked),
         album=galleries.Album.of(images, captions, generated),
+        answers=answer(dataset, model, captioner),
     )
+
+
+def answer(dataset: str, model: str, captioner: str) -> dict[str, str]:
+    """Say by task which row to take, as `twinlens choose` does; nothing of a task that has one row only."""
+    experiment = read_workspace({"dataset": dataset, "model": model, "captioner": captioner})
+    candidate, said = Candidate(WORKSPACE, (experiment,)), {}
+    for task in experiment.pools:
+        with suppress(DataError):
+            said[task] = write_sentence(choose.choose([candidate], task, MAIN.at(experiment.k)))
+    return said
 
 
 def find_parts(card: BaseDatasetCard, images: pl.DataFrame) -> dict[str, str]:

@@ -16,7 +16,13 @@ import pytest
 
 from tests import experiments
 from tests.ranked import write_run
-from twinlens.evaluation.experiments import ExperimentError, list_experiments, list_failed, read_experiment
+from twinlens.evaluation.experiments import (
+    ExperimentError,
+    list_experiments,
+    list_failed,
+    read_experiment,
+    read_workspace,
+)
 
 pytestmark = pytest.mark.slow  # DVC commands
 
@@ -130,6 +136,8 @@ def test_an_experiment_of_dvc_goes_by_its_name_and_the_workspace_by_its_own(proj
     run("dvc", "checkout", "-q", "--force")
     better, here = (read_experiment(name).read("t", "image")["ndcg_at_10"] for name in ("good-one", "workspace"))
     assert better.sum() > here.sum() + 10
+    choice = read_experiment("workspace").choice
+    assert read_workspace(choice).read("t", "image")["ndcg_at_10"].equals(here)  # as a stage reads it
     assert twinlens("compare", "good-one", "workspace").returncode == 0
 
 

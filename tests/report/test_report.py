@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -48,6 +49,9 @@ from twinlens.tasks import object_sets
 from twinlens.tasks.base import TaskMetadata
 from twinlens.tasks.collection import Collection
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, JOINED
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 COUNT = 24
 NASTY = """<script>document.title='taken'</script> & "quotes" 'n' {{ 7 * 7 }} <img src=x onerror=alert(1)>"""
@@ -372,7 +376,8 @@ def test_a_task_that_nobody_knows_by_name_is_told_everywhere(sources: tuple[Repo
     assert titles[2] == about.title
     places = [text.index(str(escape(title))) for title in titles]
     assert places == sorted(places)
-    assert sum(table[0][0] == "a picture is fed as" for table in Reader(text).tables) == 4
+    heads = [table[0][:2] for table in Reader(text).tables if table[0][0] == "a picture is fed as"]
+    assert [second == "wrong" for _, second in heads] == [False] * 4 + [True] * 4  # measures, then mistakes
     for figure in ("hit at 10", "nDCG at 10", "hit against k", "nDCG against k", "hit against distractors"):
         assert f"<title>redress: {figure}</title>" in text
     assert "<title>redress: quality against cost</title>" in text
@@ -486,6 +491,37 @@ def test_a_browser_shows_the_same_tables_and_pictures(
     assert "<title>TwinLens: m on d</title>" in done.stdout  # no caption ran
 
 
+@pytest.mark.slow
+def test_on_a_phone_no_name_is_cut_into_letters(
+    browser: Browser, sources: tuple[ReportData, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "index.html"
+    path.write_text(render(replace(sources[0], answers={"object_sets": f"Take {NASTY}."}), [], {}), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(path.as_uri())
+    narrow = page.evaluate(
+        "[...document.querySelectorAll('.wide tbody th')].filter(e => e.clientWidth && e.clientWidth < 100).length"
+    )
+    unnamed = page.evaluate(
+        "[...document.querySelectorAll('.results td')].filter(e => e.innerText && !e.dataset.measure).length"
+    )
+    page.close()
+    assert (narrow, unnamed) == (0, 0)
+
+
+def test_what_to_take_is_said_at_the_top(page: str, sources: tuple[ReportData, Path]) -> None:
+    assert "In a sentence" not in page  # there was nothing to choose from
+    said = render(replace(sources[0], answers={"object_sets": f"Take {NASTY}."}), [], {})
+    assert f"<dd>Take {escape(NASTY)}.</dd>" in said
+    assert said.index("In a sentence") < said.index('<section id="object_sets">')
+
+
+def test_what_stands_between_backticks_is_code_and_is_escaped(sources: tuple[ReportData, Path]) -> None:
+    metrics = sources[0].metrics | {"gates": {"found": {"chance_level": ["raise `<b>`, or `c`"]}}}
+    page = render(replace(sources[0], metrics=metrics), [], {})
+    assert "raise <code>&lt;b&gt;</code>, or <code>c</code></li>" in page
+
+
 def test_best_typical_and_worst_queries_are_what_they_are_called() -> None:
     table = pl.DataFrame(
         {
@@ -547,7 +583,7 @@ def test_the_page_tells_what_is_distinct_and_the_best_possible(sources: tuple[Re
     assert page.count("best possible MRR@10 0.700, nDCG@10 0.767, hit@10 0.977. Equal texts get equal scores") == 1
     assert "120 queries of which 97 distinct, 24 items" in page
     (foot,) = re.findall(r"<tfoot>(.*?)</tfoot>", page, re.DOTALL)
-    assert re.findall(r"<td>([^<]*)</td>", foot)[:3] == ["0.700", "0.767", ""]  # MAP's is not known
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", foot)[:3] == ["0.700", "0.767", ""]  # MAP's is not known
 
 
 def test_each_task_has_a_legend_in_the_order_of_its_table(page: str) -> None:

@@ -22,6 +22,7 @@ from twinlens.tasks.base import Task
 WORKSPACE = "workspace"
 CARDS = {"dataset": "datasets", "model": "models", "captioner": "captioners"}
 NO_RESULT = ("compute", "search", "report", "index", "approximate")  # sections that no measure depends on
+_Read = Callable[[str], bytes]  # of a file of the project, by its path in it
 
 
 class ExperimentError(TwinLensError):
@@ -84,19 +85,34 @@ def read_experiment(name: str) -> Experiment:
     from dvc_data.index import DataIndexDirError
 
     try:
-        files = _open_files(name)
+        read = _open_files(name)
     except DvcException as error:
         raise ExperimentError(f"{name}: {error}. Run from the root of the repository") from None
-    params = _read_params(files, name)
+    params = _read_params(read, name)
     choice = {key: str(params[key]) for key in CARDS}
-    absent = (FileNotFoundError, DvcException, DataIndexDirError)
+    return _assemble(params, choice, read, name, (FileNotFoundError, DvcException, DataIndexDirError))
 
+
+def read_workspace(choice: dict[str, str]) -> Experiment:
+    """Read what the stages left in this folder, as it lies there: in a stage, which knows nothing of DVC.
+
+    Args:
+        choice: dataset, model and captioner.
+
+    Raises:
+        ExperimentError: something is not there.
+    """
+    return _assemble({}, choice, lambda file: Path(file).read_bytes(), WORKSPACE, (FileNotFoundError,))
+
+
+def _assemble(
+    params: Mapping[str, Any], choice: dict[str, str], read: _Read, name: str, absent: tuple[type[Exception], ...]
+) -> Experiment:
     def content(file: Path) -> bytes:
         try:
-            found: bytes = files.read_bytes(file.as_posix())
+            return read(file.as_posix())
         except absent:
             raise ExperimentError(_how_to_get(name, choice, file.as_posix())) from None
-        return found
 
     def open_told(task: str, retriever: str) -> Mapping[str, Any]:
         ranked = paths.ranked(choice["dataset"], choice["model"]) / task
@@ -126,7 +142,7 @@ def read_experiment(name: str) -> Experiment:
                     f"{name}: {ranked} is not as this version writes it ({said}). {_how_to_run(choice)}"
                 ) from None
 
-    cards = {key: _read_if_there(files, paths.card(kind, choice[key]), absent) for key, kind in CARDS.items()}
+    cards = {key: _read_if_there(read, paths.card(kind, choice[key]), absent) for key, kind in CARDS.items()}
     evaluated = paths.evaluated(choice["dataset"], choice["model"])
     pools = json.loads(content(evaluated / "pools.json"))
     runs = [(task, retriever) for task, pool in pools.items() for retriever in pool["retrievers"]]
@@ -141,7 +157,7 @@ def read_experiment(name: str) -> Experiment:
         any("train" in cards[key] for key in ("model", "captioner")),
         open_draws=open_draws,
         open_told=open_told,
-        costs=_read_if_there(files, paths.METRICS / "cost.json", absent),
+        costs=_read_if_there(read, paths.METRICS / "cost.json", absent),
     )
 
 
@@ -191,40 +207,32 @@ def flatten_settings(params: Mapping[str, Any], cards: Mapping[str, Any]) -> dic
     return found
 
 
-@dataclass(frozen=True)
-class _Files:
-    """Files of the project in the workspace or at a revision, by their paths in the project."""
-
-    system: Any  # DVCFileSystem
-    below: str = ""  # where the project lies in what `system` sees, with a slash at its end
-
-    def read_bytes(self, file: str) -> bytes:
-        found: bytes = self.system.read_bytes(f"{self.below}{file}")
-        return found
-
-
-def _read_if_there(files: _Files, file: Path, absent: tuple[type[Exception], ...]) -> dict[str, Any]:
+def _read_if_there(read: _Read, file: Path, absent: tuple[type[Exception], ...]) -> dict[str, Any]:
     """Read a file of JSON; nothing where the experiment has none."""
     try:
-        found: dict[str, Any] = json.loads(files.read_bytes(file.as_posix()))
+        found: dict[str, Any] = json.loads(read(file.as_posix()))
     except absent:
         return {}
     return found
 
 
-def _open_files(name: str) -> _Files:
+def _open_files(name: str) -> _Read:
     """Open the workspace or a revision; the paths of a revision begin at the top of git's repository, not DVC's."""
     from dvc.api import DVCFileSystem  # takes half a second
     from dvc.repo import Repo
 
+    def open_below(below: str, **options: Any) -> _Read:
+        system = DVCFileSystem(**options)
+        return lambda file: bytes(system.read_bytes(f"{below}{file}"))
+
     if name == WORKSPACE:
-        return _Files(DVCFileSystem())
+        return open_below("")
     revision = _resolve(name)
     with Repo() as repo:
         below = Path(repo.root_dir).resolve().relative_to(Path(repo.scm.root_dir).resolve()).as_posix()
     if below == ".":
-        return _Files(DVCFileSystem(rev=revision))
-    return _Files(DVCFileSystem(rev=revision, subrepos=True), f"{below}/")
+        return open_below("", rev=revision)
+    return open_below(f"{below}/", rev=revision, subrepos=True)
 
 
 def _resolve(name: str) -> str:
@@ -253,9 +261,9 @@ def _resolve(name: str) -> str:
         raise ExperimentError(f"{error}. Run from the root of the repository") from None
 
 
-def _read_params(files: _Files, name: str) -> dict[str, Any]:
+def _read_params(read: _Read, name: str) -> dict[str, Any]:
     try:
-        params = yaml.safe_load(files.read_bytes("params.yaml"))
+        params = yaml.safe_load(read("params.yaml"))
         return dict(params) | {key: params[key] for key in CARDS}
     except (FileNotFoundError, KeyError, TypeError, yaml.YAMLError):
         raise ExperimentError(

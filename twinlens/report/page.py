@@ -64,6 +64,7 @@ class ReportData:
     album: galleries.Album
     figures: list[HeldFigure] = field(default_factory=list)  # what sources report of the model, beside ours
     unmeasured: list[str] = field(default_factory=list)  # why the model has no row of its own in a task
+    answers: dict[str, str] = field(default_factory=dict)  # by task: which row to take, in a sentence
 
     @property
     def k(self) -> int:
@@ -81,7 +82,7 @@ def render(sources: ReportData, shown: list[galleries.Gallery], thumbnails: dict
     wrong = {
         pool.name: [
             mistakes.count_mistakes(pool, name, sources.values[pool.name, name], sources.album, copies, sources.parts)
-            for name in pool.retrievers
+            for name in _best_first(sources, pool)
         ]
         for pool in sources.pools
     }
@@ -91,6 +92,7 @@ def render(sources: ReportData, shown: list[galleries.Gallery], thumbnails: dict
         k=sources.k,
         main=MAIN.title,
         unmeasured=sources.unmeasured,
+        answers=sources.answers,
         gates=read_warnings(sources.metrics["gates"]),
         tasks=tasks,
         costs=sources.metrics["cost"],
@@ -122,11 +124,15 @@ def _main(sources: ReportData, task: str, retriever: str) -> float:
     return float(sources.metrics["retrieval"][task][retriever][MAIN.at(sources.k)])
 
 
+def _best_first(sources: ReportData, pool: Pool) -> list[str]:
+    return sorted(pool.retrievers, key=lambda name: -_main(sources, pool.name, name))
+
+
 def build_task_section(sources: ReportData, pool: Pool, numbers: dict[str, int]) -> dict[str, Any]:
     """Build tables and charts of one task, best retriever first."""
     k, results = sources.k, sources.metrics["retrieval"][pool.name]
     intervals = sources.metrics["intervals"][pool.name]
-    best_first = sorted(pool.retrievers, key=lambda name: -_main(sources, pool.name, name))
+    best_first = _best_first(sources, pool)
     measures = [measure.at(k) for measure in those_in(headline(), {pool.name: results}, k)] + ["median_rank"]
     for extra in (f"macro_{MAIN.at(k)}", "average_precision"):
         if any(extra in results[name] for name in best_first):
