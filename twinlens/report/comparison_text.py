@@ -45,8 +45,9 @@ def format_comparison(
         for changed in (c for c in queries if (c.first, c.second) == pair and len(c.queries)):
             parts.append(f"Changed most in {changed.measure}: {changed.task}, {changed.row}")
             parts.append("\n".join(f"* {line}" for line in describe_changes(changed, texts or {})))
+    tested = sum(d.tested for d in found)
     parts.append(
-        f"p-values are corrected together for {sum(d.tested for d in found)} comparisons; intervals are not. A paired "
+        f"p-values are corrected together for {tested} comparison{'s' * (tested != 1)}; intervals are not. A paired "
         f"test with pictures drawn anew as queries and as items, over {', '.join(_clusters(found))}."
     )
     return "\n\n".join(parts)
