@@ -19,6 +19,7 @@ from twinlens.config.params import Params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
 from twinlens.core.scratch import write_whole
+from twinlens.core.stored_tables import StoredTable
 from twinlens.datasets import checks, keep_lists
 from twinlens.datasets import filter as filtering
 from twinlens.datasets import keep as keeping
@@ -43,14 +44,11 @@ def main(dataset: str) -> None:
     if card.keep is not None:
         annotations, report, classified = keep(annotations, card, card.keep, dataset, params)
     kept = filtering.apply_rules(annotations, params.filter)
-    rules = dict(Counter(zip(kept.dropped["kind"], kept.dropped["rule"], strict=True)))
+    rules = Counter((kind, rule) for kind, _, rule, _ in kept.drops)
     dropped = {f"{kind}: {rule}": n for (kind, rule), n in sorted(rules.items())}
     counts = kept.counts | {"dropped": dropped} | ({"keep": report} if report else {})
     with write_whole(paths.filtered(dataset)) as draft:
-        tables.write_table(kept.images, draft / "images.parquet", tables.IMAGES)
-        tables.write_table(kept.captions, draft / "captions.parquet", tables.CAPTIONS)
-        tables.write_table(kept.composed_queries, draft / "composed_queries.parquet", tables.COMPOSED_QUERIES)
-        tables.write_table(kept.dropped, draft / "dropped.parquet", tables.DROPPED)
+        kept.write(draft)
         if classified is not None:
             tables.write_table(classified, draft / "classified.parquet", tables.CLASSIFIED)
         (draft / "counts.json").write_text(json.dumps(counts, indent=2) + "\n")
@@ -64,9 +62,13 @@ def main(dataset: str) -> None:
         "".join(f"; {n} {rule}" for rule, n in dropped.items()),
     )
     gates = Gates(params.gates)
-    gates.check("misplaced_captions", checks.detect_misplaced_captions(kept.images, kept.captions))
-    gates.check("label_spelling", checks.detect_label_spellings(kept.images))
-    gates.check("generic_text", checks.detect_generic_text(kept.captions))
+    images, captions = (
+        StoredTable(paths.filtered(dataset) / f"{name}.parquet", schema)
+        for name, schema in (("images", tables.IMAGES), ("captions", tables.CAPTIONS))
+    )
+    gates.check("misplaced_captions", checks.detect_misplaced_captions(images, captions))
+    gates.check("label_spelling", checks.detect_label_spellings(images))
+    gates.check("generic_text", checks.detect_generic_text(captions))
     gates.write(paths.gates("filter", dataset))
     cost.write(paths.cost("filter", dataset), items=found)
 

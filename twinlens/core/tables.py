@@ -30,7 +30,7 @@ def _columns(**types: pa.DataType) -> pa.Schema:
     )
 
 
-ROWS_PER_GROUP = 1024 * 1024  # of a file: Arrow's own choice
+ROWS_PER_GROUP = 128 * 1024  # of a file: what whoever reads or writes it piece by piece has in memory
 _text = pa.string()
 
 IMAGES = _columns(
@@ -133,7 +133,7 @@ def write_table(table: pa.Table | pl.DataFrame, path: Path, schema: pa.Schema) -
     """
     with name_disk_fault(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(conform(table, schema, path.name), path, compression="zstd")
+        pq.write_table(conform(table, schema, path.name), path, row_group_size=ROWS_PER_GROUP, compression="zstd")
 
 
 class TableWriter:

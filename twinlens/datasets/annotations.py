@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 SPLITS = ("train", "val", "test")
@@ -42,13 +43,13 @@ Drop = tuple[str, str, str, str]  # kind (image, caption or query), id, rule, re
 
 @dataclass(frozen=True)
 class Annotations:
-    """All pictures and captions that a dataset's files list, and what was dropped."""
+    """All pictures and captions that a dataset's files list, and what was dropped; spools where they are millions."""
 
-    images: list[RawImage]
-    captions: list[RawCaption]
-    dropped: list[Drop] = field(default_factory=list)  # what the files hold and the adapter cannot use
+    images: Sequence[RawImage]
+    captions: Sequence[RawCaption]
+    dropped: Sequence[Drop] = field(default_factory=list)  # what the files hold and the adapter cannot use
     captioned: bool = True  # whether pictures of this dataset have captions at all
     # Whether captions of a picture that say the same are several people's, each a query of a published benchmark; in
     # tables of one's own they are copies, as a merge of two exports leaves them.
     repeats_meant: bool = False
-    composed_queries: list[RawComposedQuery] = field(default_factory=list)  # a query's rows stand together
+    composed_queries: Sequence[RawComposedQuery] = field(default_factory=list)  # a query's rows stand together

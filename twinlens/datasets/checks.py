@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int
+
+from twinlens.core.id_rows import IdRows, hash_ids
+from twinlens.core.stored_tables import Table, iter_slices
 
 WORD = re.compile(r"[^\W_]+")
 
@@ -33,6 +36,7 @@ EXPECTED_DEVIATIONS = 10.0  # that an advantage of a quarter would show; with le
 # commonest has 0.3 %), so at this share it is no description; few captions may be alike by chance.
 GENERIC_SHARE = 0.1
 GENERIC_CAPTIONS = 20
+LOTS = 2**16  # values of the hash by which texts are counted first
 
 
 # ------------------------------------------------------------ captions and labels
@@ -49,7 +53,7 @@ class NamedLabels:
     block: Int[np.ndarray, " pictures"]
 
 
-def detect_misplaced_captions(images: pl.DataFrame, captions: pl.DataFrame) -> str | None:
+def detect_misplaced_captions(images: Table, captions: Table) -> str | None:
     """Detect captions that stand under other pictures than those they describe, in all of the data or in a part.
 
     Of the labels that a picture's captions name some are its own. How many more than of another picture of the same
@@ -94,22 +98,18 @@ def detect_misplaced_captions(images: pl.DataFrame, captions: pl.DataFrame) -> s
     )
 
 
-def find_named_labels(images: pl.DataFrame, captions: pl.DataFrame) -> NamedLabels | None:
+def find_named_labels(images: Table, captions: Table) -> NamedLabels | None:
     """Find which labels captions name; None where too few do to say anything.
 
     A label is named where its words stand side by side, the last in the singular or plural. Labels without a letter
     (numbers of classes), those of nearly all pictures, and those whose words are used at least twice as often as the
     label is shown, are left out: their names say nothing of a picture.
     """
-    texts = captions.group_by("image_id", maintain_order=True).agg("text")
-    rows = images.select("image_id", "labels").filter(pl.col("labels").list.len() > 0)
-    rows = rows.join(texts, on="image_id", how="inner", maintain_order="left")
-    rows = _thin_out(rows, MOST_BLOCKS * MOST_PER_BLOCK)
-    if len(rows) < PER_BLOCK:
+    image_ids, shown, texts = _choose_described(images, captions, MOST_BLOCKS * MOST_PER_BLOCK)
+    if len(image_ids) < PER_BLOCK:
         return None
-    known = _spellings(label for labels in rows["labels"] for label in labels)
-    named = [{label for text in own for label in _named_in(text, known)} for own in rows["text"]]
-    shown = [set(labels) for labels in rows["labels"].to_list()]
+    known = _spellings(label for labels in shown for label in labels)
+    named = [{label for text in own for label in _named_in(text, known)} for own in texts]
     telling = _telling_labels(named, shown)
     named = [own & telling for own in named]
     speaking = [row for row, own in enumerate(named) if own]
@@ -123,7 +123,7 @@ def find_named_labels(images: pl.DataFrame, captions: pl.DataFrame) -> NamedLabe
         rates = Counter(label for at in mine for label in shown[speaking[at]])
         by_chance[mine] = [_expect(named[speaking[at]], shown[speaking[at]], rates, len(mine)) for at in mine]
     return NamedLabels(
-        [rows["image_id"][row] for row in speaking],
+        [image_ids[row] for row in speaking],
         np.array([len(named[row]) for row in speaking]),
         np.array([len(named[row] & shown[row]) for row in speaking]),
         by_chance,
@@ -146,9 +146,37 @@ def _share(part: np.ndarray, whole: np.ndarray) -> str:
     return f"{100 * part.sum() / max(1, whole.sum()):.0f} %"
 
 
-def _thin_out(rows: pl.DataFrame, most: int) -> pl.DataFrame:
-    """Rows at even distances, where there are more than so many."""
-    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+def _choose_described(images: Table, captions: Table, most: int) -> tuple[list[str], list[set[str]], list[list[str]]]:
+    """Ids, labels and captions of pictures that have both; at even distances, where these are more than so many."""
+
+    def labelled() -> Iterator[pl.DataFrame]:
+        for part in iter_slices(images, ("image_id", "labels")):
+            yield part.filter(pl.col("labels").list.len() > 0)
+
+    rows = IdRows.of(part["image_id"] for part in labelled())
+    described = np.zeros(len(rows), dtype=bool)
+    for part in iter_slices(captions, ("image_id",)):
+        found = rows.find(part["image_id"])
+        described[found[found >= 0]] = True
+    candidates = np.flatnonzero(described)
+    if len(candidates) > most:
+        candidates = candidates[np.linspace(0, len(candidates) - 1, most).astype(np.int64)]
+    image_ids: list[str] = []
+    shown: list[set[str]] = []
+    start = 0
+    for part in labelled():
+        mine = candidates[slice(*np.searchsorted(candidates, [start, start + len(part)]))] - start
+        image_ids += part["image_id"].gather(mine).to_list()
+        shown += map(set, part["labels"].gather(mine).to_list())
+        start += len(part)
+    chosen = IdRows.of([image_ids])
+    texts: list[list[str]] = [[] for _ in image_ids]
+    for part in iter_slices(captions, ("image_id", "text")):
+        found = chosen.find(part["image_id"])
+        mine = np.flatnonzero(found >= 0)
+        for row, text in zip(found[mine].tolist(), part["text"].gather(mine).to_list(), strict=True):
+            texts[row].append(text)
+    return image_ids, shown, texts
 
 
 def _telling_labels(named: Sequence[set[str]], shown: Sequence[set[str]]) -> set[str]:
@@ -201,13 +229,15 @@ def _singulars(word: str) -> list[str]:
 # -------------------------------------------------------------------- labels
 
 
-def detect_label_spellings(images: pl.DataFrame) -> str | None:
+def detect_label_spellings(images: Table) -> str | None:
     """Detect labels that differ in capitals, blanks, hyphens, underscores or the form of their letters only.
 
     Args:
         images: `labels`.
     """
-    counts = Counter(images["labels"].explode().drop_nulls().to_list())
+    counts = Counter[str]()
+    for part in iter_slices(images, ("labels",)):
+        counts.update(dict(part["labels"].explode().drop_nulls().value_counts().iter_rows()))
     alike: dict[str, list[str]] = {}
     for label in sorted(counts):
         plain = " ".join(re.split(r"[\s_\-]+", unicodedata.normalize("NFKC", label).casefold().strip()))
@@ -226,21 +256,39 @@ def detect_label_spellings(images: pl.DataFrame) -> str | None:
 # --------------------------------------------------------------------- texts
 
 
-def detect_generic_text(captions: pl.DataFrame) -> str | None:
+def detect_generic_text(captions: Table) -> str | None:
     """Detect one text, whatever its capitals and punctuation, under a large share of the captions.
+
+    Texts are counted by a hash of few values first, so that only those that fall together with a common one are counted
+    by themselves.
 
     Args:
         captions: `image_id`, `text`.
     """
-    if captions.is_empty():
-        return None
     words = pl.col("text").str.to_lowercase().str.replace_all(r"[^\pL\pM\pN]+", " ").str.strip_chars()
-    rows = captions.select("image_id", "text", words=words)
-    commonest = rows.group_by("words").agg(pl.len(), pl.col("image_id").n_unique(), pl.col("text").first())
-    most = commonest.sort("len", "words", descending=[True, False]).row(0, named=True)
-    if most["len"] < GENERIC_CAPTIONS or most["len"] < GENERIC_SHARE * len(rows):
+
+    def plain() -> Iterator[pl.DataFrame]:
+        for part in iter_slices(captions, ("image_id", "text")):
+            yield part.with_columns(words=words).with_columns(lot=pl.col("words").hash() % LOTS)
+
+    lots = np.zeros(LOTS, dtype=np.int64)
+    for part in plain():
+        lots += np.bincount(part["lot"].to_numpy().astype(np.int64), minlength=LOTS)
+    total = int(lots.sum())
+    common = np.flatnonzero(lots >= max(GENERIC_CAPTIONS, GENERIC_SHARE * total))
+    if not len(common):
         return None
+    counts, first = Counter[str](), dict[str, str]()
+    for part in plain():
+        mine = part.filter(pl.col("lot").is_in(common))
+        for row in mine.group_by("words").agg(pl.len(), pl.col("text").first()).iter_rows():
+            counts[row[0]] += row[1]
+            first.setdefault(row[0], row[2])
+    most = min(counts, key=lambda text: (-counts[text], text))
+    if counts[most] < GENERIC_CAPTIONS or counts[most] < GENERIC_SHARE * total:
+        return None
+    pictures = len(np.unique(np.concatenate([hash_ids(p.filter(words=most)["image_id"]) for p in plain()]), axis=0))
     return (
-        f"{most['text']!r} stands under {most['image_id']:,} pictures, {100 * most['len'] / len(rows):.0f} % of all "
-        f"{len(rows):,} captions: such a text finds no picture, and teaches a model nothing"
+        f"{first[most]!r} stands under {pictures:,} pictures, {100 * counts[most] / total:.0f} % of all "
+        f"{total:,} captions: such a text finds no picture, and teaches a model nothing"
     )

@@ -5,7 +5,13 @@ from __future__ import annotations
 
 def is_unicode(text: str) -> bool:
     """Whether the text is whole: bytes that were no UTF-8 have been read as lone surrogates."""
-    return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def printable(text: str) -> str:

@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from jaxtyping import Int
+
 from twinlens.config.datasets import FolderCard
 from twinlens.core import paths
 from twinlens.core.bucket_files import Place, fetch_object, open_place
 from twinlens.core.buckets import is_bucket
+from twinlens.core.id_rows import Hashes, IdRows
+from twinlens.core.spool import Spool
 from twinlens.datasets.annotations import SPLITS, Annotations, Drop, RawCaption, RawImage
-from twinlens.datasets.ids import make_unique
+from twinlens.datasets.ids import IdChoice
 from twinlens.datasets.readers.archives import Tree, find_unlisted, list_passed_over, open_tree, read_each
 from twinlens.datasets.readers.files import record_trees, refuse_change
 from twinlens.datasets.readers.names import is_picture, normalise
-from twinlens.datasets.readers.tabular import TableRow, read_rows
+from twinlens.datasets.readers.tabular import TableRow, iter_rows
 
 
 @dataclass(frozen=True)
@@ -78,46 +83,71 @@ class Folder:
         return fetch_object(table) if is_bucket(table) else paths.expand(table)
 
     def _from_folders(self, tree: Tree) -> Annotations:
-        images = []
+        images, dropped = Spool(RawImage), Spool[Drop](tuple)
         for name in filter(is_picture, tree.names()):
             folders = PurePosixPath(name).parts[:-1]
             split = folders[0] if folders and folders[0] in SPLITS else "test"
-            labels = [folder for folder in folders[-1:] if folder not in SPLITS]
-            images.append(RawImage(name, name, split, tuple(labels)))
-        dropped = [drop for image in images for drop in self._outside(image.image_id, image.labels)]
-        gone = {name for _, name, _, _ in dropped}
-        kept = [image for image in images if image.image_id not in gone]
-        return Annotations(kept, [], [*dropped, *list_passed_over(tree)], captioned=False)
+            labels = tuple(folder for folder in folders[-1:] if folder not in SPLITS)
+            if outside := self._outside(name, labels):
+                dropped += outside
+            else:
+                images.append(RawImage(name, name, split, labels))
+        dropped += list_passed_over(tree)
+        return Annotations(images, [], dropped, captioned=False)
 
     def _from_table(self, tree: Tree, table: Path) -> Annotations:
         columns = self.card.columns
         assert columns is not None
         wanted = [columns.file, columns.id, *columns.captions, columns.label, columns.split]
-        rows = read_rows(table, [name for name in wanted if name is not None])
-        dropped: list[Drop] = []
-        listed: list[Listed] = []
-        for row in rows:
+        dropped = Spool[Drop](tuple)
+        listed, choice = Spool(Listed), IdChoice()
+        for row in iter_rows(table, [name for name in wanted if name is not None]):
             if (name := row.text(columns.file)) is None:
                 dropped.append(("image", f"{row.table}:{row.place}", "no_file", "the row names no file"))
             else:
-                listed.append(self._listed(tree, row, name))
-        ids = make_unique([(one.short_id, one.long_id) for one in listed])
-        images: dict[str, RawImage] = {}
-        captions: list[RawCaption] = []
-        for image_id, one in zip(ids, listed, strict=True):
-            known = images.get(image_id)
-            outside = self._outside(image_id, one.labels)
-            dropped += outside
-            if not outside and known is not None and known.split != one.split:
-                why = f"{one.file} is in the splits {known.split} and {one.split}; the first counts"
+                listed.append(one := self._listed(tree, row, name))
+                choice.add(one.short_id, one.long_id)
+        long, hashes = choice.choose()
+        first, merged = self._merge_rows(listed, hashes)
+        images, captions = Spool(RawImage), Spool(RawCaption)
+        for number, one in enumerate(listed):
+            image_id = one.long_id if long[number] else one.short_id
+            split = one.split if first[number] < 0 else listed[int(first[number])].split
+            if outside := self._outside(image_id, one.labels):
+                dropped += outside
+            elif one.split != split:
+                why = f"{one.file} is in the splits {split} and {one.split}; the first counts"
                 dropped.append(("image", image_id, "two_splits", why))
-            elif not outside:  # a further row of a picture is a further caption of it, and may name further labels
-                labels = one.labels if known is None else tuple(dict.fromkeys((*known.labels, *one.labels)))
-                images[image_id] = RawImage(image_id, one.file, one.split, labels)
+            elif first[number] == number:
+                file, labels = merged.get(number, (one.file, one.labels))
+                images.append(RawImage(image_id, file, one.split, labels))
             captions += [RawCaption(image_id, text) for text in one.captions]
         strays = find_unlisted(tree, (one.file for one in listed))
-        dropped += [("image", name, "unlisted", f"a picture that {table.name} does not list") for name in strays]
-        return Annotations(list(images.values()), captions, dropped, captioned=bool(columns.captions))
+        dropped += (("image", name, "unlisted", f"a picture that {table.name} does not list") for name in strays)
+        return Annotations(images, captions, dropped, captioned=bool(columns.captions))
+
+    def _merge_rows(
+        self, listed: Spool[Listed], hashes: Hashes
+    ) -> tuple[Int[np.ndarray, " rows"], dict[int, tuple[str, tuple[str, ...]]]]:
+        """Of every row, the first of its id that has no strange label; and what the rows of several say together.
+
+        A further row of a picture is a further caption of it, and may name further labels; one of another split says
+        nothing.
+        """
+        known = np.fromiter((not self._outside("", one.labels) for one in listed), dtype=bool, count=len(listed))
+        rows = np.flatnonzero(known)
+        first = np.full(len(listed), -1)
+        first[rows] = rows[IdRows.of_hashes([hashes[rows]]).find_firsts()]
+        merged: dict[int, tuple[str, tuple[str, ...]]] = {}
+        several = np.bincount(first[rows], minlength=len(listed)) > 1
+        if not several.any():
+            return first, merged
+        for number, one in enumerate(listed):
+            own = int(first[number])
+            if own >= 0 and several[own] and one.split == listed[own].split:
+                labels = merged[own][1] if own in merged else ()
+                merged[own] = one.file, tuple(dict.fromkeys((*labels, *one.labels)))
+        return first, merged
 
     def _listed(self, tree: Tree, row: TableRow, name: str) -> Listed:
         columns = self.card.columns

@@ -21,6 +21,7 @@ import simplejpeg
 from twinlens.config.datasets import ScenesCard
 from twinlens.core.progress import Progress
 from twinlens.core.scratch import write_whole
+from twinlens.core.spool import Spool
 from twinlens.datasets.adapters.base import MISSING
 from twinlens.datasets.adapters.drawing import BACKGROUNDS, COLOURS, OBJECTS, DrawnObject, draw_scene
 from twinlens.datasets.annotations import SPLITS, Annotations, RawCaption, RawComposedQuery, RawImage
@@ -210,7 +211,7 @@ class Scenes:
 
     def annotations(self, raw: Path) -> Annotations:
         """The drawn pictures' labels and captions."""
-        images, captions = [], []
+        images, captions = Spool(RawImage), Spool(RawCaption)
         for path in sorted(raw.glob("drawn-*.parquet")):
             for row in pq.read_table(path, columns=["image_id", "file", "split", "labels", "captions"]).to_pylist():
                 images.append(RawImage(row["image_id"], row["file"], row["split"], tuple(row["labels"])))

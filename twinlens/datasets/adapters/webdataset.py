@@ -15,8 +15,9 @@ from typing import Any
 from twinlens.config.datasets import WebDatasetCard
 from twinlens.core.bucket_files import AnyFile, AnyFolder, find_files, open_folder
 from twinlens.core.errors import FetchError
+from twinlens.core.spool import Spool
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
-from twinlens.datasets.ids import make_unique
+from twinlens.datasets.ids import IdChoice
 from twinlens.datasets.readers.archives import Tree, open_tree
 from twinlens.datasets.readers.files import record_trees, refuse_change
 from twinlens.datasets.readers.limits import MAX_BESIDE_BYTES
@@ -54,8 +55,8 @@ class WebDataset:
     def list_all(self) -> Annotations:
         """The same of the shards as they are now, whatever was recorded."""
         shards = self._shards()
-        samples: list[tuple[str, str, Sample]] = []
-        dropped: list[Drop] = []
+        samples, choice = Spool[tuple[str, str, str, str, tuple[str, ...], list[str]]](tuple), IdChoice()
+        dropped = Spool[Drop](tuple)
         for split, shard, path in shards:
             tree = open_tree(path)
             found, strays = find_samples(tree.names(), self.card.image, self._beside())
@@ -63,13 +64,19 @@ class WebDataset:
             for key, members in found.items():
                 sample = self._read_sample(tree, shard, key, members)
                 dropped += sample.dropped
-                samples += [(split, shard, sample)] if sample.file else []
+                if sample.file:
+                    samples.append((split, shard, sample.key, sample.file, sample.labels, sample.captions))
+                    choice.add(sample.key, _make_long_id(shard, sample.key))
             tree.close()
-        ids = make_unique([(sample.key, f"{shard.removesuffix('.tar')}/{sample.key}") for _, shard, sample in samples])
-        named = list(zip(ids, samples, strict=True))
+        long, _ = choice.choose()
+        images, captions = Spool(RawImage), Spool(RawCaption)
+        for number, (split, shard, key, file, labels, said) in enumerate(samples):
+            image_id = _make_long_id(shard, key) if long[number] else key
+            images.append(RawImage(image_id, f"{shard}/{file}", split, labels))
+            captions += [RawCaption(image_id, text) for text in said]
         return Annotations(
-            [RawImage(i, f"{shard}/{one.file}", split, one.labels) for i, (split, shard, one) in named],
-            [RawCaption(i, text) for i, (_, _, one) in named for text in one.captions],
+            images,
+            captions,
             dropped,
             captioned=bool(self.card.caption or self.card.caption_key),
         )
@@ -151,6 +158,10 @@ class WebDataset:
         except ValueError as error:
             return {}, f"{name} is no JSON: {error}"
         return (facts, "") if isinstance(facts, dict) else ({}, f"{name} is no JSON object")
+
+
+def _make_long_id(shard: str, key: str) -> str:
+    return f"{shard.removesuffix('.tar')}/{key}"
 
 
 def find_samples(

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int
 
 from twinlens.config.datasets import ParquetColumns
 from twinlens.core.bucket_files import AnyFile
 from twinlens.core.errors import DataError
+from twinlens.core.id_rows import Hashes, IdRows, hash_id
+from twinlens.core.spool import Spool
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
-from twinlens.datasets.ids import make_unique
-from twinlens.datasets.readers.parquet_cells import open_parquet, read_cells
+from twinlens.datasets.ids import IdChoice
+from twinlens.datasets.readers.parquet_cells import iter_cells, open_parquet
 from twinlens.datasets.readers.parquet_pictures import read_pictures
 from twinlens.datasets.readers.texts import parse_json, read_text_cell, split_texts
 
@@ -49,48 +53,76 @@ def read_annotations(
     Raises:
         DataError: a file is damaged, or has no such column.
     """
-    dropped: list[Drop] = []
-    listed: list[Row] = []
+    dropped = Spool[Drop](tuple)
+    listed = Spool(Row)
+    choice = IdChoice()
     for split, files in parts.items():
         for name, path in files:
             file = open_parquet(path)
-            table = _read(file, path, columns)
             names = classes if classes is not None else _class_names(file.schema_arrow, columns.label)
-            listed += [_listed(cells, columns, names, (split, name, row)) for row, cells in enumerate(table)]
+            for number, cells in enumerate(_read(file, path, columns)):
+                row = _listed(cells, columns, names, (split, name, number))
+                listed.append(row)
+                choice.add(row.short_id, row.long_id)
     places = {name: path for files in parts.values() for name, path in files}
-    longs = _long_ids(listed, places, columns.image)
-    ids = make_unique([(row.short_id, long) for row, long in zip(listed, longs, strict=True)])
-    images: dict[str, RawImage] = {}
-    captions: list[RawCaption] = []
-    for image_id, row in zip(ids, listed, strict=True):
+    same = _find_same(listed, choice.shorts, places, columns.image)
+    long, hashes = choice.choose(same)
+    first, labels_of = _merge_labels(listed, hashes)
+    images, captions = Spool(RawImage), Spool(RawCaption)
+    for number, row in enumerate(listed):
+        image_id = row.short_id
+        if long[number]:
+            image_id = row.long_id if same[number] == number else listed[int(same[number])].long_id
         captions += [RawCaption(image_id, text) for text in row.captions]
         if row.unknown:
-            name, _, number = row.file.rpartition("#")
-            why = f"{name}, row {number}: label {row.unknown[0]} is not one of the {row.classes} classes"
+            name, _, place = row.file.rpartition("#")
+            why = f"{name}, row {place}: label {row.unknown[0]} is not one of the {row.classes} classes"
             dropped.append(("image", image_id, "unknown_label", why))
-            continue
-        known = images.get(image_id)
-        labels = row.labels if known is None else tuple(dict.fromkeys((*known.labels, *row.labels)))
-        images[image_id] = RawImage(image_id, known.file if known else row.file, row.split, labels)
-    return Annotations(list(images.values()), captions, dropped, captioned=columns.caption is not None)
+        elif first[number] == number:
+            images.append(RawImage(image_id, row.file, row.split, labels_of.get(number, row.labels)))
+    return Annotations(images, captions, dropped, captioned=columns.caption is not None)
 
 
-def _long_ids(listed: Sequence[Row], places: Mapping[str, AnyFile], column: str) -> list[str]:
-    """File and row of every picture; of rows of one id, split and content, the first: they are one picture.
+def _find_same(
+    listed: Spool[Row], shorts: Hashes, places: Mapping[str, AnyFile], column: str
+) -> Int[np.ndarray, " rows"]:
+    """Of every row, the first of the same picture: of rows of one id, split and content.
 
     A layout with a row for each caption has its pictures several times. Pixels are read for ids that repeat, no others.
     """
-    counts = Counter(row.short_id for row in listed)
-    repeated = [row for row in listed if counts[row.short_id] > 1]
-    first: dict[tuple[str, str, bytes], str] = {}
-    found: dict[str, str] = {}
-    for row, raw in zip(repeated, read_pictures(places, [row.file for row in repeated], column), strict=True):
-        content = hashlib.sha256(raw).digest() if isinstance(raw, bytes) else row.file.encode()
-        found[row.file] = first.setdefault((row.short_id, row.split, content), row.long_id)
-    return [found.get(row.file, row.long_id) for row in listed]
+    same = np.arange(len(listed))
+    repeated = np.flatnonzero(IdRows.of_hashes([shorts]).find_repeated())
+    if len(repeated):
+        is_repeated = np.zeros(len(listed), dtype=bool)
+        is_repeated[repeated] = True
+        rows = [row for row, again in zip(listed, is_repeated.tolist(), strict=True) if again]
+        contents = array("q")
+        for row, raw in zip(rows, read_pictures(places, [row.file for row in rows], column), strict=True):
+            content = hashlib.sha256(raw).hexdigest() if isinstance(raw, bytes) else row.file
+            contents.extend(hash_id(f"{row.short_id}\0{row.split}\0{content}"))
+        hashes = np.frombuffer(contents, dtype=np.int64).reshape(-1, 2)
+        same[repeated] = repeated[IdRows.of_hashes([hashes]).find_firsts()]
+    return same
 
 
-def _read(file: pq.ParquetFile, path: AnyFile, columns: ParquetColumns) -> list[dict[str, Any]]:
+def _merge_labels(listed: Spool[Row], hashes: Hashes) -> tuple[Int[np.ndarray, " rows"], dict[int, tuple[str, ...]]]:
+    """Of every row, the first that has its id and known labels; and what labels all of them have."""
+    known = np.fromiter((not row.unknown for row in listed), dtype=bool, count=len(listed))
+    rows = np.flatnonzero(known)
+    first = np.full(len(listed), -1)
+    first[rows] = rows[IdRows.of_hashes([hashes[rows]]).find_firsts()]
+    labels_of: dict[int, tuple[str, ...]] = {}
+    several = np.bincount(first[rows], minlength=len(listed)) > 1
+    if several.any():
+        held: dict[tuple[str, ...], tuple[str, ...]] = {}  # most pictures share their labels with others
+        for number, row in enumerate(listed):
+            if known[number] and several[first[number]] and row.labels:
+                labels = tuple(dict.fromkeys((*labels_of.get(int(first[number]), ()), *row.labels)))
+                labels_of[int(first[number])] = held.setdefault(labels, labels)
+    return first, labels_of
+
+
+def _read(file: pq.ParquetFile, path: AnyFile, columns: ParquetColumns) -> Iterator[dict[str, Any]]:
     """The wanted cells of every row, by what they are; never the pixels."""
     schema = file.schema_arrow
     wanted = {role: name for role, name in columns.model_dump().items() if name is not None}
@@ -101,8 +133,12 @@ def _read(file: pq.ParquetFile, path: AnyFile, columns: ParquetColumns) -> list[
     cells = {role: name for role, name in wanted.items() if role != "image"}
     if has_path:
         cells["path"] = f"{columns.image}.path"
-    found = read_cells(path, list(dict.fromkeys(cells.values())))
-    return [{role: found[name][row] for role, name in cells.items()} for row in range(file.metadata.num_rows)]
+    if not cells:
+        yield from ({} for _ in range(file.metadata.num_rows))
+        return
+    for part in iter_cells(path, list(dict.fromkeys(cells.values()))):
+        for row in zip(*(part[name] for name in cells.values()), strict=True):
+            yield dict(zip(cells, row, strict=True))
 
 
 def _listed(

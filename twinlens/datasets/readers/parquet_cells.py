@@ -71,7 +71,16 @@ def raise_if_memory(error: Exception, path: AnyFile) -> None:
 
 
 def read_cells(path: AnyFile, columns: Sequence[str]) -> dict[str, list[Any]]:
-    """Read the cells of some columns, or of fields of theirs (`image.path`), of every row, by column.
+    """Read the cells of some columns of every row; as `iter_cells`."""
+    found: dict[str, list[Any]] = {column: [] for column in columns}
+    for part in iter_cells(path, columns):
+        for column, cells in part.items():
+            found[column] += cells
+    return found
+
+
+def iter_cells(path: AnyFile, columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    """Read the cells of some columns, or of fields of theirs (`image.path`), by column, some rows at a time.
 
     A text that repeats is held once, so that rows that share one take a few bytes each.
 
@@ -81,24 +90,25 @@ def read_cells(path: AnyFile, columns: Sequence[str]) -> dict[str, list[Any]]:
     file = open_parquet(path)
     leaves = [leaf for leaf in map(file.schema.column, range(len(file.schema))) if is_in(leaf.path, columns)]
     _refuse_many(path, file, {leaf.path for leaf in leaves})
-    found: dict[str, list[Any]] = {column: [] for column in columns}
-    held = 0
-    try:
-        for batch in _iter_batches(path, columns, [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]):
-            for column in columns:
-                cells = _cells(_field(batch, column))
-                held += sum(map(_extent, cells))
-                found[column] += cells
-            if held > MAX_TEXT_BYTES:
-                raise DataError(f"{path}: its texts have over {MAX_TEXT_BYTES:,} bytes, each time they stand. {SPLIT}")
-    except DataError:
-        raise
-    except Exception as error:  # Arrow raises whatever the bytes lead it to
-        raise_if_memory(error, path)
-        raise DataError(f"{path} is damaged ({describe(error)}): fetch it again") from None
-    if any(len(cells) != file.metadata.num_rows for cells in found.values()):
+    held = rows = 0
+    batches = _iter_batches(path, columns, [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"])
+    while True:
+        try:
+            if (batch := next(batches, None)) is None:
+                break
+            part = {column: _cells(_field(batch, column)) for column in columns}
+        except DataError:
+            raise
+        except Exception as error:  # Arrow raises whatever the bytes lead it to
+            raise_if_memory(error, path)
+            raise DataError(f"{path} is damaged ({describe(error)}): fetch it again") from None
+        held += sum(sum(map(_extent, cells)) for cells in part.values())
+        if held > MAX_TEXT_BYTES:
+            raise DataError(f"{path}: its texts have over {MAX_TEXT_BYTES:,} bytes, each time they stand. {SPLIT}")
+        rows += len(batch)
+        yield part
+    if rows != file.metadata.num_rows:
         raise DataError(f"{path} is damaged (it has fewer rows than it says): fetch it again")
-    return found
 
 
 def _iter_batches(path: AnyFile, columns: Sequence[str], texts: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -11,7 +11,7 @@ from twinlens.core.errors import DataError, FetchError
 from twinlens.datasets.readers.delimited import read_delimited, refuse_missing
 from twinlens.datasets.readers.json_tables import read_json_table
 from twinlens.datasets.readers.limits import refuse_large
-from twinlens.datasets.readers.parquet_cells import open_parquet, read_cells
+from twinlens.datasets.readers.parquet_cells import iter_cells, open_parquet
 from twinlens.datasets.readers.texts import decode, parse_json, read_text_cell, split_texts
 
 ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet")
@@ -39,7 +39,12 @@ class TableRow:
 
 
 def read_rows(path: Path, columns: Iterable[str]) -> list[TableRow]:
-    """Read the named columns of every row, in the file's order.
+    """Read the named columns of every row, in the file's order; as `iter_rows`."""
+    return list(iter_rows(path, columns))
+
+
+def iter_rows(path: Path, columns: Iterable[str]) -> Iterator[TableRow]:
+    """Read the named columns of every row, in the file's order, one at a time.
 
     Raises:
         FetchError: the file is not there.
@@ -50,23 +55,28 @@ def read_rows(path: Path, columns: Iterable[str]) -> list[TableRow]:
         raise FetchError(f"the table {path} is not there: the dataset's card names it")
     ending = path.suffix.lower()
     if ending == ".parquet":
-        return _parquet(path, wanted)
+        yield from _parquet(path, wanted)
+        return
     if ending not in ENDINGS:
         raise DataError(f"{path}: what kind of table ends in '{path.suffix}'? Known: {', '.join(ENDINGS)}")
     refuse_large(path)
     text = decode(path.read_bytes())
     if ending == ".jsonl":
-        return list(_jsonl(path, text, wanted))
-    if ending == ".json":
-        return [TableRow(path.name, place, cells) for place, cells in read_json_table(path, text, wanted)]
-    return [TableRow(path.name, f"line {number}", cells) for number, cells in read_delimited(path, text, wanted)]
+        yield from _jsonl(path, text, wanted)
+    elif ending == ".json":
+        yield from (TableRow(path.name, place, cells) for place, cells in read_json_table(path, text, wanted))
+    else:
+        for number, cells in read_delimited(path, text, wanted):
+            yield TableRow(path.name, f"line {number}", cells)
 
 
-def _parquet(path: Path, wanted: list[str]) -> list[TableRow]:
+def _parquet(path: Path, wanted: list[str]) -> Iterator[TableRow]:
     refuse_missing(path, wanted, open_parquet(path).schema_arrow.names)
-    columns = read_cells(path, wanted)
-    rows = zip(*columns.values(), strict=True)
-    return [TableRow(path.name, f"row {n}", dict(zip(columns, cells, strict=True))) for n, cells in enumerate(rows)]
+    number = 0
+    for columns in iter_cells(path, wanted):
+        for cells in zip(*columns.values(), strict=True):
+            yield TableRow(path.name, f"row {number}", dict(zip(columns, cells, strict=True)))
+            number += 1
 
 
 def _jsonl(path: Path, text: str, wanted: list[str]) -> Iterator[TableRow]:
