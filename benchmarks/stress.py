@@ -15,6 +15,7 @@ import gzip
 import io
 import json
 import multiprocessing
+import re
 import resource
 import shutil
 import signal
@@ -43,6 +44,24 @@ from twinlens.core.errors import TwinLensError
 SECONDS = 60  # of a processor, for one input
 MEMORY_MB = 1_500  # beyond what the process had before the first input
 EXTREMES = ("0", "-1", "1e400", ".nan", ".inf", "", "[]", "{}", "null", "99999999999999999999", "0120", "yes", "'", '"')
+JSON_VALUE = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?|null|true|false|\[\]|\{\}')
+JSON_EXTREMES = (
+    *(
+        "0",
+        "-1",
+        "1e400",
+        "NaN",
+        "99999999999999999999",
+        "null",
+        "true",
+        '""',
+        "[]",
+        "{}",
+        "[[[[]]]]",
+        '[null, 3, "x"]',
+    ),
+    *('{"a": 1}', '"\\ud800"', '"\\u0000"', '"../../etc/passwd"', '"' + 300 * "x" + '"', "1.5"),
+)
 
 Seeds = dict[str, bytes]  # valid inputs by file name
 Rng = np.random.Generator
@@ -68,10 +87,11 @@ def mutate(raw: bytes, other: bytes, text: bool, rng: Rng) -> bytes:
         rng: decides all.
     """
     changed = bytearray(raw)
+    values_only = text and bool(rng.integers(2))  # else hardly a text would be well-formed enough to be looked into
     for _ in range(int(rng.integers(1, 5))):
         at = int(rng.integers(max(1, len(changed))))
         span = int(2 ** rng.uniform(0, 12))
-        kind = rng.integers(9 if text else 8)
+        kind = 8 if values_only else rng.integers(9 if text else 8)
         if kind == 0 and changed:
             changed[at] ^= 1 << int(rng.integers(8))
         elif kind == 1 and changed:
@@ -97,6 +117,11 @@ def mutate(raw: bytes, other: bytes, text: bool, rng: Rng) -> bytes:
 
 
 def _replace_number(raw: bytes, rng: Rng) -> bytes:
+    if raw.lstrip(b"\xef\xbb\xbf")[:1] in (b"{", b"["):
+        values = list(JSON_VALUE.finditer(raw))
+        place = values[int(rng.integers(len(values)))] if values else None
+        value = JSON_EXTREMES[int(rng.integers(len(JSON_EXTREMES)))].encode()
+        return raw if place is None else raw[: place.start()] + value + raw[place.end() :]
     lines = raw.split(b"\n")
     row = int(rng.integers(len(lines)))
     head, colon, _ = lines[row].partition(b":")
@@ -356,22 +381,22 @@ def read_shard(path: Path) -> None:
 
 def vector_seeds() -> Seeds:
     """Vectors that were made elsewhere, in every form that is read; ids; word vectors; what `embed` keeps."""
-    rows = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
-    ids = np.array([f"{n}.jpg" for n in range(6)])
+    rows = np.random.default_rng(0).standard_normal((48, 32)).astype(np.float32)
+    ids = np.array([f"{n}.jpg" for n in range(48)])
     found: Seeds = {}
     matrix, named, arrays, probe = io.BytesIO(), io.BytesIO(), io.BytesIO(), io.BytesIO()
     np.save(matrix, rows)
     np.save(named, ids)
-    np.savez_compressed(arrays, vectors=rows, ids=ids, texts=np.array(["a dog"] * 6))
+    np.savez_compressed(arrays, vectors=rows, ids=ids, texts=np.array(["a dog"] * 48))
     np.savez(probe, ids=ids[:3], alone=rows[:3], beside=rows[:3], figures=np.array([0.5, 3.0, 1.0]))
-    columns = {"image_id": ids.tolist(), "caption": ["a dog"] * 6, "vector": rows.tolist()}
+    columns = {"image_id": ids.tolist(), "caption": ["a dog"] * 48, "vector": rows.tolist()}
     table = io.BytesIO()
     pq.write_table(pa.table(columns), table)
     words = "".join(f"{word} {' '.join(map(str, row))}\n" for word, row in zip(("a", "dog"), rows, strict=False))
     found = {"rows.npy": matrix.getvalue(), "ids.npy": named.getvalue(), "both.npz": arrays.getvalue()}
     found |= {"ids.txt": "\n".join(ids).encode(), "table.parquet": table.getvalue(), "probe.npz": probe.getvalue()}
-    found |= {"words.vec": f"2 8\n{words}".encode(), "words.txt.gz": gzip.compress(words.encode(), mtime=0)}
-    manifest = {"rows": 6, "dim": 8, "rows_per_file": 6, "dtype": "float32"}
+    found |= {"words.vec": f"2 32\n{words}".encode(), "words.txt.gz": gzip.compress(words.encode(), mtime=0)}
+    manifest = {"rows": 48, "dim": 32, "rows_per_file": 48, "dtype": "float32"}
     return found | {"manifest.json": json.dumps(manifest).encode(), "part-00000.npy": matrix.getvalue()}
 
 
@@ -400,10 +425,10 @@ def read_vectors(path: Path) -> None:
     own = {"rows.npy": "ids.txt", "ids.npy": "ids.npy", "ids.txt": "ids.txt"}.get(path.name)
     file = path.parent / "rows.npy" if own is not None else path
     found = read_vector_file(file, None if own is None else path.parent / own)
-    names = [f"{n}.jpg" for n in range(6)]
+    names = [f"{n}.jpg" for n in range(48)]
     chosen, _ = find_pictures(found, names)
     find_useless(found, chosen[chosen >= 0], False)
-    find_texts(found, [*names[1:], None], ["a dog"] * 6)
+    find_texts(found, [*names[1:], None], ["a dog"] * 48)
 
 
 # ---------------------------------------------------------------- weights
@@ -465,7 +490,7 @@ KINDS: dict[str, tuple[Callable[[], Seeds], Callable[[Path], None]]] = {
     "vectors": (vector_seeds, read_vectors),
     "weights": (weight_seeds, read_weights),
 }
-TEXT = ("tables", "params", "captions")
+TEXT = (".csv", ".tsv", ".json", ".jsonl", ".yaml", ".txt", ".vec")
 
 
 # ---------------------------------------------------------------- running
@@ -525,7 +550,7 @@ def _work(kind: str, start: int, count: int, seed: int, kept: Path, pipe: Any) -
         for number in range(start, count):
             rng = np.random.default_rng([seed, number, zlib.crc32(kind.encode())])
             name, other = (names[int(rng.integers(len(names)))] for _ in range(2))
-            raw = mutate(seeds[name], seeds[other], kind in TEXT, rng)
+            raw = mutate(seeds[name], seeds[other], name.endswith(TEXT), rng)
             folder = Path(scratch) / str(number)
             folder.mkdir()
             (folder / name).write_bytes(raw)

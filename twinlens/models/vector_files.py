@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int
 
+from twinlens.core.arrays import DAMAGED
 from twinlens.core.errors import DataError
 
 Side = Literal["image", "text"]
@@ -200,14 +201,14 @@ def _table(path: Path) -> pa.Table:
 def _load(path: Path) -> Any:
     try:
         return np.load(path, mmap_mode="r" if path.suffix.lower() == ".npy" else None)
-    except (ValueError, OSError, EOFError) as error:
+    except DAMAGED as error:
         raise _explain(error, path) from None
 
 
 def _array(arrays: Any, name: str, path: Path) -> np.ndarray:
     try:
         return np.asarray(arrays[name])
-    except (ValueError, OSError, EOFError) as error:
+    except DAMAGED as error:
         raise _explain(error, path) from None
 
 
