@@ -231,4 +231,7 @@ def _strings(found: np.ndarray | None, path: Path) -> list[str] | None:
         return None
     if found.ndim != 1 or found.dtype.kind not in "Uiu":
         raise DataError(f"{path}: ids should be strings or whole numbers, one a row, found {found.dtype} {found.shape}")
-    return [str(name) for name in found]
+    try:
+        return [str(name) for name in found]
+    except DAMAGED as error:  # characters that there are none of
+        raise _explain(error, path) from None

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # What the libraries raise for weights that do not fit, are cut short, or are something else.
 UNREADABLE = (
-    *(OSError, ValueError, RuntimeError, LookupError, EOFError, UnpicklingError, SafetensorError),
-    *(AssertionError, TypeError, AttributeError, OverflowError, struct.error),  # torch's, for damaged pickles
+    *(OSError, ValueError, RuntimeError, KeyError, EOFError, UnpicklingError, SafetensorError),
+    *(AssertionError, IndexError, struct.error),  # of torch, for damaged files of before 1.6
 )
 
 ENOUGH = 300  # characters of a library's reason
