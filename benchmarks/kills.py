@@ -4,17 +4,20 @@
     python -m benchmarks.kills --kills 10 --seed 3
 
 Each kill hits the whole group, the stage alone or dvc alone, by TERM, INT or KILL. The seed draws the stage, each as
-often as another, and the share of the processor's seconds that it takes undisturbed, after which it is killed: of how
-busy the machine is, no moment depends. Past the last share it is dvc that is hit, while it saves what the stage made.
+often as another, and the share of the processor's seconds that it takes undisturbed, after which it is killed: no moment
+depends on how busy the machine is. One in six comes when the stage has ended, while dvc saves what it made.
 A round begins from nothing and goes from stage to stage; each kill meets what those before it left behind. Parts are
-small, so that each stage that keeps parts has several.
+small, so that each stage that keeps parts has several. Where dvc then refuses its own file of locks, which it was
+writing when it was killed, that file is removed, as README says.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import itertools
+import math
 import os
 import re
 import shutil
@@ -35,7 +38,9 @@ from tests.workspace import CLEAN, Workspace, clone
 WHO = ("the whole group", "the stage alone", "dvc alone")
 HOW = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 A_ROUND = 10
-SHARES = (0.1, 1.15)  # of a stage's work
+SHARES, AFTER = (0.05, 0.85), 1 / 6  # of a stage's work; of the kills, those that come when it has ended
+SAVES_S = 0.5  # in which dvc saves what a stage made
+LOCKS, CUT_SHORT = Path(".dvc/tmp/rwlock"), "Unable to read RWLock-file"
 LOOKS_EVERY_S, SURVIVED_S, PATIENCE_S = 0.02, 5.0, 3_600.0
 TICKS = os.sysconf("SC_CLK_TCK")
 # What holds seconds, or the names of tables whose bytes differ from build to build
@@ -100,12 +105,13 @@ SMALL_PARTS = {  # constants of the code, in the clone only
 
 @dataclass(frozen=True)
 class Kill:
-    """Who is killed, how, and when: a share of a stage's work."""
+    """Who is killed, how, and when: after a share of a stage's work, or seconds after its end."""
 
     who: str
     how: signal.Signals
     stage: str
     share: float
+    after_s: float
 
 
 def draw_kills(count: int, seed: int, stages: list[str]) -> list[list[Kill]]:
@@ -115,11 +121,17 @@ def draw_kills(count: int, seed: int, stages: list[str]) -> list[list[Kill]]:
     chosen_ways = np.concatenate([rng.permutation(len(ways)) for _ in range(-(-count // len(ways)))])
     chosen_stages = np.concatenate([rng.permutation(len(stages)) for _ in range(-(-count // len(stages)))])
     kills = [
-        (int(place), Kill(*ways[int(way)], stages[int(place)], float(rng.uniform(*SHARES))))
+        (int(place), Kill(*ways[int(way)], stages[int(place)], *draw_moment(rng)))
         for way, place in zip(chosen_ways[:count], chosen_stages[:count], strict=True)
     ]
     rounds = (kills[start : start + A_ROUND] for start in range(0, count, A_ROUND))
     return [[kill for _, kill in sorted(drawn, key=lambda one: one[0])] for drawn in rounds]
+
+
+def draw_moment(rng: np.random.Generator) -> tuple[float, float]:
+    """Draw a share of a stage's work, and seconds after its end, which count where the share is more than all."""
+    late, share, seconds = rng.uniform() < AFTER, float(rng.uniform(*SHARES)), float(rng.uniform(0, SAVES_S))
+    return (math.inf if late else share), seconds
 
 
 def main() -> int:
@@ -139,7 +151,7 @@ def main() -> int:
         expected = digest_results(undisturbed)
         print(f"{len(expected)} files; undisturbed {time.monotonic() - started:.0f} s by the clock", flush=True)
         print("processor seconds:", ", ".join(f"{name} {s:.1f}" for name, s in usual.items()), flush=True)
-        faults: list[str] = []
+        faults, cut_short = list[str](), 0
         for number, kills in enumerate(draw_kills(options.kills, options.seed, list(usual))):
             disturbed = Disturbed(pristine.copy(Path(folder) / "disturbed"), usual, Path(folder) / f"{number}.log")
             for kill in kills:
@@ -148,11 +160,13 @@ def main() -> int:
                 hit[where] += 1
                 print(f"{kill.how.name} to {kill.who}, {where}: {outcome}", flush=True)
             faults += disturbed.compare(expected)
+            cut_short += disturbed.cut_short
             shutil.rmtree(disturbed.workspace.folder)
     print("\n| who | how | kills | what became of the run |\n|---|---|---|---|")
     for (who, how, outcome), times in sorted(table.items()):
         print(f"| {who} | {how} | {times} | {outcome} |")
     print("stages hit:", ", ".join(f"{name} {times}" for name, times in sorted(hit.items())))
+    print(f"dvc's file of locks, cut short: {cut_short} times")
     print(f"{options.kills} kills, {len(faults)} faults")
     return int(bool(faults))
 
@@ -250,13 +264,14 @@ class Disturbed:
         self.places = {name: place for place, name in enumerate(usual)}
         self.run: Run | None = None  # one that outlived the last kill
         self.faults: list[str] = []
+        self.cut_short = 0  # times that dvc's file of locks had to be removed
 
     def strike(self, kill: Kill) -> tuple[str, str]:
         """Let dvc run until the kill's moment, and kill; returns what was hit, and what became of the run."""
-        outlived, run = self.run is not None, self.run or Run(self.workspace, self.log)
+        outlived, run = self.run is not None, self.run or self._begin()
         where = self._reach(run, kill)
         if where is None and outlived and run.process.returncode:  # of the last kill, late
-            run = Run(self.workspace, self.log)
+            run = self._begin()
             where = self._reach(run, kill)
         self.run = None
         if where is None:
@@ -276,6 +291,21 @@ class Disturbed:
             return where, "went on"
         return where, "ended" if run.process.returncode else "finished"
 
+    def _begin(self) -> Run:
+        """Start `dvc repro`, without its file of locks where a killed one has left that cut short."""
+        locks = self.workspace.folder / LOCKS
+        try:
+            json.loads(locks.read_bytes())
+        except FileNotFoundError:
+            pass
+        except ValueError:
+            if CUT_SHORT not in (said := self.workspace.run("dvc", "status", check=False)):
+                self.faults.append(f"{LOCKS} is cut short, and dvc status says: {said[:300]}")
+            locks.unlink()
+            self.cut_short += 1
+            print(f"  {LOCKS} was cut short, and removed", flush=True)
+        return Run(self.workspace, self.log)
+
     def _reach(self, run: Run, kill: Kill) -> str | None:
         """Wait for the moment; returns where it is, None where the run ends before."""
         wanted, begun = kill.stage, False
@@ -286,6 +316,8 @@ class Disturbed:
                 if run.work() >= kill.share * self.usual[wanted]:
                     return wanted
             elif begun:
+                if math.isinf(kill.share):
+                    time.sleep(kill.after_s)
                 return f"after {wanted}"
             elif name is not None and self.places[name] > self.places[wanted]:
                 wanted = name  # what was wanted had been finished before
@@ -306,7 +338,7 @@ class Disturbed:
         run = self.run
         while run is not None and run.is_running():
             time.sleep(LOOKS_EVERY_S)
-        run = Run(self.workspace, self.log)
+        run = self._begin()
         while run.is_running():
             time.sleep(LOOKS_EVERY_S)
         if run.process.returncode:
