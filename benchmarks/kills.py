@@ -4,8 +4,8 @@
     python -m benchmarks.kills --kills 10 --seed 3
 
 Each kill hits the whole group, the stage alone or dvc alone, by TERM, INT or KILL. The seed draws the stage, each as
-often as another, and the share of the processor's seconds that it takes undisturbed, after which it is killed: no moment
-depends on how busy the machine is. One in six comes when the stage has ended, while dvc saves what it made.
+often as another, and the share of the processor's seconds that it takes undisturbed, after which it is killed: no
+moment depends on how busy the machine is. One in six comes when the stage has ended, while dvc saves what it made.
 A round begins from nothing and goes from stage to stage; each kill meets what those before it left behind. Parts are
 small, so that each stage that keeps parts has several. Where dvc then refuses its own file of locks, which it was
 writing when it was killed, that file is removed, as README says.
@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import itertools
+import json
 import math
 import os
 import re

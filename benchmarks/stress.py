@@ -340,7 +340,7 @@ def read_parquet(path: Path) -> None:
 def shard_seeds() -> Seeds:
     """Shards of pictures with their captions beside them or in them: tars of samples, a zip of a folder."""
     photo = picture_seeds()["plain.jpg"]
-    members = {}
+    members: dict[str, bytes] = {}
     for n in range(3):
         beside = {"caption": f"a dog {n}", "labels": ["dog"]}
         sample = {"jpg": photo, "txt": f"a dog\ntwo {n}".encode(), "json": json.dumps(beside).encode()}

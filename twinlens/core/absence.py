@@ -29,7 +29,7 @@ def advise(remedy: str) -> str:
 
 
 def _is_cut_short() -> bool:
-    """Whether dvc's file of locks is no JSON: dvc does not write it at once, and refuses to work when it finds it so."""
+    """Whether dvc's file of locks is no JSON: dvc, killed while it writes it, leaves it so and then refuses to work."""
     for _ in range(LOOKS):
         try:
             json.loads(LOCKS.read_bytes())
