@@ -9,8 +9,8 @@ from tokenize import TokenError
 from zipfile import BadZipFile
 
 # A file that is not there is an OSError too. A header is parsed as Python; the arrays of a `.npz` are members of a zip,
-# which may be compressed in any way; a text of impossible characters is a SystemError when it is looked at.
+# which may be compressed in any way.
 DAMAGED = (
     *(OSError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RuntimeError),
-    *(SystemError, SyntaxError, TokenError, BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(SyntaxError, TokenError, BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )

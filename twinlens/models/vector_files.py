@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,7 +232,8 @@ def _strings(found: np.ndarray | None, path: Path) -> list[str] | None:
         return None
     if found.ndim != 1 or found.dtype.kind not in "Uiu":
         raise DataError(f"{path}: ids should be strings or whole numbers, one a row, found {found.dtype} {found.shape}")
-    try:
-        return [str(name) for name in found]
-    except DAMAGED as error:  # characters that there are none of
-        raise _explain(error, path) from None
+    if found.dtype.kind == "U" and found.dtype.itemsize and found.size:
+        codes = np.ascontiguousarray(found, dtype=found.dtype.newbyteorder("=")).view(np.uint32)
+        if codes.max() > sys.maxunicode:
+            raise DataError(f"{path} is damaged: names hold numbers that are no characters")
+    return [str(name) for name in found]
