@@ -11,8 +11,11 @@ Whatever is found lies in a folder, with the traceback beside it.
 from __future__ import annotations
 
 import argparse
+import gzip
 import io
+import json
 import multiprocessing
+import re
 import resource
 import shutil
 import signal
@@ -21,6 +24,7 @@ import tarfile
 import tempfile
 import traceback
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +44,24 @@ from twinlens.core.errors import TwinLensError
 SECONDS = 60  # of a processor, for one input
 MEMORY_MB = 1_500  # beyond what the process had before the first input
 EXTREMES = ("0", "-1", "1e400", ".nan", ".inf", "", "[]", "{}", "null", "99999999999999999999", "0120", "yes", "'", '"')
+JSON_VALUE = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?|null|true|false|\[\]|\{\}')
+JSON_EXTREMES = (
+    *(
+        "0",
+        "-1",
+        "1e400",
+        "NaN",
+        "99999999999999999999",
+        "null",
+        "true",
+        '""',
+        "[]",
+        "{}",
+        "[[[[]]]]",
+        '[null, 3, "x"]',
+    ),
+    *('{"a": 1}', '"\\ud800"', '"\\u0000"', '"../../etc/passwd"', '"' + 300 * "x" + '"', "1.5"),
+)
 
 Seeds = dict[str, bytes]  # valid inputs by file name
 Rng = np.random.Generator
@@ -65,10 +87,11 @@ def mutate(raw: bytes, other: bytes, text: bool, rng: Rng) -> bytes:
         rng: decides all.
     """
     changed = bytearray(raw)
+    values_only = text and bool(rng.integers(2))  # else hardly a text would be well-formed enough to be looked into
     for _ in range(int(rng.integers(1, 5))):
         at = int(rng.integers(max(1, len(changed))))
         span = int(2 ** rng.uniform(0, 12))
-        kind = rng.integers(9 if text else 8)
+        kind = 8 if values_only else rng.integers(9 if text else 8)
         if kind == 0 and changed:
             changed[at] ^= 1 << int(rng.integers(8))
         elif kind == 1 and changed:
@@ -94,6 +117,11 @@ def mutate(raw: bytes, other: bytes, text: bool, rng: Rng) -> bytes:
 
 
 def _replace_number(raw: bytes, rng: Rng) -> bytes:
+    if raw.lstrip(b"\xef\xbb\xbf")[:1] in (b"{", b"["):
+        values = list(JSON_VALUE.finditer(raw))
+        place = values[int(rng.integers(len(values)))] if values else None
+        value = JSON_EXTREMES[int(rng.integers(len(JSON_EXTREMES)))].encode()
+        return raw if place is None else raw[: place.start()] + value + raw[place.end() :]
     lines = raw.split(b"\n")
     row = int(rng.integers(len(lines)))
     head, colon, _ = lines[row].partition(b":")
@@ -182,6 +210,37 @@ def read_table(path: Path) -> None:
 
     for row in read_rows(path, ["file", "caption", "label"]):
         row.text("file")
+        row.texts("caption")
+        row.texts("label", ",")
+
+
+# ---------------------------------------------------------------- captions
+
+
+def caption_seeds() -> Seeds:
+    """JSON of every shape that is read, and lists that other programs write."""
+    coco = {
+        "images": [{"id": n, "file_name": f"{n}.jpg"} for n in (1, 2.0, "3")],
+        "annotations": [{"image_id": n % 3 + 1, "caption": f"a dog {n}", "category_id": 7} for n in range(5)],
+        "categories": [{"id": 7, "name": "dog"}],
+    }
+    rows = [{"file": f"{n}.jpg", "caption": ["a dog", "two \U0001f415"], "label": n % 2} for n in range(4)]
+    named = {f"{n}.jpg": ["a dog", "x\u00e9"] if n % 2 else "one" for n in range(4)}
+    return {
+        "coco.json": json.dumps(coco).encode(),
+        "rows.json": json.dumps(rows, indent=1).encode(),
+        "names.json": json.dumps(named, ensure_ascii=False).encode("utf-8-sig"),
+        "a.jsonl": "\n".join(map(json.dumps, rows)).encode(),
+    }
+
+
+def read_captions(path: Path) -> None:
+    """Read a file's cells, by the names that it has, as the adapter of one's own folder does."""
+    from twinlens.datasets.readers.tabular import read_rows
+
+    names = ("file_name" if path.name == "coco.json" else "file", "caption", "label")
+    for row in read_rows(path, names):
+        row.text(names[0])
         row.texts("caption")
         row.texts("label", ",")
 
@@ -275,6 +334,130 @@ def read_parquet(path: Path) -> None:
         row.texts("caption")
 
 
+# ---------------------------------------------------------------- shards
+
+
+def shard_seeds() -> Seeds:
+    """Shards of pictures with their captions beside them or in them: tars of samples, a zip of a folder."""
+    photo = picture_seeds()["plain.jpg"]
+    members: dict[str, bytes] = {}
+    for n in range(3):
+        beside = {"caption": f"a dog {n}", "labels": ["dog"]}
+        sample = {"jpg": photo, "txt": f"a dog\ntwo {n}".encode(), "json": json.dumps(beside).encode()}
+        members |= {f"photos/{n:04d}.{ending}": raw for ending, raw in sample.items()}
+    tar, zipped = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as packed:
+        for name, raw in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            packed.addfile(info, io.BytesIO(raw))
+    with zipfile.ZipFile(zipped, "w") as archive:
+        for name, raw in members.items():
+            archive.writestr(name, raw)
+    return {"a.tar": tar.getvalue(), "b.tar": tar.getvalue(), "folder.zip": zipped.getvalue()}
+
+
+def read_shard(path: Path) -> None:
+    """List the samples of a shard and read their pictures, as the adapters do."""
+    from twinlens.config.datasets import FolderCard, WebDatasetCard
+    from twinlens.datasets.adapters.folder import Folder
+    from twinlens.datasets.adapters.webdataset import WebDataset
+
+    adapter: Folder | WebDataset
+    if path.suffix == ".zip":
+        adapter = Folder(FolderCard.model_validate({"adapter": "folder", "pool": "test", "images": str(path)}))
+    else:
+        ways: dict[str, dict[str, Any]] = {"a.tar": {}, "b.tar": {"caption": None, "metadata": "json"}}
+        keys = {"caption_key": "caption", "label_key": "labels"} if path.name == "b.tar" else {}
+        card = {"adapter": "webdataset", "pool": "test", "source": str(path.parent), "shards": {"test": path.name}}
+        adapter = WebDataset(WebDatasetCard.model_validate(card | ways[path.name] | keys))
+    found = adapter.list_all()
+    for _ in adapter.read_pictures(path.parent, [image.file for image in found.images]):
+        pass
+
+
+# ---------------------------------------------------------------- vectors
+
+
+def vector_seeds() -> Seeds:
+    """Vectors that were made elsewhere, in every form that is read; ids; word vectors; what `embed` keeps."""
+    rows = np.random.default_rng(0).standard_normal((48, 32)).astype(np.float32)
+    ids = np.array([f"{n}.jpg" for n in range(48)])
+    found: Seeds = {}
+    matrix, named, arrays, probe = io.BytesIO(), io.BytesIO(), io.BytesIO(), io.BytesIO()
+    np.save(matrix, rows)
+    np.save(named, ids)
+    np.savez_compressed(arrays, vectors=rows, ids=ids, texts=np.array(["a dog"] * 48))
+    np.savez(probe, ids=ids[:3], alone=rows[:3], beside=rows[:3], figures=np.array([0.5, 3.0, 1.0]))
+    columns = {"image_id": ids.tolist(), "caption": ["a dog"] * 48, "vector": rows.tolist()}
+    table = io.BytesIO()
+    pq.write_table(pa.table(columns), table)
+    words = "".join(f"{word} {' '.join(map(str, row))}\n" for word, row in zip(("a", "dog"), rows, strict=False))
+    found = {"rows.npy": matrix.getvalue(), "ids.npy": named.getvalue(), "both.npz": arrays.getvalue()}
+    found |= {"ids.txt": "\n".join(ids).encode(), "table.parquet": table.getvalue(), "probe.npz": probe.getvalue()}
+    found |= {"words.vec": f"2 32\n{words}".encode(), "words.txt.gz": gzip.compress(words.encode(), mtime=0)}
+    manifest = {"rows": 48, "dim": 32, "rows_per_file": 48, "dtype": "float32"}
+    return found | {"manifest.json": json.dumps(manifest).encode(), "part-00000.npy": matrix.getvalue()}
+
+
+def read_vectors(path: Path) -> None:
+    """Read vectors and find rows in them, as `embed` does with files of one's own and with what it kept itself."""
+    from twinlens.core.probes import Probe
+    from twinlens.core.row_sources import FileRows
+    from twinlens.models.encoders.vectors import find_pictures, find_texts, find_useless
+    from twinlens.models.encoders.word_table import read_words
+    from twinlens.models.vector_files import read_vector_file
+
+    if path.name.startswith("words"):
+        read_words(path)
+        return
+    if path.name == "probe.npz":
+        Probe.read(path)
+        return
+    beside = {name: raw for name, raw in vector_seeds().items() if not (path.parent / name).exists()}
+    for name, raw in beside.items():
+        (path.parent / name).write_bytes(raw)
+    if path.name in ("manifest.json", "part-00000.npy"):
+        source = FileRows.open(path.parent)
+        source.take(np.arange(len(source)))
+        source.read(0, len(source))
+        return
+    own = {"rows.npy": "ids.txt", "ids.npy": "ids.npy", "ids.txt": "ids.txt"}.get(path.name)
+    file = path.parent / "rows.npy" if own is not None else path
+    found = read_vector_file(file, None if own is None else path.parent / own)
+    names = [f"{n}.jpg" for n in range(48)]
+    chosen, _ = find_pictures(found, names)
+    find_useless(found, chosen[chosen >= 0], False)
+    find_texts(found, [*names[1:], None], ["a dog"] * 48)
+
+
+# ---------------------------------------------------------------- weights
+
+
+def weight_seeds() -> Seeds:
+    """Weights as trainers save them."""
+    import torch
+    from safetensors.torch import save
+
+    state = {f"model.{n}.weight": torch.full((4, 8), float(n)) for n in range(6)}
+    found = {"a.safetensors": save(state, {"format": "pt"})}
+    kept = {"zip.pt": {"state_dict": state, "epoch": 3}, "plain.pth": state}
+    for name, content in kept.items():
+        file = io.BytesIO()
+        torch.save(content, file)
+        found[name] = file.getvalue()
+    old = io.BytesIO()
+    torch.save(state, old, _use_new_zipfile_serialization=False)
+    return found | {"old.pt": old.getvalue()}
+
+
+def read_weights(path: Path) -> None:
+    """Read weights by name."""
+    from twinlens.models.state_dicts import read_state
+
+    read_state(path, "a model")
+
+
 # ---------------------------------------------------------------- settings
 
 
@@ -302,8 +485,12 @@ KINDS: dict[str, tuple[Callable[[], Seeds], Callable[[Path], None]]] = {
     "archives": (archive_seeds, read_archive),
     "parquet": (parquet_seeds, read_parquet),
     "params": (settings_seeds, read_settings),
+    "captions": (caption_seeds, read_captions),
+    "shards": (shard_seeds, read_shard),
+    "vectors": (vector_seeds, read_vectors),
+    "weights": (weight_seeds, read_weights),
 }
-TEXT = ("tables", "params")
+TEXT = (".csv", ".tsv", ".json", ".jsonl", ".yaml", ".txt", ".vec")
 
 
 # ---------------------------------------------------------------- running
@@ -361,9 +548,9 @@ def _work(kind: str, start: int, count: int, seed: int, kept: Path, pipe: Any) -
         read(first)  # so that libraries are loaded
         before = peak_host_bytes()
         for number in range(start, count):
-            rng = np.random.default_rng([seed, number, sorted(KINDS).index(kind)])
+            rng = np.random.default_rng([seed, number, zlib.crc32(kind.encode())])
             name, other = (names[int(rng.integers(len(names)))] for _ in range(2))
-            raw = mutate(seeds[name], seeds[other], kind in TEXT, rng)
+            raw = mutate(seeds[name], seeds[other], name.endswith(TEXT), rng)
             folder = Path(scratch) / str(number)
             folder.mkdir()
             (folder / name).write_bytes(raw)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from stages import PARENT
+from stages import INTERRUPTED, PARENT
 from twinlens.core.errors import TwinLensError
 from twinlens.core.parent import end_with_dvc
 from twinlens.core.resources import explain_disk_fault, is_memory_shortage
@@ -42,7 +42,7 @@ def run_stage(main: Callable[..., None]) -> None:
     except TwinLensError as error:
         sys.exit(f"{stage}: {error}")
     except KeyboardInterrupt:
-        sys.exit(f"{stage}: interrupted; finished parts are kept, run again to go on")
+        sys.exit(f"{stage}: {INTERRUPTED}")
     except Exception as error:
         if (told := explain_disk_fault(error)) is not None:
             sys.exit(f"{stage}: {told}")

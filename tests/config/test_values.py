@@ -76,6 +76,19 @@ def test_numbers_as_people_write_them_are_taken(tmp_path: Path) -> None:
     assert read_params(path).hybrid.rrf_constant == 60.0
 
 
+@pytest.mark.parametrize("given", [[8], {"a": 1}, [], [[2, 2]]])
+def test_a_size_of_an_architecture_that_is_no_number_is_refused_by_its_key(given: Any) -> None:
+    for refuse, keys in (
+        (refuse_impossible_open_clip, ("text_cfg", "width")),
+        (refuse_impossible_open_clip, ("vision_cfg", "head_width")),
+        (refuse_impossible_blip, ("text_config", "num_attention_heads")),
+        (refuse_impossible_blip, ("vision_config", "hidden_size")),
+    ):
+        with pytest.raises(ValueError, match=rf"{'.'.join(keys)} is .*, wanted a whole number from 1 to"):
+            refuse({keys[0]: {keys[1]: given}})
+    refuse_impossible_open_clip({"vision_cfg": {"layers": [1, 1, 1, 1], "image_size": [64, 64], "width": 16}})
+
+
 @pytest.mark.parametrize("device", ["abc", "cuda:", "cuda:x", "", "CPU"])
 def test_a_device_of_another_name_is_refused_before_torch_is_asked(device: str, tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"compute\.device"):

@@ -51,7 +51,17 @@ def test_a_stage_does_not_wait_for_its_own_dvc(monkeypatch: pytest.MonkeyPatch) 
     assert advise(REMEDY) == REMEDY
 
 
-OTHER_FORMS = ("", "[]", "{", '{"write": []}', '{"write": {"a": {"pid": "x"}}}', '{"write": {"a": 1}}')
+OTHER_FORMS = ("[]", '{"write": []}', '{"write": {"a": {"pid": "x"}}}', '{"write": {"a": 1}}')
+
+
+@pytest.mark.parametrize("content", ["", '{"write": {"data'])
+def test_a_lock_that_a_killed_dvc_left_cut_short_has_to_go_first(content: str) -> None:
+    lock(os.getpid())
+    LOCKS.write_text(content)
+    assert advise(REMEDY) == (
+        "a killed `dvc` left .dvc/tmp/rwlock cut short, so that no dvc runs: remove that file; "
+        "then `dvc repro train` makes it"
+    )
 
 
 @pytest.mark.parametrize("content", OTHER_FORMS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import re
 import shutil
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
@@ -246,6 +247,18 @@ def test_a_whole_model_that_was_pickled_is_refused_in_the_same_way(tmp_path: Pat
     torch.save(timm.create_model("test_vit"), tmp_path / "a.pt")
     tower = TimmTower(timm="test_vit", checkpoint=str(tmp_path / "a.pt"))
     assert "it holds a timm.models.vision_transformer.VisionTransformer" in refused(lambda: encode(tower))
+
+
+def test_a_file_of_an_old_torch_that_is_damaged_anywhere_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    torch.save({"a": torch.ones(2, 3), "b": torch.zeros(4)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    key = list(re.finditer(rb"\d{6,}", whole))[-1].start()  # of a storage, in the list at the end
+    other_key = whole[:key] + bytes([whole[key] ^ 1]) + whole[key + 1 :]
+    for damaged in (other_key, *(whole[:end] for end in range(0, len(whole), 13))):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"old\.pt does not hold the weights of a model"):
+            read_state(path, "a model")
 
 
 def test_a_file_without_tensors_says_what_it_holds(tmp_path: Path) -> None:

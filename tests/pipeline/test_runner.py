@@ -16,9 +16,11 @@ import polars as pl
 import pytest
 
 from stages.runner import run_stage
+from twinlens.config.watched import add_watched
 from twinlens.core.errors import ResourceError
 from twinlens.core.scratch import Scratch, write_whole
 from twinlens.core.tables import DROPPED, write_table
+from twinlens.core.watch import write_state
 
 SPACE = errno.ENOSPC
 
@@ -62,6 +64,17 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         run_stage(main)
 
 
+def test_an_interrupt_while_a_stage_still_imports_is_a_sentence() -> None:
+    for error, said in (
+        ("KeyboardInterrupt", "interrupted; finished parts are kept, run again to go on\n"),
+        ("1 / 0", ""),
+    ):
+        code = f"import stages\nraise {error}" if said else f"import stages\n{error}"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert ended.returncode != 0
+        assert ended.stderr == said if said else ended.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
 # ---------------------------------------------------------------- a disk of one megabyte
 
 
@@ -87,6 +100,23 @@ def test_an_output_on_a_full_disk_is_named_and_nothing_half_written_bears_its_na
         for n in range(9):
             np.save(draft / f"{n}.npy", np.zeros(50_000, np.float32))
     assert list(out.parent.iterdir()) == []
+
+
+def test_what_is_no_output_of_dvc_is_whole_on_a_full_disk_too(tiny: Path) -> None:
+    cards, state = tiny / "cards", tiny / "watched" / "files.json"
+    cards.mkdir()
+    (cards / "watched.yaml").write_text("# mine\nwatched: []\n", encoding="utf-8")
+    with (tiny / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(tiny).free)
+    for path, write in (
+        (cards / "watched.yaml", lambda: add_watched("a", cards)),
+        (state, lambda: write_state({}, state)),
+    ):
+        before = path.read_bytes() if path.exists() else None
+        with pytest.raises(ResourceError, match=f"the disk is full: {path} needs"):
+            write()
+        assert (path.read_bytes() if path.exists() else None) == before
+        assert [one.name for one in path.parent.iterdir()] == ([] if before is None else [path.name])
 
 
 def test_a_part_and_a_table_on_a_full_disk_are_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,10 @@ def _part(architecture: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _refuse_numbers(node: Any, keys: tuple[str, ...]) -> None:
+    if keys and keys[-1] in SIZES and isinstance(node, dict | list) and not _may_be_listed(node, keys):
+        raise ValueError(
+            f"`architecture`: {'.'.join(keys)} is {node!r:.60}, wanted a whole number from 1 to {LARGEST:,}"
+        )
     if isinstance(node, dict):
         for key, value in node.items():
             _refuse_numbers(value, (*keys, str(key)))
@@ -101,6 +105,11 @@ def _refuse_numbers(node: Any, keys: tuple[str, ...]) -> None:
             raise ValueError(f"{where} is {value!r:.60}, wanted a whole number from 1 to {LARGEST:,}")
         if keys[-1].endswith(("dropout", "dropout_prob")) and not (_is_number(value) and 0 <= value < 1):
             raise ValueError(f"{where} is {value!r:.60}, wanted a share from 0 to below 1")
+
+
+def _may_be_listed(node: Any, keys: tuple[str, ...]) -> bool:
+    """Whether a size may be several: layers of a ResNet's stages, height and width."""
+    return isinstance(node, list) and (keys[-1] == "image_size" or keys[-2:] == ("vision_cfg", "layers"))
 
 
 def _is_size(value: Any) -> bool:

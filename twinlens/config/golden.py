@@ -12,6 +12,7 @@ from twinlens.config.cards import Library
 from twinlens.config.models import Tower
 from twinlens.config.yaml_file import compose_yaml, parse_yaml
 from twinlens.core.errors import ParamsError
+from twinlens.core.scratch import write_whole_text
 
 GOLDEN = "golden"
 
@@ -42,7 +43,7 @@ def write_golden(library: Library, card: str, role: str, tower: Tower, golden: G
     if after is None or parse_yaml(after.encode(), path) != _expected(before, keys[:-1], golden):
         told = "\n".join(f"  {line}" for line in [f"{ABOUT}:", f"  {GOLDEN}:", *(f"    {line}" for line in lines)])
         raise ParamsError(f"{path}: write these lines yourself, below {'.'.join(map(str, keys[:-1]))}:\n{told}")
-    path.write_text(after, encoding="utf-8")
+    write_whole_text(path, after)
     return path
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from twinlens.config.yaml_file import parse_yaml
 from twinlens.core.errors import ParamsError
+from twinlens.core.scratch import write_whole_text
 
 FILE = "watched.yaml"  # in the folder of cards; dvc.yaml reads it too
 KEY = "watched"
@@ -47,4 +48,4 @@ def add_watched(name: str, cards: Path) -> None:
     path = cards / FILE
     lines = path.read_text(encoding="utf-8").splitlines()
     above = [line for line in lines if line.startswith("#")]
-    path.write_text("\n".join([*above, f"{KEY}:", *(f"- {own}" for own in [*names, name])]) + "\n", encoding="utf-8")
+    write_whole_text(path, "\n".join([*above, f"{KEY}:", *(f"- {own}" for own in [*names, name])]) + "\n")

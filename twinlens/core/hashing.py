@@ -46,8 +46,11 @@ def recall_digest(path: Path) -> str:
         with suppress(OSError):
             memory.parent.mkdir(parents=True, exist_ok=True)
             part = memory.with_name(f".part-{os.getpid()}-{threading.get_ident()}-{memory.name}")
-            part.write_text(json.dumps({"path": str(path), "stamp": stamp, "sha256": found}), encoding="utf-8")
-            part.replace(memory)
+            try:
+                part.write_text(json.dumps({"path": str(path), "stamp": stamp, "sha256": found}), encoding="utf-8")
+                part.replace(memory)
+            finally:
+                part.unlink(missing_ok=True)
     return found
 
 

@@ -9,15 +9,14 @@ seen here.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float32
 
+from twinlens.core.arrays import DAMAGED
 from twinlens.core.errors import DataError, remake
 
 COUNT = 8
@@ -72,7 +71,9 @@ class Probe:
                 last_word, contents, exact = found["figures"]
                 ids = [str(name) for name in found["ids"]]
                 return cls(ids, found["alone"], found["beside"], float(last_word), int(contents), bool(exact))
-        except (ValueError, KeyError, EOFError, BadZipFile, zlib.error, TypeError, AttributeError) as error:
+        except FileNotFoundError:
+            raise
+        except DAMAGED as error:
             raise DataError(f"{path} is damaged ({' '.join(str(error).split())[:120]}): {remake('embed')}") from None
 
 

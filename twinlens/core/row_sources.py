@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int
 
+from twinlens.core.arrays import DAMAGED
 from twinlens.core.errors import DataError, remake
 from twinlens.core.resources import ensure_memory
 
@@ -208,9 +209,11 @@ def load_array(path: Path, mmap_mode: Any = None) -> np.ndarray:
         DataError: it is not there, or damaged.
     """
     try:
-        found: np.ndarray = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        # mapped at first in any case: what a damaged header promises is then compared with the file's size
+        found: np.ndarray = np.load(path, mmap_mode=mmap_mode or "r", allow_pickle=False)
+        found = found if mmap_mode else np.array(found)
     except FileNotFoundError:
         raise DataError(f"{path} is not here: `dvc repro embed` makes it, `dvc pull embed` fetches it") from None
-    except (ValueError, EOFError) as error:  # cut short, or no longer such a file
+    except DAMAGED as error:  # cut short, or no longer such a file
         raise DataError(f"{path} is damaged ({' '.join(str(error).split())[:120]}): {remake('embed')}") from None
     return found

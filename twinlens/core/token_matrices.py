@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float16, Float32, Int, Int64
 
+from twinlens.core.arrays import DAMAGED
 from twinlens.core.errors import DataError, remake
 from twinlens.core.resources import name_disk_fault, reserve_room
 from twinlens.core.vectors import Vectors, write_rows
@@ -156,7 +157,7 @@ def _read(folder: Path, name: str, count: int) -> TokenMatrices:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
         offsets = np.load(folder / f"{name}.offsets.npy", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         raise DataError(f"{path} is damaged ({' '.join(str(error).split())[:120]}): {remake('embed')}") from None
     lengths = np.diff(offsets)
     if values.ndim != 2 or values.dtype != np.float16 or len(lengths) != count or offsets[-1] != len(values):

@@ -14,7 +14,7 @@ from twinlens.core import paths
 from twinlens.core.bucket_files import BucketFolder
 from twinlens.core.buckets import Bucket, is_bucket
 from twinlens.core.errors import BucketError
-from twinlens.core.scratch import digest
+from twinlens.core.scratch import digest, write_whole_text
 
 log = logging.getLogger("twinlens")
 
@@ -66,10 +66,7 @@ def write_state(state: dict[str, Any] | None, file: Path) -> None:
     """Write a state; where there is none, the one written before stays: elsewhere there are no such files."""
     if state is None and file.exists():
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".part-{os.getpid()}-{file.name}")
-    part.write_text(json.dumps(state or {}, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(file)
+    write_whole_text(file, json.dumps(state or {}, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def _walk(path: Path, name: str, above: frozenset[str]) -> Iterator[tuple[str, int, int]]:

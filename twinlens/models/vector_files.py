@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int
 
+from twinlens.core.arrays import DAMAGED
 from twinlens.core.errors import DataError
 
 Side = Literal["image", "text"]
@@ -200,14 +202,14 @@ def _table(path: Path) -> pa.Table:
 def _load(path: Path) -> Any:
     try:
         return np.load(path, mmap_mode="r" if path.suffix.lower() == ".npy" else None)
-    except (ValueError, OSError, EOFError) as error:
+    except DAMAGED as error:
         raise _explain(error, path) from None
 
 
 def _array(arrays: Any, name: str, path: Path) -> np.ndarray:
     try:
         return np.asarray(arrays[name])
-    except (ValueError, OSError, EOFError) as error:
+    except DAMAGED as error:
         raise _explain(error, path) from None
 
 
@@ -230,4 +232,8 @@ def _strings(found: np.ndarray | None, path: Path) -> list[str] | None:
         return None
     if found.ndim != 1 or found.dtype.kind not in "Uiu":
         raise DataError(f"{path}: ids should be strings or whole numbers, one a row, found {found.dtype} {found.shape}")
+    if found.dtype.kind == "U" and found.dtype.itemsize and found.size:
+        codes = np.ascontiguousarray(found, dtype=found.dtype.newbyteorder("=")).view(np.uint32)
+        if codes.max() > sys.maxunicode:
+            raise DataError(f"{path} is damaged: names hold numbers that are no characters")
     return [str(name) for name in found]

@@ -9,6 +9,7 @@ import typer
 
 from twinlens.apps.commands.terminal import note, strip_control
 from twinlens.core.errors import DataError, ParamsError
+from twinlens.core.scratch import write_whole_text
 
 if TYPE_CHECKING:
     from twinlens.apps.commands.dataset_cards import Extent
@@ -62,7 +63,7 @@ def new_dataset(
     card = check_text(format_card(layout, "all", layout.told))
     extent = measure_extent(card, params.filter)
     proposal = propose(extent)
-    path.write_text(format_card(layout, proposal.pool, layout.told), encoding="utf-8")
+    write_whole_text(path, format_card(layout, proposal.pool, layout.told))
     add_watched(name, CARDS)
     _say(f"found: {layout.told}")
     if extent is not None:
