@@ -44,6 +44,11 @@ class VectorForm:
         """Whether a number is kept as its sign."""
         return self.precision in BY_BITS
 
+    @property
+    def learns(self) -> bool:
+        """Whether vectors beside those that are kept decide how: of other pictures, or of captions."""
+        return self.axes == "principal" or self.precision == "rotated_bits"
+
     @classmethod
     def read(cls, name: str) -> Self:
         """Read a name.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from twinlens.retrieval.compression import CompressedItems, score_exactly
 from twinlens.retrieval.dense import take_rows
 from twinlens.retrieval.exact import find_nearest
 from twinlens.retrieval.known import Known, learn
-from twinlens.retrieval.scores import compute_exact_scores, order_by_score
+from twinlens.retrieval.scores import compute_exact_scores, order_by_score, scale_down
 from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import CAPTIONS, IMAGES, JOINED
 
@@ -109,12 +108,6 @@ class Searchable(CompressedItems):
         best = np.argpartition(scores, len(scores) - depth)[len(scores) - depth :]
         again = scores[best] if self.better is None else self.better.decode(best) @ query
         return best[np.argsort(-again)[:k]]
-
-
-def scale_down(items: Rows, queries: Rows) -> np.float32:
-    """Choose the power of two by which items are divided, so that no product with a query is larger than 1."""
-    longest = float(np.linalg.norm(items, axis=1).max(initial=0.0)) * float(np.linalg.norm(queries, axis=1).max())
-    return np.float32(2.0 ** max(0, math.ceil(math.log2(max(longest * (1 - 1e-5), 1.0)))))
 
 
 def time_searches(kept: Sequence[Searchable], queries: Rows, k: int) -> list[float]:

@@ -40,7 +40,8 @@ PACKED = 8_192  # items whose bits are looked at at a time
 class Codes(ABC):
     """Items in one form. Its fields are the arrays that `encode` gives, and those that `fit` gives."""
 
-    ENCODED: ClassVar[tuple[str, ...]]  # fields with one entry an item, as `encode` gives them; the others are shared
+    ENCODED: ClassVar[tuple[str, ...]]  # fields with one entry an item, as `encode` gives them
+    SHARED: ClassVar[tuple[str, ...]] = ()  # fields that `fit` gives
 
     @classmethod
     def fit(cls, items: RowBlocks, mean_query: Vector | None) -> Arrays:
@@ -129,6 +130,7 @@ class Int8Steps(Codes):
     numbers: Int8[np.ndarray, "items dim"]
     steps: Vector
     ENCODED: ClassVar = ("numbers",)
+    SHARED: ClassVar = ("steps",)
 
     @classmethod
     def fit(cls, items: RowBlocks, mean_query: Vector | None = None) -> Arrays:
@@ -172,6 +174,7 @@ class Binary(Codes):
     words: UInt64[np.ndarray, "items words"]
     dim: Int[np.ndarray, ""]
     ENCODED: ClassVar = ("words",)
+    SHARED: ClassVar = ("dim",)
 
     @classmethod
     def fit(cls, items: RowBlocks, mean_query: Vector | None) -> Arrays:

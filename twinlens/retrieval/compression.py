@@ -64,6 +64,10 @@ class FittedForm:
         """Encode some items: an entry of each, by the names of the codes' fields."""
         return CODES[self.form.precision].encode(self.keep(rows), self.shared)
 
+    def prepare(self, queries: Rows) -> Rows:
+        """Bring queries to what is multiplied with written-out codes; see `Codes.prepare`."""
+        return self.make_codes(self.encode(np.zeros((0, self.dim), np.float32))).prepare(self.keep(queries))
+
     def make_codes(self, encoded: Arrays) -> Codes:
         """Take over what `encode` gave."""
         made: Any = CODES[self.form.precision]
@@ -144,10 +148,20 @@ def encode(items: RowBlocks, precision: Precision, mean_query: Vector | None = N
     return CompressedItems.of(VectorForm(precision), items, Known(items, False, mean_query)).codes
 
 
-def score_exactly(queries: Rows, codes: Codes, rows: Int[np.ndarray, "queries k"]) -> Rows:
-    """Score some items of each query by what their codes come to: without error, rounded as all scores are."""
+def score_exactly(
+    queries: Rows, codes: Codes, rows: Int[np.ndarray, "queries k"], fitted: FittedForm | None = None
+) -> Rows:
+    """Score some items of each query by what their codes come to: without error, rounded as all scores are.
+
+    Args:
+        queries: in all dimensions.
+        codes: of the items.
+        rows: of the items.
+        fitted: says which dimensions are kept; all if absent.
+    """
     found = np.empty(rows.shape, dtype=np.float32)
-    for number, (query, some) in enumerate(zip(codes.prepare(queries), rows, strict=True)):
+    prepared = codes.prepare(queries if fitted is None else fitted.keep(queries))
+    for number, (query, some) in enumerate(zip(prepared, rows, strict=True)):
         found[number] = compute_exact_scores(query[None], codes.decode(some), np.arange(len(some))[None])[0]
     return found
 

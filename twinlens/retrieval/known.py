@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +11,14 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from twinlens.config.vector_forms import VectorForm
+from twinlens.core.errors import DataError, ParamsError
 from twinlens.core.row_sources import RowBlocks
 from twinlens.core.vectors import Vectors
 from twinlens.retrieval.axes import fit_principal
 from twinlens.retrieval.rotated_bits import fit_mean
 from twinlens.tasks.inputs import NEGATIVES, VALIDATION_CAPTIONS, VALIDATION_IMAGES
+
+log = logging.getLogger("twinlens")
 
 LEARNED_FROM = (VALIDATION_IMAGES, NEGATIVES, VALIDATION_CAPTIONS)  # inputs
 
@@ -68,6 +72,47 @@ def learn(
     elif VALIDATION_CAPTIONS in vectors:
         mean = fit_mean(vectors[VALIDATION_CAPTIONS].unit)
     return Known(others if enough else items, enough, mean, matryoshka)
+
+
+def check_form(form: VectorForm, dim: int, known: Known, model: str) -> None:
+    """Check that vectors can be kept in a form before an hour's work rather than after.
+
+    Args:
+        form: of the settings.
+        dim: of the vectors.
+        known: what the form learns from.
+        model: whose vectors they are.
+
+    Raises:
+        ParamsError: the vectors have too few dimensions, or the model's card does not let the first ones stand alone.
+        DataError: there are too few pictures to fit principal axes to.
+    """
+    count, asked = form.dimensions, f"index.vectors: '{form.name}'"
+    if count is None:
+        return
+    if count >= dim:
+        raise ParamsError(
+            f"{asked} leaves nothing out: vectors of {model} have {dim} dimensions; keep fewer, or take "
+            f"'{form.precision}'"
+        )
+    if form.axes == "first" and count not in known.matryoshka:
+        allowed = ", ".join(str(one) for one in sorted(known.matryoshka)) or "none"
+        raise ParamsError(
+            f"{asked}: by its card the first {count} dimensions of {model} do not stand alone (`matryoshka`: "
+            f"{allowed}); take '{count} principal dimensions, {form.precision}'"
+        )
+    if not known.can_fit(form):
+        raise DataError(
+            f"{asked} wants at least {count} pictures to fit its axes to, and there are {len(known.fitted_on)}: keep "
+            f"fewer dimensions, or take '{form.precision}'"
+        )
+    if form.axes == "principal" and not known.other_pictures:
+        log.warning(
+            "%s: principal axes are fitted to the pool itself, as `compress` measures them: pictures outside it "
+            "(validation's, category_search.negatives) are fewer than twice %d",
+            model,
+            dim,
+        )
 
 
 def _take_others(

@@ -39,6 +39,7 @@ class RotatedBits(Codes):
     mean_query: Vector  # not necessarily a unit vector; zeros: not known
     widest: float = field(init=False)  # of the written-out items
     ENCODED: ClassVar = ("bits", "factors", "offsets")
+    SHARED: ClassVar = ("centre", "rotation", "mean_query")
 
     def __post_init__(self) -> None:
         far = float(np.abs(self.factors).max(initial=0.0)) * np.sqrt(len(self.centre))

@@ -89,6 +89,15 @@ def multiply_exactly(
     return products
 
 
+def scale_down(items: Float32[np.ndarray, "items dim"], queries: Float32[np.ndarray, "queries dim"]) -> np.float32:
+    """Choose the power of two by which items are divided, so that no product with a query is larger than 1.
+
+    Dividing by it rounds nothing, so that equal scores stay so, and those that are not.
+    """
+    longest = float(np.linalg.norm(items, axis=1).max(initial=0.0)) * float(np.linalg.norm(queries, axis=1).max())
+    return np.float32(2.0 ** max(0, math.ceil(math.log2(max(longest * (1 - 1e-5), 1.0)))))
+
+
 def round_sums(
     sums: Float64[np.ndarray, " pairs"],
     error: float | Float64[np.ndarray, " pairs"],
