@@ -15,8 +15,8 @@ from twinlens.config.budget import read_budget
 from twinlens.evaluation.budget import measure_budget
 from twinlens.evaluation.recommendation import say_recommended
 from twinlens.report.summary import format_markdown
-from twinlens.retrieval.budget import Known
 from twinlens.retrieval.exemplar import scale_to_unit
+from twinlens.retrieval.known import Known
 from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.qrels import Groups
 

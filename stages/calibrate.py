@@ -14,7 +14,8 @@ from twinlens.core.errors import ParamsError
 from twinlens.core.scratch import write_whole_file, write_whole_text
 from twinlens.core.vectors import has_vectors, read_vectors
 from twinlens.retrieval.calibration import Calibrated, fit_or_explain, write_coverage
-from twinlens.tasks.inputs import IMAGES, VALIDATION_CAPTIONS, VALIDATION_IMAGES, check_ids, read_inputs
+from twinlens.retrieval.known import LEARNED_FROM
+from twinlens.tasks.inputs import CAPTIONS, IMAGES, check_ids, read_inputs
 
 log = logging.getLogger("twinlens")
 
@@ -23,17 +24,18 @@ def main(dataset: str, model: str, captioner: str) -> None:
     """Write the rule, or why there is none, and metrics/confidence.csv: what is right of what is answered."""
     params, embedded = read_params(), paths.embedded(dataset, model)
     inputs = read_inputs(paths.tasks(dataset, captioner) / "inputs")
-    wanted = (IMAGES, VALIDATION_IMAGES, VALIDATION_CAPTIONS)
+    wanted = (IMAGES, CAPTIONS, *LEARNED_FROM)
     vectors = {name: read_vectors(embedded, name) for name in wanted if has_vectors(embedded, name)}
     for name, found in vectors.items():
         check_ids(inputs, name, found.ids)
-    device = str(choose_device(params.compute.device).device)
+    device, card, form = str(choose_device(params.compute.device).device), params.models[model], params.index.form
     try:
         params.refuse_selection("what makes it sure would be chosen on it")
-        calibrated = fit_or_explain(vectors, model, params.models[model].shares_a_space, device)
     except ParamsError as refusal:
         calibrated = Calibrated.without(str(refusal))
-    told: dict[str, Any] = calibrated.as_json()
+    else:
+        calibrated = fit_or_explain(vectors, model, card.shares_a_space, device, form, card.matryoshka)
+    told: dict[str, Any] = {"vectors": form.name} | calibrated.as_json()
     write_whole_text(paths.calibrated(dataset, model), json.dumps(told, indent=2) + "\n")
     with write_whole_file(paths.METRICS / "confidence.csv") as draft:
         write_coverage(calibrated.rows, draft)

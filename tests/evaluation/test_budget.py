@@ -11,14 +11,15 @@ import pytest
 from tests.evaluation.drawn import draw_captions
 from tests.experiments import caption_to_image, object_sets
 from twinlens.config.budget import BudgetParams, read_budget
+from twinlens.config.vector_forms import VectorForm
 from twinlens.core.errors import ParamsError
 from twinlens.core.vectors import Vectors
 from twinlens.evaluation.budget import COLUMNS, compare_with_first, measure_budget
 from twinlens.evaluation.recommendation import choose_setting, say_recommended
-from twinlens.retrieval.budget import BudgetSetting, Known, Searchable, choose_search, list_settings
-from twinlens.retrieval.compression import Axes
+from twinlens.retrieval.budget import Searchable, choose_search, list_settings
 from twinlens.retrieval.exact import find_nearest
 from twinlens.retrieval.exemplar import scale_to_unit
+from twinlens.retrieval.known import Known
 from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.inputs import CAPTIONS, IMAGES, NEGATIVES, VALIDATION_CAPTIONS, VALIDATION_IMAGES
 from twinlens.tasks.qrels import Groups
@@ -56,13 +57,13 @@ def test_on_genuine_clip_vectors_the_known_figures_come_out(shared_data: Path) -
     others = items[[row for row in range(len(ids)) if row not in set(wanted)]]
     known = Known(others, True, queries[:100].mean(axis=0), [256])
     settings = [
-        BudgetSetting("float32"),
-        BudgetSetting("int8"),
-        BudgetSetting("float32", Axes.principal(others, 256)),
-        BudgetSetting("float32", Axes.first(256)),
-        BudgetSetting("rotated_bits", None, 40),
+        VectorForm(),
+        VectorForm("int8"),
+        VectorForm("float32", "principal", 256),
+        VectorForm("float32", "first", 256),
+        VectorForm("rotated_bits", rescored=40),
     ]
-    lists = [Searchable(one, items, known).rank(queries, 11) for one in settings]
+    lists = [Searchable.of(one, items, known).rank(queries, 11) for one in settings]
     exact, int8, principal, first, rotated = compare_with_first(task, lists, 10)
     assert round(exact.means[0], 3) == 0.862
     assert int8.differences[0] == pytest.approx(-0.002, abs=5e-4)
@@ -84,23 +85,22 @@ def test_what_is_ranked_is_exact_search_of_the_written_out_vectors_and_a_single_
     for setting in list_settings(32, params(rescored=[20]), known):
         if setting.precision == "binary" and setting.rescored:
             continue  # many have equal scores, and which of them get new ones is the lower rows' right only in `rank`
-        kept = Searchable(setting, items, known)
+        kept = Searchable.of(setting, items, known)
         ranked = kept.rank(queries, 5)
         for query, rows in zip(queries, ranked, strict=True):
             single = kept.search(query, 5)
             if set(single) != set(rows):  # equal scores across the cut, as signs have them
-                asked = query if setting.axes is None else setting.axes.keep(query[None])[0]
-                scores = (kept.better or kept.codes).products(asked)
+                scores = kept.products(query) if kept.better is None else kept.better.products(query)
                 assert np.allclose(np.sort(scores[single]), np.sort(scores[rows]), atol=1e-6)
 
 
 def test_float32_is_exact_search_and_own_pictures_are_left_out() -> None:
     items = unit(60, 16, 0)
     own = np.arange(60)
-    found = Searchable(BudgetSetting("float32"), items, Known(items, False)).rank(items, 7, own)
+    found = Searchable.of(VectorForm(), items, Known(items, False)).rank(items, 7, own)
     exact = np.concatenate([one.rows for one in find_nearest(items, items, 7, own_rows=own)])
     assert (found == exact).all()
-    bits = Searchable(BudgetSetting("binary", None, 20), items, Known(items, False)).rank(items, 7, own)
+    bits = Searchable.of(VectorForm("binary", rescored=20), items, Known(items, False)).rank(items, 7, own)
     assert not (bits == own[:, None]).any()
 
 

@@ -11,18 +11,20 @@ import pytest
 
 from tests.retrieval.exemplar.problems import unit_rows
 from twinlens.config.load import read_params
+from twinlens.config.vector_forms import Precision, VectorForm
 from twinlens.core import row_sources, tables
 from twinlens.core.errors import ParamsError
-from twinlens.core.row_sources import FileRows
+from twinlens.core.row_sources import BLOCK, FileRows, RowBlocks, iter_blocks
 from twinlens.core.vectors import write_rows as write_vectors
-from twinlens.indexing import material, store
+from twinlens.indexing import material
 from twinlens.indexing.build import ROWS
 from twinlens.indexing.candidates import check_candidates, write_candidates
 from twinlens.indexing.index import Index, WeightedVector
 from twinlens.indexing.manifest import FOLDER, Manifest
 from twinlens.indexing.scans import Scans
-from twinlens.indexing.store import BLOCK, RowBlocks, Space, iter_blocks, write_rows, write_space
-from twinlens.retrieval.compression import Int8Steps
+from twinlens.indexing.store import write_rows, write_space
+from twinlens.retrieval.codes import Floats, Int8Steps
+from twinlens.retrieval.compression import encode
 from twinlens.tasks.inputs import CAPTIONS, GENERATED
 
 COUNT, DIM, CENTRES = 20_000, 128, 400
@@ -65,11 +67,12 @@ def in_files(folder: Path, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_a_space_of_several_files_is_that_of_one(
-    precision: str, vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: Precision, vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_space(tmp_path, "image_vector", in_files(tmp_path, vectors, monkeypatch), NONE, precision)
+    write_space(tmp_path, "image_vector", in_files(tmp_path, vectors, monkeypatch), NONE, VectorForm(precision))
     if precision == "int8":
-        whole = Int8Steps.of(vectors)
+        whole = encode(vectors, "int8")
+        assert isinstance(whole, Int8Steps)
         np.save(tmp_path / "steps.npy", whole.steps)
         assert (tmp_path / "image_vector.steps.npy").read_bytes() == (tmp_path / "steps.npy").read_bytes()
     np.save(tmp_path / "whole.npy", whole.numbers if precision == "int8" else vectors.astype(precision))
@@ -78,10 +81,10 @@ def test_a_space_of_several_files_is_that_of_one(
 
 @pytest.mark.parametrize(("precision", "passes"), [("float32", 1), ("float16", 1), ("int8", 2)])
 def test_no_more_than_a_block_is_read_at_once_and_all_of_them_no_more_often_than_needed(
-    precision: str, passes: int, vectors: np.ndarray, tmp_path: Path
+    precision: Precision, passes: int, vectors: np.ndarray, tmp_path: Path
 ) -> None:
     rows = Watched(vectors)
-    write_space(tmp_path, "image_vector", rows, NONE, precision)
+    write_space(tmp_path, "image_vector", rows, NONE, VectorForm(precision))
     blocks = [(start, min(start + BLOCK, COUNT)) for start in range(0, COUNT, BLOCK)]
     assert len(blocks) == 3
     assert rows.taken == blocks * passes
@@ -97,7 +100,7 @@ def index_of(rows: RowBlocks, absent: np.ndarray = NONE, **settings: object) -> 
     arrays = [pa.array(column, field.type) for column, field in zip(columns, ROWS, strict=True)]
     whole = pa.RecordBatch.from_arrays(arrays, schema=ROWS)
     write_rows(folder, [whole.slice(at, 256) for at in range(0, COUNT, 256)], ROWS)
-    write_space(folder, "image_vector", rows, absent, chosen["precision"])
+    write_space(folder, "image_vector", rows, absent, VectorForm.read(chosen["vectors"]))
     if chosen["vector_index"] != "exact":
         write_candidates(folder, chosen["vector_index"])
     return Index(manifest)
@@ -111,10 +114,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_ivf_rq_of_several_files_finds_nearly_all_that_is_nearest_and_scores_it_by_the_stored_vectors(
-    precision: str, vectors: np.ndarray, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    precision: Precision, vectors: np.ndarray, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, queries = in_files(elsewhere, vectors, monkeypatch), clustered(50, 1)
-    index = index_of(source, vector_index="ivf_rq", precision=precision)
+    index = index_of(source, vector_index="ivf_rq", vectors=precision)
     held = index.table.search().limit(COUNT).to_arrow().sort_by("row")
     assert held.schema.field("image_vector").type.value_type == pa.float16()
     kept = index.vectors("image_vector", np.arange(COUNT))
@@ -145,13 +148,13 @@ def test_the_table_of_candidates_is_written_in_blocks(
     vectors: np.ndarray, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[int] = []
-    take = Space.take
+    decode = Floats.decode
 
-    def noted(space: Space, some: slice) -> np.ndarray:
+    def noted(codes: Floats, some: slice) -> np.ndarray:
         taken.append(len(range(*some.indices(COUNT))))
-        return take(space, some)
+        return decode(codes, some)
 
-    monkeypatch.setattr(Space, "take", noted)
+    monkeypatch.setattr(Floats, "decode", noted)
     index_of(vectors, vector_index="ivf_rq")
     assert taken == [BLOCK, BLOCK, COUNT - 2 * BLOCK]
 
@@ -165,7 +168,7 @@ def test_a_picture_is_read_from_its_own_batch(vectors: np.ndarray, elsewhere: Pa
 def test_caption_vectors_are_the_means_of_captions_whatever_the_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "BLOCK", 3)
+    monkeypatch.setattr(row_sources, "BLOCK", 3)
     rows = unit_rows(15, 8, 0).astype(np.float32)
     human, machine = ["b", "b", "b", "d", "d", "g", "g"], ["a", "b", "c", "e", "f", "g", "h", "i"]
     rows[6] = -rows[5]  # two captions of g that cancel: the generated one stands in

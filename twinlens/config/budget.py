@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from twinlens.config.numbers import Count, InnerShare, Share
 from twinlens.config.sheets import read_sheet
+from twinlens.config.vector_forms import Precision
 
 FILE = "budget.yaml"  # in the folder of cards
-Precision = Literal["float32", "float16", "int8", "binary", "rotated_bits"]
 
 
 class BudgetParams(BaseModel):

@@ -7,7 +7,7 @@ a mistake anywhere in it is found by whichever stage runs first.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, model_validator
 
@@ -30,6 +30,7 @@ from twinlens.config.numbers import (
     Signed,
     Threads,
 )
+from twinlens.config.vector_forms import VectorForm
 from twinlens.core.buckets import is_bucket, refuse_bad_url
 from twinlens.core.cores import choose_threads
 from twinlens.core.errors import ParamsError, suggest_nearest
@@ -156,11 +157,33 @@ class IndexParams(Section):
     """Content of the search index."""
 
     thumbnail_px: Annotated[int, Field(strict=True, ge=32, le=1024)]  # longer side
-    # Of the vectors that are searched. The default is for manifests from before there was a choice.
-    precision: Literal["float32", "float16", "int8"] = "float32"
+    # The form of the vectors that are searched. The default is for manifests from before there was a choice.
+    vectors: Annotated[str, AfterValidator(lambda name: VectorForm.read(name).name)] = "float32"
     vector_index: Literal["exact", "ivf", "ivf_rq", "hnsw"]  # exact: none
     # Smaller tables are searched exactly, whatever `vector_index` says.
     from_rows: Annotated[int, Field(strict=True, ge=256, le=LARGEST)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_name(cls, given: Any) -> Any:
+        """Read what was `precision` when it was one of float32, float16 and int8: in manifests, and old settings."""
+        if isinstance(given, dict) and "precision" in given and "vectors" not in given:
+            return {"vectors" if key == "precision" else key: value for key, value in given.items()}
+        return given
+
+    @model_validator(mode="after")
+    def _bits_are_searched_exactly(self) -> Self:
+        if self.vector_index != "exact" and self.form.by_bits:
+            raise ValueError(
+                f"`{self.vectors}` is searched exactly (vector_index: exact): ivf_rq has bits of its own, which find "
+                "candidates for vectors in float16 or int8"
+            )
+        return self
+
+    @property
+    def form(self) -> VectorForm:
+        """How the vectors are kept."""
+        return VectorForm.read(self.vectors)
 
     def approximate(self, rows: int) -> bool:
         """Whether a table of so many rows has vector indexes."""

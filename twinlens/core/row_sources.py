@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -23,9 +23,31 @@ from twinlens.core.resources import ensure_memory
 
 ROWS_PER_FILE = 2**20  # of the largest file; sources of up to so many rows are one `.npy`
 MANIFEST = "manifest.json"
+BLOCK = 8_192  # rows in memory at once where many are gone through in order: 16 MB of 512 dimensions
 CELLS = 2**22  # numbers in memory at once where rows are gone through: 16 MB
 
 Matrix = Float32[np.ndarray, "rows dim"]
+
+
+class RowBlocks(Protocol):
+    """Rows of vectors that need not be in memory: an array, a mapped file, or several files one after the other."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows, and numbers of each."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, some: slice, /) -> np.ndarray:
+        """A block of rows, start and stop given."""
+        ...
+
+
+def iter_blocks(rows: RowBlocks) -> Iterator[Matrix]:
+    """Take the rows in blocks of `BLOCK`, in float32; of no rows one empty block."""
+    for start in range(0, max(1, len(rows)), BLOCK):
+        yield np.asarray(rows[start : min(start + BLOCK, len(rows))], dtype=np.float32)
 
 
 class RowSource(ABC):

@@ -15,14 +15,17 @@ from jaxtyping import Int
 from scipy import stats
 
 from twinlens.config.budget import BudgetParams
+from twinlens.config.vector_forms import BETTER, VectorForm
 from twinlens.evaluation.deletions import Deletions
 from twinlens.evaluation.intervals import LEAST_CLUSTERS, bound_estimate, encode_clusters, find_alike
 from twinlens.evaluation.jackknife import Measured, Sampling, estimate
 from twinlens.evaluation.measures import MAIN
 from twinlens.evaluation.recommendation import LEAST_TO_RECOMMEND, choose_setting
-from twinlens.retrieval.budget import Known, Searchable, list_settings, measure_recall, time_searches
-from twinlens.retrieval.compression import Int8Steps, Rows
+from twinlens.retrieval.budget import Searchable, list_settings, measure_recall, time_searches
+from twinlens.retrieval.codes import Rows
+from twinlens.retrieval.compression import encode
 from twinlens.retrieval.exact import find_nearest
+from twinlens.retrieval.known import Known
 from twinlens.tasks.base import Task
 from twinlens.tasks.qrels import Groups
 
@@ -63,8 +66,8 @@ def measure_budget(
     queries, items = (np.ascontiguousarray(side, dtype=np.float32) for side in (queries, items))
     left_out = 0 if task.exclude is None else int((task.exclude >= 0).any())
     depth = min(params.k + _count_most(task), len(items) - left_out)
-    better = Int8Steps.of(items)  # once for all that need it
-    kept = [Searchable(one, items, known, better) for one in list_settings(items.shape[1], params, known)]
+    better = encode(items, BETTER)  # once for all that need it
+    kept = [Searchable.of(one, items, known, better) for one in list_settings(items.shape[1], params, known)]
     asked = np.unique(np.linspace(0, len(queries) - 1, min(params.queries, len(queries))).astype(int))
     times = time_searches(kept, queries[asked], min(params.k, len(items)))
     k = min(params.k, depth)
@@ -74,11 +77,11 @@ def measure_budget(
     losses = compare_with_first(task, lists, params.k)
     rows = [
         {
-            "setting": one.setting.name,
-            "precision": one.setting.precision,
-            "dimensions": items.shape[1] if one.setting.axes is None else one.setting.axes.kept,
-            "axes": _say_axes(one, known),
-            "rescored": one.setting.rescored,
+            "setting": one.form.name,
+            "precision": one.form.precision,
+            "dimensions": one.form.dimensions or items.shape[1],
+            "axes": _say_axes(one.form, known),
+            "rescored": one.form.rescored,
             "bytes": one.item_bytes,
             "ms_per_query": round(milliseconds, 4),
             "recall": round(measure_recall(found[:, :k], queries, items, worst), 4),
@@ -139,9 +142,9 @@ def _choose_sampling(deletions: Deletions) -> Sampling:
     return Sampling.by_cluster(np.unique(groups, return_inverse=True)[1])
 
 
-def _say_axes(one: Searchable, known: Known) -> str:
-    if one.setting.kind != "principal":
-        return one.setting.kind
+def _say_axes(form: VectorForm, known: Known) -> str:
+    if form.axes != "principal":
+        return form.axes
     return f"principal, of {'other pictures' if known.other_pictures else 'the pool'}"
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from twinlens.config.models import ModelCard
 from twinlens.config.params import IndexParams
+from twinlens.config.vector_forms import VectorForm
 from twinlens.core import paths
 from twinlens.core.code import code_digest
 from twinlens.core.errors import DataError, remake
@@ -37,6 +38,7 @@ from twinlens.indexing.manifest import (
 )
 from twinlens.indexing.material import IndexContent, gather
 from twinlens.indexing.store import CAPTION_VECTOR, IMAGE_VECTOR, write_rows, write_space
+from twinlens.retrieval.known import check_form
 from twinlens.retrieval.tokenize import tokenize
 from twinlens.tasks.inputs import NEGATIVES
 
@@ -72,8 +74,8 @@ def publish(dataset: str, model: str, captioner: str, card: ModelCard, settings:
     """
     from twinlens.models.checkpoints import identify_all_weights
 
-    material = gather(dataset, model, captioner)
-    vectors = digest_files(list_vector_files(dataset, model))
+    material = gather(dataset, model, captioner, card)
+    vectors = digest_files(list_vector_files(dataset, model, settings.form))
     weights = identify_all_weights(card, paths.trained(dataset, model))
     key = fingerprint(
         names=[dataset, model, captioner],
@@ -108,7 +110,7 @@ def _read_confidence(path: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise DataError(f"{path} is damaged ({str(error)[:120]}): {remake('calibrate')}") from None
-    return {name: told[name] for name in ("rule", "why")}
+    return {name: told[name] for name in ("rule", "why", "vectors") if name in told}
 
 
 def make_table(manifest: Manifest, material: IndexContent, threads: int) -> None:
@@ -176,21 +178,23 @@ def write_table(manifest: Manifest, material: IndexContent, shards: Path, folder
     The rows' schema says in its metadata which dataset, model and captioner they are of, and the key.
     """
     settings = IndexParams.model_validate(manifest.settings)
-    approximate = settings.approximate(len(material))
+    form, approximate = settings.form, settings.approximate(len(material))
+    given = {IMAGE_VECTOR: material.image_vectors, CAPTION_VECTOR: material.caption_vectors}
+    spaces = {name: rows for name, rows in given.items() if rows is not None}
+    known = {name: material.learn(name, rows) for name, rows in spaces.items() if form != VectorForm()}
+    for name, one in known.items():
+        check_form(form, spaces[name].shape[1], one, f"{manifest.model} ({name})")
     if approximate:
-        spaces = {IMAGE_VECTOR: material.image_vectors, CAPTION_VECTOR: material.caption_vectors}
-        dims = {name: rows.shape[1] for name, rows in spaces.items() if rows is not None}
+        dims = {name: form.dimensions or rows.shape[1] for name, rows in spaces.items()}
         check_candidates(settings.vector_index, dims)
     folder.mkdir(parents=True)
     schema = ROWS.with_metadata({name: getattr(manifest, name) for name in IDENTITY})
     write_rows(folder, _batches(material, shards, settings.thumbnail_px, schema, threads), schema)
     postings.write(folder, _words_of_each(material))
     none = np.zeros(0, dtype=np.int64)
-    if material.image_vectors is not None:
-        write_space(folder, IMAGE_VECTOR, material.image_vectors, none, settings.precision)
-    if material.caption_vectors is not None:
-        absent = np.flatnonzero(~material.described)
-        write_space(folder, CAPTION_VECTOR, material.caption_vectors, absent, settings.precision)
+    absent = {IMAGE_VECTOR: none, CAPTION_VECTOR: np.flatnonzero(~material.described)}
+    for name, rows in spaces.items():
+        write_space(folder, name, rows, absent[name], form, known.get(name))
     if material.negatives is not None:
         write_space(folder, NEGATIVES, material.negatives, none)
     if approximate:

@@ -1,7 +1,8 @@
 """Approximate candidates: a table of LanceDB with the vectors alone, where params.yaml asks for a vector index.
 
-Whatever the index finds is scored again by the vectors of the row store, so that the table needs no exact ones: of
-`ivf_rq` it holds half-precision vectors, which LanceDB reads while it builds the index and never after.
+Whatever the index finds is scored again by the vectors of the row store, so that the table needs no exact ones: it
+holds half-precision vectors (LanceDB takes no int8), and float32 only beside a row store of float32. Those of `ivf_rq`
+LanceDB reads while it builds the index and never after.
 Importing LanceDB and opening a table takes seconds of a processor, more than an exact search of 100,000 vectors.
 """
 
@@ -17,7 +18,8 @@ from jaxtyping import Float32, Int
 
 from twinlens.config.params import SearchParams
 from twinlens.core.errors import DataError, ParamsError, require_extra
-from twinlens.indexing.store import BLOCK, RowStore, Space
+from twinlens.core.row_sources import BLOCK
+from twinlens.indexing.store import RowStore, Space
 from twinlens.retrieval.compression import RABITQ_BITS, RABITQ_MULTIPLE
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 TABLE, ROW = "vectors", "row"
 # Times the wanted candidates that an index is asked for, to be scored again by the stored vectors.
-REFINE = {"ivf": 1, "hnsw": 4, "ivf_rq": 10}
+REFINE = {"ivf": 2, "hnsw": 4, "ivf_rq": 10}
 # Pictures a partition of `ivf_rq`: four times LanceDB's own choice, as two bits a dimension are read in a fraction of
 # the time of a number, and to find the partition of every vector is most of the work of building.
 PER_PARTITION = 32_768
@@ -68,7 +70,8 @@ def write_candidates(folder: Path, kind: str) -> None:
 
     copy = RowStore(folder)
     spaces = {name: copy.space(name) for name in copy.spaces}
-    number = pa.float16() if kind == "ivf_rq" else pa.float32()
+    whole = kind != "ivf_rq" and all(space.form.precision == "float32" for space in spaces.values())
+    number = pa.float32() if whole else pa.float16()
     columns = [(name, pa.list_(number, space.rows.shape[1])) for name, space in spaces.items()]
     schema = pa.schema([(ROW, pa.int32()), *columns])
     blocks = pa.RecordBatchReader.from_batches(schema, _blocks(spaces, len(copy), schema))
@@ -138,7 +141,7 @@ def _blocks(spaces: dict[str, Space], rows: int, schema: pa.Schema) -> Iterator[
 
 
 def _vectors(space: Space, some: slice, kept: pa.FixedSizeListType) -> pa.Array:
-    rows = space.take(some).astype(kept.value_type.to_pandas_dtype(), copy=False)
+    rows = space.items.codes.decode(some).astype(kept.value_type.to_pandas_dtype(), copy=False)
     absent = np.zeros(len(rows), dtype=bool)
     absent[space.absent[(space.absent >= some.start) & (space.absent < some.stop)] - some.start] = True
     mask = pa.array(absent) if absent.any() else None

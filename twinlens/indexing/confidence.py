@@ -39,6 +39,8 @@ class Judge:
             rule, why = None, "it was measured for words alone, in mode 'vector'"
         elif IMAGE_VECTOR not in index.spaces:
             rule, why = None, why or "words search captions here"
+        elif (fitted := told.get("vectors", "float32")) != (held := index.manifest.form.name):
+            rule, why = None, f"it was fitted on {fitted} vectors, and the index holds {held}: `dvc repro index`"
         elif index.manifest.approximate:
             rule, why = None, "an approximate search may miss what it compares with"
         judge = cls(None if rule is None else ConfidenceRule.of_json(rule), why, wanted)

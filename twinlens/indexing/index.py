@@ -9,7 +9,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Bool, Float32, Int
 
 from twinlens.config.params import SearchParams
 from twinlens.core.errors import DataError
@@ -17,10 +17,9 @@ from twinlens.indexing.candidates import find_candidates, open_candidates
 from twinlens.indexing.manifest import FOLDER, Manifest
 from twinlens.indexing.postings import Postings
 from twinlens.indexing.results import Picture
-from twinlens.indexing.scans import Scans
 from twinlens.indexing.store import RowStore, Space
 from twinlens.retrieval.fusion import fuse_weighted
-from twinlens.retrieval.scores import bound_float32_error, compute_exact_scores, order_by_score
+from twinlens.retrieval.scores import order_by_score
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -46,7 +45,6 @@ class Index:
         if len(self.copy) != manifest.rows:
             raise DataError(f"{manifest.folder} does not hold the rows of its manifest: remove that folder")
         self.postings = Postings(manifest.folder / FOLDER, manifest.rows)
-        self._scans: dict[str, Scans] = {}
         self._spaces: dict[str, Space] = {}
         self._lock = Lock()
 
@@ -75,12 +73,7 @@ class Index:
         with self._lock:
             if name not in self._spaces:
                 self._spaces[name] = self.copy.space(name)
-                self._scans[name] = Scans(self._spaces[name].rows, self._spaces[name].steps)
             return self._spaces[name]
-
-    def _scans_of(self, name: str) -> Scans:
-        self.space(name)
-        return self._scans[name]
 
     def nearest(
         self, weighted: Sequence[WeightedVector], depth: int, left_out: Collection[int], params: SearchParams
@@ -98,25 +91,39 @@ class Index:
             Fewer than `depth` where there are no more.
         """
         if len(weighted) == 1 and self.manifest.approximate:
-            candidates = self._approximate_candidates(weighted[0], depth, left_out, params)
-        else:
-            candidates = self._candidates(weighted, depth, left_out)
-        return self._best(weighted, candidates, depth)
+            return self._best(weighted, self._approximate_candidates(weighted[0], depth, left_out, params), depth)
+        first = self._count_candidates(weighted, depth)
+        found = self._best(weighted, self._candidates(weighted, first, left_out), first)
+        return self._best(weighted, found[0], depth, again=True) if self._scores_again(weighted) else found
 
     def _best(
-        self, weighted: Sequence[WeightedVector], candidates: Int[np.ndarray, " candidates"], depth: int
+        self,
+        weighted: Sequence[WeightedVector],
+        candidates: Int[np.ndarray, " candidates"],
+        depth: int,
+        *,
+        again: bool = False,
     ) -> Ranked:
         if not len(candidates):
             return candidates, np.zeros(0, dtype=np.float32)
-        scores = self._scores(weighted, candidates)
+        scores = self._scores(weighted, candidates, again=again)
         rows, ordered = order_by_score(candidates[None], scores[None])
         return rows[0, :depth], ordered[0, :depth]
+
+    def _count_candidates(self, weighted: Sequence[WeightedVector], depth: int) -> int:
+        """Count the items that the codes have to find, of which better vectors choose `depth`."""
+        return max(self.space(term.space).items.count_candidates(depth) for term in weighted)
+
+    def _scores_again(self, weighted: Sequence[WeightedVector]) -> bool:
+        """Whether better vectors order what the codes find."""
+        return any(self.space(term.space).items.better is not None for term in weighted)
 
     def _approximate_candidates(
         self, term: WeightedVector, depth: int, left_out: Collection[int], params: SearchParams
     ) -> Int[np.ndarray, " candidates"]:
         kind = self.manifest.settings["vector_index"]
-        rows = find_candidates(self.table, term.space, term.vector, depth + len(left_out), params, kind)
+        vector = self.space(term.space).items.prepare(term.vector[None])[0]
+        rows = find_candidates(self.table, term.space, vector, depth + len(left_out), params, kind)
         return rows[~np.isin(rows, list(left_out))]
 
     def _products(
@@ -125,12 +132,12 @@ class Index:
         """Scores of all rows in float32, minus infinity where there is none or none is wanted, and their error."""
         total = np.zeros(self.manifest.rows, dtype=np.float32)
         for term in weighted:
-            product = self._scans_of(term.space).products(term.vector)
+            product = self.space(term.space).products(term.vector)
             total += product if term.weight == 1.0 else np.float32(term.weight) * product
         total[list(left_out)] = -np.inf
         if len(weighted) == 1:
             total[self.space(weighted[0].space).absent] = -np.inf
-        return total, 2.0 * sum(term.weight * bound_float32_error(len(term.vector)) for term in weighted)
+        return total, 2.0 * sum(term.weight * self.space(term.space).bound_error(term.vector) for term in weighted)
 
     def _candidates(
         self, weighted: Sequence[WeightedVector], depth: int, left_out: Collection[int]
@@ -182,31 +189,50 @@ class Index:
             low, high = bounds[0]
             about = fuse_weighted(np.where(known, total, low)[None], words[None], image_weight, bounds)[0]
             spread = image_weight * error / (high - low) if high > low else 0.0
-            rows = keep_possible(np.where(wanted, about, np.float32(-np.inf)), depth, spread + 1e-6)
-            exact = np.full(len(rows), low, dtype=np.float32)
-            exact[known[rows]] = self._scores(weighted, rows[known[rows]])
+            first = self._count_candidates(weighted, depth)
+            rows = keep_possible(np.where(wanted, about, np.float32(-np.inf)), first, spread + 1e-6)
+            exact = self._known_scores(weighted, rows, known, low)
+            if self._scores_again(weighted):
+                fused = fuse_weighted(exact[None], words[rows][None], image_weight, bounds)
+                rows = order_by_score(rows[None], fused)[0][0, :first]
+                exact = self._known_scores(weighted, rows, known, low, again=True)
         if not len(rows):
             return rows, np.zeros(0, dtype=np.float32)
         fused = fuse_weighted(exact[None], words[rows][None], image_weight, bounds)
         ordered, scores = order_by_score(rows[None], fused)
         return ordered[0, :depth], scores[0, :depth]
 
+    def _known_scores(
+        self,
+        weighted: Sequence[WeightedVector],
+        rows: Int[np.ndarray, " found"],
+        known: Bool[np.ndarray, " rows"],
+        lowest: float,
+        *,
+        again: bool = False,
+    ) -> Float32[np.ndarray, " found"]:
+        """Scores of rows, the lowest where a picture has no vector."""
+        scores = np.full(len(rows), lowest, dtype=np.float32)
+        scores[known[rows]] = self._scores(weighted, rows[known[rows]], again=again)
+        return scores
+
     def _scores(
-        self, weighted: Sequence[WeightedVector], rows: Int[np.ndarray, " found"]
+        self, weighted: Sequence[WeightedVector], rows: Int[np.ndarray, " found"], *, again: bool = False
     ) -> Float32[np.ndarray, " found"]:
         if not len(rows):
             return np.zeros(0, dtype=np.float32)
+        spaces = [self.space(term.space) for term in weighted]
+        scores = [
+            space.score_again(term.vector, rows) if again else space.score(term.vector, rows)
+            for term, space in zip(weighted, spaces, strict=True)
+        ]
         if len(weighted) == 1:
-            term = weighted[0]
-            return compute_exact_scores(term.vector[None], self.vectors(term.space, rows), np.arange(len(rows))[None])[
-                0
-            ]
-        wide = [self.vectors(term.space, rows).astype(np.float64) @ term.vector.astype(np.float64) for term in weighted]
-        scores = sum(term.weight * product for term, product in zip(weighted, wide, strict=True))
-        return np.asarray(scores, dtype=np.float32)
+            return scores[0]
+        total = sum(term.weight * some.astype(np.float64) for term, some in zip(weighted, scores, strict=True))
+        return np.asarray(total, dtype=np.float32)
 
     def vectors(self, space: str, rows: Sequence[int] | np.ndarray) -> Float32[np.ndarray, "rows dim"]:
-        """Stored vectors, in float32."""
+        """Vectors as they are stored, in float32 and all dimensions."""
         return self.space(space).take(np.asarray(rows, dtype=np.int64))
 
     def search_words(self, tokens: Sequence[str], depth: int, left_out: Collection[int]) -> Ranked:

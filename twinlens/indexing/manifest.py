@@ -17,16 +17,19 @@ from pathlib import Path
 from typing import Any, Self
 
 from twinlens.config.params import IndexParams
+from twinlens.config.vector_forms import VectorForm
 from twinlens.core import paths
 from twinlens.core.errors import DataError
 from twinlens.core.hashing import hash_file
 from twinlens.core.scratch import write_whole_text
 from twinlens.core.vectors import list_files
+from twinlens.retrieval.known import LEARNED_FROM
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
 FOLDER = "index"  # in a manifest's own folder: the files that answer
 TOWERS = "towers"  # beside it: what `train` left of the model, as far as queries need it
 FILES = (IMAGES, CAPTIONS, GENERATED, NEGATIVES)  # of data/embedded
+NAMED = {*FILES, *LEARNED_FROM}
 PUBLISHED = "published"  # folder of the manifests last published, for the while in which DVC has removed its own
 
 
@@ -65,6 +68,11 @@ class Manifest:
     def approximate(self) -> bool:
         """Whether the table has vector indexes."""
         return IndexParams.model_validate(self.settings).approximate(self.rows)
+
+    @property
+    def form(self) -> VectorForm:
+        """How the table keeps vectors."""
+        return IndexParams.model_validate(self.settings).form
 
     @property
     def folder(self) -> Path:
@@ -113,10 +121,17 @@ def list_named_keys() -> set[str]:
     return named
 
 
-def list_vector_files(dataset: str, model: str) -> list[Path]:
-    """List the files of data/embedded that an index is made of: those that are there."""
+def list_vector_files(dataset: str, model: str, form: VectorForm) -> list[Path]:
+    """List the files of data/embedded that an index is made of: those that are there.
+
+    Args:
+        dataset: a name.
+        model: see `dataset`.
+        form: of the vectors; what it learns from is among the files.
+    """
     folder = paths.embedded(dataset, model)
-    found = [[*list_files(folder, name), folder / f"{name}.parquet"] for name in FILES]
+    names = dict.fromkeys([*FILES, *(LEARNED_FROM if form.learns else ())])
+    found = [[*list_files(folder, name), folder / f"{name}.parquet"] for name in names]
     return [file for files in found for file in files if file.exists()]
 
 
@@ -133,4 +148,4 @@ def digest_files(files: Iterable[Path], digest: Callable[[Path], str] = hash_fil
 
 def name_vector_file(file: Path) -> str:
     """Name a file of data/embedded as the manifest does."""
-    return f"{file.parent.name}/{file.name}" if file.parent.name in FILES else file.name
+    return f"{file.parent.name}/{file.name}" if file.parent.name in NAMED else file.name

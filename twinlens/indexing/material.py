@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float32, Int
 
+from twinlens.config.models import ModelCard
 from twinlens.core import paths, tables
 from twinlens.core.errors import DataError
+from twinlens.core.row_sources import RowBlocks, iter_blocks
 from twinlens.core.vectors import has_vectors, read_vectors
-from twinlens.indexing.store import RowBlocks, iter_blocks
+from twinlens.indexing.store import IMAGE_VECTOR
+from twinlens.retrieval.known import LEARNED_FROM, Known, learn
 from twinlens.tasks.inputs import CAPTIONS, GENERATED, IMAGES, NEGATIVES
 
 
@@ -29,16 +32,23 @@ class IndexContent:
     caption_vectors: RowBlocks | None  # the same; None: no text tower, or no captions
     described: Bool[np.ndarray, " pictures"]  # whether a picture has a caption vector; its row is zero otherwise
     negatives: Float32[np.ndarray, "negatives dim"] | None  # unit, of pictures outside the pool; None: there are none
+    learn: Callable[[str, RowBlocks], Known]  # what a form learns from, by the name of the column and its vectors
 
     def __len__(self) -> int:
         return len(self.pool)
 
 
-def gather(dataset: str, model: str, captioner: str) -> IndexContent:
+def gather(dataset: str, model: str, captioner: str, card: ModelCard) -> IndexContent:
     """Read the pool's words, and open its vectors.
 
     A picture's caption vector is the mean of the unit vectors of its human captions, at unit length; the
     generated caption's vector where there is no human one.
+
+    Args:
+        dataset: a name, as the others.
+        model: see `dataset`.
+        captioner: see `dataset`.
+        card: of the model.
 
     Raises:
         DataError: an output of the pipeline is not here, or the vectors are not those of the pool.
@@ -59,7 +69,16 @@ def gather(dataset: str, model: str, captioner: str) -> IndexContent:
         captions,
         np.zeros(len(ids), dtype=bool) if captions is None else captions.described,
         _negatives(folder, set(ids)),
+        lambda name, rows: _learn(folder, name, rows, ids, card),
     )
+
+
+def _learn(folder: Path, name: str, rows: RowBlocks, ids: list[str], card: ModelCard) -> Known:
+    """What `compress` learns of pictures; it measures nothing of captions' own space: they learn from themselves."""
+    pictures = name == IMAGE_VECTOR
+    vectors = {one: read_vectors(folder, one) for one in LEARNED_FROM if has_vectors(folder, one)}
+    captions_ask = pictures and card.shares_a_space and has_vectors(folder, CAPTIONS)
+    return learn(vectors, rows, ids, pictures=pictures, captions_ask=captions_ask, matryoshka=card.matryoshka)
 
 
 def _texts(pool: pl.DataFrame, dataset: str, captioner: str) -> pl.DataFrame:

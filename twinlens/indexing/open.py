@@ -59,7 +59,8 @@ def open_index(params: Params, dataset: str, model: str, captioner: str) -> Inde
         from twinlens.indexing.material import gather
 
         try:
-            make_table(manifest, gather(dataset, model, captioner), params.compute.decode_threads)
+            material = gather(dataset, model, captioner, params.models[model])
+            make_table(manifest, material, params.compute.decode_threads)
         except DataError as error:
             raise DataError(f"the index's table is not on this machine, and cannot be built: {error}") from None
     if not _is_kept(manifest):
@@ -93,7 +94,7 @@ def can_answer(dataset: str, model: str, captioner: str) -> bool:
     if (manifest.folder / FOLDER).exists():
         return True
     made_of = (paths.grouped(dataset), paths.filtered(dataset), paths.resized(dataset))
-    vectors = {name_vector_file(file) for file in list_vector_files(dataset, model)}
+    vectors = {name_vector_file(file) for file in list_vector_files(dataset, model, manifest.form)}
     return vectors == set(manifest.vectors) and all(
         path.is_dir() for path in (*made_of, paths.captioned(dataset, captioner))
     )
@@ -141,7 +142,7 @@ def _is_kept(manifest: Manifest) -> bool:
 
 
 def _refuse_other_vectors(manifest: Manifest, command: str) -> None:
-    files = list_vector_files(manifest.dataset, manifest.model)
+    files = list_vector_files(manifest.dataset, manifest.model, manifest.form)
     if not files:  # being made anew, or never pulled: the table holds its own
         return
     try:

@@ -2,57 +2,90 @@
 
 Ids, captions, thumbnails and vectors are read from here, each page when it is first touched, once for all
 processes. Exact search needs nothing else; a table of LanceDB lies beside them where approximate candidates are
-asked for. Vectors lie in the form that `index.precision` names, by the same code that `compress` measures it with.
+asked for. Vectors lie in the form that `index.vectors` names, by the same code that `compress` measures it with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int
 
-from twinlens.retrieval.compression import fit_int8_steps, round_to_steps
+from twinlens.config.vector_forms import VectorForm
+from twinlens.core.row_sources import RowBlocks, iter_blocks
+from twinlens.indexing.scans import Scans
+from twinlens.retrieval.axes import Axes
+from twinlens.retrieval.codes import Arrays, Codes, Floats, Int8Steps, Vector
+from twinlens.retrieval.compression import BETTER_FORM, CODES, CompressedItems, FittedForm, score_exactly
+from twinlens.retrieval.known import Known
+from twinlens.retrieval.scores import bound_float32_error
 from twinlens.tasks.inputs import NEGATIVES
 
 IMAGE_VECTOR, CAPTION_VECTOR = "image_vector", "caption_vector"
 ROWS = "pictures.arrow"
-BLOCK = 8_192  # vectors in memory at once while an index is written: 16 MB of 512 dimensions
-
-
-class RowBlocks(Protocol):
-    """Rows of vectors that need not be in memory: an array, a mapped file, or several files one after the other."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows, and numbers of each."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, some: slice, /) -> np.ndarray:
-        """A block of rows, start and stop given."""
-        ...
+AGAIN = "again"  # of the files of the better vectors, by which the best get new scores
 
 
 @dataclass(frozen=True)
 class Space:
-    """The vectors of one column."""
+    """The vectors of one column, mapped; zeros where there is none."""
 
-    rows: np.ndarray  # (pictures, dim) mapped: float32, float16 or int8; zeros where there is no vector
+    items: CompressedItems
     absent: Int[np.ndarray, " none"]  # rows of pictures without one
-    steps: Float32[np.ndarray, " dim"] | None = None  # of int8: what a number is times
+
+    @property
+    def form(self) -> VectorForm:
+        """How vectors are kept."""
+        return self.items.form
+
+    @property
+    def rows(self) -> np.ndarray:
+        """What stands for each vector: numbers, or bits in words or bytes."""
+        codes = self.items.codes
+        found: np.ndarray = getattr(codes, codes.ENCODED[0])
+        return found
+
+    @cached_property
+    def _scans(self) -> Scans | None:
+        codes = self.items.codes
+        if isinstance(codes, Int8Steps):
+            return Scans(codes.numbers, codes.steps)
+        return Scans(codes.rows) if isinstance(codes, Floats) else None
+
+    def products(self, query: Vector) -> Float32[np.ndarray, " pictures"]:
+        """Score all rows for a query by their codes, but for an error of `bound_error`; a new array."""
+        if (scans := self._scans) is None:
+            return self.items.products(query)
+        return scans.products(self.items.fitted.keep(query[None])[0])
+
+    def bound_error(self, query: Vector) -> float:
+        """Bound the error of `products`."""
+        asked = self.items.prepare(query[None])[0]
+        lengths = self.items.codes.longest * max(1.0, float(np.linalg.norm(asked)))
+        return lengths * bound_float32_error(len(asked))
+
+    def score(self, query: Vector, rows: Int[np.ndarray, " some"]) -> Float32[np.ndarray, " some"]:
+        """Score some rows by their codes, exactly."""
+        return score_exactly(query[None], self.items.codes, rows[None], self.items.fitted)[0]
+
+    def score_again(self, query: Vector, rows: Int[np.ndarray, " some"]) -> Float32[np.ndarray, " some"]:
+        """Score some rows by the better vectors, exactly, where the form has such; else as `score` does."""
+        if self.items.better is None:
+            return self.score(query, rows)
+        return score_exactly(query[None], self.items.better, rows[None])[0]
 
     def take(self, rows: Int[np.ndarray, " some"] | slice) -> Float32[np.ndarray, "some dim"]:
-        """The vectors of some rows, in float32, as they are searched."""
-        some = self.rows[rows].astype(np.float32, copy=False)
-        return some if self.steps is None else some * self.steps
+        """The vectors of some rows, in float32 and all dimensions, as far as what is kept knows them."""
+        return self.items.restore(rows)
 
 
 class RowStore:
@@ -83,14 +116,28 @@ class RowStore:
 
     def space(self, name: str) -> Space:
         """The vectors of one column, mapped."""
-        rows = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        # a plain view of the mapping: the subclass `memmap` runs Python code at every slice
-        steps = self.folder / f"{name}.steps.npy"
-        return Space(
-            rows.view(np.ndarray),
-            np.load(self.folder / f"{name}.absent.npy", allow_pickle=False),
-            np.load(steps, allow_pickle=False) if steps.exists() else None,
-        )
+        return Space(self._items(name), np.load(self.folder / f"{name}.absent.npy", allow_pickle=False))
+
+    def _items(self, name: str) -> CompressedItems:
+        path, axes = self.folder / f"{name}.form.json", None
+        if path.exists():
+            told = json.loads(path.read_text())
+            form, dim = VectorForm.read(told["form"]), int(told["dim"])
+        else:  # an older index, of float32, float16 or int8
+            rows = self._map(name)
+            form, dim = VectorForm.read(str(rows.dtype)), rows.shape[1]
+        if form.dimensions is not None:
+            axes = Axes(self._map(f"{name}.axes") if form.axes == "principal" else None, form.dimensions)
+        made = CODES[form.precision]
+        encoded = {field: self._map(name_part(name, made, field)) for field in made.ENCODED}
+        shared = {field: self._map(f"{name}.{field}") for field in made.SHARED}
+        fitted = FittedForm(form, dim, axes, shared)
+        better = None if form.rescored is None else self._items(f"{name}.{AGAIN}").codes
+        return CompressedItems(fitted, fitted.make_codes(encoded), better)
+
+    def _map(self, name: str) -> np.ndarray:
+        """A plain view of a mapped file: the subclass `memmap` runs Python code at every slice."""
+        return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray))
 
     @cached_property
     def negatives(self) -> Float32[np.ndarray, "negatives dim"] | None:
@@ -145,44 +192,59 @@ def write_rows(folder: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schem
 
 
 def write_space(
-    folder: Path, name: str, rows: RowBlocks, absent: Int[np.ndarray, " none"], precision: str = "float32"
+    folder: Path,
+    name: str,
+    rows: RowBlocks,
+    absent: Int[np.ndarray, " none"],
+    form: VectorForm | None = None,
+    known: Known | None = None,
 ) -> None:
     """Write the vectors of one column in a form, and which rows have none; a block of rows is in memory at a time.
 
-    The files are those that `numpy.save` makes of all rows at once. Rows are read once, and of int8 twice: the first
-    time for the largest value of each dimension.
+    The files are those that `numpy.save` makes of all rows at once. Rows are read once, and again for what is fitted
+    to all of them, such as the largest value of each dimension.
 
     Args:
-        folder: takes `<name>.npy` and, of int8, `<name>.steps.npy`.
+        folder: takes `<name>.npy`, and beside it what else the form needs.
         name: of the column.
         rows: (pictures, dim), of which slices are taken.
         absent: rows of pictures without a vector.
-        precision: `float32`, `float16` or `int8`.
+        form: how vectors are kept; float32 if absent.
+        known: what the form learns from beside the rows; the rows themselves if absent.
     """
-    if precision == "int8":
-        steps = fit_int8_steps(iter_blocks(rows))
-        numbers = (round_to_steps(block, steps) for block in iter_blocks(rows))
-        _write_blocks(folder / f"{name}.npy", numbers, rows.shape, np.dtype(np.int8))
-        np.save(folder / f"{name}.steps.npy", steps)
-    elif precision in ("float32", "float16"):
-        kept = np.dtype(precision)
-        blocks = (block.astype(kept, copy=False) for block in iter_blocks(rows))
-        _write_blocks(folder / f"{name}.npy", blocks, rows.shape, kept)
-    else:
-        raise ValueError(f"an index holds no vectors as {precision}")
+    form, known = form or VectorForm(), known or Known(rows, False)
+    _write_items(folder, name, rows, form, known)
+    if form.rescored is not None:
+        _write_items(folder, f"{name}.{AGAIN}", rows, BETTER_FORM, known)
     np.save(folder / f"{name}.absent.npy", absent)
 
 
-def iter_blocks(rows: RowBlocks) -> Iterator[Float32[np.ndarray, "some dim"]]:
-    """Take the rows in blocks of `BLOCK`, in float32."""
-    for start in range(0, max(1, len(rows)), BLOCK):
-        yield np.asarray(rows[start : min(start + BLOCK, len(rows))], dtype=np.float32)
+def _write_items(folder: Path, name: str, rows: RowBlocks, form: VectorForm, known: Known) -> None:
+    fitted, made = FittedForm.of(form, rows, known), CODES[form.precision]
+    blocks = (fitted.encode(block) for block in iter_blocks(rows))
+    _write_blocks({field: folder / f"{name_part(name, made, field)}.npy" for field in made.ENCODED}, blocks, len(rows))
+    for field, value in fitted.shared.items():
+        np.save(folder / f"{name}.{field}.npy", value)
+    if fitted.axes is not None and fitted.axes.axes is not None:
+        np.save(folder / f"{name}.axes.npy", fitted.axes.axes)
+    told = {"form": form.name, "dim": rows.shape[1]}
+    (folder / f"{name}.form.json").write_text(json.dumps(told) + "\n")
 
 
-def _write_blocks(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Write a `.npy` file block by block. Written, not mapped: a full disk is then an error that can be told."""
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for block in blocks:
-            file.write(np.ascontiguousarray(block).data)
+def name_part(name: str, made: type[Codes], field: str) -> str:
+    """Name the file of a field with an entry for each row: the first has the column's own name."""
+    return name if field == made.ENCODED[0] else f"{name}.{field}"
+
+
+def _write_blocks(files: Mapping[str, Path], blocks: Iterable[Arrays], count: int) -> None:
+    """Write `.npy` files block by block. Written, not mapped: a full disk is then an error that can be told."""
+    with ExitStack() as stack:
+        opened = {field: stack.enter_context(path.open("wb")) for field, path in files.items()}
+        for number, block in enumerate(blocks):
+            for field, file in opened.items():
+                rows = np.ascontiguousarray(block[field])
+                if not number:
+                    shape = (count, *rows.shape[1:])
+                    header = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(rows.data)

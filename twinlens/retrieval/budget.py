@@ -11,51 +11,20 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from twinlens.config.budget import BudgetParams
+from twinlens.config.vector_forms import BETTER, BY_BITS, LEAST_DIMENSIONS, Axes, VectorForm
 from twinlens.core.vectors import Vectors
-from twinlens.retrieval.compression import Axes, Codes, Int8Steps, Rows, Vector, encode
+from twinlens.retrieval.codes import Rows, Vector
+from twinlens.retrieval.compression import CompressedItems, score_exactly
 from twinlens.retrieval.dense import take_rows
 from twinlens.retrieval.exact import find_nearest
-from twinlens.retrieval.scores import compute_exact_scores, order_by_score
+from twinlens.retrieval.known import Known, learn
+from twinlens.retrieval.scores import compute_exact_scores, order_by_score, scale_down
 from twinlens.tasks.base import Task
-from twinlens.tasks.inputs import CAPTIONS, IMAGES, JOINED, NEGATIVES, VALIDATION_CAPTIONS, VALIDATION_IMAGES
+from twinlens.tasks.inputs import CAPTIONS, IMAGES, JOINED
 
-LEAST_DIMENSIONS = 8  # fewer are not tried
-BETTER = "int8"  # by `Int8Steps`, the best by bits get new scores
 WARM_UP = 2  # queries before the clock runs
-BY_BITS = ("binary", "rotated_bits")
 
 Found = Int[np.ndarray, "queries k"]
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the settings learn from, beside the items."""
-
-    fitted_on: Rows  # pictures whose principal axes are taken
-    other_pictures: bool  # whether these are others than the items
-    mean_query: Vector | None = None  # of queries that are not measured; None: there are none
-    matryoshka: Sequence[int] = ()  # so many first dimensions stand alone, by the model's card
-
-
-@dataclass(frozen=True)
-class BudgetSetting:
-    """One way to keep and search vectors."""
-
-    precision: str
-    axes: Axes | None = None  # None: all dimensions
-    rescored: int | None = None  # so many of the best get new scores by int8
-
-    @property
-    def name(self) -> str:
-        """For tables: `256 principal dimensions, int8`."""
-        first = [] if self.axes is None else [f"{self.axes.kept} {self.kind} dimensions"]
-        last = [] if self.rescored is None else [f"the best {self.rescored} again by {BETTER}"]
-        return ", ".join([*first, self.precision.replace("_", " "), *last])
-
-    @property
-    def kind(self) -> str:
-        """Which dimensions are kept."""
-        return "all" if self.axes is None else "first" if self.axes.axes is None else "principal"
 
 
 @dataclass(frozen=True)
@@ -72,9 +41,6 @@ def choose_search(
     tasks: Sequence[Task], vectors: Mapping[str, Vectors], joint: bool, matryoshka: Sequence[int] = ()
 ) -> MeasuredSearch | None:
     """Choose what is measured: captions that search pictures, where a model puts both into one space, else object sets.
-
-    Principal axes are those of pictures outside the pool (validation's, the negatives of category search) where there
-    are twice as many as dimensions; else of the items themselves, of which nothing but the vectors is looked at.
 
     Args:
         tasks: of the dataset.
@@ -93,87 +59,54 @@ def choose_search(
                 continue
             items = np.asarray(take_rows(vectors[source], task.item_ids))
             queries = np.asarray(take_rows(vectors[asks], task.query_ids))
-            others = _take_others(vectors, set(task.item_ids)) if source == IMAGES else items[:0]
-            enough = len(others) >= 2 * items.shape[1]
-            mean: Vector | None = None
-            if category == "i2i":
-                mean = items.mean(axis=0)
-            elif VALIDATION_CAPTIONS in vectors:
-                mean = np.asarray(vectors[VALIDATION_CAPTIONS].unit).mean(axis=0)
-            return MeasuredSearch(task, queries, items, Known(others if enough else items, enough, mean, matryoshka))
+            known = learn(
+                vectors,
+                items,
+                task.item_ids,
+                pictures=source == IMAGES,
+                captions_ask=category == "t2i",
+                matryoshka=matryoshka,
+            )
+            return MeasuredSearch(task, queries, items, known)
     return None
 
 
-def _take_others(vectors: Mapping[str, Vectors], pool: set[str]) -> Rows:
-    seen, found = set(pool), [np.zeros((0, vectors[IMAGES].rows.shape[1]), np.float32)]
-    for name in (VALIDATION_IMAGES, NEGATIVES):
-        if name in vectors:
-            rows = [row for row, image_id in enumerate(vectors[name].image_ids) if image_id not in seen]
-            seen |= set(vectors[name].image_ids)
-            found.append(np.asarray(vectors[name].unit[rows]))
-    return np.vstack(found)
-
-
-def list_settings(dim: int, params: BudgetParams, known: Known) -> list[BudgetSetting]:
+def list_settings(dim: int, params: BudgetParams, known: Known) -> list[VectorForm]:
     """List what is tried of vectors of some dimension, float32 as it is first; everything else is compared with it."""
-    found = [BudgetSetting("float32"), *(BudgetSetting(one) for one in params.precisions if one != "float32")]
-    shares = {round(dim * share) for share in params.dimension_shares}
-    kept = [Axes.principal(known.fitted_on, count) for count in sorted(shares, reverse=True) if count < dim]
-    kept += [Axes.first(count) for count in sorted(set(known.matryoshka), reverse=True) if count < dim]
-    for axes in kept:
-        if axes.kept >= LEAST_DIMENSIONS:
-            found += [BudgetSetting("float32", axes), BudgetSetting(BETTER, axes)]
-    found += [BudgetSetting(one, None, best) for one in params.precisions if one in BY_BITS for best in params.rescored]
+    found = [VectorForm(), *(VectorForm(one) for one in params.precisions if one != "float32")]
+    counts = sorted({round(dim * share) for share in params.dimension_shares}, reverse=True)
+    kept: list[tuple[Axes, int]] = [("principal", count) for count in counts]
+    kept += [("first", count) for count in sorted(set(known.matryoshka), reverse=True)]
+    for axes, count in kept:
+        fewer = [VectorForm("float32", axes, count), VectorForm(BETTER, axes, count)]
+        found += [one for one in fewer if LEAST_DIMENSIONS <= count < dim and known.can_fit(one)]
+    found += [VectorForm(one, rescored=best) for one in params.precisions if one in BY_BITS for best in params.rescored]
     return found
 
 
-class Searchable:
-    """Items as one setting keeps them."""
-
-    def __init__(self, setting: BudgetSetting, items: Rows, known: Known, better: Int8Steps | None = None) -> None:
-        """Encode.
-
-        Args:
-            setting: how.
-            items: unit vectors.
-            known: what is learned from beside them.
-            better: the items in int8, where several settings share them.
-        """
-        self.setting = setting
-        keep = setting.axes
-        self.codes: Codes = encode(items if keep is None else keep.keep(items), setting.precision, known.mean_query)
-        self.better = None if setting.rescored is None else better or Int8Steps.of(items)
-
-    @property
-    def item_bytes(self) -> float:
-        """Bytes of one item, those of the vectors for new scores among them."""
-        return self.codes.item_bytes + (0.0 if self.better is None else self.better.item_bytes)
+class Searchable(CompressedItems):
+    """Items as one setting keeps them, searched."""
 
     def rank(
         self, queries: Rows, k: int, own_rows: Int[np.ndarray, " queries"] | None = None, device: str = "cpu"
     ) -> Found:
         """Find the `k` best items of all queries, exactly by this setting's scores; equal scores by item row."""
-        axes, depth = self.setting.axes, max(k, self.setting.rescored or 0)
-        asked = self.codes.prepare(queries if axes is None else axes.keep(queries))
-        items = self.codes.decode()
-        longest = float(np.linalg.norm(items, axis=1).max(initial=0.0)) * float(np.linalg.norm(asked, axis=1).max())
-        # exact search allows for the error of products of unit vectors; a common factor moves nothing
-        items = items / np.float32(max(1.0, longest))
-        blocks = find_nearest(asked, items, depth, own_rows=own_rows, device=device)
+        asked, items = self.prepare(queries), self.codes.decode()
+        # exact search allows for the error of products of unit vectors. A power of two is divided by without rounding
+        # anything: scores that are equal stay so, and those that are not
+        items = items / scale_down(items, asked)
+        blocks = find_nearest(asked, items, self.count_candidates(k), own_rows=own_rows, device=device)
         rows = np.concatenate([block.rows for block in blocks])
         if self.better is None:
             return rows
-        scores = compute_exact_scores(queries, self.better.decode(), rows)
-        return order_by_score(rows, scores)[0][:, :k]
+        return order_by_score(rows, score_exactly(queries, self.better, rows))[0][:, :k]
 
     def search(self, query: Vector, k: int) -> Int[np.ndarray, " k"]:
         """Find the `k` best items of one query, as a search does that keeps nothing but the codes."""
-        axes, depth = self.setting.axes, max(k, self.setting.rescored or 0)
-        asked = query if axes is None else axes.keep(query[None])[0]
-        scores = self.codes.products(asked)
-        depth = min(depth, len(scores))
+        scores = self.products(query)
+        depth = min(self.count_candidates(k), len(scores))
         best = np.argpartition(scores, len(scores) - depth)[len(scores) - depth :]
-        again = scores[best] if self.better is None else self.better.products_of(best, query)
+        again = scores[best] if self.better is None else self.better.decode(best) @ query
         return best[np.argsort(-again)[:k]]
 
 

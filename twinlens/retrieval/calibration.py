@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,13 +22,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
+from twinlens.config.vector_forms import VectorForm
 from twinlens.core.errors import DataError
+from twinlens.core.row_sources import DerivedRows, iter_blocks
 from twinlens.core.vectors import Matrix, Rows, Vectors
+from twinlens.retrieval.compression import FittedForm
 from twinlens.retrieval.confidence import BEST, ConfidenceRule, Scores, Signal, compute_signal
 from twinlens.retrieval.exact import find_nearest
-from twinlens.retrieval.scores import compute_exact_scores
-from twinlens.tasks.inputs import IMAGES, VALIDATION_CAPTIONS, VALIDATION_IMAGES
+from twinlens.retrieval.known import check_form, learn
+from twinlens.retrieval.scores import compute_exact_scores, scale_down
+from twinlens.tasks.inputs import CAPTIONS, IMAGES, VALIDATION_CAPTIONS, VALIDATION_IMAGES
 
+FLOAT32 = VectorForm()
 LEVEL = 0.95  # with which each promise is kept
 PROMISES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 COVERAGES = np.arange(1, 21) / 20
@@ -79,7 +85,14 @@ class Calibrated:
         )
 
 
-def fit_or_explain(vectors: Mapping[str, Vectors], model: str, joint: bool, device: str = "cpu") -> Calibrated:
+def fit_or_explain(
+    vectors: Mapping[str, Vectors],
+    model: str,
+    joint: bool,
+    device: str = "cpu",
+    form: VectorForm = FLOAT32,
+    matryoshka: Sequence[int] = (),
+) -> Calibrated:
     """Fit the rule of a model on its validation captions, or say in words why there is none.
 
     Args:
@@ -87,10 +100,18 @@ def fit_or_explain(vectors: Mapping[str, Vectors], model: str, joint: bool, devi
         model: its name.
         joint: whether pictures and words share a space.
         device: where the pool is searched.
+        form: in which the search index holds the pool: the rule is about the scores that a search has.
+        matryoshka: of the model's card.
 
     Raises:
-        DataError: a validation picture is in the pool.
+        DataError: a validation picture is in the pool, or too few pictures are there to fit the form to.
+        ParamsError: the vectors cannot be kept in the form.
     """
+    if form.rescored is not None:
+        return Calibrated.without(
+            f"'{form.name}' scores anew only the {form.rescored} that its bits find, and the rule compares the first with "
+            "a hundred"
+        )
     if not joint or IMAGES not in vectors:
         return Calibrated.without(f"{model} does not put words and pictures into one space: words find none by vectors")
     if VALIDATION_IMAGES not in vectors or VALIDATION_CAPTIONS not in vectors:
@@ -109,7 +130,14 @@ def fit_or_explain(vectors: Mapping[str, Vectors], model: str, joint: bool, devi
         )
     row_of = {image_id: row for row, image_id in enumerate(pictures.ids)}
     of_captions = np.array([row_of[image_id] for image_id in captions.image_ids])
-    answers = find_answers(np.asarray(captions.unit), np.asarray(pictures.unit), of_captions, pool.unit, device)
+    known = None
+    if form != FLOAT32:
+        known = learn(
+            vectors, pool.unit, pool.ids, pictures=True, captions_ask=CAPTIONS in vectors, matryoshka=matryoshka
+        )
+        check_form(form, pool.unit.shape[1], known, model)
+    asked, own = np.asarray(captions.unit), np.asarray(pictures.unit)
+    answers = find_answers(asked, own, of_captions, pool.unit, device, known and FittedForm.of(form, pool.unit, known))
     rule = fit_rule(answers)
     rows = build_coverage_rows(answers, rule)
     if rule.most is None:
@@ -127,7 +155,12 @@ def fit_or_explain(vectors: Mapping[str, Vectors], model: str, joint: bool, devi
 
 
 def find_answers(
-    captions: Matrix, pictures: Matrix, of_captions: Int[np.ndarray, " queries"], pool: Rows, device: str = "cpu"
+    captions: Matrix,
+    pictures: Matrix,
+    of_captions: Int[np.ndarray, " queries"],
+    pool: Rows,
+    device: str = "cpu",
+    fitted: FittedForm | None = None,
 ) -> Answers:
     """Let each caption search the pool with its own picture in it; a tie with another counts as wrong.
 
@@ -137,12 +170,24 @@ def find_answers(
         of_captions: the row of the picture that each caption describes.
         pool: unit vectors of what is searched.
         device: where it is searched.
+        fitted: the form in which both are kept; float32 if absent.
     """
+    scale = np.float32(1.0)
+    if fitted is not None:
+        written = partial(_write_out, fitted)
+        captions = fitted.prepare(captions)
+        scale = max(scale_down(written(block), captions) for block in iter_blocks(pool))
+        pictures = written(pictures) / scale
+        pool = DerivedRows((pool,), lambda rows: written(rows) / scale, (len(pool), captions.shape[1]))
     found = list(find_nearest(captions, pool, min(BEST, len(pool)), device=device))
-    others = np.concatenate([block.scores for block in found])
-    own = compute_exact_scores(captions, pictures, of_captions[:, None])[:, 0]
+    others = scale * np.concatenate([block.scores for block in found])
+    own = scale * compute_exact_scores(captions, pictures, of_captions[:, None])[:, 0]
     best = -np.sort(-np.hstack([others, own[:, None]]), axis=1)[:, :BEST]
     return Answers(best, own, own > others[:, 0], of_captions)
+
+
+def _write_out(fitted: FittedForm, rows: Matrix) -> Matrix:
+    return fitted.make_codes(fitted.encode(rows)).decode()
 
 
 def fit_rule(answers: Answers, promises: tuple[float, ...] = PROMISES) -> ConfidenceRule:

@@ -22,6 +22,7 @@ LOWEST = np.iinfo(np.int64).min
 ROWS = 2**32  # items that a key can tell apart
 MANY = 16  # of so many items one to be selected: then keys of all of them are made
 UNSURE = 2**12  # pairs whose vectors are looked at again at once
+AT_ONCE = 2**11  # rows that are multiplied at a time
 
 Pair = tuple[Float[np.ndarray, "pairs dim"], Float[np.ndarray, "pairs dim"]]
 
@@ -65,14 +66,48 @@ def compute_exact_scores(
     return scores
 
 
+def multiply_exactly(
+    left: Float32[np.ndarray, "rows dim"], right: Float32[np.ndarray, "columns dim"]
+) -> Float32[np.ndarray, "rows columns"]:
+    """Multiply rows of both sides without error, rounded to float64 and that to float32.
+
+    What a row comes to does not depend on which others are multiplied with it, nor on the machine.
+    """
+    products = np.empty((len(left), len(right)), dtype=np.float32)
+    wide = right.astype(np.float64)
+    bounds = bound_float64_error(right.shape[1]) * np.linalg.norm(wide, axis=1)
+    for start in range(0, len(left), AT_ONCE):
+        block = left[start : start + AT_ONCE].astype(np.float64)
+        error = np.linalg.norm(block, axis=1)[:, None] * bounds
+
+        def vectors(unsure: Int[np.ndarray, " unsure"], block: np.ndarray = block) -> Pair:
+            return block[unsure // len(right)], wide[unsure % len(right)]
+
+        products[start : start + AT_ONCE] = round_sums((block @ wide.T).ravel(), error.ravel(), vectors).reshape(
+            len(block), len(right)
+        )
+    return products
+
+
+def scale_down(items: Float32[np.ndarray, "items dim"], queries: Float32[np.ndarray, "queries dim"]) -> np.float32:
+    """Choose the power of two by which items are divided, so that no product with a query is larger than 1.
+
+    Dividing by it rounds nothing, so that equal scores stay so, and those that are not.
+    """
+    longest = float(np.linalg.norm(items, axis=1).max(initial=0.0)) * float(np.linalg.norm(queries, axis=1).max())
+    return np.float32(2.0 ** max(0, math.ceil(math.log2(max(longest * (1 - 1e-5), 1.0)))))
+
+
 def round_sums(
-    sums: Float64[np.ndarray, " pairs"], error: float, vectors: Callable[[Int[np.ndarray, " unsure"]], Pair]
+    sums: Float64[np.ndarray, " pairs"],
+    error: float | Float64[np.ndarray, " pairs"],
+    vectors: Callable[[Int[np.ndarray, " unsure"]], Pair],
 ) -> Float32[np.ndarray, " pairs"]:
     """Round inner products to float32, those that their error leaves open after another look at the vectors.
 
     Args:
         sums: within `error` of the exact ones.
-        error: see `bound_float64_error`.
+        error: see `bound_float64_error`; of all, or of each.
         vectors: gives the vectors of both sides of the pairs asked for, one pair a row.
     """
     rounded = sums.astype(np.float32)
