@@ -14,10 +14,15 @@ from transformers import (
     ChineseCLIPConfig,
     ColModernVBertConfig,
     ColModernVBertForRetrieval,
+    ColPaliConfig,
+    ColPaliForRetrieval,
     ColQwen2Config,
     ColQwen2ForRetrieval,
+    JinaEmbeddingsV3Config,
     M2M100Config,
     MetaClip2Config,
+    NeoMMEConfig,
+    NeoMMEForRetrieval,
     PreTrainedConfig,
     Tipsv2Config,
 )
@@ -33,10 +38,12 @@ from twinlens.config.models import (
     WordVectorsTower,
 )
 from twinlens.config.sentence_models import MultiVectorTower, SentenceTransformersTower
+from twinlens.models.encoders.jina_clip import MAX_TOKENS
+from twinlens.models.jina_checkpoint import JinaConfig, build_towers, lay_out
 
 PARAMS = read_params()
 ELSEWHERE = (WordVectorsTower, VectorsTower, EndpointTower)  # no model of ours
-UNSAID = {"fasterrcnn", "jina-clip-v2", "clip-001-run-1"}  # whose architecture says no more than their card
+UNSAID = {"fasterrcnn", "clip-001-run-1"}  # whose architecture says no more than their card
 NEAR = 1e-3  # of the parameters: of a configuration that only the hub has, written down here from its sizes
 
 TOWERS = [
@@ -87,6 +94,37 @@ TOKEN_VECTORS: dict[str, tuple[Any, Any]] = {
             }
         ),
     ),
+    "colpali": (
+        ColPaliForRetrieval,
+        ColPaliConfig(
+            vlm_config={
+                "model_type": "paligemma",
+                "projection_dim": 2048,
+                "text_config": {
+                    "model_type": "gemma",
+                    "hidden_size": 2048,
+                    "intermediate_size": 16384,
+                    "num_hidden_layers": 18,
+                    "num_attention_heads": 8,
+                    "num_key_value_heads": 1,
+                    "head_dim": 256,
+                    "vocab_size": 257216,
+                },
+                "vision_config": {
+                    "model_type": "siglip_vision_model",
+                    "hidden_size": 1152,
+                    "intermediate_size": 4304,
+                    "num_hidden_layers": 27,
+                    "num_attention_heads": 16,
+                    "patch_size": 14,
+                    "image_size": 448,
+                    "projection_dim": 2048,
+                    "vision_use_head": False,
+                },
+            }
+        ),
+    ),
+    "neomme-260m": (NeoMMEForRetrieval, NeoMMEConfig()),
     "colqwen2": (
         ColQwen2ForRetrieval,
         ColQwen2Config(
@@ -189,6 +227,25 @@ def test_a_card_of_token_vectors_says_what_its_architecture_has(name: str) -> No
         config.embedding_dim,
         config.get_text_config().max_position_embeddings,
     )
+
+
+def test_the_card_of_jina_clip_v2_says_what_its_checkpoint_holds() -> None:
+    sizes = {"width": 1024, "layers": 24, "head_width": 64, "mlp_ratio": 2.6667, "embed_dim": 1024}
+    config = JinaConfig(
+        vision=sizes | {"image_size": 512, "patch_size": 14},
+        text=JinaEmbeddingsV3Config(),
+        adapters=1,
+        adapter=0,
+        rank=4,
+        scale=1.0,
+    )
+    with torch.device("meta"):
+        layout = lay_out(*build_towers(config), config)
+    joint = PARAMS.models["jina-clip-v2"].joint
+    assert joint is not None
+    about = joint.about
+    assert about.parameters == sum(value.numel() for value in layout.values())
+    assert (about.dims, about.input_px, about.context_tokens) == (config.dim, 512, MAX_TOKENS)
 
 
 @pytest.mark.parametrize(
