@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import pytrec_eval
 from sklearn.metrics import average_precision_score
 
+from twinlens.core import row_sources
+from twinlens.core.row_sources import FileRows
+from twinlens.core.vectors import write_rows
 from twinlens.evaluation.measures import Judged, map_
 from twinlens.retrieval import full_ranking
 from twinlens.retrieval.full_ranking import average_precision
@@ -27,11 +32,13 @@ def test_by_hand_with_negative_scores_and_equal_ones() -> None:
     assert value[0] == pytest.approx((1 / 2 + 2 / 5) / 2)
 
 
-@pytest.mark.parametrize(("items", "cells"), [(8, 2**23), (300, 1000), (300, 2**23)])
-def test_is_scikit_learns_where_no_scores_are_equal(items: int, cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("items", "cells", "rows"), [(8, 2**23, 2**14), (300, 1000, 70), (300, 2**23, 2**14)])
+def test_is_scikit_learns_where_no_scores_are_equal(
+    items: int, cells: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(full_ranking, "BLOCK_CELLS", cells)
     queries, pool, wanted, groups = problem(items, 1)
-    values = average_precision(queries, pool, Groups(wanted, groups))
+    values = average_precision(queries, pool, Groups(wanted, groups), rows)
     scores = queries.astype(np.float64) @ pool.T.astype(np.float64)
     for query, value in enumerate(values):
         assert value == pytest.approx(average_precision_score(groups == wanted[query], scores[query]), abs=1e-12)
@@ -50,6 +57,21 @@ def test_is_our_map_at_the_whole_pool_and_trec_evals_also_where_scores_are_equal
     runs = {str(q): {str(i): float(-rank) for rank, i in enumerate(order[q])} for q in range(40)}
     theirs = pytrec_eval.RelevanceEvaluator(qrels, {"map"}).evaluate(runs)
     np.testing.assert_allclose(values, [theirs[str(q)]["map"] for q in range(40)], atol=1e-6)
+
+
+def test_a_pool_read_in_blocks_has_the_bytes_of_one_in_memory_and_so_have_queries_in_portions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(7)
+    queries, pool = (rng.integers(-2, 3, (n, 2)).astype(np.float32) for n in (30, 200))  # many equal scores
+    qrels = Groups(rng.integers(0, 5, 30), np.arange(200) % 5, rng.integers(-1, 200, 30))
+    whole = average_precision(queries, pool, qrels)
+    monkeypatch.setattr(row_sources, "ROWS_PER_FILE", 64)
+    write_rows(tmp_path / "pool.npy", [pool], len(pool))
+    monkeypatch.setattr(full_ranking, "PAIRS", 90)
+    monkeypatch.setattr(full_ranking, "CELLS", 14)
+    monkeypatch.setattr(FileRows, "__array__", None)
+    assert average_precision(queries, FileRows.open(tmp_path / "pool"), qrels, 31).tobytes() == whole.tobytes()
 
 
 def test_moving_a_relevant_item_up_never_lowers_it_and_the_best_ranking_has_1() -> None:

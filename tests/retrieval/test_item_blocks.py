@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,18 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinlens.core import resources, row_sources
-from twinlens.core.errors import DataError, ResourceError
+from twinlens.core import row_sources
+from twinlens.core.errors import DataError
 from twinlens.core.row_sources import FileRows
 from twinlens.core.vectors import normalise_rows, write_rows
-from twinlens.retrieval import block_ranking, exact, item_blocks, selection
-from twinlens.retrieval.base import Dense
-from twinlens.retrieval.block_ranking import choose_threads
-from twinlens.retrieval.bm25 import Bm25
+from twinlens.retrieval import exact, item_blocks, selection
 from twinlens.retrieval.exact import Neighbours, find_nearest
-from twinlens.retrieval.hybrid import Hybrid
 from twinlens.retrieval.item_blocks import needs_blocks
-from twinlens.retrieval.lexical import WordScores
 from twinlens.tasks.qrels import Groups, Pairs, Qrels
 
 
@@ -165,20 +159,3 @@ def test_only_pools_beyond_a_bound_are_read_in_blocks_and_what_is_on_the_device_
     assert not needs_blocks(rows, cpu, item_rows=100)
     assert needs_blocks(rows, cpu, item_rows=99)
     assert not needs_blocks(torch.from_numpy(rows), cpu, item_rows=1)
-
-
-def test_as_many_threads_score_words_as_memory_has_room_for_and_a_pool_too_large_for_one_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    words, dense = Bm25.of([["a"], ["b"]]), Dense(np.zeros((1, 4), np.float32), np.zeros((2, 4), np.float32))
-    scorer = WordScores(words, words.queries([["a"]]))
-    both = Hybrid(dense, scorer, lambda image, _: image.block)
-    each, items = 96 * 10**6, 10**6
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    for free, wanted in ((100 * each, 8), (3 * each, 3), (each, 1)):
-        monkeypatch.setattr(resources, "measure_free_memory", lambda free=free: free)
-        monkeypatch.setattr(block_ranking, "measure_free_memory", lambda free=free: free)
-        assert choose_threads([scorer], items) == wanted
-    with pytest.raises(ResourceError, match=r"scores of 1,000,000 items by words.* need 96,000,064 bytes .*`keep:`"):
-        choose_threads([both], items)
-    assert choose_threads([both], items, on_device=True) == 1

@@ -21,10 +21,10 @@ from twinlens.core import tables
 from twinlens.core.errors import DataError
 from twinlens.retrieval import registry
 from twinlens.retrieval.base import Dense, Retriever
-from twinlens.retrieval.block_ranking import map_in_order
 from twinlens.retrieval.rank import group_retrievers, rerank, search
 from twinlens.retrieval.registry import list_retrievers
 from twinlens.retrieval.runs import read_run
+from twinlens.retrieval.threads import map_in_order
 from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.qrels import Pairs
 

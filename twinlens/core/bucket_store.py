@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from twinlens.core.hashing import hash_file
 from twinlens.core.parent import is_running
 from twinlens.core.part_store import DRAFT, LOCK, NOTE, Receipt, write_figures
 from twinlens.core.resources import name_disk_fault
+from twinlens.core.write_behind import put_behind
 
 log = logging.getLogger("twinlens")
 
@@ -66,19 +68,30 @@ class BucketStore:
         return paths.scratch().absolute() / self.below
 
     def put(self, name: str, write: Callable[[Path], None]) -> Receipt:
-        """Make a part in a local file, which is put whole; see `PartStore`."""
-        with self._draft(name) as part:
-            write(part)
-            if not part.is_file():
-                raise NotImplementedError(f"{name}: a part in a bucket is one file, not a folder")
-            sha256 = hash_file(part)
-            size = part.stat().st_size
-            self.bucket.put(part, f"{name}/{sha256}")
-            if self.known.get(name, sha256) != sha256:
-                self.bucket.remove([f"{name}/{self.known[name]}"])
-            if self.keeps:
-                part.replace(self.folder / name)
+        """Make a part in a local file, which is put whole; see `PartStore`.
+
+        A worker's part is put while it makes the next one (`write_behind`): its receipt counts when it is handed on.
+        """
+        part = self._name_draft(name)
+        try:
+            with name_disk_fault(self.folder / name, part):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write(part)
+                if not part.is_file():
+                    raise NotImplementedError(f"{name}: a part in a bucket is one file, not a folder")
+                sha256, size = hash_file(part), part.stat().st_size
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        put_behind(partial(self._upload, part, name, sha256), part)
         return Receipt(name, {"": [sha256, size]})
+
+    def _upload(self, part: Path, name: str, sha256: str) -> None:
+        self.bucket.put(part, f"{name}/{sha256}")
+        if self.known.get(name, sha256) != sha256:
+            self.bucket.remove([f"{name}/{self.known[name]}"])
+        if self.keeps:
+            part.replace(self.folder / name)
 
     def note(self, name: str, **figures: float) -> Receipt:
         """Record figures of a part."""
@@ -174,13 +187,16 @@ class BucketStore:
 
     @contextmanager
     def _draft(self, name: str) -> Iterator[Path]:
-        part = self.folder / f"{DRAFT}{os.getpid()}-{uuid.uuid4().hex[:8]}-{name}"
+        part = self._name_draft(name)
         try:
             with name_disk_fault(self.folder / name, part):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 yield part
         finally:
             part.unlink(missing_ok=True)
+
+    def _name_draft(self, name: str) -> Path:
+        return self.folder / f"{DRAFT}{os.getpid()}-{uuid.uuid4().hex[:8]}-{name}"
 
 
 def _digest_of(stored: StoredObject) -> str:

@@ -9,6 +9,8 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
+from twinlens.core.write_behind import settle
+
 if TYPE_CHECKING:  # torch takes two seconds
     from twinlens.config.params import ComputeParams
     from twinlens.core.device import Placement
@@ -131,10 +133,10 @@ class Engine(ABC):
 
 
 def run_worker(worker: Worker[Any, Any], tasks: Iterator[Any], seat: Seat) -> Iterator[Any]:
-    """Iterate over the results of tasks: questions are answered here, parts are the worker's."""
+    """Iterate over the results of tasks: questions are answered here, parts are the worker's, each with all it put."""
     for task in tasks:
         if not isinstance(task, Ask):
-            yield from worker(_chain(task, tasks), seat)
+            yield from settle(iter(worker(_chain(task, tasks), seat)))
             return
         yield task.function(worker, *task.arguments)
 

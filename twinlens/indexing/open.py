@@ -14,6 +14,7 @@ from twinlens.core.hashing import recall_digest
 from twinlens.core.scratch import Scratch
 from twinlens.indexing.index import Index
 from twinlens.indexing.manifest import FOLDER, Manifest, digest_files, list_vector_files, locate_copy, name_vector_file
+from twinlens.indexing.shared import fetch_table
 
 log = logging.getLogger("twinlens")
 
@@ -30,8 +31,9 @@ def format_rebuild_command(params: Params, dataset: str, model: str, captioner: 
 def open_index(params: Params, dataset: str, model: str, captioner: str) -> Index:
     """Open an index.
 
-    A table that was built elsewhere (the manifest came by `dvc pull`) is built here first, out of the vectors
-    that came with it. While DVC makes the manifest anew, the one last published answers.
+    A table that was built elsewhere (the manifest came by `dvc pull`) is fetched first where `compute.parts` is a
+    bucket that has it; else it is built here, out of the vectors that came with it. While DVC makes the manifest anew,
+    the one last published answers.
 
     Args:
         params: params.yaml.
@@ -51,7 +53,7 @@ def open_index(params: Params, dataset: str, model: str, captioner: str) -> Inde
         missing = f"there is no index of {dataset} with {model} and captions by {captioner}"
         raise QueryError(f"{missing}: {remedy}{_tell_others(params)}")
     _refuse_other_vectors(manifest, command)
-    if not Scratch("index", manifest.key).has(FOLDER):
+    if not Scratch("index", manifest.key).has(FOLDER) and not fetch_table(manifest, params.compute.parts):
         log.info(
             "the index of %s with %s was built on another machine, cleared away or damaged: building it", dataset, model
         )

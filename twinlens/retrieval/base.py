@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float32, Float64, Int
 
 from twinlens.core.costs import Cost
+from twinlens.core.errors import DataError
 from twinlens.core.token_matrices import TokenMatrices
 from twinlens.core.vectors import Rows, Vectors
-from twinlens.retrieval.scores import Block
+from twinlens.retrieval.scores import NOT_FINITE, Block, bound_float64_error, round_block
 from twinlens.tasks.base import TaskMetadata
 from twinlens.tasks.inputs import GENERATED
 
@@ -32,9 +33,18 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class Divisible(Scorer, Protocol):
+    """Scorer whose score of a pair is the same whatever other items there are: a pool of any size is read in blocks."""
+
+    def restrict(self, first: int, last: int) -> Scorer:
+        """Scorer of the same queries, of the items from `first` to before `last` alone."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dense:
-    """Scores of a pair of vectors: inner products in float64, rounded to float32. It is searched without blocks too."""
+    """Scores of a pair of vectors: inner products, see `scores`. It is searched without blocks too."""
 
     queries: Rows
     items: Rows
@@ -44,12 +54,26 @@ class Dense:
 
     def block(self, start: int, stop: int) -> Block:
         """See `Scorer.block`."""
-        wide = np.asarray(self.queries[start:stop], dtype=np.float64)
-        return (wide @ self._wide.T).astype(np.float32)
+        asked, (items, longest) = np.asarray(self.queries[start:stop], dtype=np.float64), self._wide
+        error = bound_float64_error(items.shape[1], longest * _measure_longest(asked))
+        return round_block(asked @ items.T, error, asked, items)
+
+    def restrict(self, first: int, last: int) -> Dense:
+        """See `Divisible.restrict`; the items are read."""
+        return Dense(self.queries, np.asarray(self.items[first:last]))
 
     @cached_property
-    def _wide(self) -> Float64[np.ndarray, "items dim"]:
-        return np.asarray(self.items, dtype=np.float64)
+    def _wide(self) -> tuple[Float64[np.ndarray, "items dim"], float]:
+        """The items, and the length of the longest."""
+        wide = np.asarray(self.items, dtype=np.float64)
+        return wide, _measure_longest(wide)
+
+
+def _measure_longest(rows: Float64[np.ndarray, "rows dim"]) -> float:
+    longest = float(np.sqrt(np.einsum("rd,rd->r", rows, rows).max(initial=0.0)))
+    if not np.isfinite(longest):
+        raise DataError(NOT_FINITE.format("vectors"))
+    return longest
 
 
 @dataclass(frozen=True)

@@ -7,33 +7,30 @@ scores is computed, normalised and ordered once for all of them.
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float32, Int, Int64
+from jaxtyping import Int
 
 from twinlens.core.resources import ensure_memory, measure_free_memory
 from twinlens.core.row_sources import choose_rows
-from twinlens.retrieval import scores
-from twinlens.retrieval.base import Dense, Scorer
+from twinlens.retrieval.base import Dense, Divisible, Scorer
 from twinlens.retrieval.exact import Neighbours, OnDevice, find_nearest
-from twinlens.retrieval.hybrid import BLOCK_BYTES, Hybrid, ScoredBlock, choose_block_size, split_into_blocks
+from twinlens.retrieval.hybrid import BLOCK_BYTES, ScoredBlock, choose_block_size, list_sides, split_into_blocks
+from twinlens.retrieval.score_blocks import Request, rank_in_blocks
+from twinlens.retrieval.threads import map_in_order
+from twinlens.retrieval.wanted import Wanted
 from twinlens.tasks.base import Task
-from twinlens.tasks.qrels import Qrels
 
 QUERIES_PER_SPAN = 4096  # that a worker ranks at once
 MOST_THREADS = 16  # each has blocks of scores, and arrays of their size, in memory
 COPIES = 24  # of a block of scores: four sides of hybrids, each with what is made of it
+MOST_ITEMS = BLOCK_BYTES // 4  # of more, a block of scores would be of one query; they are read in blocks
+WIDE_BYTES = 2**30  # of the vectors of hybrids in float64; more are read in blocks
 
 Span = tuple[int, int]  # of queries: the first, and the one after the last
 Ranks = Int[np.ndarray, " queries"]  # of first hits; 0: none
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def rank_blocks(
@@ -59,7 +56,7 @@ def rank_blocks(
             (`choose_span`).
     """
     start, stop = span or (0, len(made))
-    lists = _Lists.of(task, depth, len(made), rows)
+    lists = Wanted.of(task, depth, len(made), rows)
     if isinstance(made, Dense):
         items = made.items if rows is None else choose_rows(made.items, rows)
         own = None if lists.exclude is None else lists.exclude[start:stop]
@@ -71,6 +68,11 @@ def rank_blocks(
     def rank(bounds: tuple[int, int]) -> Neighbours:
         return lists.rank(made.block(*bounds), bounds[0], zero_is_miss)
 
+    if reads_in_blocks([made], len(task.item_ids), device):
+        request = Request(made, zero_is_miss, lists)
+        for (found,) in rank_in_blocks([request], len(task.item_ids), (start, stop), device, choose_threads()):
+            yield found
+        return
     threads = choose_threads([made], len(task.item_ids))
     yield from map_in_order(rank, _list_blocks(made, task, start, stop), threads)
 
@@ -114,8 +116,17 @@ def rank_together(
         for found in rank_blocks(dense, task, depth, device, span=span):
             yield [(found, found.first_hit if rows is None else None)]
         return
-    whole = _Lists.of(task, depth, len(made[0]), None)
-    few = None if rows is None else _Lists.of(task, depth, len(made[0]), rows)
+    whole = Wanted.of(task, depth, len(made[0]), None)
+    few = None if rows is None else Wanted.of(task, depth, len(made[0]), rows)
+    start, stop = span or (0, len(made[0]))
+    if reads_in_blocks(made, len(task.item_ids), device):
+        requests = [Request(one, zero, whole) for one, zero in zip(made, zero_is_miss, strict=True)]
+        if few is not None:
+            requests += [Request(one.scorer, one.zero_is_miss, few, lists=False) for one in requests]
+        for lists in rank_in_blocks(requests, len(task.item_ids), (start, stop), device, choose_threads()):
+            ranks = lists if few is None else lists[len(made) :]
+            yield [(one, among.first_hit) for one, among in zip(lists, ranks, strict=False)]
+        return
     sides = list_sides(made)
     threads = choose_threads(made, len(task.item_ids), OnDevice.pays(device))
     instead: dict[int, Scorer] = {
@@ -136,14 +147,7 @@ def rank_together(
             found.append((best, among))
         return found
 
-    start, stop = span or (0, len(made[0]))
     yield from map_in_order(rank, _list_blocks(made[0], task, start, stop), threads)
-
-
-def list_sides(made: Iterable[Scorer]) -> list[Scorer]:
-    """List the scorers that are no hybrids, and the sides of those that are, each once."""
-    leaves = [side for one in made for side in ((one.image, one.words) if isinstance(one, Hybrid) else (one,))]
-    return list({id(side): side for side in leaves}.values())
 
 
 def rank_among_judged(made: Scorer, task: Task, depth: int, device: str, span: Span | None = None) -> Ranks:
@@ -152,67 +156,38 @@ def rank_among_judged(made: Scorer, task: Task, depth: int, device: str, span: S
     return np.concatenate([found.first_hit for found in again if found.first_hit is not None])
 
 
-@dataclass(frozen=True)
-class _Lists:
-    """What lists of a task are made of: the items to rank, who is left out of whose, and what is right."""
+def reads_in_blocks(made: Iterable[Scorer], items: int, device: str) -> bool:
+    """Whether the pool is read a block of items at a time: it is large, or memory has no room for scores with all.
 
-    qrels: Qrels
-    exclude: Int[np.ndarray, " queries"] | None
-    rows: Int[np.ndarray, " chosen"] | None
-    count: int  # of the items
-    left_out: Int[np.ndarray, " queries"]
-    depth: int
-
-    @classmethod
-    def of(cls, task: Task, depth: int, queries: int, rows: Int[np.ndarray, " chosen"] | None) -> _Lists:
-        """The lists of all items, or of some; `rows` and `depth` are those of `rank_blocks`."""
-        items = len(task.item_ids)
-        qrels = task.qrels if rows is None else task.qrels.among(rows)
-        exclude = task.exclude if rows is None or task.exclude is None else _places(task.exclude, rows, items)
-        count = items if rows is None else len(rows)
-        left_out = np.zeros(queries, dtype=np.int64) if exclude is None else (exclude >= 0).astype(np.int64)
-        depth = min(depth, max(1, count - int(left_out.max(initial=0))))  # as long for all, nothing left out in any
-        return cls(qrels, exclude, rows, count, left_out, depth)
-
-    def rank(self, block: scores.Block, start: int, zero_is_miss: bool) -> Neighbours:
-        """Rank by the scores of a block of queries with all items of the task, which are not written to."""
-        if self.rows is not None:
-            block = block[:, self.rows]
-        stop = start + len(block)
-        if self.exclude is not None:
-            block = block.copy() if self.rows is None else block
-            mine = np.flatnonzero(self.exclude[start:stop] >= 0)
-            block[mine, self.exclude[start:stop][mine]] = -np.inf
-        best = scores.select_best(block, self.depth)
-        found = np.take_along_axis(block, best, axis=1)
-        first, score = _find_first_hits(block, start, best, found, self.qrels)
-        if zero_is_miss:  # not found is as good as last
-            first = np.where((score <= 0) & (first > 0), self.count - self.left_out[start:stop], first)
-        return Neighbours(start, best, found, first)
-
-
-def _find_first_hits(
-    block: scores.Block, start: int, rows: Int[np.ndarray, "queries k"], found: scores.Block, qrels: Qrels
-) -> tuple[Int64[np.ndarray, " queries"], Float32[np.ndarray, " queries"]]:
-    """Find the rank and the score of each query's first relevant item: in its list, else in the whole pool."""
-    inside = qrels.gains(start, rows) > 0
-    place = inside.argmax(axis=1)
-    first, score = place + 1, np.take_along_axis(found, place[:, None], axis=1)[:, 0]
-    missed = np.flatnonzero(~inside.any(axis=1))
-    first[missed], score[missed] = scores.rank_best(block[missed], *qrels.list_relevant(start + missed))
-    return first, score
-
-
-def choose_threads(made: Iterable[Scorer], items: int, on_device: bool = False) -> int:
-    """Choose how many threads score blocks of queries: one a core, while memory has room for the scores of each.
-
-    A block is at least one query with all items, so that memory grows with the pool: 96 bytes an item and thread, and
-    the vectors of hybrids in float64 once. Vectors alone are searched without such blocks, in memory that no pool
-    fills.
+    Never that of a scorer whose scores depend on the other items.
 
     Args:
         made: scorers.
         items: of the pool.
+        device: where products of vectors are made.
+    """
+    sides = list_sides(made)
+    if not all(isinstance(side, Divisible) for side in sides):
+        return False
+    wide = 0 if OnDevice.pays(device) else _count_wide_bytes(sides)
+    return (
+        items > MOST_ITEMS or wide > WIDE_BYTES or measure_free_memory() < wide + COPIES * max(BLOCK_BYTES, 4 * items)
+    )
+
+
+def _count_wide_bytes(sides: Iterable[Scorer]) -> int:
+    return sum(8 * side.items.shape[0] * side.items.shape[1] for side in sides if isinstance(side, Dense))
+
+
+def choose_threads(made: Iterable[Scorer] = (), items: int = 0, on_device: bool = False) -> int:
+    """Choose how many threads score blocks of queries: one a core, while memory has room for the scores of each.
+
+    A block is at least one query with all items that are looked at together: 96 bytes an item and thread, and the
+    vectors of hybrids in float64 once.
+
+    Args:
+        made: scorers of all items; empty: they are read in blocks.
+        items: of the pool, likewise.
         on_device: whether a device holds the vectors.
 
     Raises:
@@ -220,34 +195,11 @@ def choose_threads(made: Iterable[Scorer], items: int, on_device: bool = False) 
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     each = COPIES * max(BLOCK_BYTES, 4 * items)
-    wide = sum(8 * side.items.shape[0] * side.items.shape[1] for side in list_sides(made) if isinstance(side, Dense))
-    held = 0 if on_device else wide
+    held = 0 if on_device else _count_wide_bytes(list_sides(made))
     ensure_memory(
         held + each,
-        f"the scores of {items:,} items by words, or by words and pixels together,",
-        "Take a machine with more memory, or a smaller pool (`keep:` on the dataset's card)",
+        f"the scores of {items:,} items at once," if items else "blocks of scores",
+        "Take a machine with more memory, or a smaller pool (`keep:` on the dataset's card); of token vectors, as only "
+        "the best of a whole pool have scores without error",
     )
     return max(1, min(MOST_THREADS, cores, (measure_free_memory() - held) // each))
-
-
-def map_in_order(work: Callable[[T], R], parts: Iterable[T], threads: int) -> Iterator[R]:
-    """Iterate over what threads make of the parts, in their order, a few parts ahead of the caller.
-
-    numpy and scipy leave the interpreter's lock where they work on whole blocks.
-    """
-    waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="rank") as pool:
-        for part in parts:
-            waiting.append(pool.submit(work, part))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _places(
-    exclude: Int[np.ndarray, " queries"], rows: Int[np.ndarray, " chosen"], items: int
-) -> Int[np.ndarray, " queries"]:
-    place = np.full(items, -1)
-    place[rows] = np.arange(len(rows))
-    return np.where(exclude >= 0, place[exclude], -1)

@@ -30,6 +30,7 @@ class Bm25:
 
     column_of: dict[str, int]  # of each word
     counts: sparse.csr_array  # (documents, words), float64
+    of_all: Bm25 | None = None  # whose documents these are some of, which the formula counts
 
     @classmethod
     def of(cls, documents: Iterable[Sequence[str]]) -> Bm25:
@@ -69,6 +70,10 @@ class Bm25:
             found[chosen, own_rows[chosen]] = self._without(queries[chosen], own_rows[chosen])
         return found
 
+    def restrict(self, first: int, last: int) -> Bm25:
+        """The documents from `first` to before `last`; their scores are those that they have among all."""
+        return Bm25(self.column_of, self.counts[first:last], self.of_all or self)
+
     def _without(self, queries: sparse.csr_array, rows: Int[np.ndarray, " queries"]) -> Float64[np.ndarray, " queries"]:
         """The score of each query's own document without the query."""
         rest = self.counts[rows] - queries
@@ -99,7 +104,7 @@ class Bm25:
     def _saturated(
         self, counts: Float64[np.ndarray, " entries"], lengths: Float64[np.ndarray, " entries"]
     ) -> Float64[np.ndarray, " entries"]:
-        mean = self._lengths.mean() if self._lengths.any() else 1.0
+        mean = (self.of_all or self)._mean_length
         return counts * (K1 + 1) / (counts + K1 * (1 - B + B * lengths / mean))
 
     @cached_property
@@ -107,7 +112,13 @@ class Bm25:
         return np.asarray(self.counts.sum(axis=1)).ravel()
 
     @cached_property
+    def _mean_length(self) -> float:
+        return float(self._lengths.mean()) if self._lengths.any() else 1.0
+
+    @cached_property
     def _idf(self) -> Float64[np.ndarray, " words"]:
+        if self.of_all is not None:
+            return self.of_all._idf
         holding = np.bincount(self.counts.indices, minlength=self.counts.shape[1])
         return np.log1p((self.counts.shape[0] - holding + 0.5) / (holding + 0.5))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,8 +18,18 @@ from jaxtyping import Float32, Int, Int64
 
 from twinlens.core.row_sources import Rows
 from twinlens.retrieval.item_blocks import needs_blocks, rank_in_blocks
-from twinlens.retrieval.scores import read_sort_keys
-from twinlens.retrieval.selection import BLOCK_BYTES, NARROW, WIDE_ITEMS, Products, Selector, Vectors, bring_to_device
+from twinlens.retrieval.scores import bound_float64_error, read_sort_keys
+from twinlens.retrieval.selection import (
+    BLOCK_BYTES,
+    NARROW,
+    WIDE_ITEMS,
+    Products,
+    Selector,
+    Vectors,
+    bring_to_device,
+    measure_longest,
+    round_pairs,
+)
 from twinlens.tasks.qrels import Qrels
 
 LISTS = 1024  # of queries that are given at once, where a pool was read in blocks
@@ -126,11 +137,20 @@ class OnDevice:
 
     def block(self, start: int, stop: int) -> Float32[np.ndarray, "queries items"]:
         """See `base.Scorer.block`."""
-        wide = bring_to_device(self.queries[start:stop], self.items.device).double()
-        found = torch.empty(len(wide), len(self.items), device=wide.device)
+        asked = bring_to_device(self.queries[start:stop], self.items.device)
+        wide, found = asked.double(), torch.empty(len(asked), len(self.items), device=asked.device)
+        block = Products(asked, found, bound_float64_error(asked.shape[1], self._longest * measure_longest(asked)))
         for first in range(0, len(self.items), WIDE_ITEMS):  # the items in float64 would take twice their memory more
-            found[:, first : first + WIDE_ITEMS] = wide @ self.items[first : first + WIDE_ITEMS].double().T
+            sums = wide @ self.items[first : first + WIDE_ITEMS].double().T
+            found[:, first : first + WIDE_ITEMS] = sums.float()
+            queries, rows = torch.nonzero((sums - block.error).float() != (sums + block.error).float(), as_tuple=True)
+            settled = round_pairs(sums[queries, rows], block, self.items, queries, rows + first)
+            found[queries, rows + first] = settled
         return found.cpu().numpy()
+
+    @cached_property
+    def _longest(self) -> float:
+        return measure_longest(self.items)
 
 
 def _find_first_hits(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float32, Float64, Int
 
 from twinlens.core.row_sources import DerivedRows, Matrix, Rows, RowSource
 from twinlens.core.vectors import bring_to_unit
@@ -20,6 +20,8 @@ NOBODY = -1  # the row that fills up lists that are shorter than others
 
 Lists = Int[np.ndarray, "queries depth"]
 Gains = Float64[np.ndarray, "queries items"]
+Bound = float | Float32[np.ndarray, "queries 1"]
+Bounds = tuple[Bound, Bound]
 
 
 def concatenate(image: Rows, text: Rows, image_weight: float) -> Rows:
@@ -84,7 +86,7 @@ def fuse_weighted(
     image: Block,
     words: Block,
     image_weight: float,
-    bounds: tuple[tuple[float, float], tuple[float, float]] | None = None,
+    bounds: tuple[Bounds, Bounds] | None = None,
 ) -> Block:
     """Add `image_weight` of the normalised first scores and the rest of the normalised second.
 
@@ -105,15 +107,15 @@ def add_weighted(image: Block, words: Block, image_weight: float) -> Block:
     return total
 
 
-def normalise(scores: Block, bounds: tuple[float, float] | None = None) -> Block:
+def normalise(scores: Block, bounds: Bounds | None = None) -> Block:
     """Move each query's scores to 0..1 (min-max); 0 throughout where all are equal.
 
     Args:
         scores: of all items.
-        bounds: their lowest and highest, where `scores` are of some items only.
+        bounds: the lowest and highest of all items, of each query or of all, where `scores` are of some items only.
     """
     if bounds is None:
         low, high = scores.min(axis=1, keepdims=True), scores.max(axis=1, keepdims=True)
     else:
-        low, high = (np.full((len(scores), 1), bound, dtype=np.float32) for bound in bounds)
+        low, high = (np.broadcast_to(np.asarray(bound, dtype=np.float32), (len(scores), 1)) for bound in bounds)
     return np.asarray((scores - low) / np.where(high > low, high - low, np.float32(1)), dtype=np.float32)

@@ -6,12 +6,12 @@ of a block of queries, each thing once for all who need it, and a `ScoredBlock` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float32, Int, Int64
 
 from twinlens.retrieval import scores
 from twinlens.retrieval.base import Scorer
@@ -42,16 +42,33 @@ def split_into_blocks(scorer: Scorer, items: int) -> Iterator[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """What fusions ask of the scores of some queries with the whole pool, where a block of items is looked at."""
+
+    low: Float32[np.ndarray, "queries 1"]
+    high: Float32[np.ndarray, "queries 1"]
+    keys: Int64[np.ndarray, "queries depth"]  # of the best items, see `scores.make_sort_keys`
+    first: int  # row of the block's first item
+
+    def list_best(self, depth: int, above: float, items: int) -> Lists:
+        """List the best items that score above a limit, by their places among those of the block; nobody elsewhere."""
+        rows, found = scores.read_sort_keys(self.keys[:, :depth])
+        rows = rows - self.first
+        return np.where((found > above) & (rows >= 0) & (rows < items), rows, NOBODY)
+
+
+@dataclass(frozen=True)
 class Side:
     """Side of a hybrid: the scores of a block of queries, and what fusions make of them, each made once."""
 
     block: Block  # not to be written to
+    whole: Whole | None = None  # of the pool, where the block holds some of its items
     _gains: dict[tuple[float, int, float], Gains] = field(default_factory=dict)
 
     @cached_property
     def normalised(self) -> Block:
         """The scores, brought to 0..1."""
-        return normalise(self.block)
+        return normalise(self.block) if self.whole is None else normalise(self.block, (self.whole.low, self.whole.high))
 
     def give_gains(self, constant: float, depth: int, above: float = -np.inf) -> Gains:
         """What the `depth` best items that score above a limit gain by their ranks."""
@@ -61,6 +78,8 @@ class Side:
         return self._gains[asked]
 
     def _best(self, depth: int, above: float) -> Lists:
+        if self.whole is not None:
+            return self.whole.list_best(depth, above, self.block.shape[1])
         rows = scores.select_best(self.block, depth)
         return np.where(np.take_along_axis(self.block, rows, axis=1) > above, rows, NOBODY)
 
@@ -85,6 +104,7 @@ class ScoredBlock:
     start: int
     stop: int
     instead: Mapping[int, Scorer] = field(default_factory=dict)  # by `id` of a scorer, which has the same scores faster
+    wholes: Mapping[int, Whole] = field(default_factory=dict)  # likewise, where those have some of the items
     _sides: dict[int, Side] = field(default_factory=dict)
 
     def ask(self, scorer: Scorer) -> Block:
@@ -95,18 +115,22 @@ class ScoredBlock:
         """The scores of a scorer as a side of hybrids."""
         if id(scorer) not in self._sides:
             asked = self.instead.get(id(scorer), scorer)
-            self._sides[id(scorer)] = Side(asked.block(self.start, self.stop))
+            self._sides[id(scorer)] = Side(asked.block(self.start, self.stop), self.wholes.get(id(scorer)))
         return self._sides[id(scorer)]
 
 
 @dataclass(frozen=True)
 class Hybrid:
-    """Two scorers of the same queries and items, fused; `chosen` is what there is to say of how."""
+    """Two scorers of the same queries and items, fused; `chosen` is what there is to say of how.
+
+    Where the pool is read in blocks, `fuse` may ask for the `depth` best items of each side, and for no more.
+    """
 
     image: Scorer
     words: Scorer
     fuse: Callable[[Side, Side], Block]
     chosen: dict[str, float] = field(default_factory=dict)
+    depth: int = 0
 
     def __len__(self) -> int:
         return len(self.words)
@@ -118,6 +142,12 @@ class Hybrid:
     def fuse_sides(self, scored: ScoredBlock) -> Block:
         """Fused scores of a block of queries, whose sides may be there already."""
         return self.fuse(scored.side(self.image), scored.side(self.words))
+
+
+def list_sides(made: Iterable[Scorer]) -> list[Scorer]:
+    """List the scorers that are no hybrids, and the sides of those that are, each once."""
+    leaves = [side for one in made for side in ((one.image, one.words) if isinstance(one, Hybrid) else (one,))]
+    return list({id(side): side for side in leaves}.values())
 
 
 def choose_weight(image: Scorer, words: Scorer, own_rows: Int[np.ndarray, " queries"], default: float) -> float:

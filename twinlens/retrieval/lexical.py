@@ -81,6 +81,13 @@ class WordScores:
         own = None if self.own_rows is None else self.own_rows[start:stop]
         return self.index.scores(self.queries[start:stop], own)
 
+    def restrict(self, first: int, last: int) -> WordScores:
+        """See `base.Divisible.restrict`."""
+        own = self.own_rows
+        if own is not None:
+            own = np.where((own >= first) & (own < last), own - first, -1)
+        return WordScores(self.index.restrict(first, last), self.queries, own)
+
     @classmethod
     def between(cls, texts: pl.DataFrame, ids: list[str]) -> WordScores:
         """Build scores of texts among themselves: query and document of a picture are the same text.
@@ -240,7 +247,7 @@ def _timed(kind: str, make: Callable[[], Made], items: int, cost: Cost) -> Made:
 
 def _by_ranks(pixels: Callable[[], Dense], make: Callable[[], WordScores], params: HybridParams) -> hybrid.Hybrid:
     fuse = partial(hybrid.fuse_by_rank, constant=params.rrf_constant, depth=params.rrf_depth)
-    return hybrid.Hybrid(pixels(), make(), fuse)
+    return hybrid.Hybrid(pixels(), make(), fuse, depth=params.rrf_depth)
 
 
 def _by_weight(

@@ -18,11 +18,13 @@ from jaxtyping import Float, Float32, Float64, Int, Int64
 
 Block = Float32[np.ndarray, "queries items"]  # scores of some queries with all items
 
+NOT_FINITE = "some {} hold NaN or infinity, which has no place in an order: `dvc repro -f embed`"
 LOWEST = np.iinfo(np.int64).min
 ROWS = 2**32  # items that a key can tell apart
 MANY = 16  # of so many items one to be selected: then keys of all of them are made
 UNSURE = 2**12  # pairs whose vectors are looked at again at once
 AT_ONCE = 2**11  # rows that are multiplied at a time
+CELLS = 2**16  # scores that are rounded at once: what is made of them stays in the cache
 
 Pair = tuple[Float[np.ndarray, "pairs dim"], Float[np.ndarray, "pairs dim"]]
 
@@ -118,6 +120,31 @@ def round_sums(
     return rounded
 
 
+def round_block(
+    sums: Float64[np.ndarray, "queries items"],
+    error: float,
+    queries: Float[np.ndarray, "queries dim"],
+    items: Float[np.ndarray, "items dim"],
+) -> Block:
+    """Round the inner products of some queries with all items to scores.
+
+    Args:
+        sums: within `error` of the exact ones.
+        error: see `bound_float64_error`.
+        queries: their vectors.
+        items: theirs.
+    """
+    flat, rounded = sums.ravel(), np.empty(sums.size, dtype=np.float32)
+    for start in range(0, sums.size, CELLS):
+
+        def vectors(unsure: Int[np.ndarray, " unsure"], start: int = start) -> Pair:
+            query, item = np.divmod(start + unsure, len(items))
+            return queries[query], items[item]
+
+        rounded[start : start + CELLS] = round_sums(flat[start : start + CELLS], error, vectors)
+    return rounded.reshape(sums.shape)
+
+
 def add_products(
     left: Float[np.ndarray, "pairs dim"], right: Float[np.ndarray, "pairs dim"]
 ) -> Float32[np.ndarray, " pairs"]:
@@ -184,11 +211,43 @@ def select_best(block: Block, k: int) -> Int64[np.ndarray, "queries k"]:
         first = np.searchsorted(queries, np.arange(len(block)))  # each query has some
         wanted = ~tied | (ties - (ties - tied)[first][queries] <= k)
         queries, rows, found = queries[wanted], rows[wanted], found[wanted]
-    place = np.arange(len(queries)) - np.searchsorted(queries, np.arange(len(block)))[queries]  # within its list
-    table = np.full((len(block), int(place.max(initial=0)) + 1), LOWEST)
-    table[queries, place] = make_sort_keys(found, rows)
+    return read_sort_keys(_tabulate(queries, make_sort_keys(found, rows), len(block))[:, : -k - 1 : -1])[0]
+
+
+def _tabulate(
+    queries: Int[np.ndarray, " pairs"], keys: Int64[np.ndarray, " pairs"], count: int
+) -> Int64[np.ndarray, "queries most"]:
+    """The keys of each query in a row, rising; shorter rows begin with the lowest key. `queries` rise."""
+    place = np.arange(len(queries)) - np.searchsorted(queries, np.arange(count))[queries]  # within its list
+    table = np.full((count, int(place.max(initial=0)) + 1), LOWEST)
+    table[queries, place] = keys
     table.sort(axis=1)
-    return read_sort_keys(table[:, : -k - 1 : -1])[0]
+    return table
+
+
+def merge_best(kept: Int64[np.ndarray, "queries k"], block: Block, first: int) -> Int64[np.ndarray, "queries k"]:
+    """Merge the lists of best items with what more items bring.
+
+    Args:
+        kept: keys, best first, the lowest where there were not enough items.
+        block: scores of the items from row `first` on, which all come after those that were looked at.
+        first: their first row.
+    """
+    k, last = kept.shape[1], kept[:, -1]
+    if not block.shape[1]:
+        return kept
+    if (last > LOWEST).all():  # an item that scores as the last one of a list stands behind it
+        places = np.flatnonzero(block > read_sort_keys(last)[1][:, None])
+        if not len(places):
+            return kept
+        queries, rows = np.divmod(places, block.shape[1])
+        found = _tabulate(queries, make_sort_keys(block.ravel()[places], rows + first), len(block))
+    else:
+        best = select_best(block, k)
+        found = make_sort_keys(np.take_along_axis(block, best, axis=1), best + first)
+    both = np.concatenate([kept, found], axis=1)
+    both.sort(axis=1)
+    return both[:, : -k - 1 : -1]
 
 
 def rank_best(

@@ -25,7 +25,7 @@ from twinlens.retrieval.key_lists import (
     stack_keys,
     write_keys,
 )
-from twinlens.retrieval.scores import LOWEST, bound_float32_error, bound_float64_error, round_sums
+from twinlens.retrieval.scores import LOWEST, NOT_FINITE, bound_float32_error, bound_float64_error, round_sums
 
 BLOCK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}  # of one block of the product; a GPU holds two of them
 NARROW = ("mps",)  # devices without float64: the CPU beside them searches
@@ -66,7 +66,7 @@ class Selector:
         """Bring the items to the device, and group them."""
         on_device = bring_to_device(items, device)
         width = min(GROUP, max(1, len(items) // (GROUPS_PER_RESULT * k)))
-        longest = _measure_longest(on_device, "items")
+        longest = measure_longest(on_device, "items")
         return cls(on_device, k, -(-len(items) // width), width, longest, first_row)
 
     def allocate(self, queries: int) -> torch.Tensor:
@@ -93,7 +93,7 @@ class Selector:
 
     def bound_error(self, queries: Float32[torch.Tensor, "queries dim"]) -> float:
         """Bound the error of float64 sums with some queries; those that hold NaN or infinity are refused."""
-        return bound_float64_error(queries.shape[1], self.longest * _measure_longest(queries, "queries"))
+        return bound_float64_error(queries.shape[1], self.longest * measure_longest(queries, "queries"))
 
     @property
     def cells(self) -> int:
@@ -164,7 +164,7 @@ class Selector:
         self, block: Products, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
     ) -> Float32[torch.Tensor, " pairs"]:
         """Compute the exact scores of pairs of a query, rising, and an item, whose products are not looked at."""
-        return _round(self._sum_pairs(block, queries, rows), block, self.items, queries, rows)
+        return round_pairs(self._sum_pairs(block, queries, rows), block, self.items, queries, rows)
 
     def _sum_pairs(
         self, block: Products, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
@@ -295,7 +295,7 @@ class Selector:
         return torch.bincount(asked[better], minlength=len(keys))
 
 
-def _round(
+def round_pairs(
     sums: Float64[torch.Tensor, " pairs"],
     block: Products,
     items: Float32[torch.Tensor, "items dim"],
@@ -325,10 +325,17 @@ def bring_to_device(rows: Vectors, device: torch.device) -> Float32[torch.Tensor
     return rows.to(device, torch.float32).contiguous()
 
 
-def _measure_longest(rows: Float32[torch.Tensor, "rows dim"], what: str) -> float:
+def measure_longest(rows: Float32[torch.Tensor, "rows dim"], what: str = "vectors") -> float:
+    """Measure the longest row, rounded up.
+
+    Raises:
+        DataError: `what`, in words, holds NaN or infinity.
+    """
+    if not len(rows):
+        return 0.0
     longest = float(torch.linalg.vector_norm(rows, dim=1).max()) * 1.001
     if not np.isfinite(longest):
-        raise DataError(f"some {what} hold NaN or infinity, which has no place in an order: `dvc repro -f embed`")
+        raise DataError(NOT_FINITE.format(what))
     return longest
 
 
