@@ -11,12 +11,13 @@ from twinlens.config.datasets import FolderCard
 from twinlens.core import paths
 from twinlens.core.bucket_files import Place, fetch_object, open_place
 from twinlens.core.buckets import is_bucket
-from twinlens.datasets.annotations import SPLITS, Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage, read_split, take_split
 from twinlens.datasets.ids import make_unique
 from twinlens.datasets.readers.archives import Tree, find_unlisted, list_passed_over, open_tree, read_each
 from twinlens.datasets.readers.files import record_trees, refuse_change
 from twinlens.datasets.readers.names import is_picture, normalise
 from twinlens.datasets.readers.tabular import TableRow, read_rows
+from twinlens.datasets.spelling import strip_blanks
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Listed:
     """A picture as one row of a table lists it."""
 
     short_id: str  # the id of its own, or its name
-    long_id: str  # with its name, for pictures that share a short id
+    long_id: str  # with its name as the folder spells it, for pictures that share a short id
     file: str
     split: str
     labels: tuple[str, ...]
@@ -80,10 +81,8 @@ class Folder:
     def _from_folders(self, tree: Tree) -> Annotations:
         images = []
         for name in filter(is_picture, tree.names()):
-            folders = PurePosixPath(name).parts[:-1]
-            split = folders[0] if folders and folders[0] in SPLITS else "test"
-            labels = [folder for folder in folders[-1:] if folder not in SPLITS]
-            images.append(RawImage(name, name, split, tuple(labels)))
+            split, folders = take_split(PurePosixPath(name).parts[:-1])
+            images.append(RawImage(name, name, split or "test", tuple(map(strip_blanks, folders[-1:]))))
         dropped = [drop for image in images for drop in self._outside(image.image_id, image.labels)]
         gone = {name for _, name, _, _ in dropped}
         kept = [image for image in images if image.image_id not in gone]
@@ -101,6 +100,9 @@ class Folder:
                 dropped.append(("image", f"{row.table}:{row.place}", "no_file", "the row names no file"))
             else:
                 listed.append(self._listed(tree, row, name))
+            if lacks := [column for column in columns.captions if column in row.lacks]:
+                why = f"{row.table}, {row.place} ends before its column {lacks[0]}: does it lack a separator?"
+                dropped.append(("caption", name or "", "short_row", why))
         ids = make_unique([(one.short_id, one.long_id) for one in listed])
         images: dict[str, RawImage] = {}
         captions: list[RawCaption] = []
@@ -122,14 +124,16 @@ class Folder:
     def _listed(self, tree: Tree, row: TableRow, name: str) -> Listed:
         columns = self.card.columns
         assert columns is not None
-        file = tree.find(name) or name
-        own = normalise(file)
+        there = tree.find(name)
+        own = normalise(there or name)
+        long = there or own  # two files may differ in what `normalise` makes one
         short = row.text(columns.id) or own
+        split = (row.text(columns.split) or "") if columns.split else "test"
         return Listed(
             short,
-            own if short == own else f"{short}@{own}",
-            file,
-            (row.text(columns.split) or "") if columns.split else "test",
+            long if short == own else f"{short}@{long}",
+            there or name,
+            read_split(split) or split,
             tuple(dict.fromkeys(name for name in row.texts(columns.label, self.card.separator) if name)),
             [text for column in columns.captions for text in row.texts(column)],
         )

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from twinlens.config.datasets import ParquetColumns
 from twinlens.core.bucket_files import AnyFile
-from twinlens.core.errors import DataError
-from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage, read_split
 from twinlens.datasets.ids import make_unique
+from twinlens.datasets.readers.delimited import refuse_missing
 from twinlens.datasets.readers.parquet_cells import open_parquet, read_cells
 from twinlens.datasets.readers.parquet_pictures import read_pictures
 from twinlens.datasets.readers.texts import parse_json, read_text_cell, split_texts
@@ -72,7 +72,7 @@ def read_annotations(
         known = images.get(image_id)
         labels = row.labels if known is None else tuple(dict.fromkeys((*known.labels, *row.labels)))
         images[image_id] = RawImage(image_id, known.file if known else row.file, row.split, labels)
-    return Annotations(list(images.values()), captions, dropped, captioned=columns.caption is not None)
+    return Annotations(list(images.values()), captions, dropped, captioned=bool(columns.captions))
 
 
 def _long_ids(listed: Sequence[Row], places: Mapping[str, AnyFile], column: str) -> list[str]:
@@ -91,18 +91,16 @@ def _long_ids(listed: Sequence[Row], places: Mapping[str, AnyFile], column: str)
 
 
 def _read(file: pq.ParquetFile, path: AnyFile, columns: ParquetColumns) -> list[dict[str, Any]]:
-    """The wanted cells of every row, by what they are; never the pixels."""
+    """The wanted cells of every row, by their columns; never the pixels."""
     schema = file.schema_arrow
-    wanted = {role: name for role, name in columns.model_dump().items() if name is not None}
-    if missing := [name for name in wanted.values() if name not in schema.names]:
-        raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(schema.names)}")
+    named = (columns.label, columns.id, columns.split)
+    wanted = [*columns.captions, *(name for name in named if name is not None)]
+    refuse_missing(path, [columns.image, *wanted], schema.names)
     of_image = schema.field(columns.image).type
-    has_path = pa.types.is_struct(of_image) and any(field.name == "path" for field in of_image)
-    cells = {role: name for role, name in wanted.items() if role != "image"}
-    if has_path:
-        cells["path"] = f"{columns.image}.path"
-    found = read_cells(path, list(dict.fromkeys(cells.values())))
-    return [{role: found[name][row] for role, name in cells.items()} for row in range(file.metadata.num_rows)]
+    if pa.types.is_struct(of_image) and any(field.name == "path" for field in of_image):
+        wanted.append(f"{columns.image}.path")
+    found = read_cells(path, list(dict.fromkeys(wanted)))
+    return [{name: found[name][row] for name in found} for row in range(file.metadata.num_rows)]
 
 
 def _listed(
@@ -110,14 +108,15 @@ def _listed(
 ) -> Row:
     split, name, number = place
     where = f"{name}, row {number}, column"
-    labels, unknown = _labels(cells.get("label"), names, f"{where} {columns.label}")
+    labels, unknown = _labels(cells.get(columns.label or ""), names, f"{where} {columns.label}")
+    own = read_text_cell(cells.get(columns.split or ""), f"{where} {columns.split}")
     return Row(
         _short_id(cells, columns, name, number),
         f"{PurePosixPath(name).with_suffix('')}-{number:06d}",
         f"{name}#{number}",
-        split,
+        split if own is None else read_split(own) or own,
         labels,
-        split_texts(cells.get("caption"), f"{where} {columns.caption}"),
+        [text for column in columns.captions for text in split_texts(cells[column], f"{where} {column}")],
         unknown,
         len(names or ()),
     )
@@ -125,10 +124,10 @@ def _listed(
 
 def _short_id(cells: dict[str, Any], columns: ParquetColumns, name: str, number: int) -> str:
     """The id of its own, the picture's path, or file and row: the first that there is."""
-    own = read_text_cell(cells.get("id"), f"{name}, row {number}, column {columns.id}")
+    own = read_text_cell(cells.get(columns.id or ""), f"{name}, row {number}, column {columns.id}")
     if own is not None:
         return own
-    path = PurePosixPath(cells.get("path") or "")
+    path = PurePosixPath(cells.get(f"{columns.image}.path") or "")
     if path.name:
         return str(path.with_suffix(""))
     return f"{PurePosixPath(name).stem}-{number:06d}"

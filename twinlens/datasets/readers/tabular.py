@@ -24,6 +24,7 @@ class TableRow:
     table: str  # the file's name
     place: str  # `line 7` or `row 7`
     cells: dict[str, Any]
+    lacks: tuple[str, ...] = ()  # wanted columns that a row between separators ends before
 
     def where(self, column: str) -> str:
         """The row and a column of it, as messages name them."""
@@ -59,7 +60,10 @@ def read_rows(path: Path, columns: Iterable[str]) -> list[TableRow]:
         return list(_jsonl(path, text, wanted))
     if ending == ".json":
         return [TableRow(path.name, place, cells) for place, cells in read_json_table(path, text, wanted)]
-    return [TableRow(path.name, f"line {number}", cells) for number, cells in read_delimited(path, text, wanted)]
+    return [
+        TableRow(path.name, f"line {number}", cells, tuple(name for name in wanted if name not in cells))
+        for number, cells in read_delimited(path, text, wanted)
+    ]
 
 
 def _parquet(path: Path, wanted: list[str]) -> list[TableRow]:
