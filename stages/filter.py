@@ -66,7 +66,7 @@ def main(dataset: str) -> None:
     gates = Gates(params.gates)
     gates.check("misplaced_captions", checks.detect_misplaced_captions(kept.images, kept.captions))
     gates.check("label_spelling", checks.detect_label_spellings(kept.images))
-    gates.check("generic_text", checks.detect_generic_text(kept.captions))
+    gates.check("generic_text", checks.detect_generic_text(kept.captions, kept.images))
     gates.write(paths.gates("filter", dataset))
     cost.write(paths.cost("filter", dataset), items=found)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from twinlens.core import paths
 from twinlens.core.buckets import Bucket, StoredObject, is_bucket
@@ -24,6 +24,7 @@ from twinlens.core.resources import ensure_room, name_disk_fault
 KB = 2**10
 FIRST_BLOCK, LARGEST_BLOCK = 64 * KB, 16 * KB * KB  # bytes fetched at once: doubled while the reader goes on
 NEAR = 1024 * KB  # a jump over fewer bytes is going on: fetching them takes less long than another request
+S = TypeVar("S", bound=str)  # names of splits
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 
 
@@ -225,7 +226,7 @@ def find_files(folder: AnyFolder, pattern: str) -> list[tuple[str, AnyFile]]:
     return sorted(found.items(), key=lambda named: PurePosixPath(named[0]))
 
 
-def find_split_files(folder: AnyFolder, patterns: Mapping[str, str]) -> dict[str, list[tuple[str, AnyFile]]]:
+def find_split_files(folder: AnyFolder, patterns: Mapping[S, str]) -> dict[S, list[tuple[str, AnyFile]]]:
     """Find the files of each split by its pattern, as `find_files` does.
 
     Raises:
@@ -233,7 +234,7 @@ def find_split_files(folder: AnyFolder, patterns: Mapping[str, str]) -> dict[str
         DataError: two patterns name one file, whose pictures would be in both splits.
     """
     found = {split: find_files(folder, pattern) for split, pattern in patterns.items()}
-    owners: dict[str, str] = {}
+    owners: dict[str, S] = {}
     for split, files in found.items():
         for name, _ in files:
             if (other := owners.setdefault(name, split)) != split:

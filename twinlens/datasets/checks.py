@@ -33,6 +33,7 @@ EXPECTED_DEVIATIONS = 10.0  # that an advantage of a quarter would show; with le
 # commonest has 0.3 %), so at this share it is no description; few captions may be alike by chance.
 GENERIC_SHARE = 0.1
 GENERIC_CAPTIONS = 20
+EACH_SHARE = 0.05  # of each of several such texts: captions that are made of class names have more than 20 of them
 
 
 # ------------------------------------------------------------ captions and labels
@@ -42,11 +43,12 @@ GENERIC_CAPTIONS = 20
 class NamedLabels:
     """The labels that captions name, of the pictures whose captions name any, in the dataset's order."""
 
-    image_ids: list[str]
+    image_ids: list[str]  # by place, of a picture once for each of its captions
     named: Int[np.ndarray, " pictures"]  # labels that a picture's captions name
     right: Int[np.ndarray, " pictures"]  # of these, those of its own
     by_chance: Float64[np.ndarray, " pictures"]  # of these, those of another picture of its block, on average
     block: Int[np.ndarray, " pictures"]
+    names: list[str]  # of the blocks, as a message calls them
 
 
 def detect_misplaced_captions(images: pl.DataFrame, captions: pl.DataFrame) -> str | None:
@@ -55,11 +57,12 @@ def detect_misplaced_captions(images: pl.DataFrame, captions: pl.DataFrame) -> s
     Of the labels that a picture's captions name some are its own. How many more than of another picture of the same
     block of the dataset (its neighbours, which are most alike) is their advantage. Where it is missing in the whole,
     though it would show, or in a block in which it is below a third of what it is elsewhere (by 4.3 standard errors
-    over pictures), captions and pictures do not belong together.
+    over pictures), captions and pictures do not belong together. Blocks are parts of the dataset's order, then its
+    splits, then the first captions of all pictures, the second ones and so on, as columns of a table hold them.
 
     Args:
-        images: `image_id`, `labels`, in the dataset's order; without labels there is nothing to say.
-        captions: `image_id`, `text`.
+        images: `image_id`, `labels`, maybe `split`, in the dataset's order; without labels there is nothing to say.
+        captions: `image_id`, `text`, in their order.
     """
     found = find_named_labels(images, captions)
     if found is None:
@@ -76,6 +79,16 @@ def detect_misplaced_captions(images: pl.DataFrame, captions: pl.DataFrame) -> s
                 "do captions stand under the right pictures?"
             )
         return None
+    for by in ("order", "split", "place"):
+        parts = found if by == "order" else find_named_labels(images, captions, by)
+        if parts is not None and (fault := _find_fallen(parts)) is not None:
+            return fault
+    return None
+
+
+def _find_fallen(found: NamedLabels) -> str | None:
+    """Find the blocks whose captions name their pictures' labels far less often than others do, and say so."""
+    excess, room = found.right - found.by_chance, found.named - found.by_chance
     blocks = [np.flatnonzero(found.block == number) for number in range(found.block.max() + 1)]
     advantages = [excess[rows].sum() / max(1e-12, room[rows].sum()) for rows in blocks]
     usual = GONE * float(np.quantile(advantages, 0.75))  # of the better part, as more than half may be misplaced
@@ -83,10 +96,8 @@ def detect_misplaced_captions(images: pl.DataFrame, captions: pl.DataFrame) -> s
     if not wrong:
         return None
     there, elsewhere = np.isin(found.block, wrong), ~np.isin(found.block, wrong)
-    rows = np.flatnonzero(there)
     return (
-        f"captions do not name the labels of their pictures in {len(wrong)} of {len(blocks)} parts of the dataset, "
-        f"from {found.image_ids[rows[0]]} to {found.image_ids[rows[-1]]}: "
+        f"captions do not name the labels of their pictures in {_say_where(found, wrong)}: "
         f"{_share(found.right[there], found.named[there])} of the labels named there are the picture's own, "
         f"{_share(found.by_chance[there], found.named[there])} would be another's, "
         f"and {_share(found.right[elsewhere], found.named[elsewhere])} are elsewhere: "
@@ -94,15 +105,32 @@ def detect_misplaced_captions(images: pl.DataFrame, captions: pl.DataFrame) -> s
     )
 
 
-def find_named_labels(images: pl.DataFrame, captions: pl.DataFrame) -> NamedLabels | None:
-    """Find which labels captions name; None where too few do to say anything.
+def _say_where(found: NamedLabels, wrong: Sequence[int]) -> str:
+    if not found.names:
+        rows = np.flatnonzero(np.isin(found.block, wrong))
+        part = f"from {found.image_ids[rows[0]]} to {found.image_ids[rows[-1]]}"
+        return f"{len(wrong)} of {found.block.max() + 1} parts of the dataset, {part}"
+    return " and ".join(found.names[number] for number in wrong)
+
+
+def find_named_labels(images: pl.DataFrame, captions: pl.DataFrame, by: str = "order") -> NamedLabels | None:
+    """Find which labels captions name, by parts of the data; None where too few do to say anything.
 
     A label is named where its words stand side by side, the last in the singular or plural. Labels without a letter
     (numbers of classes), those of nearly all pictures, and those whose words are used at least twice as often as the
     label is shown, are left out: their names say nothing of a picture.
+
+    Args:
+        images: `image_id`, `labels`, for `by="split"` also `split`.
+        captions: `image_id`, `text`.
+        by: what the blocks are: parts of the `order`, a `split`, or the `place` of a caption among its picture's.
     """
-    texts = captions.group_by("image_id", maintain_order=True).agg("text")
-    rows = images.select("image_id", "labels").filter(pl.col("labels").list.len() > 0)
+    if by == "split" and "split" not in images.columns:
+        return None
+    place = pl.int_range(pl.len()).over("image_id") if by == "place" else pl.lit(0)
+    texts = captions.with_columns(place=place).group_by("image_id", "place", maintain_order=True).agg("text")
+    split = pl.col("split") if by == "split" else pl.lit("")
+    rows = images.select("image_id", "labels", split=split).filter(pl.col("labels").list.len() > 0)
     rows = rows.join(texts, on="image_id", how="inner", maintain_order="left")
     rows = _thin_out(rows, MOST_BLOCKS * MOST_PER_BLOCK)
     if len(rows) < PER_BLOCK:
@@ -113,10 +141,21 @@ def find_named_labels(images: pl.DataFrame, captions: pl.DataFrame) -> NamedLabe
     telling = _telling_labels(named, shown)
     named = [own & telling for own in named]
     speaking = [row for row, own in enumerate(named) if own]
-    if len(speaking) < PER_BLOCK:
+    names: list[str] = []
+    if by != "order":
+        part = [
+            f"the split {split}" if by == "split" else f"captions no. {n + 1} of each picture"
+            for split, n in rows.select("split", "place").iter_rows()
+        ]
+        sizes = Counter(part[row] for row in speaking)
+        names = [name for name in dict.fromkeys(part) if sizes[name] >= PER_BLOCK][:MOST_BLOCKS]
+        speaking = [row for row in speaking if part[row] in names]
+    if len(speaking) < PER_BLOCK or len(names) == 1:
         return None
     count = min(MOST_BLOCKS, len(speaking) // PER_BLOCK)
     block = np.arange(len(speaking)) * count // len(speaking)
+    if names:
+        count, block = len(names), np.array([names.index(part[row]) for row in speaking])
     by_chance = np.zeros(len(speaking))
     for number in range(count):
         mine = np.flatnonzero(block == number)
@@ -128,6 +167,7 @@ def find_named_labels(images: pl.DataFrame, captions: pl.DataFrame) -> NamedLabe
         np.array([len(named[row] & shown[row]) for row in speaking]),
         by_chance,
         block,
+        names,
     )
 
 
@@ -226,21 +266,48 @@ def detect_label_spellings(images: pl.DataFrame) -> str | None:
 # --------------------------------------------------------------------- texts
 
 
-def detect_generic_text(captions: pl.DataFrame) -> str | None:
-    """Detect one text, whatever its capitals and punctuation, under a large share of the captions.
+def detect_generic_text(captions: pl.DataFrame, images: pl.DataFrame | None = None) -> str | None:
+    """Detect a few texts, whatever their capitals and punctuation, or names of files, that are many of the captions.
 
     Args:
         captions: `image_id`, `text`.
+        images: `image_id`, `file`; without them names of files are not looked for.
     """
     if captions.is_empty():
         return None
     words = pl.col("text").str.to_lowercase().str.replace_all(r"[^\pL\pM\pN]+", " ").str.strip_chars()
     rows = captions.select("image_id", "text", words=words)
     commonest = rows.group_by("words").agg(pl.len(), pl.col("image_id").n_unique(), pl.col("text").first())
-    most = commonest.sort("len", "words", descending=[True, False]).row(0, named=True)
-    if most["len"] < GENERIC_CAPTIONS or most["len"] < GENERIC_SHARE * len(rows):
+    often = commonest.filter(pl.col("len") >= max(GENERIC_CAPTIONS, EACH_SHARE * len(rows)))
+    often = often.sort("len", "words", descending=[True, False])
+    every = int(often["len"].sum())
+    if not often.is_empty() and every >= GENERIC_SHARE * len(rows):
+        most, others = often.row(0, named=True), often["text"][1:4].to_list()
+        few = f"; with {', '.join(map(repr, others))} {_percent(every, rows)}" if others else ""
+        return (
+            f"{most['text']!r} stands under {most['image_id']:,} pictures, {_percent(most['len'], rows)} of all "
+            f"{len(rows):,} captions{few}: such a text finds no picture, and teaches a model nothing"
+        )
+    return None if images is None else _detect_file_names(rows, images)
+
+
+def _percent(count: int, rows: pl.DataFrame) -> str:
+    return f"{100 * count / len(rows):.0f} %"
+
+
+def _detect_file_names(rows: pl.DataFrame, images: pl.DataFrame) -> str | None:
+    """Detect captions that are their files' names; those without a digit may well be descriptions."""
+    stem = pl.col("file").str.replace(r"^.*[/#]", "").str.to_lowercase()
+    plain = [
+        one.str.replace_all(r"[^\pL\pM\pN]+", " ").str.strip_chars() for one in (stem, stem.str.replace(r"\.\w+$", ""))
+    ]
+    named = rows.join(images.select("image_id", "file", whole=plain[0], stem=plain[1]), on="image_id")
+    named = named.filter((pl.col("words") == pl.col("whole")) | (pl.col("words") == pl.col("stem")))
+    named = named.filter(pl.col("words").str.contains(r"\d"))
+    if len(named) < GENERIC_CAPTIONS or len(named) < GENERIC_SHARE * len(rows):
         return None
+    text, file = named.row(0, named=True)["text"], named["file"][0]
     return (
-        f"{most['text']!r} stands under {most['image_id']:,} pictures, {100 * most['len'] / len(rows):.0f} % of all "
-        f"{len(rows):,} captions: such a text finds no picture, and teaches a model nothing"
+        f"{_percent(len(named), rows)} of all {len(rows):,} captions are names of files, such as {text!r} of {file}: "
+        "they describe nothing. Is another column the caption?"
     )

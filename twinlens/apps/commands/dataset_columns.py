@@ -59,8 +59,8 @@ class Pictures:
             self._by_last.setdefault(PurePosixPath(name).name, []).append(name)
             self._stems.setdefault(PurePosixPath(name).stem, name)
 
-    def find_root(self, values: Sequence[str]) -> tuple[str, int]:
-        """Find the folder below which most values name pictures, and how many do."""
+    def find_root(self, values: Sequence[str], near: str = "") -> tuple[str, int]:
+        """Find the folder below which most values name pictures, and how many do; `near` where others have as many."""
         direct = sum((found := self.tree.find(value)) is not None and is_picture(found) for value in values)
         below: Counter[str] = Counter()
         for value in values:
@@ -70,8 +70,8 @@ class Pictures:
             for candidate in self._by_last.get(PurePosixPath(name).name, []):
                 if candidate.endswith(f"/{name}"):
                     below[candidate[: -len(name) - 1]] += 1
-        root, count = max(below.items(), key=lambda item: item[1], default=("", 0))
-        return ("", direct) if direct >= count else (root, count)
+        root, count = max(below.items(), key=lambda item: (item[1], item[0] == near), default=("", 0))
+        return ("", direct) if direct > count or (direct == count and root != near) else (root, count)
 
     def explain(self, values: Sequence[str]) -> str | None:
         """Explain why values that look like names of pictures name none; None where they do not look so."""
@@ -91,8 +91,10 @@ class Pictures:
                 near = self._by_last[PurePosixPath(normalise(last[0])).name][0]
                 return f"names pictures by other paths ({last[0]!r} for {near}): write the path below one folder"
             folded = {PurePosixPath(name).name.casefold(): name for name in self.names}
-            near = folded.get(PurePosixPath(normalise(files[0])).name.casefold())
-            there = f"there is {near!r}, in letters of another case" if near else f"what is there is {self.names[0]!r}"
+            other = folded.get(PurePosixPath(normalise(files[0])).name.casefold())
+            there = (
+                f"there is {other!r}, in letters of another case" if other else f"what is there is {self.names[0]!r}"
+            )
             return f"names pictures that are not there, {files[0]!r} for instance; {there}"
         return None
 
@@ -111,12 +113,13 @@ def read_whole_table(path: Path) -> list[TableRow]:
     return read_rows(path, names)
 
 
-def find_columns(path: Path, pictures: Pictures) -> Columns:
+def find_columns(path: Path, pictures: Pictures, folder: str = "") -> Columns:
     """Find the columns of a table.
 
     Args:
         path: of the table.
         pictures: that it may list.
+        folder: that the table lies in, below that of the pictures; pictures of one name may lie in others.
 
     Raises:
         FetchError: it is not there.
@@ -135,7 +138,7 @@ def find_columns(path: Path, pictures: Pictures) -> Columns:
             "file,caption"
         )
     values = {name: _texts(sampled, name) for name in names}
-    rooted = {name: pictures.find_root(found) for name, found in values.items()}
+    rooted = {name: pictures.find_root(found, folder) for name, found in values.items()}
     fitting = [name for name in names if values[name] and rooted[name][1] >= MOST * len(values[name])]
     if not fitting:
         raise DataError(_explain_no_file(path, names, values, pictures))

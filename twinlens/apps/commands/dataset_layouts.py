@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from twinlens.apps.commands.dataset_columns import CAPTION, LABEL, SPLIT, Columns, Pictures, find_alike, find_columns
+from twinlens.apps.commands.dataset_neighbours import explain_others
 from twinlens.core.errors import DataError
 from twinlens.datasets.annotations import SPLITS, read_split, take_split
 from twinlens.datasets.readers.archives import open_tree
@@ -25,12 +26,6 @@ from twinlens.datasets.readers.texts import decode, read_text_cell
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 DEPTH = 2  # folders down to which a table is looked for
-# Tables and annotations that are read once they are saved in another way.
-TABLES = {
-    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save it as CSV or JSONL"),
-    **dict.fromkeys((".feather", ".arrow", ".pkl", ".h5"), "save it as Parquet or JSONL"),
-    ".xml": "annotations a picture each: write a table of them (file,label)",
-}
 # Files by which publishers' own layouts are known, and the card that reads them.
 PUBLISHED: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("flickr_annotations_30k.csv", "flickr30k-images.zip"), {"adapter": "flickr30k", "pool": "test"}),
@@ -128,12 +123,13 @@ def _of_pictures(folder: Path, names: Sequence[str], pictures: Pictures) -> Layo
     may_be = [own for own in may_be if own not in set(beside)]
     for own in may_be if folder.is_dir() else ():
         try:
-            found.append((folder / own, find_columns(folder / own, pictures)))
+            beside_it = str(PurePosixPath(own).parent).removeprefix(".")
+            found.append((folder / own, find_columns(folder / own, pictures, beside_it)))
         except DataError as error:
             if not own.lower().endswith(".txt"):  # most of these are no tables at all
                 notes.append(str(error))
     if not found:
-        return _of_folders(folder, pictures, [*notes, *_explain_others(folder, names, beside)])
+        return _of_folders(folder, pictures, [*notes, *explain_others(folder, names, beside)])
     if (parts := _of_split_tables(folder, found)) is not None:
         parts.notes += notes
         return parts
@@ -147,21 +143,6 @@ def _of_pictures(folder: Path, names: Sequence[str], pictures: Pictures) -> Layo
     layout = _of_table(folder, table, columns)
     layout.notes += notes
     return layout
-
-
-def _explain_others(folder: Path, names: Sequence[str], beside: Sequence[str]) -> list[str]:
-    """What may say more of the pictures and is not read."""
-    notes = []
-    if beside:
-        notes.append(
-            f"{len(beside):,} texts lie beside pictures of their names ({beside[0]}) and are not read. Pack both into "
-            f"a shard and name its folder: `mkdir shards && tar --sort=name -cf shards/test-0.tar -C {folder} .`; or "
-            "write the texts into a table (file,caption)"
-        )
-    for ending, advice in TABLES.items():
-        if own := [name for name in names if name.lower().endswith(ending)]:
-            notes.append(f"{len(own):,} x {ending} is not read, {own[0]} for instance: {advice}")
-    return notes
 
 
 def _of_split_tables(folder: Path, found: Sequence[tuple[Path, Columns]]) -> Layout | None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from twinlens.core.bucket_files import AnyFile
 from twinlens.core.errors import DataError
 from twinlens.datasets.spelling import strip_blanks
 
@@ -55,7 +56,7 @@ def read_delimited(path: Path, text: str, wanted: Iterable[str]) -> list[Row]:
     return rows
 
 
-def refuse_missing(path: Path, wanted: Iterable[str], found: Iterable[str]) -> None:
+def refuse_missing(path: AnyFile, wanted: Iterable[str], found: Iterable[str]) -> None:
     """Refuse a table that lacks a wanted column.
 
     Raises:
