@@ -68,7 +68,7 @@ def main(dataset: str) -> None:
     )
     gates.check("misplaced_captions", checks.detect_misplaced_captions(images, captions))
     gates.check("label_spelling", checks.detect_label_spellings(images))
-    gates.check("generic_text", checks.detect_generic_text(captions))
+    gates.check("generic_text", checks.detect_generic_text(captions, images))
     gates.write(paths.gates("filter", dataset))
     cost.write(paths.cost("filter", dataset), items=found)
 

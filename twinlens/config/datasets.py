@@ -190,13 +190,26 @@ class Flickr8kCard(BaseDatasetCard):
     source: str | None = None  # a folder or a mirror
 
 
+Captions = str | Annotated[list[str], Field(min_length=1)] | None  # a column, or several
+
+
+def _list_columns(named: str | list[str] | None) -> list[str]:
+    return [] if named is None else [named] if isinstance(named, str) else named
+
+
 class ParquetColumns(Card):
     """The columns of a Parquet dataset. An image is bytes, or a struct with bytes and path as the hub writes it."""
 
     image: str = "image"
-    caption: str | None = None  # a string, or a list of them
+    caption: Captions = None  # a string, or a list of them
     label: str | None = None  # a string, a number, or a list of them
     id: str | None = None  # if absent, the image's path, or the file's name and the row
+    split: str | None = None  # train, val or test, of a row; the file's if absent
+
+    @property
+    def captions(self) -> list[str]:
+        """The columns that hold captions, of which there may be none."""
+        return _list_columns(self.caption)
 
 
 class HubCard(HubFiles):
@@ -250,14 +263,14 @@ class FolderColumns(Card):
     file: str  # the picture's path below `images`
     id: str | None = None  # the path if absent
     # Several rows of one file are several captions; a list is several too, and so are several columns.
-    caption: str | Annotated[list[str], Field(min_length=1)] | None = None
+    caption: Captions = None
     label: str | None = None  # a name, or a list
     split: str | None = None  # train, val or test; all are `test` if absent
 
     @property
     def captions(self) -> list[str]:
         """The columns that hold captions, of which there may be none."""
-        return [] if self.caption is None else [self.caption] if isinstance(self.caption, str) else self.caption
+        return _list_columns(self.caption)
 
 
 class FolderCard(BaseDatasetCard):
@@ -288,6 +301,7 @@ class WebDatasetCard(BaseDatasetCard):
         *("jpg", "jpeg", "png", "webp", "jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif", "ppm", "pgm", "pbm", "pnm")
     ]
     caption: str | None = "txt"  # ending; one caption a line
+    label: str | None = None  # ending; one label a line, as `cls`
     metadata: str | None = None  # ending of a JSON file, with the two keys below
     caption_key: str | None = None
     label_key: str | None = None

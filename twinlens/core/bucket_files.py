@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from twinlens.core import paths
 from twinlens.core.buckets import Bucket, StoredObject, is_bucket
@@ -24,6 +24,7 @@ from twinlens.core.resources import ensure_room, name_disk_fault
 KB = 2**10
 FIRST_BLOCK, LARGEST_BLOCK = 64 * KB, 16 * KB * KB  # bytes fetched at once: doubled while the reader goes on
 NEAR = 1024 * KB  # a jump over fewer bytes is going on: fetching them takes less long than another request
+S = TypeVar("S", bound=str)  # names of splits
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 
 
@@ -223,6 +224,25 @@ def find_files(folder: AnyFolder, pattern: str) -> list[tuple[str, AnyFile]]:
             raise FetchError(f"{folder} holds no {shape}, which {pattern} names")
         found |= here
     return sorted(found.items(), key=lambda named: PurePosixPath(named[0]))
+
+
+def find_split_files(folder: AnyFolder, patterns: Mapping[S, str]) -> dict[S, list[tuple[str, AnyFile]]]:
+    """Find the files of each split by its pattern, as `find_files` does.
+
+    Raises:
+        FetchError: a file of a range is not there.
+        DataError: two patterns name one file, whose pictures would be in both splits.
+    """
+    found = {split: find_files(folder, pattern) for split, pattern in patterns.items()}
+    owners: dict[str, S] = {}
+    for split, files in found.items():
+        for name, _ in files:
+            if (other := owners.setdefault(name, split)) != split:
+                raise DataError(
+                    f"{folder}: {name} is of {other} (`{patterns[other]}`) and of {split} (`{patterns[split]}`): "
+                    "change the card so that each file is of one split"
+                )
+    return found
 
 
 def expand_ranges(pattern: str) -> list[str]:

@@ -6,6 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 SPLITS = ("train", "val", "test")
+# What others call them. Karpathy's `restval` counts as train, as he and everyone after used it.
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "restval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def read_split(word: str) -> str | None:
+    """Read the name of a split, whatever it is called; None where it is none."""
+    return SPLIT_WORDS.get(word.strip().casefold())
+
+
+def take_split(folders: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Take the split out of the folders that a file lies in: the first that is called so, and the others."""
+    found = next((place for place, folder in enumerate(folders) if read_split(folder)), None)
+    if found is None:
+        return None, list(folders)
+    return read_split(folders[found]), [*folders[:found], *folders[found + 1 :]]
 
 
 @dataclass(frozen=True, slots=True)  # of which there are millions

@@ -17,7 +17,7 @@ import polars as pl
 from jaxtyping import Float64, Int
 
 from twinlens.core.id_rows import IdRows, hash_ids
-from twinlens.core.stored_tables import Table, iter_slices
+from twinlens.core.stored_tables import StoredTable, Table, iter_slices
 
 WORD = re.compile(r"[^\W_]+")
 
@@ -37,6 +37,7 @@ EXPECTED_DEVIATIONS = 10.0  # that an advantage of a quarter would show; with le
 GENERIC_SHARE = 0.1
 GENERIC_CAPTIONS = 20
 LOTS = 2**16  # values of the hash by which texts are counted first
+EACH_SHARE = 0.05  # of each of several such texts: captions that are made of class names have more than 20 of them
 
 
 # ------------------------------------------------------------ captions and labels
@@ -46,11 +47,12 @@ LOTS = 2**16  # values of the hash by which texts are counted first
 class NamedLabels:
     """The labels that captions name, of the pictures whose captions name any, in the dataset's order."""
 
-    image_ids: list[str]
+    image_ids: list[str]  # by place, of a picture once for each of its captions
     named: Int[np.ndarray, " pictures"]  # labels that a picture's captions name
     right: Int[np.ndarray, " pictures"]  # of these, those of its own
     by_chance: Float64[np.ndarray, " pictures"]  # of these, those of another picture of its block, on average
     block: Int[np.ndarray, " pictures"]
+    names: list[str]  # of the blocks, as a message calls them
 
 
 def detect_misplaced_captions(images: Table, captions: Table) -> str | None:
@@ -59,13 +61,15 @@ def detect_misplaced_captions(images: Table, captions: Table) -> str | None:
     Of the labels that a picture's captions name some are its own. How many more than of another picture of the same
     block of the dataset (its neighbours, which are most alike) is their advantage. Where it is missing in the whole,
     though it would show, or in a block in which it is below a third of what it is elsewhere (by 4.3 standard errors
-    over pictures), captions and pictures do not belong together.
+    over pictures), captions and pictures do not belong together. Blocks are parts of the dataset's order, then its
+    splits, then the first captions of all pictures, the second ones and so on, as columns of a table hold them.
 
     Args:
-        images: `image_id`, `labels`, in the dataset's order; without labels there is nothing to say.
-        captions: `image_id`, `text`.
+        images: `image_id`, `labels`, maybe `split`, in the dataset's order; without labels there is nothing to say.
+        captions: `image_id`, `text`, in their order.
     """
-    found = find_named_labels(images, captions)
+    described = _describe(images, captions)
+    found = _find_named(described, "order")
     if found is None:
         return None
     excess = found.right - found.by_chance
@@ -80,6 +84,16 @@ def detect_misplaced_captions(images: Table, captions: Table) -> str | None:
                 "do captions stand under the right pictures?"
             )
         return None
+    for by in ("order", "split", "place"):
+        parts = found if by == "order" else _find_named(described, by)
+        if parts is not None and (fault := _find_fallen(parts)) is not None:
+            return fault
+    return None
+
+
+def _find_fallen(found: NamedLabels) -> str | None:
+    """Find the blocks whose captions name their pictures' labels far less often than others do, and say so."""
+    excess, room = found.right - found.by_chance, found.named - found.by_chance
     blocks = [np.flatnonzero(found.block == number) for number in range(found.block.max() + 1)]
     advantages = [excess[rows].sum() / max(1e-12, room[rows].sum()) for rows in blocks]
     usual = GONE * float(np.quantile(advantages, 0.75))  # of the better part, as more than half may be misplaced
@@ -87,10 +101,8 @@ def detect_misplaced_captions(images: Table, captions: Table) -> str | None:
     if not wrong:
         return None
     there, elsewhere = np.isin(found.block, wrong), ~np.isin(found.block, wrong)
-    rows = np.flatnonzero(there)
     return (
-        f"captions do not name the labels of their pictures in {len(wrong)} of {len(blocks)} parts of the dataset, "
-        f"from {found.image_ids[rows[0]]} to {found.image_ids[rows[-1]]}: "
+        f"captions do not name the labels of their pictures in {_say_where(found, wrong)}: "
         f"{_share(found.right[there], found.named[there])} of the labels named there are the picture's own, "
         f"{_share(found.by_chance[there], found.named[there])} would be another's, "
         f"and {_share(found.right[elsewhere], found.named[elsewhere])} are elsewhere: "
@@ -98,36 +110,76 @@ def detect_misplaced_captions(images: Table, captions: Table) -> str | None:
     )
 
 
-def find_named_labels(images: Table, captions: Table) -> NamedLabels | None:
-    """Find which labels captions name; None where too few do to say anything.
+def _say_where(found: NamedLabels, wrong: Sequence[int]) -> str:
+    if not found.names:
+        rows = np.flatnonzero(np.isin(found.block, wrong))
+        part = f"from {found.image_ids[rows[0]]} to {found.image_ids[rows[-1]]}"
+        return f"{len(wrong)} of {found.block.max() + 1} parts of the dataset, {part}"
+    return " and ".join(found.names[number] for number in wrong)
+
+
+def find_named_labels(images: Table, captions: Table, by: str = "order") -> NamedLabels | None:
+    """Find which labels captions name, by parts of the data; None where too few do to say anything.
 
     A label is named where its words stand side by side, the last in the singular or plural. Labels without a letter
     (numbers of classes), those of nearly all pictures, and those whose words are used at least twice as often as the
     label is shown, are left out: their names say nothing of a picture.
+
+    Args:
+        images: `image_id`, `labels`, for `by="split"` also `split`.
+        captions: `image_id`, `text`.
+        by: what the blocks are: parts of the `order`, a `split`, or the `place` of a caption among its picture's.
     """
-    image_ids, shown, texts = _choose_described(images, captions, MOST_BLOCKS * MOST_PER_BLOCK)
-    if len(image_ids) < PER_BLOCK:
+    return _find_named(_describe(images, captions), by)
+
+
+def _describe(images: Table, captions: Table) -> pl.DataFrame:
+    split = ["split"] if "split" in _list_columns(images) else []
+    labelled = pl.col("labels").list.len() > 0
+    return _choose_described(images, captions, ["labels", *split], labelled, MOST_BLOCKS * MOST_PER_BLOCK)
+
+
+def _find_named(rows: pl.DataFrame, by: str) -> NamedLabels | None:
+    if by == "split" and "split" not in rows.columns:
         return None
-    known = _spellings(label for labels in shown for label in labels)
-    named = [{label for text in own for label in _named_in(text, known)} for own in texts]
+    if by == "place":
+        each = pl.col("text").list.len()
+        rows = rows.gather_every(max(1, -(-int(rows["text"].list.len().sum()) // (MOST_BLOCKS * MOST_PER_BLOCK))))
+        rows = rows.with_columns(place=pl.int_ranges(each)).explode("text", "place")
+        rows = rows.with_columns(text=pl.concat_list("text"))
+    if len(rows) < PER_BLOCK:
+        return None
+    known = _spellings(label for labels in rows["labels"] for label in labels)
+    named = [{label for text in own for label in _named_in(text, known)} for own in rows["text"]]
+    shown = [set(labels) for labels in rows["labels"].to_list()]
     telling = _telling_labels(named, shown)
     named = [own & telling for own in named]
     speaking = [row for row, own in enumerate(named) if own]
-    if len(speaking) < PER_BLOCK:
+    names: list[str] = []
+    if by != "order":
+        title = "the split {}" if by == "split" else "captions no. {} of each picture"
+        part = [title.format(name + 1 if by == "place" else name) for name in rows[by]]
+        sizes = Counter(part[row] for row in speaking)
+        names = [name for name in dict.fromkeys(part) if sizes[name] >= PER_BLOCK][:MOST_BLOCKS]
+        speaking = [row for row in speaking if part[row] in names]
+    if len(speaking) < PER_BLOCK or len(names) == 1:
         return None
     count = min(MOST_BLOCKS, len(speaking) // PER_BLOCK)
     block = np.arange(len(speaking)) * count // len(speaking)
+    if names:
+        count, block = len(names), np.array([names.index(part[row]) for row in speaking])
     by_chance = np.zeros(len(speaking))
     for number in range(count):
         mine = np.flatnonzero(block == number)
         rates = Counter(label for at in mine for label in shown[speaking[at]])
         by_chance[mine] = [_expect(named[speaking[at]], shown[speaking[at]], rates, len(mine)) for at in mine]
     return NamedLabels(
-        [image_ids[row] for row in speaking],
+        [rows["image_id"][row] for row in speaking],
         np.array([len(named[row]) for row in speaking]),
         np.array([len(named[row] & shown[row]) for row in speaking]),
         by_chance,
         block,
+        names,
     )
 
 
@@ -146,14 +198,23 @@ def _share(part: np.ndarray, whole: np.ndarray) -> str:
     return f"{100 * part.sum() / max(1, whole.sum()):.0f} %"
 
 
-def _choose_described(images: Table, captions: Table, most: int) -> tuple[list[str], list[set[str]], list[list[str]]]:
-    """Ids, labels and captions of pictures that have both; at even distances, where these are more than so many."""
+def _list_columns(table: Table) -> list[str]:
+    return table.schema.names if isinstance(table, StoredTable) else table.columns
 
-    def labelled() -> Iterator[pl.DataFrame]:
-        for part in iter_slices(images, ("image_id", "labels")):
-            yield part.filter(pl.col("labels").list.len() > 0)
 
-    rows = IdRows.of(part["image_id"] for part in labelled())
+def _choose_described(
+    images: Table, captions: Table, columns: Sequence[str], wanted: pl.Expr, most: int
+) -> pl.DataFrame:
+    """Some columns and the captions, `text`, of wanted pictures that have any.
+
+    They are chosen at even distances where there are more than so many.
+    """
+
+    def select() -> Iterator[pl.DataFrame]:
+        for part in iter_slices(images, ("image_id", *columns)):
+            yield part.filter(wanted)
+
+    rows = IdRows.of(part["image_id"] for part in select())
     described = np.zeros(len(rows), dtype=bool)
     for part in iter_slices(captions, ("image_id",)):
         found = rows.find(part["image_id"])
@@ -161,22 +222,23 @@ def _choose_described(images: Table, captions: Table, most: int) -> tuple[list[s
     candidates = np.flatnonzero(described)
     if len(candidates) > most:
         candidates = candidates[np.linspace(0, len(candidates) - 1, most).astype(np.int64)]
-    image_ids: list[str] = []
-    shown: list[set[str]] = []
+    parts: list[pl.DataFrame] = []
     start = 0
-    for part in labelled():
+    for part in select():
         mine = candidates[slice(*np.searchsorted(candidates, [start, start + len(part)]))] - start
-        image_ids += part["image_id"].gather(mine).to_list()
-        shown += map(set, part["labels"].gather(mine).to_list())
+        parts.append(part[mine])
         start += len(part)
-    chosen = IdRows.of([image_ids])
-    texts: list[list[str]] = [[] for _ in image_ids]
+    if not parts:
+        return pl.DataFrame(schema=dict.fromkeys(("image_id", *columns), pl.String) | {"text": pl.List(pl.String)})
+    chosen = pl.concat(parts)
+    place = IdRows.of([chosen["image_id"]])
+    texts: list[list[str]] = [[] for _ in range(len(chosen))]
     for part in iter_slices(captions, ("image_id", "text")):
-        found = chosen.find(part["image_id"])
+        found = place.find(part["image_id"])
         mine = np.flatnonzero(found >= 0)
         for row, text in zip(found[mine].tolist(), part["text"].gather(mine).to_list(), strict=True):
             texts[row].append(text)
-    return image_ids, shown, texts
+    return chosen.with_columns(text=pl.Series(texts, dtype=pl.List(pl.String)))
 
 
 def _telling_labels(named: Sequence[set[str]], shown: Sequence[set[str]]) -> set[str]:
@@ -256,39 +318,64 @@ def detect_label_spellings(images: Table) -> str | None:
 # --------------------------------------------------------------------- texts
 
 
-def detect_generic_text(captions: Table) -> str | None:
-    """Detect one text, whatever its capitals and punctuation, under a large share of the captions.
+def detect_generic_text(captions: Table, images: Table | None = None) -> str | None:
+    """Detect a few texts, whatever their capitals and punctuation, or names of files, that are many of the captions.
 
     Texts are counted by a hash of few values first, so that only those that fall together with a common one are counted
     by themselves.
 
     Args:
         captions: `image_id`, `text`.
+        images: `image_id`, `file`; without them names of files are not looked for.
     """
-    words = pl.col("text").str.to_lowercase().str.replace_all(r"[^\pL\pM\pN]+", " ").str.strip_chars()
-
-    def plain() -> Iterator[pl.DataFrame]:
-        for part in iter_slices(captions, ("image_id", "text")):
-            yield part.with_columns(words=words).with_columns(lot=pl.col("words").hash() % LOTS)
-
     lots = np.zeros(LOTS, dtype=np.int64)
-    for part in plain():
+    for part in _iter_words(captions):
         lots += np.bincount(part["lot"].to_numpy().astype(np.int64), minlength=LOTS)
     total = int(lots.sum())
-    common = np.flatnonzero(lots >= max(GENERIC_CAPTIONS, GENERIC_SHARE * total))
-    if not len(common):
-        return None
+    enough = max(GENERIC_CAPTIONS, EACH_SHARE * total)
+    common = np.flatnonzero(lots >= enough)
     counts, first = Counter[str](), dict[str, str]()
-    for part in plain():
+    for part in _iter_words(captions) if len(common) else ():
         mine = part.filter(pl.col("lot").is_in(common))
         for row in mine.group_by("words").agg(pl.len(), pl.col("text").first()).iter_rows():
             counts[row[0]] += row[1]
             first.setdefault(row[0], row[2])
-    most = min(counts, key=lambda text: (-counts[text], text))
-    if counts[most] < GENERIC_CAPTIONS or counts[most] < GENERIC_SHARE * total:
-        return None
-    pictures = len(np.unique(np.concatenate([hash_ids(p.filter(words=most)["image_id"]) for p in plain()]), axis=0))
+    often = sorted((text for text, count in counts.items() if count >= enough), key=lambda text: (-counts[text], text))
+    every = sum(counts[text] for text in often)
+    if not often or every < GENERIC_SHARE * total:
+        return None if images is None else _detect_file_names(captions, images, total)
+    most, *others = often[:4]
+    under = [hash_ids(part.filter(words=most)["image_id"]) for part in _iter_words(captions)]
+    few = f"; with {', '.join(repr(first[text]) for text in others)} {100 * every / total:.0f} %" if others else ""
     return (
-        f"{first[most]!r} stands under {pictures:,} pictures, {100 * counts[most] / total:.0f} % of all "
-        f"{total:,} captions: such a text finds no picture, and teaches a model nothing"
+        f"{first[most]!r} stands under {len(np.unique(np.concatenate(under), axis=0)):,} pictures, "
+        f"{100 * counts[most] / total:.0f} % of all {total:,} captions{few}: "
+        "such a text finds no picture, and teaches a model nothing"
+    )
+
+
+def _iter_words(captions: Table) -> Iterator[pl.DataFrame]:
+    for part in iter_slices(captions, ("image_id", "text")):
+        yield part.with_columns(words=_words_of(pl.col("text"))).with_columns(lot=pl.col("words").hash() % LOTS)
+
+
+def _words_of(text: pl.Expr) -> pl.Expr:
+    return text.str.to_lowercase().str.replace_all(r"[^\pL\pM\pN]+", " ").str.strip_chars()
+
+
+def _detect_file_names(captions: Table, images: Table, total: int) -> str | None:
+    """Detect captions that are their files' names; those without a digit may well be descriptions."""
+    rows = _choose_described(images, captions, ["file"], pl.lit(True), MOST_BLOCKS * MOST_PER_BLOCK)
+    stem = pl.col("file").str.replace(r"^.*[/#]", "")
+    rows = rows.explode("text").with_columns(
+        words=_words_of(pl.col("text")), whole=_words_of(stem), stem=_words_of(stem.str.replace(r"\.\w+$", ""))
+    )
+    named = rows.filter((pl.col("words") == pl.col("whole")) | (pl.col("words") == pl.col("stem")))
+    named = named.filter(pl.col("words").str.contains(r"\d"))
+    if len(named) < GENERIC_CAPTIONS or len(named) < GENERIC_SHARE * len(rows):
+        return None
+    text, file = named.row(0, named=True)["text"], named["file"][0]
+    return (
+        f"{100 * len(named) / len(rows):.0f} % of all {total:,} captions are names of files, such as {text!r} of "
+        f"{file}: they describe nothing. Is another column the caption?"
     )

@@ -144,10 +144,10 @@ def test_without_a_table_a_pictures_label_is_its_folder(tmp_path: Path, raw: Pat
 
 
 def test_an_unknown_split_is_an_error_that_names_the_known_ones(tmp_path: Path, raw: Path) -> None:
-    (tmp_path / "t.csv").write_text("name,text,kinds,part\na.jpg,x,,dev\n")
+    (tmp_path / "t.csv").write_text("name,text,kinds,part\na.jpg,x,,PublicTest\n")
     made = folder(write(tmp_path / "photos", PHOTOS), tmp_path / "t.csv")
     made.download(raw)
-    with pytest.raises(DataError, match="in split 'dev'; known splits: train, val, test"):
+    with pytest.raises(DataError, match="in split 'PublicTest'; known splits: train, val, test"):
         apply_rules(made.annotations(raw), LENIENT)
 
 

@@ -15,11 +15,12 @@ from pydantic import ValidationError
 
 from twinlens.apps.commands.dataset_layouts import Layout
 from twinlens.config.cards import adapter_of
-from twinlens.config.datasets import DatasetCard, FolderCard, HubCard, WebDatasetCard
+from twinlens.config.datasets import DatasetCard, FolderCard, HubCard, ImageClefCard, WebDatasetCard
 from twinlens.config.params import FilterParams
 from twinlens.core.errors import ParamsError
 from twinlens.datasets.adapters.folder import Folder
 from twinlens.datasets.adapters.hub import Hub
+from twinlens.datasets.adapters.imageclef import ImageClef
 from twinlens.datasets.adapters.webdataset import WebDataset
 from twinlens.datasets.annotations import SPLITS
 from twinlens.datasets.filter import Kept, apply_rules
@@ -83,6 +84,8 @@ def measure_extent(card: DatasetCard, rules: FilterParams) -> Extent | None:
         annotations = WebDataset(card).list_all()
     elif isinstance(card, HubCard):
         annotations = Hub(card).list_all()
+    elif isinstance(card, ImageClefCard):
+        annotations = ImageClef(card).list_all()
     else:
         return None
     kept = apply_rules(annotations, rules)

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from twinlens.core.errors import DataError
-from twinlens.datasets.annotations import SPLITS
+from twinlens.datasets.annotations import read_split
 from twinlens.datasets.readers.archives import Tree
 from twinlens.datasets.readers.names import is_picture, normalise
 from twinlens.datasets.readers.parquet_cells import open_parquet
@@ -58,17 +59,19 @@ class Pictures:
             self._by_last.setdefault(PurePosixPath(name).name, []).append(name)
             self._stems.setdefault(PurePosixPath(name).stem, name)
 
-    def find_root(self, values: Sequence[str]) -> tuple[str, int]:
-        """Find the folder below which most values name pictures, and how many do."""
+    def find_root(self, values: Sequence[str], near: str = "") -> tuple[str, int]:
+        """Find the folder below which most values name pictures, and how many do; `near` where others have as many."""
         direct = sum((found := self.tree.find(value)) is not None and is_picture(found) for value in values)
         below: Counter[str] = Counter()
         for value in values:
             name = normalise(value)
+            if PurePosixPath(name).name not in self._by_last:
+                name = unquote(name)
             for candidate in self._by_last.get(PurePosixPath(name).name, []):
                 if candidate.endswith(f"/{name}"):
                     below[candidate[: -len(name) - 1]] += 1
-        root, count = max(below.items(), key=lambda item: item[1], default=("", 0))
-        return ("", direct) if direct >= count else (root, count)
+        root, count = max(below.items(), key=lambda item: (item[1], item[0] == near), default=("", 0))
+        return ("", direct) if direct > count or (direct == count and root != near) else (root, count)
 
     def explain(self, values: Sequence[str]) -> str | None:
         """Explain why values that look like names of pictures name none; None where they do not look so."""
@@ -87,7 +90,12 @@ class Pictures:
             if last:
                 near = self._by_last[PurePosixPath(normalise(last[0])).name][0]
                 return f"names pictures by other paths ({last[0]!r} for {near}): write the path below one folder"
-            return f"names pictures that are not there, {files[0]!r} for instance; what is there is {self.names[0]!r}"
+            folded = {PurePosixPath(name).name.casefold(): name for name in self.names}
+            other = folded.get(PurePosixPath(normalise(files[0])).name.casefold())
+            there = (
+                f"there is {other!r}, in letters of another case" if other else f"what is there is {self.names[0]!r}"
+            )
+            return f"names pictures that are not there, {files[0]!r} for instance; {there}"
         return None
 
 
@@ -105,12 +113,13 @@ def read_whole_table(path: Path) -> list[TableRow]:
     return read_rows(path, names)
 
 
-def find_columns(path: Path, pictures: Pictures) -> Columns:
+def find_columns(path: Path, pictures: Pictures, folder: str = "") -> Columns:
     """Find the columns of a table.
 
     Args:
         path: of the table.
         pictures: that it may list.
+        folder: that the table lies in, below that of the pictures; pictures of one name may lie in others.
 
     Raises:
         FetchError: it is not there.
@@ -129,13 +138,15 @@ def find_columns(path: Path, pictures: Pictures) -> Columns:
             "file,caption"
         )
     values = {name: _texts(sampled, name) for name in names}
-    rooted = {name: pictures.find_root(found) for name, found in values.items()}
+    rooted = {name: pictures.find_root(found, folder) for name, found in values.items()}
     fitting = [name for name in names if values[name] and rooted[name][1] >= MOST * len(values[name])]
     if not fitting:
         raise DataError(_explain_no_file(path, names, values, pictures))
     file = max(fitting, key=lambda name: (rooted[name][1], name.casefold() in ("file", "file_name", "filename")))
     rest = [name for name in names if name != file and values[name]]
-    notes: list[str] = []
+    notes = [
+        f"{path.name}: column {name} is not used: {why}" for name in names if (why := _explain_cells(sampled, name))
+    ]
     split = _find_split(rest, values, notes)
     labels = [name for name in rest if name != split and LABEL.fullmatch(name)]
     captions = _find_captions([name for name in rest if name not in (split, *labels)], values)
@@ -155,6 +166,16 @@ def _explain_no_file(path: Path, names: list[str], values: dict[str, list[str]],
     return f"{path}: no column names pictures of the folder: {told}"
 
 
+def _explain_cells(rows: Iterable[TableRow], name: str) -> str | None:
+    """Explain why a column cannot be read; None where it can."""
+    try:
+        for row in rows:
+            row.texts(name)
+    except DataError as error:
+        return str(error).partition(": ")[2]
+    return None
+
+
 def _texts(rows: Iterable[TableRow], name: str) -> list[str]:
     """All texts of a column; none where its cells hold no texts."""
     found: list[str] = []
@@ -169,12 +190,12 @@ def _texts(rows: Iterable[TableRow], name: str) -> list[str]:
 def _find_split(names: list[str], values: dict[str, list[str]], notes: list[str]) -> str | None:
     for name in names:
         held = dict.fromkeys(values[name])
-        if held.keys() <= set(SPLITS) and (len(held) > 1 or SPLIT.fullmatch(name)):
+        if all(map(read_split, held)) and (len(held) > 1 or SPLIT.fullmatch(name)):
             return name
     for name in (name for name in names if SPLIT.fullmatch(name)):
         held = dict.fromkeys(values[name])
-        if len(held) <= 6 and held.keys() & {*SPLITS, "validation", "valid", "dev", "training"}:
-            strange = [value for value in held if value not in SPLITS]
+        if len(held) <= 6 and any(map(read_split, held)):
+            strange = [value for value in held if not read_split(value)]
             notes.append(
                 f"{name} looks like the split but holds {', '.join(map(repr, strange))}: write train, val or test, and "
                 "run this again; until then all pictures are `test`"
@@ -182,14 +203,17 @@ def _find_split(names: list[str], values: dict[str, list[str]], notes: list[str]
     return None
 
 
+def find_alike(first: str, names: Iterable[str]) -> list[str]:
+    """Find the columns that are called as one is but for a number at the end."""
+    return [name for name in names if re.sub(r"[_ -]?\d+$", "", name) == re.sub(r"[_ -]?\d+$", "", first)]
+
+
 def _find_captions(names: list[str], values: dict[str, list[str]]) -> list[str]:
     """The columns called so, most likely first, those that are numbered together; else the one that reads so."""
     called = [name for name in names if CAPTION.fullmatch(name) and not _are_numbers(values[name])]
     if called:
         first = max(called, key=lambda name: _mean_words(values[name]))
-        stem = re.sub(r"[_ -]?\d+$", "", first)
-        alike = [name for name in called if re.sub(r"[_ -]?\d+$", "", name) == stem]
-        return alike if len(alike) > 1 else [first]
+        return find_alike(first, called)
     reads = [name for name in names if _mean_words(values[name]) >= WORDS]
     return [max(reads, key=lambda name: _mean_words(values[name]))] if reads else []
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -14,18 +14,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from twinlens.apps.commands.dataset_columns import CAPTION, LABEL, Columns, Pictures, find_columns
+from twinlens.apps.commands.dataset_columns import CAPTION, LABEL, SPLIT, Columns, Pictures, find_alike, find_columns
+from twinlens.apps.commands.dataset_neighbours import explain_others
 from twinlens.core.errors import DataError
-from twinlens.datasets.annotations import SPLITS
+from twinlens.datasets.annotations import SPLITS, read_split, take_split
 from twinlens.datasets.readers.archives import open_tree
 from twinlens.datasets.readers.names import PICTURES
-from twinlens.datasets.readers.parquet_cells import open_parquet
+from twinlens.datasets.readers.parquet_cells import open_parquet, read_cells
 from twinlens.datasets.readers.tabular import ENDINGS
-from twinlens.datasets.readers.texts import decode
+from twinlens.datasets.readers.texts import decode, read_text_cell
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 DEPTH = 2  # folders down to which a table is looked for
-SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 # Files by which publishers' own layouts are known, and the card that reads them.
 PUBLISHED: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("flickr_annotations_30k.csv", "flickr30k-images.zip"), {"adapter": "flickr30k", "pool": "test"}),
@@ -69,10 +69,24 @@ def find_layout(folder: Path, table: Path | None, name: str) -> Layout:
             return _of_pictures(folder, names, pictures)
     finally:
         tree.close()
+    if (packed := _find_packed(folder, names)) is not None:
+        return find_layout(packed, table or _find_table_beside(packed, names), name)
     for kind, read in ((SHARDS, _of_shards), ((".parquet",), _of_parquet)):
         if found := [own for own in names if own.lower().endswith(kind)]:
             return read(folder, found, name)
     raise DataError(_explain_nothing(folder, names))
+
+
+def _find_packed(folder: Path, names: Sequence[str]) -> Path | None:
+    """The one zip in a folder that holds no picture itself."""
+    zips = [own for own in names if own.lower().endswith(".zip")]
+    return folder / zips[0] if len(zips) == 1 and folder.is_dir() else None
+
+
+def _find_table_beside(packed: Path, names: Sequence[str]) -> Path | None:
+    """The one table in the folder of a zip."""
+    tables = [own for own in names if own.lower().endswith(ENDINGS) and "/" not in own]
+    return packed.parent / tables[0] if len(tables) == 1 else None
 
 
 def _explain_nothing(folder: Path, names: Sequence[str]) -> str:
@@ -103,15 +117,22 @@ def _find_published(folder: Path, names: Sequence[str]) -> Layout | None:
 def _of_pictures(folder: Path, names: Sequence[str], pictures: Pictures) -> Layout:
     notes: list[str] = []
     found: list[tuple[Path, Columns]] = []
+    stems = {str(PurePosixPath(own).with_suffix("")) for own in pictures.names}
+    beside = [own for own in names if own.lower().endswith(".txt") and str(PurePosixPath(own).with_suffix("")) in stems]
     may_be = [own for own in names if own.lower().endswith(ENDINGS) and len(PurePosixPath(own).parts) <= DEPTH]
+    may_be = [own for own in may_be if own not in set(beside)]
     for own in may_be if folder.is_dir() else ():
         try:
-            found.append((folder / own, find_columns(folder / own, pictures)))
+            beside_it = str(PurePosixPath(own).parent).removeprefix(".")
+            found.append((folder / own, find_columns(folder / own, pictures, beside_it)))
         except DataError as error:
             if not own.lower().endswith(".txt"):  # most of these are no tables at all
                 notes.append(str(error))
     if not found:
-        return _of_folders(folder, pictures, notes)
+        return _of_folders(folder, pictures, [*notes, *explain_others(folder, names, beside)])
+    if (parts := _of_split_tables(folder, found)) is not None:
+        parts.notes += notes
+        return parts
     table, columns = max(found, key=lambda one: (bool(one[1].captions), one[1].named))
     others = [path.name for path, _ in found if path != table]
     if others:
@@ -122,6 +143,37 @@ def _of_pictures(folder: Path, names: Sequence[str], pictures: Pictures) -> Layo
     layout = _of_table(folder, table, columns)
     layout.notes += notes
     return layout
+
+
+def _of_split_tables(folder: Path, found: Sequence[tuple[Path, Columns]]) -> Layout | None:
+    """A table in each split's folder, as the hub's `imagefolder` has it; None where the tables lie otherwise."""
+    parts: dict[str, tuple[Path, Columns]] = {}
+    for table, columns in found:
+        split, _ = take_split(PurePosixPath(columns.root).parts)
+        if split is None or split in parts or not columns.captions:
+            return None
+        parts[split] = table, columns
+    if len(parts) < 2 or len({(columns.file, columns.captions[0]) for _, columns in parts.values()}) > 1:
+        return None
+    first = next(iter(parts.values()))[1]
+    named = {
+        split: {"images": columns.root, "captions": table.relative_to(folder).as_posix()}
+        for split in SPLITS
+        if split in parts
+        for table, columns in [parts[split]]
+    }
+    card = {
+        "adapter": "imageclef",
+        "source": str(folder),
+        "parts": named,
+        "id": first.file,
+        "caption": first.captions[0],
+    }
+    notes = [note for _, columns in parts.values() for note in columns.notes]
+    labels = [columns.label for _, columns in parts.values() if columns.label]
+    if labels or len(first.captions) > 1:
+        notes.append(f"of each table {first.file} and {first.captions[0]} are used, nothing else")
+    return Layout(card, f"a table of captions in each split's folder ({', '.join(named)})", notes=notes)
 
 
 def _of_table(folder: Path, table: Path, columns: Columns) -> Layout:
@@ -150,14 +202,14 @@ def _of_folders(folder: Path, pictures: Pictures, notes: list[str]) -> Layout:
         shared = os.path.commonpath([str(PurePosixPath(name).parent) for name in pictures.names])
         parts: list[str] = []
         for part in PurePosixPath(shared).parts:
-            if part in SPLITS:
+            if read_split(part):
                 break
             parts.append(part)
         root = folder.joinpath(*parts)
         inside = [PurePosixPath(name).parts[len(parts) : -1] for name in pictures.names]
     else:
         inside = [PurePosixPath(name).parts[:-1] for name in pictures.names]
-    labels = {own[-1] for own in inside if own and own[-1] not in SPLITS}
+    labels = {folders[-1] for own in inside if (folders := take_split(own)[1])}
     card: dict[str, Any] = {"adapter": "folder", "images": str(root)}
     if not labels:
         return Layout(card, "pictures, of which nothing says what they show", notes=notes)
@@ -176,12 +228,16 @@ def _of_shards(folder: Path, names: Sequence[str], name: str) -> Layout:
         endings = Counter(PurePosixPath(member).name.partition(".")[2].lower() for member in members)
         if not any(f".{ending}".endswith(PICTURES) for ending in endings):
             raise DataError(f"{folder / names[0]} holds no pictures: found {', '.join(list(endings)[:8]) or 'nothing'}")
-        caption = next((ending for ending in ("txt", "caption", "cap", "text") if ending in endings), None)
+        caption = _find_ending(endings, ("txt", "caption", "cap", "text"))
         card: dict[str, Any] = {"adapter": "webdataset", "source": str(folder), "shards": shards, "caption": caption}
+        if not any(f".{ending}" in PICTURES for ending in endings):  # all are like `input.jpg`
+            card["image"] = [ending for ending in endings if f".{ending}".endswith(PICTURES)][:1]
+        if (label := _find_ending(endings, ("cls", "label"))) is not None:
+            card["label"] = label
         if "json" in endings:
             keys = _read_keys(tree.read(next(own for own in members if own.lower().endswith(".json"))))
             said = [key for key in keys if CAPTION.fullmatch(key)] if caption is None else []
-            labels = [key for key in keys if LABEL.fullmatch(key)]
+            labels = [key for key in keys if LABEL.fullmatch(key)] if label is None else []
             if said or labels:
                 keyed = {"caption_key": next(iter(said), None), "label_key": next(iter(labels), None)}
                 card |= {"metadata": "json"} | {key: value for key, value in keyed.items() if value is not None}
@@ -190,6 +246,12 @@ def _of_shards(folder: Path, names: Sequence[str], name: str) -> Layout:
         tree.close()
     remarks = {"caption": "the ending of the captions' members, one a line", "label_key": "of the JSON members"}
     return Layout(card, f"{len(names):,} tar shards", remarks, notes)
+
+
+def _find_ending(endings: Iterable[str], kinds: Sequence[str]) -> str | None:
+    """The ending that is one of some kinds, or ends in one (`output.txt`)."""
+    found = [ending for kind in kinds for ending in endings if ending == kind]
+    return next(iter(found or [own for kind in kinds for own in endings if own.endswith(f".{kind}")]), None)
 
 
 def _read_keys(content: bytes | str) -> list[str]:
@@ -212,13 +274,23 @@ def _of_parquet(folder: Path, names: Sequence[str], name: str) -> Layout:
     texts = [own for own in schema.names if own not in pictured]
     captions = [own for own in texts if CAPTION.fullmatch(own)]
     labels = [own for own in texts if LABEL.fullmatch(own)]
-    named = {"image": pictured[0], "caption": next(iter(captions), None), "label": next(iter(labels), None)}
+    splits = [own for own in texts if SPLIT.fullmatch(own) and _names_splits(folder / names[0], own)]
+    alike = find_alike(captions[0], captions) if captions else []
+    named = {"image": pictured[0], "caption": alike if len(alike) > 1 else next(iter(alike), None)}
+    named |= {"label": next(iter(labels), None), "split": next(iter(splits), None)}
     columns = {key: value for key, value in named.items() if value is not None}
-    if unused := [own for own in (*pictured[1:], *texts) if own not in columns.values()]:
+    if unused := [own for own in (*pictured[1:], *texts) if own not in (*columns.values(), *alike)]:
         notes.append(f"columns {', '.join(unused[:12])} are not used")
     card = {"adapter": "hub", "repository": f"own/{name}", "source": str(folder), "files": files, "columns": columns}
     remarks = {"repository": "a name only: `source` is where the files are"}
     return Layout(card, f"{len(names):,} Parquet files with pictures", remarks, notes)
+
+
+def _names_splits(file: Path, column: str) -> bool:
+    try:
+        return all(read_split(read_text_cell(cell, column) or "") for cell in read_cells(file, [column])[column])
+    except DataError:
+        return False
 
 
 def _holds_pictures(kind: pa.DataType) -> bool:
@@ -231,8 +303,9 @@ def _group_by_split(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """A pattern for the files of each split, by the words in their names; all are `test` where none says which."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        words = re.split(r"[^a-z]+", name.lower())
-        groups.setdefault(next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), ""), []).append(name)
+        # what stands nearest to the file: its own name, then its folder's
+        words = [word for part in reversed(name.split("/")) for word in re.split(r"[^a-z]+", part.lower())]
+        groups.setdefault(next((split for word in words if (split := read_split(word))), ""), []).append(name)
     unknown = groups.pop("", [])
     if not groups:
         groups, unknown = {"test": unknown}, []

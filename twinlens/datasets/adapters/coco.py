@@ -21,7 +21,7 @@ from twinlens.config.datasets import CocoCard
 from twinlens.core.download import RemoteFile
 from twinlens.core.errors import DataError
 from twinlens.datasets.adapters.base import MISSING
-from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage, read_split
 from twinlens.datasets.ids import make_unique
 from twinlens.datasets.readers.archives import Trees
 from twinlens.datasets.readers.files import Files
@@ -175,7 +175,7 @@ class Coco:
                 raise DataError(
                     f"{path}: dataset_coco.json is not there or not as Karpathy wrote it: {describe(error)}"
                 ) from None
-        return {photo.cocoid: {"restval": "train"}.get(photo.split, photo.split) for photo in listed.images}
+        return {photo.cocoid: read_split(photo.split) or photo.split for photo in listed.images}
 
 
 def _image_id(number: int) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from twinlens.config.datasets import Flickr30kCard
 from twinlens.core.download import RemoteFile
-from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage, read_split
 from twinlens.datasets.ids import make_unique
 from twinlens.datasets.readers.archives import find_unlisted, open_tree
 from twinlens.datasets.readers.files import Files, HubRepository
@@ -53,9 +53,10 @@ class Flickr30k:
         images: list[RawImage] = []
         captions: list[RawCaption] = []
         for image_id, (row, file) in zip(ids, listed, strict=True):
-            images.append(RawImage(image_id, file, row.text("split") or "", ()))
+            split = row.text("split") or ""
+            images.append(RawImage(image_id, file, read_split(split) or split, ()))
             try:
-                captions += [RawCaption(image_id, sentence) for sentence in _sentences(row.cells["raw"])]
+                captions += [RawCaption(image_id, sentence) for sentence in _sentences(row.cells.get("raw"))]
             except ValueError as error:
                 dropped.append(("caption", image_id, "unreadable", f"column raw is no list of sentences: {error}"))
         dropped += [("image", name, "unlisted", f"in {PHOTOS}, but {TABLE} does not list it") for name in strays]

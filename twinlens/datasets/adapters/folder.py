@@ -16,12 +16,13 @@ from twinlens.core.bucket_files import Place, fetch_object, open_place
 from twinlens.core.buckets import is_bucket
 from twinlens.core.id_rows import Hashes, IdRows
 from twinlens.core.spool import Spool
-from twinlens.datasets.annotations import SPLITS, Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage, read_split, take_split
 from twinlens.datasets.ids import IdChoice
 from twinlens.datasets.readers.archives import Tree, find_unlisted, list_passed_over, open_tree, read_each
 from twinlens.datasets.readers.files import record_trees, refuse_change
 from twinlens.datasets.readers.names import is_picture, normalise
 from twinlens.datasets.readers.tabular import TableRow, iter_rows
+from twinlens.datasets.spelling import strip_blanks
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Listed:
     """A picture as one row of a table lists it."""
 
     short_id: str  # the id of its own, or its name
-    long_id: str  # with its name, for pictures that share a short id
+    long_id: str  # with its name as the folder spells it, for pictures that share a short id
     file: str
     split: str
     labels: tuple[str, ...]
@@ -85,13 +86,12 @@ class Folder:
     def _from_folders(self, tree: Tree) -> Annotations:
         images, dropped = Spool(RawImage), Spool[Drop](tuple)
         for name in filter(is_picture, tree.names()):
-            folders = PurePosixPath(name).parts[:-1]
-            split = folders[0] if folders and folders[0] in SPLITS else "test"
-            labels = tuple(folder for folder in folders[-1:] if folder not in SPLITS)
+            split, folders = take_split(PurePosixPath(name).parts[:-1])
+            labels = tuple(map(strip_blanks, folders[-1:]))
             if outside := self._outside(name, labels):
                 dropped += outside
             else:
-                images.append(RawImage(name, name, split, labels))
+                images.append(RawImage(name, name, split or "test", labels))
         dropped += list_passed_over(tree)
         return Annotations(images, [], dropped, captioned=False)
 
@@ -107,6 +107,9 @@ class Folder:
             else:
                 listed.append(one := self._listed(tree, row, name))
                 choice.add(one.short_id, one.long_id)
+            if lacks := [column for column in columns.captions if column in row.lacks]:
+                why = f"{row.table}, {row.place} ends before its column {lacks[0]}: does it lack a separator?"
+                dropped.append(("caption", name or "", "short_row", why))
         long, hashes = choice.choose()
         first, merged = self._merge_rows(listed, hashes)
         images, captions = Spool(RawImage), Spool(RawCaption)
@@ -152,14 +155,16 @@ class Folder:
     def _listed(self, tree: Tree, row: TableRow, name: str) -> Listed:
         columns = self.card.columns
         assert columns is not None
-        file = tree.find(name) or name
-        own = normalise(file)
+        there = tree.find(name)
+        own = normalise(there or name)
+        long = there or own  # two files may differ in what `normalise` makes one
         short = row.text(columns.id) or own
+        split = (row.text(columns.split) or "") if columns.split else "test"
         return Listed(
             short,
-            own if short == own else f"{short}@{own}",
-            file,
-            (row.text(columns.split) or "") if columns.split else "test",
+            long if short == own else f"{short}@{long}",
+            there or name,
+            read_split(split) or split,
             tuple(dict.fromkeys(name for name in row.texts(columns.label, self.card.separator) if name)),
             [text for column in columns.captions for text in row.texts(column)],
         )

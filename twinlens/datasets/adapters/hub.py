@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from twinlens.config.datasets import HubCard, HubFiles, Split
-from twinlens.core.bucket_files import AnyFile, AnyFolder, find_files, open_folder
+from twinlens.core.bucket_files import AnyFile, AnyFolder, find_split_files, open_folder
 from twinlens.core.download import is_url
 from twinlens.core.errors import DataError, FetchError
 from twinlens.core.hashing import recall_digest
@@ -102,7 +102,8 @@ def find(folder: AnyFolder, patterns: Mapping[Split, str]) -> dict[Split, list[s
     Raises:
         FetchError: there is no file of any split.
     """
-    found = {split: sorted(name for name, _ in find_files(folder, pattern)) for split, pattern in patterns.items()}
+    files = find_split_files(folder, patterns)
+    found = {split: sorted(name for name, _ in files[split]) for split in patterns}
     if not any(found.values()):
         raise FetchError(f"{folder} holds no file like {' or '.join(patterns.values())}")
     for split in (split for split, names in found.items() if not names):

@@ -29,8 +29,12 @@ class ImageClef:
 
     def annotations(self, raw: Path) -> Annotations:
         """A picture for each id of the table; pictures without a row are listed as dropped."""
+        refuse_change(raw, self._places())
+        return self.list_all()
+
+    def list_all(self) -> Annotations:
+        """The same of the parts as they are now, whatever was recorded."""
         places = self._places()
-        refuse_change(raw, places)
         dropped: list[Drop] = []
         listed: list[tuple[str, str, str, list[str]]] = []  # split, short id, file, captions
         for split, part in self.card.parts.items():

@@ -6,14 +6,14 @@ Shards are read in place and in order, so only their tables of contents are ever
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from twinlens.config.datasets import WebDatasetCard
-from twinlens.core.bucket_files import AnyFile, AnyFolder, find_files, open_folder
+from twinlens.core.bucket_files import AnyFile, AnyFolder, find_split_files, open_folder
 from twinlens.core.errors import FetchError
 from twinlens.core.spool import Spool
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
@@ -21,7 +21,7 @@ from twinlens.datasets.ids import IdChoice
 from twinlens.datasets.readers.archives import Tree, open_tree
 from twinlens.datasets.readers.files import record_trees, refuse_change
 from twinlens.datasets.readers.limits import MAX_BESIDE_BYTES
-from twinlens.datasets.readers.texts import decode, parse_json, split_lines, split_texts
+from twinlens.datasets.readers.texts import decode, is_nothing, parse_json, split_lines, split_texts
 
 log = logging.getLogger("twinlens")
 
@@ -104,14 +104,14 @@ class WebDataset:
 
     def _beside(self) -> list[str]:
         """The endings of what a sample has beside its picture."""
-        return [ending.lower() for ending in (self.card.caption, self.card.metadata) if ending is not None]
+        endings = (self.card.caption, self.card.label, self.card.metadata)
+        return [ending.lower() for ending in endings if ending is not None]
 
     def _shards(self) -> Sequence[tuple[str, str, AnyFile]]:
         """Split, name below the folder and path of each shard: two folders may have shards of one name."""
         folder = self._folder
-        found = [
-            (split, name, path) for split, shape in self.card.shards.items() for name, path in find_files(folder, shape)
-        ]
+        files = find_split_files(folder, self.card.shards)
+        found = [(split, name, path) for split, own in files.items() for name, path in own]
         if not found:
             raise FetchError(f"{folder} holds no shard like {' or '.join(self.card.shards.values())}")
         for split, shape in self.card.shards.items():
@@ -133,17 +133,17 @@ class WebDataset:
         captions: list[str] = []
         if self.card.caption_key is not None:
             captions = split_texts(facts.get(self.card.caption_key), f"{shard}, {key}, key {self.card.caption_key}")
-        elif self.card.caption is not None and (name := members.get(self.card.caption.lower())) is not None:
-            content = tree.read(name, MAX_BESIDE_BYTES)
-            if isinstance(content, str):
-                complaint = f"{name} is {content}"
-            else:
-                captions = split_lines(decode(content))
-                captions = captions[: -1 if not captions[-1] else None]  # the end of the last line begins no other
+        else:
+            captions, why = _read_lines(tree, members, self.card.caption)
+            complaint = complaint or why
         if complaint:
             dropped.append(("caption", key, "unreadable", f"{shard}: {complaint}"))
         label_key = self.card.label_key
         labels = split_texts(facts.get(label_key), f"{shard}, {key}, key {label_key}") if label_key else []
+        named, why = _read_lines(tree, members, self.card.label)
+        if why:
+            dropped.append(("label", key, "unreadable", f"{shard}: {why}"))
+        labels += [text.strip() for text in named]
         return Sample(key, picture, tuple(dict.fromkeys(filter(None, labels))), captions, dropped)
 
     def _facts(self, tree: Tree, members: dict[str, str]) -> tuple[dict[str, Any], str]:
@@ -162,6 +162,19 @@ class WebDataset:
 
 def _make_long_id(shard: str, key: str) -> str:
     return f"{shard.removesuffix('.tar')}/{key}"
+
+
+def _read_lines(tree: Tree, members: Mapping[str, str], ending: str | None) -> tuple[list[str], str]:
+    """The lines of a sample's member, and what is wrong with it."""
+    name = None if ending is None else members.get(ending.lower())
+    if name is None:
+        return [], ""
+    content = tree.read(name, MAX_BESIDE_BYTES)
+    if isinstance(content, str):
+        return [], f"{name} is {content}"
+    lines = split_lines(decode(content))
+    lines = lines[: -1 if not lines[-1] else None]  # the end of the last line begins no other
+    return [line for line in lines if not is_nothing(line)], ""
 
 
 def find_samples(

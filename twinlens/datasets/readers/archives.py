@@ -29,6 +29,7 @@ from twinlens.datasets.readers.names import (
     leads_out,
     may_be_picture,
     normalise,
+    unquote_address,
 )
 from twinlens.datasets.readers.tars import Tar
 from twinlens.datasets.readers.texts import decode
@@ -186,7 +187,7 @@ class _Folder:
         return None if self._known is None else self._known.find(inside)
 
     def _inside(self, name: str) -> str:
-        path = Path(name.strip())
+        path = Path(unquote_address(name).strip())
         roots = (self.folder, self.folder.absolute(), Path(os.path.realpath(self.folder)))
         for root in roots if path.is_absolute() else ():
             if path.is_relative_to(root):
@@ -229,7 +230,7 @@ class _BucketFolder(Members[StoredObject]):
     """A folder in a bucket, of which each file is fetched when it is read."""
 
     def __init__(self, folder: BucketFolder) -> None:
-        super().__init__(folder.objects)
+        super().__init__(folder.objects.items())
         self._bucket = folder.bucket
 
     def _size_of(self, member: StoredObject) -> int:

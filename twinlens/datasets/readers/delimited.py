@@ -9,17 +9,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from twinlens.core.bucket_files import AnyFile
 from twinlens.core.errors import DataError
+from twinlens.datasets.spelling import strip_blanks
 
 SEPARATORS = ("\t", ",", ";", "|")
-Row = tuple[int, dict[str, str | None]]  # number of its first line, and its cells by the names of the heading
+Row = tuple[int, dict[str, str]]  # number of its first line, and the cells it has by the names of the heading
 
 
 def read_delimited(path: Path, text: str, wanted: Iterable[str]) -> list[Row]:
     """Read every row of a table with a heading.
 
-    The separator is the one at which the heading splits into the wanted columns. A row may be short (its last
-    cells are None), never long.
+    The separator is the one at which the heading splits into the wanted columns. A row may be short (it lacks its last
+    cells), never long.
 
     Raises:
         DataError: a column is not there or is there twice, a quote never closes, or a row has more cells than the
@@ -30,7 +32,7 @@ def read_delimited(path: Path, text: str, wanted: Iterable[str]) -> list[Row]:
     separator = _choose_separator(body, wanted)
     cut = _cut_at_tabs(path, body, first) if separator == "\t" else _cut_csv(path, body, first, separator)
     _, heading = next(cut, (first, []))
-    names = [name.strip() for name in heading]
+    names = [strip_blanks(name) for name in heading]
     refuse_missing(path, wanted, names)
     if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
         raise DataError(
@@ -42,8 +44,7 @@ def read_delimited(path: Path, text: str, wanted: Iterable[str]) -> list[Row]:
             continue
         if any(cell.strip() for cell in cells[len(names) :]):
             long.append((number, len(cells)))
-        filled = [*cells[: len(names)], *[None] * (len(names) - len(cells))]
-        rows.append((number, {name: cell for name, cell in zip(names, filled, strict=True) if name}))
+        rows.append((number, {name: cell for name, cell in zip(names, cells, strict=False) if name}))
     if long:
         number, count = long[0]
         lines = ", ".join(str(number) for number, _ in long[:5]) + (", ..." if len(long) > 5 else "")
@@ -55,7 +56,7 @@ def read_delimited(path: Path, text: str, wanted: Iterable[str]) -> list[Row]:
     return rows
 
 
-def refuse_missing(path: Path, wanted: Iterable[str], found: Iterable[str]) -> None:
+def refuse_missing(path: AnyFile, wanted: Iterable[str], found: Iterable[str]) -> None:
     """Refuse a table that lacks a wanted column.
 
     Raises:
@@ -87,28 +88,46 @@ def _choose_separator(text: str, wanted: list[str]) -> str:
     heading = re.split(r"[\r\n]", text, maxsplit=1)[0]
     for separator in SEPARATORS:
         if separator in heading:
-            names = {name.strip() for name in next(csv.reader([heading], delimiter=separator, skipinitialspace=True))}
-            if names.issuperset(wanted):
+            names = next(csv.reader([heading], delimiter=separator, skipinitialspace=True))
+            if set(map(strip_blanks, names)).issuperset(wanted):
                 return separator
     return "\t" if "\t" in heading else ","
 
 
 def _cut_csv(path: Path, text: str, first: int, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Cells by CSV's rules. A row of several lines has to be quoted to the letter: a stray quote swallows lines."""
+    r"""Cells by CSV's rules, where quotes are escaped as R and MySQL do (`\"`) by theirs.
+
+    A row of several lines has to be quoted to the letter: a stray quote swallows lines.
+    """
     lines = list(io.StringIO(text, newline=""))
-    reader = csv.reader(lines, delimiter=separator)
+    escape = _find_escape(lines, separator)
+    reader = csv.reader(lines, delimiter=separator, escapechar=escape)
     while True:
         start = reader.line_num
         try:
             cells = next(reader)
             several = lines[start : reader.line_num]
             if len(several) > 1 or (several and several[0].count('"') % 2):
-                next(csv.reader(several, delimiter=separator, strict=True))
+                next(csv.reader(several, delimiter=separator, escapechar=escape, strict=True))
         except StopIteration:
             return
         except csv.Error as error:
             raise DataError(f"{path}, line {first + start}: {_explain(error)}") from None
         yield first + start, cells
+
+
+def _find_escape(lines: list[str], separator: str) -> str | None:
+    r"""Find the backslash that escapes quotes: where it does, a line that holds `\"` can be cut in no other way."""
+    odd = (line for line in lines if '\\"' in line)
+    return "\\" if any(not _is_row(line, separator) and _is_row(line, separator, "\\") for line in odd) else None
+
+
+def _is_row(line: str, separator: str, escape: str | None = None) -> bool:
+    try:
+        next(csv.reader([line], delimiter=separator, escapechar=escape, strict=True))
+    except csv.Error:
+        return False
+    return True
 
 
 def _explain(error: csv.Error) -> str:

@@ -14,7 +14,8 @@ Row = tuple[str, dict[str, Any]]  # where it stands, and its cells by name
 FILE, CAPTION, LABEL = "file_name", "caption", "label"  # cells of a row of COCO's
 SHAPES = (
     'a list of objects, one a picture ([{"file": "a.jpg", "caption": "..."}]), captions by file name '
-    '({"a.jpg": ["..."]}), or annotations as COCO writes them ({"images": [...], "annotations": [...]})'
+    '({"a.jpg": ["..."]}), or annotations as COCO writes them ({"images": [...], "annotations": [...]}) or Karpathy '
+    '({"images": [{"filename": "a.jpg", "sentences": [...]}]})'
 )
 
 
@@ -23,6 +24,7 @@ def read_json_table(path: Path, text: str, wanted: Iterable[str]) -> list[Row]:
 
     * A list of objects: a row each.
     * An object of texts or lists of texts: a row each, with the cells `file` and `caption`.
+    * Karpathy's splits (`dataset_flickr30k.json`): a row a picture, its path as `file`, its sentences as `caption`.
     * COCO's annotations: a row a picture, with its own cells (`file_name`, `id` and so on), all its captions as
       `caption` and the names of its categories as `label`. Annotations of a picture that is not listed are rows
       without a file.
@@ -34,7 +36,9 @@ def read_json_table(path: Path, text: str, wanted: Iterable[str]) -> list[Row]:
         content = parse_json(text)
     except ValueError as error:
         raise DataError(f"{path} is no JSON: {error}. A file with an object a line has to end in .jsonl") from None
-    if isinstance(content, dict) and isinstance(content.get("images"), list):
+    if _is_karpathys(content):
+        rows = list(_rows_of_karpathy(path, content))
+    elif isinstance(content, dict) and isinstance(content.get("images"), list):
         rows = list(_rows_of_coco(path, content))
     elif isinstance(content, dict) and content and all(map(_is_captions, content.values())):
         rows = [(f"key {name!r}", {"file": name, "caption": said}) for name, said in content.items()]
@@ -56,6 +60,18 @@ def _shape(content: Any) -> str:
     return f"a list of {type(content[0]).__name__}" if isinstance(content, list) and content else repr(content)[:60]
 
 
+def _is_karpathys(content: Any) -> bool:
+    images = content.get("images") if isinstance(content, dict) else None
+    return isinstance(images, list) and bool(images) and all(isinstance(i, dict) and "sentences" in i for i in images)
+
+
+def _rows_of_karpathy(path: Path, content: dict[str, Any]) -> Iterator[Row]:
+    for number, entry in enumerate(_entries(path, content, "images", ("filename", "sentences"))):
+        said = [one.get("raw") if isinstance(one, dict) else one for one in entry["sentences"] or []]
+        file = "/".join(filter(None, (entry.get("filepath"), entry["filename"])))
+        yield f"image {number}", entry | {"file": file, CAPTION: said}
+
+
 def _rows_of_coco(path: Path, content: dict[str, Any]) -> Iterator[Row]:
     categories = {
         _key(entry["id"]): str(entry["name"]) for entry in _entries(path, content, "categories", ("id", "name"))
@@ -70,10 +86,14 @@ def _rows_of_coco(path: Path, content: dict[str, Any]) -> Iterator[Row]:
             if _key(category) not in categories:
                 raise DataError(f"{path}, annotation {number}: category {category!r} is not in `categories`")
             labels.setdefault(owner, {})[categories[_key(category)]] = None
-    listed = set()
+    listed: dict[str, Any] = {}
     for number, entry in enumerate(_entries(path, content, "images", ("id", FILE))):
         owner = _key(entry["id"])
-        listed.add(owner)
+        if listed.setdefault(owner, entry[FILE]) != entry[FILE]:
+            raise DataError(
+                f"{path}, image {number}: {entry[FILE]} has the id {owner} of {listed[owner]}; whose are its "
+                "annotations? Two files were merged without counting anew: use one of them at a time, or number again"
+            )
         yield f"image {number}", entry | {CAPTION: captions.get(owner, []), LABEL: list(labels.get(owner, {}))}
     for owner in (owner for owner in dict.fromkeys([*captions, *labels]) if owner not in listed):
         yield f"annotations of image {owner}", {CAPTION: captions.get(owner, []), LABEL: list(labels.get(owner, {}))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 from twinlens.core.errors import BucketError
@@ -16,7 +16,14 @@ Member = TypeVar("Member")
 class Members(ABC, Generic[Member]):
     """Members of an archive by their names, found in any spelling and read no further than a limit."""
 
-    def __init__(self, members: Mapping[str, Member]) -> None:
+    def __init__(self, listed: Iterable[tuple[str, Member]]) -> None:
+        """Take names and members in the archive's order, in which a name may stand again."""
+        members: dict[str, Member] = {}
+        self._earlier: dict[str, list[Member]] = {}  # of a name that stands again, those before the last
+        for name, member in listed:
+            if name in members:
+                self._earlier.setdefault(name, []).append(members[name])
+            members[name] = member
         self._members = members
         self._names = sorted(name for name in members if not is_hidden(name))
         self._known = Known(self._names)
@@ -35,6 +42,12 @@ class Members(ABC, Generic[Member]):
         if found is None:
             return self._known.explain(name)
         member = self._members[found]
+        content = self._read_member(member, limit)
+        if any(self._read_member(other, limit) != content for other in self._earlier.get(found, ())):
+            return "twice in the archive, each time another file: which is meant? Pack it anew under two names"
+        return content
+
+    def _read_member(self, member: Member, limit: int) -> bytes | str:
         if large := explain_size(self._size_of(member), limit):
             return large
         try:

@@ -6,10 +6,12 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 from twinlens.core.bucket_files import AnyFile
 from twinlens.core.errors import FetchError
 from twinlens.datasets.adapters.base import MISSING
+from twinlens.datasets.spelling import strip_blanks
 
 # What PIL opens of the formats in `images/decode.py`, as it registers their endings.
 PICTURES = (
@@ -22,11 +24,19 @@ OTHERS = (
     ".npz .pkl .pt .h5 .hdf5 .mat .xls .xlsx .pdf .doc .docx .zip .tar .gz .tgz .bz2 .xz .7z .rar .log .lock .dvc .py "
     ".ipynb .sh .url .lnk .nfo .sha256 .md5"
 )
+# Folders of systems: of macOS' zips, Synology's thumbnails, Windows' waste.
+SYSTEMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+
+
+def unquote_address(name: str) -> str:
+    """The path that a file's address (`file:///photos/my%20dog.jpg`) stands for; any other name as it is."""
+    bare = name.strip()
+    return unquote(bare.removeprefix("file://localhost").removeprefix("file://")) if bare.startswith("file:") else name
 
 
 def normalise(name: str) -> str:
     """Spell a name one way: composed characters, slashes that lean forward, no blanks at its ends, no `./`, no `//`."""
-    spelt = unicodedata.normalize("NFC", name.replace("\\", "/")).strip()
+    spelt = strip_blanks(unicodedata.normalize("NFC", name.replace("\\", "/")))
     root = "/" if spelt.startswith("/") else ""
     return root + "/".join(part for part in spelt.split("/") if part not in ("", "."))
 
@@ -51,8 +61,8 @@ def refuse_outside(path: AnyFile, names: Iterable[str]) -> None:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name, or a folder of it, is one that systems hide (`._x.jpg` of macOS)."""
-    return any(part.startswith(".") for part in PurePosixPath(name).parts) or name.startswith("__MACOSX/")
+    """Whether a name, or a folder of it, is one that systems hide (`._x.jpg` of macOS) or keep for themselves."""
+    return any(part.startswith(".") or part in SYSTEMS for part in PurePosixPath(name).parts)
 
 
 def is_picture(name: str) -> bool:
@@ -86,7 +96,8 @@ class Known:
         """Find the name as it is spelt here; None where it is not there, or two could be meant."""
         if name in self._exact:
             return name
-        found = self._spelt.get(normalise(name), [])
+        spelt = normalise(name)
+        found = self._spelt.get(spelt) or (self._spelt.get(normalise(unquote(spelt)), []) if "%" in spelt else [])
         return found[0] if len(found) == 1 else None
 
     def explain(self, name: str) -> str:

@@ -16,11 +16,11 @@ from jaxtyping import Int
 
 from twinlens.config.datasets import ParquetColumns
 from twinlens.core.bucket_files import AnyFile
-from twinlens.core.errors import DataError
 from twinlens.core.id_rows import Hashes, IdRows, hash_id
 from twinlens.core.spool import Spool
-from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage
+from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage, read_split
 from twinlens.datasets.ids import IdChoice
+from twinlens.datasets.readers.delimited import refuse_missing
 from twinlens.datasets.readers.parquet_cells import iter_cells, open_parquet
 from twinlens.datasets.readers.parquet_pictures import read_pictures
 from twinlens.datasets.readers.texts import parse_json, read_text_cell, split_texts
@@ -80,7 +80,7 @@ def read_annotations(
             dropped.append(("image", image_id, "unknown_label", why))
         elif first[number] == number:
             images.append(RawImage(image_id, row.file, row.split, labels_of.get(number, row.labels)))
-    return Annotations(images, captions, dropped, captioned=columns.caption is not None)
+    return Annotations(images, captions, dropped, captioned=bool(columns.captions))
 
 
 def _find_same(
@@ -123,22 +123,20 @@ def _merge_labels(listed: Spool[Row], hashes: Hashes) -> tuple[Int[np.ndarray, "
 
 
 def _read(file: pq.ParquetFile, path: AnyFile, columns: ParquetColumns) -> Iterator[dict[str, Any]]:
-    """The wanted cells of every row, by what they are; never the pixels."""
+    """The wanted cells of every row, by their columns; never the pixels."""
     schema = file.schema_arrow
-    wanted = {role: name for role, name in columns.model_dump().items() if name is not None}
-    if missing := [name for name in wanted.values() if name not in schema.names]:
-        raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(schema.names)}")
+    named = (columns.label, columns.id, columns.split)
+    wanted = [*columns.captions, *(name for name in named if name is not None)]
+    refuse_missing(path, [columns.image, *wanted], schema.names)
     of_image = schema.field(columns.image).type
-    has_path = pa.types.is_struct(of_image) and any(field.name == "path" for field in of_image)
-    cells = {role: name for role, name in wanted.items() if role != "image"}
-    if has_path:
-        cells["path"] = f"{columns.image}.path"
-    if not cells:
+    if pa.types.is_struct(of_image) and any(field.name == "path" for field in of_image):
+        wanted.append(f"{columns.image}.path")
+    wanted = list(dict.fromkeys(wanted))
+    if not wanted:
         yield from ({} for _ in range(file.metadata.num_rows))
-        return
-    for part in iter_cells(path, list(dict.fromkeys(cells.values()))):
-        for row in zip(*(part[name] for name in cells.values()), strict=True):
-            yield dict(zip(cells, row, strict=True))
+    for part in iter_cells(path, wanted) if wanted else ():
+        for row in zip(*(part[name] for name in wanted), strict=True):
+            yield dict(zip(wanted, row, strict=True))
 
 
 def _listed(
@@ -146,14 +144,15 @@ def _listed(
 ) -> Row:
     split, name, number = place
     where = f"{name}, row {number}, column"
-    labels, unknown = _labels(cells.get("label"), names, f"{where} {columns.label}")
+    labels, unknown = _labels(cells.get(columns.label or ""), names, f"{where} {columns.label}")
+    own = read_text_cell(cells.get(columns.split or ""), f"{where} {columns.split}")
     return Row(
         _short_id(cells, columns, name, number),
         f"{PurePosixPath(name).with_suffix('')}-{number:06d}",
         f"{name}#{number}",
-        split,
+        split if own is None else read_split(own) or own,
         labels,
-        split_texts(cells.get("caption"), f"{where} {columns.caption}"),
+        [text for column in columns.captions for text in split_texts(cells[column], f"{where} {column}")],
         unknown,
         len(names or ()),
     )
@@ -161,10 +160,10 @@ def _listed(
 
 def _short_id(cells: dict[str, Any], columns: ParquetColumns, name: str, number: int) -> str:
     """The id of its own, the picture's path, or file and row: the first that there is."""
-    own = read_text_cell(cells.get("id"), f"{name}, row {number}, column {columns.id}")
+    own = read_text_cell(cells.get(columns.id or ""), f"{name}, row {number}, column {columns.id}")
     if own is not None:
         return own
-    path = PurePosixPath(cells.get("path") or "")
+    path = PurePosixPath(cells.get(f"{columns.image}.path") or "")
     if path.name:
         return str(path.with_suffix(""))
     return f"{PurePosixPath(name).stem}-{number:06d}"

@@ -24,6 +24,7 @@ class TableRow:
     table: str  # the file's name
     place: str  # `line 7` or `row 7`
     cells: dict[str, Any]
+    lacks: tuple[str, ...] = ()  # wanted columns that a row between separators ends before
 
     def where(self, column: str) -> str:
         """The row and a column of it, as messages name them."""
@@ -67,7 +68,7 @@ def iter_rows(path: Path, columns: Iterable[str]) -> Iterator[TableRow]:
         yield from (TableRow(path.name, place, cells) for place, cells in read_json_table(path, text, wanted))
     else:
         for number, cells in read_delimited(path, text, wanted):
-            yield TableRow(path.name, f"line {number}", cells)
+            yield TableRow(path.name, f"line {number}", cells, tuple(name for name in wanted if name not in cells))
 
 
 def _parquet(path: Path, wanted: list[str]) -> Iterator[TableRow]:

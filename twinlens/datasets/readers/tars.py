@@ -109,19 +109,19 @@ class Tar(Members[tarfile.TarInfo]):
                 every = self.archive.getmembers()
             else:
                 every, self._small = recall_members(self.archive, path)
-            members = {member.name: member for member in every if not member.isdir()}
+            named = [(member.name.removeprefix("./"), member) for member in every if not member.isdir()]
         except (MemoryError, DataError, BucketError):
             raise
         except Exception as error:  # the library raises whatever the bytes lead it to
             raise FetchError(f"{path} is not a whole tar archive ({describe(error)}): fetch it again") from None
         refuse_outside(path, [member.name for member in every])
-        super().__init__({name.removeprefix("./"): member for name, member in members.items()})
+        super().__init__(named)
 
     def _size_of(self, member: tarfile.TarInfo) -> int:
         return member.size  # of a sparse file, holes included
 
     def _extract(self, member: tarfile.TarInfo, limit: int) -> bytes | str:
-        if member.name in self._small:
+        if member.name in self._small and member.name.removeprefix("./") not in self._earlier:
             return self._small[member.name]
         try:
             return self._follow(member, limit)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import ast
 import codecs
+import io
 import json
 import math
 import re
+import tokenize
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from twinlens.core.errors import DataError
@@ -23,12 +26,15 @@ MARKS = (  # byte-order marks; UTF-32's begins with UTF-16's, so it is looked fo
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+START = 64  # bytes that are looked at; UTF-8 has no zero among them
 MAX_WRITTEN = 2**20  # characters of a written list; parsing fewer takes no memory to speak of
 _LINE_END = re.compile(r"\r\n|\n|\r")
+# What programs write where there is nothing: pandas, numpy, Python, SQL and JSON, spreadsheets, MySQL.
+NOTHING = frozenset(("nan", "NaN", "NAN", "<NA>", "NaT", "None", "null", "NULL", "#N/A", "\\N"))
 
 
 def decode(raw: bytes) -> str:
-    """Decode a text file: UTF-16 or UTF-32 where a byte-order mark says so, else UTF-8.
+    """Decode a text file: UTF-16 or UTF-32 where a byte-order mark says so or every other byte is zero, else UTF-8.
 
     Broken bytes become lone surrogates, which the filter drops by name.
     """
@@ -38,6 +44,9 @@ def decode(raw: bytes) -> str:
                 return raw.decode(encoding)
             except UnicodeDecodeError:
                 break
+    zeros = raw[0:START:2].strip(b"\0"), raw[1:START:2].strip(b"\0")
+    if len(raw) > 1 and not all(zeros) and any(zeros):  # of letters without accents, UTF-16 without a mark has one zero
+        return raw.decode("utf-16-le" if not zeros[1] else "utf-16-be", "replace")
     return raw.decode("utf-8-sig", "surrogateescape")
 
 
@@ -45,12 +54,21 @@ def parse_json(text: str | bytes) -> Any:
     """Parse JSON.
 
     Raises:
-        ValueError: it is none, or is nested deeper than Python goes.
+        ValueError: it is none, an object has a key twice, or it is nested deeper than Python goes.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_make_object)
     except RecursionError:
         raise ValueError("brackets are nested too deep") from None
+
+
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # of which JSON keeps the last, without a word
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"an object has the key {twice!r} twice; which is meant? Several texts of one key are a list")
+    return found
 
 
 def split_lines(text: str) -> list[str]:
@@ -72,7 +90,7 @@ def split_texts(cell: Any, where: str, separator: str | None = None) -> list[str
     found = []
     for text in _texts(cell, where):
         parts = [part.strip() for part in text.split(separator)] if separator else [text]
-        found += [part for part in parts if not _is_nothing(part)]
+        found += [part for part in parts if not is_nothing(part)]
     return found
 
 
@@ -85,15 +103,18 @@ def read_text_cell(cell: Any, where: str) -> str | None:
     found = [text for text in _texts(cell, where, lists_as_text=False) if text.strip()]
     if len(found) > 1:
         raise DataError(f"{where}: found a list of {len(found)}, wanted one. Write a row for each")
-    return found[0] if found and not _is_nothing(found[0]) else None
+    return found[0] if found and not is_nothing(found[0]) else None
 
 
 def _texts(cell: Any, where: str, lists_as_text: bool = True, depth: int = 0) -> Iterator[str]:
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return
     if isinstance(cell, str):
-        listed = _written_list(cell) if lists_as_text else None
-        yield from [cell] if listed is None else listed
+        written = _parse_written(cell) if lists_as_text else None
+        if written is None:
+            yield cell
+        else:
+            yield from _texts(written, where, False, depth)
     elif isinstance(cell, bytes):
         yield from _texts(decode(cell), where, lists_as_text)
     elif isinstance(cell, list | tuple):
@@ -101,7 +122,7 @@ def _texts(cell: Any, where: str, lists_as_text: bool = True, depth: int = 0) ->
             raise DataError(f"{where}: lists within lists, {depth} deep; wanted a text or a list of texts")
         for item in cell:
             yield from _texts(item, where, lists_as_text, depth + 1)
-    elif isinstance(cell, int | float) and not isinstance(cell, bool):
+    elif isinstance(cell, int | float | Decimal) and not isinstance(cell, bool):
         yield str(int(cell)) if math.isfinite(cell) and cell == int(cell) else str(cell)
     else:
         raise DataError(
@@ -109,15 +130,15 @@ def _texts(cell: Any, where: str, lists_as_text: bool = True, depth: int = 0) ->
         )
 
 
-def _written_list(text: str) -> list[str] | None:
-    """The texts of a list that was written as text, by JSON or by Python; None where the text is no list of texts.
+def _parse_written(text: str) -> list[Any] | tuple[Any, ...] | dict[Any, Any] | None:
+    """The list or struct that was written as text, by JSON, Python or numpy; None where the text is none.
 
-    A data frame that was written as CSV has its lists so, and would else be one caption full of brackets.
+    A data frame that was written as CSV has them so, and would else be one caption full of brackets.
     """
     bare = text.strip()
-    if not (bare.startswith("[") and bare.endswith("]") and len(bare) > 1):
+    if len(bare) < 2 or bare[0] + bare[-1] not in ("[]", "()", "{}"):
         return None
-    for read in (json.loads, ast.literal_eval):
+    for read in (json.loads, _parse_python):
         try:
             found = read(bare)
         except (ValueError, SyntaxError, RecursionError):
@@ -126,14 +147,23 @@ def _written_list(text: str) -> list[str] | None:
             if len(bare) > MAX_WRITTEN:
                 raise
             continue
-        if isinstance(found, list) and all(item is None or isinstance(item, str) for item in found):
-            return [item for item in found if item is not None]
+        if isinstance(found, list | tuple | dict):
+            return found
     return None
 
 
-def _is_nothing(text: str) -> bool:
-    """Whether a text is a hole in a data frame, which some tools write as `nan`."""
-    return text.strip() in ("nan", "NaN", "NAN")
+def _parse_python(text: str) -> Any:
+    """Python's literal; of texts side by side, which numpy writes without commas, each is one."""
+    found = ast.literal_eval(text)
+    if isinstance(found, list) and all(isinstance(item, str) for item in found):
+        signs = tokenize.generate_tokens(io.StringIO(text).readline)
+        return [ast.literal_eval(sign.string) for sign in signs if sign.type == tokenize.STRING]
+    return found
+
+
+def is_nothing(text: str) -> bool:
+    """Whether a text is what a program writes where there is nothing."""
+    return text.strip() in NOTHING
 
 
 def _described(cell: Any) -> str:

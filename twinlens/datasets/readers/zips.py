@@ -24,6 +24,7 @@ METHODS = {
 ODD_METHODS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES encryption"}
 # Bytes read at a time. LZMA gives at once all that they stand for, which is up to 7,000 times as much.
 PIECE, SMALL_PIECE = MB, 4096
+UTF8_NAME = 0x800  # flag of a member
 LOCAL = struct.Struct("<26xHH")  # ahead of a member: the lengths of its name and of what follows that
 
 
@@ -111,13 +112,24 @@ def _iter_bzip2(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> 
         raise zipfile.BadZipFile(f"{size:,} bytes, or others than the {info.file_size:,} that were packed")
 
 
+def _read_name(member: zipfile.ZipInfo) -> str:
+    """The name of a member: many programs write UTF-8 and do not say so, and Python takes it for DOS' letters."""
+    name = member.filename.replace("\\", "/")  # as Windows packs
+    if member.flag_bits & UTF8_NAME or name.isascii():
+        return name
+    try:
+        return name.encode("cp437").decode()
+    except UnicodeError:
+        return name
+
+
 class Zip(Members[zipfile.ZipInfo]):
     """Zip archive as a tree."""
 
     def __init__(self, path: Path) -> None:
         self.archive = open_zip(path)
-        members = {member.filename.replace("\\", "/"): member for member in self.archive.infolist()}  # as Windows packs
-        super().__init__({name: member for name, member in members.items() if not name.endswith("/")})
+        named = ((_read_name(member), member) for member in self.archive.infolist())
+        super().__init__((name, member) for name, member in named if not name.endswith("/"))
 
     def _size_of(self, member: zipfile.ZipInfo) -> int:
         return member.file_size
