@@ -34,11 +34,11 @@ class Workspace:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The surroundings of a command: this interpreter first, and nothing of other tests."""
+        """The surroundings of a command: this interpreter first, one thread, and nothing of other tests."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("TWINLENS_", "DVC_", "GIT_"))}
         server = None if self.plain else start_server()
         path = [*([str(server)] if server else []), str(Path(sys.executable).parent), os.environ["PATH"]]
-        return kept | self.variables | {"PATH": os.pathsep.join(path)}
+        return {"OMP_NUM_THREADS": "1"} | kept | self.variables | {"PATH": os.pathsep.join(path)}
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a command to its end; returns what it printed."""
