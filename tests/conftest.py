@@ -30,15 +30,14 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-ALONE = {  # tests that any worker may run, wherever the rest of their file is
+ALONE = (  # tests that any worker may run, wherever the rest of their file is; those that wait for no other come first
     "test_killed_in_caption_train_and_embed_it_resumes_and_ends_byte_identical",
-    "test_drawn_vehicles_are_searched_for_among_ever_more_distractors",
-    "test_a_sweep_survives_a_model_that_fails_and_exp_show_has_a_row_for_each",
-    "test_a_value_of_a_card_is_set_from_the_command_line",
-    "test_an_experiment_in_a_folder_of_its_own_runs_what_it_would_here",
-    "test_changing_the_captioner_reruns_only_caption_and_what_reads_captions",
     "test_600_photos_give_the_table_of_the_readme",
-}
+    "test_a_sweep_survives_a_model_that_fails_and_exp_show_has_a_row_for_each",
+    "test_drawn_vehicles_are_searched_for_among_ever_more_distractors",
+    "test_a_value_of_a_card_is_set_from_the_command_line_here_or_in_a_folder_of_its_own",
+    "test_changing_the_captioner_reruns_only_caption_and_what_reads_captions",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,7 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     files = sorted((item for item in items if item.name not in ALONE), key=place)
     first = [item for item in files if item.path.name in LONGEST]
-    items[:] = [*first, *(item for item in items if item.name in ALONE), *files[len(first) :]]
+    alone = sorted((item for item in items if item.name in ALONE), key=lambda item: ALONE.index(item.name))
+    items[:] = [*first, *alone, *files[len(first) :]]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -13,22 +13,32 @@ from typing import Any
 
 import yaml
 
+from tests.preloaded import start_server
+
 ROOT = Path(__file__).parent.parent
 CLEAN = "Data and pipelines are up to date.\n"  # what `dvc status` says
 RAN = re.compile(r"^Running stage '([^'@]+)", re.MULTILINE)
 
 
 class Workspace:
-    """A git clone with a DVC cache of its own."""
+    """A git clone with a DVC cache of its own, whose stages begin with their libraries loaded (`tests/preloaded`).
 
-    def __init__(self, folder: Path, variables: Mapping[str, str] | None = None) -> None:
-        self.folder, self.variables = folder, dict(variables or {})
+    Args:
+        folder: where it is.
+        variables: of the environment, beside those that are there.
+        plain: let `python` be the interpreter itself.
+    """
+
+    def __init__(self, folder: Path, variables: Mapping[str, str] | None = None, plain: bool = False) -> None:
+        self.folder, self.variables, self.plain = folder, dict(variables or {}), plain
 
     @property
     def environment(self) -> dict[str, str]:
-        """The surroundings of a command: this interpreter first, and nothing of other tests."""
+        """The surroundings of a command: this interpreter first, one thread, and nothing of other tests."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("TWINLENS_", "DVC_", "GIT_"))}
-        return kept | self.variables | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        server = None if self.plain else start_server()
+        path = [*([str(server)] if server else []), str(Path(sys.executable).parent), os.environ["PATH"]]
+        return {"OMP_NUM_THREADS": "1"} | kept | self.variables | {"PATH": os.pathsep.join(path)}
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a command to its end; returns what it printed."""

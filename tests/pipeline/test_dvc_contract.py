@@ -111,24 +111,22 @@ def test_a_comment_and_what_is_about_a_card_in_use_run_nothing(workspace: Worksp
     assert workspace.ran("dvc", "repro") == [GUARD]
 
 
-def test_a_value_of_a_card_is_set_from_the_command_line(workspace: Workspace) -> None:
-    ran = workspace.ran("dvc", "exp", "run", "-S", "cards/models/clip-scenes.yaml:train.epochs=1")
-    assert ran == [GUARD, *OF_THE_MODEL]
+def test_a_value_of_a_card_is_set_from_the_command_line_here_or_in_a_folder_of_its_own(workspace: Workspace) -> None:
+    value = "cards/models/clip-scenes.yaml:train.epochs"
+    printed = workspace.run("dvc", "exp", "run", "--temp", "-S", f"{value}=1")
+    assert RAN.findall(printed) == [GUARD, *OF_THE_MODEL]
+    assert workspace.ran("dvc", "exp", "run", "-S", f"{value}=1") == []  # from the cache
     assert "train.epochs" in workspace.run("dvc", "params", "diff")
-    assert workspace.ran("dvc", "exp", "run", "-S", "cards/models/clip-scenes.yaml:train.epochs=2") == []
+    assert workspace.ran("dvc", "exp", "run", "-S", f"{value}=2") == []
 
 
 def test_a_change_in_a_base_reruns_the_card_that_uses_it(experimented: Workspace) -> None:
-    ran = experimented.ran("dvc", "exp", "run", "-S", "cards/models/clip-scenes.yaml:train.learning_rate=0.002")
-    assert ran == [GUARD, *OF_THE_MODEL]
     ran = experimented.ran("dvc", "exp", "run", "-S", "cards/models/siglip-scenes.yaml:train.objective=clip")
     assert ran == [GUARD]
-
-
-def test_an_experiment_in_a_folder_of_its_own_runs_what_it_would_here(workspace: Workspace) -> None:
-    printed = workspace.run("dvc", "exp", "run", "--temp", "-S", "model=clip-other")
-    assert RAN.findall(printed) == [GUARD, *OF_THE_MODEL]
-    assert workspace.ran("dvc", "exp", "run", "-S", "model=clip-other") == []  # from the cache
+    experimented.change({"cards/models/clip-scenes.yaml:train.learning_rate": 0.002})
+    assert experimented.ran("dvc", "repro", GUARD) == [GUARD]
+    changed = json.loads(experimented.run("dvc", "status", "--json"))  # what `dvc repro` would run
+    assert {stage.partition("@")[0] for stage in changed} == set(OF_THE_MODEL)
 
 
 def test_old_settings_of_cards_are_answered_before_anything_runs(workspace: Workspace) -> None:
@@ -325,7 +323,7 @@ def test_words_and_hybrids_are_measured_with_a_weight_of_the_validation_split(fi
     assert rows["ivf_flat_1_of_16"] < rows["ivf_flat_8_of_16"]
 
 
-def test_a_change_of_the_data_shows_in_git_diff_and_another_datasets_card_stays(workspace: Workspace) -> None:
+def test_a_change_of_the_data_shows_in_git_diff(workspace: Workspace) -> None:
     card = "metrics/datasets/scenes.json"
     before = json.loads((workspace.folder / card).read_text())
     assert before["pictures"]["found"] == 696
@@ -335,11 +333,6 @@ def test_a_change_of_the_data_shows_in_git_diff_and_another_datasets_card_stays(
     changed = workspace.run("git", "diff", "--unified=0", card)
     assert '-    "found": 696,' in changed
     assert '+    "found": 695,' in changed
-    workspace.run("git", "checkout", "-q", card, "cards")
-    workspace.change(SMALL_VEHICLES)
-    workspace.run("dvc", "repro", "group@scenes-vehicles")
-    assert (workspace.folder / "metrics/datasets/scenes-vehicles.json").exists()
-    assert workspace.run("git", "diff", "--stat", card) == ""
 
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
@@ -399,6 +392,7 @@ SMALL_VEHICLES = {
 def test_drawn_vehicles_are_searched_for_among_ever_more_distractors(workspace: Workspace) -> None:
     workspace.change(SMALL_VEHICLES)
     workspace.run("dvc", "repro")
+    assert workspace.run("git", "diff", "--stat", "metrics/datasets/scenes.json") == ""  # another dataset's card stays
     card = json.loads((workspace.folder / "metrics/datasets/scenes-vehicles.json").read_text())
     kept, pool = card["keep"]["kept"], card["pictures"]["in_pool"]
     assert 0 < kept < card["keep"]["found"] == 200
@@ -436,9 +430,10 @@ def kill_when(workspace: Workspace, reached: Callable[[], bool]) -> None:
 
 
 def test_killed_in_caption_train_and_embed_it_resumes_and_ends_byte_identical(
-    finished: Workspace, tmp_path: Path
+    tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     disturbed = clone(tmp_path / "clone")
+    disturbed.plain = True  # as it is for a person; and dvc and its stages are killed at the same instant
     scratch, data = disturbed.folder / ".dvc/tmp/twinlens", disturbed.folder / "data"
 
     def trained(count: int) -> Callable[[], bool]:
@@ -458,6 +453,7 @@ def test_killed_in_caption_train_and_embed_it_resumes_and_ends_byte_identical(
     assert made == {f"part-0000{n}.json" for n in range(4)}
     assert all(path.stat().st_mtime_ns == then for path, then in finished_at.items())  # nothing was made twice
     kinds = ("captioned", "trained", "embedded", "ranked", "evaluated")
+    finished: Workspace = request.getfixturevalue("finished")  # only now, as another worker may be making it
     before, after = finished.digests(*kinds), disturbed.digests(*kinds)
     assert before.keys() == after.keys()
     assert [name for name in before if before[name] != after[name]] == []

@@ -123,7 +123,7 @@ def test_the_plan_can_be_drawn() -> None:
 
 def test_the_tests_have_the_same_rooms() -> None:
     folders = {p.name for p in Path("tests").iterdir() if p.is_dir() and p.name != "__pycache__"}
-    assert folders <= set(ROOMS) | {"pipeline", "cases"}
+    assert folders <= set(ROOMS) | {"pipeline", "cases", "preloaded"}
     assert not list(Path("tests").glob("test_*.py"))
 
 

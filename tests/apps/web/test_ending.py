@@ -76,27 +76,36 @@ with watch_signals():
 """
 
 
-@pytest.mark.parametrize(
-    "stuck",
-    [
-        # a library that looks at no signal
-        "import hashlib; begun(); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)",
-        # a thread that the interpreter waits for
-        "Thread(target=time.sleep, args=(600,)).start(); begun(); time.sleep(600)",
-        # somebody who takes it away
-        "exec('while True:\\n try: begun(); time.sleep(600)\\n except KeyboardInterrupt: pass')",
-    ],
+IN = (
+    # a library that looks at no signal
+    "import hashlib; begun(); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)",
+    # a thread that the interpreter waits for
+    "Thread(target=time.sleep, args=(600,)).start(); begun(); time.sleep(600)",
+    # somebody who takes it away
+    "exec('while True:\\n try: begun(); time.sleep(600)\\n except KeyboardInterrupt: pass')",
 )
-def test_what_does_not_come_back_is_not_waited_for(stuck: str, tmp_path: Path) -> None:
-    script = tmp_path / "stuck.py"
-    script.write_text(STUCK.format(stuck=stuck))
-    process = subprocess.Popen([sys.executable, str(script)], env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"begun\n"
-    time.sleep(1)  # it is in there by then, where it cannot tell
-    with process.stdout:
-        assert seconds(process, signal.SIGINT) < ENDS_WITHIN_S
-    assert process.returncode == INTERRUPTED  # nobody else ended it
+
+
+def test_what_does_not_come_back_is_not_waited_for(tmp_path: Path) -> None:
+    processes = []
+    for number, stuck in enumerate(IN):  # together, as each is given five seconds
+        script = tmp_path / f"stuck{number}.py"
+        script.write_text(STUCK.format(stuck=stuck))
+        command = [sys.executable, str(script)]
+        processes.append(subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE))
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+    time.sleep(1)  # they are in there by then, where it cannot tell
+    begun = time.monotonic()
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    for process in processes:
+        process.wait(2 * ENDS_WITHIN_S)
+        assert time.monotonic() - begun < ENDS_WITHIN_S
+        assert process.stdout is not None
+        process.stdout.close()
+    assert [process.returncode for process in processes] == [INTERRUPTED] * len(IN)  # nobody else ended them
 
 
 def test_nothing_is_left_of_the_watchdog_where_no_signal_came() -> None:
