@@ -1,9 +1,9 @@
-"""Memory that stages take for each picture of generated tables: peaks of child processes at two sizes.
+"""Memory that stages take for each picture of generated tables, and their seconds of a processor, at two sizes.
 
     python -m benchmarks.big_tables [FEW] [MANY]
 
 A figure is the growth of the peak from FEW to MANY pictures, over the pictures between; so what a process takes anyway
-is not in it.
+is not in it. Each step runs in a process of its own, and does what the stage's script does with its tables.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,43 +35,65 @@ def write_tables(pictures: int, folder: Path) -> None:
     images = draw_images(pictures)
     rng = np.random.default_rng(0)
     raw = rng.integers(0, 256, (pictures, 32), dtype=np.uint8)
+    numbers = dict.fromkeys(("width", "height"), pl.lit(64, dtype=pl.Int32))
     index = images.select("image_id").with_columns(
         shard=pl.int_range(pl.len(), dtype=pl.Int32) // 1000,
         row=pl.int_range(pl.len(), dtype=pl.Int32) % 1000,
+        **numbers,
         sha256=pl.Series([one.tobytes().hex() for one in raw]),
     )
     hashes = pl.DataFrame({"image_id": images["image_id"], "perceptual_hash": [one.tobytes() for one in raw]})
     captions = images.select(caption_id=pl.col("image_id") + "#0", image_id="image_id", text="file")
     for name, table in {"images": images, "index": index, "hashes": hashes, "captions": captions}.items():
         table.write_parquet(folder / f"{name}.parquet")
+    rows = images.select("image_id", image=pl.lit(b""), label=pl.col("labels").list.first())
+    rows = rows.with_columns(text=pl.format("a photo of {} and a dog", "image_id"))
+    rows.write_parquet(folder / "rows.parquet", row_group_size=10_000)
     ids = images.select(id="image_id", image_id="image_id")
     ids.write_parquet(folder / "vectors.parquet")
 
 
 def rules(folder: Path) -> None:
-    """`filter`: the annotations of an adapter, and the rules."""
+    """`filter`: annotations of a Parquet file, the rules, the tables and the gates."""
+    from twinlens.config.datasets import ParquetColumns
     from twinlens.config.params import FilterParams
-    from twinlens.datasets.annotations import Annotations, RawCaption, RawImage
+    from twinlens.core import tables
+    from twinlens.core.stored_tables import StoredTable
+    from twinlens.datasets import checks
     from twinlens.datasets.filter import apply_rules
+    from twinlens.datasets.readers.parquet import read_annotations
 
-    images = pl.read_parquet(folder / "images.parquet")
-    captions = pl.read_parquet(folder / "captions.parquet")
-    listed = [RawImage(one, file, split, tuple(labels)) for one, file, split, labels in images.iter_rows()]
-    said = [RawCaption(one, text) for one, text in captions.select("image_id", "text").iter_rows()]
-    del images, captions
-    apply_rules(Annotations(listed, said), FilterParams(require_caption=True, require_label=True))
+    columns = ParquetColumns(image="image", id="image_id", caption="text", label="label")
+    found = read_annotations({"test": [("rows.parquet", folder / "rows.parquet")]}, columns, None)
+    with tempfile.TemporaryDirectory() as name:
+        apply_rules(found, FilterParams(require_caption=True, require_label=True)).write(Path(name))
+        images = StoredTable(Path(name) / "images.parquet", tables.IMAGES)
+        captions = StoredTable(Path(name) / "captions.parquet", tables.CAPTIONS)
+        checks.detect_misplaced_captions(images, captions)
+        checks.detect_label_spellings(images)
+        checks.detect_generic_text(captions)
 
 
 def group(folder: Path) -> None:
-    """`group`: copies, the pool and its object sets."""
-    from twinlens.datasets.pool import group_images
+    """`group`: copies, the pool, its object sets and the dataset's statistics."""
+    from twinlens.core import tables
+    from twinlens.core.stored_tables import StoredTable
+    from twinlens.datasets.pool import iter_groups
     from twinlens.images.duplicates import find_duplicates
 
     images, captions, index, hashes = (
-        pl.read_parquet(folder / f"{name}.parquet") for name in ("images", "captions", "index", "hashes")
+        StoredTable(folder / f"{name}.parquet", schema)
+        for name, schema in (
+            ("images", tables.IMAGES),
+            ("captions", tables.CAPTIONS),
+            ("index", tables.INDEX),
+            ("hashes", tables.HASHES),
+        )
     )
-    find_duplicates(images, index, hashes, 16, "leaks")
-    group_images(images, captions, index, "test", 2)
+    copies = find_duplicates(images, index, hashes, 16, "leaks")
+    with tempfile.TemporaryDirectory() as name, tables.TableWriter(Path(name) / "groups.parquet", tables.GROUPS) as out:
+        for part in iter_groups(images, captions, index, "test", 2, copies.dropped):
+            out.add(part)
 
 
 def ids_of_vectors(folder: Path) -> None:
@@ -84,11 +107,12 @@ def ids_of_vectors(folder: Path) -> None:
 STEPS: dict[str, Callable[[Path], None]] = {"filter": rules, "group": group, "ids": ids_of_vectors}
 
 
-def measure_peak(step: str, folder: Path) -> float:
-    """Peak memory of a step in a process of its own, in bytes."""
+def measure(step: str, folder: Path) -> tuple[float, float]:
+    """Peak memory of a step in a process of its own, in bytes, and its seconds of a processor."""
     code = [sys.executable, "-m", "benchmarks.big_tables", "step", step, str(folder)]
     told = subprocess.run(code, check=True, capture_output=True, text=True, env=os.environ).stdout
-    return float(told.split()[-1])
+    peak, seconds = map(float, told.split()[-2:])
+    return peak, seconds
 
 
 def main(few: int, many: int) -> None:
@@ -98,16 +122,15 @@ def main(few: int, many: int) -> None:
             (Path(name) / str(pictures)).mkdir()
             write_tables(pictures, Path(name) / str(pictures))
         for step in STEPS:
-            peaks = [measure_peak(step, Path(name) / str(pictures)) for pictures in (few, many)]
-            each = (peaks[1] - peaks[0]) / (many - few)
-            print(
-                f"{step}: {peaks[0] / 1e6:,.0f} and {peaks[1] / 1e6:,.0f} MB, {each:,.0f} bytes a picture", flush=True
-            )
+            found = [measure(step, Path(name) / str(pictures)) for pictures in (few, many)]
+            each = (found[1][0] - found[0][0]) / (many - few)
+            told = "; ".join(f"{peak / 1e6:,.0f} MB, {seconds:.1f} s" for peak, seconds in found)
+            print(f"{step}: {told}: {each:,.0f} bytes a picture", flush=True)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["step"]:
         STEPS[sys.argv[2]](Path(sys.argv[3]))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.process_time())
     else:
         main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000, int(sys.argv[2]) if len(sys.argv) > 2 else 1_000_000)

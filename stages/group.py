@@ -10,6 +10,7 @@ from twinlens.config.load import read_params
 from twinlens.core import paths, tables
 from twinlens.core.costs import Cost
 from twinlens.core.scratch import write_whole
+from twinlens.core.stored_tables import StoredTable
 from twinlens.datasets import pool
 from twinlens.datasets.statistics import describe_dataset, write_card
 from twinlens.images.duplicates import find_duplicates
@@ -21,27 +22,30 @@ def main(dataset: str) -> None:
     """Write every usable picture's split, object set and place in the shards; the copies found; the dataset's card."""
     cost, params = Cost(), read_params()
     card, filtered, resized = params.datasets[dataset], paths.filtered(dataset), paths.resized(dataset)
-    images = tables.read_table(filtered / "images.parquet", tables.IMAGES)
-    captions = tables.read_table(filtered / "captions.parquet", tables.CAPTIONS)
-    index = tables.read_table(resized / "index.parquet", tables.INDEX)
-    hashes = tables.read_table(resized / "hashes.parquet", tables.HASHES)
+    images, captions = (
+        StoredTable(filtered / f"{name}.parquet", schema)
+        for name, schema in (("images", tables.IMAGES), ("captions", tables.CAPTIONS))
+    )
+    index, hashes, notes = (
+        StoredTable(resized / f"{name}.parquet", schema)
+        for name, schema in (("index", tables.INDEX), ("hashes", tables.HASHES), ("notes", tables.NOTES))
+    )
     copies = find_duplicates(images, index, hashes, params.group.near_duplicate_bits, params.group.drop_duplicates)
-    left = index.filter(~index["image_id"].is_in(list(copies.dropped)))
-    groups = pool.group_images(images, captions, left, card.pool, params.group.min_group_size)
     with write_whole(paths.grouped(dataset)) as draft:
-        tables.write_table(groups, draft / "images.parquet", tables.GROUPS)
+        with tables.TableWriter(draft / "images.parquet", tables.GROUPS) as table:
+            group = params.group.min_group_size, copies.dropped
+            for part in pool.iter_groups(images, captions, index, card.pool, *group):
+                table.add(part)
         tables.write_table(copies.table, draft / "duplicates.parquet", tables.DUPLICATES)
-    notes = tables.read_table(resized / "notes.parquet", tables.NOTES)
+    groups = StoredTable(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
     counts = json.loads((filtered / "counts.json").read_text())
     described = describe_dataset(dataset, card, counts, images, captions, notes, groups, copies)
     write_card(described, paths.dataset_card(dataset))
-    grouped = groups["object_set"].drop_nulls()
     log.info(
-        "%s: %s pictures in the pool, %s of them in %s object sets",
+        "%s: %s pictures in the pool, in %s object sets",
         dataset,
-        f"{groups['in_pool'].sum():,}",
-        f"{len(grouped):,}",
-        f"{grouped.n_unique():,}",
+        f"{described['pictures']['in_pool']:,}",
+        f"{described['object_sets']:,}",
     )
     if len(copies.table):
         log.info("%s: copies of pictures: %s", dataset, ", ".join(f"{n} {kind}" for kind, n in copies.counts().items()))

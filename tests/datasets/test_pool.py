@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinlens.core import tables
@@ -138,6 +138,7 @@ PICTURES = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(PICTURES, st.integers(2, 4))
 def test_sets_are_what_counting_by_hand_gives(
     pictures: dict[str, tuple[set[str], str, bool, bool]], least: int

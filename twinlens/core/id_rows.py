@@ -34,6 +34,11 @@ def hash_ids(ids: Sequence[str] | pl.Series) -> Hashes:
     return found
 
 
+def count_ids(*several: Sequence[str] | pl.Series) -> int:
+    """Count the different ids."""
+    return len(np.unique(np.concatenate([hash_ids(ids) for ids in several]), axis=0))
+
+
 @dataclass(frozen=True)
 class IdRows:
     """The rows in which ids stand, to be found by id; of an id that stands several times the first counts."""

@@ -19,8 +19,8 @@ class Spool(Sequence[T], Generic[T]):
     """List of rows that is appended to and read, in order or by number, and lies in an unnamed temporary file.
 
     Args:
-        kind: of the rows: a dataclass without other members than texts, numbers, truths and tuples of these; or
-            `tuple`, of the same.
+        kind: of the rows: a named tuple or dataclass without other members than texts, numbers, truths and tuples or
+            lists of these; or `tuple`, of the same.
         rows: the first ones.
 
     >>> spool = Spool(tuple, [("a", 1), ("b", 2)])
@@ -30,11 +30,10 @@ class Spool(Sequence[T], Generic[T]):
     """
 
     def __init__(self, kind: type[T], rows: Iterable[T] = ()) -> None:
-        self._kind = kind
         self._newest: list[T] = []
         self._parts: list[int] = []  # where each part begins in the file; all have ROWS rows
         self._file: Any = None  # made when it is needed
-        self._pack: Callable[[T], Any] = _get_itself if kind is tuple else attrgetter(*(f.name for f in fields(kind)))  # type: ignore[arg-type]
+        self._pack, self._unpack = _choose_packing(kind)
         self._read: tuple[int, list[T]] = (-1, [])  # the part that was read by number last
         self.extend(rows)
 
@@ -47,7 +46,9 @@ class Spool(Sequence[T], Generic[T]):
     def extend(self, rows: Iterable[T]) -> None:
         """Add rows."""
         for row in rows:
-            self.append(row)
+            self._newest.append(row)
+            if len(self._newest) == ROWS:
+                self._flush()
 
     def __iadd__(self, rows: Iterable[T]) -> Spool[T]:
         self.extend(rows)
@@ -57,14 +58,14 @@ class Spool(Sequence[T], Generic[T]):
         if self._file is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115  # ends with this object
         self._parts.append(self._file.seek(0, 2))
-        self._file.write(marshal.dumps(list(map(self._pack, self._newest))))
+        self._file.write(marshal.dumps(list(map(self._pack, self._newest)) if self._pack else self._newest))
         self._file.flush()
         self._newest = []
 
     def _load(self, part: int) -> list[T]:
         self._file.seek(self._parts[part])
         rows: list[Any] = marshal.load(self._file)
-        return rows if self._kind is tuple else [self._kind(*row) for row in rows]
+        return list(map(self._unpack, rows)) if self._unpack else rows
 
     def parts(self) -> Iterator[list[T]]:
         """Iterate over the rows, some thousands at a time."""
@@ -108,8 +109,14 @@ class Spool(Sequence[T], Generic[T]):
         return f"Spool({self[:3]!r}{', ...' if len(self) > 3 else ''})"
 
 
-def _get_itself(row: Any) -> Any:
-    return row
+def _choose_packing(kind: Any) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None]:
+    """What makes plain tuples of rows and rows of plain tuples; None where rows are such."""
+    if kind is tuple:
+        return None, None
+    if issubclass(kind, tuple):
+        return tuple, kind._make
+    names = [field.name for field in fields(kind)]
+    return attrgetter(*names), lambda row: kind(*row)
 
 
 def _are_equal(one: Any, other: Any) -> bool:

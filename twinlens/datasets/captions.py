@@ -11,7 +11,7 @@ import snowballstemmer
 from jaxtyping import Bool
 
 from twinlens.core.id_rows import IdRows
-from twinlens.core.spool import Spool, iter_parts
+from twinlens.core.spool import Spool, iter_parts, take_parts
 from twinlens.datasets.annotations import Annotations, Drop
 from twinlens.datasets.spelling import is_unicode, printable
 
@@ -70,8 +70,14 @@ def _drop_repeats(captions: Spool[Chosen], dropped: Spool[Drop]) -> Spool[Chosen
     A caption that stands twice would find its picture by its own copy: search by words leaves the caption that asks
     out of its picture's document, and no other.
     """
-    said = IdRows.of([f"{row} {' '.join(list_words(text))}" for row, _, text in part] for part in captions.parts())
-    first = said.find_firsts()
+    pictures = np.fromiter((row for row, *_ in captions), dtype=np.int64, count=len(captions))
+    several = np.flatnonzero(np.bincount(pictures)[pictures] > 1)  # of pictures with one caption none is repeated
+    is_one = np.zeros(len(captions), dtype=bool)
+    is_one[several] = True
+    asked = (one for one, asking in zip(captions, is_one.tolist(), strict=True) if asking) if len(several) else ()
+    said = IdRows.of([f"{row} {' '.join(list_words(text))}" for row, _, text in part] for part in take_parts(asked))
+    first = np.arange(len(captions))
+    first[several] = several[said.find_firsts()]
     repeated = first != np.arange(len(captions))
     if not repeated.any():
         return captions

@@ -9,14 +9,19 @@ datasets changes none of them and a change of the data is a line in `git diff`; 
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections import Counter
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from twinlens.config.datasets import BaseDatasetCard, ComposedCard
+from twinlens.core.id_rows import Hashes, IdRows, hash_ids
 from twinlens.core.scratch import write_whole_text
+from twinlens.core.stored_tables import Table, iter_slices
 from twinlens.images.duplicates import Duplicates
 
 CATEGORIES = 100  # at most so many are listed, the commonest first
@@ -26,10 +31,10 @@ def describe_dataset(
     name: str,
     card: BaseDatasetCard,
     counts: dict[str, Any],
-    images: pl.DataFrame,
-    captions: pl.DataFrame,
-    notes: pl.DataFrame,
-    groups: pl.DataFrame,
+    images: Table,
+    captions: Table,
+    notes: Table,
+    groups: Table,
     copies: Duplicates,
 ) -> dict[str, Any]:
     """Gather the statistics.
@@ -44,10 +49,26 @@ def describe_dataset(
         groups: table GROUPS.
         copies: what `find_duplicates` found.
     """
-    used = groups.select("image_id").join(images, on="image_id", maintain_order="left")
-    words = captions.filter(pl.col("image_id").is_in(used["image_id"].implode()))["text"].str.split(" ").list.len()
-    aside = notes.filter(~pl.col("kept"))
-    labels = used.explode("labels")["labels"].drop_nulls()
+    used = IdRows.of(part["image_id"] for part in iter_slices(groups, ("image_id",)))
+    splits, labels, words = Counter[str](), Counter[str](), Counter[int]()
+    for part in iter_slices(images, ("image_id", "split", "labels")):
+        mine = part.filter(pl.Series(used.find(part["image_id"]) >= 0))
+        splits.update(mine["split"].to_list())
+        labels.update(mine["labels"].explode().drop_nulls().to_list())
+    for part in iter_slices(captions, ("image_id", "text")):
+        mine = part.filter(pl.Series(used.find(part["image_id"]) >= 0))
+        words.update(mine["text"].str.split(" ").list.len().to_list())
+    aside, mended, ids_aside = Counter[str](), Counter[str](), set[str]()
+    for part in iter_slices(notes, ("image_id", "kept", "note")):
+        gone = part.filter(~pl.col("kept"))
+        aside.update(gone["note"].str.replace_all(r"[0-9]+", "N").to_list())
+        ids_aside.update(gone["image_id"])
+        mended.update(part.filter("kept")["note"].to_list())
+    in_pool = 0
+    sets: list[Hashes] = [np.zeros((0, 2), dtype=np.int64)]
+    for part in iter_slices(groups, ("in_pool", "object_set")):
+        in_pool += int(part["in_pool"].sum())
+        sets.append(np.unique(hash_ids(part["object_set"].drop_nulls()), axis=0))
     described = {
         "dataset": name,
         "adapter": getattr(card, "adapter", ""),
@@ -57,18 +78,18 @@ def describe_dataset(
         "pictures": {
             "found": counts["images"]["found"],
             "after_filter": counts["images"]["kept"],
-            "after_resize": counts["images"]["kept"] - aside["image_id"].n_unique(),
+            "after_resize": counts["images"]["kept"] - len(ids_aside),
             "after_duplicates": len(groups),
-            "in_pool": int(groups["in_pool"].sum()),
+            "in_pool": in_pool,
         },
         "captions": counts["captions"] | {"median_words": _median(words)},
         "dropped": counts["dropped"],
-        "set_aside": _counted(aside["note"].str.replace_all(r"[0-9]+", "N").to_list()),
-        "mended": _counted(notes.filter(pl.col("kept"))["note"].to_list()),
+        "set_aside": _counted(aside),
+        "mended": _counted(mended),
         "duplicates": copies.counts(),
-        "splits": _counted(used["split"].to_list()),
-        "object_sets": groups["object_set"].drop_nulls().n_unique(),
-        "categories": {"number": labels.n_unique(), "pictures_each": _counted(labels.to_list(), CATEGORIES)},
+        "splits": _counted(splits),
+        "object_sets": len(np.unique(np.concatenate(sets), axis=0)),
+        "categories": {"number": len(labels), "pictures_each": _counted(labels, CATEGORIES)},
     }
     return described | ({"keep": counts["keep"]} if "keep" in counts else {})
 
@@ -83,14 +104,19 @@ def _sources(card: BaseDatasetCard) -> list[str]:
     return found or [f"the publishers of {getattr(card, 'adapter', 'the dataset')}"]
 
 
-def _median(values: pl.Series) -> float | None:
-    found = values.median()
-    return float(found) if isinstance(found, int | float) else None
+def _median(counts: Counter[int]) -> float | None:
+    """The median of values, of which is said how often each is there."""
+    values = sorted(counts)
+    if not values:
+        return None
+    total, ends = counts.total(), list(accumulate(counts[value] for value in values))
+    low, high = (values[bisect_right(ends, place)] for place in ((total - 1) // 2, total // 2))
+    return (low + high) / 2
 
 
-def _counted(values: list[str], most: int | None = None) -> dict[str, int]:
+def _counted(counts: Counter[str], most: int | None = None) -> dict[str, int]:
     """Commonest first, ties by name, so that the same data gives the same file."""
-    return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))[:most])
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most])
 
 
 def write_card(described: dict[str, Any], path: Path) -> None:

@@ -19,6 +19,7 @@ from twinlens.config.gates import Gates
 from twinlens.config.params import EvaluateParams
 from twinlens.core import tables
 from twinlens.core.errors import DataError
+from twinlens.core.id_rows import count_ids
 from twinlens.core.progress import Progress
 from twinlens.evaluation.cost import build_curve_rows
 from twinlens.evaluation.deletions import Deletions
@@ -103,7 +104,7 @@ def measure_all_runs(ranked: Path, dataset: str, params: EvaluateParams, gates: 
                 "pool": {
                     "clustered_by": about.cluster_by,
                     "clusters": pool.clusters.n_unique(),
-                    "pictures": len({*(pool.task.item_images or pool.task.item_ids), *pool.task.query_images}),
+                    "pictures": count_ids(pool.task.item_images or pool.task.item_ids, pool.task.query_images),
                     "resamples": params.resamples,
                     "level": LEVEL,
                 }

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, Int
 
 from twinlens.core import tables
 from twinlens.core.errors import DataError
+from twinlens.core.id_rows import IdRows
 from twinlens.core.scratch import digest
 from twinlens.evaluation.measures import chance_hit_at
 from twinlens.retrieval.runs import read_run
@@ -99,11 +100,15 @@ class Pool:
         """
         rows, gains, scores = [], [], []
         path = self.folder / "runs" / f"{retriever}.parquet"
-        for first, of_rows, of_scores in read_run(path, self.task.query_ids, self.task.item_ids):
+        for first, of_rows, of_scores in read_run(path, self.task.query_ids, self._item_rows):
             rows.append(of_rows)
             gains.append(self.task.qrels.gains(first, of_rows) * self.found(retriever, of_scores))
             scores.append(of_scores)
         return Lists(np.concatenate(rows), np.concatenate(gains), np.concatenate(scores))
+
+    @cached_property
+    def _item_rows(self) -> IdRows:
+        return IdRows.of([self.task.item_ids])
 
     @property
     def clusters(self) -> pl.Series:

@@ -19,6 +19,9 @@ import pyarrow as pa
 from jaxtyping import Int, UInt8, UInt64
 from PIL import Image
 
+from twinlens.core.id_rows import IdRows
+from twinlens.core.stored_tables import Table, iter_slices
+
 BITS = 256
 WORDS = BITS // 64
 HASHED_PX = 64  # the side of the square that the hash is made of: four times that of its 16 x 16 bits
@@ -54,9 +57,7 @@ def compute_perceptual_hash(picture: UInt8[np.ndarray, "height width 3"]) -> byt
     return np.packbits(low > np.median(low)).tobytes()
 
 
-def find_duplicates(
-    images: pl.DataFrame, index: pl.DataFrame, hashes: pl.DataFrame, near_bits: int | None, drop: Drop
-) -> Duplicates:
+def find_duplicates(images: Table, index: Table, hashes: Table, near_bits: int | None, drop: Drop) -> Duplicates:
     """Find copies among all usable pictures of a dataset, whichever split they are in.
 
     Args:
@@ -67,19 +68,23 @@ def find_duplicates(
         drop: `leaks`: pictures of train of which val or test hold a copy; `exact`, `near`: also all but
             one of each set of copies. The one that stays is of test, else of val, else the earliest.
     """
-    rows = index.select("image_id", "sha256").join(
-        images.select("image_id", "split"), on="image_id", maintain_order="left"
-    )
-    first = rows.with_row_index("row").select(pl.col("row").first().over("sha256")).to_series().to_numpy()
-    exact = first != np.arange(len(rows))
+    first = IdRows.of(part["sha256"] for part in iter_slices(index, ("sha256",))).find_firsts()
+    exact = first != np.arange(len(first))
     later = np.flatnonzero(exact)
     pairs = [(a, b, 0, True) for a, b in zip(later.tolist(), first[later].tolist(), strict=True)]
     if near_bits is not None:
-        near = find_near_pairs(read_words(hashes["perceptual_hash"]), near_bits)
+        words = np.concatenate(
+            [
+                np.zeros((0, WORDS), dtype=np.uint64),
+                *(read_words(part["perceptual_hash"]) for part in iter_slices(hashes, ("perceptual_hash",))),
+            ]
+        )
+        near = find_near_pairs(words, near_bits)
         pairs += [(a, b, bits, False) for a, b, bits in near[~exact[near[:, 0]]].tolist()]
     involved = sorted({row for a, b, *_ in pairs for row in (a, b)})
-    some = rows[involved]
-    splits = dict(zip(involved, some["split"], strict=True))
+    ids = dict(zip(involved, _gather_ids(index, np.array(involved, dtype=np.int64)), strict=True))
+    split_of = _find_splits(images, list(ids.values()))
+    splits = {row: split_of[image_id] for row, image_id in ids.items()}
     clusters = _clusters([(a, b) for a, b, *_ in pairs])
     sides: dict[int, set[bool]] = {}
     for row, cluster in clusters.items():
@@ -90,7 +95,6 @@ def find_duplicates(
         gone = {row for row in leaking if splits[row] not in EVALUATED}
     if drop in ("exact", "near"):
         gone |= _spare([(a, b) for a, b, _, same in pairs if same or drop == "near"], splits)
-    ids = dict(zip(involved, some["image_id"], strict=True))
     table = [
         (
             ids[a],
@@ -105,6 +109,25 @@ def find_duplicates(
         for a, b, bits, same in sorted(pairs)
     ]
     return Duplicates(pl.DataFrame(table, schema=_COLUMNS, orient="row"), {ids[row] for row in gone})
+
+
+def _gather_ids(index: Table, rows: Int[np.ndarray, " involved"]) -> list[str]:
+    """The ids of some rows, rising."""
+    found: list[str] = []
+    start = 0
+    for part in iter_slices(index, ("image_id",)):
+        low, high = np.searchsorted(rows, [start, start + len(part)])
+        found += part["image_id"].gather(rows[low:high] - start).to_list()
+        start += len(part)
+    return found
+
+
+def _find_splits(images: Table, ids: list[str]) -> dict[str, str]:
+    """The split of each of some pictures."""
+    wanted, found = pl.Series(ids, dtype=pl.String).implode(), dict[str, str]()
+    for part in iter_slices(images, ("image_id", "split")) if ids else ():
+        found |= dict(part.filter(pl.col("image_id").is_in(wanted)).iter_rows())
+    return found
 
 
 _COLUMNS = {

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int
 
 from twinlens.core.errors import DataError
+from twinlens.core.id_rows import IdRows
 from twinlens.core.tables import RUN
 
 Rows = Int[np.ndarray, "queries depth"]  # of the items, best first
@@ -72,13 +74,13 @@ class RunWriter:
         self.writer.close()
 
 
-def read_run(path: Path, query_ids: list[str], item_ids: list[str]) -> Iterator[tuple[int, Rows, Scores]]:
+def read_run(path: Path, query_ids: list[str], item_ids: list[str] | IdRows) -> Iterator[tuple[int, Rows, Scores]]:
     """The lists of a run, a block of queries at a time.
 
     Args:
         path: of the run.
         query_ids: the queries that the run must hold, in its order.
-        item_ids: the items that it may name.
+        item_ids: the items that it may name; as `IdRows` where several runs name the same.
 
     Yields:
         The first query's row, the items' rows and the scores, both best first.
@@ -87,7 +89,7 @@ def read_run(path: Path, query_ids: list[str], item_ids: list[str]) -> Iterator[
         DataError: a query is missing, strange or out of order; ranks are not 1, 2, 3, ...; an item
             is unknown or listed twice; scores rise.
     """
-    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+    known = item_ids if isinstance(item_ids, IdRows) else IdRows.of([item_ids])
     expected = 0
     file = pq.ParquetFile(path)
     for group in range(file.num_row_groups):
@@ -102,9 +104,9 @@ def read_run(path: Path, query_ids: list[str], item_ids: list[str]) -> Iterator[
             wrong = next((q for q, e in zip(found, query_ids[expected:], strict=False) if q != e), found[-1])
             raise DataError(f"{path}: query '{wrong}' is not the one expected at row {expected}")
         items = table["item_id"].combine_chunks()
-        if items.dictionary is not None and (strange := set(items.dictionary.to_pylist()) - set(row_of)):
-            raise DataError(f"{path}: item '{min(strange)}' is not in the pool")
-        lookup = np.array([row_of[item_id] for item_id in items.dictionary.to_pylist()])
+        lookup = known.find(pl.Series(items.dictionary))
+        if (strange := np.flatnonzero(lookup < 0)).size:
+            raise DataError(f"{path}: item '{min(items.dictionary.take(strange).to_pylist())}' is not in the pool")
         rows = lookup[items.indices.to_numpy()].reshape(count, depth)
         if (np.diff(np.sort(rows, axis=1), axis=1) == 0).any():
             raise DataError(f"{path}: a query lists an item twice")

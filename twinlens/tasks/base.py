@@ -19,6 +19,7 @@ from jaxtyping import Int
 from twinlens.core import tables
 from twinlens.core.absence import advise
 from twinlens.core.errors import DataError, remake
+from twinlens.core.id_rows import IdRows
 from twinlens.tasks.qrels import Groups, Pairs, Qrels
 
 Category = Literal[
@@ -117,18 +118,20 @@ class Task:
         queries = tables.read_table(folder / "queries.parquet", tables.QUERIES)
         items = tables.read_table(folder / "items.parquet", tables.ITEMS)
         query_ids, item_ids = queries["query_id"].to_list(), items["item_id"].to_list()
-        row_of = {name: row for row, name in enumerate(item_ids)}
 
         def rows(column: str) -> Int[np.ndarray, " queries"] | None:
             named = queries[column]
             if not named.is_not_null().any():
                 return None
-            if strange := sorted(set(named.drop_nulls()) - row_of.keys()):
+            there = named.is_not_null().to_numpy()
+            found = np.full(len(named), -1)
+            found[there] = IdRows.of([items["item_id"]]).find(named.drop_nulls())
+            if (strange := np.flatnonzero(there & (found < 0))).size:
                 raise DataError(
-                    f"{folder / 'queries.parquet'}: {column} '{strange[0]}' is not one of the task's {len(item_ids):,} "
-                    f"items: {remake('tasks')}"
+                    f"{folder / 'queries.parquet'}: {column} '{named[int(strange[0])]}' is not one of the task's "
+                    f"{len(item_ids):,} items: {remake('tasks')}"
                 )
-            return np.array([row_of[name] if name is not None else -1 for name in named])
+            return found
 
         exclude = rows("exclude")
         qrels: Qrels
@@ -136,12 +139,10 @@ class Task:
             table = tables.read_table(folder / "qrels.parquet", tables.QRELS)
             qrels, names = Pairs.of(table, query_ids, item_ids), None
         else:
-            names = pl.concat([queries["group"], items["group"]]).unique(maintain_order=True).to_list()
-            code_of = {name: code for code, name in enumerate(names)}
-            query_groups, item_groups = (
-                np.array([code_of[name] for name in table["group"]], dtype=np.int64) for table in (queries, items)
-            )
-            qrels = Groups(query_groups, item_groups, exclude)
+            groups = pl.concat([queries["group"], items["group"]])
+            firsts, codes = np.unique(IdRows.of([groups]).find_firsts(), return_inverse=True)
+            names = groups.gather(firsts).to_list()
+            qrels = Groups(codes[: len(queries)], codes[len(queries) :], exclude)
         if (qrels.counts() != queries["relevant"].to_numpy()).any():
             raise DataError(
                 f"{folder / 'queries.parquet'}: the queries' counts of relevant items are not those of the judgements: "

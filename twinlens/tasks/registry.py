@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 
+import polars as pl
+
 from twinlens import tasks
 from twinlens.config.params import Params
 from twinlens.core.errors import DataError
+from twinlens.core.id_rows import IdRows
 from twinlens.core.scratch import digest
 from twinlens.tasks.base import Task
 from twinlens.tasks.collection import Collection
@@ -67,10 +70,12 @@ def _digest_texts(task: Task, inputs: Mapping[str, Input]) -> Task:
     A class's prompt, or what a captioner says of a picture, is how one chose to feed it, and may differ in what is
     compared.
     """
-    said: list[str] = []
+    said: list[pl.Series] = []
     for ids, name in ((task.query_ids, task.about.query_text), (task.item_ids, task.about.item_text)):
         if name is not None and name in inputs:
             rows = inputs[name].rows
-            text_of = dict(zip(rows["id"], rows["text"], strict=True))
-            said += [text_of[one] for one in ids if one in text_of]
-    return replace(task, about=replace(task.about, texts_digest=digest(said))) if said else task
+            places = IdRows.of([rows["id"]]).find(ids)
+            said.append(rows["text"].gather(places[places >= 0]))
+    if not any(map(len, said)):
+        return task
+    return replace(task, about=replace(task.about, texts_digest=digest(text for one in said for text in one)))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -25,8 +25,7 @@ from twinlens.datasets.readers.tabular import TableRow, iter_rows
 from twinlens.datasets.spelling import strip_blanks
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(NamedTuple):
     """A picture as one row of a table lists it."""
 
     short_id: str  # the id of its own, or its name

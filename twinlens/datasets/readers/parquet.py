@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from twinlens.config.datasets import ParquetColumns
 from twinlens.core.bucket_files import AnyFile
@@ -26,8 +25,7 @@ from twinlens.datasets.readers.parquet_pictures import read_pictures
 from twinlens.datasets.readers.texts import parse_json, read_text_cell, split_texts
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A picture as one row lists it."""
 
     short_id: str
@@ -55,7 +53,7 @@ def read_annotations(
     """
     dropped = Spool[Drop](tuple)
     listed = Spool(Row)
-    choice = IdChoice()
+    choice, known = IdChoice(), bytearray()
     for split, files in parts.items():
         for name, path in files:
             file = open_parquet(path)
@@ -63,11 +61,12 @@ def read_annotations(
             for number, cells in enumerate(_read(file, path, columns)):
                 row = _listed(cells, columns, names, (split, name, number))
                 listed.append(row)
+                known.append(not row.unknown)
                 choice.add(row.short_id, row.long_id)
     places = {name: path for files in parts.values() for name, path in files}
     same = _find_same(listed, choice.shorts, places, columns.image)
     long, hashes = choice.choose(same)
-    first, labels_of = _merge_labels(listed, hashes)
+    first, labels_of = _merge_labels(listed, np.frombuffer(known, dtype=bool), hashes)
     images, captions = Spool(RawImage), Spool(RawCaption)
     for number, row in enumerate(listed):
         image_id = row.short_id
@@ -105,9 +104,10 @@ def _find_same(
     return same
 
 
-def _merge_labels(listed: Spool[Row], hashes: Hashes) -> tuple[Int[np.ndarray, " rows"], dict[int, tuple[str, ...]]]:
+def _merge_labels(
+    listed: Spool[Row], known: Bool[np.ndarray, " rows"], hashes: Hashes
+) -> tuple[Int[np.ndarray, " rows"], dict[int, tuple[str, ...]]]:
     """Of every row, the first that has its id and known labels; and what labels all of them have."""
-    known = np.fromiter((not row.unknown for row in listed), dtype=bool, count=len(listed))
     rows = np.flatnonzero(known)
     first = np.full(len(listed), -1)
     first[rows] = rows[IdRows.of_hashes([hashes[rows]]).find_firsts()]
