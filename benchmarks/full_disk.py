@@ -31,7 +31,7 @@ SPARE = {"1 MB": 2**20, "64 kB": 2**16, "nothing": 0}  # bytes
 ROOM = 64 * 2**20  # of the disk beside the project
 FILLER = "filler"
 SCRATCH = Path(".dvc/tmp/twinlens")
-IVF_RQ = "index (ivf_rq)"
+IVF_RQ, IVF_ROWS = "index (ivf_rq)", 256
 
 
 def main() -> int:
@@ -62,8 +62,10 @@ def main() -> int:
 
 
 def run_pipeline(folder: Path) -> Path:
-    """Run a small pipeline to its end."""
-    prepare(folder).run("dvc", "repro")
+    """Run a small pipeline to its end, of as many pictures as an index of another kind needs."""
+    workspace = prepare(folder)
+    workspace.change({"cards/datasets/scenes.yaml:test": IVF_ROWS + 10})
+    workspace.run("dvc", "repro")
     return folder
 
 
@@ -104,7 +106,7 @@ def starve(
     told, faults = [], []
     expected = digest(finished, outputs)  # of `watch` there is nothing: it has run nowhere
     if name == IVF_RQ:
-        change(disk, {"index.vector_index": "ivf_rq", "index.from_rows": 1})
+        change(disk, {"index.vector_index": "ivf_rq", "index.from_rows": IVF_ROWS})
     for spare, size in SPARE.items():
         remove(disk, [*outputs, SCRATCH])
         fill(disk, size)

@@ -6,11 +6,13 @@ import argparse
 import datetime
 import logging
 import pathlib
+import struct
 import tempfile
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import numpy as np
@@ -87,7 +89,7 @@ def read_state(path: Path, what: str) -> State:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         with allow_harmless_types():
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = _unpickle(path, "cpu")
     except UNREADABLE as error:
         raise DataError(f"{path} does not hold the weights of {what}: {give_reason(error)}") from None
     state = _unwrap(found)
@@ -109,9 +111,17 @@ def read_names(path: Path) -> list[str]:
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             return list(file.keys())
-    found = torch.load(path, map_location="meta", weights_only=True)
+    found = _unpickle(path, "meta")
     plain = isinstance(found, dict) and all(isinstance(value, torch.Tensor) for value in found.values())
     return list(found) if plain else []
+
+
+def _unpickle(path: Path, device: str) -> Any:
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (TypeError, AttributeError, IndexError, AssertionError, OverflowError, struct.error) as error:
+        # what a damaged file of an old torch leads its reader to
+        raise UnpicklingError(f"it is damaged ({' '.join(str(error).split())[:120]})") from None
 
 
 def _unwrap(found: Any, depth: int = DEEPEST) -> State:

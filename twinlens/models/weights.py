@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,10 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 # What the libraries raise for weights that do not fit, are cut short, or are something else.
-UNREADABLE = (
-    *(OSError, ValueError, RuntimeError, KeyError, EOFError, UnpicklingError, SafetensorError),
-    *(AssertionError, IndexError, struct.error),  # of torch, for damaged files of before 1.6
-)
+UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, UnpicklingError, SafetensorError)
 
 ENOUGH = 300  # characters of a library's reason
 # What libraries advise their own callers, who can pass arguments to them; a user of a card cannot.
