@@ -224,7 +224,8 @@ def test_captions_search_pictures_where_a_space_is_shared_else_object_sets() -> 
     assert few is not None
     assert few.known.mean_query is None
     assert not few.known.other_pictures
-    assert (few.known.fitted_on == items).all()
+    assert few.known.fitted_on is few.items
+    assert (few.items == items).all()
 
 
 def test_where_nothing_is_measured_the_sentence_says_so() -> None:
