@@ -2,9 +2,9 @@
 
     python -m benchmarks.vector_forms FOLDER --rows 100000
 
-Vectors are those of `benchmarks.big_index` (its law, 256 dimensions); queries ask one after the other, all forms by turns,
-so that a busy machine slows all alike. Each form is a process of its own for its memory. Recall is the share of float32's
-ten best; axes are fitted to other vectors of the same law, and the mean query is that of a thousand others.
+Vectors are those of `benchmarks.big_index` (its law, 256 dimensions); queries ask one after the other, all forms by
+turns, so that a busy machine slows all alike. Each form is a process of its own for its memory. Recall is the share of
+float32's ten best; axes are fitted to other vectors of the law, and the mean query is that of a thousand others.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def measure(folder: Path, rows: int) -> None:
 
 
 def read_memory(folder: Path, name: str, rows: int) -> str:
-    """Ask a process of its own what twenty searches hold in memory, mapped pages among it, beyond what it began with."""
+    """Ask a process of its own what twenty searches hold in memory, mapped pages among it, beside its imports."""
     command = [sys.executable, "-m", "benchmarks.vector_forms", str(folder), "--rows", str(rows), "--memory", name]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
