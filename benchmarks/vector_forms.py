@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +41,13 @@ QUERIES, K = 60, 10
 NONE = np.zeros(0, np.int64)
 
 
-def build(folder: Path, rows: int) -> None:
+def build(folder: Path, rows: int, forms: Sequence[str]) -> None:
     """Write vectors, and an index of them in every form."""
     if not (folder / "vectors").exists():
         write(folder, rows)
     source, law = Parts(folder / "vectors", rows), Law()
     known = Known(np.concatenate([law.draw(7, 0), law.draw(7, 1)]), True, law.draw(8, 0)[:1000].mean(axis=0))
-    for name in FORMS:
+    for name in forms:
         manifest = open_manifest(folder, name, rows)
         table = manifest.folder / FOLDER
         if table.exists():
@@ -66,15 +67,15 @@ def open_manifest(folder: Path, name: str, rows: int) -> Manifest:
     return Manifest(name.replace(" ", "_").replace(",", ""), "big", "big", "big", rows, settings, {}, {})
 
 
-def measure(folder: Path, rows: int) -> None:
+def measure(folder: Path, rows: int, forms: Sequence[str]) -> None:
     """Print a table: bytes of vectors on disk, time of a query and what it finds, beside float32."""
     queries, params = (
         np.load(folder / "vectors/right.npz", allow_pickle=False)["queries"][:QUERIES],
         read_params().search,
     )
-    indexes = {name: Index(open_manifest(folder, name, rows)) for name in FORMS}
-    taken: dict[str, list[float]] = {name: [] for name in FORMS}
-    found = dict.fromkeys(FORMS, 0.0)
+    indexes = {name: Index(open_manifest(folder, name, rows)) for name in forms}
+    taken: dict[str, list[float]] = {name: [] for name in forms}
+    found = dict.fromkeys(forms, 0.0)
     for number, query in enumerate([*queries[:3], *queries]):
         best: set[int] = set()
         for name, index in indexes.items():
@@ -119,13 +120,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--forms", nargs="*", default=FORMS, help="by their names, float32 first")
     parser.add_argument("--memory", help="of one form: megabytes that searches hold")
     asked = parser.parse_args()
     if asked.memory:
         hold(asked.folder, asked.memory, asked.rows)
         return
-    build(asked.folder, asked.rows)
-    measure(asked.folder, asked.rows)
+    build(asked.folder, asked.rows, asked.forms)
+    measure(asked.folder, asked.rows, asked.forms)
 
 
 if __name__ == "__main__":
