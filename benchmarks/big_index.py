@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from twinlens.config.load import read_params
 from twinlens.config.params import SearchParams
+from twinlens.config.vector_forms import VectorForm
 from twinlens.indexing import candidates, postings
 from twinlens.indexing.build import ROWS
 from twinlens.indexing.index import Index, WeightedVector
@@ -132,24 +133,24 @@ class Peak:
             self.mb = max(self.mb, held / 1024)
 
 
-def build(folder: Path, kind: str, precision: str, rows: int | None) -> None:
+def build(folder: Path, kind: str, vectors: str, rows: int | None) -> None:
     """Build the index: rows without words or thumbnails, and vectors by the code of `write_table`."""
     files = sorted((folder / "vectors").glob("part-*.npy"))
     source = Parts(
         folder / "vectors", rows or sum(len(np.load(file, mmap_mode="r", allow_pickle=False)) for file in files)
     )
-    settings = read_params().index.model_dump() | {"vector_index": kind, "precision": precision, "from_rows": 256}
+    settings = read_params().index.model_dump() | {"vector_index": kind, "vectors": vectors, "from_rows": 256}
     os.environ["TWINLENS_SCRATCH"] = str(folder / "scratch")
     manifest = Manifest(KEY, "big", "big", "big", len(source), settings, {}, {})
     table = manifest.folder / FOLDER
     table.mkdir(parents=True)
     steps = {
-        "pictures": lambda: write_rows(table, _pictures(len(source)), ROWS),
+        "pictures": lambda: write_rows(table, pictures_without_words(len(source)), ROWS),
         "postings": lambda: postings.write(table, ([] for _ in range(len(source)))),
-        "vectors": lambda: write_space(table, IMAGE_VECTOR, source, np.zeros(0, np.int64), precision),
+        "vectors": lambda: write_space(table, IMAGE_VECTOR, source, np.zeros(0, np.int64), VectorForm.read(vectors)),
         "index": lambda: candidates.write_candidates(table, kind) if kind != "exact" else None,
     }
-    print(f"{len(source):,} x {DIM}, {kind}, {precision}; load {os.getloadavg()[0]:.1f}")
+    print(f"{len(source):,} x {DIM}, {kind}, {vectors}; load {os.getloadavg()[0]:.1f}")
     for name, step in steps.items():
         started, used = time.perf_counter(), time.process_time()
         with Peak() as peak:
@@ -162,7 +163,8 @@ def build(folder: Path, kind: str, precision: str, rows: int | None) -> None:
     manifest.write(folder / "manifest.json")
 
 
-def _pictures(rows: int) -> Iterator[pa.RecordBatch]:
+def pictures_without_words(rows: int) -> Iterator[pa.RecordBatch]:
+    """Records of pictures: ids alone."""
     for start in range(0, rows, PER_BATCH):
         count = min(PER_BATCH, rows - start)
         ids = [f"picture-{row:08d}" for row in range(start, start + count)]
@@ -235,12 +237,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, help="of `write`; of `build`: the first so many")
     parser.add_argument("--kind", default="ivf_rq", help="index.vector_index")
-    parser.add_argument("--precision", default="int8", help="index.precision")
+    parser.add_argument("--vectors", default="int8", help="index.vectors")
     asked = parser.parse_args()
     if asked.step == "write":
         write(asked.folder, asked.rows or 1_000_000)
     elif asked.step == "build":
-        build(asked.folder, asked.kind, asked.precision, asked.rows)
+        build(asked.folder, asked.kind, asked.vectors, asked.rows)
     elif asked.step == "search":
         search(asked.folder, EFFORTS)
         for _ in range(2):

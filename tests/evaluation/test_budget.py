@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from dvc.utils.hydra import apply_overrides
 
 from tests.evaluation.drawn import draw_captions
 from tests.experiments import caption_to_image, object_sets
@@ -15,7 +18,7 @@ from twinlens.config.vector_forms import VectorForm
 from twinlens.core.errors import ParamsError
 from twinlens.core.vectors import Vectors
 from twinlens.evaluation.budget import COLUMNS, compare_with_first, measure_budget
-from twinlens.evaluation.recommendation import choose_setting, say_recommended
+from twinlens.evaluation.recommendation import choose_setting, format_index_command, say_recommended
 from twinlens.retrieval.budget import Searchable, choose_search, list_settings
 from twinlens.retrieval.exact import find_nearest
 from twinlens.retrieval.exemplar import scale_to_unit
@@ -161,8 +164,16 @@ def test_the_smallest_setting_whose_loss_is_bounded_is_recommended_and_said_in_a
     rows[1]["recommended"] = True
     assert say_recommended(rows) == (
         "int8: hit@10 0.861 is within 0.002 of float32's, at 0.25 of the bytes (512 for 2048 a picture) and 0.50 of "
-        "the time of a query"
+        "the time of a query; `dvc exp run -S index.vectors=int8` builds the search index so"
     )
+
+
+def test_the_command_that_builds_the_index_is_one_that_dvc_reads(tmp_path: Path) -> None:
+    for name in ("int8", "rotated bits", "32 principal dimensions, int8", "binary, the best 40 again by int8"):
+        (tmp_path / "params.yaml").write_text("index:\n  vectors: float32\n")
+        override = shlex.split(format_index_command(name))[-1]
+        apply_overrides(tmp_path / "params.yaml", [override])
+        assert yaml.safe_load((tmp_path / "params.yaml").read_text()) == {"index": {"vectors": name}}
 
 
 def test_of_equal_bytes_the_quicker_is_taken_and_where_none_is_shown_to_lose_little_float32_stays() -> None:
@@ -224,7 +235,8 @@ def test_captions_search_pictures_where_a_space_is_shared_else_object_sets() -> 
     assert few is not None
     assert few.known.mean_query is None
     assert not few.known.other_pictures
-    assert (few.known.fitted_on == items).all()
+    assert few.known.fitted_on is few.items
+    assert (few.items == items).all()
 
 
 def test_where_nothing_is_measured_the_sentence_says_so() -> None:

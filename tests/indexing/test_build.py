@@ -68,7 +68,7 @@ def test_a_tower_that_a_model_lacks_leaves_its_column_out() -> None:
 @pytest.mark.usefixtures("copy")
 def test_a_picture_without_captions_has_no_caption_vector_and_is_not_found_by_words() -> None:
     path = paths.embedded(DATASET, "words")
-    ids = gather(DATASET, "words", CAPTIONER).pool["image_id"].to_list()
+    ids = gather(DATASET, "words", CAPTIONER, read_params().models["words"]).pool["image_id"].to_list()
     for name in ("captions", "captions_generated"):
         of = tables.read_table(path / f"{name}.parquet", tables.VECTORS)
         kept = (of["image_id"] != ids[3]).to_numpy()
@@ -89,7 +89,7 @@ def test_generated_captions_stand_in_where_there_are_no_human_ones() -> None:
     folder = paths.embedded(DATASET, "words")
     for name in ("captions.npy", "captions.parquet"):
         (folder / name).unlink()
-    material = gather(DATASET, "words", CAPTIONER)
+    material = gather(DATASET, "words", CAPTIONER, read_params().models["words"])
     assert material.caption_vectors is not None
     assert material.caption_vectors[0:POOL] == pytest.approx(np.load(folder / "captions_generated.npy"), abs=1e-6)
 

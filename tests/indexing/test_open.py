@@ -14,6 +14,7 @@ from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from tests.workspace import change
 from twinlens import Searcher, search
 from twinlens.config.load import read_params
+from twinlens.config.vector_forms import VectorForm
 from twinlens.core import paths
 from twinlens.core.errors import DataError, QueryError
 from twinlens.core.scratch import Scratch
@@ -133,8 +134,8 @@ def test_a_manifest_that_is_removed_before_it_is_read_is_missing(monkeypatch: py
 def test_vectors_that_are_removed_before_they_are_compared_are_being_made_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def removed(*names: str) -> list[Path]:
-        files = list_vector_files(*names)
+    def removed(dataset: str, model: str, form: VectorForm) -> list[Path]:
+        files = list_vector_files(dataset, model, form)
         files[0].unlink()
         return files
 

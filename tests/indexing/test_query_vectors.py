@@ -9,6 +9,7 @@ import pytest
 from tests.indexing.conftest import CAPTIONER, DATASET, MODEL
 from tests.indexing.test_searcher import ids, stored
 from twinlens import Searcher, search
+from twinlens.config.load import read_params
 from twinlens.core import paths, tables
 from twinlens.indexing.material import gather
 
@@ -38,6 +39,6 @@ def test_negatives_inside_the_pool_are_not_used() -> None:
     path.unlink()
     mine = [ids()[0], *of["image_id"].to_list()[1:]]
     tables.write_table(of.with_columns(image_id=pl.Series(mine)), path, tables.VECTORS)
-    material = gather(DATASET, MODEL, CAPTIONER)
+    material = gather(DATASET, MODEL, CAPTIONER, read_params().models[MODEL])
     assert material.negatives is not None
     assert np.array_equal(material.negatives, stored(source="negatives").astype(np.float32)[1:])

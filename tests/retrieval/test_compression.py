@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from twinlens.config.vector_forms import Precision
 from twinlens.retrieval.axes import Axes, fit_principal
 from twinlens.retrieval.codes import Int8Steps
 from twinlens.retrieval.compression import CODES, encode
@@ -18,7 +19,7 @@ def unit(count: int, dim: int, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("dim", [5, 64, 70, 200])
 @pytest.mark.parametrize("precision", CODES)
-def test_a_search_of_one_query_scores_as_the_written_out_vectors_do(precision: str, dim: int) -> None:
+def test_a_search_of_one_query_scores_as_the_written_out_vectors_do(precision: Precision, dim: int) -> None:
     items, queries = unit(300, dim, 0), unit(7, dim, 1)
     codes = encode(items, precision, queries.mean(axis=0))
     written = codes.prepare(queries) @ codes.decode().T
@@ -32,7 +33,7 @@ def test_a_search_of_one_query_scores_as_the_written_out_vectors_do(precision: s
     ("precision", "item_bytes"),
     [("float32", 512), ("float16", 256), ("int8", 128), ("binary", 16), ("rotated_bits", 24)],
 )
-def test_bytes_of_a_vector_of_128_numbers(precision: str, item_bytes: float) -> None:
+def test_bytes_of_a_vector_of_128_numbers(precision: Precision, item_bytes: float) -> None:
     assert encode(unit(10, 128, 0), precision).item_bytes == item_bytes
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal, Self, get_args
+from typing import Final, Literal, Self, get_args
 
 Precision = Literal["float32", "float16", "int8", "binary", "rotated_bits"]
 Axes = Literal["all", "first", "principal"]
 
-BETTER = "int8"  # by which the best by bits get new scores
+BETTER: Final = "int8"  # by which the best by bits get new scores
 BY_BITS = ("binary", "rotated_bits")
 KEPT = ("float32", BETTER)  # precisions of fewer dimensions
 LEAST_DIMENSIONS = 8  # fewer are not tried

@@ -37,5 +37,15 @@ def say_recommended(rows: Sequence[dict[str, Any]]) -> str:
     return (
         f"{chosen['setting']}: {at} {chosen['hit']:.3f} is {how}, at {chosen['bytes'] / first['bytes']:.2f} of the "
         f"bytes ({chosen['bytes']:g} for {first['bytes']:g} a picture) and "
-        f"{chosen['ms_per_query'] / first['ms_per_query']:.2f} of the time of a query"
+        f"{chosen['ms_per_query'] / first['ms_per_query']:.2f} of the time of a query; "
+        f"`{format_index_command(chosen['setting'])}` builds the search index so"
+    )
+
+
+def format_index_command(setting: str) -> str:
+    """Format the command that builds the search index in a setting, as a shell takes it: a comma would be a list."""
+    return (
+        f"dvc exp run -S index.vectors={setting}"
+        if setting.isalnum()
+        else f"dvc exp run -S 'index.vectors=\"{setting}\"'"
     )

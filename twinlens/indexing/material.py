@@ -32,7 +32,8 @@ class IndexContent:
     caption_vectors: RowBlocks | None  # the same; None: no text tower, or no captions
     described: Bool[np.ndarray, " pictures"]  # whether a picture has a caption vector; its row is zero otherwise
     negatives: Float32[np.ndarray, "negatives dim"] | None  # unit, of pictures outside the pool; None: there are none
-    learn: Callable[[str, RowBlocks], Known]  # what a form learns from, by the name of the column and its vectors
+    # What a form learns from, by the name of the column and its vectors; these themselves if absent.
+    learn: Callable[[str, RowBlocks], Known] = lambda _, rows: Known(rows, False)
 
     def __len__(self) -> int:
         return len(self.pool)

@@ -109,8 +109,8 @@ def fit_or_explain(
     """
     if form.rescored is not None:
         return Calibrated.without(
-            f"'{form.name}' scores anew only the {form.rescored} that its bits find, and the rule compares the first with "
-            "a hundred"
+            f"'{form.name}' scores anew only the {form.rescored} that its bits find, and the rule compares the first "
+            f"with {BEST}"
         )
     if not joint or IMAGES not in vectors:
         return Calibrated.without(f"{model} does not put words and pictures into one space: words find none by vectors")
@@ -130,14 +130,15 @@ def fit_or_explain(
         )
     row_of = {image_id: row for row, image_id in enumerate(pictures.ids)}
     of_captions = np.array([row_of[image_id] for image_id in captions.image_ids])
-    known = None
+    fitted = None
     if form != FLOAT32:
         known = learn(
             vectors, pool.unit, pool.ids, pictures=True, captions_ask=CAPTIONS in vectors, matryoshka=matryoshka
         )
         check_form(form, pool.unit.shape[1], known, model)
+        fitted = FittedForm.of(form, pool.unit, known)
     asked, own = np.asarray(captions.unit), np.asarray(pictures.unit)
-    answers = find_answers(asked, own, of_captions, pool.unit, device, known and FittedForm.of(form, pool.unit, known))
+    answers = find_answers(asked, own, of_captions, pool.unit, device, fitted)
     rule = fit_rule(answers)
     rows = build_coverage_rows(answers, rule)
     if rule.most is None:
