@@ -1,6 +1,6 @@
 """Exact ranking of a pool that is read a block of items at a time, beside the bare blocked product; its memory.
 
-    python -m benchmarks.big_ranking paired [ROUNDS]        # 200,000 x 256, by turns, seconds of a processor
+    python -m benchmarks.big_ranking paired [ROUNDS [QUERIES]]    # 200,000 x 256, by turns, seconds of a processor
     python -m benchmarks.big_ranking run ITEMS DIM QUERIES FOLDER    # from files made in FOLDER, peak memory
 
 A busy machine moves no ratio here: counted are seconds of a processor of this process, by one thread.
@@ -97,7 +97,8 @@ def _draw_blocks(items: int, dim: int) -> Iterator[np.ndarray]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if sys.argv[1] == "paired":
-        paired(int(sys.argv[2]) if len(sys.argv) > 2 else 5)
+        rounds, asked = [*map(int, sys.argv[2:4]), *(5, 2_000)[len(sys.argv[2:4]) :]]
+        paired(rounds, queries=asked)
     else:
         Path(sys.argv[5]).mkdir(parents=True, exist_ok=True)
         items, dim, queries = (int(value) for value in sys.argv[2:5])

@@ -43,6 +43,7 @@ MAY_BE_SLOW = (
         "retrieval/item_blocks.py",
         "retrieval/key_lists.py",
         "retrieval/maxsim.py",
+        "retrieval/on_device.py",
         "retrieval/selection.py",
         "evaluation/referee.py",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -16,12 +17,16 @@ from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.config.params import EvaluateParams, Params
 from twinlens.core.errors import DataError
+from twinlens.core.scratch import Scratch
 from twinlens.core.vectors import Vectors
+from twinlens.engines import LocalEngine
 from twinlens.evaluation.evaluate import measure_all_runs
-from twinlens.retrieval import dense, exemplar
+from twinlens.retrieval import by_example, dense, exemplar, spread
 from twinlens.retrieval.base import Corpus, Dense, Retriever
 from twinlens.retrieval.by_example import retrievers
-from twinlens.retrieval.rank import search
+from twinlens.retrieval.fitted import FittedRows
+from twinlens.retrieval.rank import search, search_together
+from twinlens.retrieval.registry import list_retrievers
 from twinlens.tasks import category_search
 from twinlens.tasks.base import Task
 from twinlens.tasks.collection import Collection
@@ -225,6 +230,46 @@ def test_negatives_that_are_ranked_stop_the_stage(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(category_search, "draw_negatives", lambda *_: leaking)
     with pytest.raises(DataError, match="1 negatives are also ranked"):
         category_search.build(whole, given())
+
+
+def test_workers_fit_rank_and_measure_spans_to_the_bytes_of_one_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TWINLENS_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setattr(by_example, "BLOCK", 4)
+    monkeypatch.setattr(spread, "FITTED_SPAN", 3)  # queries that are fitted together are of two spans
+    monkeypatch.setattr(by_example, "TOLERANCE", 1e-30)
+    params, (task, _) = given(queries_per_class=4), tasks(queries_per_class=4)
+    corpus = Corpus(made(), {}, joint=True)
+    names = ("text", "exemplar_ridge", "exemplar_svm", "exemplar_svm_and_text")
+    chosen = [one for one in list_retrievers(task, corpus, params) if one.name in names]
+    worker = spread.RankWorker(params, "some-data", "some-model", "cpu")
+    vars(worker)["_opened"] = SimpleNamespace(tasks=[task], corpus=corpus)
+
+    def search_all(folder: Path, lists: spread.SpreadLists | None) -> tuple[dict[str, bytes], list[str]]:
+        caplog.clear()
+        for one in chosen:
+            search_together(task, [one], params.rank.depth, "cpu", folder, Gates(read_params().gates), lists)
+        files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*.parquet"))}
+        return {name: file.read_bytes() for name, file in files.items()}, caplog.messages[:]
+
+    whole = search_all(tmp_path / "whole", None)
+    assert {f"average_precision/{name}.parquet" for name in names} <= set(whole[0])
+    assert [said.split(": ")[0] for said in whole[1]] == [f"category_search, {name}" for name in names[2:]]
+    assert all(f"of {len(task.query_ids)} queries did not come within" in said for said in whole[1])
+    compute = WHOLE.compute.model_copy(update={"device": "cpu", "decode_threads": 1})
+    with Scratch("rank", "key") as scratch:
+        lists = spread.SpreadLists(worker, scratch)
+        lists.make([(task, [one]) for one in chosen], LocalEngine(compute, device="cpu"))
+        monkeypatch.setattr(FittedRows, "read", None)  # the driver fits nothing
+        assert search_all(tmp_path / "spread", lists) == whole
+
+
+def test_what_is_to_be_told_of_fits_is_counted() -> None:
+    assert by_example.list_troubles(np.zeros(3, dtype=np.uint8)) == []
+    late, overruled = by_example.list_troubles(np.array([0, 1, 3, 2, 2], dtype=np.uint8))
+    assert late.startswith("2 of 5 queries did not come within")
+    assert overruled.startswith("the text overrules the exemplars of 3 queries")
 
 
 def test_its_numbers_stand_with_the_others_and_are_scikit_learns(tmp_path: Path) -> None:

@@ -29,7 +29,11 @@ def draw_scorers(rng: np.random.Generator, queries: int, items: int, depth: int,
     """Words, pixels, and both fused in two ways, with many equal scores."""
     documents = [rng.choice(WORDS, rng.integers(0, 5)).tolist() for _ in range(items)]
     mine = rng.integers(0, items, queries) if own else None
-    asked = [documents[row][:2] for row in mine] if mine is not None else [rng.choice(WORDS, 3) for _ in range(queries)]
+    asked = (
+        [documents[row][:2] for row in mine]
+        if mine is not None
+        else [rng.choice(WORDS, 3).tolist() for _ in range(queries)]
+    )
     index = Bm25.of(documents)
     words = WordScores(index, index.queries(asked), mine)
     dense = Dense(*(rng.integers(-2, 3, (count, 3)).astype(np.float32) for count in (queries, items)))

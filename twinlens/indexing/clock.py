@@ -31,7 +31,7 @@ from twinlens.indexing.answers import FOUND, Answer, Held, open_answer, search_a
 from twinlens.indexing.manifest import Manifest
 from twinlens.indexing.query_encoder import QueryEncoder
 from twinlens.models.checkpoints import identify_all_weights
-from twinlens.retrieval.base import Corpus, Reranker, Retriever, list_asked
+from twinlens.retrieval.base import Corpus, Dense, Reranker, Retriever, list_asked
 from twinlens.retrieval.cross_encoder import find_shards
 from twinlens.retrieval.registry import list_rerankers, list_retrievers
 from twinlens.retrieval.scores import Block
@@ -191,6 +191,8 @@ class Clock:
         """
         began = time.perf_counter()
         made = retriever.make()
+        if retriever.fitted and isinstance(made, Dense):
+            made = Dense(np.asarray(made.queries), made.items)
         fit_s = (time.perf_counter() - began) / max(1, len(made)) if retriever.fitted else 0.0
         asked, rows = list_asked(task.about, retriever), draw(len(made))
         texts = self._texts(asked, task, rows)

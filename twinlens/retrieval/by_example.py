@@ -23,25 +23,23 @@ be compared query by query; `text` has the same vector for all queries of a clas
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, UInt8
 
 from twinlens.config.params import CategoryCard, Params
 from twinlens.core.resources import ensure_memory
 from twinlens.core.vectors import Vectors
 from twinlens.retrieval import exemplar
 from twinlens.retrieval.base import Corpus, Dense, Retriever, costs_of
+from twinlens.retrieval.fitted import BLOCK, LATE, OVERRULED, Fit, FittedRows
 from twinlens.tasks.base import Task
 from twinlens.tasks.category_search import PUBLISHED_NEGATIVES
 from twinlens.tasks.inputs import CLASSES, IMAGES, NEGATIVES, UNTRAINED
 from twinlens.tasks.qrels import Groups
-
-log = logging.getLogger("twinlens")
 
 TOLERANCE = 1e-4
 ALONE = ("text", "exemplar")  # those that are made of one input, and searched by the model before training too
@@ -69,7 +67,7 @@ def _searching(side: _Side, names: tuple[str, ...] | None) -> list[Retriever]:
     return [
         Retriever(
             name,
-            side.searching(make),
+            side.searching(make, whole=not name.startswith("exemplar_svm")),
             (IMAGES,),
             costs_of((IMAGES,)),
             asks=side.list_asked(name),
@@ -80,6 +78,18 @@ def _searching(side: _Side, names: tuple[str, ...] | None) -> list[Retriever]:
     ]
 
 
+def _fit_plainly(make: Callable[[slice], Matrix], some: slice) -> Fit:
+    made = make(some)
+    return Fit(made, np.zeros(len(made), dtype=np.uint8))
+
+
+def list_troubles(flags: UInt8[np.ndarray, " queries"]) -> list[str]:
+    """List in words what is to be told of fits: see `FittedRows.read_flags`."""
+    late, overruled = (int(np.count_nonzero(flags & flag)) for flag in (LATE, OVERRULED))
+    told = [f"{late} of {len(flags)} queries did not come within {TOLERANCE:g}: raise lambda_w"] if late else []
+    return told + ([f"the text overrules the exemplars of {overruled} queries: lower lambda_q"] if overruled else [])
+
+
 @dataclass(frozen=True)
 class _Side:
     """The vectors of one protocol, in its own scaling, and the ways to make a query of them."""
@@ -88,28 +98,41 @@ class _Side:
     vectors: Mapping[str, Vectors]
     card: CategoryCard
 
-    def ways(self) -> dict[str, Callable[[], Matrix]]:
+    def ways(self) -> dict[str, Callable[[slice], Fit]]:
         """Makers of each retriever's queries, where there are vectors for them."""
         card, text, apart = self.card, CLASSES in self.vectors, len(self.negatives) > 1
         lambda_svm = 1.0 / (2.0 * card.svm_c)
-        centres = self.examples.centres()[0]
-        ways: dict[str, tuple[bool, Callable[[], Matrix]]] = {
-            "text": (text, lambda: self.texts),
-            "exemplar": (True, lambda: centres),
+        ways: dict[str, tuple[bool, Callable[[slice], Matrix]]] = {
+            "text": (text, lambda some: self.texts[some]),
+            "exemplar": (True, lambda some: self.centres[some]),
             "exemplar_and_text": (
                 text,
-                lambda: exemplar.combine_unit_vectors(centres, self.texts, card.image_weight),
+                lambda some: exemplar.combine_unit_vectors(self.centres[some], self.texts[some], card.image_weight),
             ),
             "rocchio": (
                 apart,
-                lambda: exemplar.rocchio(self.examples, self.negatives, self.texts if text else centres, *card.rocchio),
+                lambda some: exemplar.rocchio(
+                    self.examples[some], self.negatives, (self.texts if text else self.centres)[some], *card.rocchio
+                ),
             ),
-            "exemplar_ridge": (apart, lambda: exemplar.ridge(self.examples, self.negatives, lambda_svm, "regularised")),
-            "exemplar_lda": (apart, lambda: exemplar.lda_whitened(self.examples, self.negatives, card.shrinkage)),
-            "exemplar_svm": (apart, lambda: self._fitted(lambda_svm, 0.0)),
-            "exemplar_svm_and_text": (text and apart, lambda: self._fitted(card.lambda_w, card.lambda_q)),
+            "exemplar_ridge": (
+                apart,
+                lambda some: exemplar.ridge(self.examples[some], self.negatives, lambda_svm, "regularised"),
+            ),
+            "exemplar_lda": (
+                apart,
+                lambda some: exemplar.lda_whitened(self.examples[some], self.negatives, card.shrinkage),
+            ),
         }
-        return {name: make for name, (possible, make) in ways.items() if possible}
+        found = {name: partial(_fit_plainly, make) for name, (possible, make) in ways.items() if possible}
+        svms: dict[str, tuple[bool, Callable[[slice], Fit]]] = {
+            "exemplar_svm": (apart, lambda some: self._fit_svms(some, lambda_svm, 0.0)),
+            "exemplar_svm_and_text": (
+                text and apart,
+                lambda some: self._fit_svms(some, card.lambda_w, card.lambda_q),
+            ),
+        }
+        return found | {name: make for name, (possible, make) in svms.items() if possible}
 
     def list_asked(self, name: str) -> tuple[str, ...]:
         """What a query of one way is fed as: the class's prompt, its exemplars, or both."""
@@ -118,12 +141,23 @@ class _Side:
         words = name.endswith("_and_text") or (name == "rocchio" and CLASSES in self.vectors)
         return (IMAGES, CLASSES) if words else (IMAGES,)
 
-    def searching(self, make: Callable[[], Matrix]) -> Callable[[], Dense]:
-        """Unit queries, and items no longer than 1: the order stays, and scores are as exact as cosines."""
+    def searching(self, fit: Callable[[slice], Fit], whole: bool) -> Callable[[], Dense]:
+        """Unit queries, and items no longer than 1: the order stays, and scores are as exact as cosines.
+
+        Args:
+            fit: of some queries.
+            whole: whether all queries are fitted at once, as they share most of the work.
+        """
+
+        def fit_unit(some: slice) -> Fit:
+            made = fit(some)
+            return Fit(exemplar.scale_to_unit(made.weights), made.flags)
 
         def scorer() -> Dense:
             longest = np.linalg.norm(self.items, axis=1).max()
-            return Dense(exemplar.scale_to_unit(make()).astype(np.float32), (self.items / longest).astype(np.float32))
+            count = len(self.examples)  # which threads ask for later
+            queries = FittedRows(fit_unit, (count, self.items.shape[1]), count if whole else BLOCK)
+            return Dense(queries, (self.items / longest).astype(np.float32))
 
         return scorer
 
@@ -139,24 +173,25 @@ class _Side:
         assert isinstance(self.task.qrels, Groups) and self.task.group_names is not None
         return [self.task.group_names[code] for code in self.task.qrels.query_groups]
 
-    def _fitted(self, lambda_w: float, lambda_q: float) -> Matrix:
-        texts = self.texts if lambda_q else None
+    def _fit_svms(self, some: slice, lambda_w: float, lambda_q: float) -> Fit:
         # A query or two that crawl must not cost the run: they search from where they came to, and are counted.
         fitted = exemplar.fit_svms(
-            self.examples,
+            self.examples[some],
             self.negatives,
             lambda_w=lambda_w,
             intercept="free" if lambda_q else "regularised",
-            texts=texts,
+            texts=self.texts[some] if lambda_q else None,
             lambda_q=lambda_q,
             tolerance=TOLERANCE,
             strict=False,
         )
-        if late := int((~(fitted.residuals <= TOLERANCE)).sum()):
-            log.warning("%d of %d queries did not come within %g: raise lambda_w", late, len(fitted.weights), TOLERANCE)
-        if fitted.overruled.any():
-            log.warning("the text overrules the exemplars of %d queries: lower lambda_q", fitted.overruled.sum())
-        return fitted.weights
+        flags = LATE * ~(fitted.residuals <= TOLERANCE) + OVERRULED * fitted.overruled.astype(np.uint8)
+        return Fit(fitted.weights, flags.astype(np.uint8))
+
+    @cached_property
+    def centres(self) -> Matrix:
+        """The mean exemplar of every query."""
+        return self.examples.centres()[0]
 
     @cached_property
     def examples(self) -> exemplar.Examples:

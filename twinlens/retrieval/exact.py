@@ -18,6 +18,7 @@ from jaxtyping import Float32, Int, Int64
 
 from twinlens.core.row_sources import Rows
 from twinlens.retrieval.item_blocks import needs_blocks, rank_in_blocks
+from twinlens.retrieval.on_device import Vectors, bring_to_device, measure_longest
 from twinlens.retrieval.scores import bound_float64_error, read_sort_keys
 from twinlens.retrieval.selection import (
     BLOCK_BYTES,
@@ -25,9 +26,6 @@ from twinlens.retrieval.selection import (
     WIDE_ITEMS,
     Products,
     Selector,
-    Vectors,
-    bring_to_device,
-    measure_longest,
     round_pairs,
 )
 from twinlens.tasks.qrels import Qrels

@@ -20,18 +20,17 @@ from jaxtyping import Bool, Float32, Int, Int64
 
 from twinlens.core.progress import Progress
 from twinlens.retrieval.key_lists import read_scores, split, write_keys
+from twinlens.retrieval.on_device import Vectors, bring_to_device
 from twinlens.retrieval.scores import LOWEST, read_sort_keys
 from twinlens.retrieval.selection import (
     BLOCK_BYTES,
     Products,
     Selector,
-    Vectors,
-    bring_to_device,
 )
 from twinlens.tasks.qrels import Qrels
 
 POOL_BYTES = {"cpu": 2**29, "cuda": 2**33}  # of items that are brought to the device as a whole
-ITEM_ROWS = {"cpu": 2**14, "cuda": 2**18}  # of a block of items: at 512 dimensions 32 MB, and 512 MB
+ITEM_ROWS = {"cpu": 2**16, "cuda": 2**18}  # of a block of items: at 512 dimensions 128 MB, and 512 MB
 STATE_BYTES = 2**28  # of the queries at hand
 FEW_RELEVANT = 64  # items of a query, which are scored before everything else
 PAIRS = 2**20  # of queries and relevant items at once

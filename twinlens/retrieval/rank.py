@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int
+from jaxtyping import Float64, Int, UInt8
 
 from twinlens.config.gates import Gates
 from twinlens.config.params import RankParams
@@ -19,16 +20,20 @@ from twinlens.core import tables
 from twinlens.core.probes import Probe
 from twinlens.core.progress import Progress
 from twinlens.core.vectors import Vectors
-from twinlens.retrieval.base import Dense, Reranker, Retriever
+from twinlens.retrieval.base import Dense, Reranker, Retriever, Scorer
 from twinlens.retrieval.block_ranking import Ranks, rank_among_judged, rank_blocks, rank_together
+from twinlens.retrieval.by_example import list_troubles
 from twinlens.retrieval.checks import Ties, check_probe, detect_not_finite, detect_not_unit, detect_repeated
 from twinlens.retrieval.exact import Neighbours
+from twinlens.retrieval.fitted import FittedRows
 from twinlens.retrieval.full_ranking import average_precision
 from twinlens.retrieval.in_batch import rank_in_batches
 from twinlens.retrieval.runs import DRAWS, RunWriter
 from twinlens.tasks.base import Task
 from twinlens.tasks.inputs import VALIDATION_CAPTIONS, VALIDATION_IMAGES
 from twinlens.tasks.qrels import Qrels
+
+log = logging.getLogger("twinlens")
 
 
 def check_vectors(gates: Gates, sources: Mapping[str, Vectors], folder: Path) -> None:
@@ -92,15 +97,33 @@ def search(task: Task, retriever: Retriever, depth: int, device: str, folder: Pa
 class Lists(Protocol):
     """Lists that were made before, by workers."""
 
-    def holds(self, retrievers: Sequence[Retriever]) -> bool:
-        """Whether those of some retrievers were."""
-        ...
-
     def read(
         self, task: Task, retrievers: Sequence[Retriever], draw: int
     ) -> Iterator[list[tuple[Neighbours, Ranks | None]]]:
         """Iterate over them as `rank_together` does."""
         ...
+
+    def read_more(self, task: Task, retrievers: Sequence[Retriever], draw: int, place: int) -> More:
+        """Read what else was made of one of the retrievers, by its place."""
+        ...
+
+
+@dataclass(frozen=True)
+class More:
+    """What only vectors are asked for of some queries: measures of the full ranking, and what is to be told of fits."""
+
+    average_precision: Float64[np.ndarray, " queries"] | None
+    flags: UInt8[np.ndarray, " queries"] | None  # see `fitted.FittedRows.read_flags`
+
+    @classmethod
+    def of(cls, task: Task, made: Scorer, start: int, stop: int) -> More:
+        """Compute it of the queries from `start` to before `stop`."""
+        if not isinstance(made, Dense):
+            return cls(None, None)
+        flags = made.queries.read_flags(start, stop) if isinstance(made.queries, FittedRows) else None
+        if not task.about.full_ranking:
+            return cls(None, flags)
+        return cls(average_precision(made.queries[start:stop], made.items, task.qrels.between(start, stop)), flags)
 
 
 def search_together(
@@ -147,7 +170,7 @@ def search_together(
             for one in retrievers
         ]
         misses = [one.zero_is_miss for one in retrievers]
-        if lists is None or not lists.holds(retrievers):
+        if lists is None:
             blocks = rank_together(made, misses, task, depth, device)
         else:
             blocks = lists.read(task, retrievers, draw)
@@ -166,19 +189,23 @@ def search_together(
         rank = np.concatenate(first_hits[place])
         in_judged = np.concatenate(among[place]) if among[place] else rank_among_judged(scorer, task, depth, device)
         _write(task, one.name, one.told(scorer), rank, in_judged, folder)
+        more = (
+            More.of(task, scorer, 0, len(scorer)) if lists is None else lists.read_more(task, retrievers, draw, place)
+        )
         if isinstance(scorer, Dense):
-            _write_beyond_runs(task, one.name, scorer, folder)
+            _write_beyond_runs(task, one.name, scorer, more, folder)
 
 
-def _write_beyond_runs(task: Task, name: str, made: Dense, folder: Path) -> None:
+def _write_beyond_runs(task: Task, name: str, made: Dense, more: More, folder: Path) -> None:
     """Write what only vectors are asked for: ranks within batches, and measures of the full ranking."""
+    for trouble in [] if more.flags is None else list_troubles(more.flags):
+        log.warning("%s, %s: %s", task.name, name, trouble)
     if task.partners is not None:
         ranks = rank_in_batches(made.queries, made.items[task.partners])
         in_batches = pl.DataFrame({"query_id": task.query_ids, "rank": ranks})
         tables.write_table(in_batches, folder / tables.IN_BATCHES / f"{name}.parquet", tables.BATCH_RANKS)
-    if task.about.full_ranking:
-        values = average_precision(made.queries, made.items, task.qrels)
-        precisions = pl.DataFrame({"query_id": task.query_ids, "value": values})
+    if more.average_precision is not None:
+        precisions = pl.DataFrame({"query_id": task.query_ids, "value": more.average_precision})
         tables.write_table(precisions, folder / tables.FULL_RANKING / f"{name}.parquet", tables.AVERAGE_PRECISION)
 
 

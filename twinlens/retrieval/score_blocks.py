@@ -218,20 +218,28 @@ class _Queries:
 
         self._go_through("look over", work)
 
-    def _score(self, bounds: Span, first: int, parts: Mapping[int, Scorer]) -> ScoredBlock:
+    def _score(self, bounds: Span, first: int, parts: Mapping[int, Scorer]) -> Callable[[Scorer], Block]:
+        """Scores of a block of queries with a block of items, by whatever scorer is asked for them, each once."""
         some = slice(bounds[0] - self.span[0], bounds[1] - self.span[0])
         wholes = {own: Whole(one.low[some], one.high[some], one.keys[some], first) for own, one in self._wholes.items()}
-        return ScoredBlock(*bounds, parts, wholes)
+        scored, made = ScoredBlock(*bounds, parts, wholes), dict[int, Block]()
+
+        def ask(scorer: Scorer) -> Block:
+            if id(scorer) not in made:
+                made[id(scorer)] = scored.ask(scorer)
+            return made[id(scorer)]
+
+        return ask
 
     def _list_best(self, found: list[_Found]) -> Work:
         """Find the best items of each list, and the best relevant one."""
 
         def work(first: int, _: int, parts: Mapping[int, Scorer], chosen: list[_Items]) -> Callable[[Span], None]:
             def rank(bounds: Span) -> None:
-                scored, queries = self._score(bounds, first, parts), np.arange(*bounds)
+                ask, queries = self._score(bounds, first, parts), np.arange(*bounds)
                 some = slice(bounds[0] - self.span[0], bounds[1] - self.span[0])
                 for asked, one, items in zip(self.requests, found, chosen, strict=True):
-                    block = items.choose(scored.ask(asked.scorer), asked.wanted, *bounds)
+                    block = items.choose(ask(asked.scorer), asked.wanted, *bounds)
                     if asked.lists:
                         one.keys[some] = merge_best(one.keys[some], block, items.first)
                     places, rows = items.qrels.list_relevant(queries)
@@ -246,11 +254,11 @@ class _Queries:
 
         def work(first: int, _: int, parts: Mapping[int, Scorer], chosen: list[_Items]) -> Callable[[Span], None]:
             def count(bounds: Span) -> None:
-                scored = self._score(bounds, first, parts)
+                ask = self._score(bounds, first, parts)
                 some = slice(bounds[0] - self.span[0], bounds[1] - self.span[0])
                 for asked, one, items, mine in zip(self.requests, found, chosen, late, strict=True):
                     if len(rows := np.flatnonzero(mine[some])):
-                        block = items.choose(scored.ask(asked.scorer), asked.wanted, *bounds)[rows]
+                        block = items.choose(ask(asked.scorer), asked.wanted, *bounds)[rows]
                         one.above[some][rows] += _count_better(block, one.best[some][rows], items.first)
 
             return count

@@ -24,6 +24,7 @@ ROWS = 2**32  # items that a key can tell apart
 MANY = 16  # of so many items one to be selected: then keys of all of them are made
 UNSURE = 2**12  # pairs whose vectors are looked at again at once
 AT_ONCE = 2**11  # rows that are multiplied at a time
+GATHERED = 2**9  # vectors that are scored one by one, at once
 CELLS = 2**16  # scores that are rounded at once: what is made of them stays in the cache
 
 Pair = tuple[Float[np.ndarray, "pairs dim"], Float[np.ndarray, "pairs dim"]]
@@ -118,6 +119,38 @@ def round_sums(
         some = unsure[start : start + UNSURE]
         rounded[some] = add_products(*vectors(some))
     return rounded
+
+
+def add_gathered(
+    queries: Float64[np.ndarray, "queries dim"],
+    items: Float[np.ndarray, "items dim"],
+    rows: Int[np.ndarray, " pairs"],
+    ends: Int[np.ndarray, " queries"],
+    sums: Float64[np.ndarray, " pairs"],
+) -> None:
+    """Sum the products of pairs in float64, a query at a time, whose few items stay in the cache.
+
+    Args:
+        queries: their vectors.
+        items: theirs.
+        rows: of the items of all pairs, those of a query one after the other.
+        ends: the pair after the last one of each query.
+        sums: takes the sums.
+    """
+    # memory is taken once: what is taken anew for each query costs more than the sums
+    most = min(GATHERED, int(np.diff(ends, prepend=0).max(initial=0)))
+    near = np.empty((most, items.shape[1]), dtype=items.dtype)
+    wide = near if items.dtype == np.float64 else np.empty(near.shape)
+    start = 0
+    for query, end in zip(queries, ends.tolist(), strict=True):
+        while start < end:
+            stop = min(start + most, end)
+            count = stop - start
+            np.take(items, rows[start:stop], axis=0, out=near[:count], mode="clip")  # else it is buffered
+            if wide is not near:
+                wide[:count] = near[:count]
+            np.matmul(wide[:count], query, out=sums[start:stop])
+            start = stop
 
 
 def round_block(

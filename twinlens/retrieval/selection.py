@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int, Int64
 
-from twinlens.core.errors import DataError
-from twinlens.core.row_sources import Rows, RowSource
 from twinlens.retrieval.key_lists import (
     find_kth_largest,
     read_scores,
@@ -25,7 +23,14 @@ from twinlens.retrieval.key_lists import (
     stack_keys,
     write_keys,
 )
-from twinlens.retrieval.scores import LOWEST, NOT_FINITE, bound_float32_error, bound_float64_error, round_sums
+from twinlens.retrieval.on_device import Vectors, bring_to_device, measure_longest
+from twinlens.retrieval.scores import (
+    LOWEST,
+    add_gathered,
+    bound_float32_error,
+    bound_float64_error,
+    round_sums,
+)
 
 BLOCK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}  # of one block of the product; a GPU holds two of them
 NARROW = ("mps",)  # devices without float64: the CPU beside them searches
@@ -37,8 +42,6 @@ DENSE = 16  # of so many pairs one to be scored exactly: then a product of all o
 FEW_NEAR = 32  # of so many groups one near a score: then all are compared, rather than gathered
 FEW_NUMBERS = 2**23  # of all items, which are then held in float64 too: 64 MB
 WIDE_ITEMS = 2**13  # in float64 at once
-
-Vectors = Rows | Float32[torch.Tensor, "rows dim"]
 
 
 @dataclass(frozen=True)
@@ -176,13 +179,9 @@ class Selector:
         self, block: Products, queries: Int64[torch.Tensor, " pairs"], rows: Int64[torch.Tensor, " pairs"]
     ) -> Float64[torch.Tensor, " pairs"]:
         wide, sums = block.queries.double(), torch.empty(len(rows), dtype=torch.float64, device=rows.device)
-        if rows.device.type == "cpu":  # a query at a time, whose few items stay in the cache
-            near, ends = rows.numpy(), torch.bincount(queries, minlength=len(wide)).cumsum(0).tolist()
-            items, found = self._host_items, sums.numpy()
-            for query, first, last in zip(wide.numpy(), [0, *ends], ends, strict=False):
-                for start in range(first, last, WIDE_ITEMS):
-                    some = slice(start, min(last, start + WIDE_ITEMS))
-                    np.matmul(items[near[some]].astype(np.float64, copy=False), query, out=found[some])
+        if rows.device.type == "cpu":
+            ends = torch.bincount(queries, minlength=len(wide)).cumsum(0)
+            add_gathered(wide.numpy(), self._host_items, rows.numpy(), ends.numpy(), sums.numpy())
             return sums
         step = max(1, WIDE_CELLS // self.items.shape[1])
         for start in range(0, len(rows), step):
@@ -314,29 +313,6 @@ def round_pairs(
         settled = round_sums(sums[unsure].cpu().numpy(), block.error, vectors)
         rounded[unsure] = torch.from_numpy(settled).to(rounded.device)
     return rounded
-
-
-def bring_to_device(rows: Vectors, device: torch.device) -> Float32[torch.Tensor, "rows dim"]:
-    """Bring vectors to the device, as float32; a map of a file is read."""
-    if not isinstance(rows, torch.Tensor):
-        read = np.asarray(rows, dtype=np.float32) if isinstance(rows, RowSource) else rows
-        copied = isinstance(read, np.memmap) or not read.flags.writeable
-        rows = torch.from_numpy(np.array(read, dtype=np.float32, order="C", copy=True if copied else None))
-    return rows.to(device, torch.float32).contiguous()
-
-
-def measure_longest(rows: Float32[torch.Tensor, "rows dim"], what: str = "vectors") -> float:
-    """Measure the longest row, rounded up.
-
-    Raises:
-        DataError: `what`, in words, holds NaN or infinity.
-    """
-    if not len(rows):
-        return 0.0
-    longest = float(torch.linalg.vector_norm(rows, dim=1).max()) * 1.001
-    if not np.isfinite(longest):
-        raise DataError(NOT_FINITE.format(what))
-    return longest
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Ranking spread over workers: each ranks a span of the queries of some retrievers, with all items.
+"""Ranking spread over workers: each ranks a span of the queries of some retrievers, with all items, and fits them.
 
 A worker opens the vectors where they lie and makes the same scorers as the driver would, of the same settings. Spans
 begin and end where blocks of queries do, so that every number is that of one pass. The lists are parts; the driver
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,13 @@ from twinlens.retrieval.base import Retriever, Scorer
 from twinlens.retrieval.block_ranking import Ranks, Span, choose_span, rank_among_judged, rank_together
 from twinlens.retrieval.corpus import open_corpus
 from twinlens.retrieval.exact import Neighbours
-from twinlens.retrieval.rank import restate_as_published
+from twinlens.retrieval.fitted import BLOCK
+from twinlens.retrieval.rank import More, restate_as_published
 from twinlens.retrieval.registry import list_retrievers
 from twinlens.tasks.base import Task
 
 LIBRARIES = ("numpy", "scipy", "polars", "torch")
+FITTED_SPAN = BLOCK  # queries that are fitted together, and take longer than others
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,9 @@ class RankWorker:
         for one in tasks:
             lists = self._rank(one)
             seat.count(one.size)
-            yield [one.store.put(one.name, lambda path, lists=lists: write_lists(lists, path))]  # type: ignore[misc]
+            yield [one.store.put(one.name, partial(write_lists, lists))]
 
-    def _rank(self, asked: SpanTask) -> list[tuple[Neighbours, Ranks]]:
+    def _rank(self, asked: SpanTask) -> list[tuple[Neighbours, Ranks, More]]:
         task, retrievers, made = self._find(asked.search)
         depth, device, span = self.params.rank.depth, self.device, asked.span
         misses = [one.zero_is_miss for one in retrievers]
@@ -127,7 +129,7 @@ class RankWorker:
             among = [block[place][1] for block in blocks]
             ranks = [one for one in among if one is not None]
             whole = np.concatenate(ranks) if ranks else rank_among_judged(scorer, task, depth, device, span)
-            found.append((lists, whole))
+            found.append((lists, whole, More.of(task, scorer, *span)))
         return found
 
     def _find(self, search: Search) -> tuple[Task, list[Retriever], list[Scorer]]:
@@ -156,19 +158,20 @@ def _concatenate(blocks: Sequence[Neighbours]) -> Neighbours:
     )
 
 
-def write_lists(lists: Sequence[tuple[Neighbours, Ranks]], path: Path) -> None:
+def write_lists(lists: Sequence[tuple[Neighbours, Ranks, More]], path: Path) -> None:
     """Write the lists of a span, by retriever."""
     held: dict[str, np.ndarray] = {"first_query": np.array(lists[0][0].first_query)}
-    for place, (found, among) in enumerate(lists):
+    for place, (found, among, more) in enumerate(lists):
         assert found.first_hit is not None
         held |= {f"rows_{place}": found.rows, f"scores_{place}": found.scores}
         held |= {f"first_hit_{place}": found.first_hit, f"among_{place}": among}
+        held |= {f"{name}_{place}": value for name, value in vars(more).items() if value is not None}
     with path.open("wb") as file:
         np.savez(file, **held)  # type: ignore[arg-type]
 
 
 def read_lists(path: Path) -> list[tuple[Neighbours, Ranks | None]]:
-    """Read what `write_lists` wrote."""
+    """Read the lists that `write_lists` wrote."""
     with np.load(path, allow_pickle=False) as held:
         first = int(held["first_query"])
         return [
@@ -176,8 +179,15 @@ def read_lists(path: Path) -> list[tuple[Neighbours, Ranks | None]]:
                 Neighbours(first, held[f"rows_{place}"], held[f"scores_{place}"], held[f"first_hit_{place}"]),
                 held[f"among_{place}"],
             )
-            for place in range((len(held.files) - 1) // 4)
+            for place in range(sum(name.startswith("rows_") for name in held.files))
         ]
+
+
+def read_more(path: Path, place: int) -> More:
+    """Read what else `write_lists` wrote of one retriever."""
+    with np.load(path, allow_pickle=False) as held:
+        names = {field.name: f"{field.name}_{place}" for field in fields(More)}
+        return More(**{name: held[stored] if stored in held.files else None for name, stored in names.items()})
 
 
 def make_key(worker: RankWorker) -> str:
@@ -211,8 +221,7 @@ class SpreadLists:
             searches: tasks, as published where their retrievers are, and retrievers of one group.
             engine: whose workers.
         """
-        spread = [one for one in searches if self.holds(one[1])]
-        wanted = [SpanTask(*part, self.store) for one in spread for part in self._list_parts(*one)]
+        wanted = [SpanTask(*part, self.store) for one in searches for part in self._list_parts(*one)]
         missing = [task for task in wanted if not self.scratch.has(task.name)]
         total, left = sum(task.size for task in wanted), sum(task.size for task in missing)
         with Progress("rank", total=total, unit="query", done=total - left) as bar:
@@ -220,30 +229,32 @@ class SpreadLists:
                 for receipt in receipts:
                     self.scratch.accept(receipt)
 
-    @staticmethod
-    def holds(retrievers: Sequence[Retriever]) -> bool:
-        """Whether the lists of some retrievers are made by workers.
-
-        Not of those that are fitted to each query: the fit is the work, the driver needs it to tell of it, and its last
-        digits depend on how many threads it has.
-        """
-        return not any(one.fitted for one in retrievers)
-
     def read(
         self, task: Task, retrievers: Sequence[Retriever], draw: int
     ) -> Iterator[list[tuple[Neighbours, Ranks | None]]]:
         """See `rank.Lists`."""
         search = _describe(task, retrievers, draw)
-        return (read_lists(self.store.read(name_part(search, span))) for span in self._split(task))
+        return (read_lists(self.store.read(name_part(search, span))) for span in self._split(task, retrievers))
+
+    def read_more(self, task: Task, retrievers: Sequence[Retriever], draw: int, place: int) -> More:
+        """See `rank.Lists`."""
+        search = _describe(task, retrievers, draw)
+        parts = [read_more(self.store.read(name_part(search, span)), place) for span in self._split(task, retrievers)]
+        joined = {
+            field.name: None if getattr(parts[0], field.name) is None else [getattr(one, field.name) for one in parts]
+            for field in fields(More)
+        }
+        return More(**{name: None if found is None else np.concatenate(found) for name, found in joined.items()})
 
     def _list_parts(self, task: Task, retrievers: Sequence[Retriever]) -> Iterator[tuple[Search, Span]]:
         searches = [_describe(task, [one], n + 1) for one in retrievers for n in range(len(one.draws))]
         for search in [*searches, _describe(task, retrievers, 0)]:
-            yield from ((search, span) for span in self._split(task))
+            yield from ((search, span) for span in self._split(task, retrievers))
 
     @staticmethod
-    def _split(task: Task) -> list[Span]:
-        size, count = choose_span(len(task.item_ids)), len(task.query_ids)
+    def _split(task: Task, retrievers: Sequence[Retriever]) -> list[Span]:
+        fitted = any(one.fitted for one in retrievers)
+        size, count = FITTED_SPAN if fitted else choose_span(len(task.item_ids)), len(task.query_ids)
         return [(start, min(start + size, count)) for start in range(0, count, size)]
 
 
