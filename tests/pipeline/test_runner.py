@@ -128,3 +128,13 @@ def test_a_part_and_a_table_on_a_full_disk_are_named(tiny: Path, monkeypatch: py
     rows = pl.DataFrame({"kind": "x", "id": [os.urandom(500).hex() for _ in range(4_000)], "rule": "x", "reason": "x"})
     with pytest.raises(ResourceError, match=r"the disk is full: .*/t.parquet needs more than"):
         write_table(rows, tiny / "t.parquet", DROPPED)
+
+
+@pytest.mark.parametrize(("told", "found"), [({}, "1"), ({"THP_MEM_ALLOC_ENABLE": "0"}, "0")])
+def test_huge_pages_are_asked_for_before_torch_can_look_unless_somebody_said_otherwise(
+    told: dict[str, str], found: str
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"} | told
+    code = "import stages, os, sys; print(os.environ['THP_MEM_ALLOC_ENABLE'], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{found} False\n"
