@@ -29,7 +29,7 @@ def end():
 
 if __name__ == "__main__":
     atexit.register(print, "at the end")
-    threading.Timer(0.1, print, ["a thread ends"]).start()
+    threading.Thread(target=lambda: print("a thread ends", threading.main_thread().join())).start()
     ours = [name for name in sys.modules if name.split(".")[0] in ("twinlens", "stages", "tests")]
     print(sys.argv, sys.path[:2], Path.cwd(), os.environ.get("TQDM_DISABLE"))
     print(os.environ["WORD"], sys.stdin.read(), Word.__module__, ours)

@@ -1,8 +1,8 @@
-"""A `python` for clones of the project whose stages begin with their libraries loaded.
+"""A `python` and a `dvc` for clones of the project, which begin with their libraries loaded.
 
 A stage over a few hundred pictures loads torch and what stands on it for longer than it computes, and tests run stages
 by the hundred. So a server (one to each process of the tests) loads those libraries once, and no module of the project,
-and forks a process for each command; a small client stands in for `python`, hands over its arguments, folder, variables
+and forks a process for each command; a small client stands in for them, hands over its arguments, folder, variables
 and open files, and ends as that process does. Every stage still is a process of its own that imports the project's code
 from the clone that it runs in. Only Linux has it: elsewhere a library may not live through a fork.
 """
@@ -38,8 +38,7 @@ def start_server() -> Path | None:
         return None
     folder = tempfile.TemporaryDirectory(prefix="twinlens-")
     home = Path(folder.name)
-    python = home / "bin/python"
-    python.parent.mkdir()
+    (home / "bin").mkdir()
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with (home / "log.txt").open("wb") as log:
         server = subprocess.Popen(
@@ -51,9 +50,11 @@ def start_server() -> Path | None:
         )
     assert server.stdin is not None
     client = f'"{sys.executable}" -IS "{FOLDER / "client.py"}" "{home / "socket"}" {server.pid} "{sys.executable}"'
-    python.write_text(f'#!/bin/sh\nexec {client} "$@"\n', encoding="utf-8")
-    python.chmod(0o755)
+    for name, arguments in (("python", ""), ("dvc", "-m dvc ")):
+        script = home / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec {client} {arguments}"$@"\n', encoding="utf-8")
+        script.chmod(0o755)
     atexit.register(folder.cleanup)
     atexit.register(server.wait)
     atexit.register(server.stdin.close)  # the last that is registered is the first that is called
-    return python.parent
+    return home / "bin"

@@ -19,6 +19,10 @@ from typing import Any
 
 # Not those that start threads of their own when they are imported, as polars and lancedb do.
 LIBRARIES = (
+    "dvc.cli.parser",
+    "dvc.repo.experiments",
+    "dvc.repo.reproduce",
+    "dvc.stage",
     "jinja2",
     "msgspec",
     "open_clip",
@@ -27,6 +31,7 @@ LIBRARIES = (
     "pydantic",
     "requests",
     "safetensors.torch",
+    "scmrepo.git",
     "scipy.optimize",
     "scipy.stats",
     "sentence_transformers",
