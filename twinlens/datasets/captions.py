@@ -10,6 +10,7 @@ from functools import lru_cache
 import snowballstemmer
 
 from twinlens.datasets.annotations import Annotations, Drop
+from twinlens.datasets.readers.texts import explain_struct
 from twinlens.datasets.spelling import is_unicode, printable
 
 _WORD = re.compile(r"\w+")
@@ -44,6 +45,8 @@ def choose_captions(
             why = ("empty", f"no letter or digit: {shown}")
         elif not is_unicode(text):
             why = ("not_utf8", f"not UTF-8: {shown}")
+        elif struct := explain_struct(text):
+            why = ("struct", struct)
         else:
             usable.append((caption.image_id, text))
             continue

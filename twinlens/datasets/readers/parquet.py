@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twinlens.config.datasets import ParquetColumns
+from twinlens.config.columns import ParquetColumns
 from twinlens.core.bucket_files import AnyFile
 from twinlens.datasets.annotations import Annotations, Drop, RawCaption, RawImage, read_split
 from twinlens.datasets.ids import make_unique
