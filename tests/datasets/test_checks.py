@@ -91,6 +91,32 @@ def test_captions_under_the_next_picture_are_caught_in_real_photos(photos: Table
     assert detect_generic_text(photos[1]) is None
 
 
+def test_captions_of_one_split_under_those_of_another_are_caught(photos: Tables) -> None:
+    images, captions = photos
+    rows = np.random.default_rng(0).permutation(len(images))
+    val, test = rows[:120], rows[120:240]
+    split, under = np.full(len(images), "train"), np.arange(len(images))
+    split[val], split[test], under[val], under[test] = "val", "test", test, val
+    divided = images.with_columns(split=pl.Series(split))
+    assert detect_misplaced_captions(divided, captions) is None
+    ids = images["image_id"].to_list()
+    other = dict(zip(ids, (ids[row] for row in under), strict=True))
+    found = detect_misplaced_captions(divided, captions.with_columns(image_id=pl.col("image_id").replace_strict(other)))
+    assert found is not None
+    assert " in the split val and the split test: " in found or " in the split test and the split val: " in found
+
+
+def test_a_second_column_of_captions_that_slipped_is_caught(photos: Tables) -> None:
+    for images, captions in (photos, drawn(600)):
+        texts = captions.group_by("image_id", maintain_order=True).agg("text")["text"].to_list()
+        slipped = [[own[0], after[1], *own[2:]] for own, after in zip(texts, texts[2:] + texts[:2], strict=True)]
+        owners = captions["image_id"].unique(maintain_order=True)
+        rows = [(own, text) for own, several in zip(owners, slipped, strict=True) for text in several]
+        found = detect_misplaced_captions(images, pl.DataFrame(rows, schema=captions.schema, orient="row"))
+        assert found is not None
+        assert " in captions no. 2 of each picture: " in found
+
+
 def test_the_message_says_where_and_how_much() -> None:
     found = detect_misplaced_captions(*under_the_next(drawn(600), 0.7))
     assert found is not None
@@ -181,5 +207,22 @@ def test_one_text_under_two_fifths_of_the_captions_is_named_with_its_share() -> 
     assert found is not None
     assert f"{100 * replaced.mean():.0f} % of all 500 captions" in found
     assert "photo" in found.lower()
+    templates = np.where(replaced, rng.choice(["a photo of", "image", "a picture"], len(captions)), captions["text"])
+    several = detect_generic_text(captions.with_columns(text=pl.Series(templates)))
+    assert several is not None
+    assert f"{100 * replaced.mean():.0f} %: such a text" in several
     few = captions[:15].with_columns(text=pl.lit("the same"))
     assert detect_generic_text(few) is None  # fifteen captions may well be alike
+
+
+def test_names_of_files_in_place_of_captions_are_named_and_descriptions_in_names_are_not() -> None:
+    images, captions = drawn(100)
+    images = images.with_columns(file="photos/IMG_" + pl.col("image_id") + ".JPG")
+    assert detect_generic_text(captions, images) is None
+    named = captions.with_columns(text="img " + pl.col("image_id"))
+    found = detect_generic_text(named, images)
+    assert found is not None
+    assert "100 % of all 500 captions are names of files, such as 'img p0000' of photos/IMG_p0000.JPG" in found
+    words = pl.Series([f"{kind} in the rain" for kind in KINDS] * 9)[:100]
+    described = images.with_columns(file=words.str.replace_all(" ", "_") + ".jpg")
+    assert detect_generic_text(pl.DataFrame({"image_id": images["image_id"], "text": words}), described) is None

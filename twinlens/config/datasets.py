@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from twinlens.config.base import Card, Origin, Weights
+from twinlens.config.columns import FolderColumns, ParquetColumns
 from twinlens.config.models import TimmTower
 from twinlens.config.numbers import Count, CountOrZero, Flag, InnerShare, Seed, Side
 from twinlens.core.download import is_url
@@ -190,28 +191,6 @@ class Flickr8kCard(BaseDatasetCard):
     source: str | None = None  # a folder or a mirror
 
 
-Captions = str | Annotated[list[str], Field(min_length=1)] | None  # a column, or several
-
-
-def _list_columns(named: str | list[str] | None) -> list[str]:
-    return [] if named is None else [named] if isinstance(named, str) else named
-
-
-class ParquetColumns(Card):
-    """The columns of a Parquet dataset. An image is bytes, or a struct with bytes and path as the hub writes it."""
-
-    image: str = "image"
-    caption: Captions = None  # a string, or a list of them
-    label: str | None = None  # a string, a number, or a list of them
-    id: str | None = None  # if absent, the image's path, or the file's name and the row
-    split: str | None = None  # train, val or test, of a row; the file's if absent
-
-    @property
-    def captions(self) -> list[str]:
-        """The columns that hold captions, of which there may be none."""
-        return _list_columns(self.caption)
-
-
 class HubCard(HubFiles):
     """Any dataset of Parquet files."""
 
@@ -255,22 +234,6 @@ class ImageClefCard(BaseDatasetCard):
     parts: dict[Split, CaptionedPart] = Field(min_length=1)
     id: str = "ID"  # column: the picture's name without its ending
     caption: str = "Caption"
-
-
-class FolderColumns(Card):
-    """The columns of your own table."""
-
-    file: str  # the picture's path below `images`
-    id: str | None = None  # the path if absent
-    # Several rows of one file are several captions; a list is several too, and so are several columns.
-    caption: Captions = None
-    label: str | None = None  # a name, or a list
-    split: str | None = None  # train, val or test; all are `test` if absent
-
-    @property
-    def captions(self) -> list[str]:
-        """The columns that hold captions, of which there may be none."""
-        return _list_columns(self.caption)
 
 
 class FolderCard(BaseDatasetCard):

@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from twinlens.core.id_rows import IdRows
 from twinlens.core.spool import Spool, iter_parts, take_parts
 from twinlens.datasets.annotations import Annotations, Drop
+from twinlens.datasets.readers.texts import explain_struct
 from twinlens.datasets.spelling import is_unicode, printable
 
 Chosen = tuple[int, str, str]  # row of the picture, its id, text
@@ -53,6 +54,8 @@ def choose_captions(
                 why = "empty", f"no letter or digit: {_show(text)}"
             elif not is_unicode(text):
                 why = "not_utf8", f"not UTF-8: {_show(text)}"
+            elif struct := explain_struct(text):
+                why = "struct", struct
             else:
                 usable.append((row, caption.image_id, text))
                 continue

@@ -263,13 +263,83 @@ def test_a_table_whose_names_are_no_files_is_refused_with_the_reason(
     assert said in seen.out
 
 
-def test_a_split_of_other_words_is_told_and_not_read(twinlens: Command, tmp_path: Path) -> None:
-    mine = write(
-        tmp_path / "s", photos(2) | {"t.csv": b"file,caption,split\n0.jpg,a dog,validation\n1.jpg,a cat,test\n"}
-    )
-    done = twinlens("new-dataset", str(mine))
-    assert "holds 'validation': write train, val or test" in done.out
-    assert filtered("s") == (2, 2, set())
+def test_a_split_of_other_words_is_read_and_what_is_none_is_told(twinlens: Command, tmp_path: Path) -> None:
+    rows = b"file,caption,split\n0.jpg,a dog,validation\n1.jpg,a cat,%b\n"
+    for word, column in ((b"TEST", "split"), (b"PrivateTest", None)):
+        mine = write(tmp_path / "s", photos(2) | {"t.csv": rows % word})
+        done = twinlens("new-dataset", str(mine), "--force")
+        assert card("s")["columns"].get("split") == column
+        assert ("holds 'PrivateTest': write train, val or test" in done.out) == (column is None)
+        assert filtered("s") == (2, 2, set())
+
+
+SAYS = {number: f"it says {number} here" for number in range(4)}
+PAIRS = {
+    f"{number}.{ending}": content
+    for number in range(3)
+    for ending, content in (("jpg", jpeg(number)), ("txt", b"a dog"))
+}
+
+
+def metadata(numbers: range, heading: str = "file_name,text") -> bytes:
+    return "\n".join([heading, *(f"{n % 2}.jpg,{SAYS[n]}" for n in numbers)]).encode()
+
+
+def rows_of(first: int) -> bytes:
+    both = ({"caption_0": f"one {n}", "caption_1": f"two {n}"} for n in (first, first + 1))
+    return parquet([{"image": picture_cell(first + n), "split": "val"} | said for n, said in enumerate(both)])
+
+
+def shard_of(number: int) -> bytes:
+    return tarred({f"{number}.in.jpg": jpeg(number), f"{number}.out.txt": SAYS[number].encode()})
+
+
+TABLES = {"train/metadata.csv": metadata(range(2)), "test/metadata.csv": metadata(range(2, 4))}
+IN_SPLITS = {f"{split}/{n % 2}.jpg": jpeg(n) for n, split in enumerate(("train", "train", "test", "test"))}
+PACKED = {"images.zip": zipped(photos(2)), "t.csv": metadata(range(2), "file,caption")}
+
+
+@pytest.mark.parametrize(
+    ("files", "splits"),
+    [
+        (IN_SPLITS | TABLES, {"train": [SAYS[0], SAYS[1]], "test": [SAYS[2], SAYS[3]]}),
+        (PACKED, {"test": [SAYS[0], SAYS[1]]}),
+        ({f"{split}/{split}.jpg": jpeg(len(split)) for split in ("train", "valid")}, {"train": [], "val": []}),
+        ({"run_of_test/train-0.parquet": rows_of(0)}, {"val": ["one 0", "two 0", "one 1", "two 1"]}),
+        ({"train-0.tar": shard_of(0), "test-0.tar": shard_of(1)}, {"train": [SAYS[0]], "test": [SAYS[1]]}),
+    ],
+    ids=["a table in each split", "a zip and a table", "splits alone", "Parquet", "endings of two parts"],
+)
+def test_layouts_of_other_programs_are_known(
+    files: dict[str, bytes], splits: dict[str, list[str]], twinlens: Command, tmp_path: Path
+) -> None:
+    assert twinlens("new-dataset", str(write(tmp_path / "mine", files))).code == 0
+    assert filtered("mine")[1] == sum(map(len, splits.values()))
+    images = tables.read_table(paths.filtered("mine") / "images.parquet", tables.IMAGES)
+    said = tables.read_table(paths.filtered("mine") / "captions.parquet", tables.CAPTIONS)
+    found: dict[str, list[str]] = {split: [] for split in images["split"]}
+    for split, text in images.join(said, on="image_id", maintain_order="right").select("split", "text").iter_rows():
+        found[split].append(text)
+    assert found == splits
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (PAIRS, "3 texts lie beside pictures of their names (0.txt) and are not read. Pack both into a shard"),
+        (photos(2) | {"captions.xlsx": b"x"}, "1 x .xlsx is not read, captions.xlsx for instance: save it as CSV"),
+        (photos(2) | {"0.xml": b"<a/>"}, "1 x .xml is not read, 0.xml for instance: annotations a picture each"),
+        (photos(1) | {"t.jsonl": b'{"file": "0.jpg", "caption": {"en": "a"}}'}, "is not used: found a struct of en"),
+        (photos(1) | {"t.csv": b"file,caption\n0.JPG,a\n"}, "there is '0.jpg', in letters of another case"),
+    ],
+    ids=["sidecars", "a spreadsheet", "XML", "structs", "case"],
+)  # fmt: skip
+def test_what_is_not_read_is_told_with_the_way_on(
+    files: dict[str, bytes], said: str, twinlens: Command, tmp_path: Path
+) -> None:
+    done = twinlens("new-dataset", str(write(tmp_path / "mine", files)))
+    assert done.code == 0
+    assert said in done.out
 
 
 def test_names_and_cards_that_cannot_be_are_refused(twinlens: Command, tmp_path: Path) -> None:

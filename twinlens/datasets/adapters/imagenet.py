@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twinlens.config.datasets import ImageNetCard, ParquetColumns
+from twinlens.config.columns import ParquetColumns
+from twinlens.config.datasets import ImageNetCard
 from twinlens.core import paths
 from twinlens.core.bucket_files import AnyFile
 from twinlens.core.download import is_offline

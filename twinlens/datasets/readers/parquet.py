@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int
 
-from twinlens.config.datasets import ParquetColumns
+from twinlens.config.columns import ParquetColumns
 from twinlens.core.bucket_files import AnyFile
 from twinlens.core.id_rows import Hashes, IdRows, hash_id
 from twinlens.core.spool import Spool

@@ -111,10 +111,10 @@ def _texts(cell: Any, where: str, lists_as_text: bool = True, depth: int = 0) ->
         return
     if isinstance(cell, str):
         written = _parse_written(cell) if lists_as_text else None
-        if written is None:
-            yield cell
-        else:
+        if isinstance(written, list | tuple) and not any(_structs_in(written)):
             yield from _texts(written, where, False, depth)
+        else:
+            yield cell
     elif isinstance(cell, bytes):
         yield from _texts(decode(cell), where, lists_as_text)
     elif isinstance(cell, list | tuple):
@@ -159,6 +159,19 @@ def _parse_python(text: str) -> Any:
         signs = tokenize.generate_tokens(io.StringIO(text).readline)
         return [ast.literal_eval(sign.string) for sign in signs if sign.type == tokenize.STRING]
     return found
+
+
+def _structs_in(cell: Any) -> Iterator[dict[Any, Any]]:
+    if isinstance(cell, dict):
+        yield cell
+    for item in cell if isinstance(cell, list | tuple) else ():
+        yield from _structs_in(item)
+
+
+def explain_struct(text: str) -> str | None:
+    """Explain that a text is a struct, or a list of them, which a program wrote; None where it is not."""
+    found = next(_structs_in(_parse_written(text)), None)
+    return None if not found else f"found {_described(found)} that was written as text. {_way_on(found)}"
 
 
 def is_nothing(text: str) -> bool:
