@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twinlens.core import stored_tables, tables
@@ -165,7 +165,6 @@ PICTURES = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(PICTURES, st.integers(2, 4))
 def test_sets_are_what_counting_by_hand_gives(
     pictures: dict[str, tuple[set[str], str, bool, bool]], least: int
