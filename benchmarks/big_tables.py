@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from twinlens.core import tables
+
 
 def draw_images(pictures: int) -> pl.DataFrame:
     """Table IMAGES."""
@@ -44,8 +46,13 @@ def write_tables(pictures: int, folder: Path) -> None:
     )
     hashes = pl.DataFrame({"image_id": images["image_id"], "perceptual_hash": [one.tobytes() for one in raw]})
     captions = images.select(caption_id=pl.col("image_id") + "#0", image_id="image_id", text="file")
-    for name, table in {"images": images, "index": index, "hashes": hashes, "captions": captions}.items():
-        table.write_parquet(folder / f"{name}.parquet")
+    for name, table, schema in (
+        ("images", images, tables.IMAGES),
+        ("index", index, tables.INDEX),
+        ("hashes", hashes, tables.HASHES),
+        ("captions", captions, tables.CAPTIONS),
+    ):
+        tables.write_table(table, folder / f"{name}.parquet", schema)
     rows = images.select("image_id", image=pl.lit(b""), label=pl.col("labels").list.first())
     rows = rows.with_columns(text=pl.format("a photo of {} and a dog", "image_id"))
     rows.write_parquet(folder / "rows.parquet", row_group_size=10_000)
@@ -57,7 +64,6 @@ def rules(folder: Path) -> None:
     """`filter`: annotations of a Parquet file, the rules, the tables and the gates."""
     from twinlens.config.datasets import ParquetColumns
     from twinlens.config.params import FilterParams
-    from twinlens.core import tables
     from twinlens.core.stored_tables import StoredTable
     from twinlens.datasets import checks
     from twinlens.datasets.filter import apply_rules
@@ -76,7 +82,6 @@ def rules(folder: Path) -> None:
 
 def group(folder: Path) -> None:
     """`group`: copies, the pool, its object sets and the dataset's statistics."""
-    from twinlens.core import tables
     from twinlens.core.stored_tables import StoredTable
     from twinlens.datasets.pool import iter_groups
     from twinlens.images.duplicates import find_duplicates

@@ -30,7 +30,8 @@ def main(dataset: str, captioner: str) -> None:
     params = read_params()
     card, compute = params.captioners[captioner], params.compute
     groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
-    captions = tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS)
+    columns = ("image_id",) if card.train is None else tables.CAPTIONS.names  # their texts are what is trained on
+    captions = tables.read_table(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS, columns)
     described = {"captions": groups.filter("in_pool"), "validation": draw_validation(groups, captions, params.hybrid)}
     if card.captioner in ("none", "endpoint"):
         cost = Cost()

@@ -46,14 +46,15 @@ def main(dataset: str, model: str, captioner: str) -> None:
     """Write metrics/*.json, the data of the plots, and per-query values."""
     cost, params, metrics = Cost(), read_params(), paths.METRICS
     gates = Gates(params.gates)
-    groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS)
+    columns = "image_id", "split", "in_pool", "sha256"
+    groups = tables.read_table(paths.grouped(dataset) / "images.parquet", tables.GROUPS, columns)
     gates.check("pool_size", detect_wrong_size(groups, params.datasets[dataset].promised_pool))
     logs = {"model": paths.trained(dataset, model), "captioner": paths.captioned(dataset, captioner)}
     learners = check_learning(gates, params, groups, (dataset, model, captioner), list(logs.values()))
     gates.add(paths.gates("filter", dataset))
     gates.add(paths.ranked(dataset, model) / "gates.json")
     generated = tables.read_table(paths.captioned(dataset, captioner) / "captions.parquet", tables.GENERATED)
-    images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
+    images = tables.read_table(paths.filtered(dataset) / "images.parquet", tables.IMAGES, ("image_id", "labels"))
     run = RunConditions(dataset, read_precision(paths.cost("embed", dataset, model)), params.resize.shortest_side_px)
     with write_whole(paths.evaluated(dataset, model)) as draft:
         results = measure_all_runs(paths.ranked(dataset, model), dataset, params.evaluate, gates, draft)

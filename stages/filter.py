@@ -62,10 +62,8 @@ def main(dataset: str) -> None:
         "".join(f"; {n} {rule}" for rule, n in dropped.items()),
     )
     gates = Gates(params.gates)
-    images, captions = (
-        StoredTable(paths.filtered(dataset) / f"{name}.parquet", schema)
-        for name, schema in (("images", tables.IMAGES), ("captions", tables.CAPTIONS))
-    )
+    images = StoredTable(paths.filtered(dataset) / "images.parquet", tables.IMAGES)
+    captions = StoredTable(paths.filtered(dataset) / "captions.parquet", tables.CAPTIONS)
     gates.check("misplaced_captions", checks.detect_misplaced_captions(images, captions))
     gates.check("label_spelling", checks.detect_label_spellings(images))
     gates.check("generic_text", checks.detect_generic_text(captions, images))
@@ -99,9 +97,7 @@ def classify_pictures(
     annotations: Annotations, card: DatasetCard, rule: Keep, dataset: str, params: Params
 ) -> pl.DataFrame:
     """Classify every picture that `keep` is about: the classifier's sum of probabilities, as `tables.CLASSIFIED`."""
-    from twinlens.inference.classify import (
-        sum_class_shares,  # torch takes two seconds; most datasets need no classifier
-    )
+    from twinlens.inference.classify import sum_class_shares  # imports torch; most datasets need no classifier
 
     assert rule.classifier is not None
     mine, raw = keeping.select_decided(annotations, card.pool), paths.raw(dataset).absolute()

@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from tests.buckets import BucketHost, point_at, serving_buckets
 from tests.web import Host, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+settings.register_profile("no_deadline", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("no_deadline")
 
 LONGEST = ("test_dvc_contract.py", "test_real_photos.py")  # files that begin
 FLAGS = (

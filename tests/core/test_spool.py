@@ -39,7 +39,7 @@ def test_rows_come_out_as_they_went_in(kind: Any, at_once: int, monkeypatch: pyt
     assert [held[row] for row in (0, 4, -1, -5, 2)] == [rows[row] for row in (0, 4, -1, -5, 2)]
     assert held[1:4] == rows[1:4]
     assert held[::-2] == rows[::-2]
-    assert [(start, list(part)) for start, part in number_parts(held)][0] == (0, rows[:at_once])
+    assert next((start, list(part)) for start, part in number_parts(held)) == (0, rows[:at_once])
     assert [row for _, part in number_parts(rows) for row in part] == rows
     assert [row for part in take_parts(iter(rows)) for row in part] == rows
     with pytest.raises(IndexError, match="row 5 is asked for of 5"):

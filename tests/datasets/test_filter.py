@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twinlens.config.params import FilterParams
@@ -287,7 +287,6 @@ TEXTS = st.sampled_from(["a cat", "", " \n", BROKEN]) | st.text(max_size=8)
 CAPTIONS = st.builds(RawCaption, IDS | st.just("nobody"), TEXTS)
 
 
-@settings(deadline=None)
 @given(st.lists(IMAGES, max_size=6), st.lists(CAPTIONS, max_size=10), st.booleans(), st.booleans())
 def test_every_picture_and_caption_is_kept_or_listed_and_never_both(
     images: list[RawImage], captions: list[RawCaption], require_caption: bool, require_label: bool
@@ -304,7 +303,6 @@ def test_every_picture_and_caption_is_kept_or_listed_and_never_both(
     assert kept.counts["captions"]["kept"] == len(kept.captions)
 
 
-@settings(deadline=None)
 @given(st.lists(IMAGES, max_size=6), st.lists(CAPTIONS, max_size=10))
 def test_what_is_kept_fits_its_tables_and_hangs_together(images: list[RawImage], captions: list[RawCaption]) -> None:
     try:

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from twinlens.core import tables
+from twinlens.core import stored_tables, tables
 from twinlens.core.errors import DataError
-from twinlens.datasets.pool import group_images
+from twinlens.core.stored_tables import StoredTable
+from twinlens.datasets.pool import group_images, iter_groups
 
 
-def group(
+def make_tables(
     labels: Mapping[str, Sequence[str]],
     splits: Mapping[str, str] | None = None,
     described: Sequence[str] | None = None,
     usable: Sequence[str] | None = None,
-    pool: str = "test",
-    min_group_size: int = 2,
-) -> pl.DataFrame:
-    """Group pictures given by their labels; all are of the pool, described and usable unless said otherwise."""
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Tables IMAGES, CAPTIONS and INDEX; all pictures are of the pool, described and usable unless said otherwise."""
     ids = list(labels)
     images = pl.DataFrame(
         {
@@ -55,7 +56,14 @@ def group(
         },
         schema_overrides={"image_id": pl.String, "sha256": pl.String},
     )
-    return group_images(images, captions, index, pool=pool, min_group_size=min_group_size)
+    return images, captions, index
+
+
+def group(
+    labels: Mapping[str, Sequence[str]], *, pool: str = "test", min_group_size: int = 2, **said: Any
+) -> pl.DataFrame:
+    """Group pictures given by their labels, as `make_tables` makes them."""
+    return group_images(*make_tables(labels, **said), pool=pool, min_group_size=min_group_size)
 
 
 def sets(groups: pl.DataFrame) -> dict[str, str | None]:
@@ -115,6 +123,25 @@ def test_the_order_and_place_are_those_of_the_shards() -> None:
     assert groups["sha256"].to_list() == ["digest of c", "digest of a", "digest of b"]
 
 
+@pytest.mark.parametrize("order", ["abcdefg", "abdg", "gfedcba"])
+def test_tables_in_files_are_grouped_slice_by_slice_as_they_are_in_one_go(
+    order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = {"a": ["cat"], "b": ["dog"], "c": [], "d": ["cat"], "e": ["dog"], "f": ["cat"], "g": ["cat"]}
+    given = make_tables(labels, splits={"b": "train", "e": "train"}, described=list("abdefg"), usable=list(order))
+    whole = group_images(*given, pool="test", min_group_size=3, gone={"f"})
+    assert whole["image_id"].to_list() == [one for one in order if one != "f"]
+    assert sets(whole)["a"] == ("cat" if order.count("d") else None)
+    monkeypatch.setattr(stored_tables, "ROWS", 2)
+    schemas = tables.IMAGES, tables.CAPTIONS, tables.INDEX
+    for number, (table, schema) in enumerate(zip(given, schemas, strict=True)):
+        tables.write_table(table, tmp_path / f"{number}.parquet", schema)
+    images, captions, index = (StoredTable(tmp_path / f"{n}.parquet", schema) for n, schema in enumerate(schemas))
+    parts = list(iter_groups(images, captions, index, pool="test", min_group_size=3, gone={"f"}))
+    assert max(map(len, parts)) == 2
+    assert pl.concat(parts).equals(whole)
+
+
 def test_an_empty_pool_is_an_error_that_says_what_there_is() -> None:
     with pytest.raises(DataError, match=r"no usable picture in split 'val'; found \{'test': 2\}.* another `pool`"):
         group({"a": ["cat"], "b": ["cat"]}, pool="val")
@@ -138,7 +165,6 @@ PICTURES = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(PICTURES, st.integers(2, 4))
 def test_sets_are_what_counting_by_hand_gives(
     pictures: dict[str, tuple[set[str], str, bool, bool]], least: int

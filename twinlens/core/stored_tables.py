@@ -32,8 +32,9 @@ class StoredTable:
 Table = pl.DataFrame | StoredTable
 
 
-def iter_slices(table: Table, columns: Sequence[str], rows: int = ROWS) -> Iterator[pl.DataFrame]:
+def iter_slices(table: Table, columns: Sequence[str], rows: int | None = None) -> Iterator[pl.DataFrame]:
     """Iterate over some columns, so many rows at a time; raises as `tables.read_slices` does."""
+    rows = ROWS if rows is None else rows
     if isinstance(table, StoredTable):
         yield from read_slices(table.path, table.schema, columns, rows)
     else:

@@ -73,12 +73,10 @@ def find_duplicates(images: Table, index: Table, hashes: Table, near_bits: int |
     later = np.flatnonzero(exact)
     pairs = [(a, b, 0, True) for a, b in zip(later.tolist(), first[later].tolist(), strict=True)]
     if near_bits is not None:
-        words = np.concatenate(
-            [
-                np.zeros((0, WORDS), dtype=np.uint64),
-                *(read_words(part["perceptual_hash"]) for part in iter_slices(hashes, ("perceptual_hash",))),
-            ]
-        )
+        words, start = np.empty((len(hashes), WORDS), dtype=np.uint64), 0
+        for part in iter_slices(hashes, ("perceptual_hash",)):
+            words[start : start + len(part)] = read_words(part["perceptual_hash"])
+            start += len(part)
         near = find_near_pairs(words, near_bits)
         pairs += [(a, b, bits, False) for a, b, bits in near[~exact[near[:, 0]]].tolist()]
     involved = sorted({row for a, b, *_ in pairs for row in (a, b)})
