@@ -73,17 +73,16 @@ class Muon(torch.optim.Optimizer):
                     self.state[matrix]["momentum_buffer"] = torch.zeros_like(gradient)
             momenta = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
             torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
-            ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
+            updates = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
             torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-            matrices, ahead = (
-                [part for whole in wholes for part in whole.chunk(group["heads"])] for wholes in (matrices, ahead)
-            )
+            parts = [part for matrix in matrices for part in matrix.chunk(group["heads"])]
+            ahead = [part for update in updates for part in update.chunk(group["heads"])]
             for places in _group_by_shape(ahead):
                 flat = [ahead[place].flatten(1) for place in places]
                 length = group["lr"] * 0.2 * math.sqrt(max(flat[0].shape))  # the root mean square of AdamW's steps
                 steps = _orthogonalise_alike(flat, self.numbers)
                 for place, made in zip(places, steps, strict=True):
-                    matrices[place].add_(made.view_as(ahead[place]), alpha=-length)
+                    parts[place].add_(made.view_as(ahead[place]), alpha=-length)
 
 
 def _group_by_shape(updates: Sequence[torch.Tensor]) -> list[list[int]]:
