@@ -57,8 +57,9 @@ def serve(address: str) -> dict[str, Any]:
     listening.bind(address)
     listening.listen(64)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait for processes
+    awaited: list[Any] = [listening, 0]
     while True:
-        ready, _, _ = select.select([listening, 0], [], [])
+        ready, _, _ = select.select(awaited, [], [])
         if 0 in ready:
             os._exit(0)
         connection, _ = listening.accept()
@@ -85,7 +86,8 @@ def answer(connection: socket.socket) -> dict[str, Any]:
     for file in files:
         os.close(file)
     ended = os.pidfd_open(process)
-    ready, _, _ = select.select([ended, connection], [], [])
+    awaited: list[Any] = [ended, connection]
+    ready, _, _ = select.select(awaited, [], [])
     if ended not in ready:  # the client was killed
         os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
