@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, features
 
-from twinlens.config.datasets import ParquetColumns
+from twinlens.config.columns import ParquetColumns
 from twinlens.config.load import check_cards, read_params
 from twinlens.config.params import ResizeParams
 from twinlens.core.costs import peak_host_bytes

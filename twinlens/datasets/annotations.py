@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,12 @@ SPLIT_WORDS = {
 def read_split(word: str) -> str | None:
     """Read the name of a split, whatever it is called; None where it is none."""
     return SPLIT_WORDS.get(word.strip().casefold())
+
+
+def find_split(name: str) -> str | None:
+    """Find the split that a file's name says, or what stands nearest to it: its folder's, or that one's folder's."""
+    words = (word for part in reversed(name.split("/")) for word in re.split(r"[^a-z]+", part.lower()))
+    return next(filter(None, map(read_split, words)), None)
 
 
 def take_split(folders: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -323,6 +323,17 @@ def test_layouts_of_other_programs_are_known(
     assert found == splits
 
 
+def test_a_table_lists_the_pictures_of_its_own_split_where_others_have_the_same_names(
+    twinlens: Command, tmp_path: Path
+) -> None:
+    mine = write(tmp_path / "mine", IN_SPLITS | {"t/train.csv": metadata(range(2)), "t/all.csv": metadata(range(2))})
+    assert twinlens("new-dataset", str(mine), "--table", str(mine / "t/train.csv")).code == 0
+    assert card("mine")["images"] == str(mine / "train")
+    done = twinlens("new-dataset", str(mine), "--table", str(mine / "t/all.csv"), "--force")
+    assert done.code == 2
+    assert "names pictures that are in test/ and in train/ ('0.jpg' for instance): which are meant?" in done.err
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from twinlens.core.errors import DataError
-from twinlens.datasets.annotations import read_split
+from twinlens.datasets.annotations import find_split, read_split
 from twinlens.datasets.readers.archives import Tree
 from twinlens.datasets.readers.names import is_picture, normalise
 from twinlens.datasets.readers.parquet_cells import open_parquet
@@ -59,8 +59,11 @@ class Pictures:
             self._by_last.setdefault(PurePosixPath(name).name, []).append(name)
             self._stems.setdefault(PurePosixPath(name).stem, name)
 
-    def find_root(self, values: Sequence[str], near: str = "") -> tuple[str, int]:
-        """Find the folder below which most values name pictures, and how many do; `near` where others have as many."""
+    def find_root(self, values: Sequence[str], table: str) -> tuple[str, int, list[str]]:
+        """Find the folder below which most values name pictures, how many do, and which others are as likely.
+
+        Of folders with as many, the one that the table lies in is meant, then the one of the split in its name.
+        """
         direct = sum((found := self.tree.find(value)) is not None and is_picture(found) for value in values)
         below: Counter[str] = Counter()
         for value in values:
@@ -70,8 +73,15 @@ class Pictures:
             for candidate in self._by_last.get(PurePosixPath(name).name, []):
                 if candidate.endswith(f"/{name}"):
                     below[candidate[: -len(name) - 1]] += 1
-        root, count = max(below.items(), key=lambda item: (item[1], item[0] == near), default=("", 0))
-        return ("", direct) if direct > count or (direct == count and root != near) else (root, count)
+        own, split = str(PurePosixPath(table).parent), find_split(table)
+        rank = {
+            root: (count, root == own, split is not None and find_split(root) == split) for root, count in below.items()
+        }
+        best = max(rank.values(), default=(0, False, False))
+        if direct > best[0] or (direct == best[0] and not best[1]):
+            return "", direct, []
+        root, *rivals = [root for root, found in rank.items() if found == best] or [""]
+        return root, best[0], rivals
 
     def explain(self, values: Sequence[str]) -> str | None:
         """Explain why values that look like names of pictures name none; None where they do not look so."""
@@ -113,13 +123,13 @@ def read_whole_table(path: Path) -> list[TableRow]:
     return read_rows(path, names)
 
 
-def find_columns(path: Path, pictures: Pictures, folder: str = "") -> Columns:
+def find_columns(path: Path, pictures: Pictures, name_below: str) -> Columns:
     """Find the columns of a table.
 
     Args:
         path: of the table.
         pictures: that it may list.
-        folder: that the table lies in, below that of the pictures; pictures of one name may lie in others.
+        name_below: of the table, below the folder of the pictures: of those that share a name, it lists those nearest.
 
     Raises:
         FetchError: it is not there.
@@ -138,11 +148,16 @@ def find_columns(path: Path, pictures: Pictures, folder: str = "") -> Columns:
             "file,caption"
         )
     values = {name: _texts(sampled, name) for name in names}
-    rooted = {name: pictures.find_root(found, folder) for name, found in values.items()}
+    rooted = {name: pictures.find_root(found, name_below) for name, found in values.items()}
     fitting = [name for name in names if values[name] and rooted[name][1] >= MOST * len(values[name])]
     if not fitting:
         raise DataError(_explain_no_file(path, names, values, pictures))
     file = max(fitting, key=lambda name: (rooted[name][1], name.casefold() in ("file", "file_name", "filename")))
+    if rivals := rooted[file][2]:
+        raise DataError(
+            f"{path}: column {file} names pictures that are in {rooted[file][0]}/ and in {rivals[0]}/ "
+            f"({values[file][0]!r} for instance): which are meant? Write the path below one folder"
+        )
     rest = [name for name in names if name != file and values[name]]
     notes = [
         f"{path.name}: column {name} is not used: {why}" for name in names if (why := _explain_cells(sampled, name))

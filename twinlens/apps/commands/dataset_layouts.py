@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import pyarrow as pa
 from twinlens.apps.commands.dataset_columns import CAPTION, LABEL, SPLIT, Columns, Pictures, find_alike, find_columns
 from twinlens.apps.commands.dataset_neighbours import explain_others
 from twinlens.core.errors import DataError
-from twinlens.datasets.annotations import SPLITS, read_split, take_split
+from twinlens.datasets.annotations import SPLITS, find_split, read_split, take_split
 from twinlens.datasets.readers.archives import open_tree
 from twinlens.datasets.readers.names import PICTURES
 from twinlens.datasets.readers.parquet_cells import open_parquet, read_cells
@@ -62,7 +61,8 @@ def find_layout(folder: Path, table: Path | None, name: str) -> Layout:
     try:
         pictures = Pictures(tree)
         if table is not None:
-            return _of_table(folder, table, find_columns(table, pictures))
+            own = table.relative_to(folder).as_posix() if table.is_relative_to(folder) else table.name
+            return _of_table(folder, table, find_columns(table, pictures, own))
         if (published := _find_published(folder, names)) is not None:
             return published
         if pictures.names:
@@ -123,8 +123,7 @@ def _of_pictures(folder: Path, names: Sequence[str], pictures: Pictures) -> Layo
     may_be = [own for own in may_be if own not in set(beside)]
     for own in may_be if folder.is_dir() else ():
         try:
-            beside_it = str(PurePosixPath(own).parent).removeprefix(".")
-            found.append((folder / own, find_columns(folder / own, pictures, beside_it)))
+            found.append((folder / own, find_columns(folder / own, pictures, own)))
         except DataError as error:
             if not own.lower().endswith(".txt"):  # most of these are no tables at all
                 notes.append(str(error))
@@ -303,9 +302,7 @@ def _group_by_split(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """A pattern for the files of each split, by the words in their names; all are `test` where none says which."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        # what stands nearest to the file: its own name, then its folder's
-        words = [word for part in reversed(name.split("/")) for word in re.split(r"[^a-z]+", part.lower())]
-        groups.setdefault(next((split for word in words if (split := read_split(word))), ""), []).append(name)
+        groups.setdefault(find_split(name) or "", []).append(name)
     unknown = groups.pop("", [])
     if not groups:
         groups, unknown = {"test": unknown}, []

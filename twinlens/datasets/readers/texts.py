@@ -26,7 +26,7 @@ MARKS = (  # byte-order marks; UTF-32's begins with UTF-16's, so it is looked fo
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-START = 64  # bytes that are looked at; UTF-8 has no zero among them
+START = 8  # bytes that are looked at, of a heading's first letters; UTF-8 has no zero among them
 MAX_WRITTEN = 2**20  # characters of a written list; parsing fewer takes no memory to speak of
 _LINE_END = re.compile(r"\r\n|\n|\r")
 # What programs write where there is nothing: pandas, numpy, Python, SQL and JSON, spreadsheets, MySQL.
