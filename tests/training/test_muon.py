@@ -123,23 +123,6 @@ def test_matrices_of_one_shape_or_its_transpose_are_stepped_in_one_batch_of_prod
         assert torch.allclose(one, other, rtol=0, atol=1e-6)
 
 
-def test_heads_that_share_a_matrix_are_stepped_as_matrices_of_their_own() -> None:
-    made = torch.Generator().manual_seed(5)
-    weight, gradient = (torch.randn(12, 10, generator=made) for _ in range(2))
-    whole, heads = torch.nn.Parameter(weight.clone()), [torch.nn.Parameter(part.clone()) for part in weight.chunk(3)]
-    together = Muon([{"params": [whole], "heads": 3}], lr=0.03, weight_decay=0.2, numbers=torch.float32)
-    apart = Muon(heads, lr=0.03, weight_decay=0.2, numbers=torch.float32)
-    for _ in range(3):
-        whole.grad = gradient.clone()
-        for head, part in zip(heads, gradient.chunk(3), strict=True):
-            head.grad = part.clone()
-        together.step()
-        apart.step()
-    assert torch.equal(whole, torch.cat(list(heads)))
-    with pytest.raises(ValueError, match=r"5 heads cannot share a matrix of shape \(12, 10\)"):
-        Muon([{"params": [whole], "heads": 5}], lr=0.03, weight_decay=0.2, numbers=torch.float32)
-
-
 def test_a_gradient_of_zeros_moves_nothing_but_by_decay() -> None:
     matrix = torch.nn.Parameter(torch.ones(3, 4))
     matrix.grad = torch.zeros(3, 4)

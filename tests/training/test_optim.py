@@ -102,20 +102,3 @@ def test_muon_has_matrices_and_convolutions_and_adamw_the_rest() -> None:
     of_adamw = {id(p) for group in adamw.param_groups for p in group["params"]}
     assert of_muon == {id(model["conv"].weight), id(model["out"].weight)}
     assert of_adamw == {id(p) for p in model.parameters()} - of_muon
-
-
-class Attention(torch.nn.Module):
-    """As open_clip's `AttentionPool2d` and transformers' attention name their parts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.num_heads = 3
-        self.q_proj, self.k_proj, self.v_proj, self.c_proj = (torch.nn.Linear(12, 12) for _ in range(4))
-
-
-def test_projections_to_queries_keys_and_values_are_stepped_head_by_head() -> None:
-    attention = Attention()
-    muon, _ = make_optimisers(attention, recipe(optimizer="muon"))
-    heads = {id(p): group["heads"] for group in muon.param_groups for p in group["params"]}
-    projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.c_proj)
-    assert [heads[id(part.weight)] for part in projections] == [3, 3, 3, 1]

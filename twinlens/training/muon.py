@@ -21,43 +21,32 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose every step is an orthogonal matrix (Jordan et al. 2024), as long as a step of AdamW.
 
     It is `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` (Liu et al. 2025, arXiv 2502.16982), but for the
-    numbers that the iteration computes with, and the way there. What projects to the queries, keys or values of several
-    heads can be stepped head by head: each head's rows are a matrix of their own, which is what attention takes them
-    for, and the iteration's products grow with the square of the shorter side. torch's numbers are bfloat16 everywhere,
-    and most CPUs have no units for those: they emulate them, and a step of the default CLIP's matrices takes forty
-    times as long as in float32. And torch steps one matrix after another, where matrices of one shape (or its
-    transpose) are stepped here in one batched product: a small model's are so small that starting a product takes as
-    long as computing it.
+    numbers that the iteration computes with, and the way there. torch's numbers are bfloat16 everywhere, and most CPUs
+    have no units for those: they emulate them, and a step of the default CLIP's matrices takes forty times as long as
+    in float32. And torch steps one matrix after another, where matrices of one shape (or its transpose) are stepped
+    here in one batched product: a small model's are so small that starting a product takes as long as computing it.
     """
 
     def __init__(
-        self,
-        params: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
-        *,
-        lr: float,
-        weight_decay: float,
-        numbers: torch.dtype,
+        self, params: Iterable[torch.nn.Parameter], *, lr: float, weight_decay: float, numbers: torch.dtype
     ) -> None:
         """Take over parameters.
 
         Args:
-            params: matrices, or filters of convolutions, which are stepped as the matrix of all of them; or groups of
-                them, `{"params": matrices, "heads": 8}` where eight heads share the rows of each.
+            params: matrices, or filters of convolutions, which are stepped as the matrix of all of them.
             lr: the learning rate, which suits AdamW as well.
             weight_decay: decoupled from the gradient, times the rate.
             numbers: what the iteration computes with; see `twinlens.core.device.choose_matrix_dtype`.
 
         Raises:
-            ValueError: a parameter is neither, or its rows are no multiple of the heads.
+            ValueError: a parameter is neither.
         """
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "heads": 1})
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self.numbers = numbers
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.ndim not in (2, 4):
                     raise ValueError(f"Muon takes matrices, found a parameter of shape {tuple(matrix.shape)}")
-                if len(matrix) % group["heads"]:
-                    raise ValueError(f"{group['heads']} heads cannot share a matrix of shape {tuple(matrix.shape)}")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -73,16 +62,14 @@ class Muon(torch.optim.Optimizer):
                     self.state[matrix]["momentum_buffer"] = torch.zeros_like(gradient)
             momenta = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
             torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
-            updates = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
+            ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
             torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-            parts = [part for matrix in matrices for part in matrix.chunk(group["heads"])]
-            ahead = [part for update in updates for part in update.chunk(group["heads"])]
             for places in _group_by_shape(ahead):
                 flat = [ahead[place].flatten(1) for place in places]
                 length = group["lr"] * 0.2 * math.sqrt(max(flat[0].shape))  # the root mean square of AdamW's steps
                 steps = _orthogonalise_alike(flat, self.numbers)
                 for place, made in zip(places, steps, strict=True):
-                    parts[place].add_(made.view_as(ahead[place]), alpha=-length)
+                    matrices[place].add_(made.view_as(ahead[place]), alpha=-length)
 
 
 def _group_by_shape(updates: Sequence[torch.Tensor]) -> list[list[int]]:
