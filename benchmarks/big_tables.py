@@ -62,7 +62,7 @@ def write_tables(pictures: int, folder: Path) -> None:
 
 def rules(folder: Path) -> None:
     """`filter`: annotations of a Parquet file, the rules, the tables and the gates."""
-    from twinlens.config.datasets import ParquetColumns
+    from twinlens.config.columns import ParquetColumns
     from twinlens.config.params import FilterParams
     from twinlens.core.stored_tables import StoredTable
     from twinlens.datasets import checks

@@ -16,8 +16,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int
 
-from twinlens.core.id_rows import IdRows, hash_ids
-from twinlens.core.stored_tables import StoredTable, Table, iter_slices
+from twinlens.core.id_rows import hash_ids
+from twinlens.core.stored_tables import Table, iter_slices
+from twinlens.datasets.described import choose_described, list_columns
 
 WORD = re.compile(r"[^\W_]+")
 
@@ -134,9 +135,9 @@ def find_named_labels(images: Table, captions: Table, by: str = "order") -> Name
 
 
 def _describe(images: Table, captions: Table) -> pl.DataFrame:
-    split = ["split"] if "split" in _list_columns(images) else []
+    split = ["split"] if "split" in list_columns(images) else []
     labelled = pl.col("labels").list.len() > 0
-    return _choose_described(images, captions, ["labels", *split], labelled, MOST_BLOCKS * MOST_PER_BLOCK)
+    return choose_described(images, captions, ["labels", *split], labelled, MOST_BLOCKS * MOST_PER_BLOCK)
 
 
 def _find_named(rows: pl.DataFrame, by: str) -> NamedLabels | None:
@@ -196,49 +197,6 @@ def _falls_short(values: Float64[np.ndarray, " pictures"]) -> bool:
 
 def _share(part: np.ndarray, whole: np.ndarray) -> str:
     return f"{100 * part.sum() / max(1, whole.sum()):.0f} %"
-
-
-def _list_columns(table: Table) -> list[str]:
-    return table.schema.names if isinstance(table, StoredTable) else table.columns
-
-
-def _choose_described(
-    images: Table, captions: Table, columns: Sequence[str], wanted: pl.Expr, most: int
-) -> pl.DataFrame:
-    """Some columns and the captions, `text`, of wanted pictures that have any.
-
-    They are chosen at even distances where there are more than so many.
-    """
-
-    def select() -> Iterator[pl.DataFrame]:
-        for part in iter_slices(images, ("image_id", *columns)):
-            yield part.filter(wanted)
-
-    rows = IdRows.of(part["image_id"] for part in select())
-    described = np.zeros(len(rows), dtype=bool)
-    for part in iter_slices(captions, ("image_id",)):
-        found = rows.find(part["image_id"])
-        described[found[found >= 0]] = True
-    candidates = np.flatnonzero(described)
-    if len(candidates) > most:
-        candidates = candidates[np.linspace(0, len(candidates) - 1, most).astype(np.int64)]
-    parts: list[pl.DataFrame] = []
-    start = 0
-    for part in select():
-        mine = candidates[slice(*np.searchsorted(candidates, [start, start + len(part)]))] - start
-        parts.append(part[mine])
-        start += len(part)
-    if not parts:
-        return pl.DataFrame(schema=dict.fromkeys(("image_id", *columns), pl.String) | {"text": pl.List(pl.String)})
-    chosen = pl.concat(parts)
-    place = IdRows.of([chosen["image_id"]])
-    texts: list[list[str]] = [[] for _ in range(len(chosen))]
-    for part in iter_slices(captions, ("image_id", "text")):
-        found = place.find(part["image_id"])
-        mine = np.flatnonzero(found >= 0)
-        for row, text in zip(found[mine].tolist(), part["text"].gather(mine).to_list(), strict=True):
-            texts[row].append(text)
-    return chosen.with_columns(text=pl.Series(texts, dtype=pl.List(pl.String)))
 
 
 def _telling_labels(named: Sequence[set[str]], shown: Sequence[set[str]]) -> set[str]:
@@ -365,7 +323,7 @@ def _words_of(text: pl.Expr) -> pl.Expr:
 
 def _detect_file_names(captions: Table, images: Table, total: int) -> str | None:
     """Detect captions that are their files' names; those without a digit may well be descriptions."""
-    rows = _choose_described(images, captions, ["file"], pl.lit(True), MOST_BLOCKS * MOST_PER_BLOCK)
+    rows = choose_described(images, captions, ["file"], pl.lit(True), MOST_BLOCKS * MOST_PER_BLOCK)
     stem = pl.col("file").str.replace(r"^.*[/#]", "")
     rows = rows.explode("text").with_columns(
         words=_words_of(pl.col("text")), whole=_words_of(stem), stem=_words_of(stem.str.replace(r"\.\w+$", ""))
