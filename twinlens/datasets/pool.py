@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from twinlens.core.errors import DataError
 from twinlens.core.id_rows import Hashes, IdRows, hash_ids
@@ -47,7 +47,8 @@ def iter_groups(
         DataError: the pool is empty.
     """
     ids = IdRows.of(part["image_id"] for part in iter_slices(images, ("image_id",)))
-    rows = np.concatenate([np.zeros(0, dtype=np.int64), *(_find(ids, p, gone) for p in iter_slices(index, PLACE))])
+    found_in = np.concatenate([np.zeros(0, np.int32), *(_find(ids, p, gone) for p in iter_slices(index, PLACE[:1]))])
+    rows = found_in[found_in >= 0]
     ordered = bool((np.diff(rows) > 0).all())
     described = np.zeros(len(ids), dtype=bool)
     for part in iter_slices(captions, ("image_id",)):
@@ -65,7 +66,7 @@ def iter_groups(
         sets.append(hash_ids(names))
         start += len(part)
     if not in_pool[rows].any():
-        there = Counter(split for part in _join(index, images, ids, gone, ordered) for split in part["split"])
+        there = Counter(split for part in _join(index, images, found_in, ordered) for split in part["split"])
         raise DataError(f"no usable picture in split '{pool}'; found {dict(there)}. Choose another `pool` on the card")
     searched = (in_pool & ~empty)[rows]
     if (described & in_pool)[rows].any():
@@ -74,7 +75,7 @@ def iter_groups(
     shared = np.zeros(len(rows), dtype=bool)
     shared[searched] = np.bincount(members, minlength=len(members))[members] >= min_group_size
     start = 0
-    for part in _join(index, images, ids, gone, ordered):
+    for part in _join(index, images, found_in, ordered):
         here = slice(start, start + len(part))
         start += len(part)
         yield part.select(
@@ -88,28 +89,25 @@ def iter_groups(
         )
 
 
-def _find(ids: IdRows, index: pl.DataFrame, gone: Collection[str]) -> Int[np.ndarray, " usable"]:
-    """The rows of `images` that a slice of the index is about, without those that are left out."""
-    found = ids.find(index["image_id"])
-    return found[_choose(found, index, gone)]
-
-
-def _choose(found: Int[np.ndarray, " rows"], index: pl.DataFrame, gone: Collection[str]) -> Bool[np.ndarray, " rows"]:
-    chosen = found >= 0
+def _find(ids: IdRows, index: pl.DataFrame, gone: Collection[str]) -> Int[np.ndarray, " index"]:
+    """The row of `images` that each row of a slice of the index is about; -1 where it is left out."""
+    found = ids.find(index["image_id"]).astype(ids.rows.dtype)
     if gone:
-        chosen &= ~index["image_id"].is_in(list(gone)).to_numpy()
-    return np.asarray(chosen)
+        found[index["image_id"].is_in(list(gone)).to_numpy()] = -1
+    return found
 
 
-def _join(index: Table, images: Table, ids: IdRows, gone: Collection[str], ordered: bool) -> Iterator[pl.DataFrame]:
+def _join(index: Table, images: Table, found_in: Int[np.ndarray, " index"], ordered: bool) -> Iterator[pl.DataFrame]:
     """The index with `split` and `labels` of its pictures; all labels are in memory where it has another order."""
     slices = iter_slices(images, ("split", "labels"))
     held, first = next(slices), 0  # rows of `images` in memory, and the number of the first
     if not ordered:
         held = pl.concat([held, *slices])
+    start = 0
     for part in iter_slices(index, PLACE):
-        found = ids.find(part["image_id"])
-        chosen = _choose(found, part, gone)
+        found = found_in[start : start + len(part)]
+        start += len(part)
+        chosen = found >= 0
         rows = found[chosen]
         if not len(rows):
             continue
