@@ -67,10 +67,10 @@ def open_manifest(folder: Path, name: str, rows: int) -> Manifest:
     return Manifest(name.replace(" ", "_").replace(",", ""), "big", "big", "big", rows, settings, {}, {})
 
 
-def measure(folder: Path, rows: int, forms: Sequence[str]) -> None:
+def measure(folder: Path, rows: int, forms: Sequence[str], count: int) -> None:
     """Print a table: bytes of vectors on disk, time of a query and what it finds, beside float32."""
     queries, params = (
-        np.load(folder / "vectors/right.npz", allow_pickle=False)["queries"][:QUERIES],
+        np.load(folder / "vectors/right.npz", allow_pickle=False)["queries"][:count],
         read_params().search,
     )
     indexes = {name: Index(open_manifest(folder, name, rows)) for name in forms}
@@ -121,13 +121,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--forms", nargs="*", default=FORMS, help="by their names, float32 first")
+    parser.add_argument("--queries", type=int, default=QUERIES)
     parser.add_argument("--memory", help="of one form: megabytes that searches hold")
     asked = parser.parse_args()
     if asked.memory:
         hold(asked.folder, asked.memory, asked.rows)
         return
     build(asked.folder, asked.rows, asked.forms)
-    measure(asked.folder, asked.rows, asked.forms)
+    measure(asked.folder, asked.rows, asked.forms, asked.queries)
 
 
 if __name__ == "__main__":
