@@ -1,4 +1,6 @@
-"""Models of token vectors of a few thousand parameters, as folders of the hub: a ColQwen2, and a ColBERT for texts."""
+"""Models of token vectors of a few thousand parameters, as folders of the hub: a ColBERT for texts; for pictures a
+ColQwen2, a ColPali, whose pictures have one size, and a NeoMME as it is published for sentence-transformers.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,20 @@ from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from transformers import (
     BertConfig,
     BertModel,
+    ColPaliConfig,
+    ColPaliForRetrieval,
+    ColPaliProcessor,
     ColQwen2Config,
     ColQwen2ForRetrieval,
     ColQwen2Processor,
+    NeoMMEConfig,
+    NeoMMEImageProcessor,
+    NeoMMEModel,
+    NeoMMEProcessor,
+    PaliGemmaConfig,
     Qwen2VLConfig,
     Qwen2VLImageProcessor,
+    SiglipImageProcessor,
 )
 
 from tests.multimodal import SPECIAL
@@ -63,6 +74,74 @@ def save_colqwen(folder: Path, seed: int = 0) -> Path:
     reader = Qwen2VLImageProcessor(size={"shortest_edge": 16 * 16, "longest_edge": 128 * 128}, **patches)
     ColQwen2Processor(reader, words).save_pretrained(folder)
     return folder
+
+
+def save_colpali(folder: Path, seed: int = 0) -> Path:
+    """The model and its processor, as transformers writes them."""
+    words = tokenizer([*TEXTS, "describe the image question"])
+    words.split_special_tokens = False
+    reader = SiglipImageProcessor(size={"height": 32, "width": 32})
+    reader.image_seq_length = 16  # patches of 8 px
+    processor = ColPaliProcessor(reader, words)
+    layers = sizes(hidden_size=32, num_hidden_layers=2)
+    model = PaliGemmaConfig(
+        text_config=layers
+        | {
+            "model_type": "gemma",
+            "vocab_size": len(words),
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "max_position_embeddings": 512,
+            "pad_token_id": words.pad_token_id,
+        },
+        vision_config=layers
+        | {"model_type": "siglip_vision_model", "image_size": 32, "patch_size": 8, "projection_dim": 32},
+        projection_dim=32,
+        image_token_id=processor.image_token_id,
+    )
+    torch.manual_seed(seed)
+    spread(ColPaliForRetrieval(ColPaliConfig(vlm_config=model, embedding_dim=DIM))).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+NEOMME = {f"{name}_token": f"<{name}>" for name in ("query", "document", "image", "row", "mask")}
+NEOMME_TEMPLATE = (
+    "{% for m in messages %}{{ '<query>' if task == 'query' else '<document>' }}{% for c in m.content %}"
+    "{% if c.type == 'image' %}<image>{% else %}{{ c.text }}{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+def save_neomme(folder: Path, seed: int = 0) -> Path:
+    """One tower for words and patches, and a head: as a folder of sentence-transformers, fed by a chat template."""
+    words = tokenizer()
+    words.split_special_tokens = False
+    words._set_model_specific_special_tokens(NEOMME)
+    words.add_tokens(list(NEOMME.values()), special_tokens=True)
+    words.backend_tokenizer.post_processor = None  # the template writes all that stands around a text
+    config = NeoMMEConfig(
+        vocab_size=len(words),
+        embedding_rank=16,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+        sliding_window=8,
+        patch_size=16,
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+        pad_token_id=words.pad_token_id,
+        document_token_id=words.convert_tokens_to_ids("<document>"),
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        **sizes(num_hidden_layers=3),
+    )
+    torch.manual_seed(seed)
+    spread(NeoMMEModel(config)).save_pretrained(folder / "neomme")
+    reader = NeoMMEImageProcessor(patch_size=16)
+    NeoMMEProcessor(reader, words, chat_template=NEOMME_TEMPLATE).save_pretrained(folder / "neomme")
+    names = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
+    head = Dense(32, DIM, bias=False, activation_function=torch.nn.Identity(), **names)
+    modules = [Transformer(str(folder / "neomme")), head, MultiVectorMask(), Normalize(**names)]
+    MultiVectorEncoder(modules=modules, device="cpu").save(str(folder / "late"))
+    return folder / "late"
 
 
 def save_colbert(folder: Path, attend: bool = False) -> Path:

@@ -1,10 +1,11 @@
 """Make a model's card of what others have written down: `python -m tools.make_card HUB-ID --mteb FOLDER`.
 
-Two sources, neither of which is imported or run:
+Three sources, none of which is imported or run:
 
 - `--mteb FOLDER`: the registry of mteb, from its wheel (`pip download mteb --no-deps`, unpacked). It has the commit,
   parameters, dimensions, languages and licence of nearly a thousand models.
 - `--config FILE`: the `config.json` of a hub repository, with `--revision COMMIT` and `--licence NAME`.
+- `--checkpoint FOLDER`: a model on this disk, as transformers or sentence-transformers saved it, by any name.
 
 The card goes to standard output; what cannot be known is left out. Look it over, and try it: the library that loads the
 model is a guess (`--family`), which `tests/models/test_card_facts.py` holds against the library.
@@ -119,6 +120,33 @@ def card_of_config(hub: str, config: dict[str, Any], revision: str | None, licen
     return _build("joint", "transformers", hub, revision, about, [])
 
 
+def card_of_folder(name: str, folder: Path, licence: str | None) -> dict[str, Any]:
+    """Make a card of a model on the disk: of sentence-transformers where it has a `modules.json`.
+
+    Raises:
+        SystemExit: it is neither that nor a joint model of transformers.
+    """
+    config = _read_json(folder / "config.json")
+    if (folder / "modules.json").exists():
+        about = {"licence": spell_licence(licence), "source": "config.json of the checkpoint"}
+        role = "joint" if "vision_config" in config else "text"
+        card = _build(role, "sentence_transformers", name, None, about, [])
+    else:
+        card = card_of_config(name, config, None, licence)
+    (tower,) = card.values()
+    tower["about"].pop("note")  # a commit is of the hub
+    about = tower.pop("about")
+    return {role: tower | {"checkpoint": str(folder.absolute()), "about": about} for role in card}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        sys.exit(f"{file} cannot be read as JSON: {error}")
+    return content
+
+
 def _build(
     role: str, family: str, hub: str, revision: Any, about: dict[str, Any], shorter: Sequence[int]
 ) -> dict[str, Any]:
@@ -156,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--mteb", type=Path, metavar="FOLDER")
     source.add_argument("--config", type=Path, metavar="FILE")
+    source.add_argument("--checkpoint", type=Path, metavar="FOLDER")
     parser.add_argument("--revision", metavar="COMMIT")
     parser.add_argument("--licence", metavar="NAME")
     parser.add_argument("--family", choices=("transformers", "sentence_transformers"))
@@ -168,12 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"mteb's registry of {len(registry)} models has no {given.hub}{f'; near it: {near}' if near else ''}"
             )
         card = card_of_entry(registry[given.hub], given.family)
+    elif given.checkpoint is not None:
+        card = card_of_folder(given.hub, given.checkpoint, given.licence)
     else:
-        try:
-            config = json.loads(given.config.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            sys.exit(f"{given.config} cannot be read as JSON: {error}")
-        card = card_of_config(given.hub, config, given.revision, given.licence)
+        card = card_of_config(given.hub, _read_json(given.config), given.revision, given.licence)
     try:
         ModelCard.model_validate(card)
     except ValidationError as error:

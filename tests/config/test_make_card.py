@@ -77,6 +77,26 @@ def test_a_configuration_of_the_hub_becomes_a_card(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(
+    ("saved", "role", "family"),
+    [
+        ({"config.json": {"model_type": "bert"}, "modules.json": []}, "text", "sentence_transformers"),
+        ({"config.json": {"vision_config": {}}, "modules.json": []}, "joint", "sentence_transformers"),
+        ({"config.json": {"text_config": {}, "vision_config": {}, "projection_dim": 8}}, "joint", "transformers"),
+    ],
+)
+def test_a_folder_on_the_disk_becomes_a_card_that_names_it(
+    saved: dict[str, Any], role: str, family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in saved.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    card = made(capsys, "mine", "--checkpoint", tmp_path, "--licence", "mit")
+    assert card[role][family] == "mine"
+    assert card[role]["checkpoint"] == str(tmp_path)
+    assert card[role]["about"]["licence"] == "MIT"
+    assert "note" not in card[role]["about"]  # there is no commit to pin
+
+
+@pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (

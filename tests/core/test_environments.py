@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,31 @@ def test_half_an_environment_is_made_again(wheels: Path) -> None:
     made.python.unlink()  # the Python that it was made of has gone
     made.python.symlink_to("/nowhere/python")
     assert run(make_environment(["colours==1.0"], wheels=wheels).python, "import colours") == ""
+
+
+def test_what_no_run_uses_any_more_goes_when_another_is_made(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(folder: Path, *_: object) -> None:  # nothing is installed
+        (folder / "bin").mkdir(parents=True)
+        (folder / "bin" / "python").symlink_to(sys.executable)
+
+    def ask(version: str) -> Path:
+        return make_environment([f"colours=={version}"], wheels=wheels).python.parents[1]
+
+    monkeypatch.setattr(environments, "_make", make)
+    monkeypatch.setattr(environments, "_run", lambda *_: '{"folder": "", "python": "3.11.7", "installed": {}}')
+    first = ask("1.0")
+    os.utime(first / environments.NOTE, (0, 0))
+    assert ask("1.0") == first
+    assert (first / environments.NOTE).stat().st_mtime > 0  # its use is noted
+    half = paths.environments() / "half"  # of a killed run
+    half.mkdir()
+    assert environments.prune_environments() == []
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 91 * 86_400)
+    assert set(environments.prune_environments()) == {first, half}
+    assert list(paths.environments().iterdir()) == []
+    monkeypatch.setattr(time, "time", lambda: now)
+    assert ask("1.0").exists()
 
 
 def test_offline_it_says_what_to_place_where(wheels: Path) -> None:

@@ -16,6 +16,7 @@ from transformers import (
     ColModernVBertForRetrieval,
     ColQwen2Config,
     ColQwen2ForRetrieval,
+    JinaEmbeddingsV3Config,
     M2M100Config,
     MetaClip2Config,
     PreTrainedConfig,
@@ -33,10 +34,12 @@ from twinlens.config.models import (
     WordVectorsTower,
 )
 from twinlens.config.sentence_models import MultiVectorTower, SentenceTransformersTower
+from twinlens.models.encoders.jina_clip import MAX_TOKENS
+from twinlens.models.jina_checkpoint import JinaConfig, build_towers, lay_out
 
 PARAMS = read_params()
 ELSEWHERE = (WordVectorsTower, VectorsTower, EndpointTower)  # no model of ours
-UNSAID = {"fasterrcnn", "jina-clip-v2", "clip-001-run-1"}  # whose architecture says no more than their card
+UNSAID = {"fasterrcnn", "clip-001-run-1"}  # whose architecture says no more than their card
 NEAR = 1e-3  # of the parameters: of a configuration that only the hub has, written down here from its sizes
 
 TOWERS = [
@@ -189,6 +192,25 @@ def test_a_card_of_token_vectors_says_what_its_architecture_has(name: str) -> No
         config.embedding_dim,
         config.get_text_config().max_position_embeddings,
     )
+
+
+def test_the_card_of_jina_clip_v2_says_what_its_checkpoint_holds() -> None:
+    sizes = {"width": 1024, "layers": 24, "head_width": 64, "mlp_ratio": 2.6667, "embed_dim": 1024}
+    config = JinaConfig(
+        vision=sizes | {"image_size": 512, "patch_size": 14},
+        text=JinaEmbeddingsV3Config(),
+        adapters=1,
+        adapter=0,
+        rank=4,
+        scale=1.0,
+    )
+    with torch.device("meta"):
+        layout = lay_out(*build_towers(config), config)
+    joint = PARAMS.models["jina-clip-v2"].joint
+    assert joint is not None
+    about = joint.about
+    assert about.parameters == sum(value.numel() for value in layout.values())
+    assert (about.dims, about.input_px, about.context_tokens) == (config.dim, 512, MAX_TOKENS)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 Only wheels are installed, so that making an environment runs no code of its packages. An environment lies under a
 digest of what was asked for, and has a note of all that is in it, written last: without the note it is made anew.
+Whenever one is made, those go that no run has used for `KEEP_DAYS`: of cards of old, and halves of killed runs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +31,7 @@ log = logging.getLogger("twinlens")
 
 WHEELS = "TWINLENS_WHEELS"  # a folder of wheels
 NOTE = "twinlens.json"
+KEEP_DAYS = 90.0
 INHERITED = "twinlens-inherits.pth"
 NO_PYTHON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 SAID_LINES, SAID_CHARACTERS = 5, 500  # of an installer's error
@@ -95,7 +99,24 @@ def make_environment(
             part = folder / f"{NOTE}.part"
             part.write_text(json.dumps(asdict(made) | {"python": None}, indent=2), encoding="utf-8")
             part.replace(folder / NOTE)
+    for gone in prune_environments():
+        log.info("removed the environment %s, which no run has used for %d days", gone.name, KEEP_DAYS)
     return made
+
+
+def prune_environments(keep_days: float = KEEP_DAYS) -> list[Path]:
+    """Remove environments that no run has used for `keep_days`; returns their folders."""
+    oldest = time.time() - keep_days * 86_400
+    stale = []
+    for folder in paths.environments().glob("*/"):
+        note = folder / NOTE
+        with suppress(FileNotFoundError):  # another run was faster
+            # the time of any change: also of a copy, whose files keep the time at which they were written
+            if (note if note.exists() else folder).stat().st_ctime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.with_name(f".{folder.name}.lock").unlink(missing_ok=True)
+                stale.append(folder)
+    return stale
 
 
 def _find(folder: Path, digest: str) -> MadeEnvironment | None:
@@ -104,6 +125,8 @@ def _find(folder: Path, digest: str) -> MadeEnvironment | None:
         found = MadeEnvironment(_interpreter(folder), digest, note["version"], note["installed"])
     except (OSError, ValueError, KeyError):
         return None
+    with suppress(OSError):  # of a folder that is only read, which nobody prunes
+        os.utime(folder / NOTE)  # it is in use
     return found if found.python.exists() else None  # the Python that it is a link to may have been removed
 
 

@@ -16,7 +16,7 @@ from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from tests.models.encoders import test_sentence_transformers
 from tests.models.encoders.test_multimodal import JPEGS, decoded
 from tests.tiny import CPU, TEXTS
-from tests.token_models import DIM, EXPANDED, MARKS, save_colbert, save_colqwen
+from tests.token_models import DIM, EXPANDED, MARKS, save_colbert, save_colpali, save_colqwen, save_neomme
 from twinlens.config.load import read_params
 from twinlens.config.models import ModelCard
 from twinlens.config.sentence_models import MultiVectorTower, Role
@@ -30,6 +30,14 @@ from twinlens.models.token_batch import TokenBatch
 @pytest.fixture(scope="module")
 def colqwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_colqwen(tmp_path_factory.mktemp("colqwen"))
+
+
+@pytest.fixture(scope="module", params=["colqwen", "colpali", "neomme"])
+def pages(request: pytest.FixtureRequest, colqwen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each model of pictures in turn."""
+    if request.param == "colqwen":
+        return colqwen
+    return (save_colpali if request.param == "colpali" else save_neomme)(tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -81,22 +89,22 @@ def test_texts_have_the_librarys_matrices_alone_and_in_batches(role: Role, atten
     assert (len({len(one) for one in wanted}) == 1) is (role == "query")  # lengthened to one length, or as long as said
 
 
-def test_pictures_have_the_librarys_matrices_alone_and_in_batches(colqwen: Path) -> None:
-    wanted = MultiVectorEncoder(str(colqwen), device="cpu").encode_document(decoded())
-    encoder = pictures_of(load(colqwen, "item"))
+def test_pictures_have_the_librarys_matrices_alone_and_in_batches(pages: Path) -> None:
+    wanted = MultiVectorEncoder(str(pages), device="cpu").encode_document(decoded())
+    encoder = pictures_of(load(pages, "item"))
     with torch.inference_mode():
         together = split(encoder.encode_tokens(encoder.read(JPEGS)))
         alone = [split(encoder.encode_tokens(encoder.read([jpeg])))[0] for jpeg in JPEGS]
         assert furthest(together, wanted) < 1e-6
         assert furthest(alone, wanted) < 1e-6
         pooled = encoder.encode(encoder.read(JPEGS))
-    assert len({len(one) for one in wanted}) > 1
+    assert (len({len(one) for one in wanted}) > 1) is ("colpali" not in str(pages))  # which reads one size
     assert (pooled - torch.stack([one.mean(dim=0) for one in wanted])).abs().max() < 1e-6
 
 
-def test_words_about_pictures_have_the_librarys_matrices(colqwen: Path, tmp_path: Path) -> None:
-    wanted = MultiVectorEncoder(str(colqwen), device="cpu").encode_query(TEXTS)
-    text = texts_of(load(colqwen))
+def test_words_about_pictures_have_the_librarys_matrices(pages: Path, tmp_path: Path) -> None:
+    wanted = MultiVectorEncoder(str(pages), device="cpu").encode_query(TEXTS)
+    text = texts_of(load(pages))
     with torch.inference_mode():
         assert furthest(split(text.encode_tokens(TEXTS)), wanted) < 1e-6
     file = tmp_path / "a dog.jpg"
@@ -123,27 +131,34 @@ def test_a_prompt_on_the_card_stands_for_the_models_own(colbert: Path) -> None:
         assert furthest(split(text.encode_tokens(TEXTS)), wanted) < 1e-6
 
 
-def test_tokens_that_a_processor_puts_around_words_are_counted(colqwen: Path) -> None:
-    text = texts_of(load(colqwen))
+def test_tokens_that_a_processor_puts_around_words_are_counted(pages: Path) -> None:
+    text = texts_of(load(pages))
     with torch.inference_mode():
         wanted = [int(text.encode_tokens([one]).kept.sum()) for one in TEXTS]
     assert text.token_counts(TEXTS) == wanted
     assert text.max_tokens == 512
 
 
-def test_the_reference_is_the_librarys_own_path(colqwen: Path, colbert: Path) -> None:
-    for folder, reads in ((colqwen, True), (colbert, False)):
-        tower = card(folder)
-        loaded = encoders.load(tower, folder, CPU)
-        reference = references.build(tower, folder, loaded, CPU)
-        assert reference is not None
-        assert reference.text is not None
-        assert (reference.picture is not None) is reads
-        with torch.inference_mode():
-            assert (reference.text("a dog") - texts_of(loaded).encode(["a dog"])).abs().max() < 1e-6
-            if reference.picture is not None:
-                ours = encode_jpegs(loaded, JPEGS[:1])
-                assert (reference.picture(Image.fromarray(_first())) - ours).abs().max() < 1e-6
+def test_the_reference_of_pictures_is_the_librarys_own_path(pages: Path) -> None:
+    _compare_with_reference(pages, reads_pictures=True)
+
+
+def test_the_reference_of_texts_is_the_librarys_own_path(colbert: Path) -> None:
+    _compare_with_reference(colbert, reads_pictures=False)
+
+
+def _compare_with_reference(folder: Path, reads_pictures: bool) -> None:
+    tower = card(folder)
+    loaded = encoders.load(tower, folder, CPU)
+    reference = references.build(tower, folder, loaded, CPU)
+    assert reference is not None
+    assert reference.text is not None
+    assert (reference.picture is not None) is reads_pictures
+    with torch.inference_mode():
+        assert (reference.text("a dog") - texts_of(loaded).encode(["a dog"])).abs().max() < 1e-6
+        if reference.picture is not None:
+            ours = encode_jpegs(loaded, JPEGS[:1])
+            assert (reference.picture(Image.fromarray(_first())) - ours).abs().max() < 1e-6
 
 
 def _first() -> Any:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,6 +19,7 @@ from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.core.errors import DataError
 from twinlens.models import encoders
 from twinlens.models.encoders.base import TextEncoder
+from twinlens.models.encoders.sentence_transformers import TokenReader
 
 POSITIONS = 16
 LONG = "a red car in the snow " * 5
@@ -93,6 +96,31 @@ def test_tokens_are_counted_before_a_text_is_cut_and_what_is_cut_changes_nothing
     assert text.max_tokens == POSITIONS
     assert text.token_counts(["a dog", LONG]) == [4, 32]
     assert (text.encode([LONG]) - text.encode([LONG + "a house"])).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("prompt", ["", "there is "])
+def test_texts_that_are_tokenized_once_are_the_librarys_batches(side: str, prompt: str, tmp_path: Path) -> None:
+    folder = save(tmp_path)
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"padding_side": side}))
+    text = load(card(folder, prompt=prompt))
+    assert isinstance(text, TokenReader)
+    texts = ["a dog", LONG, "a", *TEXTS]
+    found = text.tokenize(texts)
+    assert found.counts.tolist() == text.token_counts(texts)
+    fed: list[dict[str, Any]] = []
+    hook = text.model.register_forward_pre_hook(lambda _, args: fed.append(dict(args[0])))  # modules add to it
+    places = np.array([3, 0, 1])
+    vectors = found.encode(places)
+    hook.remove()
+    some = [texts[place] for place in places]
+    wanted = SentenceTransformer(str(folder), device="cpu")
+    read = wanted.preprocess(some, prompt=prompt)
+    assert fed[0].keys() == read.keys()
+    assert all(torch.equal(fed[0][name], read[name]) for name in read if isinstance(read[name], torch.Tensor))
+    assert torch.equal(vectors, text.encode(some))
+    assert (vectors - wanted.encode(some, prompt=prompt, convert_to_tensor=True)).abs().max() < 1e-6
 
 
 def test_a_vector_does_not_depend_on_what_shares_its_batch(tmp_path: Path) -> None:

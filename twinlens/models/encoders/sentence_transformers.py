@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from transformers.utils import logging as transformers_log
 
 from twinlens.config.sentence_models import SentenceTransformersTower
 from twinlens.core.device import Placement
 from twinlens.core.errors import DataError, ParamsError
-from twinlens.models.encoders.base import LoadedEncoders, count_parameters, place
+from twinlens.models.encoders.base import LoadedEncoders, TokenizedTexts, count_parameters, place
 from twinlens.models.locations.sentence_transformers import find_weights, list_modules
 from twinlens.models.native import (
     NativeBatch,
@@ -43,6 +44,8 @@ from twinlens.models.weights import UNREADABLE, give_reason, refuse_gaps, refuse
 transformers_log.disable_progress_bar()  # of loading, which takes no time
 
 UNSAID = 1_000_000  # tokens: what a tokenizer says that was saved without a limit is more
+UNPADDED: Any = {"text": {"padding": False}, "common": {"return_tensors": None}}  # lists of numbers, not tensors
+PADDING_FAST = "Asking-to-pad-a-fast-tokenizer"  # a remark of transformers', which pads and tokenizes in one call
 
 
 def load(
@@ -63,7 +66,8 @@ def load(
     refuse_wordless(model.tokenizer, path)
     _refuse_more_dimensions(model, card)
     model = place(model, placement)
-    text = TextReader(model, card.prompt_of("query"), card.dimensions, placement)
+    reader = TokenReader if _reads_tokens_alone(model) else TextReader
+    text = reader(model, card.prompt_of("query"), card.dimensions, placement)
     if not model.supports("image"):
         return LoadedEncoders(None, text)
     return LoadedEncoders(None, text, native=PictureReader(model, card.prompt_of("item"), card.dimensions, placement))
@@ -178,6 +182,39 @@ class TextReader(Reader):
     def read_texts(self, texts: Sequence[str]) -> dict[str, Any]:
         """Read a batch of texts."""
         return self.read_inputs([self._as_input(text) for text in texts])
+
+
+def _reads_tokens_alone(model: SentenceTransformer) -> bool:
+    """Whether what the model reads of a text is its tokens, and those of others only where they pad it."""
+    first: Any = model[0]
+    return isinstance(first, Transformer) and model.modalities == ["text"] and not first.processing_kwargs
+
+
+class TokenReader(TextReader):
+    """Texts of a model that reads nothing but tokens: each text is tokenized once, to be counted and encoded."""
+
+    def __init__(self, model: SentenceTransformer, prompt: str, dimensions: int | None, placement: Placement) -> None:
+        super().__init__(model, prompt, dimensions, placement)
+        self.tokenizer: Any = model.tokenizer
+        self.tokenizer.deprecation_warnings[PADDING_FAST] = True  # said already
+        self.names = set(self.tokenizer.model_input_names)
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Tokenize texts as the library does, but for the padding, which a batch gets once it is known."""
+        read = self.model.preprocess(list(texts), prompt=self.prompt, processing_kwargs=UNPADDED)
+        tokens = {name: read[name] for name in read if name in self.names}
+        rest = {name: read[name] for name in read if name not in self.names}
+        counts = np.array([len(row) for row in tokens["input_ids"]], dtype=np.int64)
+        cut = np.flatnonzero(counts >= self.max_tokens)  # or just as long
+        if len(cut):
+            counts[cut] = self.token_counts([texts[int(place)] for place in cut])
+
+        def encode(places: Int64[np.ndarray, " some"]) -> Float32[torch.Tensor, "some dim"]:
+            some = {name: [rows[place] for place in places] for name, rows in tokens.items()}
+            padded = self.tokenizer.pad(some, padding=True, return_tensors="pt")
+            return self.encode_features(dict(padded) | rest)
+
+        return TokenizedTexts(counts, encode)
 
 
 class PictureReader(Reader):
