@@ -14,11 +14,15 @@ from transformers import (
     ChineseCLIPConfig,
     ColModernVBertConfig,
     ColModernVBertForRetrieval,
+    ColPaliConfig,
+    ColPaliForRetrieval,
     ColQwen2Config,
     ColQwen2ForRetrieval,
     JinaEmbeddingsV3Config,
     M2M100Config,
     MetaClip2Config,
+    NeoMMEConfig,
+    NeoMMEForRetrieval,
     PreTrainedConfig,
     Tipsv2Config,
 )
@@ -90,6 +94,37 @@ TOKEN_VECTORS: dict[str, tuple[Any, Any]] = {
             }
         ),
     ),
+    "colpali": (
+        ColPaliForRetrieval,
+        ColPaliConfig(
+            vlm_config={
+                "model_type": "paligemma",
+                "projection_dim": 2048,
+                "text_config": {
+                    "model_type": "gemma",
+                    "hidden_size": 2048,
+                    "intermediate_size": 16384,
+                    "num_hidden_layers": 18,
+                    "num_attention_heads": 8,
+                    "num_key_value_heads": 1,
+                    "head_dim": 256,
+                    "vocab_size": 257216,
+                },
+                "vision_config": {
+                    "model_type": "siglip_vision_model",
+                    "hidden_size": 1152,
+                    "intermediate_size": 4304,
+                    "num_hidden_layers": 27,
+                    "num_attention_heads": 16,
+                    "patch_size": 14,
+                    "image_size": 448,
+                    "projection_dim": 2048,
+                    "vision_use_head": False,
+                },
+            }
+        ),
+    ),
+    "neomme-260m": (NeoMMEForRetrieval, NeoMMEConfig()),
     "colqwen2": (
         ColQwen2ForRetrieval,
         ColQwen2Config(
