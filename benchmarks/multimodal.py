@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -38,7 +39,12 @@ from twinlens.models import encoders
 from twinlens.models.native import count_picture_tokens, measure_padding
 
 PICTURES_A_BATCH, TEXTS_A_BATCH = 16, 64
-MINILM = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 12}
+MINILM: dict[str, Any] = {
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+}
 SHAPES = [(512, 384), (384, 512), (384, 384), (576, 384), (384, 640)]
 
 
@@ -53,7 +59,7 @@ def draw_texts(count: int) -> list[str]:
     ]
 
 
-def save_text_model(folder: Path, texts: list[str], shape: dict[str, int]) -> Path:
+def save_text_model(folder: Path, texts: list[str], shape: dict[str, Any]) -> Path:
     """Save a sentence-transformers model of some shape, with random weights and pieces of words learnt from texts."""
     learner = BertWordPieceTokenizer()
     learner.train_from_iterator(texts, vocab_size=8000, show_progress=False)
@@ -74,7 +80,7 @@ def compare(what: str, ours: Callable[[], np.ndarray], theirs: Callable[[], np.n
     print(f"({each[0]:.3f} to {each[-1]:.3f}); vectors differ by {apart:.1e} at most")
 
 
-def compare_texts(room: Path, name: str, shape: dict[str, int], texts: list[str], rounds: int) -> None:
+def compare_texts(room: Path, name: str, shape: dict[str, Any], texts: list[str], rounds: int) -> None:
     """Both ways of embedding texts by a model of some shape."""
     folder = save_text_model(room / name, texts, shape)
     encoder = encoders.load(SentenceTransformersTower(sentence_transformers="x", checkpoint=str(folder)), folder, CPU)

@@ -80,7 +80,7 @@ def save_colpali(folder: Path, seed: int = 0) -> Path:
     """The model and its processor, as transformers writes them."""
     words = tokenizer([*TEXTS, "describe the image question"])
     words.split_special_tokens = False
-    reader = SiglipImageProcessor(size={"height": 32, "width": 32})
+    reader: Any = SiglipImageProcessor(size={"height": 32, "width": 32})
     reader.image_seq_length = 16  # patches of 8 px
     processor = ColPaliProcessor(reader, words)
     layers = sizes(hidden_size=32, num_hidden_layers=2)
@@ -105,7 +105,7 @@ def save_colpali(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-NEOMME = {f"{name}_token": f"<{name}>" for name in ("query", "document", "image", "row", "mask")}
+NEOMME: dict[str, Any] = {f"{name}_token": f"<{name}>" for name in ("query", "document", "image", "row", "mask")}
 NEOMME_TEMPLATE = (
     "{% for m in messages %}{{ '<query>' if task == 'query' else '<document>' }}{% for c in m.content %}"
     "{% if c.type == 'image' %}<image>{% else %}{{ c.text }}{% endif %}{% endfor %}{% endfor %}"
@@ -118,7 +118,8 @@ def save_neomme(folder: Path, seed: int = 0) -> Path:
     words.split_special_tokens = False
     words._set_model_specific_special_tokens(NEOMME)
     words.add_tokens(list(NEOMME.values()), special_tokens=True)
-    words.backend_tokenizer.post_processor = None  # the template writes all that stands around a text
+    inner: Any = words.backend_tokenizer
+    inner.post_processor = None  # the template writes all that stands around a text
     config = NeoMMEConfig(
         vocab_size=len(words),
         embedding_rank=16,
@@ -137,7 +138,7 @@ def save_neomme(folder: Path, seed: int = 0) -> Path:
     spread(NeoMMEModel(config)).save_pretrained(folder / "neomme")
     reader = NeoMMEImageProcessor(patch_size=16)
     NeoMMEProcessor(reader, words, chat_template=NEOMME_TEMPLATE).save_pretrained(folder / "neomme")
-    names = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
+    names: dict[str, Any] = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
     head = Dense(32, DIM, bias=False, activation_function=torch.nn.Identity(), **names)
     modules = [Transformer(str(folder / "neomme")), head, MultiVectorMask(), Normalize(**names)]
     MultiVectorEncoder(modules=modules, device="cpu").save(str(folder / "late"))
