@@ -9,7 +9,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Float32, Int
 
 from twinlens.config.params import SearchParams
 from twinlens.core.errors import DataError
@@ -127,17 +127,19 @@ class Index:
         return rows[~np.isin(rows, list(left_out))]
 
     def _products(
-        self, weighted: Sequence[WeightedVector], left_out: Collection[int]
+        self, weighted: Sequence[WeightedVector], left_out: Collection[int], *, again: bool = False
     ) -> tuple[Float32[np.ndarray, " rows"], float]:
         """Scores of all rows in float32, minus infinity where there is none or none is wanted, and their error."""
         total = np.zeros(self.manifest.rows, dtype=np.float32)
         for term in weighted:
-            product = self.space(term.space).products(term.vector)
+            product = self._choose_space(term, again).products(term.vector)
             total += product if term.weight == 1.0 else np.float32(term.weight) * product
         total[list(left_out)] = -np.inf
         if len(weighted) == 1:
             total[self.space(weighted[0].space).absent] = -np.inf
-        return total, 2.0 * sum(term.weight * self.space(term.space).bound_error(term.vector) for term in weighted)
+        return total, 2.0 * sum(
+            term.weight * self._choose_space(term, again).bound_error(term.vector) for term in weighted
+        )
 
     def _candidates(
         self, weighted: Sequence[WeightedVector], depth: int, left_out: Collection[int]
@@ -157,7 +159,8 @@ class Index:
     ) -> Ranked:
         """Find the best items by the weighted sum of vectors and words, as `rank` fuses: each normalised over the pool.
 
-        Where the table has a vector index, over the candidates of `depth` each instead.
+        Where the table has a vector index, over the candidates of `depth` each instead. Where bits are scored again by
+        better vectors, all are scored by those: the pool's lowest and highest score are asked for.
 
         Args:
             weighted: see `nearest`. A picture without a vector has the lowest score there.
@@ -176,7 +179,7 @@ class Index:
             exact = self._scores(weighted, rows)
             bounds = _bounds(exact), _bounds(words[rows])
         else:
-            total, error = self._products(weighted, left_out)
+            total, error = self._products(weighted, left_out, again=True)
             known = np.isfinite(total)
             wanted = np.ones(len(total), dtype=bool)
             wanted[list(left_out)] = False
@@ -185,47 +188,30 @@ class Index:
             # the bounds are those of exact scores: the few rows are scored anew that can be the lowest or the highest
             ends = [total[known].min() + error, total[known].max() - error]
             outer = np.flatnonzero(known & ((total <= ends[0]) | (total >= ends[1])))
-            bounds = _bounds(self._scores(weighted, outer)), _bounds(words[wanted])
+            bounds = _bounds(self._scores(weighted, outer, again=True)), _bounds(words[wanted])
             low, high = bounds[0]
             about = fuse_weighted(np.where(known, total, low)[None], words[None], image_weight, bounds)[0]
             spread = image_weight * error / (high - low) if high > low else 0.0
-            first = self._count_candidates(weighted, depth)
-            rows = keep_possible(np.where(wanted, about, np.float32(-np.inf)), first, spread + 1e-6)
-            exact = self._known_scores(weighted, rows, known, low)
-            if self._scores_again(weighted):
-                fused = fuse_weighted(exact[None], words[rows][None], image_weight, bounds)
-                rows = order_by_score(rows[None], fused)[0][0, :first]
-                exact = self._known_scores(weighted, rows, known, low, again=True)
+            rows = keep_possible(np.where(wanted, about, np.float32(-np.inf)), depth, spread + 1e-6)
+            exact = np.full(len(rows), low, dtype=np.float32)
+            exact[known[rows]] = self._scores(weighted, rows[known[rows]], again=True)
         if not len(rows):
             return rows, np.zeros(0, dtype=np.float32)
         fused = fuse_weighted(exact[None], words[rows][None], image_weight, bounds)
         ordered, scores = order_by_score(rows[None], fused)
         return ordered[0, :depth], scores[0, :depth]
 
-    def _known_scores(
-        self,
-        weighted: Sequence[WeightedVector],
-        rows: Int[np.ndarray, " found"],
-        known: Bool[np.ndarray, " rows"],
-        lowest: float,
-        *,
-        again: bool = False,
-    ) -> Float32[np.ndarray, " found"]:
-        """Scores of rows, the lowest where a picture has no vector."""
-        scores = np.full(len(rows), lowest, dtype=np.float32)
-        scores[known[rows]] = self._scores(weighted, rows[known[rows]], again=again)
-        return scores
+    def _choose_space(self, term: WeightedVector, again: bool) -> Space:
+        """The vectors that a term is scored by: by the better ones where it is scored again, and there are such."""
+        space = self.space(term.space)
+        return space.better if again and space.better is not None else space
 
     def _scores(
         self, weighted: Sequence[WeightedVector], rows: Int[np.ndarray, " found"], *, again: bool = False
     ) -> Float32[np.ndarray, " found"]:
         if not len(rows):
             return np.zeros(0, dtype=np.float32)
-        spaces = [self.space(term.space) for term in weighted]
-        scores = [
-            space.score_again(term.vector, rows) if again else space.score(term.vector, rows)
-            for term, space in zip(weighted, spaces, strict=True)
-        ]
+        scores = [self._choose_space(term, again).score(term.vector, rows) for term in weighted]
         if len(weighted) == 1:
             return scores[0]
         total = sum(term.weight * some.astype(np.float64) for term, some in zip(weighted, scores, strict=True))

@@ -41,6 +41,7 @@ class Space:
 
     items: CompressedItems
     absent: Int[np.ndarray, " none"]  # rows of pictures without one
+    better: Space | None = None  # the same pictures by the vectors that give the best new scores
 
     @property
     def form(self) -> VectorForm:
@@ -77,12 +78,6 @@ class Space:
         """Score some rows by their codes, exactly."""
         return score_exactly(query[None], self.items.codes, rows[None], self.items.fitted)[0]
 
-    def score_again(self, query: Vector, rows: Int[np.ndarray, " some"]) -> Float32[np.ndarray, " some"]:
-        """Score some rows by the better vectors, exactly, where the form has such; else as `score` does."""
-        if self.items.better is None:
-            return self.score(query, rows)
-        return score_exactly(query[None], self.items.better, rows[None])[0]
-
     def take(self, rows: Int[np.ndarray, " some"] | slice) -> Float32[np.ndarray, "some dim"]:
         """The vectors of some rows, in float32 and all dimensions, as far as what is kept knows them."""
         return self.items.restore(rows)
@@ -116,7 +111,9 @@ class RowStore:
 
     def space(self, name: str) -> Space:
         """The vectors of one column, mapped."""
-        return Space(self._items(name), np.load(self.folder / f"{name}.absent.npy", allow_pickle=False))
+        absent, items = np.load(self.folder / f"{name}.absent.npy", allow_pickle=False), self._items(name)
+        better = None if items.better is None else Space(self._items(f"{name}.{AGAIN}"), absent)
+        return Space(items, absent, better)
 
     def _items(self, name: str) -> CompressedItems:
         path, axes = self.folder / f"{name}.form.json", None
