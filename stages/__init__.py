@@ -8,7 +8,7 @@ from types import TracebackType
 # they are shown, as ours and those of downloads do, stay.
 os.environ.setdefault("TQDM_DISABLE", "1")
 # torch asks for huge pages for its tensors of 2 MB and more, and not for thousands of small ones: exact neighbours on a
-# CPU take .9 of the time, a training as long as before. It reads this at its first tensor.
+# CPU take .9 of the time, a training no longer than before. It reads this at its first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 PARENT = os.getppid()  # here, as a stage's imports may take seconds, in which its dvc can be killed
 INTERRUPTED = "interrupted; finished parts are kept, run again to go on"
