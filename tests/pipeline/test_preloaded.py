@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.preloaded import start_server
+from tests.preloaded import FOLDER, start_server
 
 pytestmark = [
     pytest.mark.slow,
@@ -80,6 +80,27 @@ def test_it_ends_with_who_asked_for_it(tmp_path: Path) -> None:
         time.sleep(0.01)
 
 
+def test_libraries_are_there_when_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "told.py").write_text("import sys; print('torch' in sys.modules)", encoding="utf-8")
+    done = subprocess.run([f"{start_server()}/python", "-m", "told"], cwd=tmp_path, capture_output=True, check=True)
+    assert done.stdout == b"True\n"
+
+
 def test_anything_but_a_module_is_pythons_own(tmp_path: Path) -> None:
     command = [f"{start_server()}/python", "-c", "import sys; print(sys.executable, 'torch' in sys.modules)"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{sys.executable} False\n"
+
+
+def test_where_no_server_could_begin_python_is_started(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    command = [
+        sys.executable,
+        "-IS",
+        str(FOLDER / "client.py"),
+        str(tmp_path / "socket"),
+        str(gone.pid),
+        sys.executable,
+    ]
+    done = subprocess.run([*command, "-m", "calendar", "2026", "11"], capture_output=True, text=True, check=True)
+    assert "November 2026" in done.stdout

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 
-def connect(address: str, server: int) -> socket.socket:
-    """The server, once it has loaded its libraries."""
+def connect(address: str, server: int) -> socket.socket | None:
+    """The server, once it has loaded its libraries; None where it could not, and has ended."""
     while True:
         connection = socket.socket(socket.AF_UNIX)
         try:
@@ -19,9 +19,7 @@ def connect(address: str, server: int) -> socket.socket:
         except OSError:
             connection.close()
             if not is_running(server):
-                sys.exit(
-                    f"the server of preloaded processes has ended: {Path(address).with_name('log.txt').read_text()}"
-                )
+                return None
             time.sleep(0.05)
 
 
@@ -36,6 +34,8 @@ def main(address: str, server: int, python: str, arguments: list[str]) -> None:
     if arguments[:1] != ["-m"]:
         os.execv(python, [python, *arguments])
     connection = connect(address, server)
+    if connection is None:  # as with libraries that start threads on this machine: then slowly
+        os.execv(python, [python, *arguments])
     asked = {"arguments": arguments[1:], "folder": str(Path.cwd()), "variables": dict(os.environ)}
     socket.send_fds(connection, [json.dumps(asked).encode() + b"\n"], [0, 1, 2])
     answer = connection.makefile("rb").readline()
