@@ -3,8 +3,8 @@
 The default's tables come from `metrics/retrieval.json`, the others from numbers kept in `docs/results/`:
 `python -m tools.readme real-photos` keeps a copy of that file, `training` what there is to say of the
 trained model whose results are in `metrics/`. What `twinlens choose` said of a sweep is kept by itself,
-`twinlens choose a b c --format json --out docs/results/choice-<name>.json`, for the block `choice-<name>`. A test holds
-that the pages show what the numbers say.
+`twinlens choose a b c --format json --out docs/results/choice-<name>.json`, for the block `choice-<name>`, its
+sentence alone is `sentence-<name>`. A test holds that the pages show what the numbers say.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ PAGES = (
 )
 KEPT = Path("docs/results")
 CHOICE = "choice-"  # how the names of choices that are kept begin
+SENTENCE = "sentence-"  # of one of these, by the rest of its name
 OF_THE_DEFAULT = ("default", "default_all", "category_search")  # tables of what is in `metrics/`
 # What the first table of the README shows: enough to say what feeds a search best. `docs/results.md` has the rest.
 FIRST = {
@@ -251,6 +252,8 @@ def format_block(name: str) -> str:
         return made[name]()
     if name.startswith(CHOICE):
         return format_choice(read_kept(name))
+    if name.startswith(SENTENCE):
+        return f"\n> {read_kept(CHOICE + name.removeprefix(SENTENCE))['sentence']}\n\n"
     if name.startswith("training-"):
         return format_training(
             [own for own in read_kept("training") if own["dataset"] == name.removeprefix("training-")]
