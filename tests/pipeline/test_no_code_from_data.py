@@ -14,8 +14,9 @@ from packaging.version import Version
 
 SOURCES = [path for folder in ("twinlens", "stages", "tools", "benchmarks") for path in Path(folder).rglob("*.py")]
 OWN_WIRE = {
-    Path("twinlens/engines/actor.py")
-}  # what a driver sends to workers of its own cluster, which Ray pickles too
+    Path("twinlens/engines/actor.py"),  # what a driver sends to workers of its own cluster, which Ray pickles too
+    Path("twinlens/core/spool.py"),  # rows that a process writes into a file without a name, which no other can open
+}
 RUNS_CODE = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
 LOADERS = {"load", "load_all", "unsafe_load", "full_load", "unsafe_load_all", "full_load_all"}
 
