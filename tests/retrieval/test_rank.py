@@ -18,13 +18,13 @@ from tests.tasks.small import corpus, params
 from twinlens.config.gates import Gates
 from twinlens.config.load import read_params
 from twinlens.core import tables
+from twinlens.core.ahead import map_in_order
 from twinlens.core.errors import DataError
 from twinlens.retrieval import registry
 from twinlens.retrieval.base import Dense, Retriever
 from twinlens.retrieval.rank import group_retrievers, rerank, search
 from twinlens.retrieval.registry import list_retrievers
 from twinlens.retrieval.runs import read_run
-from twinlens.retrieval.threads import map_in_order
 from twinlens.tasks.base import Task, TaskMetadata
 from twinlens.tasks.qrels import Pairs
 

@@ -11,16 +11,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def read_ahead(read: Callable[[T], R], tasks: Iterable[T], threads: int) -> Iterator[R]:
-    """Iterate over what threads read, in order and at most `threads` results ahead: for what waits for a network.
+def map_in_order(work: Callable[[T], R], parts: Iterable[T], threads: int) -> Iterator[R]:
+    """Iterate over what threads make of the parts, in order and at most `threads` results ahead of the caller.
 
-    What computes goes through `images.transforms.map_ahead`, which gives each thread a core.
+    For what waits for a network, and for numpy and scipy, which leave the interpreter's lock while they work on whole
+    blocks. What decodes pictures goes through `images.transforms.map_ahead`, which gives each thread a core.
     """
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
         try:
-            for task in tasks:
-                waiting.append(pool.submit(read, task))
+            for part in parts:
+                waiting.append(pool.submit(work, part))
                 if len(waiting) > threads:
                     yield waiting.popleft().result()
             while waiting:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from twinlens.core import paths
-from twinlens.core.ahead import read_ahead
+from twinlens.core.ahead import map_in_order
 from twinlens.core.buckets import Bucket, StoredObject
 from twinlens.core.errors import BucketError, DataError
 from twinlens.core.hashing import hash_file
@@ -138,7 +138,7 @@ class BucketStore:
             there = (self.folder / receipt.name).is_file()
             return self.fetch(receipt.name, receipt.files[""][0]), there
 
-        for path, was_there in read_ahead(fetch, receipts, AHEAD):
+        for path, was_there in map_in_order(fetch, receipts, AHEAD):
             yield path
             if not was_there:
                 path.unlink(missing_ok=True)
@@ -176,7 +176,7 @@ class BucketStore:
                 return dict(json.loads(content or b"{}"))
             return {}
 
-        return list(read_ahead(read, receipts, AT_ONCE))
+        return list(map_in_order(read, receipts, AT_ONCE))
 
     def clear_drafts(self) -> None:
         """Remove what processes of this machine left half written or half fetched when they were killed."""

@@ -11,7 +11,7 @@ import json
 import logging
 from pathlib import Path, PurePosixPath
 
-from twinlens.core.ahead import read_ahead
+from twinlens.core.ahead import map_in_order
 from twinlens.core.buckets import Bucket, is_bucket
 from twinlens.core.errors import DataError
 from twinlens.core.hashing import hash_file
@@ -52,7 +52,7 @@ def put_table(manifest: Manifest, parts: str | None) -> None:
         listing: Listing = {
             name: {
                 file.relative_to(there[name]).as_posix(): sha256
-                for file, sha256 in zip(mine, read_ahead(put, mine, AT_ONCE), strict=True)
+                for file, sha256 in zip(mine, map_in_order(put, mine, AT_ONCE), strict=True)
             }
             for name, mine in files.items()
         }
@@ -108,5 +108,5 @@ def _fetch(bucket: Bucket, files: dict[str, str], folder: Path) -> None:
         bar.add(1)
 
     with Progress("fetch the index", total=len(files), unit="file") as bar:
-        for _ in read_ahead(fetch, files.items(), AT_ONCE):
+        for _ in map_in_order(fetch, files.items(), AT_ONCE):
             pass

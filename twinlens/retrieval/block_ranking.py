@@ -13,13 +13,13 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Int
 
+from twinlens.core.ahead import map_in_order
 from twinlens.core.resources import ensure_memory, measure_free_memory
 from twinlens.core.row_sources import choose_rows
 from twinlens.retrieval.base import Dense, Divisible, Scorer
 from twinlens.retrieval.exact import Neighbours, OnDevice, find_nearest
 from twinlens.retrieval.hybrid import BLOCK_BYTES, ScoredBlock, choose_block_size, list_sides, split_into_blocks
 from twinlens.retrieval.score_blocks import Request, rank_in_blocks
-from twinlens.retrieval.threads import map_in_order
 from twinlens.retrieval.wanted import Wanted
 from twinlens.tasks.base import Task
 

@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from threadpoolctl import threadpool_limits
 
+from twinlens.core.ahead import map_in_order
 from twinlens.core.cores import count_cores
 from twinlens.core.errors import DataError
 from twinlens.core.row_sources import Matrix, RowSource
-from twinlens.retrieval.threads import map_in_order
 
 BLOCK = 512  # queries
 LATE, OVERRULED = 1, 2  # did not come within the tolerance; the text overrules the exemplars

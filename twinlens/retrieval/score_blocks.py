@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int64
 
+from twinlens.core.ahead import map_in_order
 from twinlens.core.progress import Progress
 from twinlens.retrieval.base import Dense, Divisible, Scorer
 from twinlens.retrieval.exact import Neighbours, OnDevice
 from twinlens.retrieval.hybrid import Hybrid, ScoredBlock, Whole, choose_block_size, list_sides
 from twinlens.retrieval.scores import LOWEST, Block, make_sort_keys, merge_best, read_sort_keys
-from twinlens.retrieval.threads import map_in_order
 from twinlens.retrieval.wanted import Wanted
 from twinlens.tasks.qrels import Qrels
 

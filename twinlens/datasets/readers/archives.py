@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
 
-from twinlens.core.ahead import read_ahead
+from twinlens.core.ahead import map_in_order
 from twinlens.core.bucket_files import AnyFile, BucketFile, BucketFolder, Place
 from twinlens.core.buckets import StoredObject
 from twinlens.core.errors import DataError, FetchError
@@ -247,7 +247,7 @@ class _BucketFolder(Members[StoredObject]):
 def read_each(tree: Tree, files: Iterable[str]) -> Iterator[bytes | str]:
     """Iterate over the contents of files; where each is a request to a bucket, several at a time."""
     if isinstance(tree, _BucketFolder):
-        yield from read_ahead(tree.read, files, REQUESTS_AT_ONCE)
+        yield from map_in_order(tree.read, files, REQUESTS_AT_ONCE)
     else:
         yield from map(tree.read, files)
 
